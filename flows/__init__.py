@@ -1,0 +1,1 @@
+"""The flows, one file each; an installed package offers them as `prefect_genmedia.flows`."""

@@ -1,0 +1,79 @@
+"""A portrait speaks a recording: detect → select → submit → wait → download (seed 001, "完整流程示例")."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from prefect_genmedia import TokenOpsCredentials
+from prefect_genmedia.jobs import Delivery
+from prefect_genmedia.providers.tokenops import OmniHumanVideo
+from prefect_genmedia.tasks import (
+    detect_subjects,
+    download_result,
+    recognize_subject,
+    select_subject,
+    submit,
+    wait_for_job,
+)
+from prefect_genmedia.tasks.support import label_of
+
+
+def _run_name() -> str:
+    parameters: dict[str, Any] = flow_run.parameters
+    return f"omnihuman · {label_of(parameters['image_url'])}"
+
+
+@flow(name="omnihuman-video", flow_run_name=_run_name)
+async def omnihuman_video(
+    image_url: Annotated[str, Field(description="URL of the portrait; a clear picture from the front is best.")],
+    audio_url: Annotated[str, Field(description="URL of the recording to speak; shorter than 60 seconds.")],
+    prompt: Annotated[str, Field(description="How to speak and move; 300 characters or fewer are recommended.")] = "",
+    subject: Annotated[
+        str,
+        Field(
+            description="Who speaks: auto (of several people the largest), largest, leftmost, rightmost, all, "
+            "an index from 0, or a point such as 640,360 or 0.5,0.4."
+        ),
+    ] = "auto",
+    recognize: Annotated[bool, Field(description="First make sure that the picture holds a person.")] = False,
+    output_resolution: Annotated[Literal[720, 1080], Field(description="Resolution class of the video.")] = 1080,
+    pe_fast_mode: Annotated[bool, Field(description="Faster generation at lower quality.")] = False,
+    seed: Annotated[int, Field(description="Random seed; -1 lets the provider choose.", ge=-1)] = -1,
+    credentials: Annotated[
+        TokenOpsCredentials | str, Field(description="TokenOps credentials: a Block, or the name of one.")
+    ] = "default",
+    output: Annotated[
+        str | None, Field(description="Folder, file name ending in .mp4, or fsspec URL for the video.")
+    ] = None,
+    timeout_seconds: Annotated[float, Field(description="How long to wait for the result, in seconds.", gt=0)] = 1800,
+    idempotency_key: Annotated[
+        str | None, Field(description="The same key and inputs mean the same paid result, in any run.")
+    ] = None,
+) -> Delivery:
+    """Make a portrait speak a recording, and deliver the verified video.
+
+    Raises:
+        NoSubject, InvalidRequest: before anything is paid.
+        GenMediaError: see the errors' table in the documentation.
+    """
+    request = OmniHumanVideo(
+        image_url=image_url,
+        audio_url=audio_url,
+        prompt=prompt,
+        subject=subject,
+        output_resolution=output_resolution,
+        pe_fast_mode=pe_fast_mode,
+        seed=seed,
+    )
+    if recognize:
+        await recognize_subject(image_url, credentials)
+    detection = await detect_subjects(image_url, credentials)
+    selection = await select_subject(detection, subject, credentials)
+    request = request.with_subject(selection)
+    job = await submit(request, credentials, idempotency_key, label=label_of(image_url))
+    job = await wait_for_job(job, credentials, timeout_seconds)
+    return await download_result(job, output, credentials)

@@ -1,0 +1,244 @@
+"""Everything that can go wrong, as one tree.
+
+GenMediaError
+├── InvalidRequest      refused here, before anything was sent; lists every problem
+├── NoSubject           nobody in the picture can speak; nothing was sent to be paid
+├── CredentialsError    the key is missing, wrong, or has no access to the model
+├── QuotaError          balance, plan or points are used up
+├── RateLimited         the provider asks to slow down; `retry_after` seconds
+├── InputRefused        the provider refused what was sent in; the same input never passes
+├── OutputRefused       the provider refused what it had made; a new attempt may pass
+├── GenerationFailed    the provider gave up for a reason of its own
+├── SubmissionUnknown   sent, but no certain answer: only a person can tell whether it was paid
+├── JobTimeout          we stopped waiting; the job lives on and can be collected
+├── JobExpired          the provider no longer has the job or its file
+├── ResultInvalid       the file came, but it does not verify; it is in quarantine
+└── ProviderError       anything else the provider or the network did
+
+Errors hold plain strings and numbers only: an httpx object would carry the Authorization header into
+logs and result storage, and would not unpickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+from typing_extensions import Self
+
+SendOutcome = Literal["unsent", "refused", "uncertain"]
+"""What a failed request did at the provider: nothing, a documented no, or nobody can know."""
+
+
+class GenMediaError(Exception):
+    """Base of the tree: what happened, to which job, what it cost, and what to do next.
+
+    Parameters:
+        message: what happened, in one sentence.
+        job_key: the job's key in the ledger.
+        provider_job_id: the provider's own id of the job.
+        code: the provider's error code, as text.
+        http_status: the HTTP status of the answer, if there was one.
+        body: the answer's body, redacted and cut to a few kilobytes.
+        paid: what this cost, in words; each class has a default.
+        next_step: what a person can do; each class has a default.
+        retryable: whether the same call may be made again without a person.
+        outcome: what a failed request did at the provider.
+    """
+
+    retryable: bool = False
+    outcome: SendOutcome = "uncertain"
+    paid: str = "nothing"
+    next_step: str = ""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        job_key: str | None = None,
+        provider_job_id: str | None = None,
+        code: str | None = None,
+        http_status: int | None = None,
+        body: str | None = None,
+        paid: str | None = None,
+        next_step: str | None = None,
+        retryable: bool | None = None,
+        outcome: SendOutcome | None = None,
+    ) -> None:
+        # Only the message is positional: that is what lets pickle rebuild the error (the rest is its __dict__).
+        super().__init__(message)
+        self.message = message
+        self.job_key = job_key
+        self.provider_job_id = provider_job_id
+        self.code = code
+        self.http_status = http_status
+        self.body = body
+        if paid is not None:
+            self.paid = paid
+        if next_step is not None:
+            self.next_step = next_step
+        if retryable is not None:
+            self.retryable = retryable
+        if outcome is not None:
+            self.outcome = outcome
+
+    @property
+    def kind(self) -> str:
+        """The error's name in the tree, as the ledger and the tables show it."""
+        return type(self).__name__
+
+    def about(self, job_key: str | None, provider_job_id: str | None) -> Self:
+        """Name the job this error is about, where that is not known yet; returns the same error."""
+        self.job_key = self.job_key or job_key
+        self.provider_job_id = self.provider_job_id or provider_job_id
+        if self.provider_job_id and self.paid == "nothing":
+            self.paid = "the job was accepted before; nothing is paid again"
+        return self
+
+    def __str__(self) -> str:
+        """Everything a person needs, in one paragraph."""
+        parts = [self.message]
+        if self.job_key or self.provider_job_id:
+            at_provider = f"provider id {self.provider_job_id}" if self.provider_job_id else "no provider id"
+            parts.append(f"Job {self.job_key} ({at_provider})." if self.job_key else f"Job: {at_provider}.")
+        parts.append(f"Paid: {self.paid}.")
+        if self.next_step:
+            parts.append(f"Next: {self.next_step.format(job=self.job_key or 'JOB')}")
+        return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class FieldProblem:
+    """One thing that is wrong with a request: the field's path and a sentence about it."""
+
+    field: str
+    problem: str
+
+    def __str__(self) -> str:
+        """The problem as one line."""
+        return f"{self.field}: {self.problem}" if self.field else self.problem
+
+
+class InvalidRequest(GenMediaError):
+    """The request cannot be right; nothing was sent. `problems` has all of them."""
+
+    outcome: SendOutcome = "refused"
+    next_step = "correct the input and run again."
+    problems: tuple[FieldProblem, ...] = ()
+
+    @classmethod
+    def of(cls, subject: str, problems: Sequence[FieldProblem]) -> Self:
+        """Make the error from every problem found in `subject` (a few words naming the request)."""
+        lines = "; ".join(str(problem) for problem in problems)
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        error = cls(f"{subject} has {count}: {lines}.")
+        error.problems = tuple(problems)
+        return error
+
+    @classmethod
+    def from_validation(cls, subject: str, error: ValidationError) -> Self:
+        """Put pydantic's findings into a user's words, without repeating the (possibly huge) input."""
+        found = []
+        for detail in error.errors(include_url=False, include_context=False, include_input=False):
+            path = ".".join(str(part) for part in detail["loc"])
+            found.append(FieldProblem(path, detail["msg"].removeprefix("Value error, ").rstrip(".")))
+        return cls.of(subject, found)
+
+
+class NoSubject(GenMediaError):
+    """No person, or nobody at the chosen place, was found in the picture."""
+
+    outcome: SendOutcome = "refused"
+    next_step = "use a picture with a clearly visible person, or choose another subject."
+
+
+class CredentialsError(GenMediaError):
+    """The provider does not accept the credential, or not for this model."""
+
+    outcome: SendOutcome = "refused"
+    next_step = "check the key in the credentials Block and its access to the model."
+
+
+class QuotaError(GenMediaError):
+    """The account's balance, plan or points do not allow the call."""
+
+    outcome: SendOutcome = "refused"
+    next_step = "top up or raise the plan at the provider, then run again."
+
+
+class RateLimited(GenMediaError):
+    """The provider asks to slow down; nothing was accepted."""
+
+    retryable = True
+    outcome: SendOutcome = "unsent"
+    next_step = "nothing: the call is repeated after the time the provider asked for."
+    retry_after: float | None = None
+
+    def after(self, seconds: float | None) -> Self:
+        """Set how long the provider asked to wait, in seconds; returns the same error."""
+        self.retry_after = seconds
+        return self
+
+
+class InputRefused(GenMediaError):
+    """The provider refused the image, text, audio or video it was given."""
+
+    outcome: SendOutcome = "refused"
+    next_step = "change the refused input: the same input is never sent again."
+
+
+class OutputRefused(GenMediaError):
+    """The provider refused what it had generated."""
+
+    outcome: SendOutcome = "refused"
+    paid = "nothing is billed by the provider for a refused output"
+    next_step = "run again for a new attempt, best with another seed or prompt."
+
+
+class GenerationFailed(GenMediaError):
+    """The provider's generation failed for a reason of its own."""
+
+    outcome: SendOutcome = "refused"
+    paid = "failed generations are not billed by the provider"
+    next_step = "run again for a new attempt."
+
+
+class SubmissionUnknown(GenMediaError):
+    """The submission was sent and no certain answer came: it may have been accepted and paid."""
+
+    paid = "unknown: the provider may have accepted the submission"
+    next_step = (
+        "look into the provider's console, then `prefect-genmedia jobs adopt {job} PROVIDER_ID`, "
+        "`prefect-genmedia jobs resubmit {job}` or `prefect-genmedia jobs abandon {job}`."
+    )
+
+
+class JobTimeout(GenMediaError):
+    """The time to wait is over; the job lives on at the provider."""
+
+    paid = "the job was accepted and may still finish"
+    next_step = "run again or let `reconcile_jobs` collect it: the same job is waited for, none is paid again."
+
+
+class JobExpired(GenMediaError):
+    """The provider no longer has the job or its file."""
+
+    paid = "the job was accepted"
+    next_step = "run again for a new attempt."
+
+
+class ResultInvalid(GenMediaError):
+    """The downloaded file does not verify; it never got its final name."""
+
+    retryable = True
+    paid = "the job was accepted and billed"
+    next_step = "run again to download it anew, or look at the file in quarantine."
+
+
+class ProviderError(GenMediaError):
+    """The provider or the network failed in a way that says nothing about the request."""
+
+    retryable = True
+    next_step = "try again; if it lasts, ask the provider."

@@ -1,0 +1,123 @@
+"""A job: one requested result, its states, and the only ways from one state to another."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_genmedia.providers.protocol import MediaExpectation
+
+
+class JobState(str, Enum):
+    """Where a job is in its life."""
+
+    RESERVED = "reserved"
+    """Written down; nothing was sent yet, or surely nothing arrived."""
+    SENDING = "sending"
+    """The submission may be on its way: committed before the first byte."""
+    SUBMITTED = "submitted"
+    """The provider accepted it and its id is known."""
+    SUCCEEDED = "succeeded"
+    """The provider has a file for us."""
+    DELIVERED = "delivered"
+    """The verified file is on storage under its final name."""
+    UNDELIVERABLE = "undeliverable"
+    """Paid, but the file is bad (in quarantine) or has expired."""
+    FAILED = "failed"
+    """The provider gave up after accepting; its reason is kept."""
+    REJECTED = "rejected"
+    """The provider said no to the submission, or a person found that it never arrived; nothing was paid."""
+    UNKNOWN = "unknown"
+    """Sent without a certain answer: a person adopts, resubmits or abandons it."""
+    ABANDONED = "abandoned"
+    """A person gave it up; it is never sent again in its scope."""
+
+
+LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.RESERVED: frozenset({JobState.SENDING, JobState.ABANDONED}),
+    JobState.SENDING: frozenset({JobState.SUBMITTED, JobState.REJECTED, JobState.RESERVED, JobState.UNKNOWN}),
+    JobState.SUBMITTED: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.UNDELIVERABLE}),
+    JobState.SUCCEEDED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
+    # A file that was lost or in quarantine may be fetched again while the provider has it.
+    JobState.DELIVERED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
+    JobState.UNDELIVERABLE: frozenset({JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE}),
+    JobState.FAILED: frozenset(),
+    JobState.REJECTED: frozenset(),
+    # A late but certain answer, or a person's word, settles an unknown one.
+    JobState.UNKNOWN: frozenset({JobState.SUBMITTED, JobState.REJECTED, JobState.ABANDONED}),
+    JobState.ABANDONED: frozenset({JobState.SUBMITTED}),
+}
+
+AT_PROVIDER = frozenset({JobState.SUBMITTED, JobState.SUCCEEDED})
+"""States in which a paid result is waiting, or being made, at the provider."""
+
+ACCEPTED = frozenset(
+    {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.FAILED}
+)
+"""States that only a submission the provider accepted can reach."""
+
+
+class Delivery(BaseModel):
+    """The verified file of a job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str = Field(description="Absolute path, or URL on the storage, of the file.")
+    sha256: str = Field(description="Digest of the file's bytes, in hex.")
+    bytes: int = Field(description="Size of the file.")
+    seconds: float = Field(description="Duration.")
+    width: int = Field(description="Width of the picture in pixels.")
+    height: int = Field(description="Height of the picture in pixels.")
+    codec: str = Field(description="Video codec, such as h264.")
+    has_audio: bool = Field(description="Whether there is a sound track.")
+    poster_uri: str | None = Field(None, description="Path or URL of the poster frame, a JPEG.")
+    sidecar_uri: str | None = Field(None, description="Path or URL of the JSON that tells where the file is from.")
+    job_key: str = Field("", description="The job's key in the ledger.")
+    provider_job_id: str = Field("", description="The provider's id of the job.")
+
+
+class Job(BaseModel):
+    """One row of the ledger: one requested result. Times are seconds since 1970, UTC."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str = Field(description="The row's key; stands in logs, errors and commands.")
+    identity: str = Field(description="Digest of account, the user's inputs, scope and variant.")
+    attempt: int = Field(1, description="1, or more where an earlier attempt ended without a result.")
+    scope: str = Field("", description="What `the same request` is bounded by: a root flow run or an idempotency key.")
+    variant: int = Field(0, description="Tells apart several wanted results of the same request.")
+    provider: str = Field(description="The provider's name.")
+    account: str = Field("", description="Provider, fingerprint of the credential, base URL.")
+    kind: str = Field("", description="The kind of request, such as omnihuman.")
+    model: str = Field("", description="The provider's model.")
+    label: str = Field("", description="A few words that name the request for people.")
+    request: dict[str, Any] = Field(default_factory=dict, description="The request, without secrets and signatures.")
+    expectation: MediaExpectation = Field(default_factory=MediaExpectation, description="What the file must be like.")
+    state: JobState = JobState.RESERVED
+    provider_job_id: str | None = None
+    provider_status: str | None = Field(None, description="The provider's own last word.")
+    outputs: int = Field(1, description="How many files the provider has.")
+    created_at: float = 0.0
+    not_before: float | None = Field(None, description="The provider asked not to submit before this time.")
+    sent_at: float | None = None
+    submitted_at: float | None = None
+    running_at: float | None = Field(None, description="When the provider was first seen working on it.")
+    succeeded_at: float | None = None
+    delivered_at: float | None = None
+    updated_at: float = 0.0
+    expires_at: float | None = Field(None, description="When the provider forgets the job or its file.")
+    error_kind: str | None = None
+    error_message: str | None = None
+    error_code: str | None = None
+    delivery: Delivery | None = None
+    flow_run_id: str | None = Field(None, description="The flow run that last took the job up.")
+    estimated_cost: float | None = None
+    currency: str | None = None
+    note: str | None = Field(None, description="What a person decided, and when.")
+
+    @property
+    def age_origin(self) -> float:
+        """When the provider accepted the job, or else when it was written down."""
+        return self.submitted_at or self.created_at

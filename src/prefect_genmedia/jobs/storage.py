@@ -1,0 +1,144 @@
+"""Where files go: a local folder, or any fsspec URL. A file gets its final name only when it is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import fsspec
+from fsspec.core import url_to_fs
+
+QUARANTINE = "quarantine"
+"""Folder beside the target for files that were paid for and do not verify."""
+
+_ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "adl", "oss", "memory"})
+
+
+class Storage(Protocol):
+    """A folder that files are published into. All calls block; run them in a thread."""
+
+    def staging(self) -> contextlib.AbstractContextManager[Path]:
+        """A local, private path to write a file to before it is published; gone afterwards."""
+        ...
+
+    def publish(self, staged: Path, name: str) -> str:
+        """Give a whole file its final name, at once or not at all; returns its path or URL."""
+        ...
+
+    def digest(self, uri: str) -> str | None:
+        """SHA-256 of a published file, in hex; None if it is not there."""
+        ...
+
+
+class LocalFolder:
+    """A folder of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.expanduser().absolute()
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A hidden name in the same folder, so that publishing is a rename within one file system."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f".{uuid4().hex}.part"
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+    def publish(self, staged: Path, name: str) -> str:
+        """Flush the file to disk, rename it, and flush the folder: after a power cut it is whole or not there."""
+        target = self.folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _flush(staged)
+        os.replace(staged, target)  # noqa: PTH105 - the atomic one, by its own name
+        _flush(target.parent)
+        return str(target)
+
+    def digest(self, uri: str) -> str | None:
+        """SHA-256 of a published file."""
+        try:
+            with Path(uri).open("rb") as file:
+                return sha256_of(file)
+        except OSError:
+            return None
+
+
+class RemoteFolder:
+    """A folder behind fsspec, such as `s3://bucket/media`."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/")
+        self._fs, self._root = url_to_fs(self.url)
+
+    @contextlib.contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A private file of this machine: what is uploaded is verified before it leaves."""
+        with tempfile.TemporaryDirectory(prefix="genmedia-") as folder:
+            yield Path(folder) / "staged"
+
+    def publish(self, staged: Path, name: str) -> str:
+        """Upload; under a temporary name first where the storage would show half a file."""
+        target = f"{self._root}/{name}"
+        self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
+        protocol = urlsplit(self.url).scheme
+        first = target if protocol in _ATOMIC_PROTOCOLS else f"{target}.{uuid4().hex}.part"
+        self._fs.put_file(str(staged), first)
+        size = self._fs.info(first)["size"]
+        if size != staged.stat().st_size:
+            self._fs.rm_file(first)
+            raise OSError(f"{self.url}/{name} arrived with {size} of {staged.stat().st_size} bytes")
+        if first != target:
+            self._fs.mv(first, target)
+        return f"{self.url}/{name}"
+
+    def digest(self, uri: str) -> str | None:
+        """SHA-256 of a published file."""
+        try:
+            with fsspec.open(uri, "rb") as file:
+                return sha256_of(file)
+        except OSError:
+            return None
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one job's file goes: a storage, and the file's name in it if the user gave one."""
+
+    storage: Storage
+    name: str | None = None
+
+
+def target_at(output: str) -> Target:
+    """Read a path or URL: one that ends in .mp4 names the file itself, any other a folder."""
+    folder, name = output, None
+    if output.lower().endswith(".mp4"):
+        folder, separator, name = output.replace("\\", "/").rpartition("/")
+        folder = folder if separator else "."
+    if "://" in folder and not folder.startswith("file://"):
+        return Target(RemoteFolder(folder), name)
+    return Target(LocalFolder(Path(folder.removeprefix("file://") or "/")), name)
+
+
+def sha256_of(file: Any) -> str:
+    """SHA-256 of an open file, in hex, read in pieces."""
+    digest = hashlib.sha256()
+    while piece := file.read(1 << 20):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,231 @@
+"""Submit once: whatever calls again, and from wherever, one requested result is sent and paid once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect_genmedia import errors
+from prefect_genmedia.errors import GenMediaError, InputRefused, RateLimited, SubmissionUnknown
+from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia.jobs.identity import identity_of
+from prefect_genmedia.jobs.ledger import Ledger
+from prefect_genmedia.jobs.model import ACCEPTED, Job, JobState
+from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, ProviderClient
+from prefect_genmedia.providers.registry import provider_named
+from prefect_genmedia.transport.api import SUBMIT_SECONDS
+from prefect_genmedia.transport.redact import unsigned_url
+
+logger = logging.getLogger(__name__)
+
+STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
+"""A job that is `sending` for longer has lost its process: the submission's own timeout, and some seconds of skew."""
+
+JOIN_SECONDS = 0.2
+"""How often a process looks whether another one's submission has its answer."""
+
+_NOT_SENT_AGAIN = frozenset({InputRefused.__name__})
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What makes a request one particular wanted result.
+
+    Parameters:
+        scope: what bounds "the same request": a root flow run's id, or an idempotency key.
+        variant: tells apart several wanted results of the same request.
+        label: a few words that name the request for people.
+        flow_run_id: the flow run that asks.
+        expectation: what the file must be like, beyond what the request alone says.
+    """
+
+    scope: str
+    variant: int = 0
+    label: str = ""
+    flow_run_id: str | None = None
+    expectation: MediaExpectation = field(default_factory=MediaExpectation)
+
+
+async def submit_once(
+    ledger: Ledger, client: ProviderClient, request: GenerationRequest, claim: Claim, clock: Clock = SYSTEM_CLOCK
+) -> Job:
+    """Make sure that the request is submitted, and return its job, whoever submitted it.
+
+    A job that failed or was rejected earlier gets a new attempt here, except where its input was refused.
+
+    Raises:
+        SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
+        GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
+    """
+    request.body()  # a request that cannot be written must fail before anything is written down
+    while True:
+        job = await _newest_or_new(ledger, client, request, claim, clock)
+        if job.state in ACCEPTED:
+            return job
+        if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
+            raise _unresolved(job)
+        if job.state is JobState.SENDING:
+            await _watch_sending(ledger, job, clock)
+            continue
+        if job.not_before is not None:
+            await clock.sleep(job.not_before - clock.now())
+        async with client.turn():
+            mine = await ledger.move(job, JobState.SENDING, flow_run_id=claim.flow_run_id)
+            if mine is not None:
+                return await _finish(_send(ledger, client, request, mine, clock))
+
+
+async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
+    """Turn a `sending` job whose process must be dead into `unknown`; None if it is not stale, or moved on."""
+    if job.state is not JobState.SENDING or clock.now() - (job.sent_at or 0.0) < STALE_SENDING_SECONDS:
+        return None
+    return await ledger.move(
+        job,
+        JobState.UNKNOWN,
+        error_kind=SubmissionUnknown.__name__,
+        error_message="The process that was sending this submission ended before its answer was written down.",
+    )
+
+
+async def _newest_or_new(
+    ledger: Ledger, client: ProviderClient, request: GenerationRequest, claim: Claim, clock: Clock
+) -> Job:
+    identity = identity_of(client.account, request, claim.scope, claim.variant)
+    newest = await ledger.newest(identity)
+    if newest is not None and not _wants_new_attempt(newest, clock):
+        return newest
+    expectation = request.expectation().model_copy(update=claim.expectation.model_dump(exclude_none=True))
+    return await ledger.reserve(
+        Job(
+            key="",
+            identity=identity,
+            attempt=newest.attempt + 1 if newest else 1,
+            scope=claim.scope,
+            variant=claim.variant,
+            provider=client.account.provider,
+            account=str(client.account),
+            kind=request.kind,
+            model=request.model_name,
+            label=claim.label,
+            request=shown_request(request),
+            expectation=expectation,
+            flow_run_id=claim.flow_run_id,
+        )
+    )
+
+
+def _wants_new_attempt(job: Job, clock: Clock) -> bool:
+    if job.state in (JobState.FAILED, JobState.REJECTED):
+        if job.error_kind in _NOT_SENT_AGAIN:
+            raise InputRefused(
+                f"The provider refused this input before: {job.error_message}", code=job.error_code
+            ).about(job.key, job.provider_job_id)
+        return True
+    expired = job.expires_at is not None and job.expires_at < clock.now()
+    return job.state is JobState.UNDELIVERABLE and (expired or job.error_kind == errors.JobExpired.__name__)
+
+
+async def _watch_sending(ledger: Ledger, job: Job, clock: Clock) -> None:
+    if await expire_stale_sending(ledger, job, clock) is None:
+        await clock.sleep(JOIN_SECONDS)
+
+
+async def _finish(sending: Any) -> Job:
+    """Let a submission that is on its way end, and be written down, even if its task is cancelled."""
+    task: asyncio.Future[Job] = asyncio.ensure_future(sending)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as cancellation:  # noqa: PERF203 - a loop of at most a few cancellations
+            cancelled = cancellation
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # seen: the ledger has it
+        raise cancelled
+    return task.result()
+
+
+async def _send(ledger: Ledger, client: ProviderClient, request: GenerationRequest, job: Job, clock: Clock) -> Job:
+    failure: GenMediaError
+    try:
+        accepted = await client.submit(request)
+    except GenMediaError as error:
+        failure = error.about(job.key, None)
+    except Exception as error:
+        # A fault of our own after the first byte: what the provider did is just as unknown.
+        logger.exception("Submitting job %s broke", job.key)
+        failure = errors.ProviderError(f"Submitting broke: {type(error).__name__}.", outcome="uncertain")
+    else:
+        return await _accepted(ledger, job, accepted.provider_job_id, accepted.status, clock)
+    await _record_failure(ledger, job, failure, clock)
+    if failure.outcome == "uncertain":
+        raise SubmissionUnknown(
+            f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
+        ).about(job.key, None)
+    raise failure
+
+
+async def _accepted(ledger: Ledger, job: Job, provider_job_id: str, status: str, clock: Clock) -> Job:
+    lifetime = provider_named(job.provider).job_lifetime_seconds
+    facts: dict[str, Any] = {"provider_job_id": provider_job_id, "provider_status": status}
+    if lifetime is not None:
+        facts["expires_at"] = clock.now() + lifetime
+    submitted = await ledger.move(job, JobState.SUBMITTED, **facts)
+    while submitted is None:
+        # Somebody took us for dead and said `unknown`; this answer is certain and settles it.
+        present = await ledger.get(job.key)
+        if present is None or present.state is not JobState.UNKNOWN:
+            raise SubmissionUnknown(
+                f"The provider accepted it as {provider_job_id}, but the job was decided otherwise meanwhile."
+            ).about(job.key, provider_job_id)
+        submitted = await ledger.move(
+            present, JobState.SUBMITTED, **facts, error_kind=None, error_message=None, error_code=None
+        )
+    return submitted
+
+
+async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, clock: Clock) -> None:
+    facts: dict[str, Any] = {
+        "error_kind": failure.kind,
+        "error_message": failure.message,
+        "error_code": failure.code,
+    }
+    if failure.outcome == "unsent":
+        wait = failure.retry_after if isinstance(failure, RateLimited) else None
+        facts["not_before"] = clock.now() + wait if wait else None
+        await ledger.move(job, JobState.RESERVED, **facts)
+    elif failure.outcome == "refused":
+        await ledger.move(job, JobState.REJECTED, **facts)
+    else:
+        await ledger.move(job, JobState.UNKNOWN, **facts | {"error_kind": SubmissionUnknown.__name__})
+
+
+def _unresolved(job: Job) -> SubmissionUnknown:
+    if job.state is JobState.ABANDONED:
+        return SubmissionUnknown(
+            "A person abandoned this submission; it is not sent again.",
+            next_step="use another idempotency key or variant for a new one, or "
+            "`prefect-genmedia jobs adopt {job} PROVIDER_ID` if it did arrive.",
+        ).about(job.key, job.provider_job_id)
+    return SubmissionUnknown(f"An earlier submission of this request has no certain answer: {job.error_message}").about(
+        job.key, job.provider_job_id
+    )
+
+
+def shown_request(request: GenerationRequest) -> dict[str, Any]:
+    """The request as it may be stored and shown: URLs without signatures, `data:` URIs cut to their media type."""
+    shown: dict[str, Any] = _shown(request.model_dump(mode="json", exclude_none=True))
+    return shown
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _shown(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shown(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(("http://", "https://", "data:")):
+        return unsigned_url(value)
+    return value

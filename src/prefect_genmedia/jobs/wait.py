@@ -1,0 +1,235 @@
+"""Waiting for a job: patient with the network, honest about time, and never the reason why a paid job is lost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from prefect_genmedia.errors import (
+    CredentialsError,
+    GenerationFailed,
+    GenMediaError,
+    JobExpired,
+    JobTimeout,
+    RateLimited,
+)
+from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia.jobs.ledger import Ledger
+from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.providers.protocol import Observation, Phase, ProviderClient
+from prefect_genmedia.providers.registry import provider_named
+
+MISSING_GRACE_SECONDS = 60.0
+"""A job just accepted may not be found at once; after this it is believed to be gone."""
+
+
+@dataclass(frozen=True)
+class PollPolicy:
+    """How often to look. Times in seconds.
+
+    The interval grows with the time that has passed, so that the news is late by about `fraction` of the generation
+    time at most, whether that is five seconds or ten minutes.
+
+    Parameters:
+        fraction: the interval, as a share of the time since the job was accepted.
+        shortest: never look more often.
+        longest: never look less often.
+        jitter: the share of the interval that is random, so that many jobs do not look at once.
+        first_look: the share of the typical duration that passes before the first look.
+    """
+
+    fraction: float = 0.1
+    shortest: float = 1.0
+    longest: float = 15.0
+    jitter: float = 0.2
+    first_look: float = 0.85
+
+    def next_interval(self, elapsed: float, typical: float | None) -> float:
+        """Seconds until the next look, `elapsed` seconds after the job was accepted."""
+        if typical is not None and elapsed < typical * self.first_look:
+            return typical * self.first_look - elapsed
+        base = min(max(elapsed * self.fraction, self.shortest), self.longest)
+        return base * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load, hides nothing
+
+
+class WaitListener(Protocol):
+    """Whoever wants to hear of a job's progress; called only on change."""
+
+    def changed(self, job: Job, observation: Observation) -> None:
+        """The provider's word for the job is a new one."""
+        ...
+
+    def troubled(self, job: Job, error: GenMediaError) -> None:
+        """A look failed; called once for each kind of failure."""
+        ...
+
+
+class _Silent:
+    def changed(self, job: Job, observation: Observation) -> None:
+        pass
+
+    def troubled(self, job: Job, error: GenMediaError) -> None:
+        pass
+
+
+async def wait_for_job(
+    ledger: Ledger,
+    client: ProviderClient,
+    job: Job,
+    timeout_seconds: float,
+    policy: PollPolicy | None = None,
+    listener: WaitListener | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Job:
+    """Wait until the provider has the result, and write that down.
+
+    Parameters:
+        ledger: where the job stands.
+        client: the job's account.
+        job: a job that the provider accepted.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job.
+        policy: how often to look.
+        listener: hears of changes.
+        clock: the time.
+
+    Returns:
+        The job, succeeded (or delivered already).
+
+    Raises:
+        JobTimeout: the time is over; the job lives on.
+        CredentialsError: the key is no longer accepted; the job lives on.
+        JobExpired: the provider no longer knows the job.
+        InputRefused, OutputRefused, GenerationFailed: the provider gave up.
+    """
+    watch = _Watch(ledger, client, job, policy or PollPolicy(), listener or _Silent(), clock)
+    return await watch.until_done(timeout_seconds)
+
+
+class _Watch:
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: ProviderClient,
+        job: Job,
+        policy: PollPolicy,
+        listener: WaitListener,
+        clock: Clock,
+    ) -> None:
+        self.ledger = ledger
+        self.client = client
+        self.job = job
+        self.policy = policy
+        self.listener = listener
+        self.clock = clock
+        self.last_word: str | None = None
+        self.last_trouble: str | None = None
+        self.hinted: float | None = None
+
+    async def until_done(self, timeout_seconds: float) -> Job:
+        if self.job.state is not JobState.SUBMITTED:
+            return self._settled()
+        # Wall-clock time says how old the job is; from here on only the monotonic clock counts.
+        age = max(self.clock.now() - self.job.age_origin, 0.0)
+        begun = self.clock.monotonic()
+        typical = await self._typical_seconds()
+        while True:
+            elapsed = age + self.clock.monotonic() - begun
+            pause = self.hinted or self.policy.next_interval(elapsed, typical)
+            pause = min(pause, timeout_seconds - elapsed)
+            if pause > 0:
+                await self.clock.sleep(pause)
+            observation = await self._look(elapsed + pause)
+            if observation is not None and await self._take(observation):
+                return self.job
+            if age + self.clock.monotonic() - begun >= timeout_seconds:
+                raise JobTimeout(
+                    f"No result within {timeout_seconds:.0f} s; the provider's last word was "
+                    f"{self.last_word or 'never heard'!r}."
+                ).about(self.job.key, self.job.provider_job_id)
+
+    async def _typical_seconds(self) -> float | None:
+        return await self.ledger.typical_seconds(self.job.provider, self.job.model, self.job.expectation.seconds)
+
+    async def _look(self, elapsed: float) -> Observation | None:
+        """One look at the job; None if it told nothing."""
+        self.hinted = None
+        try:
+            return await self.client.poll(self.job.provider_job_id or "")
+        except CredentialsError as error:
+            raise error.about(self.job.key, self.job.provider_job_id) from None
+        except JobExpired as error:
+            if elapsed > MISSING_GRACE_SECONDS:
+                await self._moved(
+                    JobState.UNDELIVERABLE, error_kind=error.kind, error_message=error.message, error_code=error.code
+                )
+                raise error.about(self.job.key, self.job.provider_job_id) from None
+            self._tell_trouble(error)
+        except RateLimited as error:
+            self.hinted = error.retry_after
+            self._tell_trouble(error)
+        except GenMediaError as error:
+            self._tell_trouble(error)
+        return None
+
+    def _tell_trouble(self, error: GenMediaError) -> None:
+        kind = f"{error.kind} {error.http_status}"
+        if kind != self.last_trouble:
+            self.last_trouble = kind
+            self.listener.troubled(self.job, error)
+
+    async def _take(self, observation: Observation) -> bool:
+        """Write down what was seen; True when the job is done."""
+        self.last_trouble = None
+        if observation.status != self.last_word:
+            self.last_word = observation.status
+            self.listener.changed(self.job, observation)
+            if observation.phase in (Phase.QUEUED, Phase.RUNNING):
+                await self._note(observation)
+        if observation.phase is Phase.SUCCEEDED:
+            await self._moved(JobState.SUCCEEDED, **self._success_facts(observation))
+            return True
+        if observation.phase is Phase.FAILED:
+            failure = observation.failure or GenerationFailed("The provider gave no reason.")
+            await self._moved(
+                JobState.UNDELIVERABLE if isinstance(failure, JobExpired) else JobState.FAILED,
+                provider_status=observation.status,
+                error_kind=failure.kind,
+                error_message=failure.message,
+                error_code=failure.code,
+            )
+            raise failure.about(self.job.key, self.job.provider_job_id)
+        return False
+
+    async def _note(self, observation: Observation) -> None:
+        changes: dict[str, object] = {"provider_status": observation.status}
+        if observation.phase is Phase.RUNNING and self.job.running_at is None:
+            changes["running_at"] = self.clock.now()
+        self.job = await self.ledger.note(self.job, **changes) or self.job
+
+    def _success_facts(self, observation: Observation) -> dict[str, object]:
+        facts: dict[str, object] = {"provider_status": observation.status, "outputs": observation.outputs}
+        lifetime = provider_named(self.job.provider).result_lifetime_seconds
+        if lifetime is not None:
+            facts["expires_at"] = self.clock.now() + lifetime
+        return facts
+
+    async def _moved(self, state: JobState, **changes: object) -> None:
+        moved = await self.ledger.move(self.job, state, **changes)
+        if moved is None:  # another waiter of the same job was faster
+            moved = await self.ledger.get(self.job.key) or self.job
+        self.job = moved
+
+    def _settled(self) -> Job:
+        """A job that is past waiting: its result, or the error it ended with."""
+        if self.job.state is JobState.FAILED:
+            raise _stored_error(self.job)
+        return self.job
+
+
+def _stored_error(job: Job) -> GenMediaError:
+    from prefect_genmedia import errors
+
+    kind = getattr(errors, job.error_kind or "", GenerationFailed)
+    error: GenMediaError = kind(job.error_message or "The provider gave no reason.", code=job.error_code)
+    return error.about(job.key, job.provider_job_id)

@@ -1,0 +1,1 @@
+"""The dialects: one folder per provider, all under one protocol."""

@@ -1,0 +1,222 @@
+"""What the job life needs of a provider, and nothing more. A provider is a dialect of this one story."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from enum import Enum
+from hashlib import blake2b
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from typing_extensions import Self
+
+from prefect_genmedia.errors import GenMediaError, InvalidRequest
+from prefect_genmedia.transport import FetchRules
+
+
+@dataclass(frozen=True)
+class Account:
+    """Who pays: a provider, its base URL, and a fingerprint of the credential (never the credential)."""
+
+    provider: str
+    base_url: str
+    fingerprint: str
+
+    @classmethod
+    def of(cls, provider: str, base_url: str, secret: str) -> Account:
+        """Name the account of `secret` at `base_url`; 32 bits of a keyed digest tell accounts apart, not secrets."""
+        digest = blake2b(secret.encode(), digest_size=4, person=b"genmedia-account").hexdigest()
+        return cls(provider, base_url.rstrip("/"), digest)
+
+    def __str__(self) -> str:
+        """The account as the ledger and the tables show it."""
+        return f"{self.provider}:{self.fingerprint}@{self.base_url}"
+
+
+class MediaExpectation(BaseModel):
+    """What the delivered file must be like to be what was asked for; None means that anything is right.
+
+    Parameters:
+        seconds: the duration.
+        resolution_class: 720 or 1080: the asked class of resolution. Providers round sizes (1248×704 for 720), so the
+            nearest class is compared, by the short side or by the number of pixels.
+        aspect_ratio: width divided by height.
+        has_audio: whether there must be (or must not be) a sound track.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    seconds: float | None = None
+    resolution_class: int | None = None
+    aspect_ratio: float | None = None
+    has_audio: bool | None = None
+
+
+@dataclass(frozen=True)
+class DurationSource:
+    """The input that decides how long the result is.
+
+    Parameters:
+        field: the request's field it stands in.
+        url: where it is.
+        below_seconds: it must be shorter than this, where a limit is documented.
+    """
+
+    field: str
+    url: str
+    below_seconds: float | None = None
+
+
+class GenerationRequest(BaseModel):
+    """Base of everything a user can ask for: frozen, strict about unknown fields, and checked as a whole.
+
+    Raises:
+        InvalidRequest: with every problem at once, when it is made from bad input.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    provider: ClassVar[str]
+    kind: ClassVar[str]
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        # Not a ValueError, so it leaves pydantic as it is: users see our sentence and not pydantic's report.
+        try:
+            return handler(data)
+        except ValidationError as error:
+            refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error)
+        raise refusal
+
+    @property
+    def model_name(self) -> str:
+        """The provider's model, as tables and prices name it."""
+        raise NotImplementedError
+
+    def body(self) -> dict[str, Any]:
+        """The exact JSON that the provider is sent; unset options are left out."""
+        raise NotImplementedError
+
+    def identity_inputs(self) -> dict[str, Any]:
+        """The user's own inputs, without anything volatile: what makes two requests the same one."""
+        raise NotImplementedError
+
+    def expectation(self) -> MediaExpectation:
+        """What the request alone says about the file."""
+        return MediaExpectation()
+
+    def duration_source(self) -> DurationSource | None:
+        """The recording or video that the result is as long as, if there is one."""
+        return None
+
+
+class Phase(str, Enum):
+    """Where a job is at the provider, whatever words the provider has for it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A provider's yes to a submission: its id for the job, and its own first word for the state."""
+
+    provider_job_id: str
+    status: str
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at a job.
+
+    Parameters:
+        phase: where the job is.
+        status: the provider's own word.
+        recognized: whether that word is a documented one; an unknown one counts as still running.
+        progress: percent from 0 to 100, where the provider tells.
+        failure: what went wrong, where the phase is FAILED.
+        outputs: how many files there are to download, where the phase is SUCCEEDED.
+    """
+
+    phase: Phase
+    status: str
+    recognized: bool = True
+    progress: float | None = None
+    failure: GenMediaError | None = None
+    outputs: int = 1
+
+
+@dataclass(frozen=True)
+class ResultStream:
+    """A file on its way: its bytes, and how many the server promised."""
+
+    chunks: Callable[[], AsyncIterator[bytes]]
+    content_length: int | None
+    content_type: str
+
+
+class ProviderClient(Protocol):
+    """One account's dialect of *submit → poll → open the result*; lives in one event loop."""
+
+    account: Account
+    fetch_rules: FetchRules
+    """Which hosts inputs and results of this account may be fetched from."""
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for the right to submit now (gate and pace), and hold it."""
+        ...
+
+    async def submit(self, request: Any) -> Accepted:
+        """Send the request, once, inside `turn()`.
+
+        Raises:
+            GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
+        """
+        ...
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        """Look at a job.
+
+        Raises:
+            CredentialsError: the key is no longer accepted.
+            JobExpired: the provider does not know the job.
+            GenMediaError: a bad poll, which says nothing about the job.
+        """
+        ...
+
+    def open_result(self, provider_job_id: str, index: int = 0) -> AbstractAsyncContextManager[ResultStream]:
+        """Open the job's file number `index` for download.
+
+        Raises:
+            JobExpired: the file is gone.
+            ProviderError: no file came; retryable.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        ...
+
+
+@dataclass(frozen=True)
+class Provider:
+    """All that is registered about a provider.
+
+    Parameters:
+        name: as in the vocabulary: `tokenops`, `jenius`, `hidream`.
+        requests: the request models it takes.
+        typical_seconds: how long a job usually takes, until the ledger has learned better.
+        job_lifetime_seconds: how long the provider knows a job, and
+        result_lifetime_seconds: how long a finished file can be fetched; None where nothing is documented.
+    """
+
+    name: str
+    requests: tuple[type[GenerationRequest], ...] = field(default=())
+    typical_seconds: float = 60.0
+    job_lifetime_seconds: float | None = None
+    result_lifetime_seconds: float | None = None

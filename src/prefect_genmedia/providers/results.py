@@ -1,0 +1,44 @@
+"""Opening a finished file, the same way for every provider."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+
+from prefect_genmedia.errors import JobExpired, ProviderError
+from prefect_genmedia.providers.protocol import ResultStream
+from prefect_genmedia.transport import FetchRules, body_of, fetch
+
+
+def result_stream(response: httpx.Response) -> ResultStream:
+    """The answer's body as a file on its way."""
+    length = response.headers.get("content-length")
+    encoded = response.headers.get("content-encoding", "identity") != "identity"
+
+    return ResultStream(
+        chunks=lambda: body_of(response, "The download"),
+        content_length=int(length) if length and length.isdecimal() and not encoded else None,
+        content_type=response.headers.get("content-type", ""),
+    )
+
+
+@asynccontextmanager
+async def open_url(url: str, rules: FetchRules) -> AsyncIterator[ResultStream]:
+    """Open a result's public URL, without any credential.
+
+    Raises:
+        JobExpired: the URL is no longer valid; retryable, since asking the provider again may give a fresh one.
+        ProviderError: no file came.
+    """
+    async with fetch(url, rules) as response:
+        if response.status_code in (403, 404, 410):
+            raise JobExpired(
+                f"The result's URL answered {response.status_code}: it is no longer valid.",
+                http_status=response.status_code,
+                retryable=True,
+            )
+        if not response.is_success:
+            raise ProviderError(f"The result's URL answered {response.status_code}.", http_status=response.status_code)
+        yield result_stream(response)

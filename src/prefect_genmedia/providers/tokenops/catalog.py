@@ -1,0 +1,87 @@
+"""TokenOps' documented values. Sources: seed 001 (TokenOps' page) and PROVIDERS.md ("TokenOps", "Jimeng req_keys")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+BASE_URL = "https://api.tokenops.ai/v1"
+
+# --- OmniHuman 1.5 (seed 001, "即梦 OmniHuman 数字人") ---
+
+OMNIHUMAN_MODEL = "OmniHuman_1.5"
+OMNIHUMAN_REQ_KEY = "jimeng_realman_avatar_picture_omni_v15"
+DETECTION_REQ_KEY = "jimeng_realman_avatar_object_detection"
+RECOGNITION_REQ_KEY = "jimeng_realman_avatar_picture_create_role_omni_v15"
+
+OutputResolution = Literal[720, 1080]
+MAX_MASKS = 5
+MAX_AUDIO_SECONDS = 60.0
+"""The recording must be shorter than this."""
+OMNIHUMAN_PROMPT_ADVICE = 300
+"""Characters that are recommended at most; more is the provider's to judge."""
+
+# --- Jimeng video 3.0 (seed 001, "支持的参数"; PROVIDERS.md, "Jimeng req_keys") ---
+
+JimengModel = Literal["jimeng-video-3.0-pro", "jimeng-video-3.0-720P", "jimeng-video-3.0-1080P"]
+AspectRatio = Literal["16:9", "4:3", "1:1", "3:4", "9:16", "21:9"]
+Frames = Literal[121, 241]
+CameraStrength = Literal["weak", "medium", "strong"]
+CameraTemplate = Literal[
+    "hitchcock_dolly_in",
+    "hitchcock_dolly_out",
+    "robo_arm",
+    "dynamic_orbit",
+    "central_orbit",
+    "crane_push",
+    "quick_pull_back",
+    "counterclockwise_swivel",
+    "clockwise_swivel",
+    "handheld",
+    "rapid_push_pull",
+]
+JIMENG_PROMPT_LIMIT = 800
+"""Characters; 400 are recommended."""
+FRAMES_OF_SECONDS: dict[int, Frames] = {5: 121, 10: 241}
+
+
+@dataclass(frozen=True)
+class ReqKey:
+    """One way to use a Jimeng model: its req_key and the number of pictures it takes, from `images[0]` to `[1]`."""
+
+    model: JimengModel
+    name: str
+    images: tuple[int, int]
+    purpose: str
+    camera: bool = False
+
+
+REQ_KEYS: tuple[ReqKey, ...] = (
+    ReqKey("jimeng-video-3.0-pro", "jimeng_ti2v_v30_pro", (0, 1), "text or first frame"),
+    ReqKey("jimeng-video-3.0-720P", "jimeng_t2v_v30", (0, 0), "text"),
+    ReqKey("jimeng-video-3.0-720P", "jimeng_i2v_first_v30", (1, 1), "first frame"),
+    ReqKey("jimeng-video-3.0-720P", "jimeng_i2v_first_tail_v30", (2, 2), "first and last frame"),
+    ReqKey("jimeng-video-3.0-720P", "jimeng_i2v_recamera_v30", (1, 1), "camera movement", camera=True),
+    ReqKey("jimeng-video-3.0-1080P", "jimeng_t2v_v30_1080p", (0, 0), "text"),
+    ReqKey("jimeng-video-3.0-1080P", "jimeng_i2v_first_v30_1080", (1, 1), "first frame"),
+    ReqKey("jimeng-video-3.0-1080P", "jimeng_i2v_first_tail_v30_1080", (2, 2), "first and last frame"),
+)
+JIMENG_RESOLUTION: dict[JimengModel, int] = {
+    "jimeng-video-3.0-pro": 1080,
+    "jimeng-video-3.0-720P": 720,
+    "jimeng-video-3.0-1080P": 1080,
+}
+MODELS: tuple[str, ...] = (*get_args(JimengModel), OMNIHUMAN_MODEL)
+
+# --- Job states (seed 001, "任务状态说明"; the tolerant ones from PROVIDERS.md) ---
+
+QUEUED_STATUSES = frozenset({"in_queue", "queued", "pending", "created"})
+RUNNING_STATUSES = frozenset({"processing", "in_progress", "running", "generating"})
+SUCCEEDED_STATUSES = frozenset({"completed", "succeeded", "success", "done"})
+FAILED_STATUSES = frozenset({"failed", "cancelled", "canceled", "expired", "not_found", "error"})
+
+# --- Lifetimes, in seconds (PROVIDERS.md, "Upstream lifetimes") ---
+
+RESULT_LIFETIME_SECONDS = 3600.0
+JOB_LIFETIME_SECONDS = 12 * 3600.0
+MASK_LIFETIME_SECONDS = 3600.0

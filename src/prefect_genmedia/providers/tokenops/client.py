@@ -1,0 +1,178 @@
+"""TokenOps over HTTP: create a video, look at it, open its content, detect and recognize subjects (seed 001)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from prefect_genmedia.errors import ProviderError
+from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
+from prefect_genmedia.providers.results import open_url, result_stream
+from prefect_genmedia.providers.tokenops import answers, catalog
+from prefect_genmedia.providers.tokenops.jimeng import JimengVideo
+from prefect_genmedia.providers.tokenops.omnihuman import OmniHumanVideo
+from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
+from prefect_genmedia.transport import ApiClient, FetchRules, Gates, Redactor, excerpt
+
+
+class BearerAuth(httpx.Auth):
+    """Puts `Authorization: Bearer …` on a request; shows nothing of the key."""
+
+    def __init__(self, token: str) -> None:
+        """Keep the token to ourselves."""
+        self._token = token
+
+    def auth_flow(self, request: httpx.Request) -> Any:
+        """Add the header."""
+        request.headers["Authorization"] = f"Bearer {self._token}"
+        yield request
+
+    def __repr__(self) -> str:
+        """Show nothing of the key."""
+        return "BearerAuth(…)"
+
+
+class TokenOpsClient:
+    """One TokenOps account, in one event loop.
+
+    Parameters:
+        api_key: the key; it stays inside.
+        base_url: the API's root; another one for a gateway or the simulator.
+        gates: how many requests and downloads may be under way.
+        allow_private_hosts: whether results and masks may come from private addresses other than the API's own host.
+        transport: replaces the network, for tests.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str = catalog.BASE_URL,
+        gates: Gates | None = None,
+        allow_private_hosts: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Open no connection yet."""
+        self.account = Account.of("tokenops", base_url, api_key)
+        self._redactor = Redactor([api_key])
+        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport)
+        own_host = urlsplit(base_url).hostname or ""
+        self.fetch_rules = FetchRules(
+            trusted_hosts=frozenset({own_host}), allow_private=allow_private_hosts, transport=transport
+        )
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among the requests under way, and hold it."""
+        return self._api.turn()
+
+    async def submit(self, request: OmniHumanVideo | JimengVideo) -> Accepted:
+        """POST /videos, once.
+
+        Raises:
+            GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
+        """
+        response = await self._api.post_paid("/videos", request.body())
+        payload = self._read(response, "POST /videos")
+        job_id = payload.get("id")
+        if not isinstance(job_id, str | int) or not str(job_id):
+            raise ProviderError(
+                "POST /videos was accepted, but its answer has no id.",
+                http_status=response.status_code,
+                body=excerpt(self._redactor.clean(response.text)),
+                outcome="uncertain",
+            )
+        return Accepted(str(job_id), str(payload.get("status", "in_queue")))
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        """GET /videos/{id}.
+
+        Raises:
+            CredentialsError, JobExpired, RateLimited, ProviderError.
+        """
+        response = await self._api.get(_video(provider_job_id))
+        payload = self._read(response, "GET /videos/{id}")
+        if "status" not in payload:
+            raise ProviderError("GET /videos/{id} answered without a status.", http_status=response.status_code)
+        return answers.observation(payload, self._redactor)
+
+    @asynccontextmanager
+    async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
+        """GET /videos/{id}/content: mp4 bytes, or JSON that names a URL, which is then fetched without the key.
+
+        Raises:
+            JobExpired: the file is gone.
+            ProviderError: no file came; retryable.
+        """
+        url = None
+        async with self._api.stream(f"{_video(provider_job_id)}/content") as response:
+            if not response.is_success or _is_json(response):
+                await response.aread()
+                payload = self._read(response, "GET /videos/{id}/content")
+                url = answers.result_url(payload)
+            else:
+                yield result_stream(response)
+                return
+        async with open_url(url, self.fetch_rules) as stream:
+            yield stream
+
+    async def detect_subjects(self, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Detection:
+        """POST /omnihuman/subject/detection: who is in the picture.
+
+        Parameters:
+            image_url: URL of the picture.
+            model: the model's name at TokenOps.
+
+        Raises:
+            InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
+        """
+        payload = await self._look("detection", catalog.DETECTION_REQ_KEY, image_url, model)
+        urls = payload.get("mask_urls") or []
+        if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
+            raise ProviderError("Subject detection answered with mask_urls that are not a list of URLs.")
+        return Detection(found=_is_one(payload), mask_urls=tuple(urls), request_id=str(payload.get("request_id", "")))
+
+    async def recognize_subject(self, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Recognition:
+        """POST /omnihuman/subject/recognition: whether a person, or something like one, is in the picture.
+
+        Described as asynchronous, but its answer carries the status, and no query is documented.
+
+        Raises:
+            InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
+        """
+        payload = await self._look("recognition", catalog.RECOGNITION_REQ_KEY, image_url, model)
+        return Recognition(
+            found=_is_one(payload),
+            task_id=str(payload.get("task_id", "")),
+            request_id=str(payload.get("request_id", "")),
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._api.aclose()
+
+    async def _look(self, what: str, req_key: str, image_url: str, model: str) -> dict[str, Any]:
+        path = f"/omnihuman/subject/{what}"
+        response = await self._api.post(path, {"model": model, "req_key": req_key, "image_url": image_url})
+        payload = self._read(response, f"POST {path}")
+        if "status" not in payload:
+            raise ProviderError(f"POST {path} answered without a status.", http_status=response.status_code)
+        return payload
+
+    def _read(self, response: httpx.Response, what: str) -> dict[str, Any]:
+        answers.raise_for_error(response, what, self._redactor)
+        return answers.read_json(response, what, self._redactor)
+
+
+def _video(provider_job_id: str) -> str:
+    return f"/videos/{quote(provider_job_id, safe='')}"
+
+
+def _is_json(response: httpx.Response) -> bool:
+    return "json" in response.headers.get("content-type", "")
+
+
+def _is_one(payload: dict[str, Any]) -> bool:
+    return str(payload.get("status")) == "1"

@@ -1,0 +1,224 @@
+"""The Jimeng 3.0 request: a video from text or pictures (seed 001, "支持的参数" and "Content 字段结构")."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from typing_extensions import Self
+
+from prefect_genmedia.providers.inputs import PublicUrl, Seed
+from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
+from prefect_genmedia.providers.tokenops import catalog
+from prefect_genmedia.transport import unsigned_url
+
+
+class _Url(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    url: str = Field(min_length=1)
+
+
+class ContentText(BaseModel):
+    """A text element of `content`; it wins over `prompt`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["text"] = "text"
+    text: str = Field(min_length=1, max_length=catalog.JIMENG_PROMPT_LIMIT)
+
+
+class ContentImage(BaseModel):
+    """A picture element of `content`: a URL, or a `data:` URI with `type` image_base64."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type: Literal["image_url", "image_base64"]
+    image_url: _Url
+
+    @model_validator(mode="after")
+    def _matches_type(self) -> Self:
+        is_data = self.image_url.url.startswith("data:image/")
+        if is_data != (self.type == "image_base64"):
+            raise ValueError("image_url takes an http(s) URL, image_base64 a data:image/…;base64,… URI")
+        return self
+
+
+ContentElement = Annotated[ContentText | ContentImage, Field(discriminator="type")]
+
+_SIZE_LIMIT = 10_000
+
+
+class JimengVideo(GenerationRequest):
+    """A video of 5 or 10 seconds from text, a first frame, a first and a last frame, or a camera movement."""
+
+    provider: ClassVar[str] = "tokenops"
+    kind: ClassVar[str] = "jimeng"
+
+    model: catalog.JimengModel = Field("jimeng-video-3.0-pro", description="The model's name at TokenOps.")
+    prompt: str = Field(
+        "",
+        max_length=catalog.JIMENG_PROMPT_LIMIT,
+        description="What the video shows; 400 characters or fewer are recommended, 800 are the limit.",
+    )
+    req_key: str | None = Field(None, description="The service's name; derived from the model and inputs if not given.")
+    image_urls: tuple[PublicUrl, ...] = Field((), max_length=2, description="First frame, or first and last frame.")
+    content: tuple[ContentElement, ...] = Field((), description="Text and pictures in the platform's content form.")
+    frames: catalog.Frames | None = Field(None, description="121 frames (5 s) or 241 frames (10 s).")
+    seconds: Literal[5, 10] | None = Field(None, description="5 or 10 seconds, in place of frames.")
+    aspect_ratio: catalog.AspectRatio | None = Field(None, description="Ratio of a video from text; 16:9 by default.")
+    size: str | None = Field(None, description="Width x height such as 1280x720, in place of aspect_ratio.")
+    seed: Seed = Field(-1, description="Random seed; -1 lets the provider choose.")
+    template_id: catalog.CameraTemplate | None = Field(None, description="Camera movement, for recamera only.")
+    camera_strength: catalog.CameraStrength | None = Field(None, description="Its strength, for recamera only.")
+
+    @field_validator("seconds", mode="before")
+    @classmethod
+    def _seconds_as_text(cls, value: Any) -> Any:
+        # The seed writes "5": the platform takes text, so we take both.
+        return int(value) if isinstance(value, str) and value.strip() in ("5", "10") else value
+
+    @field_validator("size")
+    @classmethod
+    def _size_is_two_numbers(cls, value: str | None) -> str | None:
+        if value is not None:
+            width, separator, height = value.partition("x")
+            if not (separator and width.isdecimal() and height.isdecimal()):
+                raise ValueError("must be width x height in pixels, such as 1280x720")
+            if not (0 < int(width) <= _SIZE_LIMIT and 0 < int(height) <= _SIZE_LIMIT):
+                raise ValueError(f"each side must be from 1 to {_SIZE_LIMIT} pixels")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        problems = [*self._conflicts(), *self._catalog_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _conflicts(self) -> list[str]:
+        problems = []
+        if self.frames is not None and self.seconds is not None:
+            problems.append("give frames or seconds, not both")
+        if self.size is not None and self.aspect_ratio is not None:
+            problems.append("give size or aspect_ratio, not both")
+        if self.image_urls and self._content_images:
+            problems.append("give pictures in image_urls or in content, not in both")
+        if sum(isinstance(element, ContentText) for element in self.content) > 1:
+            problems.append("give one text in content")
+        if not self._text and not self._image_count:
+            problems.append("a video from text needs a prompt, or a text in content")
+        return problems
+
+    def _catalog_problems(self) -> list[str]:
+        keys = [key for key in catalog.REQ_KEYS if key.model == self.model]
+        if self.req_key is not None:
+            named = [key for key in keys if key.name == self.req_key]
+            if not named:
+                known = ", ".join(key.name for key in keys)
+                return [f"req_key {self.req_key!r} is not one of {self.model}'s: {known}"]
+            keys = named
+        fitting = [key for key in keys if key.images[0] <= self._image_count <= key.images[1]]
+        if not fitting:
+            wanted = "; ".join(f"{key.name} ({key.purpose}) takes {_count(key.images)}" for key in keys)
+            return [f"{self._image_count} pictures do not fit: {wanted}"]
+        wants_camera = self.template_id is not None or self.camera_strength is not None
+        if wants_camera and not any(key.camera for key in fitting):
+            return ["template_id and camera_strength belong to jimeng_i2v_recamera_v30 (720P, one picture)"]
+        return []
+
+    @property
+    def _content_images(self) -> list[ContentImage]:
+        return [element for element in self.content if isinstance(element, ContentImage)]
+
+    @property
+    def _image_count(self) -> int:
+        return len(self.image_urls) + len(self._content_images)
+
+    @property
+    def _text(self) -> str:
+        texts = [element.text for element in self.content if isinstance(element, ContentText)]
+        return texts[0] if texts else self.prompt
+
+    @property
+    def model_name(self) -> str:
+        """The model's name at TokenOps."""
+        return self.model
+
+    @property
+    def service(self) -> catalog.ReqKey:
+        """The catalog entry in use: the one given, or the only one that fits the model and the inputs."""
+        wants_camera = self.template_id is not None or self.camera_strength is not None
+        for key in catalog.REQ_KEYS:
+            if key.model != self.model or not key.images[0] <= self._image_count <= key.images[1]:
+                continue
+            if self.req_key == key.name or (self.req_key is None and key.camera == wants_camera):
+                return key
+        raise AssertionError("a checked request always has a service")
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of `POST /videos`; what the user did not set is left to the documented default."""
+        body: dict[str, Any] = {"model": self.model}
+        if self.prompt:
+            body["prompt"] = self.prompt
+        body["req_key"] = self.service.name
+        if self.image_urls:
+            body["image_urls"] = list(self.image_urls)
+        body |= self.model_dump(include={"seed"} & self.model_fields_set)
+        body |= self.model_dump(
+            include={"frames", "aspect_ratio", "size", "template_id", "camera_strength"}, exclude_none=True
+        )
+        if self.seconds is not None:
+            body["seconds"] = str(self.seconds)
+        if self.content:
+            body["content"] = [element.model_dump(mode="json") for element in self.content]
+        return body
+
+    def identity_inputs(self) -> dict[str, Any]:
+        """Everything, with each picture by its unsigned URL, and the same length or ratio as one value."""
+        inputs = self.model_dump(
+            mode="json", exclude={"image_urls", "content", "frames", "seconds", "prompt", "req_key"}
+        )
+        pictures = [*self.image_urls, *(image.image_url.url for image in self._content_images)]
+        return inputs | {
+            "text": self._text,
+            "pictures": [url if url.startswith("data:") else unsigned_url(url) for url in pictures],
+            "length_seconds": self._length_seconds,
+            "service": self.service.name,
+        }
+
+    def expectation(self) -> MediaExpectation:
+        """The asked length; the asked ratio where text alone decides it."""
+        from_text = self._image_count == 0
+        return MediaExpectation(
+            seconds=float(self._length_seconds),
+            resolution_class=catalog.JIMENG_RESOLUTION[self.model],
+            aspect_ratio=self._ratio if from_text else None,
+        )
+
+    @property
+    def _length_seconds(self) -> int:
+        if self.seconds is not None:
+            return self.seconds
+        return 10 if self.frames == 241 else 5
+
+    @property
+    def _ratio(self) -> float:
+        """The documented ratio nearest to what was asked."""
+        if self.size is None:
+            return _ratio_of(self.aspect_ratio or "16:9")
+        width, height = (int(side) for side in self.size.split("x"))
+        ratios = [_ratio_of(name) for name in ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9")]
+        return min(ratios, key=lambda ratio: abs(math.log(ratio * height / width)))
+
+
+def _ratio_of(name: str) -> float:
+    width, height = name.split(":")
+    return int(width) / int(height)
+
+
+def _count(images: tuple[int, int]) -> str:
+    low, high = images
+    number = str(low) if low == high else f"{low} or {high}"
+    return f"{number} picture" if high == 1 else f"{number} pictures"

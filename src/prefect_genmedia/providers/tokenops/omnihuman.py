@@ -1,0 +1,94 @@
+"""The OmniHuman 1.5 request: a portrait speaks a recording (seed 001, "数字人视频生成参数说明")."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from prefect_genmedia.providers.inputs import PublicUrl, Seed
+from prefect_genmedia.providers.protocol import DurationSource, GenerationRequest, MediaExpectation
+from prefect_genmedia.providers.tokenops import catalog
+from prefect_genmedia.providers.tokenops.subjects import SubjectSelection, parse_subject
+from prefect_genmedia.transport import unsigned_url
+
+
+class OmniHumanVideo(GenerationRequest):
+    """A talking avatar from one picture and one recording."""
+
+    provider: ClassVar[str] = "tokenops"
+    kind: ClassVar[str] = "omnihuman"
+
+    image_url: PublicUrl = Field(description="URL of the portrait; a clear picture from the front is best.")
+    audio_url: PublicUrl = Field(description="URL of the recording to speak; shorter than 60 seconds.")
+    prompt: str = Field("", description="How to speak and move; 300 characters or fewer are recommended.")
+    mask_urls: Annotated[tuple[PublicUrl, ...], Field(max_length=catalog.MAX_MASKS)] = Field(
+        (), description="Masks from subject detection, valid for 1 hour: only people in their white areas speak."
+    )
+    masks_as: Literal["mask_urls", "content"] = Field(
+        "mask_urls",
+        description="Send masks in `mask_urls`, or as content elements with `role: mask_image`.",
+    )
+    subject: str = Field(
+        "",
+        description="The user's own words for whom the masks show, such as `largest`; stands for the masks in the "
+        "job's identity, since mask URLs differ at each detection. Not sent.",
+    )
+    output_resolution: catalog.OutputResolution = Field(1080, description="Resolution class of the video: 720 or 1080.")
+    pe_fast_mode: bool = Field(False, description="Faster generation at lower quality.")
+    seed: Seed = Field(-1, description="Random seed; -1 lets the provider choose.")
+    model: str = Field(catalog.OMNIHUMAN_MODEL, min_length=1, description="The model's name at TokenOps.")
+    req_key: str = Field(catalog.OMNIHUMAN_REQ_KEY, min_length=1, description="The service's name at TokenOps.")
+
+    @field_validator("subject")
+    @classmethod
+    def _subject_is_understood(cls, value: str) -> str:
+        if value:
+            parse_subject(value)
+        return value
+
+    def with_subject(self, selection: SubjectSelection) -> OmniHumanVideo:
+        """The same request, spoken by whom `select_subject` chose."""
+        return OmniHumanVideo.model_validate(
+            {**self.model_dump(exclude_unset=True), "mask_urls": selection.mask_urls, "subject": selection.subject}
+        )
+
+    @property
+    def model_name(self) -> str:
+        """The model's name at TokenOps."""
+        return self.model
+
+    def body(self) -> dict[str, Any]:
+        """The JSON of `POST /videos`; what the user did not set is left to the documented default."""
+        content = [
+            {"type": "image_url", "image_url": {"url": self.image_url}},
+            {"type": "audio_url", "audio_url": {"url": self.audio_url}},
+        ]
+        body: dict[str, Any] = {"model": self.model, "req_key": self.req_key}
+        if self.prompt:
+            body["prompt"] = self.prompt
+        body |= {"generation_type": "omni_human", "output_resolution": self.output_resolution, "content": content}
+        if self.mask_urls and self.masks_as == "mask_urls":
+            body["mask_urls"] = list(self.mask_urls)
+        elif self.mask_urls:
+            content += [
+                {"type": "image_url", "role": "mask_image", "image_url": {"url": url}} for url in self.mask_urls
+            ]
+        body |= self.model_dump(include={"pe_fast_mode", "seed"} & self.model_fields_set)
+        return body
+
+    def identity_inputs(self) -> dict[str, Any]:
+        """Everything but how masks travel; the subject's name in place of its masks where it is known."""
+        inputs = self.model_dump(mode="json", exclude={"mask_urls", "masks_as", "subject"})
+        inputs["image_url"] = unsigned_url(self.image_url)
+        inputs["audio_url"] = unsigned_url(self.audio_url)
+        inputs["speaker"] = self.subject or [unsigned_url(url) for url in self.mask_urls]
+        return inputs
+
+    def expectation(self) -> MediaExpectation:
+        """A video of the asked resolution class that has sound."""
+        return MediaExpectation(resolution_class=self.output_resolution, has_audio=True)
+
+    def duration_source(self) -> DurationSource:
+        """The video is as long as the recording, which must be shorter than 60 seconds."""
+        return DurationSource("audio_url", self.audio_url, below_seconds=catalog.MAX_AUDIO_SECONDS)

@@ -1,0 +1,182 @@
+"""Who is in a picture, and who of them speaks (seed 001, "完整流程示例", for the default rule)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_genmedia.errors import FieldProblem, InvalidRequest, NoSubject, ProviderError
+
+Subject = str | int | tuple[float, float]
+"""`auto`, `largest`, `leftmost`, `rightmost`, `all`, an index from 0 (the largest), or a point in the picture."""
+
+_WORDS = ("auto", "largest", "leftmost", "rightmost", "all")
+_WHITE = 128
+
+ReadMask = Callable[[str], Awaitable[bytes]]
+"""Fetches a mask picture by its URL."""
+
+
+class Detection(BaseModel):
+    """Who is in a picture: one mask for each subject, the largest area first; the URLs live for 1 hour."""
+
+    model_config = ConfigDict(frozen=True)
+
+    found: bool = Field(description="Whether the picture contains a subject.")
+    mask_urls: tuple[str, ...] = Field((), description="One mask picture a subject, at most 5, largest first.")
+    request_id: str = Field("", description="The provider's id of this call.")
+
+
+class Recognition(BaseModel):
+    """Whether a picture contains a person, or something like one."""
+
+    model_config = ConfigDict(frozen=True)
+
+    found: bool = Field(description="Whether the picture contains a person or a humanlike subject.")
+    task_id: str = Field("", description="The provider's id of the recognition task.")
+    request_id: str = Field("", description="The provider's id of this call.")
+
+
+class SubjectSelection(BaseModel):
+    """The masks to send, and the user's own words for whom they show."""
+
+    model_config = ConfigDict(frozen=True)
+
+    subject: str = Field(description="What the user asked for, such as `largest`, `1` or `640,360`.")
+    mask_urls: tuple[str, ...] = Field(description="The masks to send; none where everybody in the picture speaks.")
+
+
+@dataclass(frozen=True)
+class _Mask:
+    url: str
+    picture: Image.Image
+
+    def contains(self, x: float, y: float) -> bool:
+        """Whether the point is white; coordinates of 1 or less are shares of the width and height."""
+        width, height = self.picture.size
+        column, row = (int(x * width), int(y * height)) if max(x, y) <= 1 else (int(x), int(y))
+        if not (0 <= column < width and 0 <= row < height):
+            return False
+        value = self.picture.getpixel((column, row))
+        return isinstance(value, int | float) and value >= _WHITE
+
+    def center(self) -> float:
+        """Middle of the white area, from 0 at the left edge to 1 at the right."""
+        columns = self.picture.point(lambda value: 255 if value >= _WHITE else 0)
+        weights = list(columns.resize((columns.width, 1), Image.Resampling.BOX).tobytes())
+        total = sum(weights)
+        if total == 0:
+            return 0.5
+        return sum(index * weight for index, weight in enumerate(weights)) / total / len(weights)
+
+
+def parse_subject(subject: Subject) -> Subject:
+    """Read what a person wrote: a word, an index, or a point as `x,y`.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if isinstance(subject, bool):
+        raise _not_understood(subject)
+    if isinstance(subject, int):
+        return subject
+    if not isinstance(subject, str):
+        return _point(subject)
+    text = subject.strip().lower()
+    if text in _WORDS:
+        return text
+    if text.isdecimal():
+        return int(text)
+    if "," in text:
+        return _point(text.split(","))
+    raise _not_understood(subject)
+
+
+async def select_masks(detection: Detection, subject: Subject, read: ReadMask) -> SubjectSelection:
+    """Pick the masks that stand for `subject`.
+
+    Parameters:
+        detection: what was detected; masks stand with the largest area first.
+        subject: whom to let speak.
+        read: fetches a mask; called only where a choice needs the pictures.
+
+    Raises:
+        NoSubject: nobody was detected, or nobody is where the choice points to.
+        InvalidRequest: `subject` is not understood.
+    """
+    try:
+        wanted = parse_subject(subject)
+    except ValueError as error:
+        raise InvalidRequest.of("The choice of subject", [FieldProblem("subject", str(error))]) from None
+    urls = detection.mask_urls
+    if not detection.found:
+        raise NoSubject("No person was detected in the picture.")
+    if wanted == "auto":
+        # The provider's own example: a single subject needs no mask, of several the first (largest) one speaks.
+        chosen: Sequence[str] = urls[:1] if len(urls) > 1 else ()
+    elif not urls:
+        raise NoSubject("A person was detected in the picture, but no mask was given to choose by.")
+    elif wanted == "largest":
+        chosen = urls[:1]
+    elif wanted == "all":
+        chosen = urls
+    elif isinstance(wanted, int):
+        chosen = _at_index(urls, wanted)
+    else:
+        chosen = [await _by_looking(urls, wanted, read)]
+    return SubjectSelection(subject=_words(wanted), mask_urls=tuple(chosen))
+
+
+def _at_index(urls: Sequence[str], index: int) -> Sequence[str]:
+    if not 0 <= index < len(urls):
+        raise NoSubject(
+            f"There is no subject number {index}: {len(urls)} detected, counted from 0 with the largest first."
+        )
+    return urls[index : index + 1]
+
+
+async def _by_looking(urls: Sequence[str], wanted: Subject, read: ReadMask) -> str:
+    masks = [_Mask(url, _picture(await read(url))) for url in urls]
+    if wanted == "leftmost":
+        return min(masks, key=_Mask.center).url
+    if wanted == "rightmost":
+        return max(masks, key=_Mask.center).url
+    assert isinstance(wanted, tuple)  # noqa: S101 - tells the type checker
+    x, y = wanted
+    # Of overlapping subjects the smaller one is meant: it stands in front.
+    found = [mask for mask in masks if mask.contains(x, y)]
+    if not found:
+        raise NoSubject(f"None of the {len(masks)} detected subjects is at {x:g},{y:g}.")
+    return found[-1].url
+
+
+def _picture(content: bytes) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            gray: Image.Image = picture.convert("L")
+            return gray
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error)
+    raise ProviderError(f"A mask is not a picture: {reason}.")
+
+
+def _point(values: Sequence[object]) -> tuple[float, float]:
+    try:
+        x, y = (float(str(value)) for value in values)
+    except ValueError:
+        raise _not_understood(",".join(str(value) for value in values)) from None
+    if not (0 <= x < float("inf") and 0 <= y < float("inf")):
+        raise _not_understood(f"{x},{y}")
+    return x, y
+
+
+def _words(subject: Subject) -> str:
+    return f"{subject[0]:g},{subject[1]:g}" if isinstance(subject, tuple) else str(subject)
+
+
+def _not_understood(subject: object) -> ValueError:
+    return ValueError(f"{subject!r} is not {', '.join(_WORDS)}, an index from 0, or a point such as 640,360 or 0.5,0.4")

@@ -1,0 +1,44 @@
+"""The package's settings, in Prefect's own style: environment, `.env`, `prefect.toml` or `pyproject.toml`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect.settings import get_current_settings
+from prefect.settings.base import PrefectBaseSettings, build_settings_config
+from pydantic import Field
+
+
+class GenMediaSettings(PrefectBaseSettings):
+    """Settings named `PREFECT_INTEGRATIONS_GENMEDIA_…`, or `[integrations.genmedia]` in `prefect.toml`."""
+
+    model_config = build_settings_config(("integrations", "genmedia"))
+
+    ledger_url: str | None = Field(
+        default=None,
+        description="Database of the job ledger: `sqlite:///path` or `postgresql://user:password@host/name`. "
+        "By default a SQLite file in Prefect's home.",
+    )
+    output: str | None = Field(
+        default=None,
+        description="Folder or fsspec URL for delivered files, where a run names none. "
+        "By default a folder in Prefect's home.",
+    )
+    allow_private_hosts: bool = Field(
+        default=False,
+        description="Whether results, masks and inputs may be fetched from private addresses.",
+    )
+
+    @property
+    def ledger(self) -> str:
+        """The ledger's database URL."""
+        return self.ledger_url or f"sqlite:///{_home() / 'ledger.db'}"
+
+    @property
+    def media_folder(self) -> str:
+        """Where files go that a run names no place for."""
+        return self.output or str(_home() / "media")
+
+
+def _home() -> Path:
+    return get_current_settings().home.expanduser() / "genmedia"

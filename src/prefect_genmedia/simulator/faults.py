@@ -1,0 +1,195 @@
+"""The faults that can be ordered, and the broken answers they give."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+
+STAGES: dict[str, dict[str, str]] = {
+    "submit": {
+        "refuse_invalid": "answer the documented refusal of a parameter; nothing is accepted",
+        "refuse_key": "answer that the key is not valid",
+        "refuse_balance": "answer that the account has no balance",
+        "rate_limited": "answer 429 with Retry-After (`retry_after`, default 1)",
+        "drop_before_accept": "close the connection without an answer; nothing is accepted",
+        "accept_then_drop": "accept, and close the connection without an answer",
+        "accept_then_500": "accept, and answer 500",
+        "accept_then_502": "accept, and answer 502 with HTML",
+        "accept_then_504": "accept, and answer 504",
+        "accept_then_garbage": "accept, and answer 200 with a body that is no JSON",
+        "accept_slowly": "accept, and answer after `seconds` (default 2)",
+    },
+    "job": {
+        "stuck": "the job never leaves its running state",
+        "fail_input": "the job fails: the input was refused by moderation",
+        "fail_output": "the job fails: the output was refused by moderation",
+        "fail_internal": "the job fails: internal error",
+        "silent_video": "the finished video has no sound",
+        "short_video": "the finished video is half as long as it should be",
+        "small_video": "the finished video is 480p",
+    },
+    "poll": {
+        "poll_503": "answer 503",
+        "poll_html": "answer 200 with HTML",
+        "poll_unknown_status": "answer a status that no document knows",
+        "poll_drop": "close the connection without an answer",
+        "poll_404": "answer that the job is not known",
+        "poll_key_revoked": "answer that the key is not valid",
+    },
+    "content": {
+        "content_502": "answer 502",
+        "content_html": "answer 200 with HTML",
+        "content_empty": "answer 200 with no bytes",
+        "content_truncated": "promise the whole file, send half, close the connection",
+        "content_truncated_chunked": "send half of the file without a Content-Length, and end cleanly",
+        "content_corrupt": "send a file of the right length whose middle is overwritten",
+        "content_slow": "send the file in pieces over `seconds` (default 1)",
+        "content_json": "answer JSON with a URL of the file",
+        "content_json_expired": "answer JSON with a URL that has expired",
+        "content_gone": "answer that the file is no longer there",
+    },
+    "detect": {
+        "detect_503": "answer 503",
+        "detect_none": "answer that the picture contains no subject",
+    },
+}
+"""Every fault by the stage it strikes at, with what it does."""
+
+
+@dataclass
+class Fault:
+    """One ordered fault.
+
+    Parameters:
+        name: one of `STAGES`.
+        provider: the dialect it strikes; None for any.
+        times: how often it strikes before it is used up.
+        options: numbers such as `retry_after` and `seconds`.
+    """
+
+    name: str
+    provider: str | None = None
+    times: int = 1
+    options: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str:
+        """The stage at which it strikes."""
+        for stage, names in STAGES.items():
+            if self.name in names:
+                return stage
+        raise KeyError(self.name)
+
+
+class FaultQueue:
+    """The ordered faults, first come first served at each stage."""
+
+    def __init__(self) -> None:
+        self._faults: list[Fault] = []
+
+    def order(self, fault: Fault) -> None:
+        """Let a fault strike from now on.
+
+        Raises:
+            KeyError: there is no such fault.
+        """
+        _ = fault.stage
+        self._faults.append(fault)
+
+    def take(self, provider: str, stage: str) -> Fault | None:
+        """The fault that strikes now, if any."""
+        for fault in self._faults:
+            if fault.stage == stage and fault.provider in (None, provider) and fault.times > 0:
+                fault.times -= 1
+                return fault
+        return None
+
+    def clear(self) -> None:
+        """Forget every fault."""
+        self._faults.clear()
+
+    def pending(self) -> list[Fault]:
+        """The faults that are not used up."""
+        return [fault for fault in self._faults if fault.times > 0]
+
+
+DropConnection = Callable[[Request], None]
+
+
+async def broken_answer(fault: Fault, request: Request, drop: DropConnection) -> Response | None:
+    """The answer of a fault that does not depend on the dialect; None for a slow one, whose answer is the usual."""
+    name = fault.name
+    if name in ("accept_then_drop", "drop_before_accept", "poll_drop"):
+        drop(request)
+        return Response(status_code=204)
+    if name in ("accept_then_502", "content_502"):
+        return HTMLResponse("<html><body><h1>502 Bad Gateway</h1></body></html>", 502)
+    if name in ("poll_html", "content_html", "accept_then_garbage"):
+        return HTMLResponse("<html><body>Please come back later.</body></html>", 200)
+    if name in ("poll_503", "detect_503"):
+        return PlainError(503, "Service Unavailable")
+    if name == "accept_then_500":
+        return PlainError(500, "Internal Server Error")
+    if name == "accept_then_504":
+        return PlainError(504, "Gateway Timeout")
+    await asyncio.sleep(fault.options.get("seconds", 2.0))
+    return None
+
+
+class PlainError(JSONResponse):
+    """A gateway's error in a shape that no provider documents."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__({"message": message}, status)
+
+
+async def broken_file(
+    fault: Fault, content: bytes, media_type: str, request: Request, drop: DropConnection
+) -> Response:
+    """A file that arrives as the fault says."""
+    half = content[: len(content) // 2]
+    if fault.name == "content_empty":
+        return Response(b"", media_type=media_type)
+    if fault.name == "content_corrupt":
+        third = len(content) // 3
+        return Response(content[:third] + b"\xa5" * third + content[2 * third :], media_type=media_type)
+    if fault.name == "content_truncated_chunked":
+        return StreamingResponse(_pieces(half, 4, 0.0), media_type=media_type)
+    if fault.name == "content_slow":
+        pieces = _pieces(content, 20, fault.options.get("seconds", 1.0))
+        return StreamingResponse(pieces, media_type=media_type, headers={"Content-Length": str(len(content))})
+    if fault.name == "content_truncated":
+
+        async def cut() -> AsyncIterator[bytes]:
+            yield half
+            await asyncio.sleep(0.05)
+            drop(request)
+
+        return StreamingResponse(cut(), media_type=media_type, headers={"Content-Length": str(len(content))})
+    broken = await broken_answer(fault, request, drop)
+    return broken or Response(content, media_type=media_type)
+
+
+async def _pieces(content: bytes, count: int, seconds: float) -> AsyncIterator[bytes]:
+    size = max(len(content) // count, 1)
+    for start in range(0, len(content), size):
+        yield content[start : start + size]
+        await asyncio.sleep(seconds / count)
+
+
+def fault_from(order: dict[str, Any]) -> Fault:
+    """Read an order: `{"fault": name, "provider"?: …, "times"?: …, further numbers}`.
+
+    Raises:
+        KeyError: there is no such fault.
+    """
+    known = {"fault", "provider", "times"}
+    options = {name: float(value) for name, value in order.items() if name not in known}
+    fault = Fault(str(order["fault"]), order.get("provider"), int(order.get("times", 1)), options)
+    _ = fault.stage
+    return fault

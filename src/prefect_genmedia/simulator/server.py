@@ -1,0 +1,136 @@
+"""Serving the simulator on loopback: in a thread for tests, or as a process for the command line."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from prefect_genmedia.simulator.app import build_app
+from prefect_genmedia.simulator.faults import Fault
+from prefect_genmedia.simulator.tokenops import PREFIX as TOKENOPS_PREFIX
+from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
+
+
+@dataclass(frozen=True)
+class RunningSimulator:
+    """A simulator that is up in this process.
+
+    Parameters:
+        url: its root, such as `http://127.0.0.1:40123`.
+        world: its memory, to look into and to change.
+    """
+
+    url: str
+    world: World
+
+    @property
+    def tokenops_url(self) -> str:
+        """The base URL for `TokenOpsCredentials`."""
+        return self.url + TOKENOPS_PREFIX
+
+    @property
+    def key(self) -> str:
+        """A key that it accepts."""
+        return DEFAULT_KEY
+
+    @property
+    def portrait_url(self) -> str:
+        """A photograph of two people."""
+        return f"{self.url}/assets/portrait.jpg"
+
+    @property
+    def speech_url(self) -> str:
+        """A recording of seven seconds."""
+        return f"{self.url}/assets/speech.mp3"
+
+    def order(self, fault: str, times: int = 1, provider: str | None = None, **options: float) -> None:
+        """Let a fault strike."""
+        self.world.faults.order(Fault(fault, provider, times, options))
+
+    @property
+    def accepted(self) -> int:
+        """How many jobs were accepted: what would have been paid."""
+        return len(self.world.jobs)
+
+
+def make_server(world: World, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Server:
+    """A server over a world; connections can be cut by the world."""
+    connections: dict[tuple[str, int], asyncio.Transport] = {}
+
+    class CuttableProtocol(H11Protocol):
+        """Keeps each connection at hand by its peer's address, so that a fault can cut it without an answer."""
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            connections[transport.get_extra_info("peername")[:2]] = transport
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self.client is not None:
+                connections.pop(self.client, None)
+            super().connection_lost(exc)
+
+    def drop(request: Request) -> None:
+        if request.client is not None:
+            connections[(request.client.host, request.client.port)].abort()
+
+    world.drop = drop
+    config = uvicorn.Config(
+        build_app(world), host=host, port=port, http=CuttableProtocol, log_level="error", lifespan="off"
+    )
+    return uvicorn.Server(config)
+
+
+def bound_url(server: uvicorn.Server) -> str:
+    """The address a started server listens on."""
+    host, port = server.servers[0].sockets[0].getsockname()[:2]
+    return f"http://{host}:{port}"
+
+
+async def serve(world: World, host: str, port: int, announce: Any) -> None:
+    """Serve until interrupted; `announce` is called with the address once it is up."""
+    server = make_server(world, host, port)
+    serving = asyncio.create_task(server.serve())
+    await _until_up(server, serving)
+    if server.started:
+        world.base_url = bound_url(server)
+        announce(world.base_url)
+    await serving
+
+
+async def _until_up(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
+    # uvicorn tells by an attribute only
+    while not server.started and not serving.done():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+@contextmanager
+def run_simulator(settings: Settings | None = None, keys: frozenset[str] | None = None) -> Iterator[RunningSimulator]:
+    """Run a simulator in a thread of this process, on a free loopback port, until the block ends."""
+    world = World(settings or Settings(), keys or frozenset({DEFAULT_KEY}))
+    up = threading.Event()
+    server: list[uvicorn.Server] = []
+
+    async def work() -> None:
+        server.append(make_server(world))
+        serving = asyncio.create_task(server[0].serve())
+        await _until_up(server[0], serving)
+        up.set()
+        await serving
+
+    thread = threading.Thread(target=lambda: asyncio.run(work()), name="simulator", daemon=True)
+    thread.start()
+    up.wait(30)
+    world.base_url = bound_url(server[0])
+    try:
+        yield RunningSimulator(world.base_url, world)
+    finally:
+        server[0].should_exit = True
+        thread.join(15)

@@ -1,0 +1,164 @@
+"""The simulator's memory: accounts, accepted jobs, files that expire, faults, and what would have been billed."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.requests import Request
+
+from prefect_genmedia.simulator.faults import Fault, FaultQueue
+from prefect_genmedia.simulator.media import Recipe, UnusableInput, render
+
+DEFAULT_KEY = "sk-simulator"
+
+
+@dataclass
+class Settings:
+    """How the simulated providers behave. Times in seconds.
+
+    Parameters:
+        queue_seconds: how long a job waits, and
+        run_seconds: how long it is worked on.
+        subjects: how many people detection finds; None for the true number in the shipped portrait, else one.
+        file_seconds: how long result and mask URLs live.
+    """
+
+    queue_seconds: float = 1.0
+    run_seconds: float = 4.0
+    subjects: int | None = None
+    file_seconds: float = 3600.0
+
+
+@dataclass
+class SimulatedJob:
+    """One accepted job."""
+
+    id: str
+    provider: str
+    key: str
+    body: dict[str, Any]
+    created_at: float
+    fault: Fault | None = None
+    failure: dict[str, Any] | None = None
+    video: asyncio.Task[bytes] | None = field(default=None, repr=False)
+
+    def has(self, fault: str) -> bool:
+        """Whether this fault struck the job when it was accepted."""
+        return self.fault is not None and self.fault.name == fault
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file behind an expiring URL."""
+
+    content: bytes
+    media_type: str
+    expires_at: float
+
+
+Prepare = Callable[[SimulatedJob], Awaitable[Recipe]]
+
+
+class World:
+    """Everything the dialects share."""
+
+    def __init__(self, settings: Settings | None = None, keys: frozenset[str] = frozenset({DEFAULT_KEY})) -> None:
+        self.settings = settings or Settings()
+        self.keys = keys
+        self.faults = FaultQueue()
+        self.jobs: dict[str, SimulatedJob] = {}
+        self.requests: Counter[str] = Counter()
+        self.files: dict[str, StoredFile] = {}
+        self.base_url = ""
+        self.drop: Callable[[Request], None] = lambda request: None
+        self._videos: dict[str, asyncio.Task[bytes]] = {}
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="render")
+
+    def reset(self) -> None:
+        """Forget jobs, files, faults and counts; keep settings and rendered videos."""
+        self.faults.clear()
+        self.jobs.clear()
+        self.requests.clear()
+        self.files.clear()
+
+    def accept(self, provider: str, key: str, body: dict[str, Any], prepare: Prepare, job_id: str) -> SimulatedJob:
+        """Take a job on: from here on it counts as paid."""
+        fault = self.faults.take(provider, "job")
+        job = SimulatedJob(job_id, provider, key, body, time.time(), fault)
+        self.jobs[job_id] = job
+        job.video = asyncio.create_task(self._make(job, prepare))
+        return job
+
+    def elapsed(self, job: SimulatedJob) -> float:
+        """Seconds since the job was accepted."""
+        return time.time() - job.created_at
+
+    def is_queued(self, job: SimulatedJob) -> bool:
+        """Whether nobody works on the job yet."""
+        return self.elapsed(job) < self.settings.queue_seconds
+
+    def is_over(self, job: SimulatedJob) -> bool:
+        """Whether its time has passed, successfully or not."""
+        if job.has("stuck"):
+            return False
+        return self.elapsed(job) >= self.settings.queue_seconds + self.settings.run_seconds
+
+    async def video_of(self, job: SimulatedJob) -> bytes:
+        """The finished file."""
+        assert job.video is not None  # noqa: S101 - set when the job was accepted
+        return await asyncio.shield(job.video)
+
+    def publish(self, content: bytes, media_type: str, ending: str, seconds: float | None = None) -> str:
+        """Put a file behind an expiring URL; returns the URL."""
+        name = f"{secrets.token_hex(12)}.{ending}"
+        lifetime = self.settings.file_seconds if seconds is None else seconds
+        self.files[name] = StoredFile(content, media_type, time.time() + lifetime)
+        return f"{self.base_url}/files/{name}"
+
+    def report(self) -> dict[str, Any]:
+        """What happened so far: the billing counter, the requests, the jobs."""
+        accepted: Counter[str] = Counter(job.provider for job in self.jobs.values())
+        return {
+            "accepted": dict(accepted),
+            "requests": dict(self.requests),
+            "jobs": [
+                {"id": job.id, "provider": job.provider, "created_at": job.created_at, "body": _brief(job.body)}
+                for job in self.jobs.values()
+            ],
+            "pending_faults": [fault.name for fault in self.faults.pending()],
+        }
+
+    async def _make(self, job: SimulatedJob, prepare: Prepare) -> bytes:
+        try:
+            recipe = await prepare(job)
+            return await self._rendered(recipe)
+        except UnusableInput as error:
+            job.failure = {"code": 50215, "message": f"Invalid input: {error}"}
+            return b""
+
+    async def _rendered(self, recipe: Recipe) -> bytes:
+        digest = recipe.digest
+        if digest not in self._videos:
+            loop = asyncio.get_running_loop()
+
+            async def work() -> bytes:
+                return await loop.run_in_executor(self._pool, render, recipe)
+
+            self._videos[digest] = asyncio.create_task(work())
+        return await asyncio.shield(self._videos[digest])
+
+
+def _brief(value: Any) -> Any:
+    """A body without long base64 texts."""
+    if isinstance(value, dict):
+        return {name: _brief(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_brief(inner) for inner in value]
+    return value[:200] if isinstance(value, str) else value

@@ -1,0 +1,125 @@
+"""Tasks about the people in a picture: detect, recognize, select. None of them costs what a generation costs."""
+
+from __future__ import annotations
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from prefect_genmedia.blocks import TokenOpsCredentials, load_credentials
+from prefect_genmedia.errors import NoSubject, ProviderError
+from prefect_genmedia.providers.tokenops import Detection, Recognition
+from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
+from prefect_genmedia.providers.tokenops.subjects import Subject, SubjectSelection, select_masks
+from prefect_genmedia.tasks.support import RETRY_DELAYS, patience, retry_if_safe
+from prefect_genmedia.transport import body_of, fetch
+
+MAX_MASK_BYTES = 50 * 1024**2
+
+
+@task(
+    task_run_name="detect subjects",
+    retries=3,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+)
+async def detect_subjects(
+    image_url: str, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
+) -> Detection:
+    """Find the people in a picture (seed 001, "步骤1:主体检测").
+
+    Parameters:
+        image_url: URL of the picture.
+        credentials: a TokenOps Block, or its name.
+        model: the model's name at TokenOps.
+
+    Returns:
+        One mask URL a subject, at most 5, largest first; the URLs live for 1 hour.
+
+    Raises:
+        InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
+    """
+    block = await load_credentials("tokenops", credentials)
+    async with block.client() as client, patience():
+        detection: Detection = await client.detect_subjects(image_url, model)
+    get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
+    return detection
+
+
+@task(
+    task_run_name="recognize subject",
+    retries=3,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+)
+async def recognize_subject(
+    image_url: str, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
+) -> Recognition:
+    """Make sure that a picture holds a person, or something like one (seed 001, "步骤2:主体识别").
+
+    Parameters:
+        image_url: URL of the picture.
+        credentials: a TokenOps Block, or its name.
+        model: the model's name at TokenOps.
+
+    Raises:
+        NoSubject: it holds none.
+        InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
+    """
+    block = await load_credentials("tokenops", credentials)
+    async with block.client() as client, patience():
+        recognition: Recognition = await client.recognize_subject(image_url, model)
+    if not recognition.found:
+        raise NoSubject("No person, and nothing like one, was recognized in the picture.")
+    get_run_logger().info("A subject was recognized")
+    return recognition
+
+
+@task(
+    task_run_name="select subject {subject}",
+    retries=2,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+)
+async def select_subject(
+    detection: Detection, subject: Subject = "auto", credentials: TokenOpsCredentials | str = "default"
+) -> SubjectSelection:
+    """Choose who speaks.
+
+    Parameters:
+        detection: what `detect_subjects` found.
+        subject: `auto` (one subject: no mask; several: the largest), `largest`, `leftmost`, `rightmost`, `all`,
+            an index from 0 (the largest), or a point in the picture: pixels (`640,360`) or shares (`0.5,0.4`).
+        credentials: a TokenOps Block, or its name; says which hosts masks may come from.
+
+    Returns:
+        The masks to send, and the choice in words.
+
+    Raises:
+        NoSubject: nobody is there, or not where the choice points to. Nothing was paid.
+        InvalidRequest: `subject` is not understood.
+        ProviderError: a mask cannot be fetched.
+    """
+    block = await load_credentials("tokenops", credentials)
+    async with block.client() as client:
+
+        async def read(url: str) -> bytes:
+            content = bytearray()
+            async with fetch(url, client.fetch_rules) as response:
+                if not response.is_success:
+                    raise ProviderError(
+                        f"A mask's URL answered {response.status_code}; masks live for 1 hour.",
+                        http_status=response.status_code,
+                    )
+                async for piece in body_of(response, "Fetching a mask"):
+                    content += piece
+                    if len(content) > MAX_MASK_BYTES:
+                        raise ProviderError(f"A mask is larger than {MAX_MASK_BYTES} bytes.", retryable=False)
+            return bytes(content)
+
+        selection = await select_masks(detection, subject, read)
+    get_run_logger().info("Subject %s: %d masks", selection.subject, len(selection.mask_urls))
+    return selection

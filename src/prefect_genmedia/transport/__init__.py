@@ -1,0 +1,21 @@
+"""HTTP below every provider: clients, gates, Retry-After, fetching of public URLs, redaction."""
+
+from prefect_genmedia.transport.api import ApiClient, Gates
+from prefect_genmedia.transport.fetch import FetchRules, body_of, fetch
+from prefect_genmedia.transport.leases import LoopShared
+from prefect_genmedia.transport.redact import MASK, Redactor, excerpt, unsigned_url
+from prefect_genmedia.transport.retry_after import retry_after_seconds
+
+__all__ = [
+    "MASK",
+    "ApiClient",
+    "FetchRules",
+    "Gates",
+    "LoopShared",
+    "Redactor",
+    "body_of",
+    "excerpt",
+    "fetch",
+    "retry_after_seconds",
+    "unsigned_url",
+]

@@ -1,0 +1,65 @@
+"""Keeping secrets and signatures out of everything a person or a database sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+MASK = "[redacted]"
+
+_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-tos-", "x-cos-", "q-sign", "q-key", "q-header", "q-url", "q-ak")
+_ALWAYS_SECRET = frozenset("authorization token access_token api_key apikey auth_key x-signature x-expires".split())
+# Names that mean something else in an unsigned URL, and belong to the signature beside its telling parameter.
+_BESIDE = {
+    "signature": frozenset(  # S3 v2, OSS, CloudFront, Google v1
+        "signature expires awsaccesskeyid ossaccesskeyid googleaccessid security-token policy key-pair-id".split()
+    ),
+    "sig": frozenset("sig se sp sv sr st spr skoid sktid skt ske sks skv".split()),  # Azure SAS
+}
+
+
+class Redactor:
+    """Replaces known secrets in any text.
+
+    Parameters:
+        secrets: the secrets; those shorter than four characters are ignored, they would mangle every text.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        """Keep the longest secrets first, so that one secret inside another leaves nothing behind."""
+        self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
+
+    def clean(self, text: str) -> str:
+        """The text without any secret."""
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        return text
+
+    def __repr__(self) -> str:
+        """Say how many secrets there are, not which."""
+        return f"Redactor({len(self._secrets)} secrets)"
+
+
+def unsigned_url(url: str) -> str:
+    """The URL without credentials, signature parameters and fragment: what may be shown, stored and compared.
+
+    A signature is secret, and it differs each time the same URL is signed. A `data:` URI is cut to its media type.
+    """
+    if url.startswith("data:"):
+        return url.split(",", 1)[0] + ",…"
+    parts = urlsplit(url)
+    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    names = {name.lower() for name, _ in pairs}
+    dropped = _ALWAYS_SECRET.union(*(group for telling, group in _BESIDE.items() if telling in names))
+    kept = [
+        (name, value)
+        for name, value in pairs
+        if name.lower() not in dropped and not name.lower().startswith(_SIGNING_PREFIXES)
+    ]
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, urlencode(kept), ""))
+
+
+def excerpt(text: str, limit: int = 2000) -> str:
+    """The text, cut to `limit` characters with a mark where it was cut."""
+    return text if len(text) <= limit else f"{text[:limit]}… (cut, {len(text)} characters)"
