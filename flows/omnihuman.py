@@ -74,6 +74,6 @@ async def omnihuman_video(
     detection = await detect_subjects(image_url, credentials)
     selection = await select_subject(detection, subject, credentials)
     request = request.with_subject(selection)
-    job = await submit(request, credentials, idempotency_key, label=label_of(image_url))
+    job = await submit(request, credentials, idempotency_key, label=label_of(image_url), output=output)
     job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

@@ -7,8 +7,8 @@ Tasks are in `prefect_genmedia.tasks`, request models in `prefect_genmedia.provi
 
 from importlib.metadata import version
 
-from prefect_genmedia.blocks import TokenOpsCredentials
+from prefect_genmedia.blocks import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
 
 __version__ = version("prefect-genmedia")
 
-__all__ = ["TokenOpsCredentials", "__version__"]
+__all__ = ["HiDreamCredentials", "JeniusCredentials", "TokenOpsCredentials", "__version__"]

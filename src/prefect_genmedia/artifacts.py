@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import fsspec
 from anyio import to_thread
 from PIL import Image
-from prefect.artifacts import acreate_markdown_artifact
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
 from prefect_genmedia.jobs.model import Delivery, Job
+from prefect_genmedia.jobs.reconcile import Finding
 
 CARD_POSTER_WIDTH = 320
 """Pixels: the artifact's text holds the picture, so it is kept to some 20 kB."""
@@ -24,6 +26,42 @@ async def publish_result_card(job: Job, delivery: Delivery) -> None:
         key=f"genmedia-{job.kind}",
         markdown=result_card(job, delivery, poster),
         description=f"{job.kind} · {job.label}",
+    )
+
+
+async def publish_detached_card(job: Job) -> None:
+    """Say on a stopped run's page that its job lives on."""
+    await acreate_markdown_artifact(
+        key=f"genmedia-{job.kind}",
+        markdown=(
+            f"# {_cell(job.label or job.kind)}: stopped, not lost\n\n"
+            f"Job `{job.provider_job_id}` was accepted by {job.provider} and is paid. It lives on there: run again "
+            f"with the same inputs, or let `reconcile_jobs` collect it.\n\n"
+            f"`prefect-genmedia jobs show {job.key}` shows it.\n"
+        ),
+        description=f"{job.kind} · {job.label} · stopped, to be collected",
+    )
+
+
+async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
+    """Show what a reconciling did, and what needs a person."""
+    rows = [
+        {
+            "needs a person": "yes" if finding.next_step else "",
+            "what was done": finding.action,
+            "next": finding.next_step,
+            "job": finding.job.key,
+            "at the provider": finding.job.provider_job_id or "",
+            "request": f"{finding.job.kind} · {finding.job.label}",
+            "state": finding.job.state.value,
+            "file": finding.job.delivery.uri if finding.job.delivery else "",
+        }
+        for finding in sorted(findings, key=lambda finding: not finding.next_step)
+    ]
+    await acreate_table_artifact(
+        key="genmedia-reconcile",
+        table=rows or [{"result": "every paid job is delivered or has a run that waits for it"}],
+        description=f"{len(rows)} jobs, {sum(bool(row['next']) for row in rows)} need a person",
     )
 
 

@@ -29,6 +29,13 @@ class GenMediaSettings(PrefectBaseSettings):
         description="Whether results, masks and inputs may be fetched from private addresses.",
     )
 
+    poll_shortest_seconds: float = Field(
+        default=1.0, gt=0, description="A job is never looked at more often than this, in seconds."
+    )
+    poll_longest_seconds: float = Field(
+        default=15.0, gt=0, description="A job is never looked at less often than this, in seconds."
+    )
+
     @property
     def ledger(self) -> str:
         """The ledger's database URL."""

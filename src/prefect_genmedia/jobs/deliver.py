@@ -29,7 +29,8 @@ _PIECE = 1 << 20
 async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Target, clock: Clock = SYSTEM_CLOCK) -> Job:
     """Make sure that the job's verified file is at the target, and return the job with its delivery.
 
-    A job that is delivered already is not downloaded again while its file still has the same digest.
+    A job that is delivered already is not downloaded again while its file still has the same digest. Where the
+    provider made several files, the further ones stand beside the first as `…-2.mp4` and so on.
 
     Raises:
         ResultInvalid: the file does not verify; it is in quarantine beside the target. Retryable.
@@ -41,13 +42,14 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
         return job
     failure: GenMediaError
     try:
-        delivery = await _download(client, job, target.storage, name)
+        names = [name, *(f"{name[:-4]}-{index + 1}.mp4" for index in range(1, job.outputs))]
+        files = [await _download(client, job, target.storage, each, index) for index, each in enumerate(names)]
     except (ResultInvalid, JobExpired) as error:
         failure = error.about(job.key, job.provider_job_id)
     except GenMediaError as error:
         raise error.about(job.key, job.provider_job_id) from None
     else:
-        return await _delivered(ledger, job, delivery)
+        return await _delivered(ledger, job, files[0].model_copy(update={"others": tuple(files[1:])}))
     await ledger.move(
         job,
         JobState.UNDELIVERABLE,
@@ -59,7 +61,10 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
 
 
 async def _still_there(delivery: Delivery, storage: Storage) -> bool:
-    return await to_thread.run_sync(storage.digest, delivery.uri) == delivery.sha256
+    for file in (delivery, *delivery.others):
+        if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
+            return False
+    return True
 
 
 async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> Job:
@@ -72,9 +77,9 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> Job:
         job = await ledger.get(job.key) or job
 
 
-async def _download(client: ProviderClient, job: Job, storage: Storage, name: str) -> Delivery:
+async def _download(client: ProviderClient, job: Job, storage: Storage, name: str, index: int) -> Delivery:
     async with _staged(storage) as staged:
-        async with client.open_result(job.provider_job_id or "", 0) as stream:
+        async with client.open_result(job.provider_job_id or "", index) as stream:
             digest, size = await _save(stream, staged)
         try:
             facts = await to_thread.run_sync(_verify, staged, job)
@@ -169,7 +174,9 @@ def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
         "job_key": job.key,
         "provider_job_id": job.provider_job_id,
         "request": job.request,
-        "media": delivery.model_dump(exclude={"uri", "poster_uri", "sidecar_uri", "job_key", "provider_job_id"}),
+        "media": delivery.model_dump(
+            exclude={"uri", "poster_uri", "sidecar_uri", "job_key", "provider_job_id", "others"}
+        ),
         "submitted_at": job.submitted_at,
         "succeeded_at": job.succeeded_at,
     }

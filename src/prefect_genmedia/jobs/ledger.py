@@ -83,6 +83,17 @@ class Ledger:
         """Set fields of a job that stays in its state; None where it has left that state in between."""
         return await self._update(job, {"updated_at": self._clock.now(), **_plain(changes)})
 
+    async def take_over(self, job: Job, flow_run_id: str | None) -> Job | None:
+        """Make a job this run's own; of several runs that saw the same row, one gets it and the others get None."""
+        table = schema.jobs
+        statement = (
+            update(table)
+            .where(table.c.key == job.key, table.c.state == job.state.value, table.c.updated_at == job.updated_at)
+            .values(flow_run_id=flow_run_id, updated_at=self._clock.now())
+        )
+        row = await self._one(statement.returning(*table.c))
+        return None if row is None else _job(row)
+
     async def get(self, key: str) -> Job | None:
         """The job with this key."""
         return await self._maybe(select(schema.jobs).where(schema.jobs.c.key == key))

@@ -7,6 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_genmedia import errors
+from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.protocol import MediaExpectation
 
 
@@ -76,6 +78,7 @@ class Delivery(BaseModel):
     sidecar_uri: str | None = Field(None, description="Path or URL of the JSON that tells where the file is from.")
     job_key: str = Field("", description="The job's key in the ledger.")
     provider_job_id: str = Field("", description="The provider's id of the job.")
+    others: tuple[Delivery, ...] = Field((), description="Further files, where the provider made several.")
 
 
 class Job(BaseModel):
@@ -113,9 +116,19 @@ class Job(BaseModel):
     error_code: str | None = None
     delivery: Delivery | None = None
     flow_run_id: str | None = Field(None, description="The flow run that last took the job up.")
+    root_run_id: str | None = Field(
+        None, description="The root flow run (or lone task run) that asked for this attempt."
+    )
+    output: str | None = Field(None, description="Where the run wants its file: a path or URL; None for the default.")
     estimated_cost: float | None = None
     currency: str | None = None
     note: str | None = Field(None, description="What a person decided, and when.")
+
+    def failure(self) -> GenMediaError:
+        """The error that the job ended with, as it was written down."""
+        kind = getattr(errors, self.error_kind or "", errors.GenerationFailed)
+        error: GenMediaError = kind(self.error_message or "The provider gave no reason.", code=self.error_code)
+        return error.about(self.key, self.provider_job_id)
 
     @property
     def age_origin(self) -> float:

@@ -45,6 +45,8 @@ jobs = Table(
     Column("error_code", String(64)),
     Column("delivery", JSON(none_as_null=True)),
     Column("flow_run_id", String(64)),
+    Column("root_run_id", String(64)),
+    Column("output", Text),
     Column("estimated_cost", Float(53)),
     Column("currency", String(8)),
     Column("note", Text),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect_genmedia import errors
-from prefect_genmedia.errors import GenMediaError, InputRefused, RateLimited, SubmissionUnknown
+from prefect_genmedia.errors import GenMediaError, InputRefused, JobExpired, RateLimited, SubmissionUnknown
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import Ledger
@@ -26,18 +27,23 @@ STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
 JOIN_SECONDS = 0.2
 """How often a process looks whether another one's submission has its answer."""
 
-_NOT_SENT_AGAIN = frozenset({InputRefused.__name__})
+
+async def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What makes a request one particular wanted result.
+    """What makes a request one particular wanted result, and who asks for it.
 
     Parameters:
         scope: what bounds "the same request": a root flow run's id, or an idempotency key.
         variant: tells apart several wanted results of the same request.
         label: a few words that name the request for people.
         flow_run_id: the flow run that asks.
+        root_run_id: its root flow run, or the task run where there is no flow.
+        retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
+        output: where it wants its file, for whoever delivers it in its place.
         expectation: what the file must be like, beyond what the request alone says.
     """
 
@@ -45,6 +51,9 @@ class Claim:
     variant: int = 0
     label: str = ""
     flow_run_id: str | None = None
+    root_run_id: str | None = None
+    retried_by_person: Callable[[], Awaitable[bool]] = _never
+    output: str | None = None
     expectation: MediaExpectation = field(default_factory=MediaExpectation)
 
 
@@ -53,7 +62,7 @@ async def submit_once(
 ) -> Job:
     """Make sure that the request is submitted, and return its job, whoever submitted it.
 
-    A job that failed or was rejected earlier gets a new attempt here, except where its input was refused.
+    A job that ended without a result may get a new attempt here, see `_wants_new_attempt`.
 
     Raises:
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
@@ -94,7 +103,7 @@ async def _newest_or_new(
 ) -> Job:
     identity = identity_of(client.account, request, claim.scope, claim.variant)
     newest = await ledger.newest(identity)
-    if newest is not None and not _wants_new_attempt(newest, clock):
+    if newest is not None and not await _wants_new_attempt(newest, claim, clock):
         return newest
     expectation = request.expectation().model_copy(update=claim.expectation.model_dump(exclude_none=True))
     return await ledger.reserve(
@@ -112,19 +121,35 @@ async def _newest_or_new(
             request=shown_request(request),
             expectation=expectation,
             flow_run_id=claim.flow_run_id,
+            root_run_id=claim.root_run_id,
+            output=claim.output,
         )
     )
 
 
-def _wants_new_attempt(job: Job, clock: Clock) -> bool:
-    if job.state in (JobState.FAILED, JobState.REJECTED):
-        if job.error_kind in _NOT_SENT_AGAIN:
-            raise InputRefused(
-                f"The provider refused this input before: {job.error_message}", code=job.error_code
-            ).about(job.key, job.provider_job_id)
+async def _wants_new_attempt(job: Job, claim: Claim, clock: Clock) -> bool:
+    """Whether an attempt that ended without a result is followed by another.
+
+    A refused submission cost nothing and may be repeated. What the provider had accepted is only asked for again by
+    another run or by a person: an automatic retry gets the same failure once more.
+    """
+    if job.error_kind == InputRefused.__name__ and job.state in (JobState.FAILED, JobState.REJECTED):
+        raise job.failure()
+    if job.state is JobState.REJECTED:
         return True
-    expired = job.expires_at is not None and job.expires_at < clock.now()
-    return job.state is JobState.UNDELIVERABLE and (expired or job.error_kind == errors.JobExpired.__name__)
+    if job.state is not JobState.FAILED and not _is_expired(job, clock):
+        return False
+    if job.root_run_id != claim.root_run_id or await claim.retried_by_person():
+        return True
+    if job.state is JobState.FAILED:
+        raise job.failure()
+    return False
+
+
+def _is_expired(job: Job, clock: Clock) -> bool:
+    if job.state is not JobState.UNDELIVERABLE:
+        return False
+    return job.error_kind == JobExpired.__name__ or (job.expires_at is not None and job.expires_at < clock.now())
 
 
 async def _watch_sending(ledger: Ledger, job: Job, clock: Clock) -> None:

@@ -20,6 +20,9 @@ from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.providers.protocol import Observation, Phase, ProviderClient
 from prefect_genmedia.providers.registry import provider_named
 
+HEARTBEAT_SECONDS = 30.0
+"""A waiting process says this often, in seconds, that it lives; see `reconcile`."""
+
 MISSING_GRACE_SECONDS = 60.0
 """A job just accepted may not be found at once; after this it is believed to be gone."""
 
@@ -56,6 +59,10 @@ class PollPolicy:
 class WaitListener(Protocol):
     """Whoever wants to hear of a job's progress; called only on change."""
 
+    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
+        """The wait begins: such a job usually takes `typical` seconds, of which `elapsed` have passed."""
+        ...
+
     def changed(self, job: Job, observation: Observation) -> None:
         """The provider's word for the job is a new one."""
         ...
@@ -66,6 +73,9 @@ class WaitListener(Protocol):
 
 
 class _Silent:
+    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
+        pass
+
     def changed(self, job: Job, observation: Observation) -> None:
         pass
 
@@ -125,6 +135,7 @@ class _Watch:
         self.last_word: str | None = None
         self.last_trouble: str | None = None
         self.hinted: float | None = None
+        self.last_heartbeat = clock.monotonic()
 
     async def until_done(self, timeout_seconds: float) -> Job:
         if self.job.state is not JobState.SUBMITTED:
@@ -133,6 +144,7 @@ class _Watch:
         age = max(self.clock.now() - self.job.age_origin, 0.0)
         begun = self.clock.monotonic()
         typical = await self._typical_seconds()
+        self.listener.expecting(self.job, age, typical)
         while True:
             elapsed = age + self.clock.monotonic() - begun
             pause = self.hinted or self.policy.next_interval(elapsed, typical)
@@ -142,6 +154,7 @@ class _Watch:
             observation = await self._look(elapsed + pause)
             if observation is not None and await self._take(observation):
                 return self.job
+            await self._heartbeat()
             if age + self.clock.monotonic() - begun >= timeout_seconds:
                 raise JobTimeout(
                     f"No result within {timeout_seconds:.0f} s; the provider's last word was "
@@ -150,6 +163,11 @@ class _Watch:
 
     async def _typical_seconds(self) -> float | None:
         return await self.ledger.typical_seconds(self.job.provider, self.job.model, self.job.expectation.seconds)
+
+    async def _heartbeat(self) -> None:
+        if self.clock.monotonic() - self.last_heartbeat >= HEARTBEAT_SECONDS:
+            self.last_heartbeat = self.clock.monotonic()
+            self.job = await self.ledger.note(self.job) or self.job
 
     async def _look(self, elapsed: float) -> Observation | None:
         """One look at the job; None if it told nothing."""
@@ -216,20 +234,12 @@ class _Watch:
 
     async def _moved(self, state: JobState, **changes: object) -> None:
         moved = await self.ledger.move(self.job, state, **changes)
-        if moved is None:  # another waiter of the same job was faster
+        if moved is None:  # another process that waits for the same job was faster
             moved = await self.ledger.get(self.job.key) or self.job
         self.job = moved
 
     def _settled(self) -> Job:
         """A job that is past waiting: its result, or the error it ended with."""
         if self.job.state is JobState.FAILED:
-            raise _stored_error(self.job)
+            raise self.job.failure()
         return self.job
-
-
-def _stored_error(job: Job) -> GenMediaError:
-    from prefect_genmedia import errors
-
-    kind = getattr(errors, job.error_kind or "", GenerationFailed)
-    error: GenMediaError = kind(job.error_message or "The provider gave no reason.", code=job.error_code)
-    return error.about(job.key, job.provider_job_id)

@@ -124,10 +124,19 @@ class Phase(str, Enum):
 
 @dataclass(frozen=True)
 class Accepted:
-    """A provider's yes to a submission: its id for the job, and its own first word for the state."""
+    """A provider's yes to a submission.
+
+    Parameters:
+        provider_job_id: the provider's id for the job.
+        status: its own first word for the state.
+        price: what the job costs, in the provider's own unit (money or points), where it tells.
+        points_remaining: what the account has left after it, in points, where the provider tells.
+    """
 
     provider_job_id: str
     status: str
+    price: float | None = None
+    points_remaining: float | None = None
 
 
 @dataclass(frozen=True)
@@ -141,6 +150,8 @@ class Observation:
         progress: percent from 0 to 100, where the provider tells.
         failure: what went wrong, where the phase is FAILED.
         outputs: how many files there are to download, where the phase is SUCCEEDED.
+        price: what the job costs, in the provider's own unit (money or points), where it tells.
+        points_remaining: what the account has left, in points, where the provider tells.
     """
 
     phase: Phase
@@ -149,6 +160,8 @@ class Observation:
     progress: float | None = None
     failure: GenMediaError | None = None
     outputs: int = 1
+    price: float | None = None
+    points_remaining: float | None = None
 
 
 @dataclass(frozen=True)

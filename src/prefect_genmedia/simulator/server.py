@@ -51,9 +51,11 @@ class RunningSimulator:
         """A recording of seven seconds."""
         return f"{self.url}/assets/speech.mp3"
 
-    def order(self, fault: str, times: int = 1, provider: str | None = None, **options: float) -> None:
-        """Let a fault strike."""
-        self.world.faults.order(Fault(fault, provider, times, options))
+    def order(self, fault: str, times: int = 1, provider: str | None = None, **options: float) -> Fault:
+        """Let a fault strike; its `times` tells how often it still will."""
+        ordered = Fault(fault, provider, times, options)
+        self.world.faults.order(ordered)
+        return ordered
 
     @property
     def accepted(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -13,18 +15,22 @@ from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
-from prefect_genmedia.jobs.model import Delivery, Job, JobState
+from prefect_genmedia.jobs.model import AT_PROVIDER, Delivery, Job, JobState
 from prefect_genmedia.jobs.sources import measure_seconds
 from prefect_genmedia.jobs.storage import target_at
 from prefect_genmedia.jobs.submit import Claim, submit_once
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, ProviderClient
 from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
 from prefect_genmedia.tasks.support import (
     RETRY_DELAYS,
     RunListener,
     current_scope,
     emit_job_event,
+    retried_by_person,
     retry_if_safe,
+    root_run_id,
+    tell_detached,
 )
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
@@ -44,6 +50,7 @@ async def submit(
     idempotency_key: str | None = None,
     variant: int = 0,
     label: str = "",
+    output: str | None = None,
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
@@ -53,6 +60,7 @@ async def submit(
         idempotency_key: makes "the same request" hold across flow runs; by default it holds within one.
         variant: tells apart several wanted results of the same request.
         label: a few words that name the request for people.
+        output: where the file will be wanted, for `reconcile_jobs`, should this run not live to fetch it.
 
     Returns:
         The job, accepted by the provider.
@@ -63,12 +71,17 @@ async def submit(
     """
     logger = get_run_logger()
     block = await load_credentials(request.provider, credentials)
-    async with block.client() as client, open_ledger(GenMediaSettings().ledger) as ledger:
+    settings = GenMediaSettings()
+    await warn_of_mortal_ledger(settings.ledger)
+    async with block.client() as client, open_ledger(settings.ledger) as ledger:
         claim = Claim(
             scope=current_scope(idempotency_key),
+            root_run_id=root_run_id(),
+            retried_by_person=retried_by_person,
             variant=variant,
             label=label or request.kind,
             flow_run_id=flow_run.id,
+            output=output,
             expectation=await _measured(request, client),
         )
         try:
@@ -113,12 +126,17 @@ async def wait_for_job(
         InputRefused, OutputRefused, GenerationFailed, JobExpired: the provider gave up.
         CredentialsError: the key is no longer accepted.
     """
-    async with open_ledger(GenMediaSettings().ledger) as ledger:
-        present = await _present(ledger, job)
+    settings = GenMediaSettings()
+    policy = jobs.PollPolicy(shortest=settings.poll_shortest_seconds, longest=settings.poll_longest_seconds)
+    async with open_ledger(settings.ledger) as ledger:
+        present = await _taken_up(ledger, await _present(ledger, job))
         block = await load_credentials(present.provider, credentials)
         async with block.client() as client:
             try:
-                done = await jobs.wait_for_job(ledger, client, present, timeout_seconds, listener=RunListener())
+                done = await jobs.wait_for_job(ledger, client, present, timeout_seconds, policy, RunListener())
+            except asyncio.CancelledError:
+                await tell_detached(present)
+                raise
             except GenMediaError as error:
                 failed = await ledger.get(present.key) or present
                 emit_job_event("failed", failed, error=error.kind, message=error.message)
@@ -190,6 +208,13 @@ async def _measured(request: GenerationRequest, client: ProviderClient) -> Media
         problem = FieldProblem(source.field, f"plays {seconds:.1f} s and must be shorter than {limit:.0f} s")
         raise InvalidRequest.of(f"{type(request).__name__} request", [problem])
     return MediaExpectation(seconds=seconds)
+
+
+async def _taken_up(ledger: Ledger, job: Job) -> Job:
+    """The job as this run's own, so that nobody else takes it up while we wait for it."""
+    if flow_run.id and job.flow_run_id != flow_run.id and job.state in AT_PROVIDER:
+        return await ledger.note(job, flow_run_id=flow_run.id) or job
+    return job
 
 
 async def _present(ledger: Ledger, job: Job | str) -> Job:

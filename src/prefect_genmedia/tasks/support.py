@@ -9,13 +9,16 @@ from contextlib import asynccontextmanager
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import UUID
 
 from prefect import Task
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 
+from prefect_genmedia.artifacts import publish_detached_card
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia.jobs.model import Job
 from prefect_genmedia.providers.protocol import Observation
@@ -45,10 +48,21 @@ async def patience() -> AsyncIterator[None]:
 
 def current_scope(idempotency_key: str | None) -> str:
     """What bounds "the same request": the user's key, the root flow run, or (outside of flows) the task run."""
-    if idempotency_key:
-        return f"key:{idempotency_key}"
-    root = flow_run.root_flow_run_id if flow_run.id else None
-    return f"run:{root}" if root else f"task:{task_run.id}"
+    return f"key:{idempotency_key}" if idempotency_key else f"run:{root_run_id()}"
+
+
+def root_run_id() -> str:
+    """The root flow run, or the task run where there is no flow: what a rerun of a failed child flow shares with it."""
+    return str(flow_run.root_flow_run_id if flow_run.id else task_run.id)
+
+
+async def retried_by_person() -> bool:
+    """Whether the root flow run was started again after its own automatic retries were used up."""
+    if not flow_run.id:
+        return False
+    async with get_client() as client:
+        run = await client.read_flow_run(UUID(root_run_id()))
+    return run.run_count > (run.empirical_policy.retries or 0) + 1
 
 
 def label_of(url: str) -> str:
@@ -71,11 +85,32 @@ def emit_job_event(what: str, job: Job, **payload: Any) -> None:
     )
 
 
+async def tell_detached(job: Job) -> None:
+    """Say, in the log, as an event and on the run's page, that a cancelled run leaves its paid job to be collected."""
+    get_run_logger().warning(
+        "This run was stopped, but job %s lives on at the provider and is paid; run again or let reconcile_jobs "
+        "collect it (key %s)",
+        job.provider_job_id,
+        job.key,
+    )
+    emit_job_event("detached", job)
+    # The card needs the server's answer, which a run that is being killed may not live to get.
+    await asyncio.shield(asyncio.ensure_future(publish_detached_card(job)))
+
+
 class RunListener:
     """Tells a job's progress in the run's log and as events; only on change."""
 
     def __init__(self) -> None:
         self.logger: logging.Logger | logging.LoggerAdapter[Any] = get_run_logger()
+
+    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
+        """The wait begins."""
+        if typical is not None:
+            left = max(typical - elapsed, 0.0)
+            self.logger.info(
+                "Job %s: such jobs usually take %.0f s; about %.0f s are left", job.provider_job_id, typical, left
+            )
 
     def changed(self, job: Job, observation: Observation) -> None:
         """The provider's word for the job is a new one."""

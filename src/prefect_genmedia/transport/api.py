@@ -13,6 +13,7 @@ from typing import Any
 
 import anyio
 import httpx
+from aiolimiter import AsyncLimiter
 
 from prefect_genmedia.errors import ProviderError, SendOutcome
 from prefect_genmedia.transport.redact import Redactor, unsigned_url
@@ -55,6 +56,7 @@ class ApiClient:
         redactor: knows the credential, to keep it out of every error.
         gates: how many requests and downloads may be under way.
         transport: replaces the network, for tests.
+        submissions_per_minute: how often `turn()` is given, at most; None for as often as the gate allows.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class ApiClient:
         redactor: Redactor,
         gates: Gates | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
+        submissions_per_minute: float | None = None,
     ) -> None:
         """Open no connection yet."""
         gates = gates or Gates()
@@ -71,6 +74,9 @@ class ApiClient:
         self.redactor = redactor
         self._requests = asyncio.Semaphore(gates.requests)
         self._downloads = asyncio.Semaphore(gates.downloads)
+        # Evenly spaced, not a full minute's allowance at once: a burst and what follows it would break the limit of a
+        # provider that counts over a sliding minute.
+        self._pace = AsyncLimiter(1, 60.0 / submissions_per_minute) if submissions_per_minute else None
         options: dict[str, Any] = {
             "auth": auth,
             "headers": {"User-Agent": USER_AGENT},
@@ -106,7 +112,9 @@ class ApiClient:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait for a place among the requests under way, and hold it."""
+        """Wait until the pace allows a submission and there is a place among the requests under way; hold the place."""
+        if self._pace is not None:
+            await self._pace.acquire()  # before the gate: whoever waits for the pace must not keep polls from theirs
         async with self._requests:
             yield
 

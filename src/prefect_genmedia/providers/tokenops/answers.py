@@ -17,16 +17,18 @@ from prefect_genmedia.errors import (
     GenerationFailed,
     GenMediaError,
     InputRefused,
-    InvalidRequest,
     JobExpired,
     OutputRefused,
     ProviderError,
     QuotaError,
     RateLimited,
 )
+from prefect_genmedia.providers.answers import ErrorAnswer, error_facts, read_json
 from prefect_genmedia.providers.protocol import Observation, Phase
 from prefect_genmedia.providers.tokenops import catalog
-from prefect_genmedia.transport import Redactor, excerpt, retry_after_seconds
+from prefect_genmedia.transport import Redactor, excerpt
+
+__all__ = ["observation", "raise_for_error", "read_json", "result_url"]
 
 # Upstream (Volcengine) codes that may stand anywhere inside an error.
 _UPSTREAM_CODE = re.compile(r"(?<!\d)(50[245]\d\d)(?!\d)")
@@ -39,57 +41,23 @@ _SLOW_DOWN_CODES = frozenset({"50429", "50430"})
 _QUOTA_CODE = "2103"
 
 
-def read_json(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
-    """The answer's JSON object.
-
-    Raises:
-        ProviderError: the body is no JSON object; after a submission nobody can know what that means.
-    """
-    try:
-        payload = json.loads(response.content)
-    except ValueError:
-        payload = None
-    if not isinstance(payload, dict):
-        raise ProviderError(
-            f"{what} answered {response.status_code} with a body that is not a JSON object.",
-            http_status=response.status_code,
-            body=excerpt(redactor.clean(response.text)),
-            outcome="uncertain",
-        )
-    return payload
-
-
 def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> None:
     """Do nothing for a 2xx answer, and raise the right error of the tree for any other.
 
     Raises:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, JobExpired, ProviderError.
     """
-    status = response.status_code
     if response.is_success:
         return
-    text = redactor.clean(response.text)
-    code, message = _error_facts(text)
-    facts: dict[str, Any] = {"code": code, "http_status": status, "body": excerpt(text)}
-    said = f"{what} answered {status}" + (f" (code {code})" if code else "") + f": {excerpt(message, 500).rstrip('.')}."
-    upstream = _upstream_code(text)
-    if status == 429 or upstream in _SLOW_DOWN_CODES:
-        wait = retry_after_seconds(response.headers.get("retry-after"), datetime.now(timezone.utc))
-        raise RateLimited(said, **facts).after(wait)
+    said = ErrorAnswer.of(response, what, redactor)
+    upstream = _upstream_code(said.text)
+    if said.status == 429 or upstream in _SLOW_DOWN_CODES:
+        raise said.error(RateLimited).after(said.retry_after)
     if upstream in _INPUT_CODES:
-        raise InputRefused(f"{said} The {_INPUT_CODES[upstream]} was refused.", **facts)
-    if code == _QUOTA_CODE or status == 402:
-        raise QuotaError(said, **facts)
-    if status in (401, 403):
-        raise CredentialsError(said, **facts)
-    if status in (404, 410):
-        if what.startswith("GET"):
-            raise JobExpired(said, **facts)
-        raise ProviderError(f"{said} Is base_url right?", **facts, outcome="refused", retryable=False)
-    if status in (400, 405, 413, 415, 422):
-        raise InvalidRequest(said, **facts)
-    # 5xx, and 424 (a downstream that failed, timed out or answered nonsense), and redirects: ambiguous on submit.
-    raise ProviderError(said, **facts, outcome="uncertain")
+        raise said.error(InputRefused, f"The {_INPUT_CODES[upstream]} was refused.")
+    if said.code == _QUOTA_CODE:
+        raise said.error(QuotaError)
+    raise said.by_status()
 
 
 def observation(payload: dict[str, Any], redactor: Redactor) -> Observation:
@@ -119,13 +87,13 @@ def result_url(payload: dict[str, Any]) -> str:
         raise ProviderError("The content answer is JSON without a video_url.", body=excerpt(", ".join(payload)))
     expires_at = payload.get("expires_at")
     if isinstance(expires_at, int | float) and expires_at < datetime.now(timezone.utc).timestamp():
-        raise JobExpired("The result's URL has expired at the provider.")
+        raise JobExpired("The result's URL has expired at the provider.", retryable=True)
     return url
 
 
 def _failure(status: str, payload: dict[str, Any], redactor: Redactor) -> GenMediaError:
     text = redactor.clean(json.dumps(payload.get("error"), ensure_ascii=False))
-    code, message = _error_facts(redactor.clean(json.dumps(payload, ensure_ascii=False)))
+    code, message = error_facts(redactor.clean(json.dumps(payload, ensure_ascii=False)))
     upstream = _upstream_code(text)
     facts: dict[str, Any] = {"code": upstream or code, "body": excerpt(text)}
     said = f"The provider reports {status!r}: {excerpt(message, 500).rstrip('.')}."
@@ -148,19 +116,3 @@ def _failure(status: str, payload: dict[str, Any], redactor: Redactor) -> GenMed
 def _upstream_code(text: str) -> str | None:
     found = _UPSTREAM_CODE.search(text)
     return found.group(1) if found else None
-
-
-def _error_facts(text: str) -> tuple[str | None, str]:
-    """Code and message out of an error body whose shape is not documented."""
-    try:
-        payload = json.loads(text)
-    except ValueError:
-        return None, " ".join(text.split()) or "no details"
-    if not isinstance(payload, dict):
-        return None, str(payload)
-    error = payload.get("error")
-    inner = error if isinstance(error, dict) else {}
-    code = inner.get("code") or payload.get("code")
-    candidates = (inner.get("message"), error, payload.get("message"), payload.get("detail"))
-    message = next((value for value in candidates if isinstance(value, str) and value), "")
-    return (str(code) if code else None), message or "no details"

@@ -41,6 +41,8 @@ def upgrade() -> None:
         sa.Column("error_code", sa.String(64)),
         sa.Column("delivery", sa.JSON),
         sa.Column("flow_run_id", sa.String(64)),
+        sa.Column("root_run_id", sa.String(64)),
+        sa.Column("output", sa.Text),
         sa.Column("estimated_cost", sa.Float(53)),
         sa.Column("currency", sa.String(8)),
         sa.Column("note", sa.Text),

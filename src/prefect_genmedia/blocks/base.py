@@ -1,0 +1,61 @@
+"""What the credentials Blocks share: the client that an account's users share, and what a plausible key is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import SecretStr
+
+from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.transport import LoopShared
+
+_CLIENTS: LoopShared[ProviderClient] = LoopShared(lambda client: client.aclose())
+
+
+class ProviderCredentials(CredentialsBlock):
+    """Base of the credentials Blocks: each belongs to one provider and opens its client."""
+
+    _block_schema_capabilities: ClassVar[list[str]] = ["genmedia-credentials"]
+
+    provider: ClassVar[str]
+
+    @abstractmethod
+    def get_client(self) -> Any:
+        """Make a client of one's own, for the running event loop; close it with `aclose()`."""
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[Any]:
+        """Use the client that all users of this account share in the running event loop."""
+        client = self.get_client()
+
+        async def opened() -> ProviderClient:
+            return client  # type: ignore[no-any-return]
+
+        async with _CLIENTS.lease((type(self), self._settings_key()), opened) as shared:
+            if shared is not client:
+                await client.aclose()
+            yield shared
+
+    def _settings_key(self) -> str:
+        """Tells Blocks apart by everything that is in them, secrets included; never stored or shown."""
+        return repr(sorted((name, _revealed(getattr(self, name))) for name in type(self).model_fields))
+
+
+def plausible_key(value: SecretStr) -> SecretStr:
+    """The secret, if it can stand in an HTTP header: what a slip while copying it most often breaks.
+
+    Raises:
+        ValueError: it is empty, or has spaces, line breaks or non-ASCII characters.
+    """
+    key = value.get_secret_value()
+    if not key or key != key.strip() or not key.isascii() or not key.isprintable():
+        raise ValueError("must not be empty, nor contain spaces, line breaks or non-ASCII characters")
+    return value
+
+
+def _revealed(value: Any) -> Any:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value

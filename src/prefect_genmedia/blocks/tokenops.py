@@ -1,0 +1,54 @@
+"""The Block for TokenOps."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, HttpUrl, SecretStr, field_validator
+
+from prefect_genmedia.blocks.base import ProviderCredentials, plausible_key
+from prefect_genmedia.providers.tokenops import TokenOpsClient
+from prefect_genmedia.providers.tokenops.catalog import BASE_URL
+from prefect_genmedia.settings import GenMediaSettings
+
+
+class TokenOpsCredentials(ProviderCredentials):
+    """Access to TokenOps: Jimeng video and OmniHuman talking avatars.
+
+    Attributes:
+        api_key: The key from TokenOps' console.
+        base_url: The API's root.
+
+    Example:
+        Load stored credentials and make a client:
+        ```python
+        from prefect_genmedia import TokenOpsCredentials
+
+        credentials = TokenOpsCredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "TokenOps Credentials"
+    _block_type_slug = "tokenops-credentials"
+    _description = "Access to TokenOps: Jimeng video and OmniHuman talking avatars."
+    _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/tokenops/")
+
+    provider: ClassVar[str] = "tokenops"
+
+    api_key: SecretStr = Field(description="The key from TokenOps' console.")
+    base_url: str = Field(
+        default=BASE_URL,
+        title="Base URL",
+        description="The API's root; another one for a gateway or the simulator.",
+    )
+
+    _key_is_plausible = field_validator("api_key")(plausible_key)
+
+    def get_client(self) -> TokenOpsClient:
+        """Make a client of one's own, for the running event loop; close it with `aclose()`."""
+        return TokenOpsClient(
+            self.api_key.get_secret_value(),
+            self.base_url,
+            allow_private_hosts=GenMediaSettings().allow_private_hosts,
+        )

@@ -1,0 +1,87 @@
+"""The commands. Each one imports what it needs by itself, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+from rich.console import Console
+
+app = App(
+    name="prefect-genmedia",
+    help="Paid, asynchronous media generation with Prefect: paid once, delivered means verified.",
+    version=version("prefect-genmedia"),
+)
+
+app.command(
+    "prefect_genmedia.cli.jobs:app", name="jobs", help="Look into the job ledger, and settle what only a person can."
+)
+
+
+@app.command
+def simulator(
+    host: str = "127.0.0.1",
+    port: int = 8787,
+    queue_seconds: float = 1.0,
+    run_seconds: float = 4.0,
+    subjects: int | None = None,
+    key: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+) -> None:
+    """Serve a double of the providers, to develop against without paying.
+
+    Parameters
+    ----------
+    host
+        Address to listen on.
+    port
+        Port to listen on; 0 takes a free one.
+    queue_seconds
+        How long each job waits before it is worked on.
+    run_seconds
+        How long each job is worked on.
+    subjects
+        How many people detection finds; by default two in the shipped portrait, one elsewhere.
+    key
+        API keys that are accepted; `sk-simulator` by default.
+    """
+    import asyncio
+
+    from prefect_genmedia.simulator.server import serve
+    from prefect_genmedia.simulator.tokenops import PREFIX
+    from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
+
+    console = Console()
+    keys = frozenset(key) or frozenset({DEFAULT_KEY})
+    world = World(Settings(queue_seconds, run_seconds, subjects), keys)
+
+    def announce(url: str) -> None:
+        console.print(f"[bold]Simulator[/] at {url} (Ctrl-C ends it)")
+        console.print(f"  TokenOps   base_url={url}{PREFIX}  api_key={'…' if key else DEFAULT_KEY}")
+        console.print(f"  Samples    {url}/assets/portrait.jpg  {url}/assets/speech.mp3")
+        console.print(f"  Control    GET {url}/control/report · GET, POST {url}/control/faults", soft_wrap=True)
+
+    asyncio.run(serve(world, host, port, announce))
+
+
+@app.command
+def demo(output: Path = Path("demo-output"), keep: bool = False) -> None:
+    """Run the main job on a Prefect server of its own, against the simulator: a portrait speaks a recording.
+
+    Parameters
+    ----------
+    output
+        Folder for the video.
+    keep
+        Leave server and simulator up afterwards, to look at the UI, until Ctrl-C.
+    """
+    from prefect_genmedia.cli.demo import run_demo
+
+    sys.exit(run_demo(output, keep, Console()))
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,233 @@
+"""`prefect-genmedia jobs …`: looking into the ledger, and settling what only a person can."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.table import Table
+
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.jobs.decide import Decision, decide
+from prefect_genmedia.jobs.ledger import Ledger, open_ledger
+from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.settings import GenMediaSettings
+
+app = App(name="jobs", help="Look into the job ledger, and settle what only a person can.")
+
+StateName = Literal[
+    "reserved",
+    "sending",
+    "submitted",
+    "succeeded",
+    "delivered",
+    "undeliverable",
+    "failed",
+    "rejected",
+    "unknown",
+    "abandoned",
+]
+AsJson = Annotated[bool, Parameter(name="--json", negative="")]
+Format = Annotated[Literal["csv", "jsonl"], Parameter(name="--format")]
+Answer = TypeVar("Answer")
+
+_COLOURS = {
+    JobState.DELIVERED: "green",
+    JobState.UNKNOWN: "bold red",
+    JobState.FAILED: "red",
+    JobState.REJECTED: "red",
+    JobState.UNDELIVERABLE: "red",
+    JobState.ABANDONED: "dim",
+}
+
+
+@app.command(name="list")
+def list_jobs(
+    state: tuple[StateName, ...] = (), provider: str | None = None, limit: int = 50, as_json: AsJson = False
+) -> None:
+    """List jobs, those that expire soonest first.
+
+    Parameters
+    ----------
+    state
+        Only jobs in this state; may be given several times.
+    provider
+        Only jobs of this provider.
+    limit
+        At most this many.
+    as_json
+        Print JSON, one array.
+    """
+    found = _run(lambda ledger: ledger.jobs({JobState(each) for each in state}, provider, limit=limit))
+    if as_json:
+        _print_json([_plain(job) for job in found])
+        return
+    table = Table("key", "state", "kind", "request", "at the provider", "created", "expires", "file or error")
+    for job in found:
+        ending = job.delivery.uri if job.delivery else job.error_message or ""
+        table.add_row(
+            job.key,
+            f"[{_COLOURS.get(job.state, 'cyan')}]{job.state.value}[/]",
+            job.kind,
+            job.label,
+            job.provider_job_id or "",
+            _time(job.created_at),
+            _time(job.expires_at) if job.state in (JobState.SUBMITTED, JobState.SUCCEEDED) else "",
+            ending,
+        )
+    _console().print(table if found else "The ledger has no such jobs.")
+
+
+@app.command
+def show(job: str, as_json: AsJson = False) -> None:
+    """Show all that is known about a job.
+
+    Parameters
+    ----------
+    job
+        The job's key, the beginning of it, or the provider's id.
+    as_json
+        Print JSON.
+    """
+    found = _run(lambda ledger: _found(ledger, job))
+    if as_json:
+        _print_json(_plain(found))
+        return
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    for name, value in _plain(found).items():
+        if value not in (None, "", {}):
+            shown = _time(value) if name.endswith("_at") or name == "not_before" else value
+            table.add_row(
+                f"[bold]{name}[/]", shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+            )
+    _console().print(table)
+    if found.state is JobState.UNKNOWN:
+        _console().print(f"\nNext: {found.failure().next_step.format(job=found.key)}", soft_wrap=True)
+
+
+@app.command
+def adopt(job: str, provider_job_id: str) -> None:
+    """Settle an unknown submission: it did arrive, and this is the provider's id of it.
+
+    Parameters
+    ----------
+    job
+        The job's key, or the beginning of it.
+    provider_job_id
+        The id that the provider's console shows.
+    """
+    _decide(job, "adopt", provider_job_id)
+    _console().print("Run the flow again, or let reconcile_jobs collect it.")
+
+
+@app.command
+def resubmit(job: str) -> None:
+    """Settle an unknown submission: it never arrived, and the next run may send it again.
+
+    Parameters
+    ----------
+    job
+        The job's key, or the beginning of it.
+    """
+    _decide(job, "resubmit")
+    _console().print("Run the flow again: it sends the request as a new attempt.")
+
+
+@app.command
+def abandon(job: str) -> None:
+    """Let an unknown submission be: nothing sends it again in its scope.
+
+    Parameters
+    ----------
+    job
+        The job's key, or the beginning of it.
+    """
+    _decide(job, "abandon")
+
+
+@app.command
+def export(output: Path | None = None, file_format: Format = "csv") -> None:
+    """Write the whole ledger as a table, for accounting.
+
+    Parameters
+    ----------
+    output
+        File to write; standard output by default.
+    file_format
+        csv or jsonl.
+    """
+    rows = [_plain(job) for job in _run(lambda ledger: ledger.jobs())]
+    if output is None:
+        _write(rows, file_format, sys.stdout)
+        return
+    with output.open("w", newline="", encoding="utf-8") as file:
+        _write(rows, file_format, file)
+
+
+def _write(rows: Sequence[dict[str, Any]], file_format: str, file: Any) -> None:
+    if file_format == "jsonl":
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return
+    writer = csv.DictWriter(file, list(Job.model_fields), extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
+        return f"'{value}"  # a spreadsheet would run it as a formula
+    return value
+
+
+def _decide(job: str, decision: Decision, provider_job_id: str | None = None) -> None:
+    settled = _run(lambda ledger: decide(ledger, job, decision, provider_job_id))
+    _console().print(f"Job {settled.key} is {settled.state.value} now.")
+
+
+async def _found(ledger: Ledger, name: str) -> Job:
+    job = await ledger.find(name)
+    if job is None:
+        _stop(f"The ledger has no job {name!r}.")
+    return job
+
+
+def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
+    async def opened() -> Answer:
+        async with open_ledger(GenMediaSettings().ledger) as ledger:
+            return await work(ledger)
+
+    try:
+        return asyncio.run(opened())
+    except GenMediaError as error:
+        _stop(error.message)
+
+
+def _stop(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[red]{message}[/]", highlight=False, soft_wrap=True)
+    raise SystemExit(1)
+
+
+def _console() -> Console:
+    return Console()
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201 - for programs, so no wrapping or colour
+
+
+def _plain(job: Job) -> dict[str, Any]:
+    return job.model_dump(mode="json")
+
+
+def _time(value: float | None) -> str:
+    return datetime.fromtimestamp(value, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC") if value else ""

@@ -1,0 +1,10 @@
+"""HiDream: videos redrawn in another style."""
+
+from prefect_genmedia.providers.hidream.client import HiDreamClient
+from prefect_genmedia.providers.hidream.stylize import StylizedVideo
+from prefect_genmedia.providers.protocol import Provider
+from prefect_genmedia.providers.registry import register
+
+PROVIDER = register(Provider(name="hidream", requests=(StylizedVideo,)))
+
+__all__ = ["PROVIDER", "HiDreamClient", "StylizedVideo"]

@@ -1,0 +1,185 @@
+"""HiDream over HTTP: submit a stylization, look at one task or many, fetch files, exchange an API key (seed 002)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+
+from prefect_genmedia.errors import CredentialsError, GenMediaError, ProviderError, RateLimited
+from prefect_genmedia.providers.hidream import answers, catalog
+from prefect_genmedia.providers.hidream.stylize import StylizedVideo
+from prefect_genmedia.providers.hidream.token import ApiKeyAuth, LearningRedactor, Token, TokenAuth, TokenKeeper
+from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
+from prefect_genmedia.providers.results import open_url
+from prefect_genmedia.transport import ApiClient, FetchRules, Gates
+
+_DIRECT_KEY = "sk-"
+"""Keys that begin so are sent as the token itself, without an exchange (PROVIDERS.md, "Token")."""
+
+
+class HiDreamClient:
+    """One HiDream account, in one event loop.
+
+    Parameters:
+        token: a token; it lives one day.
+        api_key: an API key, in place of the token: exchanged for tokens, which are renewed before they end.
+        user_id: sent as `API-User-ID`. Beside a token it also names the account, so that tomorrow's token finds
+            today's jobs.
+        base_url: the site's root; another one for a gateway or the simulator.
+        submissions_per_minute: the pace of submissions; None for none.
+        gates: how many requests and downloads may be under way.
+        allow_private_hosts: whether results may come from private addresses other than the API's own host.
+        transport: replaces the network, for tests.
+        now: tells the time, in seconds since 1970, for tests.
+
+    Raises:
+        CredentialsError: not exactly one of token and api_key is given.
+    """
+
+    def __init__(
+        self,
+        token: str | None = None,
+        api_key: str | None = None,
+        user_id: str = "",
+        base_url: str = catalog.BASE_URL,
+        submissions_per_minute: float | None = catalog.SUBMISSIONS_PER_MINUTE,
+        gates: Gates | None = None,
+        allow_private_hosts: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """Open no connection yet, and exchange nothing."""
+        secret = token or api_key
+        if not secret or (token and api_key):
+            raise CredentialsError("HiDream takes a token or an api_key: give one of them.")
+        lasting = not token or token.startswith(_DIRECT_KEY)
+        self.account = Account.of("hidream", base_url, secret if lasting else user_id or secret)
+        self._redactor = LearningRedactor([secret])
+        self._now = now
+        self._pause = 60.0 / (submissions_per_minute or catalog.SUBMISSIONS_PER_MINUTE)
+        self._keys: ApiClient | None = None
+        if api_key and not api_key.startswith(_DIRECT_KEY):
+            # A client of its own: the key travels to this one endpoint only, and never waits behind the account's gate.
+            self._keys = ApiClient(base_url, ApiKeyAuth(api_key), self._redactor, Gates(1, 1), transport)
+        self._tokens = TokenKeeper(None, self._exchange, now) if self._keys else TokenKeeper(secret)
+        self._api = ApiClient(
+            base_url, TokenAuth(self._tokens, user_id), self._redactor, gates, transport, submissions_per_minute
+        )
+        own_host = urlsplit(base_url).hostname or ""
+        self.fetch_rules = FetchRules(
+            trusted_hosts=frozenset({own_host}), allow_private=allow_private_hosts, transport=transport
+        )
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for the pace, a place among the requests under way, and a token that is not near its end."""
+        async with self._api.turn():
+            await self._tokens.fresh()
+            yield
+
+    async def submit(self, request: StylizedVideo) -> Accepted:
+        """POST …/video_edit/async, once: whatever it answers, it is not repeated here.
+
+        Raises:
+            GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
+        """
+        token = await self._tokens.fresh()
+        response = await self._api.post_paid(catalog.SUBMIT_PATH, request.body())
+        try:
+            return answers.accepted(response, "POST …/video_edit/async", self._redactor)
+        except RateLimited as error:
+            # Two submissions a minute are documented, a Retry-After header is not.
+            raise error.after(self._pause if error.retry_after is None else error.retry_after) from None
+        except CredentialsError as error:
+            # Refused, so nothing was accepted; the caller may try again with the token that the next call gets.
+            error.retryable = self._tokens.forget(token)
+            raise
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        """GET …/async/results.
+
+        Raises:
+            CredentialsError, JobExpired, RateLimited, ProviderError.
+        """
+        return answers.observation(await self._sub_tasks(provider_job_id), self._redactor)
+
+    async def poll_many(self, provider_job_ids: Sequence[str]) -> dict[str, Observation]:
+        """POST …/async/results/batch: look at many tasks at once.
+
+        Returns:
+            What was seen of each task; tasks that the answer does not tell of are missing.
+
+        Raises:
+            CredentialsError, RateLimited, ProviderError.
+        """
+        if not provider_job_ids:
+            return {}
+        what, body = "POST …/results/batch", {"task_id_list": list(provider_job_ids)}
+        result = await self._read(what, lambda: self._api.post(catalog.BATCH_PATH, body))
+        if not isinstance(result, list):
+            raise ProviderError(f"{what} answered without a list of results.")
+        seen = {}
+        for task in result:
+            sub_tasks = answers.sub_tasks_in(task)
+            if sub_tasks is not None and task.get("task_id") in provider_job_ids:
+                seen[str(task["task_id"])] = answers.observation(sub_tasks, self._redactor)
+        return seen
+
+    @asynccontextmanager
+    async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
+        """Look at the task again for a URL that is still valid, and open it without the token.
+
+        Parameters:
+            provider_job_id: the task.
+            index: which of its finished files, in the order of its sub-tasks.
+
+        Raises:
+            JobExpired: the file is gone.
+            ProviderError: no file came; retryable.
+        """
+        urls = answers.file_urls(await self._sub_tasks(provider_job_id))
+        if not 0 <= index < len(urls):
+            raise ProviderError(f"The task has {len(urls)} finished files, and no number {index}.")
+        async with open_url(urls[index], self.fetch_rules) as stream:
+            yield stream
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._api.aclose()
+        if self._keys is not None:
+            await self._keys.aclose()
+
+    async def _sub_tasks(self, task_id: str) -> list[answers.SubTask]:
+        what = "GET …/async/results"
+        result = await self._read(what, lambda: self._api.get(catalog.RESULTS_PATH, {"task_id": task_id}))
+        sub_tasks = answers.sub_tasks_in(result)
+        if sub_tasks is None:
+            raise ProviderError(f"{what} answered without sub_task_results.")
+        return sub_tasks
+
+    async def _read(self, what: str, call: Callable[[], Awaitable[httpx.Response]]) -> Any:
+        """Make a call that costs nothing; once more with another token where the first one is refused."""
+        token = await self._tokens.fresh()
+        try:
+            return answers.result_in(await call(), what, self._redactor)
+        except CredentialsError:
+            if not self._tokens.renewable:
+                raise
+        await self._tokens.replace(token)
+        return answers.result_in(await call(), what, self._redactor)
+
+    async def _exchange(self) -> Token:
+        assert self._keys is not None  # noqa: S101 - only a client with a key exchanges it
+        try:
+            response = await self._keys.get(catalog.TOKEN_PATH)
+            token = answers.token_in(response, "The exchange of the API key", self._redactor, self._now())
+        except GenMediaError as error:
+            error.outcome = "unsent"  # of a submission that waits for this token, nothing has left yet
+            raise
+        self._redactor.learn(token.value)
+        return token

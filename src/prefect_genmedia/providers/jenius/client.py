@@ -1,0 +1,99 @@
+"""Jenius over HTTP: create a poster task, look at it, fetch its file (seed 000)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from prefect_genmedia.providers.answers import unreadable
+from prefect_genmedia.providers.bearer import BearerAuth
+from prefect_genmedia.providers.jenius import answers, catalog
+from prefect_genmedia.providers.jenius.poster import LivePoster
+from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
+from prefect_genmedia.providers.results import open_url
+from prefect_genmedia.transport import ApiClient, FetchRules, Gates, Redactor
+
+
+class JeniusClient:
+    """One Jenius account, in one event loop.
+
+    Parameters:
+        api_key: the key (接口密钥); it stays inside.
+        base_url: the site's root; another one for a gateway or the simulator.
+        gates: how many requests and downloads may be under way.
+        allow_private_hosts: whether results may come from private addresses other than the API's own host.
+        transport: replaces the network, for tests.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        base_url: str = catalog.BASE_URL,
+        gates: Gates | None = None,
+        allow_private_hosts: bool = False,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Open no connection yet."""
+        self.account = Account.of("jenius", base_url, api_key)
+        self._redactor = Redactor([api_key])
+        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport)
+        own_host = urlsplit(base_url).hostname or ""
+        self.fetch_rules = FetchRules(
+            trusted_hosts=frozenset({own_host}), allow_private=allow_private_hosts, transport=transport
+        )
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait for a place among the requests under way, and hold it."""
+        return self._api.turn()
+
+    async def submit(self, request: LivePoster) -> Accepted:
+        """POST /tasks, once.
+
+        Raises:
+            GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
+        """
+        response = await self._api.post_paid(catalog.TASKS_PATH, request.body())
+        accepted = answers.accepted(answers.task_in(response, "POST /tasks", self._redactor))
+        if accepted is None:
+            raise unreadable(response, "POST /tasks", self._redactor, "no uuid in its task")
+        return accepted
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        """GET /tasks/{uuid}.
+
+        Raises:
+            CredentialsError, JobExpired, RateLimited, ProviderError.
+        """
+        return answers.observation(await self._task(provider_job_id), self._redactor)
+
+    @asynccontextmanager
+    async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
+        """Look at the task again for a URL that is still valid, and open it without the key; a task has one file.
+
+        Raises:
+            JobExpired: the file is gone.
+            GenerationFailed: the task has failed after all.
+            ProviderError: no file came; retryable.
+        """
+        task = await self._task(provider_job_id)
+        failure = answers.observation(task, self._redactor).failure
+        if failure is not None:
+            raise failure
+        async with open_url(answers.result_url(task), self.fetch_rules) as stream:
+            yield stream
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._api.aclose()
+
+    async def _task(self, uuid: str) -> dict[str, Any]:
+        what = "GET /tasks/{uuid}"
+        response = await self._api.get(f"{catalog.TASKS_PATH}/{quote(uuid, safe='')}")
+        task = answers.task_in(response, what, self._redactor)
+        if "status" not in task:
+            raise unreadable(response, what, self._redactor, "no status in its task")
+        return task

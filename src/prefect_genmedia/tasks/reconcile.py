@@ -1,0 +1,108 @@
+"""Tasks about what was paid for and left behind: taking it up, and what a person decides."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from prefect_genmedia.artifacts import publish_reconcile_table
+from prefect_genmedia.blocks import CREDENTIALS, ProviderCredentials
+from prefect_genmedia.errors import CredentialsError
+from prefect_genmedia.jobs.decide import Decision, decide
+from prefect_genmedia.jobs.ledger import open_ledger
+from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.jobs.reconcile import Finding, reconcile
+from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.tasks.support import emit_job_event
+
+
+@task(task_run_name="reconcile", cache_policy=NO_CACHE)
+async def reconcile_ledger(credentials: Sequence[str] = ("default",)) -> list[Finding]:
+    """Deliver the jobs whose runs are gone, closest expiry first, and list those that need a person.
+
+    Parameters:
+        credentials: names of credentials Blocks, of any provider; a job is taken up with the one of its account.
+
+    Returns:
+        What was found and done, one entry a job.
+    """
+    settings = GenMediaSettings()
+    logger = get_run_logger()
+    blocks = await _stored_blocks(credentials)
+    findings = []
+    async with open_ledger(settings.ledger) as ledger:
+
+        @asynccontextmanager
+        async def client_for(job: Job) -> AsyncIterator[ProviderClient | None]:
+            for block in blocks:
+                async with block.client() as client:
+                    if str(client.account) == job.account:
+                        yield client
+                        return
+            yield None
+
+        async for finding in reconcile(ledger, client_for, _run_is_over, settings.media_folder, flow_run.id):
+            findings.append(finding)
+            logger.info("Job %s (%s): %s", finding.job.provider_job_id, finding.job.key, finding.action)
+            if finding.job.state is JobState.DELIVERED:
+                emit_job_event("delivered", finding.job, reconciled=True)
+    await publish_reconcile_table(findings)
+    return findings
+
+
+@task(task_run_name="{decision}", cache_policy=NO_CACHE)
+async def settle_job(
+    job: str, decision: Decision, provider_job_id: str | None = None, decided_by: str | None = None
+) -> Job:
+    """Carry out a person's decision about a submission without a certain answer.
+
+    Parameters:
+        job: the job's key, or the beginning of it.
+        decision: `adopt`, `resubmit` or `abandon`.
+        provider_job_id: the provider's id of the job, for `adopt`.
+        decided_by: who decides, for the record.
+
+    Raises:
+        InvalidRequest: there is no such job, or it is not one to decide about.
+    """
+    async with open_ledger(GenMediaSettings().ledger) as ledger:
+        settled = await decide(ledger, job, decision, provider_job_id, decided_by)
+    get_run_logger().info("Job %s is %s now", settled.key, settled.state.value)
+    emit_job_event("decided", settled, decision=decision)
+    return settled
+
+
+async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
+    found: list[ProviderCredentials] = []
+    for block_type in CREDENTIALS.values():
+        for name in names:
+            try:
+                block = await block_type.aload(name)
+            except ValueError:  # this provider has no Block of that name
+                continue
+            assert isinstance(block, ProviderCredentials)  # noqa: S101 - tells the type checker
+            found.append(block)
+    if not found:
+        raise CredentialsError(
+            f"No credentials Block is named {' or '.join(map(repr, names))}.",
+            next_step="create one in the UI under Blocks, or name those that exist.",
+        )
+    return found
+
+
+async def _run_is_over(flow_run_id: str) -> bool:
+    try:
+        async with get_client() as client:
+            run = await client.read_flow_run(UUID(flow_run_id))
+    except (ObjectNotFound, ValueError):
+        return True
+    return run.state is None or run.state.is_final()

@@ -1,0 +1,67 @@
+"""What the tests share: a simulator over real HTTP, a ledger of one's own, Prefect's test server, and no waiting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+
+from prefect.testing.utilities import prefect_test_harness
+
+from prefect_genmedia import TokenOpsCredentials, tasks
+from prefect_genmedia.jobs import Ledger, open_ledger
+from prefect_genmedia.simulator import RunningSimulator, run_simulator
+from prefect_genmedia.simulator.world import Settings
+
+
+@pytest.fixture(scope="session")
+def running_simulator() -> Iterator[RunningSimulator]:
+    with run_simulator() as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def simulator(running_simulator: RunningSimulator) -> RunningSimulator:
+    """A simulator that remembers nothing, and whose jobs take a third of a second."""
+    running_simulator.world.reset()
+    running_simulator.world.settings.__dict__.update(vars(Settings(queue_seconds=0.1, run_seconds=0.2)))
+    return running_simulator
+
+
+@pytest.fixture(autouse=True)
+def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has its own ledger and media folder, and looks at jobs often."""
+    prefix = "PREFECT_INTEGRATIONS_GENMEDIA_"
+    monkeypatch.setenv(f"{prefix}LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
+    monkeypatch.setenv(f"{prefix}OUTPUT", str(tmp_path / "media"))
+    monkeypatch.setenv(f"{prefix}POLL_SHORTEST_SECONDS", "0.05")
+    for name in tasks.__all__:
+        monkeypatch.setattr(getattr(tasks, name), "retry_delay_seconds", 0.02)
+
+
+@pytest.fixture
+def ledger_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'ledger.db'}"
+
+
+@pytest.fixture
+async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
+    async with open_ledger(ledger_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """Prefect's own test server, started once."""
+    with prefect_test_harness(server_startup_timeout=90):
+        yield
+
+
+@pytest.fixture
+def credentials(simulator: RunningSimulator) -> TokenOpsCredentials:
+    return TokenOpsCredentials(api_key=simulator.key, base_url=simulator.tokenops_url)

@@ -1,0 +1,274 @@
+"""The main job, as a Prefect flow, over real HTTP: what comes out, and what every fault ends in."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import av
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia.flows.omnihuman import omnihuman_video
+from prefect_genmedia.jobs import Delivery, Ledger
+from prefect_genmedia.providers.tokenops import OmniHumanVideo
+from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.tasks import detect_subjects, download_result, select_subject, submit, wait_for_job
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+RECORDING_SECONDS = 7.17
+
+
+async def run(simulator: RunningSimulator, credentials: TokenOpsCredentials, **options: object) -> Delivery:
+    options.setdefault("output_resolution", 720)
+    delivery: Delivery = await omnihuman_video(
+        simulator.portrait_url, simulator.speech_url, credentials=credentials, **options
+    )
+    return delivery
+
+
+def final_files(folder: Path) -> list[str]:
+    """What stands under final names; quarantine and hidden temporary files do not."""
+    return sorted(path.name for path in folder.glob("*") if path.is_file())
+
+
+async def test_a_portrait_and_a_recording_become_a_verified_video(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path
+) -> None:
+    delivery = await run(simulator, credentials, output=str(tmp_path / "out"), output_resolution=1080)
+    assert (delivery.width, delivery.height) == (1920, 1080)
+    assert delivery.seconds == pytest.approx(RECORDING_SECONDS, abs=0.1)
+    assert delivery.has_audio
+    with av.open(delivery.uri) as container:
+        assert sum(1 for _ in container.decode(video=0)) > 150
+    stem = f"omnihuman-{delivery.provider_job_id}"
+    assert final_files(tmp_path / "out") == [f"{stem}.jpg", f"{stem}.json", f"{stem}.mp4"]
+    assert simulator.accepted == 1
+
+
+async def test_of_several_people_the_largest_speaks_unless_told_otherwise(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    await run(simulator, credentials)
+    await run(simulator, credentials, subject="leftmost")
+    await run(simulator, credentials, subject="all")
+    bodies = [job.body for job in simulator.world.jobs.values()]
+    assert [len(body["mask_urls"]) for body in bodies] == [1, 1, 2]
+    assert bodies[0]["mask_urls"] != bodies[1]["mask_urls"]
+
+
+async def test_a_single_person_needs_no_mask(simulator: RunningSimulator, credentials: TokenOpsCredentials) -> None:
+    simulator.world.settings.subjects = 1
+    await run(simulator, credentials, recognize=True)
+    (job,) = simulator.world.jobs.values()
+    assert "mask_urls" not in job.body
+
+
+async def test_a_picture_without_people_costs_nothing(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    simulator.order("detect_none")
+    with pytest.raises(errors.NoSubject):
+        await run(simulator, credentials)
+    assert simulator.accepted == 0
+
+
+async def test_all_bad_inputs_are_named_at_once_before_anything_is_sent(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    with pytest.raises(errors.InvalidRequest) as caught:
+        await omnihuman_video("portrait.jpg", "speech.mp3", subject="the tall one", credentials=credentials)
+    assert {problem.field for problem in caught.value.problems} == {"image_url", "audio_url", "subject"}
+    assert not simulator.world.requests
+
+
+async def test_a_recording_of_a_minute_is_refused_before_it_is_paid(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_genmedia.jobs.sources.media_seconds", lambda path: 60.0)
+    with pytest.raises(errors.InvalidRequest, match="must be shorter than 60 s"):
+        await run(simulator, credentials)
+    assert simulator.accepted == 0
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "rate_limited",
+        "poll_503",
+        "poll_html",
+        "poll_unknown_status",
+        "poll_drop",
+        "poll_404",
+        "content_502",
+        "content_html",
+        "content_empty",
+        "content_truncated",
+        "content_truncated_chunked",
+        "content_corrupt",
+        "content_slow",
+        "content_json",
+        "content_json_expired",
+        "detect_503",
+    ],
+)
+async def test_a_passing_fault_ends_in_a_verified_file_that_was_paid_once(
+    fault: str, simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path
+) -> None:
+    simulator.order(fault, retry_after=0.1, seconds=0.3)
+    delivery = await run(simulator, credentials)
+    assert not simulator.world.faults.pending()
+    assert delivery.seconds == pytest.approx(RECORDING_SECONDS, abs=0.1)
+    assert simulator.accepted == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "times", "error", "accepted"),
+    [
+        ("refuse_invalid", 1, errors.InvalidRequest, 0),
+        ("refuse_key", 1, errors.CredentialsError, 0),
+        ("refuse_balance", 1, errors.QuotaError, 0),
+        ("rate_limited", 9, errors.RateLimited, 0),
+        ("drop_before_accept", 1, errors.SubmissionUnknown, 0),
+        ("accept_then_drop", 1, errors.SubmissionUnknown, 1),
+        ("accept_then_500", 1, errors.SubmissionUnknown, 1),
+        ("accept_then_502", 1, errors.SubmissionUnknown, 1),
+        ("accept_then_504", 1, errors.SubmissionUnknown, 1),
+        ("accept_then_garbage", 1, errors.SubmissionUnknown, 1),
+        ("stuck", 1, errors.JobTimeout, 1),
+        ("fail_input", 1, errors.InputRefused, 1),
+        ("fail_output", 1, errors.OutputRefused, 1),
+        ("fail_internal", 1, errors.GenerationFailed, 1),
+        ("silent_video", 1, errors.ResultInvalid, 1),
+        ("short_video", 1, errors.ResultInvalid, 1),
+        ("small_video", 1, errors.ResultInvalid, 1),
+        ("poll_key_revoked", 1, errors.CredentialsError, 1),
+        ("content_html", 9, errors.ProviderError, 1),
+        ("content_truncated", 9, errors.ProviderError, 1),
+        ("content_truncated_chunked", 9, errors.ResultInvalid, 1),
+        ("content_corrupt", 9, errors.ResultInvalid, 1),
+        ("content_gone", 9, errors.JobExpired, 1),
+    ],
+)
+async def test_a_lasting_fault_ends_in_the_right_error_and_no_file(
+    fault: str,
+    times: int,
+    error: type[errors.GenMediaError],
+    accepted: int,
+    simulator: RunningSimulator,
+    credentials: TokenOpsCredentials,
+    ledger: Ledger,
+    tmp_path: Path,
+) -> None:
+    simulator.order(fault, times, retry_after=0.05)
+    with pytest.raises(error) as caught:
+        await run(simulator, credentials, output=str(tmp_path / "out"), timeout_seconds=1.5)
+    (job,) = await ledger.jobs()
+    assert type(caught.value) is error
+    assert job.key in str(caught.value)
+    assert job.provider_job_id is None or job.provider_job_id in str(caught.value)
+    assert simulator.accepted == accepted
+    assert simulator.world.requests["tokenops.submit"] == (1 if fault != "rate_limited" else 4)
+    assert final_files(tmp_path / "out") == []
+
+
+async def test_the_run_shows_a_card_with_the_poster_frame(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    state = await omnihuman_video(
+        simulator.portrait_url, simulator.speech_url, credentials=credentials, return_state=True
+    )
+    async with get_client() as client:
+        only_this_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+        (card,) = await client.read_artifacts(artifact_filter=only_this_run)
+    assert "data:image/jpeg;base64," in card.data
+    assert "1920×1080" in card.data
+
+
+async def test_the_sidecar_tells_where_the_file_is_from(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    signed = f"{simulator.portrait_url}?X-Amz-Signature=deadbeef"
+    delivery: Delivery = await omnihuman_video(
+        signed, simulator.speech_url, credentials=credentials, output_resolution=720
+    )
+    assert delivery.sidecar_uri
+    text = Path(delivery.sidecar_uri).read_text()
+    sidecar = json.loads(text)
+    assert sidecar["media"]["sha256"] == delivery.sha256
+    assert sidecar["request"]["image_url"] == simulator.portrait_url
+    assert "deadbeef" not in text
+
+
+async def test_the_tasks_work_in_somebody_elses_sync_flow(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    @flow
+    def their_flow() -> Delivery:
+        detection = detect_subjects.submit(simulator.portrait_url, credentials).result()
+        selection = select_subject.submit(detection, "rightmost", credentials).result()
+        request = OmniHumanVideo(
+            image_url=simulator.portrait_url,
+            audio_url=simulator.speech_url,
+            mask_urls=selection.mask_urls,
+            output_resolution=720,
+        )
+        job = submit.submit(request, credentials).result()
+        done = wait_for_job.submit(job.provider_job_id, credentials).result()
+        result: Delivery = download_result.submit(done, None, credentials).result()
+        return result
+
+    import anyio.to_thread
+
+    delivery = await anyio.to_thread.run_sync(their_flow)
+    assert Path(delivery.uri).is_file()
+
+
+async def test_the_key_is_nowhere_to_be_found_after_a_run(
+    simulator: RunningSimulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Neither in Prefect's database (parameters, logs, results, artifacts, events), nor in results on disk, nor in logs.
+
+    The Block's own document holds it, encrypted. The simulator quotes a wrong key in its error, as some gateways do.
+    """
+    key = "sk-this-must-never-be-seen-4711"
+    monkeypatch.setenv("PREFECT_LOCAL_STORAGE_PATH", str(tmp_path / "results"))
+    saved = TokenOpsCredentials(api_key=key, base_url=simulator.tokenops_url)
+    await saved.asave("secret-keeper", overwrite=True)
+    caplog.set_level("DEBUG")
+    with monkeypatch.context() as patch:
+        patch.setattr(simulator.world, "keys", frozenset({key}))
+        await omnihuman_video.with_options(persist_result=True)(
+            simulator.portrait_url, simulator.speech_url, credentials="secret-keeper", output_resolution=720
+        )
+        await omnihuman_video.with_options(persist_result=True)(
+            simulator.portrait_url, simulator.speech_url, credentials=saved, output_resolution=720
+        )
+    with pytest.raises(errors.CredentialsError) as caught:
+        await omnihuman_video.with_options(persist_result=True)(
+            simulator.portrait_url, simulator.speech_url, credentials=saved, output_resolution=720
+        )
+    assert key not in f"{caught.value} {caught.value!r} {vars(caught.value)}"
+    assert key not in caplog.text
+    for path in [*tmp_path.rglob("*"), *prefect_database_files()]:
+        if path.is_file():
+            assert key.encode() not in path.read_bytes(), path
+
+
+def prefect_database_files() -> list[Path]:
+    from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
+
+    url = PREFECT_SERVER_DATABASE_CONNECTION_URL.value()
+    database = Path((url.get_secret_value() if hasattr(url, "get_secret_value") else str(url)).split("///", 1)[1])
+    connection = sqlite3.connect(database)
+    assert connection.execute("SELECT count(*) FROM flow_run").fetchone()[0] > 0
+    connection.close()
+    return list(database.parent.glob(f"{database.name}*"))

@@ -1,0 +1,216 @@
+"""The promise: whatever fails and whoever tries again, one requested result is accepted by the provider once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow_async
+from prefect.states import Scheduled
+from prefect_genmedia.flows.omnihuman import omnihuman_video
+
+from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia.jobs import Claim, Delivery, JobState, Ledger, submit_once
+from prefect_genmedia.jobs.decide import decide
+from prefect_genmedia.providers.tokenops import OmniHumanVideo
+from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator.faults import STAGES
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+REFUSALS = {"refuse_invalid", "refuse_key", "refuse_balance", "drop_before_accept"}
+PASSING_REFUSALS = {"rate_limited"}
+
+
+def every_fault() -> Iterator[str]:
+    for stage, names in STAGES.items():
+        if stage != "detect":
+            yield from names
+
+
+@pytest.fixture
+async def stored(credentials: TokenOpsCredentials) -> str:
+    """The name of a stored Block: a run that is started again knows its parameters from the server only."""
+    await credentials.asave("paid-once", overwrite=True)
+    return "paid-once"
+
+
+async def run(simulator: RunningSimulator, stored: str, retries: int, **options: object) -> object:
+    return await omnihuman_video.with_options(retries=retries, retry_delay_seconds=0)(
+        simulator.portrait_url,
+        simulator.speech_url,
+        credentials=stored,
+        output_resolution=720,
+        timeout_seconds=1.0,
+        return_state=True,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("flow_retries", [0, 2], ids=["task-retry", "flow-retry"])
+@pytest.mark.parametrize("fault", list(every_fault()))
+async def test_every_fault_leaves_one_accepted_job_or_none_where_the_provider_refused(
+    fault: str, flow_retries: int, simulator: RunningSimulator, stored: str
+) -> None:
+    ordered = simulator.order(fault, times=2, retry_after=0.02, seconds=0.1)
+    await run(simulator, stored, flow_retries)
+    assert ordered.times < 2, "the fault never struck"
+    refused = fault in REFUSALS and (flow_retries < 2 or fault == "drop_before_accept")
+    assert simulator.accepted == (0 if refused else 1)
+
+
+async def test_an_automatic_retry_does_not_pay_again_for_a_failed_generation(
+    simulator: RunningSimulator, stored: str
+) -> None:
+    simulator.order("fail_internal")
+    state = await run(simulator, stored, 3)
+    assert "GenerationFailed" in state.message
+    assert simulator.accepted == 1
+
+
+async def test_a_person_who_retries_a_failed_generation_gets_a_new_attempt(
+    simulator: RunningSimulator, stored: str, ledger: Ledger
+) -> None:
+    simulator.order("fail_internal")
+    state = await run(simulator, stored, 0)
+    await retry_by_hand(state.state_details.flow_run_id)
+    assert [job.attempt for job in sorted(await ledger.jobs(), key=lambda job: job.attempt)] == [1, 2]
+    assert {job.state for job in await ledger.jobs()} == {JobState.FAILED, JobState.DELIVERED}
+
+
+async def test_a_person_who_retries_a_delivered_run_gets_the_same_file_without_a_download(
+    simulator: RunningSimulator, stored: str
+) -> None:
+    state = await run(simulator, stored, 0)
+    first = await state.aresult()
+    again = await retry_by_hand(state.state_details.flow_run_id)
+    assert again == first
+    assert simulator.accepted == 1
+    assert simulator.world.requests["tokenops.content"] == 1
+
+
+async def test_a_refused_input_is_never_sent_again(simulator: RunningSimulator, stored: str) -> None:
+    simulator.order("fail_input")
+    state = await run(simulator, stored, 0)
+    with pytest.raises(errors.InputRefused):
+        await retry_by_hand(state.state_details.flow_run_id)
+    assert simulator.accepted == 1
+
+
+async def test_the_same_idempotency_key_means_the_same_file_in_another_run(
+    simulator: RunningSimulator, stored: str
+) -> None:
+    first = await (await run(simulator, stored, 0, idempotency_key="order 66")).aresult()
+    second = await (await run(simulator, stored, 0, idempotency_key="order 66")).aresult()
+    assert first == second
+    assert simulator.accepted == 1
+
+
+async def test_without_a_key_another_run_is_another_request(simulator: RunningSimulator, stored: str) -> None:
+    await run(simulator, stored, 0)
+    await run(simulator, stored, 0)
+    assert simulator.accepted == 2
+
+
+async def test_two_runs_with_the_same_key_at_once_share_one_job(simulator: RunningSimulator, stored: str) -> None:
+    simulator.order("accept_slowly", seconds=0.5)
+    states = await asyncio.gather(*(run(simulator, stored, 0, idempotency_key="at once") for _ in range(3)))
+    deliveries = [await state.aresult() for state in states]
+    assert len({delivery.sha256 for delivery in deliveries}) == 1
+    assert simulator.accepted == 1
+    assert simulator.world.requests["tokenops.submit"] == 1
+
+
+async def test_a_parent_that_reruns_a_failed_child_flow_does_not_pay_again(
+    simulator: RunningSimulator, stored: str, tmp_path: Path
+) -> None:
+    failed_once = tmp_path / "failed once"
+
+    @flow(retries=1)
+    async def parent() -> Delivery:
+        delivery: Delivery = await omnihuman_video(
+            simulator.portrait_url, simulator.speech_url, credentials=stored, output_resolution=720
+        )
+        if not failed_once.exists():
+            failed_once.touch()
+            raise RuntimeError("something after the child breaks")
+        return delivery
+
+    assert (await parent()).seconds > 7
+    assert simulator.accepted == 1
+
+
+async def test_a_failed_child_flow_goes_on_with_its_job_when_the_parent_runs_again(
+    simulator: RunningSimulator, stored: str
+) -> None:
+    simulator.order("content_502", times=4)  # the child's download fails in all its attempts
+
+    @flow(retries=1)
+    async def parent() -> Delivery:
+        delivery: Delivery = await omnihuman_video(
+            simulator.portrait_url, simulator.speech_url, credentials=stored, output_resolution=720
+        )
+        return delivery
+
+    assert (await parent()).seconds > 7
+    assert simulator.accepted == 1
+
+
+async def test_a_file_that_was_lost_is_downloaded_again_but_not_paid_again(
+    simulator: RunningSimulator, stored: str
+) -> None:
+    first = await (await run(simulator, stored, 0, idempotency_key="lost")).aresult()
+    Path(first.uri).write_bytes(b"overwritten by somebody")
+    second = await (await run(simulator, stored, 0, idempotency_key="lost")).aresult()
+    assert Path(second.uri).stat().st_size == first.bytes
+    assert simulator.accepted == 1
+
+
+@pytest.mark.parametrize("decision", ["adopt", "resubmit", "abandon"])
+async def test_an_unknown_submission_is_settled_by_a_person(
+    decision: str, simulator: RunningSimulator, stored: str, ledger: Ledger
+) -> None:
+    simulator.order("drop_before_accept" if decision == "resubmit" else "accept_then_drop")
+    state = await run(simulator, stored, 2)
+    assert "SubmissionUnknown" in state.message
+    (unknown,) = await ledger.jobs()
+    assert f"jobs adopt {unknown.key}" in state.message
+    arrived = next(iter(simulator.world.jobs), None)
+    await decide(ledger, unknown.key, decision, arrived if decision == "adopt" else None, by="the test")
+    if decision == "abandon":
+        with pytest.raises(errors.SubmissionUnknown, match="abandoned"):
+            await retry_by_hand(state.state_details.flow_run_id)
+    else:
+        delivery = await retry_by_hand(state.state_details.flow_run_id)
+        assert Path(delivery.uri).is_file()
+    assert simulator.accepted == 1
+
+
+async def test_a_cancelled_submission_is_still_written_down(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, ledger: Ledger
+) -> None:
+    simulator.order("accept_slowly", seconds=0.4)
+    request = OmniHumanVideo(image_url=simulator.portrait_url, audio_url=simulator.speech_url)
+    async with credentials.client() as client:
+        submitting = asyncio.create_task(submit_once(ledger, client, request, Claim(scope="cancelled")))
+        while not simulator.accepted:
+            await asyncio.sleep(0.01)
+        submitting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await submitting
+    (job,) = await ledger.jobs()
+    assert job.state is JobState.SUBMITTED
+    assert job.provider_job_id in simulator.world.jobs
+
+
+async def retry_by_hand(flow_run_id: object) -> Delivery:
+    """What `prefect flow-run retry` does: the same run, scheduled again and run from its beginning."""
+    async with get_client() as client:
+        await client.set_flow_run_state(flow_run_id, Scheduled(message="Retried"), force=True)
+        flow_run = await client.read_flow_run(flow_run_id)
+    delivery: Delivery = await run_flow_async(omnihuman_video, flow_run=flow_run, parameters=flow_run.parameters)
+    return delivery
