@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format bench build clean
+.PHONY: demo test kill-test check format bench build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(READY)
@@ -12,6 +12,10 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/pytest $(ARGS)
+
+# A thousand kills of a running flow, each followed by a retry.
+kill-test: $(READY)
+	GENMEDIA_KILLS=1000 $(BIN)/pytest -s tests/test_sigkill.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

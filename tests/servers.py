@@ -14,12 +14,10 @@ from prefect_genmedia.cli.local_server import free_port
 
 
 def postgres_tools() -> Path | None:
-    """The folder of initdb and postgres; Debian keeps them out of the path."""
-    found = shutil.which("initdb")
-    if found:
-        return Path(found).parent
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return installed[-1].parent if installed else None
+    """The folder of initdb and pg_ctl; Debian keeps them out of the path."""
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
+    found = installed[-1] if installed else shutil.which("pg_ctl")
+    return Path(found).parent if found else None
 
 
 @contextmanager
@@ -35,17 +33,11 @@ def postgres() -> Iterator[str]:
     data = folder / "data"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "user": user, "cwd": folder}
     subprocess.run([tools / "initdb", "-D", data, "-U", "genmedia", "-A", "trust", "-E", "UTF8"], check=True, **quiet)
-    options = ["-c", "listen_addresses=127.0.0.1", "-c", f"unix_socket_directories={folder}", "-c", "fsync=off"]
-    server = subprocess.Popen([tools / "postgres", "-D", data, "-p", str(port), *options], **quiet)
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
+    control = [tools / "pg_ctl", "-D", data, "-w", "-t", "30"]
+    subprocess.run([*control, "-o", options, "-l", folder / "log", "start"], check=True, **quiet)
     try:
-        ready = [tools / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-t", "1"]
-        for _ in range(100):
-            if subprocess.run(ready, check=False, **quiet).returncode == 0:
-                break
-        else:
-            raise RuntimeError("PostgreSQL did not come up")
         yield f"postgresql://genmedia@127.0.0.1:{port}/postgres"
     finally:
-        server.terminate()
-        server.wait(30)
+        subprocess.run([*control, "-m", "fast", "stop"], check=False, **quiet)
         shutil.rmtree(folder, ignore_errors=True)

@@ -242,7 +242,7 @@ class Order(BaseModel):
 
 def refusal(**order: object) -> InvalidRequest:
     with pytest.raises(ValidationError) as caught:
-        Order(**order)  # type: ignore[arg-type]
+        Order.model_validate(order)
     return InvalidRequest.from_validation("Order", caught.value)
 
 

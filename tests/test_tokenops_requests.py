@@ -94,8 +94,7 @@ def test_the_omnihuman_body_of_the_document_is_produced_exactly() -> None:
 @pytest.mark.parametrize("body", bodies_in(JIMENG_DOCUMENT), ids=["text", "image", "content", "content+url", "base64"])
 def test_each_jimeng_body_of_the_document_is_produced_exactly(body: dict[str, Any]) -> None:
     assert JimengVideo(**body).body() == body
-    without_req_key = {name: value for name, value in body.items() if name != "req_key"}
-    assert JimengVideo(**without_req_key).body() == body
+    assert JimengVideo(**body | {"req_key": None}).body() == body
 
 
 def test_masks_travel_in_mask_urls_or_as_the_documents_content_element() -> None:
@@ -113,9 +112,8 @@ def test_what_is_not_set_is_left_to_the_documented_default() -> None:
 
 
 def test_what_is_set_is_sent_even_where_it_is_the_default() -> None:
-    body = omnihuman(seed=-1, pe_fast_mode=False).body()
-    assert (body["seed"], body["pe_fast_mode"]) == (-1, False)
-    assert jimeng(seed=-1).body()["seed"] == -1
+    defaults = {"seed": -1, "pe_fast_mode": False}
+    assert omnihuman(**defaults).body() == omnihuman().body() | defaults
 
 
 # --- req_key ---
@@ -140,15 +138,10 @@ def test_the_req_key_follows_from_the_model_and_the_inputs(
     model: str, pictures: int, camera: dict[str, str], req_key: str, place: str
 ) -> None:
     urls = [f"https://example.com/{number}.jpg" for number in range(pictures)]
-    pictures_there = urls if place == "image_urls" else [element_of(url) for url in urls]
-    request = jimeng(model=model, **camera, **{place: pictures_there})
+    request = jimeng(model=model, **camera, **{place: urls if place == "image_urls" else [*map(element_of, urls)]})
     assert request.body()["req_key"] == req_key
     assert request.body().items() >= camera.items()
     assert jimeng(**request.model_dump(exclude_unset=True) | {"req_key": req_key}).body() == request.body()
-
-
-def test_every_catalogued_service_can_be_reached() -> None:
-    assert {row[3] for row in CATALOG} == {key.name for key in catalog.REQ_KEYS}
 
 
 @pytest.mark.parametrize(("model", "pictures"), [(P, 2), (F, 3), (S, 3)])
@@ -249,7 +242,7 @@ def check_documented(body: dict[str, Any]) -> None:
     assert "null" not in written
 
 
-many = settings(derandomize=True, deadline=None, max_examples=500)
+many = settings(derandomize=True, deadline=None, max_examples=300)
 
 
 @pytest.mark.parametrize(("make", "inputs"), [(jimeng, JIMENG_INPUTS), (omnihuman, OMNIHUMAN_INPUTS)], ids=KINDS)
@@ -318,7 +311,7 @@ def test_what_the_provider_cannot_fetch_is_refused(url: str) -> None:
     assert refusal(JimengVideo, content=[element_of(url)]).problems[0].field.startswith("content.0")
 
 
-CONFLICTS = {
+CONFLICTS: dict[str, dict[str, Any]] = {
     "frames or seconds": {"prompt": "x", "frames": 121, "seconds": 5},
     "size or aspect_ratio": {"prompt": "x", "size": "1280x720", "aspect_ratio": "16:9"},
     "image_urls or in content": {"image_urls": [PICTURE], "content": [element_of(PICTURE)]},
@@ -339,25 +332,24 @@ def test_every_conflict_is_a_problem_of_its_own() -> None:
     assert len(refusal(JimengVideo, **inputs).problems) == 2
 
 
-@pytest.mark.parametrize(
-    "inputs",
-    [
-        {"prompt": "s3cret" * 200},
-        {"image_urls": ["http://s3cret@exa℀mple.com/"]},
-        {"image_urls": ["http://[s3cret]/"]},
-        {"prompt": "x", "content": [{"type": "s3cret"}]},
-        {"prompt": "x", "frames": "s3cret", "size": "s3cret", "template_id": "s3cret"},
-    ],
-)
+REVEALING = {
+    "long": {"prompt": "s3cret" * 200},
+    "user name": {"image_urls": ["http://s3cret@exa℀mple.com/"]},
+    "host": {"image_urls": ["http://[s3cret]/"]},
+    "type": {"prompt": "x", "content": [{"type": "s3cret"}]},
+    "choice": {"prompt": "x", "frames": "s3cret", "size": "s3cret", "template_id": "s3cret"},
+}
+
+
+@pytest.mark.parametrize("inputs", REVEALING.values(), ids=REVEALING.keys())
 def test_a_refusal_does_not_repeat_the_input(inputs: dict[str, Any]) -> None:
     assert "s3cret" not in str(refusal(JimengVideo, **inputs))
 
 
 def test_a_request_cannot_be_changed() -> None:
-    with pytest.raises(ValidationError, match="frozen"):
-        jimeng().prompt = "Another."
-    with pytest.raises(ValidationError, match="frozen"):
-        omnihuman().seed = 1
+    for request in (jimeng(), omnihuman()):
+        with pytest.raises(ValidationError, match="frozen"):
+            request.prompt = "Another."
 
 
 # --- Identity ---
@@ -377,7 +369,6 @@ SAME = [
     (jimeng, {}, {"req_key": "jimeng_ti2v_v30_pro", "seed": -1}),
     *[(jimeng, {}, length) for length in ({"frames": 121}, {"seconds": 5}, {"seconds": "5"})],
     *[(jimeng, {}, ratio) for ratio in ({"aspect_ratio": "16:9"}, {"size": "1280x720"})],
-    (jimeng, {"aspect_ratio": "9:16"}, {"size": "720x1280"}),
 ]
 DIFFERENT = [
     *[(omnihuman, {}, change) for change in ({"prompt": "Smile."}, {"output_resolution": 720}, {"seed": 7})],

@@ -2,12 +2,14 @@
 
 import asyncio
 import pickle
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from prefect_genmedia.errors import ProviderError
+from prefect_genmedia.providers.tokenops import TokenOpsClient
 from prefect_genmedia.transport import ApiClient, Gates, Redactor
 
 KEY = "sk-live-0123456789"
@@ -32,12 +34,12 @@ EVERY_FAILURE = sorted(set(all_below(httpx.HTTPError)), key=lambda failure: fail
 
 
 class KeyAuth(httpx.Auth):
-    def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         request.headers["Authorization"] = f"Bearer {KEY}"
         yield request
 
 
-Handler = Callable[[httpx.Request], httpx.Response] | Callable[[httpx.Request], Awaitable[httpx.Response]]
+Handler = Callable[[httpx.Request], httpx.Response] | Callable[[httpx.Request], Coroutine[None, None, httpx.Response]]
 
 
 def client_of(handler: Handler, gates: Gates | None = None, base_url: str = BASE) -> ApiClient:
@@ -273,6 +275,26 @@ async def test_no_more_downloads_than_the_gate_has_places_are_under_way(places: 
     await asyncio.gather(*(download() for _ in range(12)))
     assert crowd.peak == places
     assert crowd.served == 12
+
+
+async def test_downloads_from_the_urls_that_a_provider_names_keep_to_the_gate_too() -> None:
+    async def at_public_address(host: str, port: int) -> list[str]:
+        return ["93.184.216.34"]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        named = {"video_url": "https://cdn.example.com/v.mp4"}
+        return httpx.Response(200, json=named if request.url.path.endswith("/content") else {})
+
+    crowd = Crowd()
+    client = TokenOpsClient(KEY, BASE, Gates(downloads=2), transport=httpx.MockTransport(answer))
+    client.fetch_rules = replace(client.fetch_rules, resolver=at_public_address)
+
+    async def download() -> None:
+        async with client.open_result("1"):
+            await crowd.stay()
+
+    await asyncio.gather(*(download() for _ in range(8)))
+    assert crowd.peak == 2
 
 
 async def test_downloads_take_no_place_from_requests() -> None:

@@ -105,7 +105,7 @@ class GenMediaError(Exception):
             parts.append(f"Job {self.job_key} ({at_provider})." if self.job_key else f"Job: {at_provider}.")
         parts.append(f"Paid: {self.paid}.")
         if self.next_step:
-            parts.append(f"Next: {self.next_step.format(job=self.job_key or 'JOB')}")
+            parts.append(f"Next: {self.next_step.replace('{job}', self.job_key or 'JOB')}")
         return " ".join(parts)
 
 
@@ -143,7 +143,10 @@ class InvalidRequest(GenMediaError):
         found = []
         for detail in error.errors(include_url=False, include_context=False, include_input=False):
             path = ".".join(str(part) for part in detail["loc"])
-            found.append(FieldProblem(path, detail["msg"].removeprefix("Value error, ").rstrip(".")))
+            sentence = detail["msg"].removeprefix("Value error, ")
+            if detail["type"] == "union_tag_invalid":
+                sentence = "`type` is not one of the known ones"  # pydantic's own sentence quotes the input
+            found.append(FieldProblem(path, sentence.rstrip(".")))
         return cls.of(subject, found)
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, ClassVar
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import SecretStr
+from pydantic import ConfigDict, SecretStr
 
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.transport import LoopShared
@@ -18,6 +18,8 @@ _CLIENTS: LoopShared[ProviderClient] = LoopShared(lambda client: client.aclose()
 
 class ProviderCredentials(CredentialsBlock):
     """Base of the credentials Blocks: each belongs to one provider and opens its client."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # the input of a credentials Block is a secret
 
     _block_schema_capabilities: ClassVar[list[str]] = ["genmedia-credentials"]
 
@@ -52,7 +54,7 @@ def plausible_key(value: SecretStr) -> SecretStr:
         ValueError: it is empty, or has spaces, line breaks or non-ASCII characters.
     """
     key = value.get_secret_value()
-    if not key or key != key.strip() or not key.isascii() or not key.isprintable():
+    if not key or " " in key or not key.isascii() or not key.isprintable():
         raise ValueError("must not be empty, nor contain spaces, line breaks or non-ASCII characters")
     return value
 

@@ -6,7 +6,6 @@ or to lose, and a move from one state to another succeeds in exactly one process
 
 from __future__ import annotations
 
-import sqlite3
 import statistics
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -15,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import Row, Select, event, make_url, select, update
+from sqlalchemy import Connection, Row, Select, event, make_url, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -200,20 +199,26 @@ def new_key() -> str:
 
 async def _open_engine(url: str) -> AsyncEngine:
     target = _with_async_driver(make_url(url))
-    if target.get_backend_name() == "sqlite":
-        engine = _sqlite_engine(target)
-    else:
-        engine = create_async_engine(target, pool_size=4, max_overflow=4, pool_pre_ping=True)
+    # Statements commit by themselves, so there is nothing to roll back when a connection returns to the pool.
+    engine = _engine(target, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
     try:
         async with engine.connect() as connection:
             current = await connection.run_sync(schema.is_current)
         if not current:
-            async with engine.begin() as connection:
-                await connection.run_sync(schema.migrate)
+            await _migrate(target)
     except BaseException:
         await engine.dispose()
         raise
-    return engine.execution_options(isolation_level="AUTOCOMMIT")
+    return engine
+
+
+async def _migrate(url: URL) -> None:
+    engine = _engine(url)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(schema.migrate)
+    finally:
+        await engine.dispose()
 
 
 def _with_async_driver(url: URL) -> URL:
@@ -221,23 +226,27 @@ def _with_async_driver(url: URL) -> URL:
     return url.set(drivername=drivers.get(url.drivername, url.drivername))
 
 
-def _sqlite_engine(url: URL) -> AsyncEngine:
+def _engine(url: URL, **options: Any) -> AsyncEngine:
+    if url.get_backend_name() != "sqlite":
+        return create_async_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True, **options)
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url, pool_size=4, connect_args={"timeout": BUSY_SECONDS, "isolation_level": None})
+    engine = create_async_engine(url, pool_size=4, connect_args={"timeout": BUSY_SECONDS}, **options)
 
     @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: sqlite3.Connection, _: object) -> None:
+    def prepare(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver opens no transactions of its own
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
         # FULL, not NORMAL: "sending" must outlive a power cut, or the same submission would be paid again.
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
 
-    @event.listens_for(engine.sync_engine, "begin")
-    def begin(connection: Any) -> None:
-        # Only migrations open a transaction; it takes the write lock at once, so that two never half-run.
-        if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":
+    if "isolation_level" not in options:
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: Connection) -> None:
+            # A migration takes the write lock at once, so that of two the second waits and finds nothing to do.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine

@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
 """A job that is `sending` for longer has lost its process: the submission's own timeout, and some seconds of skew."""
 
-JOIN_SECONDS = 0.2
-"""How often a process looks whether another one's submission has its answer."""
+JOIN_SECONDS = (0.02, 0.5)
+"""How often a process looks whether another one's submission has its answer: at first, and at the longest."""
 
 
 async def _never() -> bool:
@@ -68,6 +68,7 @@ async def submit_once(
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
         GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
     """
+    pause = JOIN_SECONDS[0]
     request.body()  # a request that cannot be written must fail before anything is written down
     while True:
         job = await _newest_or_new(ledger, client, request, claim, clock)
@@ -76,7 +77,9 @@ async def submit_once(
         if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
             raise _unresolved(job)
         if job.state is JobState.SENDING:
-            await _watch_sending(ledger, job, clock)
+            if await expire_stale_sending(ledger, job, clock) is None:
+                await clock.sleep(pause)
+                pause = min(pause * 1.5, JOIN_SECONDS[1])
             continue
         if job.not_before is not None:
             await clock.sleep(job.not_before - clock.now())
@@ -150,11 +153,6 @@ def _is_expired(job: Job, clock: Clock) -> bool:
     if job.state is not JobState.UNDELIVERABLE:
         return False
     return job.error_kind == JobExpired.__name__ or (job.expires_at is not None and job.expires_at < clock.now())
-
-
-async def _watch_sending(ledger: Ledger, job: Job, clock: Clock) -> None:
-    if await expire_stale_sending(ledger, job, clock) is None:
-        await clock.sleep(JOIN_SECONDS)
 
 
 async def _finish(sending: Any) -> Job:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -18,6 +20,7 @@ from prefect_genmedia.errors import (
     ProviderError,
     QuotaError,
     RateLimited,
+    SubmissionUnknown,
 )
 from prefect_genmedia.transport import Redactor, excerpt, retry_after_seconds
 
@@ -49,7 +52,7 @@ class ErrorAnswer:
     @classmethod
     def of(cls, response: httpx.Response, what: str, redactor: Redactor) -> Self:
         """Read an answer whose HTTP status says no."""
-        text = redactor.clean(response.text)
+        text = shown_body(response, redactor)
         code, message = error_facts(text)
         return cls(
             what=what,
@@ -112,10 +115,7 @@ def read_json(response: httpx.Response, what: str, redactor: Redactor) -> dict[s
     Raises:
         ProviderError: the body is no JSON object; after a submission nobody can know what that means.
     """
-    try:
-        payload = json.loads(response.content)
-    except ValueError:
-        payload = None
+    payload = _parsed(response.content)
     if not isinstance(payload, dict):
         raise unreadable(response, what, redactor, "a body that is not a JSON object")
     return payload
@@ -126,25 +126,44 @@ def unreadable(response: httpx.Response, what: str, redactor: Redactor, reason: 
     return ProviderError(
         f"{what} answered {response.status_code} with {reason}.",
         http_status=response.status_code,
-        body=excerpt(redactor.clean(response.text)),
+        body=excerpt(shown_body(response, redactor)),
         outcome="uncertain",
     )
 
 
+def shown_body(response: httpx.Response, redactor: Redactor) -> str:
+    """The body as errors show it. JSON is written anew first: its escapes (`\\/`, `\\u002B`) could hide a secret."""
+    payload = _parsed(response.content)
+    return redactor.clean(response.text if payload is None else json.dumps(payload, ensure_ascii=False))
+
+
+@contextmanager
+def paid_submission() -> Iterator[None]:
+    """Around a submission: what it raises without a certain answer may have cost money, and is never worth a repeat."""
+    try:
+        yield
+    except GenMediaError as error:
+        if error.outcome == "uncertain":
+            error.retryable, error.paid = False, SubmissionUnknown.paid
+        raise
+
+
 def error_facts(text: str) -> tuple[str | None, str]:
     """Code and message out of an error body, whatever of the usual shapes it has."""
-    try:
-        payload = json.loads(text)
-    except ValueError:
-        return None, " ".join(text.split()) or "no details"
+    payload = _parsed(text)
     if not isinstance(payload, dict):
-        return None, str(payload)
+        return None, " ".join(text.split()) or "no details"
     error = payload.get("error")
     inner = error if isinstance(error, dict) else {}
     code = inner.get("code") or payload.get("code")
     candidates = (inner.get("message"), error, payload.get("message"), payload.get("msg"), payload.get("detail"))
     message = next((value for value in candidates if isinstance(value, str) and value), "")
     return (str(code) if code else None), message or "no details"
+
+
+def name_in(value: Any) -> str | None:
+    """An id or a URL: text that is not blank; None for anything else."""
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def number_in(value: Any) -> float | None:
@@ -156,3 +175,11 @@ def number_in(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if abs(number) < float("inf") else None
+
+
+def _parsed(text: str | bytes) -> Any:
+    """The JSON value; None where it is none, or nested so deeply that it can only be meant to harm."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None

@@ -8,11 +8,20 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field
 
 
-def _fetchable(url: str) -> str:
+def fetchable(url: str) -> str:
+    """Let a URL through that a provider can fetch.
+
+    Raises:
+        ValueError: it is none; the sentence says why.
+    """
     # The offending text is not repeated: it may be long, or hold a signature.
     if url != url.strip() or any(character.isspace() for character in url):
         raise ValueError("must not contain spaces or line breaks; escape them as %20")
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its text may repeat the URL
+        raise ValueError("must be a URL that can be read") from None
     if parts.scheme not in ("http", "https"):
         raise ValueError("must be a URL that begins with http:// or https://, which the provider can fetch")
     if not parts.hostname:
@@ -23,7 +32,7 @@ def _fetchable(url: str) -> str:
 PublicUrl = Annotated[
     str,
     Field(min_length=1, max_length=8192),
-    AfterValidator(_fetchable),
+    AfterValidator(fetchable),
 ]
 """An http or https URL that the provider fetches by itself."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from typing import Any
@@ -11,15 +12,24 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from prefect_genmedia.simulator.faults import STAGES, fault_from
-from prefect_genmedia.simulator.media import ASSETS, asset
+from prefect_genmedia.simulator.dialect import Dialect
+from prefect_genmedia.simulator.faults import STAGES, broken_file, fault_from
+from prefect_genmedia.simulator.hidream import HiDream
+from prefect_genmedia.simulator.jenius import Jenius
+from prefect_genmedia.simulator.media import ASSETS, CLIP, asset
 from prefect_genmedia.simulator.tokenops import TokenOps
 from prefect_genmedia.simulator.world import World
 
-DIALECTS = (TokenOps,)
+DIALECTS: tuple[type[Dialect], ...] = (TokenOps, Jenius, HiDream)
 """The providers that are simulated; a new one is added here."""
 
-_MEDIA_TYPES = {".jpg": "image/jpeg", ".mp3": "audio/mpeg", ".json": "application/json", ".md": "text/markdown"}
+_MEDIA_TYPES = {
+    ".jpg": "image/jpeg",
+    ".mp3": "audio/mpeg",
+    ".mp4": "video/mp4",
+    ".json": "application/json",
+    ".md": "text/markdown",
+}
 
 
 def build_app(world: World) -> Starlette:
@@ -29,13 +39,21 @@ def build_app(world: World) -> Starlette:
         stored = world.files.get(request.path_params["name"])
         if stored is None or stored.expires_at < time.time():
             return Response("<Error><Code>AccessDenied</Code></Error>", 403, media_type="application/xml")
-        return Response(stored.content, media_type=stored.media_type)
+        fault = world.faults.take(stored.struck_as, "content") if stored.struck_as else None
+        if fault is None:
+            return Response(stored.content, media_type=stored.media_type)
+        if fault.name == "content_gone":
+            return Response("<Error><Code>NoSuchKey</Code></Error>", 404, media_type="application/xml")
+        if fault.name in ("content_json", "content_json_expired"):
+            return JSONResponse(world.url_answer(stored.content, expired=fault.name == "content_json_expired"))
+        return await broken_file(fault, stored.content, stored.media_type, request, world.drop)
 
     async def assets(request: Request) -> Response:
         path = ASSETS / request.path_params["name"]
-        if path.parent != ASSETS or not path.is_file():
+        if path.name != CLIP and (path.parent != ASSETS or not path.is_file()):
             return Response(status_code=404)
-        return Response(asset(path.name), media_type=_MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
+        content = await asyncio.to_thread(asset, path.name)
+        return Response(content, media_type=_MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
 
     routes: list[BaseRoute] = [dialect(world).routes() for dialect in DIALECTS]
     routes += [

@@ -24,7 +24,10 @@ ASSETS = Path(__file__).parent / "assets"
 SAMPLE_RATE = 48_000
 
 _RESERVED_HOSTS = ("example.com", "example.org", "example.net", "hidreamai.com")
-_RESERVED_ENDINGS = (".example", ".test", ".invalid", ".example.com")
+_RESERVED_ENDINGS = (".example", ".test", ".invalid", ".example.com", ".hidreamai.com")
+
+CLIP = "clip.mp4"
+"""The sample video: it is rendered when it is first asked for, not shipped."""
 
 
 class UnusableInput(Exception):
@@ -33,7 +36,9 @@ class UnusableInput(Exception):
 
 @functools.lru_cache(maxsize=64)
 def asset(name: str) -> bytes:
-    """A file that ships with the simulator."""
+    """A file that ships with the simulator, or the sample video."""
+    if name == CLIP:
+        return render(Recipe(asset("portrait.jpg"), asset("speech.mp3"), seconds=3.0, short_side=360))
     return (ASSETS / name).read_bytes()
 
 
@@ -51,10 +56,15 @@ def fetch_input(url: str, stand_in: str) -> bytes:
             return base64.b64decode(url.partition(",")[2], validate=True)
         except ValueError:
             raise UnusableInput("the base64 text cannot be decoded") from None
-    host = urlsplit(url).hostname or ""
-    if host in _RESERVED_HOSTS or host.endswith(_RESERVED_ENDINGS):
+    if is_reserved(url):
         return asset(stand_in)
     return _fetched(url)
+
+
+def is_reserved(url: str) -> bool:
+    """Whether a URL's host exists only in documentation."""
+    host = urlsplit(url).hostname or ""
+    return host in _RESERVED_HOSTS or host.endswith(_RESERVED_ENDINGS)
 
 
 @functools.lru_cache(maxsize=128)
@@ -96,7 +106,7 @@ def draw_masks(content: bytes, count: int | None) -> list[bytes]:
         ImageDraw.Draw(mask).polygon(shape, fill=255)
         masks.append(mask)
     masks.sort(key=lambda mask: -mask.histogram()[255])
-    return [_png(mask) for mask in masks]
+    return [png(mask) for mask in masks]
 
 
 def _known_shapes(content: bytes) -> list[list[tuple[float, float]]] | None:
@@ -119,10 +129,28 @@ def _ovals(size: tuple[int, int], count: int) -> list[list[tuple[float, float]]]
     return ovals
 
 
-def _png(picture: Image.Image) -> bytes:
+def png(picture: Image.Image) -> bytes:
+    """The picture as a PNG file."""
     output = io.BytesIO()
     picture.save(output, "PNG")
     return output.getvalue()
+
+
+@functools.lru_cache(maxsize=16)
+def first_frame(content: bytes) -> tuple[Image.Image, float, bool]:
+    """A video's first picture, its length in seconds, and whether it has sound.
+
+    Raises:
+        UnusableInput: there is no picture in it that decodes.
+    """
+    try:
+        with av.open(io.BytesIO(content)) as container:
+            seconds = float(container.duration / av.time_base) if container.duration else 0.0
+            frame = next(container.decode(video=0))
+            picture: Image.Image = frame.to_image()
+            return picture, seconds, bool(container.streams.audio)
+    except (av.error.FFmpegError, IndexError, StopIteration, ValueError):
+        raise UnusableInput("the video cannot be read") from None
 
 
 def sound_seconds(content: bytes) -> float:

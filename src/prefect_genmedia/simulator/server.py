@@ -15,6 +15,9 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefect_genmedia.simulator.app import build_app
 from prefect_genmedia.simulator.faults import Fault
+from prefect_genmedia.simulator.hidream import PREFIX as HIDREAM_PREFIX
+from prefect_genmedia.simulator.jenius import PREFIX as JENIUS_PREFIX
+from prefect_genmedia.simulator.media import CLIP
 from prefect_genmedia.simulator.tokenops import PREFIX as TOKENOPS_PREFIX
 from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
 
@@ -37,6 +40,16 @@ class RunningSimulator:
         return self.url + TOKENOPS_PREFIX
 
     @property
+    def jenius_url(self) -> str:
+        """The base URL for `JeniusCredentials`."""
+        return self.url + JENIUS_PREFIX
+
+    @property
+    def hidream_url(self) -> str:
+        """The base URL for `HiDreamCredentials`."""
+        return self.url + HIDREAM_PREFIX
+
+    @property
     def key(self) -> str:
         """A key that it accepts."""
         return DEFAULT_KEY
@@ -50,6 +63,11 @@ class RunningSimulator:
     def speech_url(self) -> str:
         """A recording of seven seconds."""
         return f"{self.url}/assets/speech.mp3"
+
+    @property
+    def clip_url(self) -> str:
+        """A video of three seconds with sound."""
+        return f"{self.url}/assets/{CLIP}"
 
     def order(self, fault: str, times: int = 1, provider: str | None = None, **options: float) -> Fault:
         """Let a fault strike; its `times` tells how often it still will."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import uuid4
 
@@ -14,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
+from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json_object
 from prefect_genmedia.simulator.faults import Fault, broken_answer, broken_file
 from prefect_genmedia.simulator.media import Recipe, UnusableInput, draw_masks, fetch_input, sound_seconds
-from prefect_genmedia.simulator.world import SimulatedJob, World
+from prefect_genmedia.simulator.world import SimulatedJob
 
-NAME = "tokenops"
 PREFIX = "/tokenops/v1"
 
 _OMNI_REQ_KEY = "jimeng_realman_avatar_picture_omni_v15"
@@ -42,109 +40,93 @@ _JIMENG: dict[str, dict[str, tuple[int, ...]]] = {
     },
 }
 _RATIOS = {"16:9": 16 / 9, "4:3": 4 / 3, "1:1": 1.0, "3:4": 3 / 4, "9:16": 9 / 16, "21:9": 21 / 9}
+_STATUSES = {"queued": "in_queue", "running": "processing", "failed": "failed", "done": "completed"}
 _IDS = itertools.count(int(time.time() * 1000) % 10**9)
 
-Handler = Callable[[Request], Awaitable[Response]]
+
+def _refusal(status: int, code: int, message: str, headers: dict[str, str] | None = None) -> Refusal:
+    return Refusal(status, {"error": {"code": str(code), "message": message}}, headers)
 
 
-class Refusal(Exception):
-    """A documented error answer."""
-
-    def __init__(self, status: int, code: int, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.response = JSONResponse({"error": {"code": str(code), "message": message}}, status, headers)
-
-
-class TokenOps:
+class TokenOps(Dialect):
     """The dialect's endpoints over one world."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    name = "tokenops"
 
     def routes(self) -> Mount:
         """Everything below `/tokenops/v1`."""
         return Mount(
             PREFIX,
             routes=[
-                Route("/videos", self._guarded("submit", self.create), methods=["POST"]),
-                Route("/videos/{id}", self._guarded("poll", self.status), methods=["GET"]),
-                Route("/videos/{id}/content", self._guarded("content", self.content), methods=["GET"]),
-                Route("/omnihuman/subject/{what}", self._guarded("detect", self.look), methods=["POST"]),
+                Route("/videos", self.guarded("submit", self.create), methods=["POST"]),
+                Route("/videos/{id}", self.guarded("poll", self.status), methods=["GET"]),
+                Route("/videos/{id}/content", self.guarded("content", self.content), methods=["GET"]),
+                Route("/omnihuman/subject/{what}", self.guarded("detect", self.look), methods=["POST"]),
             ],
         )
 
-    def _guarded(self, endpoint: str, handler: Handler) -> Handler:
-        async def answer(request: Request) -> Response:
-            self.world.requests[f"{NAME}.{endpoint}"] += 1
-            try:
-                self._key(request)
-                return await handler(request)
-            except Refusal as refusal:
-                return refusal.response
-
-        return answer
-
-    def _key(self, request: Request) -> str:
-        scheme, _, key = request.headers.get("authorization", "").partition(" ")
-        if scheme != "Bearer" or key not in self.world.keys:
+    def key_of(self, request: Request) -> str:
+        """The key, which is itself the account's name."""
+        key = bearer_of(request)
+        if key not in self.world.keys:
             # Some gateways quote the key they did not like; a client must not pass it on.
-            raise Refusal(401, 2101, f"Incorrect API key provided: {key}")
+            raise _refusal(401, 2101, f"Incorrect API key provided: {key}")
         return key
+
+    def refused_by(self, fault: Fault) -> Refusal | None:
+        """The documented refusals."""
+        retry_after = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"}
+        refusals = {
+            "refuse_invalid": _refusal(400, 2004, "the request has an invalid parameter"),
+            "refuse_key": _refusal(401, 2101, "Incorrect API key provided"),
+            "refuse_balance": _refusal(403, 2103, "the account is overdue"),
+            "rate_limited": _refusal(429, 2007, "requests per minute exceeded", retry_after),
+            "poll_404": _refusal(404, 2001, "video not found"),
+            "poll_key_revoked": _refusal(401, 2101, "Incorrect API key provided"),
+        }
+        return refusals.get(fault.name)
 
     async def create(self, request: Request) -> Response:
         """POST /videos."""
         body = await _json_body(request)
         problems = _problems(body)
         if problems:
-            raise Refusal(400, 2004, "; ".join(problems))
-        fault = self.world.faults.take(NAME, "submit")
-        if fault is not None:
-            _refuse(fault)
-            if fault.name == "drop_before_accept":
-                return await broken_answer(fault, request, self.world.drop) or Response()
-        job = self.world.accept(NAME, self._key(request), body, self._recipe, _new_id())
-        if fault is not None:
-            broken = await broken_answer(fault, request, self.world.drop)
-            if broken is not None:
-                return broken
-        return JSONResponse({"id": job.id, "object": "video", "created_at": int(job.created_at), "status": "in_queue"})
+            raise _refusal(400, 2004, "; ".join(problems))
+
+        def accept() -> dict[str, Any]:
+            job = self.world.accept(self.name, self.key_of(request), body, self._recipe, _new_id())
+            return {"id": job.id, "object": "video", "created_at": int(job.created_at), "status": "in_queue"}
+
+        return await self.submitted(request, accept)
 
     async def status(self, request: Request) -> Response:
         """GET /videos/{id}."""
         job = self._job(request)
-        fault = self.world.faults.take(NAME, "poll")
-        if fault is not None:
-            if fault.name == "poll_404":
-                raise Refusal(404, 2001, "video not found")
-            if fault.name == "poll_key_revoked":
-                raise Refusal(401, 2101, "Incorrect API key provided")
-            if fault.name != "poll_unknown_status":
-                return await broken_answer(fault, request, self.world.drop) or Response()
-        payload: dict[str, Any] = {"id": job.id, "object": "video", "created_at": int(job.created_at)}
-        payload["status"] = self._status(job)
-        if fault is not None:
-            payload["status"] = "reticulating_splines"
-        if payload["status"] == "failed":
-            payload["error"] = _failure(job)
-        if payload["status"] == "completed":
-            payload["completed_at"] = int(time.time())
-        return JSONResponse(payload)
+
+        def answer(unknown: bool) -> dict[str, Any]:
+            status = "reticulating_splines" if unknown else _STATUSES[self.stage(job)]
+            payload = {"id": job.id, "object": "video", "created_at": int(job.created_at), "status": status}
+            if status == "failed":
+                payload["error"] = _failure(job)
+            if status == "completed":
+                payload["completed_at"] = int(time.time())
+            return payload
+
+        return await self.looked_at(request, answer)
 
     async def content(self, request: Request) -> Response:
         """GET /videos/{id}/content."""
         job = self._job(request)
-        if self._status(job) != "completed":
-            raise Refusal(400, 2001, "the video is not ready")
-        fault = self.world.faults.take(NAME, "content")
+        if self.stage(job) != "done":
+            raise _refusal(400, 2001, "the video is not ready")
+        fault = self.world.faults.take(self.name, "content")
         if fault is not None and fault.name == "content_gone":
-            raise Refusal(404, 2001, "the video has expired")
+            raise _refusal(404, 2001, "the video has expired")
         video = await self.world.video_of(job)
         if fault is None:
             return Response(video, media_type="video/mp4")
         if fault.name in ("content_json", "content_json_expired"):
-            lifetime = self.world.settings.file_seconds if fault.name == "content_json" else -1.0
-            url = self.world.publish(video, "video/mp4", "mp4", lifetime)
-            return JSONResponse({"video_url": url, "expires_at": int(time.time() + lifetime)})
+            return JSONResponse(self.world.url_answer(video, expired=fault.name == "content_json_expired"))
         return await broken_file(fault, video, "video/mp4", request, self.world.drop)
 
     async def look(self, request: Request) -> Response:
@@ -153,19 +135,19 @@ class TokenOps:
         body = await _json_body(request)
         problems = [f"{name} is required" for name in ("model", "req_key", "image_url") if not body.get(name)]
         if what not in _LOOKS:
-            raise Refusal(404, 2001, "not found")
+            raise _refusal(404, 2001, "not found")
         if not problems and body["req_key"] != _LOOKS[what]:
             problems.append(f"req_key must be {_LOOKS[what]}")
         if problems:
-            raise Refusal(400, 2004, "; ".join(problems))
-        fault = self.world.faults.take(NAME, "detect")
+            raise _refusal(400, 2004, "; ".join(problems))
+        fault = self.world.faults.take(self.name, "detect")
         if fault is not None and fault.name == "detect_503":
             return await broken_answer(fault, request, self.world.drop) or Response()
         try:
             picture = await asyncio.to_thread(fetch_input, body["image_url"], "portrait.jpg")
             masks = await asyncio.to_thread(draw_masks, picture, self.world.settings.subjects)
         except UnusableInput as error:
-            raise Refusal(400, 2004, str(error)) from None
+            raise _refusal(400, 2004, str(error)) from None
         if fault is not None:
             masks = []
         answer: dict[str, Any] = {"status": int(bool(masks)), "request_id": str(uuid4())}
@@ -176,20 +158,10 @@ class TokenOps:
         return JSONResponse(answer)
 
     def _job(self, request: Request) -> SimulatedJob:
-        job = self.world.jobs.get(request.path_params["id"])
-        if job is None or job.provider != NAME or job.key != self._key(request):
-            raise Refusal(404, 2001, "video not found")
+        job = self.job_named(request.path_params["id"], request)
+        if job is None:
+            raise _refusal(404, 2001, "video not found")
         return job
-
-    def _status(self, job: SimulatedJob) -> str:
-        if self.world.is_queued(job):
-            return "in_queue"
-        if not self.world.is_over(job):
-            return "processing"
-        failed = job.failure or job.has("fail_input") or job.has("fail_output") or job.has("fail_internal")
-        if failed:
-            return "failed"
-        return "completed" if job.video is not None and job.video.done() else "processing"
 
     async def _recipe(self, job: SimulatedJob) -> Recipe:
         maker = _omnihuman if job.body.get("generation_type") == "omni_human" else _jimeng
@@ -308,18 +280,6 @@ def _jimeng_problems(body: dict[str, Any]) -> list[str]:
     return problems
 
 
-def _refuse(fault: Fault) -> None:
-    if fault.name == "refuse_invalid":
-        raise Refusal(400, 2004, "the request has an invalid parameter")
-    if fault.name == "refuse_key":
-        raise Refusal(401, 2101, "Incorrect API key provided")
-    if fault.name == "refuse_balance":
-        raise Refusal(403, 2103, "the account is overdue")
-    if fault.name == "rate_limited":
-        headers = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"}
-        raise Refusal(429, 2007, "requests per minute exceeded", headers)
-
-
 def _failure(job: SimulatedJob) -> dict[str, Any]:
     if job.has("fail_input"):
         return {"code": "50411", "message": "Pre Img Risk Not Pass"}
@@ -329,12 +289,9 @@ def _failure(job: SimulatedJob) -> dict[str, Any]:
 
 
 async def _json_body(request: Request) -> dict[str, Any]:
-    try:
-        body = json.loads(await request.body())
-    except ValueError:
-        body = None
-    if not isinstance(body, dict):
-        raise Refusal(400, 2005, "the request cannot be parsed")
+    body = await json_object(request)
+    if body is None:
+        raise _refusal(400, 2005, "the request cannot be parsed")
     return body
 
 

@@ -28,12 +28,17 @@ class Settings:
         run_seconds: how long it is worked on.
         subjects: how many people detection finds; None for the true number in the shipped portrait, else one.
         file_seconds: how long result and mask URLs live.
+        hidream_submissions_per_minute: how many submissions HiDream takes from an account in a minute before it answers
+            429; None for any number.
+        hidream_token_seconds: how long the tokens live that HiDream gives for an API key.
     """
 
     queue_seconds: float = 1.0
     run_seconds: float = 4.0
     subjects: int | None = None
     file_seconds: float = 3600.0
+    hidream_submissions_per_minute: float | None = None
+    hidream_token_seconds: float = 24 * 3600.0
 
 
 @dataclass
@@ -48,6 +53,7 @@ class SimulatedJob:
     fault: Fault | None = None
     failure: dict[str, Any] | None = None
     video: asyncio.Task[bytes] | None = field(default=None, repr=False)
+    file: str | None = None
 
     def has(self, fault: str) -> bool:
         """Whether this fault struck the job when it was accepted."""
@@ -56,11 +62,19 @@ class SimulatedJob:
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file behind an expiring URL."""
+    """A file behind an expiring URL.
+
+    Parameters:
+        content: its bytes.
+        media_type: its Content-Type.
+        expires_at: when its URL ends, in seconds since 1970.
+        struck_as: the dialect whose ordered `content` faults strike when it is fetched; None for none.
+    """
 
     content: bytes
     media_type: str
     expires_at: float
+    struck_as: str | None = None
 
 
 Prepare = Callable[[SimulatedJob], Awaitable[Recipe]]
@@ -115,12 +129,33 @@ class World:
         assert job.video is not None  # noqa: S101 - set when the job was accepted
         return await asyncio.shield(job.video)
 
-    def publish(self, content: bytes, media_type: str, ending: str, seconds: float | None = None) -> str:
+    def publish(
+        self,
+        content: bytes,
+        media_type: str,
+        ending: str,
+        seconds: float | None = None,
+        struck_as: str | None = None,
+    ) -> str:
         """Put a file behind an expiring URL; returns the URL."""
         name = f"{secrets.token_hex(12)}.{ending}"
         lifetime = self.settings.file_seconds if seconds is None else seconds
-        self.files[name] = StoredFile(content, media_type, time.time() + lifetime)
+        self.files[name] = StoredFile(content, media_type, time.time() + lifetime, struck_as)
         return f"{self.base_url}/files/{name}"
+
+    def result_url(self, job: SimulatedJob) -> str:
+        """The URL of a finished job's file: the same at each look, until it expires and a fresh one is made."""
+        stored = self.files.get((job.file or "").rpartition("/")[2])
+        if job.file is None or stored is None or stored.expires_at < time.time():
+            assert job.video is not None  # noqa: S101 - set when the job was accepted
+            job.file = self.publish(job.video.result(), "video/mp4", "mp4", struck_as=job.provider)
+        return job.file
+
+    def url_answer(self, video: bytes, expired: bool) -> dict[str, Any]:
+        """A JSON answer that names a video's URL, which may have expired already."""
+        lifetime = -1.0 if expired else self.settings.file_seconds
+        url = self.publish(video, "video/mp4", "mp4", lifetime)
+        return {"video_url": url, "expires_at": int(time.time() + lifetime)}
 
     def report(self) -> dict[str, Any]:
         """What happened so far: the billing counter, the requests, the jobs."""

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import httpx
@@ -26,7 +27,7 @@ TIMEOUTS = httpx.Timeout(connect=10.0, read=60.0, write=60.0, pool=30.0)
 SUBMIT_SECONDS = 180.0
 """The longest a paid POST may take from its first byte to its answer, in seconds."""
 
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,18 @@ class ApiClient:
             ProviderError: no answer came; retryable.
         """
         async with self._downloads:
-            request = self._client.build_request("GET", self.base_url + path)
+            request = self._request(self._client, "GET", path)
             response = await self._guarded(self._client.send(request, stream=True), f"GET {path}")
             try:
                 yield response
             finally:
                 await response.aclose()
+
+    @asynccontextmanager
+    async def download_turn(self) -> AsyncIterator[None]:
+        """Hold a place among the downloads under way."""
+        async with self._downloads:
+            yield
 
     async def aclose(self) -> None:
         """Close every connection."""
@@ -152,13 +159,24 @@ class ApiClient:
         await self._fresh.aclose()
 
     async def _send(self, client: httpx.AsyncClient, method: str, path: str, **content: Any) -> httpx.Response:
-        return await self._guarded(client.request(method, self.base_url + path, **content), f"{method} {path}")
+        what = f"{method} {path}"
+        return await self._guarded(client.send(self._request(client, method, path, **content)), what)
+
+    def _request(self, client: httpx.AsyncClient, method: str, path: str, **content: Any) -> httpx.Request:
+        url = self.base_url + path
+        reason = "the port is 0"
+        try:
+            if urlsplit(url).port != 0:
+                return client.build_request(method, url, **content)
+        except (httpx.InvalidURL, ValueError) as error:
+            reason = str(error)
+        raise ProviderError(f"{method} {path} failed: {reason}. Is base_url right?", outcome="unsent", retryable=False)
 
     async def _guarded(self, call: Any, what: str) -> httpx.Response:
         failure: ProviderError
         try:
             response: httpx.Response = await call
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             failure = network_failure(error, what, self.redactor)
         else:
             return response
@@ -167,7 +185,23 @@ class ApiClient:
         raise failure
 
 
-def network_failure(error: httpx.HTTPError, what: str, redactor: Redactor) -> ProviderError:
+async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> None:
+    """Read the whole body of a streamed answer.
+
+    Raises:
+        ProviderError: the connection broke; retryable.
+    """
+    failure: ProviderError
+    try:
+        await response.aread()
+    except httpx.HTTPError as error:
+        failure = network_failure(error, what, redactor)
+    else:
+        return
+    raise failure
+
+
+def network_failure(error: httpx.HTTPError | httpx.InvalidURL, what: str, redactor: Redactor) -> ProviderError:
     """Tell what a failed exchange did at the provider.
 
     Nothing was sent where no connection came about (refused, DNS, TLS, connect or pool timeout); after that nobody
@@ -175,4 +209,6 @@ def network_failure(error: httpx.HTTPError, what: str, redactor: Redactor) -> Pr
     """
     outcome: SendOutcome = "unsent" if isinstance(error, _NEVER_SENT) else "uncertain"
     reason = redactor.clean(str(error)) or "no details"
-    return ProviderError(f"{unsigned_url(what)} failed: {type(error).__name__}: {reason}.", outcome=outcome)
+    method, _, target = what.rpartition(" ") if "://" in what else ("", "", what)
+    shown = f"{method} {unsigned_url(target)}".strip()
+    return ProviderError(f"{shown} failed: {type(error).__name__}: {reason}.", outcome=outcome)

@@ -22,6 +22,8 @@ from prefect_genmedia.transport.api import TIMEOUTS, USER_AGENT, network_failure
 from prefect_genmedia.transport.redact import Redactor, unsigned_url
 
 MAX_REDIRECTS = 5
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_COMPATIBLE = ipaddress.ip_network("::/96")
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 """From a host name and port to its IP addresses."""
@@ -97,7 +99,10 @@ async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules) -> htt
         if not response.has_redirect_location:
             return response
         await response.aclose()
-        url = urljoin(url, response.headers["location"])
+        try:
+            url = urljoin(url, response.headers["location"])
+        except ValueError:
+            raise ProviderError("A redirect leads to a URL that cannot be read.", retryable=False) from None
     raise ProviderError(f"GET {unsigned_url(url)} was redirected more than {MAX_REDIRECTS} times.", retryable=False)
 
 
@@ -105,22 +110,26 @@ async def _answer(client: httpx.AsyncClient, request: httpx.Request, url: str) -
     failure: ProviderError
     try:
         return await client.send(request, stream=True)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         # A signed URL is a secret too: the error may quote it.
         failure = network_failure(error, f"GET {url}", Redactor([url, urlsplit(url).query]))
     raise failure
 
 
 async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRules) -> httpx.Request:
-    shown = unsigned_url(url)
-    parts = urlsplit(url)
-    host = parts.hostname
+    try:
+        shown = unsigned_url(url)
+        parts = urlsplit(url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        target = httpx.URL(url)
+        host = target.raw_host.decode()
+    except (ValueError, httpx.InvalidURL):
+        raise ProviderError("A URL to fetch cannot be read.", retryable=False) from None
     if parts.scheme not in ("http", "https") or not host:
         raise ProviderError(f"{shown} is not an http or https URL.", retryable=False)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
     try:
         addresses = await rules.resolver(host, port)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise ProviderError(f"The host of {shown} cannot be resolved: {error}.") from None
     if not (rules.allow_private or host in rules.trusted_hosts):
         inside = [address for address in addresses if not _is_public(address)]
@@ -131,14 +140,19 @@ async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRule
                 next_step="set PREFECT_INTEGRATIONS_GENMEDIA_ALLOW_PRIVATE_HOSTS=true if that host is meant.",
             )
     address = addresses[0]
-    at_address = httpx.URL(url).copy_with(host=address)
+    at_address = target.copy_with(host=address)
     return client.build_request(
-        "GET", at_address, headers={"Host": parts.netloc.rpartition("@")[2]}, extensions={"sni_hostname": host}
+        "GET", at_address, headers={"Host": target.netloc.decode()}, extensions={"sni_hostname": host}
     )
 
 
 def _is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
+    if isinstance(ip, ipaddress.IPv6Address):
+        if ip.is_site_local:
+            return False
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and (ip in _NAT64 or ip in _COMPATIBLE):
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        ip = inner or ip
     return ip.is_global and not ip.is_multicast

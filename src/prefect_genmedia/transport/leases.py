@@ -55,7 +55,14 @@ class LoopShared(Generic[Resource]):
 
     async def _drop(self, key: Hashable, shared: _Shared[Resource]) -> None:
         async with shared.lock:
-            if shared.users or shared.resource is None:
+            if shared.users:
                 return  # somebody came back while we waited for the lock
             resource, shared.resource = shared.resource, None
-            await self._close(resource)
+            try:
+                if resource is not None:
+                    await self._close(resource)
+            finally:
+                # The lock may hold the loop, and the loop is this dictionary's weak key.
+                family = self._loops.get(asyncio.get_running_loop(), {})
+                if not shared.users and family.get(key) is shared:
+                    del family[key]

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 MASK = "[redacted]"
 
 _SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-tos-", "x-cos-", "q-sign", "q-key", "q-header", "q-url", "q-ak")
+_NOT_SIGNING = frozenset({"x-oss-process", "x-tos-process"})  # they choose what is made of the picture
 _ALWAYS_SECRET = frozenset("authorization token access_token api_key apikey auth_key x-signature x-expires".split())
 # Names that mean something else in an unsigned URL, and belong to the signature beside its telling parameter.
 _BESIDE = {
@@ -48,16 +49,18 @@ def unsigned_url(url: str) -> str:
     if url.startswith("data:"):
         return url.split(",", 1)[0] + ",…"
     parts = urlsplit(url)
-    pairs = parse_qsl(parts.query, keep_blank_values=True)
+    # Bytes that are no UTF-8 (a name in GBK) must come out as they went in.
+    pairs = parse_qsl(parts.query, keep_blank_values=True, errors="surrogateescape")
     names = {name.lower() for name, _ in pairs}
     dropped = _ALWAYS_SECRET.union(*(group for telling, group in _BESIDE.items() if telling in names))
     kept = [
         (name, value)
         for name, value in pairs
-        if name.lower() not in dropped and not name.lower().startswith(_SIGNING_PREFIXES)
+        if name.lower() not in dropped
+        and (name.lower() in _NOT_SIGNING or not name.lower().startswith(_SIGNING_PREFIXES))
     ]
     host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, urlencode(kept), ""))
+    return urlunsplit((parts.scheme, host, parts.path, urlencode(kept, errors="surrogateescape"), ""))
 
 
 def excerpt(text: str, limit: int = 2000) -> str:

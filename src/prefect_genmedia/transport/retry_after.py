@@ -27,7 +27,7 @@ def retry_after_seconds(value: str | None, now: datetime, cap: float = CAP_SECON
     except ValueError:
         try:
             moment = parsedate_to_datetime(text)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         if moment.tzinfo is None:
             moment = moment.replace(tzinfo=timezone.utc)

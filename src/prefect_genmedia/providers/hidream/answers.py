@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from prefect_genmedia.errors import GenerationFailed, ProviderError
-from prefect_genmedia.providers.answers import ErrorAnswer, number_in, read_json, unreadable
+from prefect_genmedia.providers.answers import ErrorAnswer, name_in, number_in, read_json, unreadable
 from prefect_genmedia.providers.hidream import catalog
 from prefect_genmedia.providers.hidream.token import Token
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
@@ -50,8 +50,8 @@ def token_in(response: httpx.Response, what: str, redactor: Redactor, now: float
         GenMediaError: there is none.
     """
     result = result_in(response, what, redactor)
-    value = result.get("token") if isinstance(result, dict) else None
-    if not isinstance(value, str) or not value:
+    value = name_in(result.get("token")) if isinstance(result, dict) else None
+    if value is None:
         raise ProviderError(f"{what} answered without a token.", http_status=response.status_code)
     return Token.issued(value, result.get("expire_time"), now)
 
@@ -63,8 +63,8 @@ def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepte
         GenMediaError: it was refused, or nobody can know.
     """
     result = result_in(response, what, redactor)
-    task_id = result.get("task_id") if isinstance(result, dict) else None
-    if not isinstance(task_id, str) or not task_id:
+    task_id = name_in(result.get("task_id")) if isinstance(result, dict) else None
+    if task_id is None:
         raise unreadable(response, what, redactor, "no task_id in its result")
     return Accepted(task_id, catalog.STATUS_WORDS[catalog.WAITING])
 
@@ -92,7 +92,7 @@ class SubTask:
         urls = (payload.get(name) for name in ("video", "url", "image"))
         return cls(
             status=int(status) if status is not None else None,
-            url=next((url for url in urls if isinstance(url, str) and url), None),
+            url=next((url for url in map(name_in, urls) if url), None),
             completion=_percent(number_in(payload.get("task_completion"))),
             description=str(payload.get("description") or ""),
         )

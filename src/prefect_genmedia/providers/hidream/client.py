@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from prefect_genmedia.errors import CredentialsError, GenMediaError, ProviderError, RateLimited
+from prefect_genmedia.providers.answers import paid_submission
 from prefect_genmedia.providers.hidream import answers, catalog
 from prefect_genmedia.providers.hidream.stylize import StylizedVideo
 from prefect_genmedia.providers.hidream.token import ApiKeyAuth, LearningRedactor, Token, TokenAuth, TokenKeeper
@@ -89,9 +90,10 @@ class HiDreamClient:
             GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
         """
         token = await self._tokens.fresh()
-        response = await self._api.post_paid(catalog.SUBMIT_PATH, request.body())
         try:
-            return answers.accepted(response, "POST …/video_edit/async", self._redactor)
+            with paid_submission():
+                response = await self._api.post_paid(catalog.SUBMIT_PATH, request.body())
+                return answers.accepted(response, "POST …/video_edit/async", self._redactor)
         except RateLimited as error:
             # Two submissions a minute are documented, a Retry-After header is not.
             raise error.after(self._pause if error.retry_after is None else error.retry_after) from None

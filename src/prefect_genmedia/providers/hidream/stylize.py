@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from pydantic import Field, field_serializer, field_validator, model_validator
 from typing_extensions import Self
 
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.hidream import catalog
 from prefect_genmedia.providers.inputs import PublicUrl
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -53,11 +54,12 @@ class StylizedVideo(GenerationRequest):
     def _fits_together(self) -> Self:
         problems = []
         if (self.video_url is None) == (self.video_base64 is None):
-            problems.append("give video_url or video_base64, one of them")
+            problems.append(FieldProblem("video_url", "give video_url or video_base64, one of them"))
         if not self.prompt and self.style is None:
-            problems.append("give a style, a prompt, or both")
+            problems.append(FieldProblem("style", "give a style, a prompt, or both"))
         if problems:
-            raise ValueError("; ".join(problems))
+            # Not a ValueError: what is checked after the fields is past the base's own wording of problems.
+            raise InvalidRequest.of(f"{type(self).__name__} request", problems)
         return self
 
     @field_serializer("video_base64", when_used="json-unless-none")

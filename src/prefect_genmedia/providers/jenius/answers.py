@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from prefect_genmedia.errors import GenerationFailed, ProviderError
-from prefect_genmedia.providers.answers import ErrorAnswer, number_in, read_json, unreadable
+from prefect_genmedia.providers.answers import ErrorAnswer, name_in, number_in, read_json, unreadable
 from prefect_genmedia.providers.jenius import catalog
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
 from prefect_genmedia.transport import Redactor, excerpt
@@ -36,8 +36,8 @@ def task_in(response: httpx.Response, what: str, redactor: Redactor) -> dict[str
 
 def accepted(task: dict[str, Any]) -> Accepted | None:
     """The yes to a submission; None where it names no task."""
-    uuid = task.get("uuid")
-    if not isinstance(uuid, str) or not uuid:
+    uuid = name_in(task.get("uuid"))
+    if uuid is None:
         return None
     return Accepted(
         uuid,
@@ -67,8 +67,8 @@ def result_url(task: dict[str, Any]) -> str:
     Raises:
         ProviderError: the task is not completed, or has no URL yet; retryable.
     """
-    url = task.get("live_poster_url")
-    if not isinstance(url, str) or not url:
+    url = name_in(task.get("live_poster_url"))
+    if url is None:
         raise ProviderError(f"The task is {task.get('status')!r} and has no live_poster_url.")
     return url
 

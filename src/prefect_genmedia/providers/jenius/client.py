@@ -9,7 +9,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from prefect_genmedia.providers.answers import unreadable
+from prefect_genmedia.providers.answers import paid_submission, unreadable
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.jenius import answers, catalog
 from prefect_genmedia.providers.jenius.poster import LivePoster
@@ -56,11 +56,12 @@ class JeniusClient:
         Raises:
             GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
         """
-        response = await self._api.post_paid(catalog.TASKS_PATH, request.body())
-        accepted = answers.accepted(answers.task_in(response, "POST /tasks", self._redactor))
-        if accepted is None:
-            raise unreadable(response, "POST /tasks", self._redactor, "no uuid in its task")
-        return accepted
+        with paid_submission():
+            response = await self._api.post_paid(catalog.TASKS_PATH, request.body())
+            accepted = answers.accepted(answers.task_in(response, "POST /tasks", self._redactor))
+            if accepted is None:
+                raise unreadable(response, "POST /tasks", self._redactor, "no uuid in its task")
+            return accepted
 
     async def poll(self, provider_job_id: str) -> Observation:
         """GET /tasks/{uuid}.

@@ -35,6 +35,13 @@ _UPSTREAM_CODE = re.compile(r"(?<!\d)(50[245]\d\d)(?!\d)")
 _INPUT_CODES = {"50411": "image", "50412": "text", "50413": "text", "50518": "copyright of the input"}
 _OUTPUT_CODES = {"50511": "image", "50516": "video", "50517": "audio", "50519": "copyright of the output"}
 _AUDIT_CODES = frozenset({"50512", "50513", "50514", "50520", "50521", "50522"})
+_REFUSALS: dict[str, tuple[type[GenMediaError], str]] = {
+    **{code: (InputRefused, f"The {what} was refused.") for code, what in _INPUT_CODES.items()},
+    **{code: (OutputRefused, f"The generated {what} was refused.") for code, what in _OUTPUT_CODES.items()},
+    **dict.fromkeys(_AUDIT_CODES, (InputRefused, "It was refused by the content audit.")),
+    "50215": (InputRefused, "The input is invalid, such as a recording that is too long."),
+    "50400": (CredentialsError, "The service is not enabled for this account."),
+}
 _SLOW_DOWN_CODES = frozenset({"50429", "50430"})
 
 # Codes of the gateway itself.
@@ -53,8 +60,9 @@ def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> 
     upstream = _upstream_code(said.text)
     if said.status == 429 or upstream in _SLOW_DOWN_CODES:
         raise said.error(RateLimited).after(said.retry_after)
-    if upstream in _INPUT_CODES:
-        raise said.error(InputRefused, f"The {_INPUT_CODES[upstream]} was refused.")
+    refusal = _REFUSALS.get(upstream or "")
+    if refusal is not None:
+        raise said.error(*refusal)
     if said.code == _QUOTA_CODE:
         raise said.error(QuotaError)
     raise said.by_status()
@@ -92,22 +100,16 @@ def result_url(payload: dict[str, Any]) -> str:
 
 
 def _failure(status: str, payload: dict[str, Any], redactor: Redactor) -> GenMediaError:
-    text = redactor.clean(json.dumps(payload.get("error"), ensure_ascii=False))
+    told = {name: payload[name] for name in ("error", "code", "message", "msg", "detail") if name in payload}
+    text = redactor.clean(json.dumps(told, ensure_ascii=False))
     code, message = error_facts(redactor.clean(json.dumps(payload, ensure_ascii=False)))
     upstream = _upstream_code(text)
     facts: dict[str, Any] = {"code": upstream or code, "body": excerpt(text)}
     said = f"The provider reports {status!r}: {excerpt(message, 500).rstrip('.')}."
-    if upstream in _INPUT_CODES:
-        what = _INPUT_CODES[upstream]
-        return InputRefused(f"{said} The {what} was refused.", **facts, paid="refused jobs are not billed")
-    if upstream in _OUTPUT_CODES:
-        return OutputRefused(f"{said} The generated {_OUTPUT_CODES[upstream]} was refused.", **facts)
-    if upstream in _AUDIT_CODES:
-        return InputRefused(f"{said} It was refused by the content audit.", **facts, paid="refused jobs are not billed")
-    if upstream == "50215":
-        return InputRefused(f"{said} The input is invalid, such as a recording that is too long.", **facts)
-    if upstream == "50400":
-        return CredentialsError(f"{said} The service is not enabled for this account.", **facts)
+    refusal = _REFUSALS.get(upstream or "")
+    if refusal is not None:
+        kind, note = refusal
+        return kind(f"{said} {note}", **facts, paid="refused jobs are not billed")
     if status.lower() in ("expired", "not_found"):
         return JobExpired(said, **facts)
     return GenerationFailed(said, **facts)

@@ -9,14 +9,16 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
-from prefect_genmedia.errors import ProviderError
+from prefect_genmedia.errors import GenMediaError, ProviderError, SubmissionUnknown
+from prefect_genmedia.providers.answers import unreadable
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
 from prefect_genmedia.providers.results import open_url, result_stream
 from prefect_genmedia.providers.tokenops import answers, catalog
 from prefect_genmedia.providers.tokenops.jimeng import JimengVideo
 from prefect_genmedia.providers.tokenops.omnihuman import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
-from prefect_genmedia.transport import ApiClient, FetchRules, Gates, Redactor, excerpt
+from prefect_genmedia.transport import ApiClient, FetchRules, Gates, Redactor
+from prefect_genmedia.transport.api import read_body
 
 
 class BearerAuth(httpx.Auth):
@@ -74,16 +76,21 @@ class TokenOpsClient:
         Raises:
             GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
         """
+        try:
+            return await self._submit(request)
+        except GenMediaError as error:
+            if error.outcome == "uncertain":
+                error.retryable = False
+                error.paid = SubmissionUnknown.paid
+                error.next_step = "look into the provider's console before sending it again."
+            raise
+
+    async def _submit(self, request: OmniHumanVideo | JimengVideo) -> Accepted:
         response = await self._api.post_paid("/videos", request.body())
         payload = self._read(response, "POST /videos")
         job_id = payload.get("id")
-        if not isinstance(job_id, str | int) or not str(job_id):
-            raise ProviderError(
-                "POST /videos was accepted, but its answer has no id.",
-                http_status=response.status_code,
-                body=excerpt(self._redactor.clean(response.text)),
-                outcome="uncertain",
-            )
+        if not isinstance(job_id, str | int) or isinstance(job_id, bool) or not str(job_id).strip():
+            raise unreadable(response, "POST /videos", self._redactor, "no id")
         return Accepted(str(job_id), str(payload.get("status", "in_queue")))
 
     async def poll(self, provider_job_id: str) -> Observation:
@@ -109,13 +116,13 @@ class TokenOpsClient:
         url = None
         async with self._api.stream(f"{_video(provider_job_id)}/content") as response:
             if not response.is_success or _is_json(response):
-                await response.aread()
+                await read_body(response, "GET /videos/{id}/content", self._redactor)
                 payload = self._read(response, "GET /videos/{id}/content")
                 url = answers.result_url(payload)
             else:
                 yield result_stream(response)
                 return
-        async with open_url(url, self.fetch_rules) as stream:
+        async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
             yield stream
 
     async def detect_subjects(self, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Detection:
@@ -171,7 +178,7 @@ def _video(provider_job_id: str) -> str:
 
 
 def _is_json(response: httpx.Response) -> bool:
-    return "json" in response.headers.get("content-type", "")
+    return "json" in response.headers.get("content-type", "").lower()
 
 
 def _is_one(payload: dict[str, Any]) -> bool:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from prefect_genmedia.providers.inputs import PublicUrl, Seed
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.providers.inputs import PublicUrl, Seed, fetchable
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
 from prefect_genmedia.providers.tokenops import catalog
 from prefect_genmedia.transport import unsigned_url
@@ -42,6 +43,8 @@ class ContentImage(BaseModel):
         is_data = self.image_url.url.startswith("data:image/")
         if is_data != (self.type == "image_base64"):
             raise ValueError("image_url takes an http(s) URL, image_base64 a data:image/…;base64,… URI")
+        if not is_data:
+            fetchable(self.image_url.url)
         return self
 
 
@@ -84,7 +87,7 @@ class JimengVideo(GenerationRequest):
     def _size_is_two_numbers(cls, value: str | None) -> str | None:
         if value is not None:
             width, separator, height = value.partition("x")
-            if not (separator and width.isdecimal() and height.isdecimal()):
+            if not (separator and value.isascii() and width.isdecimal() and height.isdecimal()):
                 raise ValueError("must be width x height in pixels, such as 1280x720")
             if not (0 < int(width) <= _SIZE_LIMIT and 0 < int(height) <= _SIZE_LIMIT):
                 raise ValueError(f"each side must be from 1 to {_SIZE_LIMIT} pixels")
@@ -94,7 +97,7 @@ class JimengVideo(GenerationRequest):
     def _fits_together(self) -> Self:
         problems = [*self._conflicts(), *self._catalog_problems()]
         if problems:
-            raise ValueError("; ".join(problems))
+            raise InvalidRequest.of(f"{type(self).__name__} request", [FieldProblem("", text) for text in problems])
         return self
 
     def _conflicts(self) -> list[str]:
@@ -178,13 +181,15 @@ class JimengVideo(GenerationRequest):
     def identity_inputs(self) -> dict[str, Any]:
         """Everything, with each picture by its unsigned URL, and the same length or ratio as one value."""
         inputs = self.model_dump(
-            mode="json", exclude={"image_urls", "content", "frames", "seconds", "prompt", "req_key"}
+            mode="json",
+            exclude={"image_urls", "content", "frames", "seconds", "prompt", "req_key", "size", "aspect_ratio"},
         )
         pictures = [*self.image_urls, *(image.image_url.url for image in self._content_images)]
         return inputs | {
             "text": self._text,
             "pictures": [url if url.startswith("data:") else unsigned_url(url) for url in pictures],
             "length_seconds": self._length_seconds,
+            "ratio": self._ratio,
             "service": self.service.name,
         }
 

@@ -58,7 +58,9 @@ class _Mask:
     def contains(self, x: float, y: float) -> bool:
         """Whether the point is white; coordinates of 1 or less are shares of the width and height."""
         width, height = self.picture.size
-        column, row = (int(x * width), int(y * height)) if max(x, y) <= 1 else (int(x), int(y))
+        column, row = (
+            (min(int(x * width), width - 1), min(int(y * height), height - 1)) if max(x, y) <= 1 else (int(x), int(y))
+        )
         if not (0 <= column < width and 0 <= row < height):
             return False
         value = self.picture.getpixel((column, row))
@@ -85,6 +87,8 @@ def parse_subject(subject: Subject) -> Subject:
     if isinstance(subject, int):
         return subject
     if not isinstance(subject, str):
+        if not isinstance(subject, Sequence):
+            raise _not_understood(subject)
         return _point(subject)
     text = subject.strip().lower()
     if text in _WORDS:
@@ -159,7 +163,7 @@ def _picture(content: bytes) -> Image.Image:
         with Image.open(io.BytesIO(content)) as picture:
             gray: Image.Image = picture.convert("L")
             return gray
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error)
     raise ProviderError(f"A mask is not a picture: {reason}.")
 

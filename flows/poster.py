@@ -1,0 +1,55 @@
+"""A picture becomes a live poster: submit → wait → download (seed 000, "使用流程")."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from prefect_genmedia import JeniusCredentials
+from prefect_genmedia.jobs import Delivery
+from prefect_genmedia.providers.jenius import LivePoster
+from prefect_genmedia.providers.jenius.catalog import SceneName
+from prefect_genmedia.tasks import download_result, submit, wait_for_job
+from prefect_genmedia.tasks.support import label_of
+
+
+def _run_name() -> str:
+    parameters: dict[str, Any] = flow_run.parameters
+    return f"poster · {parameters['scene']} · {label_of(parameters['image_url'])}"
+
+
+@flow(name="live-poster", flow_run_name=_run_name)
+async def live_poster(
+    image_url: str,
+    scene: SceneName,
+    credentials: JeniusCredentials | str = "default",
+    output: str | None = None,
+    timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
+    idempotency_key: str | None = None,
+) -> Delivery:
+    """Put the person of a picture into a scene, and deliver the verified video.
+
+    Parameters:
+        image_url: URL of a picture of a person, which Jenius can fetch.
+        scene: The scene that the person is put into.
+            `youqian` 春节复古喜庆风格 · Retro Spring Festival: under a gate with couplets, a red 福 in both hands.
+            `zhongming` 红金骏马新年风格 · Red and gold New Year steed: before a red horse with golden ornaments.
+            `anime_cake` 卡通蛋糕可爱风格 · Cartoon cake: painted, in pyjamas, with a cake in the hands.
+            `real_cake` 真人蛋糕生活风格 · Lifelike cake: lifelike, in pyjamas, with a cake in the hands.
+            `firework` 新年烟花庆祝风格 · New Year fireworks: hat with rabbit ears, scarf, jumper with stars.
+        credentials: Jenius credentials: a Block, or the name of one.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video.
+        timeout_seconds: How long to wait for the result, in seconds.
+        idempotency_key: The same key and inputs mean the same paid result, in any run.
+
+    Raises:
+        InvalidRequest: before anything is paid.
+        GenMediaError: see the errors' table in the documentation.
+    """
+    request = LivePoster(image_url=image_url, scene=scene)
+    job = await submit(request, credentials, idempotency_key, label=label_of(image_url), output=output)
+    job = await wait_for_job(job, credentials, timeout_seconds)
+    return await download_result(job, output, credentials)

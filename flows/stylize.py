@@ -1,0 +1,55 @@
+"""A video is redrawn in another style: submit → wait → download (seed 002)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from prefect_genmedia import HiDreamCredentials
+from prefect_genmedia.jobs import Delivery
+from prefect_genmedia.providers.hidream import StylizedVideo
+from prefect_genmedia.providers.hidream.catalog import StyleName
+from prefect_genmedia.tasks import download_result, submit, wait_for_job
+from prefect_genmedia.tasks.support import label_of
+
+
+def _run_name() -> str:
+    parameters: dict[str, Any] = flow_run.parameters
+    return f"stylize · {parameters['style'] or 'prompt'} · {label_of(parameters['video_url'])}"
+
+
+@flow(name="stylize-video", flow_run_name=_run_name)
+async def stylize_video(
+    video_url: str,
+    style: StyleName | None = None,
+    prompt: str = "",
+    notify_url: str | None = None,
+    credentials: HiDreamCredentials | str = "default",
+    output: str | None = None,
+    timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
+    idempotency_key: str | None = None,
+) -> Delivery:
+    """Redraw a video in a style or as a prompt describes, and deliver the verified video.
+
+    Parameters:
+        video_url: URL of the video, which HiDream can fetch.
+        style: The style: barbie_doll 芭比, ink_wash 水墨, van_goph 梵高, hayao_miyazaki 宫崎骏, cyber_punk 赛博朋克,
+            cartoon 卡通, anime 动漫, vector_art 矢量艺术, abstract 抽象, watercolor 水彩.
+        prompt: What the video shall look like; in place of a style, or beside it.
+        notify_url: Public URL that HiDream POSTs to at the end; the flow itself does not need it.
+        credentials: HiDream credentials: a Block, or the name of one.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video.
+        timeout_seconds: How long to wait for the result, in seconds.
+        idempotency_key: The same key and inputs mean the same paid result, in any run.
+
+    Raises:
+        InvalidRequest: before anything is paid.
+        GenMediaError: see the errors' table in the documentation.
+    """
+    request = StylizedVideo(video_url=video_url, style=style, prompt=prompt, notify_url=notify_url)
+    job = await submit(request, credentials, idempotency_key, label=label_of(video_url), output=output)
+    job = await wait_for_job(job, credentials, timeout_seconds)
+    return await download_result(job, output, credentials)

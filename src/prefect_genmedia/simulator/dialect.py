@@ -1,0 +1,131 @@
+"""What the dialects share: documented refusals, reading a body, counting and guarding endpoints, ordered faults."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any, ClassVar, Literal
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount
+
+from prefect_genmedia.simulator.faults import Fault, broken_answer
+from prefect_genmedia.simulator.world import SimulatedJob, World
+
+Handler = Callable[[Request], Awaitable[Response]]
+Stage = Literal["queued", "running", "failed", "done"]
+
+
+class Refusal(Exception):
+    """A documented error answer, in its dialect's own words."""
+
+    def __init__(self, status: int, payload: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        super().__init__(str(payload))
+        self.response = JSONResponse(payload, status, headers)
+
+
+class Dialect:
+    """Base of the dialects: one provider's endpoints over one world."""
+
+    name: ClassVar[str]
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def routes(self) -> Mount:
+        """Every endpoint, below the dialect's prefix."""
+        raise NotImplementedError
+
+    def key_of(self, request: Request) -> str:
+        """The key of the account that asks.
+
+        Raises:
+            Refusal: no such account.
+        """
+        raise NotImplementedError
+
+    def refused_by(self, fault: Fault) -> Refusal | None:
+        """The refusal that an ordered fault means in this dialect; None for faults of another kind."""
+        raise NotImplementedError
+
+    def guarded(self, endpoint: str, handler: Handler) -> Handler:
+        """The handler, for those only who have a key; each request is counted."""
+
+        async def behind_key(request: Request) -> Response:
+            self.key_of(request)
+            return await handler(request)
+
+        return self.counted(endpoint, behind_key)
+
+    def counted(self, endpoint: str, handler: Handler) -> Handler:
+        """The handler, with each request counted and refusals answered."""
+
+        async def answer(request: Request) -> Response:
+            self.world.requests[f"{self.name}.{endpoint}"] += 1
+            try:
+                return await handler(request)
+            except Refusal as refusal:
+                return refusal.response
+
+        return answer
+
+    async def submitted(self, request: Request, accept: Callable[[], dict[str, Any]]) -> Response:
+        """Answer a submission that is right in itself; `accept` takes the job on and words the yes."""
+        fault = self.world.faults.take(self.name, "submit")
+        if fault is None:
+            return JSONResponse(accept())
+        self._refuse(fault)
+        if fault.name == "drop_before_accept":
+            return await self._broken(fault, request)
+        answer = JSONResponse(accept())
+        return await broken_answer(fault, request, self.world.drop) or answer
+
+    async def looked_at(self, request: Request, answer: Callable[[bool], dict[str, Any]]) -> Response:
+        """Answer a look at a job; `answer` words its state, or where it is told so an unknown one."""
+        fault = self.world.faults.take(self.name, "poll")
+        if fault is None:
+            return JSONResponse(answer(False))
+        self._refuse(fault)
+        if fault.name == "poll_unknown_status":
+            return JSONResponse(answer(True))
+        return await self._broken(fault, request)
+
+    def stage(self, job: SimulatedJob) -> Stage:
+        """Where a job is in its life."""
+        if self.world.is_queued(job):
+            return "queued"
+        if not self.world.is_over(job):
+            return "running"
+        if job.failure or job.has("fail_input") or job.has("fail_output") or job.has("fail_internal"):
+            return "failed"
+        return "done" if job.video is not None and job.video.done() else "running"
+
+    def job_named(self, job_id: str, request: Request) -> SimulatedJob | None:
+        """The asking account's own job."""
+        job = self.world.jobs.get(job_id)
+        own = job is not None and job.provider == self.name and job.key == self.key_of(request)
+        return job if own else None
+
+    def _refuse(self, fault: Fault) -> None:
+        refusal = self.refused_by(fault)
+        if refusal is not None:
+            raise refusal
+
+    async def _broken(self, fault: Fault, request: Request) -> Response:
+        return await broken_answer(fault, request, self.world.drop) or Response()
+
+
+async def json_object(request: Request) -> dict[str, Any] | None:
+    """The request's JSON object; None where it is none."""
+    try:
+        body = json.loads(await request.body())
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) else None
+
+
+def bearer_of(request: Request) -> str:
+    """What stands behind `Bearer ` in the Authorization header; empty where nothing does."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    return key if scheme == "Bearer" else ""
