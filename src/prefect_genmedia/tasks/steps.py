@@ -1,0 +1,147 @@
+"""The steps of the job life inside a run: what the single tasks and a batch's one task a job both do.
+
+Each step opens what it needs (ledger, client), tells what happens in the run's log and as events, and returns the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from prefect_genmedia import jobs
+from prefect_genmedia.blocks import ProviderCredentials, load_credentials
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
+from prefect_genmedia.jobs.deliver import deliver
+from prefect_genmedia.jobs.ledger import Ledger, open_ledger
+from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia.jobs.sources import measure_seconds
+from prefect_genmedia.jobs.storage import target_at
+from prefect_genmedia.jobs.submit import Claim, submit_once
+from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, ProviderClient
+from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
+from prefect_genmedia.tasks.support import (
+    RunListener,
+    current_scope,
+    emit_job_event,
+    retried_by_person,
+    root_run_id,
+    tell_detached,
+)
+
+
+async def submit_step(
+    request: GenerationRequest,
+    credentials: ProviderCredentials | str,
+    idempotency_key: str | None = None,
+    variant: int = 0,
+    label: str = "",
+    output: str | None = None,
+) -> Job:
+    """Submit a request, once; see the task `submit`."""
+    logger = get_run_logger()
+    block = await load_credentials(request.provider, credentials)
+    settings = GenMediaSettings()
+    await warn_of_mortal_ledger(settings.ledger)
+    async with block.client() as client, open_ledger(settings.ledger) as ledger:
+        claim = Claim(
+            scope=current_scope(idempotency_key),
+            root_run_id=root_run_id(),
+            retried_by_person=retried_by_person,
+            variant=variant,
+            label=label or request.kind,
+            flow_run_id=flow_run.id,
+            output=output,
+            expectation=await _measured(request, client),
+        )
+        try:
+            job = await submit_once(ledger, client, request, claim)
+        except SubmissionUnknown as error:
+            unknown = await ledger.get(error.job_key or "")
+            if unknown is not None:
+                emit_job_event("unknown", unknown, message=error.message)
+            raise
+    emit_job_event("submitted", job)
+    logger.info("Job %s is %s at %s (key %s)", job.provider_job_id, job.provider_status, job.provider, job.key)
+    return job
+
+
+async def wait_step(job: Job | str, credentials: ProviderCredentials | str, timeout_seconds: float) -> Job:
+    """Wait until the provider has the result; see the task `wait_for_job`."""
+    settings = GenMediaSettings()
+    policy = jobs.PollPolicy(shortest=settings.poll_shortest_seconds, longest=settings.poll_longest_seconds)
+    async with open_ledger(settings.ledger) as ledger:
+        present = await _taken_up(ledger, await _present(ledger, job))
+        block = await load_credentials(present.provider, credentials)
+        async with block.client() as client:
+            try:
+                done = await jobs.wait_for_job(ledger, client, present, timeout_seconds, policy, RunListener())
+            except asyncio.CancelledError:
+                await tell_detached(present)
+                raise
+            except GenMediaError as error:
+                failed = await ledger.get(present.key) or present
+                emit_job_event("failed", failed, error=error.kind, message=error.message)
+                raise
+    if done.succeeded_at and done.submitted_at:
+        took = done.succeeded_at - done.submitted_at
+        get_run_logger().info("Job %s is done after %.1f s", done.provider_job_id, took)
+    return done
+
+
+async def deliver_step(job: Job | str, output: str | None, credentials: ProviderCredentials | str) -> Job:
+    """Download, verify and publish the file; see the task `download_result`."""
+    settings = GenMediaSettings()
+    async with open_ledger(settings.ledger) as ledger:
+        present = await _present(ledger, job)
+        block = await load_credentials(present.provider, credentials)
+        async with block.client() as client:
+            try:
+                done = await deliver(ledger, client, present, target_at(output or settings.media_folder))
+            except GenMediaError as error:
+                emit_job_event("undelivered", present, error=error.kind, message=error.message)
+                raise
+    delivery = done.delivery
+    assert delivery is not None  # noqa: S101 - a delivered job has one
+    emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
+    get_run_logger().info("Delivered %s", delivery.uri)
+    return done
+
+
+async def _measured(request: GenerationRequest, client: ProviderClient) -> MediaExpectation:
+    """How long the result must be, measured on the recording it is made from."""
+    source = request.duration_source()
+    if source is None:
+        return MediaExpectation()
+    try:
+        seconds = await measure_seconds(source.url, client.fetch_rules)
+    except GenMediaError as error:
+        get_run_logger().warning(
+            "The recording cannot be measured from here, so its length is not checked: %s", error.message
+        )
+        return MediaExpectation()
+    limit = source.below_seconds
+    if limit is not None and seconds >= limit:
+        problem = FieldProblem(source.field, f"plays {seconds:.1f} s and must be shorter than {limit:.0f} s")
+        raise InvalidRequest.of(f"{type(request).__name__} request", [problem])
+    return MediaExpectation(seconds=seconds)
+
+
+async def _taken_up(ledger: Ledger, job: Job) -> Job:
+    """The job as this run's own, so that nobody else takes it up while we wait for it."""
+    if flow_run.id and job.flow_run_id != flow_run.id and job.state in AT_PROVIDER:
+        return await ledger.note(job, flow_run_id=flow_run.id) or job
+    return job
+
+
+async def _present(ledger: Ledger, job: Job | str) -> Job:
+    """The job as the ledger has it now."""
+    name = job if isinstance(job, str) else job.key
+    present = await ledger.find(name)
+    if present is None:
+        raise InvalidRequest.of("The job", [FieldProblem("job", f"the ledger has no job {name!r}")])
+    if present.state in (JobState.RESERVED, JobState.SENDING, JobState.UNKNOWN):
+        raise InvalidRequest.of("The job", [FieldProblem("job", f"{name!r} is {present.state.value}, not submitted")])
+    return present
