@@ -19,6 +19,7 @@ from prefect_genmedia.tasks import (
     submit,
     wait_for_job,
 )
+from prefect_genmedia.tasks.attempts import attempts
 from prefect_genmedia.tasks.support import label_of
 
 
@@ -53,6 +54,9 @@ async def omnihuman_video(
     idempotency_key: Annotated[
         str | None, Field(description="The same key and inputs mean the same paid result, in any run.")
     ] = None,
+    resubmit_on_output_refusal: Annotated[
+        int, Field(description="New attempts that are allowed when moderation refuses a finished video.", ge=0, le=10)
+    ] = 0,
 ) -> Delivery:
     """Make a portrait speak a recording, and deliver the verified video.
 
@@ -74,6 +78,16 @@ async def omnihuman_video(
     detection = await detect_subjects(image_url, credentials)
     selection = await select_subject(detection, subject, credentials)
     request = request.with_subject(selection)
-    job = await submit(request, credentials, idempotency_key, label=label_of(image_url), output=output)
-    job = await wait_for_job(job, credentials, timeout_seconds)
+    for attempt in attempts(request, resubmit_on_output_refusal):
+        with attempt:
+            job = await submit(
+                attempt.request,
+                credentials,
+                idempotency_key,
+                attempt.variant,
+                label=label_of(image_url),
+                output=output,
+                ask_again=attempt.is_last,
+            )
+            job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

@@ -93,6 +93,25 @@ async def test_a_person_who_retries_a_delivered_run_gets_the_same_file_without_a
     assert simulator.world.requests["tokenops.content"] == 1
 
 
+async def test_a_refused_output_is_tried_again_as_often_as_allowed_with_another_seed(
+    simulator: RunningSimulator, stored: str, ledger: Ledger
+) -> None:
+    simulator.order("fail_output", times=2)
+    state = await run(simulator, stored, 0, resubmit_on_output_refusal=2)
+    assert state.is_completed()
+    assert len({job.body.get("seed") for job in simulator.world.jobs.values()}) == 3
+    assert sorted(job.variant for job in await ledger.jobs()) == [0, 1, 2]
+    await retry_by_hand(state.state_details.flow_run_id)
+    assert simulator.accepted == 3
+
+
+async def test_a_refused_output_ends_the_run_when_no_attempt_is_left(simulator: RunningSimulator, stored: str) -> None:
+    simulator.order("fail_output", times=2)
+    state = await run(simulator, stored, 1, resubmit_on_output_refusal=1)
+    assert "OutputRefused" in state.message
+    assert simulator.accepted == 2
+
+
 async def test_a_refused_input_is_never_sent_again(simulator: RunningSimulator, stored: str) -> None:
     simulator.order("fail_input")
     state = await run(simulator, stored, 0)

@@ -81,10 +81,9 @@ class Lab:
 
     def final_state(self, flow_run_id: str, pid: int) -> dict[str, Any]:
         """Wait until the process has ended, and give the run's state."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # a busy server on SQLite answers 503 for a while, and Prefect's client waits
         while time.monotonic() < deadline and alive(pid):
             time.sleep(0.02)
-        if alive(pid): os.kill(pid, signal.SIGUSR1); time.sleep(1); print(Path(self.folder/"runs.log").read_text()[-9000:])
         assert not alive(pid), "the retried run does not end"
         state: dict[str, Any] = self.call("GET", f"/flow_runs/{flow_run_id}")["state"]
         return state
@@ -126,7 +125,7 @@ def lab(running_simulator: RunningSimulator, simulator: RunningSimulator, tmp_pa
 
 
 @pytest.mark.server
-@pytest.mark.timeout(60 + KILLS * 10)
+@pytest.mark.timeout(60 + KILLS * 20)
 def test_a_run_that_is_killed_at_any_moment_and_retried_is_paid_once(lab: Lab, ledger_url: str) -> None:
     print(f"\n{KILLS} kills, seed {SEED}")
     simulator = lab.simulator

@@ -23,9 +23,6 @@ submit.STALE_SENDING_SECONDS = 0.5  # nobody waits minutes for a dead process he
 
 
 async def run(flow_run_id: str) -> None:
-    def dump():
-        for t in asyncio.all_tasks(): t.print_stack(file=sys.stderr)
-    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, dump)
     async with get_client() as client:
         flow_run = await client.read_flow_run(UUID(flow_run_id))
     await run_flow_async(omnihuman_video, flow_run=flow_run, parameters=flow_run.parameters, return_type="state")

@@ -43,6 +43,7 @@ class Claim:
         flow_run_id: the flow run that asks.
         root_run_id: its root flow run, or the task run where there is no flow.
         retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
+        ask_again: whether what failed earlier may be asked for anew at all.
         output: where it wants its file, for whoever delivers it in its place.
         expectation: what the file must be like, beyond what the request alone says.
     """
@@ -53,6 +54,7 @@ class Claim:
     flow_run_id: str | None = None
     root_run_id: str | None = None
     retried_by_person: Callable[[], Awaitable[bool]] = _never
+    ask_again: bool = True
     output: str | None = None
     expectation: MediaExpectation = field(default_factory=MediaExpectation)
 
@@ -142,7 +144,7 @@ async def _wants_new_attempt(job: Job, claim: Claim, clock: Clock) -> bool:
         return True
     if job.state is not JobState.FAILED and not _is_expired(job, clock):
         return False
-    if job.root_run_id != claim.root_run_id or await claim.retried_by_person():
+    if claim.ask_again and (job.root_run_id != claim.root_run_id or await claim.retried_by_person()):
         return True
     if job.state is JobState.FAILED:
         raise job.failure()

@@ -30,6 +30,7 @@ async def submit(
     variant: int = 0,
     label: str = "",
     output: str | None = None,
+    ask_again: bool = True,
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
@@ -40,6 +41,7 @@ async def submit(
         variant: tells apart several wanted results of the same request.
         label: a few words that name the request for people.
         output: where the file will be wanted, for `reconcile_jobs`, should this run not live to fetch it.
+        ask_again: whether a rerun may ask anew for what the provider had failed to make.
 
     Returns:
         The job, accepted by the provider.
@@ -48,7 +50,7 @@ async def submit(
         SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError: nothing was paid.
     """
-    return await submit_step(request, credentials, idempotency_key, variant, label, output)
+    return await submit_step(request, credentials, idempotency_key, variant, label, output, ask_again)
 
 
 @task(

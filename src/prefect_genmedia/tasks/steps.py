@@ -39,6 +39,7 @@ async def submit_step(
     variant: int = 0,
     label: str = "",
     output: str | None = None,
+    ask_again: bool = True,
 ) -> Job:
     """Submit a request, once; see the task `submit`."""
     logger = get_run_logger()
@@ -50,6 +51,7 @@ async def submit_step(
             scope=current_scope(idempotency_key),
             root_run_id=root_run_id(),
             retried_by_person=retried_by_person,
+            ask_again=ask_again,
             variant=variant,
             label=label or request.kind,
             flow_run_id=flow_run.id,

@@ -1,0 +1,99 @@
+"""Jimeng as a flow: every way to ask for a video, checked against the file that comes."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from prefect_genmedia.flows.jimeng import jimeng_video
+
+from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia.jobs import Delivery
+from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator.media import asset
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+PICTURE = "data:image/jpeg;base64," + base64.b64encode(asset("portrait.jpg")).decode()
+
+
+@pytest.mark.parametrize(
+    ("options", "req_key", "size", "seconds"),
+    [
+        ({"prompt": "千军万马奔腾在草原上"}, "jimeng_ti2v_v30_pro", (1920, 1080), 5),
+        ({"prompt": "a horse", "seconds": 10, "aspect_ratio": "9:16"}, "jimeng_ti2v_v30_pro", (1080, 1920), 10),
+        ({"prompt": "a horse", "model": "jimeng-video-3.0-720P", "size": "960x960"}, "jimeng_t2v_v30", (720, 720), 5),
+        (
+            {"model": "jimeng-video-3.0-720P", "image_urls": ["https://example.com/a.jpg"], "frames": 241},
+            "jimeng_i2v_first_v30",
+            (1280, 720),
+            10,
+        ),
+        (
+            {
+                "model": "jimeng-video-3.0-1080P",
+                "image_urls": ["https://example.com/a.jpg", "https://example.com/b.jpg"],
+            },
+            "jimeng_i2v_first_tail_v30_1080",
+            (1920, 1080),
+            5,
+        ),
+        (
+            {
+                "model": "jimeng-video-3.0-720P",
+                "image_urls": ["https://example.com/a.jpg"],
+                "template_id": "handheld",
+                "camera_strength": "weak",
+            },
+            "jimeng_i2v_recamera_v30",
+            (1280, 720),
+            5,
+        ),
+    ],
+    ids=["text", "portrait format, 10 s", "size", "first frame", "first and last frame", "camera"],
+)
+async def test_the_service_follows_from_model_and_inputs_and_the_file_is_what_was_asked_for(
+    options: dict[str, object],
+    req_key: str,
+    size: tuple[int, int],
+    seconds: int,
+    simulator: RunningSimulator,
+    credentials: TokenOpsCredentials,
+) -> None:
+    delivery: Delivery = await jimeng_video(credentials=credentials, **options)
+    (job,) = simulator.world.jobs.values()
+    assert job.body["req_key"] == req_key
+    assert (delivery.width, delivery.height) == size
+    assert delivery.seconds == pytest.approx(seconds, abs=0.1)
+
+
+async def test_the_text_in_content_wins_over_the_prompt(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    content = [
+        {"type": "text", "text": "让画面中的小猫跳跃玩耍"},
+        {"type": "image_base64", "image_url": {"url": PICTURE}},
+    ]
+    await jimeng_video("not this", content=content, seconds=5, size="1280x720", credentials=credentials)
+    (job,) = simulator.world.jobs.values()
+    assert job.body["content"] == content
+    assert job.body["seconds"] == "5"
+
+
+async def test_a_file_of_the_wrong_length_is_not_delivered(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    simulator.order("short_video")
+    with pytest.raises(errors.ResultInvalid, match=r"not 5\.00 s"):
+        await jimeng_video("a horse", credentials=credentials)
+
+
+async def test_all_conflicts_are_named_at_once_and_nothing_is_sent(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    with pytest.raises(errors.InvalidRequest) as caught:
+        await jimeng_video(
+            seconds=5, frames=121, size="1x1", aspect_ratio="1:1", req_key="nonsense", credentials=credentials
+        )
+    assert len(caught.value.problems) >= 4
+    assert not simulator.world.requests
