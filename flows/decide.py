@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from prefect import flow
-from pydantic import Field
 
 from prefect_genmedia.jobs import JobState
 from prefect_genmedia.tasks import settle_job
@@ -13,20 +12,19 @@ from prefect_genmedia.tasks import settle_job
 
 @flow(name="decide-job", flow_run_name="{decision} {job}")
 async def decide_job(
-    job: Annotated[str, Field(description="The job's key, as the error and the reconcile table name it.")],
-    decision: Annotated[
-        Literal["adopt", "resubmit", "abandon"],
-        Field(
-            description="adopt: it did arrive, and its id is given below. resubmit: it never arrived, the next run "
-            "may send it again. abandon: let it be, nothing sends it again."
-        ),
-    ],
-    provider_job_id: Annotated[
-        str | None, Field(description="The provider's id of the job, for adopt; its console shows it.")
-    ] = None,
-    decided_by: Annotated[str | None, Field(description="Who decides, for the record.")] = None,
+    job: str,
+    decision: Literal["adopt", "resubmit", "abandon"],
+    provider_job_id: str | None = None,
+    decided_by: str | None = None,
 ) -> JobState:
     """Carry out a person's decision about a submission that had no certain answer.
+
+    Parameters:
+        job: The job's key, as the error and the reconcile table name it.
+        decision: adopt: it did arrive, and its id is given below. resubmit: it never arrived, the next run may send
+            it again. abandon: let it be, nothing sends it again.
+        provider_job_id: The provider's id of the job, for adopt; its console shows it.
+        decided_by: Who decides, for the record.
 
     Returns:
         The job's state afterwards.

@@ -32,46 +32,44 @@ def _run_name() -> str:
 
 @flow(name="jimeng-video", flow_run_name=_run_name)
 async def jimeng_video(
-    prompt: Annotated[
-        str, Field(description="What the video shows; 400 characters or fewer are recommended, 800 are the limit.")
-    ] = "",
-    model: Annotated[JimengModel, Field(description="The model; pro makes 1080p.")] = "jimeng-video-3.0-pro",
-    image_urls: Annotated[
-        list[str] | None, Field(description="No picture, a first frame, or a first and a last frame.")
-    ] = None,
-    seconds: Annotated[Literal[5, 10] | None, Field(description="5 (default) or 10 seconds.")] = None,
-    frames: Annotated[Frames | None, Field(description="121 or 241 frames, in place of seconds.")] = None,
-    aspect_ratio: Annotated[
-        AspectRatio | None, Field(description="Ratio of a video from text; 16:9 by default. Pictures keep theirs.")
-    ] = None,
-    size: Annotated[str | None, Field(description="Such as 1280x720, in place of aspect_ratio.")] = None,
-    seed: Annotated[int, Field(description="Random seed; -1 lets the provider choose.", ge=-1)] = -1,
-    template_id: Annotated[
-        CameraTemplate | None, Field(description="A camera movement through one picture (720P only).")
-    ] = None,
-    camera_strength: Annotated[CameraStrength | None, Field(description="How strong the movement is.")] = None,
-    req_key: Annotated[
-        str | None, Field(description="The service's name; found from the model and the inputs if left empty.")
-    ] = None,
-    content: Annotated[
-        list[ContentElement] | None,
-        Field(description="Text and pictures in the platform's content form; its text wins over the prompt."),
-    ] = None,
-    credentials: Annotated[
-        TokenOpsCredentials | str, Field(description="TokenOps credentials: a Block, or the name of one.")
-    ] = "default",
-    output: Annotated[
-        str | None, Field(description="Folder, file name ending in .mp4, or fsspec URL for the video.")
-    ] = None,
-    timeout_seconds: Annotated[float, Field(description="How long to wait for the result, in seconds.", gt=0)] = 1800,
-    idempotency_key: Annotated[
-        str | None, Field(description="The same key and inputs mean the same paid result, in any run.")
-    ] = None,
-    resubmit_on_output_refusal: Annotated[
-        int, Field(description="New attempts that are allowed when moderation refuses a finished video.", ge=0, le=10)
-    ] = 0,
+    prompt: str = "",
+    model: JimengModel = "jimeng-video-3.0-pro",
+    image_urls: list[str] | None = None,
+    seconds: Literal[5, 10] | None = None,
+    frames: Frames | None = None,
+    aspect_ratio: AspectRatio | None = None,
+    size: str | None = None,
+    seed: Annotated[int, Field(ge=-1)] = -1,
+    template_id: CameraTemplate | None = None,
+    camera_strength: CameraStrength | None = None,
+    req_key: str | None = None,
+    content: list[ContentElement] | None = None,
+    credentials: TokenOpsCredentials | str = "default",
+    output: str | None = None,
+    timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
+    idempotency_key: str | None = None,
+    resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
 ) -> Delivery:
     """Make a video from text or pictures, and deliver it verified.
+
+    Parameters:
+        prompt: What the video shows; 400 characters or fewer are recommended, 800 are the limit.
+        model: The model; pro makes 1080p.
+        image_urls: No picture, a first frame, or a first and a last frame.
+        seconds: 5 (default) or 10 seconds.
+        frames: 121 or 241 frames, in place of seconds.
+        aspect_ratio: Ratio of a video from text; 16:9 by default. Pictures keep theirs.
+        size: Such as 1280x720, in place of aspect_ratio.
+        seed: Random seed; -1 lets the provider choose.
+        template_id: A camera movement through one picture (720P only).
+        camera_strength: How strong the movement is.
+        req_key: The service's name; found from the model and the inputs if left empty.
+        content: Text and pictures in the platform's content form; its text wins over the prompt.
+        credentials: TokenOps credentials: a Block, or the name of one.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video.
+        timeout_seconds: How long to wait for the result, in seconds.
+        idempotency_key: The same key and inputs mean the same paid result, in any run.
+        resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
 
     Raises:
         InvalidRequest: before anything is paid, with every problem.

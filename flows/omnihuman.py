@@ -30,35 +30,37 @@ def _run_name() -> str:
 
 @flow(name="omnihuman-video", flow_run_name=_run_name)
 async def omnihuman_video(
-    image_url: Annotated[str, Field(description="URL of the portrait; a clear picture from the front is best.")],
-    audio_url: Annotated[str, Field(description="URL of the recording to speak; shorter than 60 seconds.")],
-    prompt: Annotated[str, Field(description="How to speak and move; 300 characters or fewer are recommended.")] = "",
-    subject: Annotated[
-        str,
-        Field(
-            description="Who speaks: auto (of several people the largest), largest, leftmost, rightmost, all, "
-            "an index from 0, or a point such as 640,360 or 0.5,0.4."
-        ),
-    ] = "auto",
-    recognize: Annotated[bool, Field(description="First make sure that the picture holds a person.")] = False,
-    output_resolution: Annotated[Literal[720, 1080], Field(description="Resolution class of the video.")] = 1080,
-    pe_fast_mode: Annotated[bool, Field(description="Faster generation at lower quality.")] = False,
-    seed: Annotated[int, Field(description="Random seed; -1 lets the provider choose.", ge=-1)] = -1,
-    credentials: Annotated[
-        TokenOpsCredentials | str, Field(description="TokenOps credentials: a Block, or the name of one.")
-    ] = "default",
-    output: Annotated[
-        str | None, Field(description="Folder, file name ending in .mp4, or fsspec URL for the video.")
-    ] = None,
-    timeout_seconds: Annotated[float, Field(description="How long to wait for the result, in seconds.", gt=0)] = 1800,
-    idempotency_key: Annotated[
-        str | None, Field(description="The same key and inputs mean the same paid result, in any run.")
-    ] = None,
-    resubmit_on_output_refusal: Annotated[
-        int, Field(description="New attempts that are allowed when moderation refuses a finished video.", ge=0, le=10)
-    ] = 0,
+    image_url: str,
+    audio_url: str,
+    prompt: str = "",
+    subject: str = "auto",
+    recognize: bool = False,
+    output_resolution: Literal[720, 1080] = 1080,
+    pe_fast_mode: bool = False,
+    seed: Annotated[int, Field(ge=-1)] = -1,
+    credentials: TokenOpsCredentials | str = "default",
+    output: str | None = None,
+    timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
+    idempotency_key: str | None = None,
+    resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
 ) -> Delivery:
     """Make a portrait speak a recording, and deliver the verified video.
+
+    Parameters:
+        image_url: URL of the portrait; a clear picture from the front is best.
+        audio_url: URL of the recording to speak; shorter than 60 seconds.
+        prompt: How to speak and move; 300 characters or fewer are recommended.
+        subject: Who speaks: auto (of several people the largest), largest, leftmost, rightmost, all, an index from
+            0, or a point such as 640,360 or 0.5,0.4.
+        recognize: First make sure that the picture holds a person.
+        output_resolution: Resolution class of the video.
+        pe_fast_mode: Faster generation at lower quality.
+        seed: Random seed; -1 lets the provider choose.
+        credentials: TokenOps credentials: a Block, or the name of one.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video.
+        timeout_seconds: How long to wait for the result, in seconds.
+        idempotency_key: The same key and inputs mean the same paid result, in any run.
+        resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 from prefect import flow
-from pydantic import Field
 
 from prefect_genmedia.tasks import reconcile_ledger
 
 
 @flow(name="reconcile-jobs", flow_run_name="reconcile")
 async def reconcile_jobs(
-    credentials: Annotated[
-        list[str], Field(description="Names of credentials Blocks; a job is taken up with the one of its account.")
-    ] = ["default"],  # noqa: B006 - Prefect shows it in the run form, nobody changes it
+    credentials: list[str] | None = None,
 ) -> int:
     """Deliver the jobs whose runs crashed, timed out or were cancelled, and list those that need a person.
 
     Any number of these may run at once.
 
+    Parameters:
+        credentials: Names of credentials Blocks, by default those named `default`; a job is taken up with the one of
+            its account.
+
     Returns:
         How many jobs need a person; the table on the run's page names them, and the command that settles each.
     """
-    findings = await reconcile_ledger(credentials)
+    findings = await reconcile_ledger(credentials or ["default"])
     return sum(bool(finding.next_step) for finding in findings)

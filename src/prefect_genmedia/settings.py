@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 
 class GenMediaSettings(PrefectBaseSettings):
@@ -34,6 +34,14 @@ class GenMediaSettings(PrefectBaseSettings):
     )
     poll_longest_seconds: float = Field(
         default=15.0, gt=0, description="A job is never looked at less often than this, in seconds."
+    )
+
+    callback_url: str | None = Field(
+        default=None,
+        description="How providers reach `prefect-genmedia callbacks`, such as https://callbacks.example.com.",
+    )
+    callback_secret: SecretStr | None = Field(
+        default=None, description="Makes each job's callback address unguessable; the same for workers and receiver."
     )
 
     @property

@@ -70,6 +70,24 @@ def simulator(
 
 
 @app.command
+def callbacks(host: str = "0.0.0.0", port: int = 8788) -> None:  # noqa: S104 - providers come from outside
+    """Receive the providers' callbacks; waiting runs notice a finished job at once.
+
+    Needs PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET, here and where the flows run, and a ledger that both reach.
+
+    Parameters
+    ----------
+    host
+        Address to listen on.
+    port
+        Port to listen on.
+    """
+    from prefect_genmedia.cli.callbacks import serve_callbacks
+
+    sys.exit(serve_callbacks(host, port, Console(stderr=True)))
+
+
+@app.command
 def demo(output: Path = Path("demo-output"), keep: bool = False) -> None:
     """Run the main job on a Prefect server of its own, against the simulator: a portrait speaks a recording.
 

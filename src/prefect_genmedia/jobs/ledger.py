@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from sqlalchemy import Connection, Row, Select, event, make_url, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from prefect_genmedia.jobs import schema
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
@@ -157,6 +157,15 @@ class Ledger:
         async with self._engine.connect() as connection:
             found = [float(row[0]) for row in await connection.execute(statement)]
         return statistics.median(found) if len(found) >= 3 else None
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction for the few things that need more than one statement: budgets. It ends with the block."""
+        async with self._engine.connect() as connection:
+            level = "SERIALIZABLE" if self._engine.dialect.name == "sqlite" else "READ COMMITTED"
+            connection = await connection.execution_options(isolation_level=level)
+            async with connection.begin():
+                yield connection
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
         table = schema.jobs

@@ -107,6 +107,7 @@ class Job(BaseModel):
     sent_at: float | None = None
     submitted_at: float | None = None
     running_at: float | None = Field(None, description="When the provider was first seen working on it.")
+    notified_at: float | None = Field(None, description="When the provider's callback came, where it sends one.")
     succeeded_at: float | None = None
     delivered_at: float | None = None
     updated_at: float = 0.0

@@ -1,13 +1,27 @@
-"""The ledger's table, and bringing a database to the present version of it."""
+"""The ledger's tables, and bringing a database to the present version of it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sqlalchemy import JSON, Column, Connection, Float, Index, Integer, MetaData, String, Table, Text, inspect, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    inspect,
+    text,
+)
 
 VERSION_TABLE = "genmedia_schema_version"
-HEAD = "0001"
+HEAD = "0002"
 
 metadata = MetaData()
 
@@ -37,6 +51,7 @@ jobs = Table(
     Column("submitted_at", Float(53)),
     Column("running_at", Float(53)),
     Column("succeeded_at", Float(53)),
+    Column("notified_at", Float(53)),
     Column("delivered_at", Float(53)),
     Column("updated_at", Float(53), nullable=False),
     Column("expires_at", Float(53)),
@@ -55,6 +70,30 @@ jobs = Table(
     Index("genmedia_jobs_state", "state", "expires_at"),
     Index("genmedia_jobs_provider_job", "provider", "provider_job_id"),
     Index("genmedia_jobs_typical", "provider", "model", "succeeded_at"),
+)
+
+# Money is counted in whole millionths of the currency: floats would let a thousand small sums pass the limit.
+budgets = Table(
+    "genmedia_budgets",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("limit_jobs", BigInteger),
+    Column("limit_micros", BigInteger),
+    Column("reserved_jobs", BigInteger, nullable=False),
+    Column("reserved_micros", BigInteger, nullable=False),
+    Column("currency", String(8), nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("updated_at", Float(53), nullable=False),
+)
+
+# Who holds what of a budget: whoever asks again for the same holder, after a crash or beside another, reserves nothing.
+reservations = Table(
+    "genmedia_reservations",
+    metadata,
+    Column("budget", String(255), primary_key=True),
+    Column("holder", String(96), primary_key=True),
+    Column("micros", BigInteger, nullable=False),
+    Column("created_at", Float(53), nullable=False),
 )
 
 

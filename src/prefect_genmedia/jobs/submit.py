@@ -32,6 +32,10 @@ async def _never() -> bool:
     return False
 
 
+def _no_callback(job: Job) -> str | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Claim:
     """What makes a request one particular wanted result, and who asks for it.
@@ -44,6 +48,7 @@ class Claim:
         root_run_id: its root flow run, or the task run where there is no flow.
         retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
         ask_again: whether what failed earlier may be asked for anew at all.
+        callback_url: where the provider shall say that a job has ended; None for nowhere.
         output: where it wants its file, for whoever delivers it in its place.
         expectation: what the file must be like, beyond what the request alone says.
     """
@@ -55,6 +60,7 @@ class Claim:
     root_run_id: str | None = None
     retried_by_person: Callable[[], Awaitable[bool]] = _never
     ask_again: bool = True
+    callback_url: Callable[[Job], str | None] = _no_callback
     output: str | None = None
     expectation: MediaExpectation = field(default_factory=MediaExpectation)
 
@@ -88,7 +94,8 @@ async def submit_once(
         async with client.turn():
             mine = await ledger.move(job, JobState.SENDING, flow_run_id=claim.flow_run_id)
             if mine is not None:
-                return await _finish(_send(ledger, client, request, mine, clock))
+                told = request.notifying(claim.callback_url(mine))
+                return await _finish(_send(ledger, client, told, mine, clock))
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:

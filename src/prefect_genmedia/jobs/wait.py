@@ -40,6 +40,8 @@ class PollPolicy:
         longest: never look less often.
         jitter: the share of the interval that is random, so that many jobs do not look at once.
         first_look: the share of the typical duration that passes before the first look.
+        watch_callback: how often to see in the ledger whether the provider's callback has come; None where none is
+            expected.
     """
 
     fraction: float = 0.1
@@ -47,6 +49,7 @@ class PollPolicy:
     longest: float = 15.0
     jitter: float = 0.2
     first_look: float = 0.85
+    watch_callback: float | None = None
 
     def next_interval(self, elapsed: float, typical: float | None) -> float:
         """Seconds until the next look, `elapsed` seconds after the job was accepted."""
@@ -136,6 +139,7 @@ class _Watch:
         self.last_trouble: str | None = None
         self.hinted: float | None = None
         self.last_heartbeat = clock.monotonic()
+        self.notified = False
 
     async def until_done(self, timeout_seconds: float) -> Job:
         if self.job.state is not JobState.SUBMITTED:
@@ -149,8 +153,7 @@ class _Watch:
             elapsed = age + self.clock.monotonic() - begun
             pause = self.hinted or self.policy.next_interval(elapsed, typical)
             pause = min(pause, timeout_seconds - elapsed)
-            if pause > 0:
-                await self.clock.sleep(pause)
+            await self._pause(pause)
             observation = await self._look(elapsed + pause)
             if observation is not None and await self._take(observation):
                 return self.job
@@ -163,6 +166,21 @@ class _Watch:
 
     async def _typical_seconds(self) -> float | None:
         return await self.ledger.typical_seconds(self.job.provider, self.job.model, self.job.expectation.seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        """Let the time until the next look pass, unless the provider's callback comes first."""
+        step = self.policy.watch_callback
+        if step is None or self.notified:
+            if seconds > 0:
+                await self.clock.sleep(seconds)
+            return
+        until = self.clock.monotonic() + seconds
+        while (left := until - self.clock.monotonic()) > 0:
+            present = await self.ledger.get(self.job.key)
+            if present is not None and present.notified_at is not None:
+                self.notified = True
+                return
+            await self.clock.sleep(min(step, left))
 
     async def _heartbeat(self) -> None:
         if self.clock.monotonic() - self.last_heartbeat >= HEARTBEAT_SECONDS:

@@ -145,6 +145,7 @@ def paid_submission() -> Iterator[None]:
     except GenMediaError as error:
         if error.outcome == "uncertain":
             error.retryable, error.paid = False, SubmissionUnknown.paid
+            error.next_step = "look into the provider's console before sending it again."
         raise
 
 

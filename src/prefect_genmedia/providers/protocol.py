@@ -108,6 +108,10 @@ class GenerationRequest(BaseModel):
         """What the request alone says about the file."""
         return MediaExpectation()
 
+    def notifying(self, callback_url: str | None) -> Self:
+        """The same request, with word of the job's end sent to `callback_url`, where the provider can do that."""
+        return self
+
     def duration_source(self) -> DurationSource | None:
         """The recording or video that the result is as long as, if there is one."""
         return None

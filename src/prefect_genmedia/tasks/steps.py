@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 
 from prefect_genmedia import jobs
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
+from prefect_genmedia.callbacks import callback_url
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
@@ -30,6 +31,9 @@ from prefect_genmedia.tasks.support import (
     root_run_id,
     tell_detached,
 )
+
+CALLBACK_LOOK_SECONDS = 0.5
+"""How often a wait sees in the ledger whether the provider's callback has come, in seconds."""
 
 
 async def submit_step(
@@ -52,6 +56,7 @@ async def submit_step(
             root_run_id=root_run_id(),
             retried_by_person=retried_by_person,
             ask_again=ask_again,
+            callback_url=lambda job: _callback_url(settings, job),
             variant=variant,
             label=label or request.kind,
             flow_run_id=flow_run.id,
@@ -73,7 +78,11 @@ async def submit_step(
 async def wait_step(job: Job | str, credentials: ProviderCredentials | str, timeout_seconds: float) -> Job:
     """Wait until the provider has the result; see the task `wait_for_job`."""
     settings = GenMediaSettings()
-    policy = jobs.PollPolicy(shortest=settings.poll_shortest_seconds, longest=settings.poll_longest_seconds)
+    policy = jobs.PollPolicy(
+        shortest=settings.poll_shortest_seconds,
+        longest=settings.poll_longest_seconds,
+        watch_callback=CALLBACK_LOOK_SECONDS if settings.callback_url else None,
+    )
     async with open_ledger(settings.ledger) as ledger:
         present = await _taken_up(ledger, await _present(ledger, job))
         block = await load_credentials(present.provider, credentials)
@@ -129,6 +138,12 @@ async def _measured(request: GenerationRequest, client: ProviderClient) -> Media
         problem = FieldProblem(source.field, f"plays {seconds:.1f} s and must be shorter than {limit:.0f} s")
         raise InvalidRequest.of(f"{type(request).__name__} request", [problem])
     return MediaExpectation(seconds=seconds)
+
+
+def _callback_url(settings: GenMediaSettings, job: Job) -> str | None:
+    if settings.callback_url is None or settings.callback_secret is None:
+        return None
+    return callback_url(settings.callback_url, settings.callback_secret.get_secret_value(), job)
 
 
 async def _taken_up(ledger: Ledger, job: Job) -> Job:

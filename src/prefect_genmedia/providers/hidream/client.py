@@ -147,7 +147,7 @@ class HiDreamClient:
         urls = answers.file_urls(await self._sub_tasks(provider_job_id))
         if not 0 <= index < len(urls):
             raise ProviderError(f"The task has {len(urls)} finished files, and no number {index}.")
-        async with open_url(urls[index], self.fetch_rules) as stream:
+        async with self._api.download_turn(), open_url(urls[index], self.fetch_rules) as stream:
             yield stream
 
     async def aclose(self) -> None:

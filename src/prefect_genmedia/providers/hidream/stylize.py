@@ -86,6 +86,12 @@ class StylizedVideo(GenerationRequest):
             body["notify_url"] = self.notify_url
         return body
 
+    def notifying(self, callback_url: str | None) -> Self:
+        """The same request, with word of its end sent to `callback_url`, unless the user named another place."""
+        if callback_url is None or self.notify_url is not None:
+            return self
+        return self.model_copy(update={"notify_url": callback_url})
+
     def identity_inputs(self) -> dict[str, Any]:
         """Video, prompt and style. How the call is named and who hears of its end make it no other request."""
         return {

@@ -84,7 +84,8 @@ class JeniusClient:
         failure = answers.observation(task, self._redactor).failure
         if failure is not None:
             raise failure
-        async with open_url(answers.result_url(task), self.fetch_rules) as stream:
+        url = answers.result_url(task)
+        async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
             yield stream
 
     async def aclose(self) -> None:

@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("submitted_at", sa.Float(53)),
         sa.Column("running_at", sa.Float(53)),
         sa.Column("succeeded_at", sa.Float(53)),
+        sa.Column("notified_at", sa.Float(53)),
         sa.Column("delivered_at", sa.Float(53)),
         sa.Column("updated_at", sa.Float(53), nullable=False),
         sa.Column("expires_at", sa.Float(53)),

@@ -1,0 +1,33 @@
+"""What the UI's run form is made of: every flow's parameters, described and typed."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import pytest
+from prefect import Flow
+
+import prefect_genmedia.flows
+
+
+def every_flow() -> list[Flow[..., object]]:
+    found = []
+    for module in pkgutil.iter_modules(prefect_genmedia.flows.__path__):
+        members = vars(importlib.import_module(f"prefect_genmedia.flows.{module.name}")).values()
+        found += [member for member in members if isinstance(member, Flow)]
+    return found
+
+
+@pytest.mark.parametrize("flow", every_flow(), ids=lambda flow: flow.name)
+def test_every_parameter_is_described_in_the_run_form(flow: Flow[..., object]) -> None:
+    undescribed = [
+        name for name, schema in flow.parameters.properties.items() if not (schema.get("description") or "").strip()
+    ]
+    assert undescribed == []
+    assert flow.description
+
+
+@pytest.mark.parametrize("flow", every_flow(), ids=lambda flow: flow.name)
+def test_no_parameter_takes_a_secret(flow: Flow[..., object]) -> None:
+    assert not {"api_key", "token", "secret", "password"} & set(flow.parameters.properties)
