@@ -38,7 +38,8 @@ def run_demo(output: Path, keep: bool, console: Console) -> int:
     try:
         with tempfile.TemporaryDirectory(prefix="genmedia-demo-") as home:
             console.print("[dim]Starting a Prefect server and the simulator …[/]")
-            with local_server(Path(home)) as server, run_simulator(Settings(1.0, 4.0)) as simulator:
+            ledger = {"PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL": f"sqlite:///{home}/ledger.db"}
+            with local_server(Path(home), ledger) as server, run_simulator(Settings(1.0, 4.0)) as simulator:
                 console.print(f"Prefect UI  {server.url}\nSimulator   {simulator.url}")
                 return _run(output.absolute(), keep, console, server, simulator)
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ from prefect_genmedia.simulator.tokenops import TokenOps
 from prefect_genmedia.simulator.world import World
 
 DIALECTS: tuple[type[Dialect], ...] = (TokenOps, Jenius, HiDream)
-"""The providers that are simulated; a new one is added here."""
+"""The providers that are simulated; a new one is added here, or handed to `run_simulator`."""
 
 _MEDIA_TYPES = {
     ".jpg": "image/jpeg",
@@ -32,8 +32,8 @@ _MEDIA_TYPES = {
 }
 
 
-def build_app(world: World) -> Starlette:
-    """The application over one world."""
+def build_app(world: World, dialects: tuple[type[Dialect], ...] = DIALECTS) -> Starlette:
+    """The application over one world, speaking these dialects."""
 
     async def files(request: Request) -> Response:
         stored = world.files.get(request.path_params["name"])
@@ -55,7 +55,7 @@ def build_app(world: World) -> Starlette:
         content = await asyncio.to_thread(asset, path.name)
         return Response(content, media_type=_MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
 
-    routes: list[BaseRoute] = [dialect(world).routes() for dialect in DIALECTS]
+    routes: list[BaseRoute] = [dialect(world).routes() for dialect in dialects]
     routes += [
         Route("/files/{name}", files),
         Route("/assets/{name}", assets),

@@ -13,7 +13,8 @@ import uvicorn
 from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from prefect_genmedia.simulator.app import build_app
+from prefect_genmedia.simulator.app import DIALECTS, build_app
+from prefect_genmedia.simulator.dialect import Dialect
 from prefect_genmedia.simulator.faults import Fault
 from prefect_genmedia.simulator.hidream import PREFIX as HIDREAM_PREFIX
 from prefect_genmedia.simulator.jenius import PREFIX as JENIUS_PREFIX
@@ -81,7 +82,12 @@ class RunningSimulator:
         return len(self.world.jobs)
 
 
-def make_server(world: World, host: str = "127.0.0.1", port: int = 0) -> uvicorn.Server:
+def make_server(
+    world: World,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    dialects: tuple[type[Dialect], ...] = DIALECTS,
+) -> uvicorn.Server:
     """A server over a world; connections can be cut by the world."""
     connections: dict[tuple[str, int], asyncio.Transport] = {}
 
@@ -103,7 +109,7 @@ def make_server(world: World, host: str = "127.0.0.1", port: int = 0) -> uvicorn
 
     world.drop = drop
     config = uvicorn.Config(
-        build_app(world), host=host, port=port, http=CuttableProtocol, log_level="error", lifespan="off"
+        build_app(world, dialects), host=host, port=port, http=CuttableProtocol, log_level="error", lifespan="off"
     )
     return uvicorn.Server(config)
 
@@ -132,14 +138,24 @@ async def _until_up(server: uvicorn.Server, serving: asyncio.Task[None]) -> None
 
 
 @contextmanager
-def run_simulator(settings: Settings | None = None, keys: frozenset[str] | None = None) -> Iterator[RunningSimulator]:
-    """Run a simulator in a thread of this process, on a free loopback port, until the block ends."""
+def run_simulator(
+    settings: Settings | None = None,
+    keys: frozenset[str] | None = None,
+    dialects: tuple[type[Dialect], ...] = DIALECTS,
+) -> Iterator[RunningSimulator]:
+    """Run a simulator in a thread of this process, on a free loopback port, until the block ends.
+
+    Parameters:
+        settings: how the simulated providers behave.
+        keys: the API keys that are accepted.
+        dialects: the providers that are spoken.
+    """
     world = World(settings or Settings(), keys or frozenset({DEFAULT_KEY}))
     up = threading.Event()
     server: list[uvicorn.Server] = []
 
     async def work() -> None:
-        server.append(make_server(world))
+        server.append(make_server(world, dialects=dialects))
         serving = asyncio.create_task(server[0].serve())
         await _until_up(server[0], serving)
         up.set()

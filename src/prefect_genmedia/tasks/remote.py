@@ -10,15 +10,19 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
+from prefect_genmedia.settings import GenMediaSettings
+
 _warned: set[str] = set()
 
 
-async def warn_of_mortal_ledger(url: str) -> None:
-    """Warn once a process when the ledger is a SQLite file and the run looks like it runs on a passing machine.
+async def warn_of_mortal_ledger(settings: GenMediaSettings) -> None:
+    """Warn once a process when the ledger is the default file and the run looks like it runs on a passing machine.
 
-    Without the ledger nobody knows what was paid: a container that is thrown away takes the promise with it.
+    Without the ledger nobody knows what was paid: a container that is thrown away takes the promise with it. Whoever
+    has set a ledger has chosen its place.
     """
-    if not url.startswith("sqlite") or url in _warned:
+    url = settings.ledger
+    if settings.ledger_url is not None or url in _warned:
         return
     _warned.add(url)
     reason = _container() or await _remote_work_pool()

@@ -1,0 +1,215 @@
+"""What every provider must do, told only its name: the job life, every fault, redaction, resuming, paid once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_provider
+
+from prefect_genmedia import errors
+from prefect_genmedia.jobs import (
+    Claim,
+    Job,
+    JobState,
+    Ledger,
+    PollPolicy,
+    deliver,
+    open_ledger,
+    submit_once,
+    wait_for_job,
+)
+from prefect_genmedia.jobs.media import examine_video
+from prefect_genmedia.jobs.storage import target_at
+from prefect_genmedia.providers.hidream import HiDreamClient, StylizedVideo
+from prefect_genmedia.providers.jenius import JeniusClient, LivePoster
+from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo, TokenOpsClient
+from prefect_genmedia.simulator import RunningSimulator, run_simulator
+from prefect_genmedia.simulator.app import DIALECTS
+from prefect_genmedia.simulator.faults import STAGES
+from prefect_genmedia.simulator.world import Settings
+
+POLICY = PollPolicy(shortest=0.03, longest=0.1)
+PORTRAIT, SPEECH, CLIP = (f"https://example.com/{name}" for name in ("portrait.jpg", "speech.mp3", "clip.mp4"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A provider by name: how its client is made, and one request for it."""
+
+    connect: Callable[[RunningSimulator, str], Any]
+    request: GenerationRequest
+
+
+CASES = {
+    "omnihuman": Case(
+        lambda simulator, key: TokenOpsClient(key, simulator.tokenops_url),
+        OmniHumanVideo(image_url=PORTRAIT, audio_url=SPEECH, output_resolution=720),
+    ),
+    "jimeng": Case(
+        lambda simulator, key: TokenOpsClient(key, simulator.tokenops_url),
+        JimengVideo(prompt="a horse", model="jimeng-video-3.0-720P"),
+    ),
+    "jenius": Case(
+        lambda simulator, key: JeniusClient(key, simulator.jenius_url), LivePoster(image_url=PORTRAIT, scene="youqian")
+    ),
+    "hidream": Case(
+        lambda simulator, key: HiDreamClient(
+            token=key, base_url=simulator.hidream_url, user_id="the same", submissions_per_minute=None
+        ),
+        StylizedVideo(video_url=CLIP, style="ink_wash"),
+    ),
+    "toy": Case(
+        lambda simulator, key: toy_provider.ToyClient(key, simulator.url + toy_provider.PREFIX),
+        toy_provider.ToyVideo(picture=PORTRAIT),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def all_speaking() -> Iterator[RunningSimulator]:
+    with run_simulator(dialects=(*DIALECTS, toy_provider.Toy)) as running:
+        yield running
+
+
+@pytest.fixture
+def simulator(all_speaking: RunningSimulator) -> RunningSimulator:
+    all_speaking.world.reset()
+    all_speaking.world.settings.__dict__.update(vars(Settings(queue_seconds=0.05, run_seconds=0.05)))
+    return all_speaking
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param]
+
+
+@pytest.fixture
+async def client(case: Case, simulator: RunningSimulator) -> AsyncIterator[Any]:
+    opened = case.connect(simulator, simulator.key)
+    yield opened
+    await opened.aclose()
+
+
+async def live(ledger: Ledger, client: Any, request: GenerationRequest, folder: Path) -> Job:
+    """The whole life of a job."""
+    job = await submit_once(ledger, client, request, Claim(scope="test", expectation=request.expectation()))
+    job = await wait_for_job(ledger, client, job, 5.0, POLICY)
+    return await deliver(ledger, client, job, target_at(str(folder)))
+
+
+async def live_on(ledger: Ledger, client: Any, request: GenerationRequest, folder: Path) -> Job | errors.GenMediaError:
+    """The whole life, tried again as often as the errors allow, as tasks and flows do."""
+    failure: errors.GenMediaError = errors.GenMediaError("never tried")
+    for _ in range(4):
+        try:
+            return await live(ledger, client, request, folder)
+        except errors.GenMediaError as error:  # noqa: PERF203 - four times at most
+            failure = error
+    return failure
+
+
+async def test_a_request_becomes_a_verified_file(case: Case, client: Any, ledger: Ledger, tmp_path: Path) -> None:
+    job = await live(ledger, client, case.request, tmp_path / "out")
+    assert job.state is JobState.DELIVERED
+    assert job.delivery
+    facts = examine_video(Path(job.delivery.uri))
+    assert (facts.width, facts.height) == (job.delivery.width, job.delivery.height)
+    assert facts.seconds == pytest.approx(job.delivery.seconds, abs=0.01)
+    assert job.submitted_at
+
+
+FAULTS = [fault for stage in ("submit", "job", "poll", "content") for fault in STAGES[stage] if fault != "stuck"]
+NEVER_ACCEPTED = {"drop_before_accept"}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_every_fault_ends_in_one_accepted_job_and_no_broken_file(
+    fault: str, case: Case, client: Any, simulator: RunningSimulator, ledger: Ledger, tmp_path: Path
+) -> None:
+    simulator.order(fault, retry_after=0.02, seconds=0.05)
+    ended = await live_on(ledger, client, case.request, tmp_path / "out")
+    assert simulator.accepted == (0 if fault in NEVER_ACCEPTED else 1)
+    for path in (tmp_path / "out").glob("*.mp4"):
+        examine_video(path)
+    if isinstance(ended, errors.GenMediaError):
+        assert ended.job_key
+        assert ended.job_key in str(ended)
+        assert type(pickle.loads(pickle.dumps(ended))) is type(ended)
+
+
+async def test_a_stuck_job_is_let_go_of_in_time_and_not_lost(
+    case: Case, client: Any, simulator: RunningSimulator, ledger: Ledger
+) -> None:
+    simulator.order("stuck")
+    job = await submit_once(ledger, client, case.request, Claim(scope="test"))
+    with pytest.raises(errors.JobTimeout, match=job.key):
+        await wait_for_job(ledger, client, job, 0.3, POLICY)
+    (kept,) = await ledger.jobs()
+    assert kept.state is JobState.SUBMITTED
+
+
+async def test_an_error_never_holds_the_key_even_if_the_provider_quotes_it(
+    case: Case, simulator: RunningSimulator, ledger: Ledger, tmp_path: Path
+) -> None:
+    wrong = "sk-wrong-key-that-is-quoted"
+    client = case.connect(simulator, wrong)
+    with pytest.raises(errors.CredentialsError) as caught:
+        await live(ledger, client, case.request, tmp_path)
+    await client.aclose()
+    assert wrong not in f"{caught.value} {vars(caught.value)} {client!r} {client.account}"
+    assert simulator.accepted == 0
+    (job,) = await ledger.jobs()
+    assert job.state is JobState.REJECTED
+    assert wrong not in job.model_dump_json()
+
+
+async def test_the_same_request_joins_its_job(
+    case: Case, client: Any, simulator: RunningSimulator, ledger: Ledger, tmp_path: Path
+) -> None:
+    first = await live(ledger, client, case.request, tmp_path)
+    copy = type(case.request).model_validate(case.request.model_dump())
+    assert await live(ledger, client, copy, tmp_path) == first
+    assert simulator.accepted == 1
+
+
+def resume(name: str, url: str, key: str, ledger_url: str, job_key: str, folder: str) -> None:
+    """A fresh process that knows the job's key only."""
+    import asyncio
+
+    async def work() -> None:
+        case = CASES[name]
+        client = case.connect(RunningSimulator(url, None), key)  # type: ignore[arg-type]
+        async with open_ledger(ledger_url) as ledger:
+            job = await ledger.get(job_key)
+            assert job
+            job = await wait_for_job(ledger, client, job, 10.0, POLICY)
+            await deliver(ledger, client, job, target_at(folder))
+        await client.aclose()
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("name", list(CASES))
+async def test_a_fresh_process_takes_a_job_up_by_its_key(
+    name: str, simulator: RunningSimulator, ledger: Ledger, ledger_url: str, tmp_path: Path
+) -> None:
+    case = CASES[name]
+    client = case.connect(simulator, simulator.key)
+    job = await submit_once(ledger, client, case.request, Claim(scope="test"))
+    await client.aclose()
+    arguments = (name, simulator.url, simulator.key, ledger_url, job.key, str(tmp_path / "out"))
+    process = multiprocessing.get_context("forkserver").Process(target=resume, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert simulator.accepted == 1
+    taken_up = await ledger.get(job.key)
+    assert taken_up
+    assert taken_up.state is JobState.DELIVERED

@@ -1,0 +1,160 @@
+"""A fourth provider in one file: request, client, and its dialect of the simulator. Nothing else knows of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from prefect_genmedia.errors import GenerationFailed
+from prefect_genmedia.providers.answers import ErrorAnswer, paid_submission, read_json, unreadable
+from prefect_genmedia.providers.bearer import BearerAuth
+from prefect_genmedia.providers.inputs import PublicUrl
+from prefect_genmedia.providers.protocol import (
+    Accepted,
+    Account,
+    GenerationRequest,
+    MediaExpectation,
+    Observation,
+    Phase,
+    Provider,
+    ResultStream,
+)
+from prefect_genmedia.providers.registry import register
+from prefect_genmedia.providers.results import open_url
+from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json_object
+from prefect_genmedia.simulator.faults import Fault
+from prefect_genmedia.simulator.media import Recipe, fetch_input
+from prefect_genmedia.simulator.world import SimulatedJob
+from prefect_genmedia.transport import ApiClient, FetchRules, Redactor
+
+PREFIX = "/toy"
+
+
+class ToyVideo(GenerationRequest):
+    """A picture that plays for five seconds."""
+
+    provider: ClassVar[str] = "toy"
+    kind: ClassVar[str] = "toy"
+
+    picture: PublicUrl
+
+    @property
+    def model_name(self) -> str:
+        return "toy-1"
+
+    def body(self) -> dict[str, Any]:
+        return {"picture": self.picture}
+
+    def identity_inputs(self) -> dict[str, Any]:
+        return {"picture": self.picture}
+
+    def expectation(self) -> MediaExpectation:
+        return MediaExpectation(seconds=5.0, has_audio=False)
+
+
+PROVIDER = register(Provider(name="toy", requests=(ToyVideo,), job_lifetime_seconds=3600, result_lifetime_seconds=3600))
+
+
+class ToyClient:
+    def __init__(self, api_key: str, base_url: str) -> None:
+        self.account = Account.of("toy", base_url, api_key)
+        self._redactor = Redactor([api_key])
+        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor)
+        self.fetch_rules = FetchRules(trusted_hosts=frozenset({urlsplit(base_url).hostname or ""}))
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        return self._api.turn()
+
+    async def submit(self, request: ToyVideo) -> Accepted:
+        with paid_submission():
+            response = await self._api.post_paid("/jobs", request.body())
+            payload = self._read(response, "POST /jobs")
+            if "id" not in payload:
+                raise unreadable(response, "POST /jobs", self._redactor, "no id")
+            return Accepted(str(payload["id"]), "taken")
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        payload = self._read(await self._api.get(f"/jobs/{provider_job_id}"), "GET /jobs")
+        words = {"queued": Phase.QUEUED, "running": Phase.RUNNING, "done": Phase.SUCCEEDED, "failed": Phase.FAILED}
+        word = str(payload.get("state"))
+        failure = GenerationFailed("The toy is broken.") if word == "failed" else None
+        return Observation(words.get(word, Phase.RUNNING), word, word in words, failure=failure)
+
+    @asynccontextmanager
+    async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
+        payload = self._read(await self._api.get(f"/jobs/{provider_job_id}/file"), "GET /file")
+        async with self._api.download_turn(), open_url(payload["url"], self.fetch_rules) as stream:
+            yield stream
+
+    async def aclose(self) -> None:
+        await self._api.aclose()
+
+    def _read(self, response: Any, what: str) -> dict[str, Any]:
+        if not response.is_success:
+            raise ErrorAnswer.of(response, what, self._redactor).by_status()
+        return read_json(response, what, self._redactor)
+
+
+class Toy(Dialect):
+    name = "toy"
+
+    def routes(self) -> Mount:
+        return Mount(
+            PREFIX,
+            routes=[
+                Route("/jobs", self.guarded("submit", self.create), methods=["POST"]),
+                Route("/jobs/{id}", self.guarded("poll", self.look), methods=["GET"]),
+                Route("/jobs/{id}/file", self.guarded("file", self.file), methods=["GET"]),
+            ],
+        )
+
+    def key_of(self, request: Request) -> str:
+        key = bearer_of(request)
+        if key not in self.world.keys:
+            raise Refusal(401, {"message": f"wrong key {key}"})
+        return key
+
+    def refused_by(self, fault: Fault) -> Refusal | None:
+        statuses = {"refuse_invalid": 400, "refuse_key": 401, "refuse_balance": 402, "poll_404": 404}
+        statuses |= {"poll_key_revoked": 401, "rate_limited": 429}
+        status = statuses.get(fault.name)
+        wait = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"} if status == 429 else None
+        return Refusal(status, {"message": "no"}, wait) if status else None
+
+    async def create(self, request: Request) -> Response:
+        body = await json_object(request)
+        if body is None or not body.get("picture"):
+            raise Refusal(400, {"message": "picture is required"})
+
+        def accept() -> dict[str, Any]:
+            job_id = f"toy-{len(self.world.jobs) + 1}"
+            self.world.accept(self.name, self.key_of(request), body, self._recipe, job_id)
+            return {"id": job_id}
+
+        return await self.submitted(request, accept)
+
+    async def look(self, request: Request) -> Response:
+        job = self._job(request)
+        return await self.looked_at(request, lambda odd: {"state": "dancing" if odd else self.stage(job)})
+
+    async def file(self, request: Request) -> Response:
+        from starlette.responses import JSONResponse
+
+        video = await self.world.video_of(self._job(request))
+        return JSONResponse({"url": self.world.publish(video, "video/mp4", "mp4", struck_as=self.name)})
+
+    def _job(self, request: Request) -> SimulatedJob:
+        job = self.job_named(request.path_params["id"], request)
+        if job is None:
+            raise Refusal(404, {"message": "no such job"})
+        return job
+
+    async def _recipe(self, job: SimulatedJob) -> Recipe:
+        picture = fetch_input(job.body["picture"], "portrait.jpg")
+        return Recipe(picture, seconds=2.5 if job.has("short_video") else 5.0, short_side=240)
