@@ -4,11 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test kill-test check format bench build clean
+.PHONY: demo deploy test kill-test check format bench build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(READY)
 	$(BIN)/prefect-genmedia demo $(if $(KEEP),--keep)
+
+# Blocks, work pool, limits, deployments and automations, to the server in PREFECT_API_URL. ARGS="--check" only looks.
+deploy: $(READY)
+	$(BIN)/prefect-genmedia deploy $(ARGS)
 
 test: $(READY)
 	$(BIN)/pytest $(ARGS)
@@ -21,6 +25,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Batches against a bare script and a naive version, in processes of their own; JOBS=200 for a quick one.
+bench: $(READY)
+	$(BIN)/python benchmarks/batch.py --jobs $(or $(JOBS),1000)
 
 format: $(READY)
 	$(BIN)/ruff format .

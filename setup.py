@@ -2,11 +2,15 @@
 
 The flows live once, in `flows/`. The wheel and an editable install both offer that same folder as
 `prefect_genmedia.flows`: a deployment's entrypoint works as a path in a checkout and as a module path elsewhere.
+`deployments/` and `blocks/`, which `prefect-genmedia deploy` reads, go the same way.
 """
 
 from setuptools import find_packages, setup
 
-setup(
-    packages=[*find_packages("src"), "prefect_genmedia.flows"],
-    package_dir={"": "src", "prefect_genmedia.flows": "flows"},
-)
+FOLDERS = {
+    "prefect_genmedia.flows": "flows",
+    "prefect_genmedia.deployments": "deployments",
+    "prefect_genmedia.block_documents": "blocks",
+}
+
+setup(packages=[*find_packages("src"), *FOLDERS], package_dir={"": "src", **FOLDERS})

@@ -13,6 +13,9 @@ from pydantic import ConfigDict, SecretStr
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.transport import LoopShared
 
+LOGOS = "https://raw.githubusercontent.com/prefect-genmedia/prefect-genmedia/main/src/prefect_genmedia/assets"
+"""Where the UI finds the logos in `prefect_genmedia/assets`: Prefect takes http addresses only."""
+
 _CLIENTS: LoopShared[ProviderClient] = LoopShared(lambda client: client.aclose())
 
 

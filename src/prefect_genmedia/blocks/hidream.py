@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from typing_extensions import Self
 
-from prefect_genmedia.blocks.base import ProviderCredentials, plausible_key
+from prefect_genmedia.blocks.base import LOGOS, ProviderCredentials, plausible_key
 from prefect_genmedia.providers.hidream import HiDreamClient
 from prefect_genmedia.providers.hidream.catalog import BASE_URL, SUBMISSIONS_PER_MINUTE
 from prefect_genmedia.settings import GenMediaSettings
@@ -36,6 +36,7 @@ class HiDreamCredentials(ProviderCredentials):
     _block_type_name = "HiDream Credentials"
     _block_type_slug = "hidream-credentials"
     _description = "Access to HiDream: videos in another style."
+    _logo_url = HttpUrl(f"{LOGOS}/hidream.png")
     _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/hidream/")
 
     provider: ClassVar[str] = "hidream"

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
-from prefect_genmedia.blocks.base import ProviderCredentials, plausible_key
+from prefect_genmedia.blocks.base import LOGOS, ProviderCredentials, plausible_key
 from prefect_genmedia.providers.jenius import JeniusClient
 from prefect_genmedia.providers.jenius.catalog import BASE_URL
 from prefect_genmedia.settings import GenMediaSettings
@@ -32,6 +32,7 @@ class JeniusCredentials(ProviderCredentials):
     _block_type_name = "Jenius Credentials"
     _block_type_slug = "jenius-credentials"
     _description = "Access to Jenius: live posters."
+    _logo_url = HttpUrl(f"{LOGOS}/jenius.png")
     _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/jenius/")
 
     provider: ClassVar[str] = "jenius"

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
-from prefect_genmedia.blocks.base import ProviderCredentials, plausible_key
+from prefect_genmedia.blocks.base import LOGOS, ProviderCredentials, plausible_key
 from prefect_genmedia.providers.tokenops import TokenOpsClient
 from prefect_genmedia.providers.tokenops.catalog import BASE_URL
 from prefect_genmedia.settings import GenMediaSettings
@@ -32,6 +32,7 @@ class TokenOpsCredentials(ProviderCredentials):
     _block_type_name = "TokenOps Credentials"
     _block_type_slug = "tokenops-credentials"
     _description = "Access to TokenOps: Jimeng video and OmniHuman talking avatars."
+    _logo_url = HttpUrl(f"{LOGOS}/tokenops.png")
     _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/tokenops/")
 
     provider: ClassVar[str] = "tokenops"

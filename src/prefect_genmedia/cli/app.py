@@ -19,6 +19,9 @@ app = App(
 app.command(
     "prefect_genmedia.cli.jobs:app", name="jobs", help="Look into the job ledger, and settle what only a person can."
 )
+app.command(
+    "prefect_genmedia.cli.deploy:deploy", name="deploy", help="Apply Blocks, deployments and automations to a server."
+)
 
 
 @app.command

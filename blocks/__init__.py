@@ -1,0 +1,1 @@
+"""The Block documents, as code; an installed package offers them as `prefect_genmedia.block_documents`."""

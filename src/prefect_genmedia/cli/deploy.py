@@ -1,0 +1,144 @@
+"""`prefect-genmedia deploy`: everything that `deployments/` and `blocks/` declare, applied to a Prefect server."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Literal, NoReturn
+
+import httpx
+from cyclopts import Parameter
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import get_current_settings
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from prefect_genmedia.deploying import Change, Options, Outcome, apply
+from prefect_genmedia.errors import InvalidRequest
+
+_COLOURS = {
+    Outcome.CREATED: "green",
+    Outcome.UPDATED: "yellow",
+    Outcome.UNCHANGED: "dim",
+    Outcome.MISSING: "bold red",
+    Outcome.ACCEPTED: "green",
+    Outcome.REFUSED: "bold red",
+    Outcome.UNREACHABLE: "red",
+    Outcome.INVALID: "bold red",
+}
+_IN_A_CHECK = {Outcome.CREATED: "would be created", Outcome.UPDATED: "would be updated"}
+_WRONG = frozenset({Outcome.REFUSED, Outcome.INVALID})
+_WRONG_IN_A_CHECK = frozenset(Outcome) - {Outcome.UNCHANGED, Outcome.ACCEPTED}
+
+
+def deploy(
+    *,
+    pool: Annotated[str | None, Parameter(env_var="GENMEDIA_POOL")] = None,
+    pool_type: str | None = None,
+    image: Annotated[str | None, Parameter(env_var="GENMEDIA_IMAGE")] = None,
+    output: Annotated[str | None, Parameter(env_var="GENMEDIA_OUTPUT")] = None,
+    secrets: Path | None = None,
+    alerts: Annotated[str | None, Parameter(env_var="GENMEDIA_ALERTS")] = None,
+    provider: Annotated[tuple[Literal["tokenops", "jenius", "hidream"], ...], Parameter(negative="")] = (),
+    check: Annotated[bool, Parameter(negative="")] = False,
+    prefect_file: Path | None = None,
+    server_file: Path | None = None,
+    automations_file: Path | None = None,
+    documents_file: Path | None = None,
+) -> None:
+    """Apply Blocks, work pool, limits, deployments and automations to the server in PREFECT_API_URL.
+
+    Run it as often as you like: it creates what is missing, updates what differs, and leaves alone what does not.
+    Schedules and automations that were switched on or off in the UI stay so.
+
+    Parameters
+    ----------
+    pool
+        Work pool to deploy to; created where it is missing. By default the one that prefect.yaml names.
+    pool_type
+        Type of a pool that is created: process, docker, kubernetes, or another one that the server knows.
+    image
+        Image of containers, for pools that run them.
+    output
+        Where containers put files: an fsspec URL that all of them reach, such as s3://bucket/media.
+    secrets
+        TOML file with keys (GENMEDIA_TOKENOPS_API_KEY = "…"), in place of environment variables of those names.
+    alerts
+        Notification Block that automations send with, as TYPE/NAME, such as slack-webhook/team.
+    provider
+        Only this provider's deployments and credentials; may be given several times. By default all.
+    check
+        Change nothing: say what would be changed and what is missing, and try the keys at the providers, for free.
+        Ends with status 1 unless everything is in place.
+    prefect_file
+        Your own prefect.yaml.
+    server_file
+        Your own server.yaml.
+    automations_file
+        Your own automations.yaml.
+    documents_file
+        Your own documents.yaml.
+    """
+    api = get_current_settings().api.url
+    if api is None:
+        _stop("No Prefect server is set: set PREFECT_API_URL.")
+    options = Options(
+        pool=pool,
+        pool_type=pool_type,
+        image=image,
+        output=output,
+        secrets=secrets,
+        alerts=alerts,
+        providers=frozenset(provider),
+        check=check,
+        prefect_file=prefect_file,
+        server_file=server_file,
+        automations_file=automations_file,
+        documents_file=documents_file,
+    )
+    changes: list[Change] = []
+    problem = asyncio.run(_collect(options, changes))
+    _print(changes, check)
+    if problem:
+        _stop(problem)
+    wrong = _WRONG_IN_A_CHECK if check else _WRONG
+    if any(change.outcome in wrong for change in changes):
+        raise SystemExit(1)
+
+
+async def _collect(options: Options, changes: list[Change]) -> str | None:
+    """Gather what is done, and return the sentence about what stopped it."""
+    try:
+        async for change in apply(options):
+            changes.append(change)  # noqa: PERF401 - what was done before a problem must be told
+    except InvalidRequest as error:
+        return error.message
+    except PrefectHTTPStatusError as error:
+        # The answer only: the request may have held a secret.
+        return f"The Prefect server refused: HTTP {error.response.status_code} for {error.request.url.path}."
+    except httpx.HTTPError as error:
+        return f"The Prefect server does not answer: {type(error).__name__}."
+    return None
+
+
+def _print(changes: list[Change], check: bool) -> None:
+    table = Table("what", "name", "", "")
+    for change in changes:
+        word = _IN_A_CHECK.get(change.outcome, change.outcome.value) if check else change.outcome.value
+        coloured = f"[{_COLOURS[change.outcome]}]{word}[/]"
+        table.add_row(change.kind, escape(change.name), coloured, escape(change.detail))
+    console = Console()
+    if changes:
+        console.print(table)
+    counts = {outcome: sum(change.outcome is outcome for change in changes) for outcome in Outcome}
+    words = _IN_A_CHECK if check else {}
+    console.print(
+        ", ".join(f"{count} {words.get(outcome, outcome.value)}" for outcome, count in counts.items() if count),
+        highlight=False,
+    )
+
+
+def _stop(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[red]{escape(message)}[/]", highlight=False, soft_wrap=True)
+    raise SystemExit(1)
