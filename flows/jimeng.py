@@ -49,13 +49,14 @@ async def jimeng_video(
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     idempotency_key: str | None = None,
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
+    preflight: bool = True,
 ) -> Delivery:
     """Make a video from text or pictures, and deliver it verified.
 
     Parameters:
         prompt: What the video shows; 400 characters or fewer are recommended, 800 are the limit.
         model: The model; pro makes 1080p.
-        image_urls: No picture, a first frame, or a first and a last frame.
+        image_urls: No picture, a first frame, or a first and a last frame: URLs, paths or storage URLs (s3://…).
         seconds: 5 (default) or 10 seconds.
         frames: 121 or 241 frames, in place of seconds.
         aspect_ratio: Ratio of a video from text; 16:9 by default. Pictures keep theirs.
@@ -64,12 +65,14 @@ async def jimeng_video(
         template_id: A camera movement through one picture (720P only).
         camera_strength: How strong the movement is.
         req_key: The service's name; found from the model and the inputs if left empty.
-        content: Text and pictures in the platform's content form; its text wins over the prompt.
+        content: Text and pictures in the platform's content form; its text wins over the prompt. What stands in it is
+            stored with the run: give a picture by its path rather than as base64.
         credentials: TokenOps credentials: a Block, or the name of one.
         output: Folder, file name ending in .mp4, or fsspec URL for the video.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
+        preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
 
     Raises:
         InvalidRequest: before anything is paid, with every problem.
@@ -100,6 +103,7 @@ async def jimeng_video(
                 label=label,
                 output=output,
                 ask_again=attempt.is_last,
+                preflight=preflight,
             )
             job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

@@ -43,12 +43,13 @@ async def omnihuman_video(
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     idempotency_key: str | None = None,
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
+    preflight: bool = True,
 ) -> Delivery:
     """Make a portrait speak a recording, and deliver the verified video.
 
     Parameters:
-        image_url: URL of the portrait; a clear picture from the front is best.
-        audio_url: URL of the recording to speak; shorter than 60 seconds.
+        image_url: URL, path or storage URL (s3://…) of the portrait; a clear picture from the front is best.
+        audio_url: URL, path or storage URL of the recording to speak; shorter than 60 seconds.
         prompt: How to speak and move; 300 characters or fewer are recommended.
         subject: Who speaks: auto (of several people the largest), largest, leftmost, rightmost, all, an index from
             0, or a point such as 640,360 or 0.5,0.4.
@@ -61,6 +62,7 @@ async def omnihuman_video(
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
+        preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.
@@ -89,6 +91,7 @@ async def omnihuman_video(
                 attempt.variant,
                 label=label_of(image_url),
                 output=output,
+                preflight=preflight,
                 ask_again=attempt.is_last,
             )
             job = await wait_for_job(job, credentials, timeout_seconds)

@@ -29,11 +29,12 @@ async def live_poster(
     output: str | None = None,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     idempotency_key: str | None = None,
+    preflight: bool = True,
 ) -> Delivery:
     """Put the person of a picture into a scene, and deliver the verified video.
 
     Parameters:
-        image_url: URL of a picture of a person, which Jenius can fetch.
+        image_url: URL, path or storage URL (s3://…) of a picture of a person.
         scene: The scene that the person is put into.
             `youqian` 春节复古喜庆风格 · Retro Spring Festival: under a gate with couplets, a red 福 in both hands.
             `zhongming` 红金骏马新年风格 · Red and gold New Year steed: before a red horse with golden ornaments.
@@ -44,12 +45,15 @@ async def live_poster(
         output: Folder, file name ending in .mp4, or fsspec URL for the video.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
+        preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
 
     Raises:
         InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
     request = LivePoster(image_url=image_url, scene=scene)
-    job = await submit(request, credentials, idempotency_key, label=label_of(image_url), output=output)
+    job = await submit(
+        request, credentials, idempotency_key, label=label_of(image_url), output=output, preflight=preflight
+    )
     job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

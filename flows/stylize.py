@@ -31,11 +31,12 @@ async def stylize_video(
     output: str | None = None,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     idempotency_key: str | None = None,
+    preflight: bool = True,
 ) -> Delivery:
     """Redraw a video in a style or as a prompt describes, and deliver the verified video.
 
     Parameters:
-        video_url: URL of the video, which HiDream can fetch.
+        video_url: URL, path or storage URL (s3://…) of the video.
         style: The style: barbie_doll 芭比, ink_wash 水墨, van_goph 梵高, hayao_miyazaki 宫崎骏, cyber_punk 赛博朋克,
             cartoon 卡通, anime 动漫, vector_art 矢量艺术, abstract 抽象, watercolor 水彩.
         prompt: What the video shall look like; in place of a style, or beside it.
@@ -44,12 +45,15 @@ async def stylize_video(
         output: Folder, file name ending in .mp4, or fsspec URL for the video.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
+        preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
 
     Raises:
         InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
     request = StylizedVideo(video_url=video_url, style=style, prompt=prompt, notify_url=notify_url)
-    job = await submit(request, credentials, idempotency_key, label=label_of(video_url), output=output)
+    job = await submit(
+        request, credentials, idempotency_key, label=label_of(video_url), output=output, preflight=preflight
+    )
     job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

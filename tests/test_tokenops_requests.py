@@ -156,7 +156,7 @@ Make = Callable[..., JimengVideo | OmniHumanVideo]
 Inputs = dict[str, st.SearchStrategy[Any]]
 KINDS = ["jimeng", "omnihuman"]
 TEXTS = st.sampled_from(["", " ", "A cat jumps.", "千军万马", "x" * 800, "x" * 801])
-BAD_URLS = ["", "cat.jpg", "/home/me/cat.jpg", "ftp://example.com/a", "https://", "https://example.com/a b.jpg"]
+BAD_URLS = ["", "cat.jpg", "/home/me/cat.jpg", "gopher://example.com/a", "https://", "https://example.com/a b.jpg"]
 URLS = st.sampled_from([PICTURE, f"{PICTURE}?sign=1", DATA_URI, "data:text/plain,x", "https://a.com:99999/", *BAD_URLS])
 ELEMENTS = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "image_url", "image_base64", "audio_url"])},

@@ -28,6 +28,19 @@ class GenMediaSettings(PrefectBaseSettings):
         default=False,
         description="Whether results, masks and inputs may be fetched from private addresses.",
     )
+    publish_url: str | None = Field(
+        default=None,
+        description="Folder of a storage that can sign URLs, such as `s3://bucket/inputs`: local files and fsspec URLs "
+        "that are given as inputs are put there for the provider to fetch, under their digest. The storage's access "
+        "is configured as fsspec and the storage's own library read it. Let the storage delete what is some days old.",
+    )
+    publish_seconds: int = Field(
+        default=24 * 3600,
+        ge=12 * 3600,
+        le=7 * 24 * 3600,
+        description="How long the signed URL of a published input is valid, in seconds: from 12 hours (a provider may "
+        "fetch it late) to 7 days (storages sign for no longer).",
+    )
 
     poll_shortest_seconds: float = Field(
         default=1.0, gt=0, description="A job is never looked at more often than this, in seconds."

@@ -1,11 +1,27 @@
-"""Field types that several providers' requests share."""
+"""What several providers' requests share: field types, and the files that a request names.
+
+A user names a file where it is: an http(s) URL, a path of this machine, or a storage URL such as `s3://bucket/key`.
+The package `prefect_genmedia.inputs` turns the latter two into what a provider takes, just before they are sent.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import fsspec
 from pydantic import AfterValidator, Field
+
+from prefect_genmedia.transport import unsigned_url
+
+_SHOWN_NAME = 120
+"""Characters of a missing file's name that an error repeats at most."""
 
 
 def fetchable(url: str) -> str:
@@ -29,6 +45,64 @@ def fetchable(url: str) -> str:
     return url
 
 
+def input_url(value: str) -> str:
+    """Let a file through that can be brought to a provider: an http(s) URL, a path, or an fsspec URL.
+
+    A file of this machine must be there: a run that cannot find it should not begin.
+
+    Raises:
+        ValueError: it is none of these; the sentence says why.
+    """
+    if is_public(value):
+        return fetchable(value)
+    if value[:5].lower() == "data:":
+        raise ValueError("must be a URL or a path; base64 text does not belong here")
+    path = local_path(value)
+    if path is not None:
+        return _present(value, path)
+    try:
+        parts = urlsplit(value)
+        has_password = parts.password is not None
+    except ValueError:
+        raise ValueError("must be a URL that can be read") from None
+    if "::" in value or parts.scheme not in fsspec.available_protocols():
+        raise ValueError("must be an http(s) URL, a path, or a storage URL such as s3://bucket/key")
+    if has_password:
+        raise ValueError("must not contain a password; fsspec reads it from its configuration")
+    if not parts.netloc + parts.path.strip("/"):
+        raise ValueError("must be a URL that names a file")
+    return value
+
+
+def is_public(url: str) -> bool:
+    """Whether the input is where a provider looks by itself."""
+    return url[:8].lower().startswith(("http://", "https://"))
+
+
+def local_path(value: str) -> Path | None:
+    """The path of this machine that an input names; None if it is somewhere else."""
+    scheme, separator, rest = value.partition("://")
+    if not separator:
+        rest = value
+    elif scheme not in ("file", "local"):
+        return None
+    try:
+        return Path(rest).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(rest)
+
+
+def _present(value: str, path: Path) -> str:
+    try:
+        if path.is_file():
+            return value
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+    except (OSError, ValueError):  # too long, or a NUL in it
+        raise ValueError("must be a URL, or the path of a file") from None
+    name = value if len(value) <= _SHOWN_NAME else f"{value[:_SHOWN_NAME]}…"
+    raise ValueError(f"must be a URL that begins with http:// or https://, or a file: there is no {name!r}{where}")
+
+
 PublicUrl = Annotated[
     str,
     Field(min_length=1, max_length=8192),
@@ -36,5 +110,103 @@ PublicUrl = Annotated[
 ]
 """An http or https URL that the provider fetches by itself."""
 
+InputUrl = Annotated[
+    str,
+    Field(min_length=1, max_length=8192),
+    AfterValidator(input_url),
+]
+"""An input where the user has it: an http(s) URL, a path of this machine, or an fsspec URL."""
+
 Seed = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 """A random seed: -1 lets the provider choose, any other fixes it."""
+
+
+@dataclass(frozen=True)
+class PictureLimits:
+    """What a provider documents about the pictures it takes.
+
+    Parameters:
+        formats: names of the formats, as Pillow has them.
+        max_bytes: the largest file, in bytes.
+        max_side: the longest side, in pixels.
+        min_side: the shortest side, in pixels.
+        max_ratio: the long side divided by the short one, at most.
+    """
+
+    formats: tuple[str, ...]
+    max_bytes: int
+    max_side: int
+    min_side: int
+    max_ratio: float
+
+
+@dataclass(frozen=True)
+class RequestInput:
+    """A file that a request names.
+
+    Parameters:
+        field: the request's field it stands in.
+        url: where the user has it; a `data:` URI where the request holds the file itself.
+        inline: whether the provider documents that the request may carry the file's bytes.
+        picture: what is documented about it, where it is a picture.
+        ratio_of: the field of the picture whose aspect ratio it must have.
+    """
+
+    field: str
+    url: str
+    inline: bool = False
+    picture: PictureLimits | None = None
+    ratio_of: str | None = None
+
+
+@dataclass(frozen=True)
+class SentInput:
+    """What the provider is sent in place of a user's own file: a URL, or the file as base64 text.
+
+    Parameters:
+        sha256: digest of the file's bytes, in hex: what stands for the file in a job's identity.
+        url: where it was published; signed, and so a secret.
+        base64: its bytes as text.
+        media_type: its type, such as `image/png`.
+    """
+
+    sha256: str
+    url: str | None = field(default=None, repr=False)
+    base64: str | None = field(default=None, repr=False)
+    media_type: str = "application/octet-stream"
+
+
+def identity_of_url(url: str) -> str:
+    """An input as a job's identity has it: a URL without its signature, a file by the digest of its bytes.
+
+    A file of another storage is not read for that: only the prepared request knows its digest.
+    """
+    if url.startswith("data:"):
+        return identity_of_base64(url.partition(",")[2])
+    if is_public(url):
+        return unsigned_url(url)
+    path = local_path(url)
+    try:
+        status = path.stat() if path is not None else None
+        return f"sha256:{_digest_of(path, status.st_mtime_ns, status.st_size)}" if path and status else url
+    except (OSError, ValueError):
+        return url
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(path: Path, changed_at: int, size: int) -> str:
+    """SHA-256 of a file as it is: whoever changes it changes its time or size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def identity_of_base64(text: str) -> str:
+    """A file as a job's identity has it, from its base64 text: the same as of the file itself."""
+    try:
+        content = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        content = text.encode()
+    return f"sha256:{hashlib.sha256(content).hexdigest()}"

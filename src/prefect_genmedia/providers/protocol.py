@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 from hashlib import blake2b
 from typing import Any, ClassVar, Protocol
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
 from typing_extensions import Self
 
-from prefect_genmedia.errors import GenMediaError, InvalidRequest
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.providers.inputs import RequestInput, SentInput, identity_of_url, is_public
 from prefect_genmedia.transport import FetchRules
 
 
@@ -62,11 +63,13 @@ class DurationSource:
         field: the request's field it stands in.
         url: where it is.
         below_seconds: it must be shorter than this, where a limit is documented.
+        needs_sound: whether there must be sound in it.
     """
 
     field: str
     url: str
     below_seconds: float | None = None
+    needs_sound: bool = False
 
 
 class GenerationRequest(BaseModel):
@@ -80,6 +83,9 @@ class GenerationRequest(BaseModel):
 
     provider: ClassVar[str]
     kind: ClassVar[str]
+
+    # Private: a dump, a repr, a ledger or a sidecar shows the user's own path, never base64 or a signature.
+    _sent: Mapping[str, SentInput] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -115,6 +121,36 @@ class GenerationRequest(BaseModel):
     def duration_source(self) -> DurationSource | None:
         """The recording or video that the result is as long as, if there is one."""
         return None
+
+    def inputs(self) -> tuple[RequestInput, ...]:
+        """The files that the request names."""
+        return ()
+
+    def sending(self, sent: Mapping[str, SentInput]) -> Self:
+        """The same request, sending these in place of inputs that no provider can fetch; each by its own URL."""
+        prepared = self.model_copy()
+        prepared._sent = dict(sent)
+        return prepared
+
+    def _reachable(self, url: str) -> str:
+        """The URL that the provider is sent for an input.
+
+        Raises:
+            InvalidRequest: there is none, since the request was not prepared.
+        """
+        sent = self._sent.get(url)
+        if sent is not None and sent.url is not None:
+            return sent.url
+        if is_public(url):
+            return url
+        problem = "is not a URL that the provider can fetch; prefect_genmedia.inputs.prepared makes one"
+        field = next((each.field for each in self.inputs() if each.url == url), "")
+        raise InvalidRequest.of(f"{type(self).__name__} request", [FieldProblem(field, problem)])
+
+    def _in_identity(self, url: str) -> str:
+        """An input as the identity has it: a user's own file by its bytes, wherever it is and however it travels."""
+        sent = self._sent.get(url)
+        return f"sha256:{sent.sha256}" if sent is not None else identity_of_url(url)
 
 
 class Phase(str, Enum):

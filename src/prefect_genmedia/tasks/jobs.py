@@ -31,17 +31,20 @@ async def submit(
     label: str = "",
     output: str | None = None,
     ask_again: bool = True,
+    preflight: bool = True,
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
     Parameters:
-        request: `OmniHumanVideo`, `JimengVideo`, …
+        request: `OmniHumanVideo`, `JimengVideo`, … Its files may be http(s) URLs, paths, or fsspec URLs; what no
+            provider can fetch is sent as base64 or published, see the setting `publish_url`.
         credentials: the provider's Block, or its name.
         idempotency_key: makes "the same request" hold across flow runs; by default it holds within one.
         variant: tells apart several wanted results of the same request.
         label: a few words that name the request for people.
         output: where the file will be wanted, for `reconcile_jobs`, should this run not live to fetch it.
         ask_again: whether a rerun may ask anew for what the provider had failed to make.
+        preflight: check what the provider documents about the inputs before anything is paid; all problems at once.
 
     Returns:
         The job, accepted by the provider.
@@ -50,7 +53,7 @@ async def submit(
         SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError: nothing was paid.
     """
-    return await submit_step(request, credentials, idempotency_key, variant, label, output, ask_again)
+    return await submit_step(request, credentials, idempotency_key, variant, label, output, ask_again, preflight)
 
 
 @task(

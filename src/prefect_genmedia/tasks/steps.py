@@ -14,13 +14,13 @@ from prefect_genmedia import jobs
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.callbacks import callback_url
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
+from prefect_genmedia.inputs import DiscreetClient, Publication, prepared
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia.jobs.sources import measure_seconds
 from prefect_genmedia.jobs.storage import target_at
 from prefect_genmedia.jobs.submit import Claim, submit_once
-from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, ProviderClient
+from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
 from prefect_genmedia.tasks.support import (
@@ -44,13 +44,17 @@ async def submit_step(
     label: str = "",
     output: str | None = None,
     ask_again: bool = True,
+    preflight: bool = True,
 ) -> Job:
     """Submit a request, once; see the task `submit`."""
     logger = get_run_logger()
     block = await load_credentials(request.provider, credentials)
     settings = GenMediaSettings()
-    await warn_of_mortal_ledger(settings.ledger)
+    await warn_of_mortal_ledger(settings)
+    publication = Publication(settings.publish_url, settings.publish_seconds)
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
+        # Only here, so that base64 and signed URLs never pass through Prefect.
+        ready = await prepared(request, client.fetch_rules, publication, preflight=preflight, tell=logger.warning)
         claim = Claim(
             scope=current_scope(idempotency_key),
             root_run_id=root_run_id(),
@@ -61,10 +65,10 @@ async def submit_step(
             label=label or request.kind,
             flow_run_id=flow_run.id,
             output=output,
-            expectation=await _measured(request, client),
+            expectation=ready.expectation,
         )
         try:
-            job = await submit_once(ledger, client, request, claim)
+            job = await submit_once(ledger, DiscreetClient(client, ready.sent.values()), ready.request, claim)
         except SubmissionUnknown as error:
             unknown = await ledger.get(error.job_key or "")
             if unknown is not None:
@@ -119,25 +123,6 @@ async def deliver_step(job: Job | str, output: str | None, credentials: Provider
     emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
     get_run_logger().info("Delivered %s", delivery.uri)
     return done
-
-
-async def _measured(request: GenerationRequest, client: ProviderClient) -> MediaExpectation:
-    """How long the result must be, measured on the recording it is made from."""
-    source = request.duration_source()
-    if source is None:
-        return MediaExpectation()
-    try:
-        seconds = await measure_seconds(source.url, client.fetch_rules)
-    except GenMediaError as error:
-        get_run_logger().warning(
-            "The recording cannot be measured from here, so its length is not checked: %s", error.message
-        )
-        return MediaExpectation()
-    limit = source.below_seconds
-    if limit is not None and seconds >= limit:
-        problem = FieldProblem(source.field, f"plays {seconds:.1f} s and must be shorter than {limit:.0f} s")
-        raise InvalidRequest.of(f"{type(request).__name__} request", [problem])
-    return MediaExpectation(seconds=seconds)
 
 
 def _callback_url(settings: GenMediaSettings, job: Job) -> str | None:

@@ -8,11 +8,13 @@ from prefect.logging import get_run_logger
 
 from prefect_genmedia.blocks import TokenOpsCredentials, load_credentials
 from prefect_genmedia.errors import NoSubject, ProviderError
+from prefect_genmedia.inputs import Publication, prepared_url
 from prefect_genmedia.providers.tokenops import Detection, Recognition
 from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
 from prefect_genmedia.providers.tokenops.subjects import Subject, SubjectSelection, select_masks
+from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.tasks.support import RETRY_DELAYS, patience, retry_if_safe
-from prefect_genmedia.transport import body_of, fetch
+from prefect_genmedia.transport import FetchRules, body_of, fetch
 
 MAX_MASK_BYTES = 50 * 1024**2
 
@@ -30,7 +32,8 @@ async def detect_subjects(
     """Find the people in a picture (seed 001, "步骤1:主体检测").
 
     Parameters:
-        image_url: URL of the picture.
+        image_url: URL, path or fsspec URL of the picture; what the provider cannot fetch is published, see the setting
+            `publish_url`.
         credentials: a TokenOps Block, or its name.
         model: the model's name at TokenOps.
 
@@ -42,7 +45,7 @@ async def detect_subjects(
     """
     block = await load_credentials("tokenops", credentials)
     async with block.client() as client, patience():
-        detection: Detection = await client.detect_subjects(image_url, model)
+        detection: Detection = await client.detect_subjects(await _reachable(image_url, client.fetch_rules), model)
     get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
     return detection
 
@@ -60,7 +63,8 @@ async def recognize_subject(
     """Make sure that a picture holds a person, or something like one (seed 001, "步骤2:主体识别").
 
     Parameters:
-        image_url: URL of the picture.
+        image_url: URL, path or fsspec URL of the picture; what the provider cannot fetch is published, see the setting
+            `publish_url`.
         credentials: a TokenOps Block, or its name.
         model: the model's name at TokenOps.
 
@@ -70,7 +74,9 @@ async def recognize_subject(
     """
     block = await load_credentials("tokenops", credentials)
     async with block.client() as client, patience():
-        recognition: Recognition = await client.recognize_subject(image_url, model)
+        recognition: Recognition = await client.recognize_subject(
+            await _reachable(image_url, client.fetch_rules), model
+        )
     if not recognition.found:
         raise NoSubject("No person, and nothing like one, was recognized in the picture.")
     get_run_logger().info("A subject was recognized")
@@ -123,3 +129,10 @@ async def select_subject(
         selection = await select_masks(detection, subject, read)
     get_run_logger().info("Subject %s: %d masks", selection.subject, len(selection.mask_urls))
     return selection
+
+
+async def _reachable(image_url: str, rules: FetchRules) -> str:
+    settings = GenMediaSettings()
+    return await prepared_url(
+        image_url, "image_url", rules, Publication(settings.publish_url, settings.publish_seconds)
+    )

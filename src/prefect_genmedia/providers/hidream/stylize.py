@@ -12,9 +12,8 @@ from typing_extensions import Self
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.hidream import catalog
-from prefect_genmedia.providers.inputs import PublicUrl
+from prefect_genmedia.providers.inputs import InputUrl, PublicUrl, RequestInput, identity_of_base64
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.transport import unsigned_url
 
 
 class StylizedVideo(GenerationRequest):
@@ -23,7 +22,7 @@ class StylizedVideo(GenerationRequest):
     provider: ClassVar[str] = "hidream"
     kind: ClassVar[str] = "stylize"
 
-    video_url: PublicUrl | None = Field(None, description="URL of the video, which HiDream can fetch.")
+    video_url: InputUrl | None = Field(None, description="URL or path of the video.")
     video_base64: str | None = Field(
         None, min_length=1, repr=False, description="The video's bytes as base64 text, in place of its URL."
     )
@@ -77,7 +76,7 @@ class StylizedVideo(GenerationRequest):
         body: dict[str, Any] = {}
         if self.prompt:
             body["prompt"] = self.prompt
-        body["video_name"] = self.video_url or self.video_base64
+        body["video_name"] = self.video_base64 if self.video_url is None else self._video_name(self.video_url)
         if self.style is not None:
             body["style"] = self.style
         if self.request_id:
@@ -95,10 +94,20 @@ class StylizedVideo(GenerationRequest):
     def identity_inputs(self) -> dict[str, Any]:
         """Video, prompt and style. How the call is named and who hears of its end make it no other request."""
         return {
-            "video": unsigned_url(self.video_url) if self.video_url else f"sha256:{_sha256(self.video_base64 or '')}",
+            "video": self._in_identity(self.video_url)
+            if self.video_url
+            else identity_of_base64(self.video_base64 or ""),
             "prompt": self.prompt,
             "style": self.style,
         }
+
+    def inputs(self) -> tuple[RequestInput, ...]:
+        """The video, which may also travel as base64 (seed 002, "video_name")."""
+        return () if self.video_url is None else (RequestInput("video_url", self.video_url, inline=True),)
+
+    def _video_name(self, url: str) -> str:
+        sent = self._sent.get(url)
+        return sent.base64 if sent is not None and sent.base64 is not None else self._reachable(url)
 
 
 def _sha256(text: str) -> str:

@@ -6,10 +6,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from prefect_genmedia.providers.inputs import PublicUrl
+from prefect_genmedia.providers.inputs import InputUrl, RequestInput
 from prefect_genmedia.providers.jenius import catalog
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.transport import unsigned_url
 
 
 class LivePoster(GenerationRequest):
@@ -18,7 +17,7 @@ class LivePoster(GenerationRequest):
     provider: ClassVar[str] = "jenius"
     kind: ClassVar[str] = "poster"
 
-    image_url: PublicUrl = Field(description="URL of a picture of a person, which Jenius can fetch.")
+    image_url: InputUrl = Field(description="URL or path of a picture of a person.")
     scene: catalog.SceneName = Field(description=f"The scene. {catalog.SCENE_CHOICES}.")
 
     @property
@@ -28,8 +27,12 @@ class LivePoster(GenerationRequest):
 
     def body(self) -> dict[str, Any]:
         """The JSON of `POST /tasks`: the scene travels as `prompt`."""
-        return {"prompt": self.scene, "image_url": self.image_url}
+        return {"prompt": self.scene, "image_url": self._reachable(self.image_url)}
 
     def identity_inputs(self) -> dict[str, Any]:
-        """The scene, and the picture by its unsigned URL."""
-        return {"image_url": unsigned_url(self.image_url), "scene": self.scene}
+        """The scene, and the picture by its unsigned URL, or a user's own by its bytes."""
+        return {"image_url": self._in_identity(self.image_url), "scene": self.scene}
+
+    def inputs(self) -> tuple[RequestInput, ...]:
+        """The picture; only a URL is documented for it."""
+        return (RequestInput("image_url", self.image_url),)

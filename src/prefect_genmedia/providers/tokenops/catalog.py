@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from prefect_genmedia.providers.inputs import PictureLimits
+
 BASE_URL = "https://api.tokenops.ai/v1"
 
 # --- OmniHuman 1.5 (seed 001, "即梦 OmniHuman 数字人") ---
@@ -42,6 +44,15 @@ CameraTemplate = Literal[
 ]
 JIMENG_PROMPT_LIMIT = 800
 """Characters; 400 are recommended."""
+JIMENG_PICTURES = PictureLimits(
+    formats=("JPEG", "PNG"),
+    # 4.7 MB are documented, and not whether MB or MiB: what only one reading forbids is the provider's to judge.
+    max_bytes=int(4.7 * 1024**2),
+    max_side=4096,
+    min_side=320,
+    max_ratio=3.0,
+)
+"""Pictures of Jimeng (PROVIDERS.md, "Jimeng req_keys")."""
 FRAMES_OF_SECONDS: dict[int, Frames] = {5: 121, 10: 241}
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.providers.inputs import PublicUrl, Seed, fetchable
+from prefect_genmedia.providers.inputs import InputUrl, RequestInput, Seed, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
 from prefect_genmedia.providers.tokenops import catalog
 from prefect_genmedia.transport import unsigned_url
@@ -19,6 +20,10 @@ class _Url(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     url: str = Field(min_length=1)
+
+    def __repr_args__(self) -> Iterator[tuple[str, str]]:
+        """Show no signature, and of a `data:` URI no data."""
+        yield "url", unsigned_url(self.url) if self.url.startswith(("http", "data:")) else self.url
 
 
 class ContentText(BaseModel):
@@ -31,7 +36,7 @@ class ContentText(BaseModel):
 
 
 class ContentImage(BaseModel):
-    """A picture element of `content`: a URL, or a `data:` URI with `type` image_base64."""
+    """A picture element of `content`: a URL or path, or a `data:` URI with `type` image_base64."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,9 +47,9 @@ class ContentImage(BaseModel):
     def _matches_type(self) -> Self:
         is_data = self.image_url.url.startswith("data:image/")
         if is_data != (self.type == "image_base64"):
-            raise ValueError("image_url takes an http(s) URL, image_base64 a data:image/…;base64,… URI")
+            raise ValueError("image_url takes a URL or path, image_base64 a data:image/…;base64,… URI")
         if not is_data:
-            fetchable(self.image_url.url)
+            input_url(self.image_url.url)
         return self
 
 
@@ -66,7 +71,9 @@ class JimengVideo(GenerationRequest):
         description="What the video shows; 400 characters or fewer are recommended, 800 are the limit.",
     )
     req_key: str | None = Field(None, description="The service's name; derived from the model and inputs if not given.")
-    image_urls: tuple[PublicUrl, ...] = Field((), max_length=2, description="First frame, or first and last frame.")
+    image_urls: tuple[InputUrl, ...] = Field(
+        (), max_length=2, description="URL or path of the first frame, or of the first and the last frame."
+    )
     content: tuple[ContentElement, ...] = Field((), description="Text and pictures in the platform's content form.")
     frames: catalog.Frames | None = Field(None, description="121 frames (5 s) or 241 frames (10 s).")
     seconds: Literal[5, 10] | None = Field(None, description="5 or 10 seconds, in place of frames.")
@@ -162,24 +169,56 @@ class JimengVideo(GenerationRequest):
 
     def body(self) -> dict[str, Any]:
         """The JSON of `POST /videos`; what the user did not set is left to the documented default."""
+        inline = any(each.url in self._sent and self._sent[each.url].base64 for each in self.inputs())
         body: dict[str, Any] = {"model": self.model}
-        if self.prompt:
+        if self.prompt and not inline:
             body["prompt"] = self.prompt
         body["req_key"] = self.service.name
-        if self.image_urls:
-            body["image_urls"] = list(self.image_urls)
+        if self.image_urls and not inline:
+            body["image_urls"] = [self._reachable(url) for url in self.image_urls]
         body |= self.model_dump(include={"seed"} & self.model_fields_set)
         body |= self.model_dump(
             include={"frames", "aspect_ratio", "size", "template_id", "camera_strength"}, exclude_none=True
         )
         if self.seconds is not None:
             body["seconds"] = str(self.seconds)
-        if self.content:
-            body["content"] = [element.model_dump(mode="json") for element in self.content]
+        if inline:
+            # As the document's own example does it: text and base64 pictures are elements of one content.
+            text = [{"type": "text", "text": self._text}] if self._text else []
+            body["content"] = text + [self._picture_element(each.url) for each in self.inputs()]
+        elif self.content:
+            body["content"] = [
+                element.model_dump(mode="json")
+                if isinstance(element, ContentText)
+                else self._picture_element(element.image_url.url)
+                for element in self.content
+            ]
         return body
 
+    def inputs(self) -> tuple[RequestInput, ...]:
+        """The pictures; `content` documents that they may travel as base64 (seed 001, "使用 Base64 编码的图片")."""
+        places = [(f"image_urls.{number}", url) for number, url in enumerate(self.image_urls)]
+        places += [
+            (f"content.{number}.image_url", element.image_url.url)
+            for number, element in enumerate(self.content)
+            if isinstance(element, ContentImage)
+        ]
+        first = places[0][0] if places else None
+        return tuple(
+            RequestInput(field, url, inline=True, picture=catalog.JIMENG_PICTURES, ratio_of=first if number else None)
+            for number, (field, url) in enumerate(places)
+        )
+
+    def _picture_element(self, url: str) -> dict[str, Any]:
+        sent = self._sent.get(url)
+        if sent is not None and sent.base64 is not None:
+            url = f"data:{sent.media_type};base64,{sent.base64}"
+        if url.startswith("data:"):
+            return {"type": "image_base64", "image_url": {"url": url}}
+        return {"type": "image_url", "image_url": {"url": self._reachable(url)}}
+
     def identity_inputs(self) -> dict[str, Any]:
-        """Everything, with each picture by its unsigned URL, and the same length or ratio as one value."""
+        """Everything, with each picture by its unsigned URL or its bytes, and the same length or ratio as one value."""
         inputs = self.model_dump(
             mode="json",
             exclude={"image_urls", "content", "frames", "seconds", "prompt", "req_key", "size", "aspect_ratio"},
@@ -187,7 +226,7 @@ class JimengVideo(GenerationRequest):
         pictures = [*self.image_urls, *(image.image_url.url for image in self._content_images)]
         return inputs | {
             "text": self._text,
-            "pictures": [url if url.startswith("data:") else unsigned_url(url) for url in pictures],
+            "pictures": [self._in_identity(url) for url in pictures],
             "length_seconds": self._length_seconds,
             "ratio": self._ratio,
             "service": self.service.name,

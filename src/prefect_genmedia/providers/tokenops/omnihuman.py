@@ -6,11 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from prefect_genmedia.providers.inputs import PublicUrl, Seed
+from prefect_genmedia.providers.inputs import InputUrl, RequestInput, Seed
 from prefect_genmedia.providers.protocol import DurationSource, GenerationRequest, MediaExpectation
 from prefect_genmedia.providers.tokenops import catalog
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection, parse_subject
-from prefect_genmedia.transport import unsigned_url
 
 
 class OmniHumanVideo(GenerationRequest):
@@ -19,10 +18,10 @@ class OmniHumanVideo(GenerationRequest):
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "omnihuman"
 
-    image_url: PublicUrl = Field(description="URL of the portrait; a clear picture from the front is best.")
-    audio_url: PublicUrl = Field(description="URL of the recording to speak; shorter than 60 seconds.")
+    image_url: InputUrl = Field(description="URL or path of the portrait; a clear picture from the front is best.")
+    audio_url: InputUrl = Field(description="URL or path of the recording to speak; shorter than 60 seconds.")
     prompt: str = Field("", description="How to speak and move; 300 characters or fewer are recommended.")
-    mask_urls: Annotated[tuple[PublicUrl, ...], Field(max_length=catalog.MAX_MASKS)] = Field(
+    mask_urls: Annotated[tuple[InputUrl, ...], Field(max_length=catalog.MAX_MASKS)] = Field(
         (), description="Masks from subject detection, valid for 1 hour: only people in their white areas speak."
     )
     masks_as: Literal["mask_urls", "content"] = Field(
@@ -61,28 +60,27 @@ class OmniHumanVideo(GenerationRequest):
     def body(self) -> dict[str, Any]:
         """The JSON of `POST /videos`; what the user did not set is left to the documented default."""
         content = [
-            {"type": "image_url", "image_url": {"url": self.image_url}},
-            {"type": "audio_url", "audio_url": {"url": self.audio_url}},
+            {"type": "image_url", "image_url": {"url": self._reachable(self.image_url)}},
+            {"type": "audio_url", "audio_url": {"url": self._reachable(self.audio_url)}},
         ]
         body: dict[str, Any] = {"model": self.model, "req_key": self.req_key}
         if self.prompt:
             body["prompt"] = self.prompt
         body |= {"generation_type": "omni_human", "output_resolution": self.output_resolution, "content": content}
-        if self.mask_urls and self.masks_as == "mask_urls":
-            body["mask_urls"] = list(self.mask_urls)
-        elif self.mask_urls:
-            content += [
-                {"type": "image_url", "role": "mask_image", "image_url": {"url": url}} for url in self.mask_urls
-            ]
+        masks = [self._reachable(url) for url in self.mask_urls]
+        if masks and self.masks_as == "mask_urls":
+            body["mask_urls"] = masks
+        elif masks:
+            content += [{"type": "image_url", "role": "mask_image", "image_url": {"url": url}} for url in masks]
         body |= self.model_dump(include={"pe_fast_mode", "seed"} & self.model_fields_set)
         return body
 
     def identity_inputs(self) -> dict[str, Any]:
         """Everything but how masks travel; the subject's name in place of its masks where it is known."""
         inputs = self.model_dump(mode="json", exclude={"mask_urls", "masks_as", "subject"})
-        inputs["image_url"] = unsigned_url(self.image_url)
-        inputs["audio_url"] = unsigned_url(self.audio_url)
-        inputs["speaker"] = self.subject or [unsigned_url(url) for url in self.mask_urls]
+        inputs["image_url"] = self._in_identity(self.image_url)
+        inputs["audio_url"] = self._in_identity(self.audio_url)
+        inputs["speaker"] = self.subject or [self._in_identity(url) for url in self.mask_urls]
         return inputs
 
     def expectation(self) -> MediaExpectation:
@@ -91,4 +89,9 @@ class OmniHumanVideo(GenerationRequest):
 
     def duration_source(self) -> DurationSource:
         """The video is as long as the recording, which must be shorter than 60 seconds."""
-        return DurationSource("audio_url", self.audio_url, below_seconds=catalog.MAX_AUDIO_SECONDS)
+        return DurationSource("audio_url", self.audio_url, below_seconds=catalog.MAX_AUDIO_SECONDS, needs_sound=True)
+
+    def inputs(self) -> tuple[RequestInput, ...]:
+        """Portrait, recording and masks; only URLs are documented for them."""
+        masks = (RequestInput(f"mask_urls.{number}", url) for number, url in enumerate(self.mask_urls))
+        return (RequestInput("image_url", self.image_url), RequestInput("audio_url", self.audio_url), *masks)

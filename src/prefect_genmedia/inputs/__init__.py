@@ -1,0 +1,10 @@
+"""Inputs from where people have them: looked at before anything is paid, and brought to where a provider takes them.
+
+Knows requests only by what they say of their inputs, and nothing of Prefect.
+"""
+
+from prefect_genmedia.inputs.discreet import DiscreetClient
+from prefect_genmedia.inputs.prepare import Prepared, identified, prepared, prepared_url
+from prefect_genmedia.inputs.publish import Publication
+
+__all__ = ["DiscreetClient", "Prepared", "Publication", "identified", "prepared", "prepared_url"]

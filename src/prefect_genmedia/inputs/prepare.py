@@ -1,0 +1,230 @@
+"""Preparing a request: its inputs are looked at, and brought to where the provider can take them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Generic, TypeVar
+
+from anyio import to_thread
+
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.inputs.preflight import Findings, Tell, check_pictures, check_recording
+from prefect_genmedia.inputs.publish import HOW_TO_PUBLISH, NotPublishable, Publication, media_type_of
+from prefect_genmedia.inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
+from prefect_genmedia.providers.inputs import RequestInput, SentInput, input_url
+from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
+from prefect_genmedia.transport import FetchRules
+
+MAX_INLINE_BYTES = 20 * 1024**2
+"""The largest file that travels inside of a request, in bytes: a slow line must send it, a third larger as base64, well
+within the time that a submission may take, or nobody can know whether it was paid."""
+
+Request = TypeVar("Request", bound=GenerationRequest)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[Request]):
+    """A request that can be sent.
+
+    Parameters:
+        request: the same request; its dump, its repr and its identity show nothing of how inputs travel.
+        sent: what is sent in place of users' own files, by their URLs.
+        expectation: what the inputs say about the result: how long it must be.
+    """
+
+    request: Request
+    sent: Mapping[str, SentInput]
+    expectation: MediaExpectation
+
+
+async def prepared(
+    request: Request,
+    rules: FetchRules,
+    publication: Publication,
+    *,
+    preflight: bool = True,
+    tell: Tell = _logger.warning,
+) -> Prepared[Request]:
+    """Look at a request's inputs and bring the user's own files to where the provider can take them.
+
+    http(s) inputs stay as they are. A user's own file (a path, or an fsspec URL) travels as base64 where the provider
+    documents that, or else behind a signed URL. Each input is read at most once.
+
+    Parameters:
+        request: what is asked for.
+        rules: what a fetch of an http(s) input may do.
+        publication: where own files are published.
+        preflight: whether documented limits are checked.
+        tell: told what cannot be checked from here.
+
+    Raises:
+        InvalidRequest: with every problem of every input; nothing was sent.
+        ProviderError: a storage failed; retryable, nothing was sent.
+    """
+    inputs, source = request.inputs(), request.duration_source()
+    with TemporaryDirectory(prefix="genmedia-") as folder:
+        limits = _limits(inputs, source.url if source else None, preflight)
+        readings = await read_all(limits, rules, Path(folder))
+        problems = _unusable(inputs, readings)
+        if preflight:
+            problems += await to_thread.run_sync(check_pictures, inputs, readings, tell)
+        findings = Findings()
+        if source is not None:
+            findings = await to_thread.run_sync(check_recording, source, readings.get(source.url), preflight, tell)
+        own = {each.url: each for each in inputs if is_own(each.url)}
+        inline = _travels_inline(inputs, readings)
+        problems += findings.problems
+        if own and not inline and not publication.url:
+            problems += [FieldProblem(each.field, _cannot_travel(inputs, each)) for each in own.values()]
+        _raise_for(request, problems, readings, own)
+        sent = await _sent(request, own, readings, publication, inline)
+    return Prepared(request.sending(sent), sent, MediaExpectation(seconds=findings.seconds))
+
+
+async def identified(request: Request, rules: FetchRules) -> Request:
+    """The request as its identity needs it, for whoever looks a job up without submitting: own files by their bytes.
+
+    Nothing is checked, published or encoded. Files that cannot be read now keep their names in the identity.
+
+    Parameters:
+        request: what is asked for.
+        rules: what a fetch may do; nothing but the user's own files is read.
+    """
+    limits = {each.url: MAX_INPUT_BYTES for each in request.inputs() if is_own(each.url)}
+    with TemporaryDirectory(prefix="genmedia-") as folder:
+        readings = await read_all(limits, rules, Path(folder))
+    return request.sending({url: SentInput(held.sha256) for url, held in readings.items() if isinstance(held, Held)})
+
+
+async def prepared_url(url: str, field: str, rules: FetchRules, publication: Publication) -> str:
+    """The URL that a provider is given for one input: itself if it is http(s), or else a signed one.
+
+    Parameters:
+        url: where the user has it.
+        field: what errors call it.
+        rules: what a fetch may do.
+        publication: where own files are published.
+
+    Raises:
+        InvalidRequest: it is not there, or cannot be published.
+        ProviderError: a storage failed; retryable.
+    """
+    try:
+        input_url(url)
+    except ValueError as error:
+        raise InvalidRequest.of("The input", [FieldProblem(field, str(error))]) from None
+    if not is_own(url):
+        return url
+    with TemporaryDirectory(prefix="genmedia-") as folder:
+        (reading,) = (await read_all({url: MAX_INPUT_BYTES}, rules, Path(folder))).values()
+        if isinstance(reading, GenMediaError):
+            raise reading
+        if isinstance(reading, Unusable):
+            raise InvalidRequest.of("The input", [FieldProblem(field, reading.problem)])
+        try:
+            return await to_thread.run_sync(publication.publish, reading, url)
+        except NotPublishable as error:
+            problem = FieldProblem(field, str(error))
+    raise InvalidRequest.of("The input", [problem])
+
+
+def _limits(inputs: Sequence[RequestInput], measured: str | None, preflight: bool) -> dict[str, int]:
+    """How many bytes to read of each input; what need not be looked at is not fetched."""
+    limits: dict[str, int] = {}
+    for each in inputs:
+        if is_own(each.url):
+            limits[each.url] = MAX_INPUT_BYTES
+        elif each.url == measured:
+            limits[each.url] = MAX_INPUT_BYTES + 1
+        elif each.picture is not None and preflight:
+            limits[each.url] = max(limits.get(each.url, 0), each.picture.max_bytes + 1)
+    return limits
+
+
+def _unusable(inputs: Sequence[RequestInput], readings: Mapping[str, Reading]) -> list[FieldProblem]:
+    problems = []
+    for each in inputs:
+        reading = readings.get(each.url)
+        if isinstance(reading, Unusable):
+            problems.append(FieldProblem(each.field, reading.problem))
+    return problems
+
+
+def _travels_inline(inputs: Sequence[RequestInput], readings: Mapping[str, Reading]) -> bool:
+    """Whether the user's own files travel inside of the request: all of them, or none.
+
+    Providers take the pictures of one request as URLs or as base64, not both (PROVIDERS.md, "Jimeng req_keys").
+    """
+    held = [readings.get(each.url) for each in inputs if is_own(each.url)]
+    fits = all(not isinstance(each, Held) or each.size <= MAX_INLINE_BYTES for each in held)
+    return bool(held) and fits and _may_be_inline(inputs)
+
+
+def _may_be_inline(inputs: Sequence[RequestInput]) -> bool:
+    return all(each.inline and (is_own(each.url) or each.url.startswith("data:")) for each in inputs)
+
+
+def _cannot_travel(inputs: Sequence[RequestInput], each: RequestInput) -> str:
+    if not each.inline:
+        return f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}"
+    if not _may_be_inline(inputs):
+        return f"cannot travel as base64 beside an http(s) URL: {HOW_TO_PUBLISH}"
+    return f"is larger than {MAX_INLINE_BYTES / 1024**2:.0f} MiB, too much for base64: {HOW_TO_PUBLISH}"
+
+
+def _raise_for(
+    request: GenerationRequest,
+    problems: Sequence[FieldProblem],
+    readings: Mapping[str, Reading],
+    own: Mapping[str, RequestInput],
+) -> None:
+    if problems:
+        raise InvalidRequest.of(f"{type(request).__name__} request", problems)
+    for url in own:
+        reading = readings[url]
+        if isinstance(reading, GenMediaError):
+            raise reading
+
+
+async def _sent(
+    request: GenerationRequest,
+    own: Mapping[str, RequestInput],
+    readings: Mapping[str, Reading],
+    publication: Publication,
+    inline: bool,
+) -> dict[str, SentInput]:
+    held = {url: reading for url, reading in readings.items() if url in own and isinstance(reading, Held)}
+    if inline:
+        return {url: await to_thread.run_sync(_inline, each, url) for url, each in held.items()}
+    by_digest = {each.sha256: (each, url) for url, each in held.items()}
+    outcomes = await asyncio.gather(
+        *(to_thread.run_sync(publication.publish, each, url) for each, url in by_digest.values()),
+        return_exceptions=True,
+    )
+    published = dict(zip(by_digest, outcomes, strict=True))
+    problems, sent = [], {}
+    for url, each in held.items():
+        outcome = published[each.sha256]
+        if isinstance(outcome, str):
+            sent[url] = SentInput(each.sha256, url=outcome)
+        elif isinstance(outcome, NotPublishable):
+            problems.append(FieldProblem(own[url].field, str(outcome)))
+    if problems:
+        raise InvalidRequest.of(f"{type(request).__name__} request", problems)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return sent
+
+
+def _inline(held: Held, url: str) -> SentInput:
+    text = base64.b64encode(held.path.read_bytes()).decode()
+    return SentInput(held.sha256, base64=text, media_type=media_type_of(held.path, url))
