@@ -15,6 +15,8 @@ Subject = str | int | tuple[float, float]
 """`auto`, `largest`, `leftmost`, `rightmost`, `all`, an index from 0 (the largest), or a point in the picture."""
 
 _WORDS = ("auto", "largest", "leftmost", "rightmost", "all")
+ASK = "ask"
+"""Leaves the choice to a person in the UI; a flow resolves it to a point before anything is selected."""
 _WHITE = 128
 
 ReadMask = Callable[[str], Awaitable[bytes]]

@@ -1,0 +1,188 @@
+"""Asking a person who shall speak: a form in the Prefect UI with the subjects outlined and numbered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import apause_flow_run, aresume_flow_run, asuspend_flow_run
+from prefect.input import RunInput
+from prefect.input.actions import acreate_flow_run_input, aread_flow_run_input
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import Field, create_model
+
+from prefect_genmedia.blocks import TokenOpsCredentials, load_credentials
+from prefect_genmedia.errors import NoSubject, ProviderError
+from prefect_genmedia.providers.tokenops import Detection
+from prefect_genmedia.providers.tokenops.catalog import MASK_LIFETIME_SECONDS
+from prefect_genmedia.providers.tokenops.gallery import Gallery, draw_gallery
+from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
+from prefect_genmedia.tasks.pictures import fetch_picture
+from prefect_genmedia.tasks.subjects import detect_subjects, select_subject
+from prefect_genmedia.tasks.support import RETRY_DELAYS, retry_if_safe
+
+Fallback = Literal["largest", "fail"]
+
+PAUSE_KEY = "genmedia-subject"
+POINTS_KEY = "genmedia-subject-points"
+ANSWER_KEY = "genmedia-subject-answer"
+
+
+async def ask_subject(
+    image_url: str,
+    detection: Detection,
+    credentials: TokenOpsCredentials | str = "default",
+    timeout_seconds: float = 3600.0,
+    fallback: Fallback = "fail",
+    suspend: bool = False,
+) -> SubjectSelection:
+    """Pause the flow run until a person has picked the speaker in the UI; call it in a flow, not in a task.
+
+    The choice is kept as a point in the picture: masks live for an hour, and when they are detected anew the point
+    still finds the same person. A retried run does not ask again.
+
+    Parameters:
+        image_url: the picture.
+        detection: who was detected in it.
+        credentials: a TokenOps Block, or its name.
+        timeout_seconds: how long to wait for the person.
+        fallback: what happens then: the largest subject speaks, or the run fails.
+        suspend: give the process up while waiting (deployments only); the run starts anew when it is answered.
+
+    Raises:
+        NoSubject: nobody was detected, or nobody answered in time and the fallback is to fail. Nothing was paid.
+    """
+    if not detection.found or not detection.mask_urls:
+        raise NoSubject("No person was detected in the picture that could be chosen.")
+    asked_at = time.monotonic()
+    point = await aread_flow_run_input(ANSWER_KEY)
+    if point is None:
+        points = await _points(image_url, detection, credentials)
+        number = await _answer(len(points), timeout_seconds, fallback, suspend)
+        point = points[number - 1]
+        await acreate_flow_run_input(ANSWER_KEY, point)
+    if time.monotonic() - asked_at > MASK_LIFETIME_SECONDS * 0.8:
+        detection = await detect_subjects(image_url, credentials)
+    return await select_subject(detection, (point[0], point[1]), credentials)
+
+
+@task(
+    task_run_name="draw the subjects",
+    retries=2,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+)
+async def show_subjects(
+    image_url: str, detection: Detection, credentials: TokenOpsCredentials | str = "default"
+) -> list[list[float]]:
+    """Show the picture with its subjects outlined and numbered, as an artifact of the run.
+
+    Parameters:
+        image_url: the picture.
+        detection: who was detected in it.
+        credentials: a TokenOps Block, or its name.
+
+    Returns:
+        One point inside each subject, `[x, y]` as shares of width and height.
+
+    Raises:
+        ProviderError: the picture, or a mask, cannot be fetched.
+    """
+    block = await load_credentials("tokenops", credentials)
+    async with block.client() as client:
+        rules = client.fetch_rules
+        portrait, *masks = await asyncio.gather(
+            fetch_picture(image_url, rules), *(fetch_picture(url, rules) for url in detection.mask_urls)
+        )
+    gallery = await asyncio.to_thread(_gallery, portrait, masks)
+    await acreate_markdown_artifact(key="genmedia-subjects", markdown=_markdown(gallery), description="Who speaks?")
+    return [list(point) for point in gallery.points]
+
+
+def _gallery(portrait: bytes, masks: list[bytes]) -> Gallery:
+    try:
+        return draw_gallery(portrait, masks)
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = str(error)
+    raise ProviderError(f"The picture, or a mask, cannot be read: {reason}.")
+
+
+def _markdown(gallery: Gallery) -> str:
+    picture = base64.b64encode(gallery.picture).decode()
+    return (
+        f"# Who speaks?\n\n![subjects](data:image/jpeg;base64,{picture})\n\n"
+        "Resume this run, and give the number of the subject that shall speak.\n"
+    )
+
+
+async def _points(image_url: str, detection: Detection, credentials: TokenOpsCredentials | str) -> list[list[float]]:
+    """Where the numbered subjects are; kept, so that a run that starts anew means the same by the same number."""
+    kept = await aread_flow_run_input(POINTS_KEY)
+    if kept is not None:
+        found: list[list[float]] = kept
+        return found
+    points = await show_subjects(image_url, detection, credentials)
+    await acreate_flow_run_input(POINTS_KEY, points)
+    return points
+
+
+async def _answer(count: int, timeout_seconds: float, fallback: Fallback, suspend: bool) -> int:
+    form = _form(count)
+    if suspend:
+        answered: Any = await asuspend_flow_run(wait_for_input=form, timeout=int(timeout_seconds), key=PAUSE_KEY)
+        return int(answered.subject)
+    # Prefect fails a run whose pause times out, so where there is a fallback the run answers itself before that.
+    patience = timeout_seconds + (300.0 if fallback == "largest" else 0.0)
+    try:
+        async with _answering_itself(timeout_seconds if fallback == "largest" else None):
+            answered = await apause_flow_run(wait_for_input=form, timeout=int(patience), poll_interval=2, key=PAUSE_KEY)
+    except FlowPauseTimeout:
+        raise NoSubject(f"Nobody chose a subject within {timeout_seconds:.0f} s.") from None
+    return int(answered.subject)
+
+
+@asynccontextmanager
+async def _answering_itself(seconds: float | None) -> AsyncIterator[None]:
+    """Choose the largest subject if the block still waits after `seconds`."""
+    if seconds is None:
+        yield
+        return
+    own_run = UUID(str(flow_run.id))
+    logger = get_run_logger()
+
+    async def answer() -> None:
+        await asyncio.sleep(seconds)
+        logger.warning("Nobody chose a subject within %.0f s: the largest one speaks", seconds)
+        await aresume_flow_run(own_run, run_input={"subject": 1})
+
+    timer = asyncio.create_task(answer())
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await timer
+
+
+def _form(count: int) -> Any:
+    """The form: one choice, from 1; the gallery with the numbers is an artifact of the same run."""
+    numbers: Any = Literal[tuple(range(1, count + 1))]
+    description = "Who shall speak? The artifact genmedia-subjects of this run shows the subjects with their numbers."
+    choice: Any = create_model(
+        "SubjectChoice",
+        __base__=RunInput,
+        subject=(numbers, Field(default=1, description="The number of the subject in the picture.")),
+    )
+    return choice.with_initial_data(description=description, subject=1)
