@@ -22,6 +22,7 @@ from prefect_genmedia.providers.tokenops.jimeng import ContentElement
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
 from prefect_genmedia.tasks.attempts import attempts
 from prefect_genmedia.tasks.support import label_of
+from prefect_genmedia.tasks.suspend import suspend_until_done
 
 
 def _run_name() -> str:
@@ -50,6 +51,7 @@ async def jimeng_video(
     idempotency_key: str | None = None,
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
+    suspend_while_waiting: bool = False,
 ) -> Delivery:
     """Make a video from text or pictures, and deliver it verified.
 
@@ -73,6 +75,8 @@ async def jimeng_video(
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
+        suspend_while_waiting: Give the process up until the job is done; for deployments, with reconcile_jobs on a
+            schedule or the callback receiver.
 
     Raises:
         InvalidRequest: before anything is paid, with every problem.
@@ -105,5 +109,7 @@ async def jimeng_video(
                 ask_again=attempt.is_last,
                 preflight=preflight,
             )
+            if suspend_while_waiting:
+                await suspend_until_done(job)
             job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

@@ -19,8 +19,10 @@ from prefect_genmedia.tasks import (
     submit,
     wait_for_job,
 )
+from prefect_genmedia.tasks.ask import ask_subject
 from prefect_genmedia.tasks.attempts import attempts
 from prefect_genmedia.tasks.support import label_of
+from prefect_genmedia.tasks.suspend import suspend_until_done
 
 
 def _run_name() -> str:
@@ -44,6 +46,10 @@ async def omnihuman_video(
     idempotency_key: str | None = None,
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
+    ask_timeout_seconds: Annotated[float, Field(gt=0)] = 3600,
+    ask_fallback: Literal["largest", "fail"] = "fail",
+    suspend_while_asking: bool = False,
+    suspend_while_waiting: bool = False,
 ) -> Delivery:
     """Make a portrait speak a recording, and deliver the verified video.
 
@@ -52,7 +58,7 @@ async def omnihuman_video(
         audio_url: URL, path or storage URL of the recording to speak; shorter than 60 seconds.
         prompt: How to speak and move; 300 characters or fewer are recommended.
         subject: Who speaks: auto (of several people the largest), largest, leftmost, rightmost, all, an index from
-            0, or a point such as 640,360 or 0.5,0.4.
+            0, a point such as 640,360 or 0.5,0.4, or ask: the run pauses with a form in the UI.
         recognize: First make sure that the picture holds a person.
         output_resolution: Resolution class of the video.
         pe_fast_mode: Faster generation at lower quality.
@@ -63,6 +69,11 @@ async def omnihuman_video(
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
+        ask_timeout_seconds: How long to wait for a person, with subject ask.
+        ask_fallback: Who speaks when nobody answers: the largest subject, or nobody, and the run fails.
+        suspend_while_asking: Give the process up while waiting for a person; for deployments only.
+        suspend_while_waiting: Give the process up until the job is done; for deployments, with reconcile_jobs on a
+            schedule or the callback receiver.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.
@@ -80,7 +91,12 @@ async def omnihuman_video(
     if recognize:
         await recognize_subject(image_url, credentials)
     detection = await detect_subjects(image_url, credentials)
-    selection = await select_subject(detection, subject, credentials)
+    if subject == "ask":
+        selection = await ask_subject(
+            image_url, detection, credentials, ask_timeout_seconds, ask_fallback, suspend_while_asking
+        )
+    else:
+        selection = await select_subject(detection, subject, credentials)
     request = request.with_subject(selection)
     for attempt in attempts(request, resubmit_on_output_refusal):
         with attempt:
@@ -94,5 +110,7 @@ async def omnihuman_video(
                 preflight=preflight,
                 ask_again=attempt.is_last,
             )
+            if suspend_while_waiting:
+                await suspend_until_done(job)
             job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

@@ -14,6 +14,7 @@ from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
 from prefect_genmedia.tasks.support import label_of
+from prefect_genmedia.tasks.suspend import suspend_until_done
 
 
 def _run_name() -> str:
@@ -30,6 +31,7 @@ async def live_poster(
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     idempotency_key: str | None = None,
     preflight: bool = True,
+    suspend_while_waiting: bool = False,
 ) -> Delivery:
     """Put the person of a picture into a scene, and deliver the verified video.
 
@@ -46,6 +48,8 @@ async def live_poster(
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
+        suspend_while_waiting: Give the process up until the job is done; for deployments, with reconcile_jobs on a
+            schedule or the callback receiver.
 
     Raises:
         InvalidRequest: before anything is paid.
@@ -55,5 +59,7 @@ async def live_poster(
     job = await submit(
         request, credentials, idempotency_key, label=label_of(image_url), output=output, preflight=preflight
     )
+    if suspend_while_waiting:
+        await suspend_until_done(job)
     job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

@@ -18,7 +18,10 @@ SECRET = "a long random text"
 
 @pytest.fixture
 async def receiver(ledger_url: str, heard: list[str]) -> AsyncIterator[httpx.AsyncClient]:
-    app = callback_app(ledger_url, SECRET, lambda job, words: heard.append(f"{job.key} {words}"))
+    async def hear(job: Job, words: str) -> None:
+        heard.append(f"{job.key} {words}")
+
+    app = callback_app(ledger_url, SECRET, hear)
     async with app.router.lifespan_context(app):
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="https://callbacks.example") as client:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
@@ -27,8 +26,9 @@ import os, sys
 from prefect import flow
 from prefect_genmedia import TokenOpsCredentials
 TokenOpsCredentials(api_key=sys.argv[1], base_url=sys.argv[2]).save("default", overwrite=True)
-for name, entrypoint in {"omnihuman": "omnihuman.py:omnihuman_video", "reconcile": "reconcile.py:reconcile_jobs"}.items():
-    flow.from_source(sys.argv[3], entrypoint).deploy(name, work_pool_name="local", print_next_steps=False)
+for name, function in {"omnihuman": "omnihuman_video", "reconcile": "reconcile_jobs"}.items():
+    found = flow.from_source(sys.argv[3], f"{name}.py:{function}")
+    found.deploy(name, work_pool_name="local", print_next_steps=False)
 """
 
 
@@ -139,6 +139,31 @@ def test_a_cancelled_run_says_so_and_its_job_is_collected_by_reconcile(
     (job,) = jobs_of(home)
     assert job.state is JobState.DELIVERED
     assert job.delivery
-    assert os.path.getsize(job.delivery.uri) == job.delivery.bytes
+    assert Path(job.delivery.uri).stat().st_size == job.delivery.bytes
     assert any(job.key in str(table["data"]) for table in team.artifacts(reconcile))
+    assert simulator.accepted == 1
+
+
+def test_a_run_that_sleeps_while_its_job_is_made_is_woken_and_delivers(
+    team: Team, simulator: RunningSimulator, home: Path
+) -> None:
+    simulator.world.settings.run_seconds = 3600.0
+    known = {job.key for job in jobs_of(home)}
+    run = team.start(
+        "omnihuman-video/omnihuman",
+        image_url=simulator.portrait_url,
+        audio_url=simulator.speech_url,
+        suspend_while_waiting=True,
+    )
+    until(lambda: team.state(run) == "PAUSED", "suspended")
+    first = team.start("reconcile-jobs/reconcile")
+    until(lambda: team.state(first) == "COMPLETED", "reconciled while the job is being made", 90)
+    assert team.state(run) == "PAUSED"
+
+    simulator.world.settings.run_seconds = 0.0
+    second = team.start("reconcile-jobs/reconcile")
+    until(lambda: team.state(second) == "COMPLETED", "reconciled when it was done", 90)
+    until(lambda: team.state(run) == "COMPLETED", "woken and delivered", 90)
+    (job,) = [job for job in jobs_of(home) if job.key not in known]
+    assert job.state is JobState.DELIVERED
     assert simulator.accepted == 1

@@ -11,10 +11,11 @@ import hashlib
 import hmac
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -25,11 +26,13 @@ from prefect_genmedia.jobs.model import Job
 
 logger = logging.getLogger(__name__)
 
+KNOWN = {"received": True, "known": True}
 MAX_BODY_BYTES = 256 * 1024
 """A callback says what happened, and carries no media."""
 
-Heard = Callable[[Job, str], None]
-"""Called with the job, and the provider's words for its parts, the first time a callback for it comes."""
+Heard = Callable[[Job, str], Awaitable[None]]
+"""Awaited with the job, and the provider's words for its parts, the first time a callback for it comes; after the
+provider has its answer, so that it may take its time."""
 
 
 def callback_token(secret: str, job_key: str) -> str:
@@ -81,8 +84,8 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
             await ledgers[0].note(job, notified_at=clock.now())
             logger.info("Callback for job %s (%s)", job.provider_job_id, job.key)
             if heard is not None:
-                heard(job, _words(body))
-        return JSONResponse({"received": True, "known": True})
+                return JSONResponse(KNOWN, background=BackgroundTask(heard, job, _words(body)))
+        return JSONResponse(KNOWN)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"healthy": True})

@@ -9,6 +9,7 @@ from prefect_genmedia.callbacks import callback_app
 from prefect_genmedia.jobs.model import Job
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.tasks.support import emit_job_event
+from prefect_genmedia.tasks.suspend import resume_run_of
 
 
 def serve_callbacks(host: str, port: int, console: Console) -> int:
@@ -18,8 +19,9 @@ def serve_callbacks(host: str, port: int, console: Console) -> int:
         console.print("[red]Set PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET to a long random text first.[/]")
         return 2
 
-    def heard(job: Job, words: str) -> None:
+    async def heard(job: Job, words: str) -> None:
         emit_job_event("notified", job, provider_status=words)
+        await resume_run_of(job)
 
     app = callback_app(settings.ledger, settings.callback_secret.get_secret_value(), heard)
     # Access logs would hold the tokens of the paths.

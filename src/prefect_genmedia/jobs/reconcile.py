@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 from prefect_genmedia.errors import GenMediaError, JobTimeout
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
@@ -16,11 +18,19 @@ from prefect_genmedia.jobs.submit import expire_stale_sending
 from prefect_genmedia.jobs.wait import HEARTBEAT_SECONDS, wait_for_job
 from prefect_genmedia.providers.protocol import ProviderClient
 
+logger = logging.getLogger(__name__)
+
 SILENT_SECONDS = 6 * HEARTBEAT_SECONDS
 """A job that nobody has touched for this long, in seconds, has lost its process, whatever its run's state says."""
 
-RunIsOver = Callable[[str], Awaitable[bool]]
-"""Whether a flow run has ended, by its id."""
+Standing = Literal["alive", "suspended", "over"]
+"""What became of the flow run that takes care of a job: it works, sleeps until the job is done, or has ended."""
+
+StandingOf = Callable[[Job], Awaitable[Standing]]
+"""Tells what became of a job's flow run."""
+
+Resume = Callable[[Job], Awaitable[object]]
+"""Wakes the flow run that sleeps until a job is done."""
 
 ClientFor = Callable[[Job], AbstractAsyncContextManager[ProviderClient | None]]
 """Opens the client of a job's account; None where no credentials for it are at hand."""
@@ -41,66 +51,85 @@ class Finding:
     next_step: str = ""
 
 
-async def reconcile(
-    ledger: Ledger,
-    client_for: ClientFor,
-    run_is_over: RunIsOver,
-    default_output: str,
-    flow_run_id: str | None = None,
-    clock: Clock = SYSTEM_CLOCK,
-) -> AsyncIterator[Finding]:
+@dataclass(frozen=True)
+class Surroundings:
+    """What reconciling needs to know of the world outside the ledger.
+
+    Parameters:
+        client_for: opens the client of a job's account.
+        standing_of: tells what became of a job's flow run.
+        resume: wakes a flow run that sleeps until a job is done.
+        default_output: where files go whose run named no place.
+        flow_run_id: the run that reconciles.
+    """
+
+    client_for: ClientFor
+    standing_of: StandingOf
+    resume: Resume
+    default_output: str
+    flow_run_id: str | None = None
+
+
+async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Finding]:
     """Deliver what was paid for and left behind, closest expiry first; then name what needs a person.
 
     Any number of these may run at once: each job is taken over by one of them.
-
-    Parameters:
-        ledger: the jobs.
-        client_for: opens the client of a job's account.
-        run_is_over: tells whether a flow run has ended.
-        default_output: where files go whose run named no place.
-        flow_run_id: the run that reconciles.
-        clock: the time.
     """
     for job in await ledger.jobs({JobState.SENDING, *AT_PROVIDER}):
-        finding = await _take_up(ledger, client_for, run_is_over, default_output, flow_run_id, job, clock)
+        finding = await _take_up(ledger, around, job, clock)
         if finding is not None:
             yield finding
     for job in await ledger.jobs({JobState.UNKNOWN}):
         yield Finding(job, "left as it is", job.failure().next_step.format(job=job.key))
 
 
-async def _take_up(
-    ledger: Ledger,
-    client_for: ClientFor,
-    run_is_over: RunIsOver,
-    default_output: str,
-    flow_run_id: str | None,
-    job: Job,
-    clock: Clock,
-) -> Finding | None:
+async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
     if job.state is JobState.SENDING:
         await expire_stale_sending(ledger, job, clock)  # then it is listed with the unknown ones
         return None
-    if not await _is_orphan(job, run_is_over, clock):
+    standing = await _standing(job, around, clock)
+    if standing == "alive":
         return None
-    mine = await ledger.take_over(job, flow_run_id)
+    mine = await ledger.take_over(job, job.flow_run_id if standing == "suspended" else around.flow_run_id)
     if mine is None:
         return None
-    async with client_for(mine) as client:
+    async with around.client_for(mine) as client:
         if client is None:
             return Finding(mine, "no credentials", f"name the credentials Block of {mine.account}.")
-        try:
-            done = await wait_for_job(ledger, client, mine, timeout_seconds=0.0, clock=clock)
-            delivered = await deliver(ledger, client, done, target_at(mine.output or default_output), clock)
-        except JobTimeout:
-            present = await ledger.get(mine.key) or mine
-            return Finding(present, f"still {present.provider_status or 'at the provider'}")
-        except GenMediaError as error:
-            return Finding(await ledger.get(mine.key) or mine, f"{error.kind}: {error.message}", error.next_step)
+        settle = _wake if standing == "suspended" else _collect
+        return await settle(ledger, client, around, mine, clock)
+
+
+async def _collect(ledger: Ledger, client: ProviderClient, around: Surroundings, job: Job, clock: Clock) -> Finding:
+    """Look once, and deliver what is done."""
+    try:
+        done = await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
+        delivered = await deliver(ledger, client, done, target_at(job.output or around.default_output), clock)
+    except JobTimeout:
+        return await _still_there(ledger, job)
+    except GenMediaError as error:
+        return Finding(await ledger.get(job.key) or job, f"{error.kind}: {error.message}", error.next_step)
     return Finding(delivered, "delivered")
 
 
-async def _is_orphan(job: Job, run_is_over: RunIsOver, clock: Clock) -> bool:
-    if clock.now() - job.updated_at > SILENT_SECONDS:
-        return True
-    return job.flow_run_id is not None and await run_is_over(job.flow_run_id)
+async def _wake(ledger: Ledger, client: ProviderClient, around: Surroundings, job: Job, clock: Clock) -> Finding:
+    """Look once, and wake the run when there is news: it delivers, or fails, by itself."""
+    try:
+        await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
+    except JobTimeout:
+        return await _still_there(ledger, job)
+    except GenMediaError as error:
+        logger.info("Job %s failed, which its run will tell: %s", job.provider_job_id, error)
+    await around.resume(job)
+    return Finding(await ledger.get(job.key) or job, "its run was resumed")
+
+
+async def _still_there(ledger: Ledger, job: Job) -> Finding:
+    present = await ledger.get(job.key) or job
+    return Finding(present, f"still {present.provider_status or 'at the provider'}")
+
+
+async def _standing(job: Job, around: Surroundings, clock: Clock) -> Standing:
+    standing: Standing = await around.standing_of(job) if job.flow_run_id is not None else "alive"
+    silent = clock.now() - job.updated_at > SILENT_SECONDS
+    return "over" if standing == "alive" and silent else standing

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from uuid import UUID
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
@@ -19,10 +16,11 @@ from prefect_genmedia.errors import CredentialsError
 from prefect_genmedia.jobs.decide import Decision, decide
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import Job, JobState
-from prefect_genmedia.jobs.reconcile import Finding, reconcile
+from prefect_genmedia.jobs.reconcile import Finding, Surroundings, reconcile
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.tasks.support import emit_job_event
+from prefect_genmedia.tasks.suspend import resume_run_of, standing_of
 
 
 @task(task_run_name="reconcile", cache_policy=NO_CACHE)
@@ -50,7 +48,8 @@ async def reconcile_ledger(credentials: Sequence[str] = ("default",)) -> list[Fi
                         return
             yield None
 
-        async for finding in reconcile(ledger, client_for, _run_is_over, settings.media_folder, flow_run.id):
+        around = Surroundings(client_for, standing_of, resume_run_of, settings.media_folder, flow_run.id)
+        async for finding in reconcile(ledger, around):
             findings.append(finding)
             logger.info("Job %s (%s): %s", finding.job.provider_job_id, finding.job.key, finding.action)
             if finding.job.state is JobState.DELIVERED:
@@ -97,12 +96,3 @@ async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
             next_step="create one in the UI under Blocks, or name those that exist.",
         )
     return found
-
-
-async def _run_is_over(flow_run_id: str) -> bool:
-    try:
-        async with get_client() as client:
-            run = await client.read_flow_run(UUID(flow_run_id))
-    except (ObjectNotFound, ValueError):
-        return True
-    return run.state is None or run.state.is_final()

@@ -1,0 +1,65 @@
+"""Waiting without a process: the run suspends after submitting, and is resumed when its job is done."""
+
+from __future__ import annotations
+
+from typing import Literal
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.flow_runs import aresume_flow_run, asuspend_flow_run
+from prefect.logging import get_run_logger
+
+from prefect_genmedia.jobs.ledger import open_ledger
+from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.jobs.reconcile import Standing
+from prefect_genmedia.settings import GenMediaSettings
+
+SUSPENDED_SECONDS = 12 * 3600
+"""How long a run stays suspended at most: no provider is documented to know a job for longer."""
+
+Resumed = Literal["resumed", "not waiting"]
+
+
+def pause_key(job: Job) -> str:
+    """The name of a run's suspension for this job; a run suspends for each job once."""
+    return f"genmedia-job-{job.key}"
+
+
+async def suspend_until_done(job: Job) -> None:
+    """Suspend the flow run until its job is done; call it in a deployed flow, between submitting and waiting.
+
+    `reconcile_jobs` (on a schedule) and `prefect-genmedia callbacks` resume the run. It then starts from its beginning
+    in a new process, finds its job in the ledger, and goes on. A run that is resumed before its job is done just waits.
+
+    Raises:
+        RuntimeError: the run has no deployment, so nothing could start it again.
+    """
+    async with open_ledger(GenMediaSettings().ledger) as ledger:
+        present = await ledger.get(job.key)
+    if present is not None and present.state is not JobState.SUBMITTED:
+        return
+    get_run_logger().info("Job %s is at the provider; this run sleeps until it is done", job.provider_job_id)
+    await asuspend_flow_run(timeout=SUSPENDED_SECONDS, key=pause_key(job))
+
+
+async def standing_of(job: Job) -> Standing:
+    """What became of the run that takes care of a job."""
+    try:
+        async with get_client() as client:
+            run = await client.read_flow_run(UUID(job.flow_run_id or ""))
+    except (ObjectNotFound, ValueError):
+        return "over"
+    if run.state is None or run.state.is_final():
+        return "over"
+    if run.state.is_paused() and run.state.state_details.pause_key == pause_key(job):
+        return "suspended"
+    return "alive"
+
+
+async def resume_run_of(job: Job) -> Resumed:
+    """Resume the run that is suspended for a job, if one is."""
+    if job.flow_run_id is None or await standing_of(job) != "suspended":
+        return "not waiting"
+    await aresume_flow_run(UUID(job.flow_run_id))
+    return "resumed"
