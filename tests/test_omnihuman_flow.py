@@ -190,6 +190,35 @@ async def test_the_run_shows_a_card_with_the_poster_frame(
     assert "1920×1080" in card.data
 
 
+async def test_a_failed_run_shows_what_was_paid_and_what_to_do_next(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, ledger: Ledger
+) -> None:
+    simulator.order("accept_then_drop")
+    state = await omnihuman_video(
+        simulator.portrait_url, simulator.speech_url, credentials=credentials, return_state=True
+    )
+    (job,) = await ledger.jobs()
+    async with get_client() as client:
+        only_this_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
+        shown = await client.read_artifacts(artifact_filter=only_this_run)
+    (card,) = [artifact for artifact in shown if artifact.key == "genmedia-failure"]
+    assert card.data.startswith("# SubmissionUnknown")
+    assert f"jobs adopt {job.key}" in card.data
+    assert "may have accepted" in card.data
+
+
+async def test_a_run_and_its_tasks_are_named_after_the_job(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    state = await omnihuman_video(
+        simulator.portrait_url, simulator.speech_url, credentials=credentials, return_state=True
+    )
+    (job_id,) = simulator.world.jobs
+    async with get_client() as client:
+        run = await client.read_flow_run(state.state_details.flow_run_id)
+    assert run.name == f"omnihuman · portrait.jpg · {job_id}"
+
+
 async def test_the_sidecar_tells_where_the_file_is_from(
     simulator: RunningSimulator, credentials: TokenOpsCredentials
 ) -> None:

@@ -12,6 +12,7 @@ from anyio import to_thread
 from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 
+from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import Delivery, Job
 from prefect_genmedia.jobs.reconcile import Finding
 
@@ -40,6 +41,23 @@ async def publish_detached_card(job: Job) -> None:
             f"`prefect-genmedia jobs show {job.key}` shows it.\n"
         ),
         description=f"{job.kind} · {job.label} · stopped, to be collected",
+    )
+
+
+async def publish_failure_card(error: GenMediaError) -> None:
+    """Say on a failed run's page what happened, what was paid, and what to do next."""
+    job = error.job_key or "none"
+    facts = {
+        "What happened": _cell(error.message),
+        "Paid": _cell(error.paid),
+        "Next": _cell(error.next_step.replace("{job}", job)),
+        "Job": f"`{job}` in the ledger, `{error.provider_job_id or 'no id'}` at the provider" if error.job_key else "",
+        "Provider's code": _cell(error.code or ""),
+    }
+    lines = [f"# {error.kind}", "", "| | |", "| --- | --- |"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items() if value]
+    await acreate_markdown_artifact(
+        key="genmedia-failure", markdown="\n".join(lines) + "\n", description=f"{error.kind}: {error.message}"[:500]
     )
 
 

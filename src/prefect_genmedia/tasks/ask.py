@@ -29,7 +29,7 @@ from prefect_genmedia.providers.tokenops.catalog import MASK_LIFETIME_SECONDS
 from prefect_genmedia.providers.tokenops.gallery import Gallery, draw_gallery
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
 from prefect_genmedia.tasks.pictures import fetch_picture
-from prefect_genmedia.tasks.subjects import detect_subjects, select_subject
+from prefect_genmedia.tasks.subjects import detect_subjects, reachable, select_subject
 from prefect_genmedia.tasks.support import RETRY_DELAYS, retry_if_safe
 
 Fallback = Literal["largest", "fail"]
@@ -104,7 +104,8 @@ async def show_subjects(
     async with block.client() as client:
         rules = client.fetch_rules
         portrait, *masks = await asyncio.gather(
-            fetch_picture(image_url, rules), *(fetch_picture(url, rules) for url in detection.mask_urls)
+            fetch_picture(await reachable(image_url, rules), rules),
+            *(fetch_picture(url, rules) for url in detection.mask_urls),
         )
     gallery = await asyncio.to_thread(_gallery, portrait, masks)
     await acreate_markdown_artifact(key="genmedia-subjects", markdown=_markdown(gallery), description="Who speaks?")

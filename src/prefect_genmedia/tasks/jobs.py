@@ -10,7 +10,7 @@ from prefect_genmedia.blocks import ProviderCredentials
 from prefect_genmedia.jobs.model import Delivery, Job
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
-from prefect_genmedia.tasks.support import RETRY_DELAYS, retry_if_safe
+from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, explained, job_run_name, name_run_after, retry_if_safe
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
 """How long to wait unless told otherwise: the providers' examples stop after 600 s, but long jobs take more."""
@@ -18,7 +18,7 @@ DEFAULT_TIMEOUT_SECONDS = 1800.0
 
 @task(
     task_run_name="submit {request.kind}",
-    retries=3,
+    retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
@@ -53,12 +53,15 @@ async def submit(
         SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError: nothing was paid.
     """
-    return await submit_step(request, credentials, idempotency_key, variant, label, output, ask_again, preflight)
+    async with explained(RETRIES):
+        job = await submit_step(request, credentials, idempotency_key, variant, label, output, ask_again, preflight)
+    await name_run_after(job)
+    return job
 
 
 @task(
-    task_run_name="wait",
-    retries=3,
+    task_run_name=job_run_name("wait"),
+    retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
@@ -86,12 +89,13 @@ async def wait_for_job(
         InputRefused, OutputRefused, GenerationFailed, JobExpired: the provider gave up.
         CredentialsError: the key is no longer accepted.
     """
-    return await wait_step(job, credentials, timeout_seconds)
+    async with explained(RETRIES):
+        return await wait_step(job, credentials, timeout_seconds)
 
 
 @task(
-    task_run_name="download",
-    retries=3,
+    task_run_name=job_run_name("download"),
+    retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
@@ -115,7 +119,8 @@ async def download_result(
         JobExpired: the provider no longer has it.
         ProviderError: the download failed.
     """
-    done = await deliver_step(job, output, credentials)
+    async with explained(RETRIES):
+        done = await deliver_step(job, output, credentials)
     delivery = done.delivery
     assert delivery is not None  # noqa: S101 - a delivered job has one
     await publish_result_card(done, delivery)

@@ -7,21 +7,20 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from prefect_genmedia.blocks import TokenOpsCredentials, load_credentials
-from prefect_genmedia.errors import NoSubject, ProviderError
+from prefect_genmedia.errors import NoSubject
 from prefect_genmedia.inputs import Publication, prepared_url
 from prefect_genmedia.providers.tokenops import Detection, Recognition
 from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
 from prefect_genmedia.providers.tokenops.subjects import Subject, SubjectSelection, select_masks
 from prefect_genmedia.settings import GenMediaSettings
-from prefect_genmedia.tasks.support import RETRY_DELAYS, patience, retry_if_safe
-from prefect_genmedia.transport import FetchRules, body_of, fetch
-
-MAX_MASK_BYTES = 50 * 1024**2
+from prefect_genmedia.tasks.pictures import fetch_picture
+from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, explained, patience, retry_if_safe
+from prefect_genmedia.transport import FetchRules
 
 
 @task(
     task_run_name="detect subjects",
-    retries=3,
+    retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
@@ -44,15 +43,15 @@ async def detect_subjects(
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
     block = await load_credentials("tokenops", credentials)
-    async with block.client() as client, patience():
-        detection: Detection = await client.detect_subjects(await _reachable(image_url, client.fetch_rules), model)
+    async with explained(RETRIES), block.client() as client, patience():
+        detection: Detection = await client.detect_subjects(await reachable(image_url, client.fetch_rules), model)
     get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
     return detection
 
 
 @task(
     task_run_name="recognize subject",
-    retries=3,
+    retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
@@ -73,10 +72,8 @@ async def recognize_subject(
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
     block = await load_credentials("tokenops", credentials)
-    async with block.client() as client, patience():
-        recognition: Recognition = await client.recognize_subject(
-            await _reachable(image_url, client.fetch_rules), model
-        )
+    async with explained(RETRIES), block.client() as client, patience():
+        recognition: Recognition = await client.recognize_subject(await reachable(image_url, client.fetch_rules), model)
     if not recognition.found:
         raise NoSubject("No person, and nothing like one, was recognized in the picture.")
     get_run_logger().info("A subject was recognized")
@@ -85,7 +82,7 @@ async def recognize_subject(
 
 @task(
     task_run_name="select subject {subject}",
-    retries=2,
+    retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
@@ -110,28 +107,22 @@ async def select_subject(
         ProviderError: a mask cannot be fetched.
     """
     block = await load_credentials("tokenops", credentials)
-    async with block.client() as client:
+    async with explained(RETRIES), block.client() as client:
 
         async def read(url: str) -> bytes:
-            content = bytearray()
-            async with fetch(url, client.fetch_rules) as response:
-                if not response.is_success:
-                    raise ProviderError(
-                        f"A mask's URL answered {response.status_code}; masks live for 1 hour.",
-                        http_status=response.status_code,
-                    )
-                async for piece in body_of(response, "Fetching a mask"):
-                    content += piece
-                    if len(content) > MAX_MASK_BYTES:
-                        raise ProviderError(f"A mask is larger than {MAX_MASK_BYTES} bytes.", retryable=False)
-            return bytes(content)
+            return await fetch_picture(url, client.fetch_rules)
 
         selection = await select_masks(detection, subject, read)
     get_run_logger().info("Subject %s: %d masks", selection.subject, len(selection.mask_urls))
     return selection
 
 
-async def _reachable(image_url: str, rules: FetchRules) -> str:
+async def reachable(image_url: str, rules: FetchRules) -> str:
+    """A URL of the picture that the provider can fetch: its own, or that of a published copy.
+
+    Raises:
+        InvalidRequest: it is not there, or nothing is set to publish it with.
+    """
     settings = GenMediaSettings()
     return await prepared_url(
         image_url, "image_url", rules, Publication(settings.publish_url, settings.publish_seconds)

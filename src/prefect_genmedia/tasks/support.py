@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import PurePosixPath
 from typing import Any
@@ -18,10 +18,13 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 
-from prefect_genmedia.artifacts import publish_detached_card
+from prefect_genmedia.artifacts import publish_detached_card, publish_failure_card
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia.jobs.model import Job
 from prefect_genmedia.providers.protocol import Observation
+
+RETRIES = 3
+"""How often a task is tried again where its error allows that."""
 
 RETRY_DELAYS = [2.0, 10.0, 30.0]
 """Seconds between a task's attempts."""
@@ -34,6 +37,21 @@ def retry_if_safe(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
     """
     error = state.data
     return isinstance(error, GenMediaError) and error.retryable
+
+
+@asynccontextmanager
+async def explained(retries: int) -> AsyncIterator[None]:
+    """Show a failure that nothing repeats as a card on the run's page.
+
+    Parameters:
+        retries: how often the task around the block is retried.
+    """
+    try:
+        yield
+    except GenMediaError as error:
+        if not error.retryable or int(task_run.run_count or 1) > retries:
+            await publish_failure_card(error)
+        raise
 
 
 @asynccontextmanager
@@ -68,6 +86,24 @@ async def retried_by_person() -> bool:
 def label_of(url: str) -> str:
     """The file name in a URL: what people call the input; never its query, which may hold a signature."""
     return unquote(PurePosixPath(urlsplit(url).path).name) or "input"
+
+
+def job_run_name(verb: str) -> Callable[[], str]:
+    """Name a task run by its verb and the job's id, so that a run's page tells which job it was."""
+
+    def name() -> str:
+        job = task_run.parameters["job"]
+        return f"{verb} {job if isinstance(job, str) else job.provider_job_id or job.key}"
+
+    return name
+
+
+async def name_run_after(job: Job) -> None:
+    """Put the provider's id into the flow run's name, where the name is one that our flows gave."""
+    name = flow_run.name or ""
+    if flow_run.id and name.startswith(f"{job.kind} · ") and job.provider_job_id and job.provider_job_id not in name:
+        async with get_client() as client:
+            await client.update_flow_run(UUID(str(flow_run.id)), name=f"{name} · {job.provider_job_id}")
 
 
 def emit_job_event(what: str, job: Job, **payload: Any) -> None:

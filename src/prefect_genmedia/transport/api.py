@@ -208,7 +208,7 @@ def network_failure(error: httpx.HTTPError | httpx.InvalidURL, what: str, redact
     can know.
     """
     outcome: SendOutcome = "unsent" if isinstance(error, _NEVER_SENT) else "uncertain"
-    reason = redactor.clean(str(error)) or "no details"
+    reason = redactor.clean(str(error)).rstrip(".") or "no details"
     method, _, target = what.rpartition(" ") if "://" in what else ("", "", what)
     shown = f"{method} {unsigned_url(target)}".strip()
     return ProviderError(f"{shown} failed: {type(error).__name__}: {reason}.", outcome=outcome)
