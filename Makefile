@@ -14,8 +14,9 @@ demo: $(READY)
 deploy: $(READY)
 	$(BIN)/prefect-genmedia deploy $(ARGS)
 
+# Two processes, a file of tests at a time: most of them wait for servers.
 test: $(READY)
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 # A thousand kills of a running flow, each followed by a retry.
 kill-test: $(READY)
@@ -25,6 +26,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # Batches against a bare script and a naive version, in processes of their own; JOBS=200 for a quick one.
 bench: $(READY)

@@ -65,3 +65,11 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture
 def credentials(simulator: RunningSimulator) -> TokenOpsCredentials:
     return TokenOpsCredentials(api_key=simulator.key, base_url=simulator.tokenops_url)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests have measured (seeds, counts), whichever process they ran in."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                terminalreporter.write_line(f"{report.nodeid.split('::')[0]}: {name}: {value}")

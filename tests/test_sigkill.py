@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,8 +126,10 @@ def lab(running_simulator: RunningSimulator, simulator: RunningSimulator, tmp_pa
 
 @pytest.mark.server
 @pytest.mark.timeout(60 + KILLS * 20)
-def test_a_run_that_is_killed_at_any_moment_and_retried_is_paid_once(lab: Lab, ledger_url: str) -> None:
-    print(f"\n{KILLS} kills, seed {SEED}")
+def test_a_run_that_is_killed_at_any_moment_and_retried_is_paid_once(
+    lab: Lab, ledger_url: str, record_property: Callable[[str, object], None]
+) -> None:
+    record_property("kills", f"{KILLS}, seed {SEED}")
     simulator = lab.simulator
     simulator.order("accept_slowly", times=10**9, seconds=SUBMIT_LATENCY)
     warm_up = [time_a_run(lab) for _ in range(2)]
@@ -139,9 +141,10 @@ def test_a_run_that_is_killed_at_any_moment_and_retried_is_paid_once(lab: Lab, l
     jobs = asyncio.run(all_jobs(ledger_url))
     counted = Counter(ends)
     window = [job.submitted_at - job.sent_at for job in jobs if job.submitted_at and job.sent_at]
-    print(
-        f"ends: {dict(counted)}; a run takes {duration:.1f} s, of which nobody can know for "
-        f"{sorted(window)[len(window) // 2]:.3f} s (the simulator's answer takes {SUBMIT_LATENCY} s)"
+    record_property(
+        "ends",
+        f"{dict(counted)}; a run takes {duration:.1f} s, of which nobody can know for "
+        f"{sorted(window)[len(window) // 2]:.3f} s (the simulator's answer takes {SUBMIT_LATENCY} s)",
     )
     accepted = Counter(job.body["prompt"] for job in simulator.world.jobs.values())
     assert max(accepted.values()) == 1
