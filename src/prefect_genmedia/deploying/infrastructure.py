@@ -107,6 +107,11 @@ async def apply_automation(client: PrefectClient, declared: dict[str, Any], aler
         wanted = AutomationCore.model_validate({**declared, "actions": actions})
     except ValidationError as error:
         raise InvalidRequest.from_validation(f"automations.yaml, {name}", error) from None
+    ignored = {*declared} - {*AutomationCore.model_fields} | {*declared["trigger"]} - {
+        *type(wanted.trigger).model_fields
+    }
+    if ignored:  # Prefect would say nothing
+        raise InvalidRequest(f"automations.yaml, {name}: Prefect knows no {', '.join(sorted(ignored))}.")
     if existing is not None:
         wanted = wanted.model_copy(update={"enabled": existing.enabled})
     outcome = compared(existing, existing is not None and _essence(existing) == _essence(wanted))

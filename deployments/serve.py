@@ -1,0 +1,71 @@
+"""The deployments without a work pool: one process that schedules and runs them all, until Ctrl-C.
+
+`python -m prefect_genmedia.deployments.serve [prefect.yaml]`. Use this or a work pool, not both: the deployments have
+the same names. Block documents and automations: `prefect-genmedia deploy`, once, before it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect import serve
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import RunnerDeployment
+from prefect.schedules import Cron, Interval, Schedule
+
+from prefect_genmedia.deploying.deployments import load_flow
+from prefect_genmedia.deploying.files import DEPLOYMENTS, DeploymentSpec, PrefectFile, ScheduleSpec, read_spec
+
+RUNS_AT_ONCE = 8
+
+
+def served(spec: DeploymentSpec) -> RunnerDeployment:
+    """One deployment of prefect.yaml, to be served.
+
+    Parameters:
+        spec: the deployment; its work pool does not matter here.
+
+    Raises:
+        InvalidRequest: its flow does not load.
+    """
+    flow = load_flow(spec)
+    limit = spec.concurrency_limit
+    deployment: Any = flow.to_deployment(
+        spec.name,
+        description=spec.description,
+        tags=spec.tags,
+        parameters=spec.parameters,
+        schedules=[_schedule(each) for each in spec.schedules],
+        concurrency_limit=ConcurrencyLimitConfig(
+            limit=limit.limit,
+            collision_strategy=ConcurrencyLimitStrategy(limit.collision_strategy),
+            grace_period_seconds=limit.grace_period_seconds,
+        )
+        if limit
+        else None,
+    )
+    assert isinstance(deployment, RunnerDeployment)  # noqa: S101 - a coroutine only where a loop runs
+    return deployment
+
+
+def _schedule(spec: ScheduleSpec) -> Schedule:
+    if spec.cron is not None:
+        return Cron(spec.cron, spec.timezone, active=spec.active, parameters=spec.parameters, slug=spec.slug)
+    assert spec.interval is not None  # noqa: S101 - the one or the other
+    return Interval(
+        spec.interval, timezone=spec.timezone, active=spec.active, parameters=spec.parameters, slug=spec.slug
+    )
+
+
+def main() -> None:
+    """Serve what prefect.yaml declares: the shipped one, or the one that is named."""
+    own = Path(sys.argv[1]) if len(sys.argv) > 1 else None
+    declared = read_spec(PrefectFile, DEPLOYMENTS, "prefect.yaml", own)
+    # Schedules stay on after Ctrl-C, so that runs which were missed are shown as late and not forgotten.
+    serve(*(served(spec) for spec in declared.deployments), limit=RUNS_AT_ONCE, pause_on_shutdown=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,379 @@
+"""`prefect-genmedia deploy` against real servers: idempotent, silent about secrets, and what it made really runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+import yaml
+
+from prefect_genmedia.cli.local_server import LocalServer, local_server
+from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator.world import Settings
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
+
+ROOT = Path(__file__).parent.parent
+SECRET = "sk-never-to-be-shown-4711"
+PASSWORD = "hunter2-of-the-ledger"
+
+
+@dataclass
+class Team:
+    """A server, and an empty folder to work in."""
+
+    server: LocalServer
+    folder: Path
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        answer = httpx.request(method, f"{self.server.api}{path}", json=body, timeout=30.0)
+        answer.raise_for_status()
+        return answer.json() if answer.content else None
+
+    def deploy(self, *arguments: str, keys: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "prefect_genmedia.cli", "deploy", *arguments]
+        env = {**self.server.env, "COLUMNS": "200", "NO_COLOR": "1", **(keys or {})}
+        return subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def everything(self) -> dict[str, list[dict[str, Any]]]:
+        """All that a deploy touches, as the server has it; without what changes by itself."""
+        lists = {
+            name: self.call("POST", f"/{name}/filter", {})
+            for name in ("deployments", "automations", "v2/concurrency_limits", "work_pools", "variables")
+        }
+        lists["block_documents"] = self.call("POST", "/block_documents/filter", {"include_secrets": True})
+        lists["block_types"] = self.call("POST", "/block_types/filter", {})
+        lists["block_schemas"] = self.call("POST", "/block_schemas/filter", {})
+        by_itself = {"status", "last_polled", "active_slots"}
+        return {
+            name: sorted(
+                ({key: value for key, value in each.items() if key not in by_itself} for each in found),
+                key=lambda each: str(each["id"]),
+            )
+            for name, found in lists.items()
+        }
+
+    def deployment(self, full_name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", f"/deployments/name/{full_name}")
+        return found
+
+    def start(self, full_name: str, state: str = "SCHEDULED", **parameters: Any) -> str:
+        body = {"parameters": parameters, "state": {"type": state}}
+        return str(self.call("POST", f"/deployments/{self.deployment(full_name)['id']}/create_flow_run", body)["id"])
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.call("GET", f"/flow_runs/{run_id}")
+        return found
+
+    def state(self, run_id: str) -> str:
+        return str(self.run(run_id)["state"]["type"])
+
+    def set_state(self, run_id: str, kind: str) -> None:
+        self.call("POST", f"/flow_runs/{run_id}/set_state", {"state": {"type": kind}, "force": True})
+
+
+@pytest.fixture(scope="module")
+def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
+    home = tmp_path_factory.mktemp("deploy")
+    prefix = "PREFECT_INTEGRATIONS_GENMEDIA_"
+    settings = {
+        f"{prefix}LEDGER_URL": f"sqlite:///{home / 'team.db'}",
+        f"{prefix}OUTPUT": str(home / "media"),
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    }
+    with local_server(home / "prefect", settings) as server:
+        (home / "empty").mkdir()
+        yield Team(server, home / "empty")
+
+
+@contextmanager
+def worker(team: Team, pool: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process worker in a session of its own, with all the runs it starts."""
+    command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
+    with (team.folder.parent / f"worker-{uuid4().hex[:6]}.log").open("wb") as log:
+        started = subprocess.Popen(
+            command, env=dict(team.server.env), cwd=team.folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        yield started
+    finally:
+        if started.poll() is None:
+            started.terminate()
+        started.wait(60)
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def keys_for(simulator: RunningSimulator) -> dict[str, str]:
+    return {
+        "GENMEDIA_TOKENOPS_API_KEY": simulator.key,
+        "GENMEDIA_TOKENOPS_BASE_URL": simulator.tokenops_url,
+        "GENMEDIA_JENIUS_API_KEY": SECRET,
+        "GENMEDIA_JENIUS_BASE_URL": simulator.jenius_url,
+        "GENMEDIA_LEDGER_URL": f"postgresql://genmedia:{PASSWORD}@db/ledger",
+    }
+
+
+def own_file(team: Team, name: str, change: Callable[[dict[str, Any]], None]) -> str:
+    """A team's own copy of a shipped file."""
+    declared = yaml.safe_load((ROOT / "deployments" / name).read_text("utf-8"))
+    change(declared)
+    path = team.folder.parent / f"own-{uuid4().hex[:6]}-{name}"
+    path.write_text(yaml.safe_dump(declared, allow_unicode=True), "utf-8")
+    return str(path)
+
+
+def test_deploying_twice_creates_everything_once_and_then_changes_nothing(
+    team: Team, simulator: RunningSimulator
+) -> None:
+    first = team.deploy(keys=keys_for(simulator))
+    assert first.returncode == 0, first.stderr
+    before = team.everything()
+    assert len(before["deployments"]) == len(
+        yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
+    )
+    second = team.deploy(keys=keys_for(simulator))
+    assert second.returncode == 0, second.stderr
+    assert team.everything() == before
+    assert not [word for word in ("created", "updated") if word in second.stdout]
+
+
+def test_no_secret_is_shown_or_stored_in_plain_text(team: Team, simulator: RunningSimulator) -> None:
+    answers = [team.deploy(*arguments, keys=keys_for(simulator)) for arguments in ((), ("--check",))]
+    shown = "".join(answer.stdout + answer.stderr for answer in answers)
+    assert "jenius-credentials/default" in shown
+    stored = b"".join(path.read_bytes() for path in (team.folder.parent / "prefect").rglob("*") if path.is_file())
+    assert b"jenius-credentials" in stored
+    for secret in (SECRET, PASSWORD):
+        assert secret not in shown
+        assert secret.encode() not in stored
+    document = team.call(
+        "GET", "/block_types/slug/jenius-credentials/block_documents/name/default?include_secrets=true"
+    )
+    assert document["data"]["api_key"] == SECRET
+
+
+def test_a_key_that_cannot_be_right_is_named_without_being_shown(team: Team) -> None:
+    answer = team.deploy(keys={"GENMEDIA_HIDREAM_API_KEY": f"{SECRET} with a space"})
+    assert answer.returncode == 1
+    assert "GENMEDIA_HIDREAM_API_KEY: must not be empty" in answer.stdout
+    assert SECRET not in answer.stdout + answer.stderr
+
+
+def test_a_check_changes_nothing_and_tells_what_is_missing_and_which_keys_are_refused(
+    team: Team, simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    team.deploy(keys=keys_for(simulator))
+    before = team.everything()
+    secrets = tmp_path / "keys.toml"
+    secrets.write_text(f'GENMEDIA_TOKENOPS_BASE_URL = "http://127.0.0.1:9/"\nGENMEDIA_TOKENOPS_API_KEY = "{SECRET}"\n')
+    simulator.world.requests.clear()
+    answer = team.deploy("--check", keys=keys_for(simulator))
+    lines = {line.split("│")[2].strip(): line for line in answer.stdout.splitlines() if line.count("│") > 3}
+    assert answer.returncode == 1
+    assert "accepted" in lines[f"tokenops at {simulator.tokenops_url}"]
+    assert "refused" in lines[f"jenius at {simulator.jenius_url}"]
+    assert "missing" in lines["hidream-credentials/default"]
+    assert "GENMEDIA_HIDREAM_API_KEY" in lines["hidream-credentials/default"]
+    assert simulator.accepted == 0
+    nowhere = team.deploy("--check", "--provider", "tokenops", "--secrets", str(secrets))
+    assert "not reached" in nowhere.stdout
+    assert "would be updated" in nowhere.stdout
+    assert SECRET not in nowhere.stdout + nowhere.stderr
+    assert team.everything() == before
+
+
+def test_schedules_and_automations_stay_as_a_person_switched_them(team: Team) -> None:
+    team.deploy()
+    posters = team.deployment("live-poster/posters")
+    (morning,) = [each for each in posters["schedules"] if each["slug"] == "morning"]
+    assert morning["active"] is False
+    team.call("PATCH", f"/deployments/{posters['id']}/schedules/{morning['id']}", {"active": True})
+    batch_stopped = next(each for each in team.everything()["automations"] if "batch" in each["name"])
+    team.call("PATCH", f"/automations/{batch_stopped['id']}", {"enabled": False})
+
+    def other_cron(declared: dict[str, Any]) -> None:
+        for deployment in declared["deployments"]:
+            for schedule in deployment.get("schedules", []):
+                schedule["cron"] = "1 2 3 4 *"
+
+    answer = team.deploy("--prefect-file", own_file(team, "prefect.yaml", other_cron))
+    assert "morning on (1 2 3 4 *), evening off" in answer.stdout
+    after = {each["slug"]: each for each in team.deployment("live-poster/posters")["schedules"]}
+    assert {slug: each["active"] for slug, each in after.items()} == {"morning": True, "evening": False}
+    assert after["morning"]["schedule"]["cron"] == "1 2 3 4 *"
+    assert team.call("GET", f"/automations/{batch_stopped['id']}")["enabled"] is False
+
+
+def test_a_pool_of_containers_is_refused_without_a_ledger_and_an_output_that_they_share(team: Team) -> None:
+    docker = ("--pool", "containers", "--pool-type", "docker", "--image", "example/genmedia:1")
+    refused = team.deploy(*docker)
+    assert refused.returncode == 1
+    assert "--output" in refused.stderr
+    assert not [each for each in team.everything()["work_pools"] if each["name"] == "containers"]
+    ledger = {"GENMEDIA_LEDGER_URL": f"postgresql://genmedia:{PASSWORD}@db/ledger"}
+    accepted = team.deploy(*docker, "--output", "s3://bucket/media", keys=ledger)
+    assert accepted.returncode == 0, accepted.stderr
+    variables = team.deployment("stylize-video/stylize")["job_variables"]
+    assert variables["image"] == "example/genmedia:1"
+    # References, which are looked up when a run starts: the password is not in the deployment.
+    assert set(variables["env"].values()) == {
+        "{{ prefect.blocks.secret.genmedia-ledger-url }}",
+        "{{ prefect.variables.genmedia_output }}",
+    }
+    team.deploy()
+
+
+def test_a_misspelt_word_in_an_automation_is_an_error(team: Team) -> None:
+    def misspelt(declared: dict[str, Any]) -> None:
+        declared["automations"][0]["witin"] = 3
+
+    answer = team.deploy("--automations-file", own_file(team, "automations.yaml", misspelt))
+    assert answer.returncode == 1
+    assert "knows no witin" in answer.stderr
+
+
+def test_without_a_server_it_says_so(team: Team) -> None:
+    answer = team.deploy(keys={"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    assert answer.returncode == 1
+    assert "does not answer" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_a_scheduled_run_fires_on_a_process_worker_in_an_empty_directory(team: Team) -> None:
+    def often(declared: dict[str, Any]) -> None:
+        declared["deployments"] = [each for each in declared["deployments"] if each["name"] == "reconcile"]
+        declared["deployments"][0]["name"] = "reconcile-often"
+        schedule = declared["deployments"][0]["schedules"][0]
+        del schedule["cron"]
+        schedule["interval"] = 3
+
+    team.deploy("--pool", "scheduled", "--prefect-file", own_file(team, "prefect.yaml", often))
+    mine = {
+        "deployments": {"name": {"any_": ["reconcile-often"]}},
+        "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+    }
+    with worker(team, "scheduled"):
+        until(lambda: team.call("POST", "/flow_runs/filter", mine), "a scheduled run completed", 90)
+    run = team.call("POST", "/flow_runs/filter", mine)[0]
+    assert run["auto_scheduled"] is True
+    assert run["parameters"] == {"credentials": ["default"]}
+    assert "genmedia" in run["tags"]
+    team.call("DELETE", f"/deployments/{team.deployment('reconcile-jobs/reconcile-often')['id']}")
+
+
+def test_a_crashed_run_goes_on_once_as_the_same_run(team: Team) -> None:
+    team.deploy("--pool", "nobody-works-here")
+    run = team.start("decide-job/decide", job="x", decision="abandon")
+    team.set_state(run, "RUNNING")
+    team.set_state(run, "CRASHED")
+    until(lambda: team.state(run) == "SCHEDULED", "started again")
+    team.set_state(run, "RUNNING")
+    assert team.run(run)["run_count"] == 2
+    team.set_state(run, "CRASHED")
+    # Nothing is to happen: an event that is told later and has been dealt with shows that this one was, too.
+    witness = team.start("decide-job/decide", job="x", decision="abandon")
+    team.set_state(witness, "RUNNING")
+    team.set_state(witness, "CRASHED")
+    until(lambda: team.state(witness) == "SCHEDULED", "the witness started again")
+    assert team.state(run) == "CRASHED"
+
+
+def test_an_unknown_submission_is_told_through_the_notification_block(team: Team) -> None:
+    told: list[str] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            told.append(self.rfile.read(int(self.headers["content-length"])).decode())
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    receiver = HTTPServer(("127.0.0.1", 0), Receiver)
+    Thread(target=receiver.serve_forever, daemon=True).start()
+    block = (
+        "import sys; from prefect.blocks.notifications import CustomWebhookNotificationBlock as Hook; "
+        "Hook(name='test', url=sys.argv[1], json_data={'subject': '{{subject}}', 'body': '{{body}}'}, "
+        "allow_private_urls=True).save('team')"
+    )
+    url = f"http://127.0.0.1:{receiver.server_port}/"
+    subprocess.run([sys.executable, "-c", block, url], env=dict(team.server.env), check=True)
+    answer = team.deploy("--alerts", "custom-webhook/team")
+    assert "tells nobody" not in answer.stdout
+    assert "tells nobody" not in team.deploy().stdout  # nor is it forgotten by the next one
+    event = {
+        "occurred": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "event": "genmedia.job.unknown",
+        "resource": {"prefect.resource.id": "genmedia.job.3f2a", "prefect.resource.name": "portrait.jpg"},
+        "payload": {"state": "unknown", "message": "POST /videos gave no answer."},
+        "id": str(uuid4()),
+    }
+    team.call("POST", "/events", [event])
+    until(lambda: told, "the notification")
+    receiver.shutdown()
+    said = json.loads(told[0])
+    assert said["subject"] == "portrait.jpg: was it paid?"
+    assert "POST /videos gave no answer." in said["body"]
+    assert "abandon 3f2a" in said["body"]
+
+
+def test_a_killed_worker_costs_nothing_the_run_is_found_started_again_and_paid_once(
+    team: Team, simulator: RunningSimulator
+) -> None:
+    """The automations as they are, but for ten minutes of silence, which are eleven seconds here."""
+
+    def soon(declared: dict[str, Any]) -> None:
+        declared["automations"][0]["trigger"]["within"] = 11
+
+    simulator.world.settings.__dict__.update(vars(Settings(queue_seconds=0.1, run_seconds=40.0)))
+    automations = own_file(team, "automations.yaml", soon)
+    answer = team.deploy("--pool", "killed", "--automations-file", automations, keys=keys_for(simulator))
+    assert answer.returncode == 0, answer.stderr
+    with worker(team, "killed") as first:
+        run = team.start("omnihuman-video/omnihuman", image_url=simulator.portrait_url, audio_url=simulator.speech_url)
+        until(lambda: simulator.world.requests["tokenops.poll"], "submitted and waited for", 90)
+        heartbeats = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
+        until(lambda: team.call("POST", "/events/filter", heartbeats)["total"], "a heartbeat")
+        kill_all_of(first)
+    assert team.state(run) == "RUNNING"
+    simulator.world.settings.run_seconds = 0.1
+    with worker(team, "killed"):
+        until(lambda: team.run(run)["run_count"] == 2, "started again", 90)
+        until(lambda: team.state(run) in ("COMPLETED", "FAILED", "CRASHED"), "finished", 90)
+    assert team.state(run) == "COMPLETED"
+    assert simulator.accepted == 1
+
+
+def kill_all_of(started: subprocess.Popen[bytes]) -> None:
+    """SIGKILL the worker and every process below it, as a machine that fails does."""
+    children = subprocess.run(["ps", "-eo", "pid,ppid"], capture_output=True, text=True, check=True).stdout.split()[2:]
+    parents = dict(zip(map(int, children[::2]), map(int, children[1::2]), strict=True))
+    doomed = [started.pid]
+    for process in doomed:
+        doomed.extend(child for child, parent in parents.items() if parent == process)
+    for process in doomed:
+        os.kill(process, signal.SIGKILL)
