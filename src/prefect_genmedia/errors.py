@@ -13,6 +13,8 @@ GenMediaError
 ├── JobTimeout          we stopped waiting; the job lives on and can be collected
 ├── JobExpired          the provider no longer has the job or its file
 ├── ResultInvalid       the file came, but it does not verify; it is in quarantine
+├── BudgetStop          the budget does not hold another job; nothing was sent for it
+├── BatchIncomplete     a batch ended, and some of its rows have no file; the others are delivered
 └── ProviderError       anything else the provider or the network did
 
 Errors hold plain strings and numbers only: an httpx object would carry the Authorization header into
@@ -238,6 +240,21 @@ class ResultInvalid(GenMediaError):
     retryable = True
     paid = "the job was accepted and billed"
     next_step = "run again to download it anew, or look at the file in quarantine."
+
+
+class BudgetStop(GenMediaError):
+    """The budget does not hold what the next job would cost, so it was not submitted."""
+
+    outcome: SendOutcome = "refused"
+    paid = "nothing for the rows that were not submitted"
+    next_step = "raise max_jobs or max_cost and run again: the rows that are delivered are not paid again."
+
+
+class BatchIncomplete(GenMediaError):
+    """A batch has ended and some of its rows have no file."""
+
+    paid = "each delivered row once; the table of results says what became of the others"
+    next_step = "look at the table of failures, then run the same batch again: it does the rest."
 
 
 class ProviderError(GenMediaError):

@@ -1,31 +1,28 @@
 """The ledger: one row a job, and the only place that changes one.
 
-Every operation is a single SQL statement that commits by itself, so there is no transaction to hold open, to deadlock
-or to lose, and a move from one state to another succeeds in exactly one process.
+Every operation on a job is a single SQL statement that stands by itself, so there is no transaction to hold open, to
+deadlock or to lose, and a move from one state to another succeeds in exactly one process.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row, Select, event, make_url, select, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy.dialects import postgresql
 
 from prefect_genmedia.jobs import schema
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia.jobs.database import Database, open_database
 from prefect_genmedia.jobs.model import LEGAL_MOVES, Job, JobState
 from prefect_genmedia.transport import LoopShared
 
-BUSY_SECONDS = 30.0
-"""How long a write waits for another process's, in seconds."""
+T = TypeVar("T")
 
 _TIME_OF_STATE = {
     JobState.SENDING: "sent_at",
@@ -35,21 +32,27 @@ _TIME_OF_STATE = {
 }
 
 
+_RESERVE = {
+    # Made once: SQLAlchemy compiles an "on conflict" anew each time, and that takes longer than executing it.
+    "sqlite": schema.jobs.insert().prefix_with("OR IGNORE").returning(*schema.jobs.c),
+    "postgresql": postgresql.insert(schema.jobs)
+    .on_conflict_do_nothing(index_elements=["identity", "attempt"])
+    .returning(*schema.jobs.c),
+}
+
+
 class Ledger:
     """The jobs of one database, in one event loop; get one from `open_ledger`."""
 
-    def __init__(self, engine: AsyncEngine, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._engine = engine
+    def __init__(self, database: Database, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._database = database
         self._clock = clock
 
     async def reserve(self, job: Job) -> Job:
         """Write a new job down, unless its identity and attempt are there already; returns the row that is there."""
         now = self._clock.now()
         values = _columns(job.model_copy(update={"key": job.key or new_key(), "created_at": now, "updated_at": now}))
-        dialect = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        statement = dialect.insert(schema.jobs).values(**values)
-        statement = statement.on_conflict_do_nothing(index_elements=["identity", "attempt"])
-        row = await self._one(statement.returning(*schema.jobs.c))
+        row = await self._one(_RESERVE[self._database.dialect], values)
         if row is None:
             row = await self._one(
                 select(schema.jobs).where(schema.jobs.c.identity == job.identity, schema.jobs.c.attempt == job.attempt)
@@ -114,6 +117,12 @@ class Ledger:
             select(schema.jobs).where(schema.jobs.c.identity == identity).order_by(schema.jobs.c.attempt.desc())
         )
 
+    async def newest_in(self, scope: str) -> dict[str, Job]:
+        """The last attempt at each identity whose scope begins with `scope`, by identity."""
+        table = schema.jobs
+        statement = select(table).where(table.c.scope.startswith(scope, autoescape=True)).order_by(table.c.attempt)
+        return {job.identity: job for job in await self._all(statement)}
+
     async def jobs(
         self,
         states: Collection[JobState] = (),
@@ -154,18 +163,12 @@ class Ledger:
         )
         if length_seconds:
             statement = statement.where(length.between(length_seconds / 1.5, length_seconds * 1.5))
-        async with self._engine.connect() as connection:
-            found = [float(row[0]) for row in await connection.execute(statement)]
+        found = [float(row[0]) for row in await self._database.run(statement)]
         return statistics.median(found) if len(found) >= 3 else None
 
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction for the few things that need more than one statement: budgets. It ends with the block."""
-        async with self._engine.connect() as connection:
-            level = "SERIALIZABLE" if self._engine.dialect.name == "sqlite" else "READ COMMITTED"
-            connection = await connection.execution_options(isolation_level=level)
-            async with connection.begin():
-                yield connection
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Do the few things that need more than one statement in one transaction: budgets."""
+        return await self._database.transact(work)
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
         table = schema.jobs
@@ -173,20 +176,19 @@ class Ledger:
         row = await self._one(statement.returning(*table.c))
         return None if row is None else _job(row)
 
-    async def _one(self, statement: Any) -> Row[Any] | None:
-        async with self._engine.connect() as connection:
-            return (await connection.execute(statement)).first()
+    async def _one(self, statement: Any, values: dict[str, Any] | None = None) -> Row[Any] | None:
+        rows = await self._database.run(statement, values)
+        return rows[0] if rows else None
 
     async def _maybe(self, statement: Select[Any]) -> Job | None:
         row = await self._one(statement.limit(1))
         return None if row is None else _job(row)
 
     async def _all(self, statement: Select[Any]) -> list[Job]:
-        async with self._engine.connect() as connection:
-            return [_job(row) for row in await connection.execute(statement)]
+        return [_job(row) for row in await self._database.run(statement)]
 
 
-_ENGINES: LoopShared[AsyncEngine] = LoopShared(AsyncEngine.dispose)
+_DATABASES: LoopShared[Database] = LoopShared(lambda database: database.close())
 
 
 @asynccontextmanager
@@ -197,68 +199,13 @@ async def open_ledger(url: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Le
         url: `sqlite:///path`, `postgresql://…`, or either with an async driver named.
         clock: the time to write down.
     """
-    async with _ENGINES.lease(url, lambda: _open_engine(url)) as engine:
-        yield Ledger(engine, clock)
+    async with _DATABASES.lease(url, lambda: open_database(url)) as database:
+        yield Ledger(database, clock)
 
 
 def new_key() -> str:
     """A new job's key: 12 hexadecimal digits, short enough to type."""
     return uuid4().hex[:12]
-
-
-async def _open_engine(url: str) -> AsyncEngine:
-    target = _with_async_driver(make_url(url))
-    # Statements commit by themselves, so there is nothing to roll back when a connection returns to the pool.
-    engine = _engine(target, isolation_level="AUTOCOMMIT", pool_reset_on_return=None)
-    try:
-        async with engine.connect() as connection:
-            current = await connection.run_sync(schema.is_current)
-        if not current:
-            await _migrate(target)
-    except BaseException:
-        await engine.dispose()
-        raise
-    return engine
-
-
-async def _migrate(url: URL) -> None:
-    engine = _engine(url)
-    try:
-        async with engine.begin() as connection:
-            await connection.run_sync(schema.migrate)
-    finally:
-        await engine.dispose()
-
-
-def _with_async_driver(url: URL) -> URL:
-    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-    return url.set(drivername=drivers.get(url.drivername, url.drivername))
-
-
-def _engine(url: URL, **options: Any) -> AsyncEngine:
-    if url.get_backend_name() != "sqlite":
-        return create_async_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True, **options)
-    if url.database:
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url, pool_size=4, connect_args={"timeout": BUSY_SECONDS}, **options)
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def prepare(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # the driver opens no transactions of its own
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        # FULL, not NORMAL: "sending" must outlive a power cut, or the same submission would be paid again.
-        cursor.execute("PRAGMA synchronous=FULL")
-        cursor.close()
-
-    if "isolation_level" not in options:
-
-        @event.listens_for(engine.sync_engine, "begin")
-        def begin(connection: Connection) -> None:
-            # A migration takes the write lock at once, so that of two the second waits and finds nothing to do.
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
 
 
 def _columns(job: Job) -> dict[str, Any]:

@@ -1,0 +1,244 @@
+"""How much longer a batch takes than the bare HTTP calls it makes, and than one task a step: `make bench`.
+
+Three programs do the same jobs against the same simulator, each in a process of its own, timed until the process has
+ended and the Prefect server shows every task run completed:
+
+- bare: asyncio and httpx, at most 8 requests at a time; no Prefect, no ledger, no verification;
+- batch: `generate_batch`: one task run a job, ledger, verified files, table of results;
+- naive: four awaited task runs a job, no gate, no ledger.
+
+The simulator's videos are five seconds long, but have one frame a second: decoding is the same work with or without
+this package's way of batching, and a real file's takes as long as its provider's frames are many.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+HERE = Path(__file__).resolve()
+OUTPUT = Path("bench-output")
+VARIANTS = ("bare", "batch", "naive")
+MODEL = "jimeng-video-3.0-720P"
+GATE = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--only", nargs="*", default=VARIANTS, choices=VARIANTS)
+    parser.add_argument("--run", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", help="write a profile of generate_batch to this file")
+    options = parser.parse_args()
+    if options.run:
+        run_variant(options.run, options.jobs)
+    else:
+        compare(options.jobs, options.only, options.profile)
+
+
+def compare(jobs: int, variants: list[str], profile: str | None) -> None:
+    from prefect_genmedia.cli.local_server import local_server
+
+    figures: dict[str, dict[str, float]] = {}
+    folder = Path(tempfile.mkdtemp(prefix="genmedia-bench-"))
+    command = [sys.executable, str(HERE.parent / "simulator.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as simulator:
+        assert simulator.stdout
+        url = simulator.stdout.readline().strip()
+        try:
+            for variant in variants:
+                with local_server(folder / variant) as server:
+                    figures[variant] = measure(variant, jobs, url, dict(server.env), server.api, folder, profile)
+                print(f"{variant}: {figures[variant]}", flush=True)
+        finally:
+            simulator.terminate()
+    report(jobs, figures)
+
+
+def measure(
+    variant: str, jobs: int, url: str, env: dict[str, str], api: str, folder: Path, profile: str | None
+) -> dict[str, float]:
+    httpx.post(f"{url}/control/reset").raise_for_status()
+    env |= {
+        "BENCH_URL": url,
+        "BENCH_FOLDER": str(folder / f"{variant}-files"),
+        "PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL": f"sqlite:///{folder / variant / 'ledger.db'}",
+        "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "INFO",
+        "PREFECT_LOGGING_LEVEL": "ERROR" if variant == "bare" else "INFO",
+    }
+    command = [sys.executable, str(HERE), "--run", variant, "--jobs", str(jobs)]
+    if profile and variant == "batch":
+        command = [sys.executable, "-m", "cProfile", "-o", profile, *command[1:]]
+    begun = time.monotonic()
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    told = process.communicate()[0]
+    exited = time.monotonic() - begun
+    if process.returncode:
+        raise SystemExit(f"{variant} ended with {process.returncode}")
+    expected = {"bare": 0, "batch": jobs, "naive": 4 * jobs}[variant]
+    deadline = time.monotonic() + 300
+    while completed(api) < expected and time.monotonic() < deadline:
+        time.sleep(0.1)
+    recorded = time.monotonic() - begun
+    facts = json.loads(told.splitlines()[-1])
+    report = httpx.get(f"{url}/control/report", timeout=60).json()
+    requests = sum(number for name, number in report["requests"].items() if name.startswith("tokenops"))
+    return {
+        "exited_seconds": round(exited, 2),
+        "recorded_seconds": round(recorded, 2),
+        "task_runs": completed(api),
+        "requests_per_job": round(requests / jobs, 2),
+        "accepted": sum(report["accepted"].values()),
+        **facts,
+    }
+
+
+def completed(api: str) -> int:
+    body = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    try:
+        return int(httpx.post(f"{api}/task_runs/count", json=body, timeout=30).json())
+    except httpx.HTTPError:
+        return 0
+
+
+def report(jobs: int, figures: dict[str, dict[str, float]]) -> None:
+    bare = figures.get("bare", {}).get("recorded_seconds")
+    naive = figures.get("naive", {}).get("recorded_seconds")
+    print(f"\n{jobs} jobs of 5 s\n")
+    print("| | until recorded | until exited | task runs | requests a job | memory |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, row in figures.items():
+        print(
+            f"| {name} | {row['recorded_seconds']} s | {row['exited_seconds']} s | {row['task_runs']} "
+            f"| {row['requests_per_job']} | {row['memory_mb']} MB |"
+        )
+    ratios = {}
+    if "batch" in figures:
+        took = figures["batch"]["recorded_seconds"]
+        ratios = {
+            "batch_to_bare": round(took / bare, 2) if bare else None,
+            "batch_to_naive": round(took / naive, 2) if naive else None,
+        }
+        print(f"\nbatch / bare = {ratios['batch_to_bare']}, batch / naive = {ratios['batch_to_naive']}")
+    OUTPUT.mkdir(exist_ok=True)
+    content = {"jobs": jobs, "cpus": os.cpu_count(), "figures": figures, "ratios": ratios}
+    (OUTPUT / "batch.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+def run_variant(variant: str, jobs: int) -> None:
+    begun = time.monotonic()
+    facts = {"bare": bare, "batch": batch, "naive": naive}[variant](jobs)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps({"memory_mb": round(peak), "inside_seconds": round(time.monotonic() - begun, 2), **facts}))
+
+
+def bare(jobs: int) -> dict[str, Any]:
+    folder = Path(os.environ["BENCH_FOLDER"])
+    folder.mkdir(parents=True)
+
+    async def one(client: httpx.AsyncClient, gate: asyncio.Semaphore, number: int) -> None:
+        body = {"model": MODEL, "prompt": "a lake at dawn", "req_key": "jimeng_t2v_v30"}
+        async with gate:
+            job = (await client.post("/videos", json=body)).raise_for_status().json()["id"]
+        while True:
+            await asyncio.sleep(1)
+            async with gate:
+                status = (await client.get(f"/videos/{job}")).raise_for_status().json()["status"]
+            if status == "completed":
+                break
+        async with gate:
+            video = (await client.get(f"/videos/{job}/content")).raise_for_status().content
+        (folder / f"{number}.mp4").write_bytes(video)
+
+    async def all_of_them() -> None:
+        gate = asyncio.Semaphore(GATE)
+        headers = {"Authorization": "Bearer sk-simulator"}
+        base = os.environ["BENCH_URL"] + "/tokenops/v1"
+        async with httpx.AsyncClient(base_url=base, headers=headers, timeout=60) as client:
+            await asyncio.gather(*(one(client, gate, number) for number in range(jobs)))
+
+    asyncio.run(all_of_them())
+    return {}
+
+
+def batch(jobs: int) -> dict[str, Any]:
+    from prefect_genmedia.flows.batch import generate_batch
+
+    from prefect_genmedia import TokenOpsCredentials
+
+    credentials = TokenOpsCredentials(api_key="sk-simulator", base_url=os.environ["BENCH_URL"] + "/tokenops/v1")
+    rows = [{"id": f"row-{number}", "model": MODEL, "prompt": "a lake at dawn"} for number in range(jobs)]
+    report = asyncio.run(
+        generate_batch(rows, "jimeng", credentials, "bench", os.environ["BENCH_FOLDER"], max_in_flight=min(jobs, 1000))
+    )
+    assert report.delivered == jobs
+    return {"lag": lag(os.environ["PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL"])}
+
+
+def lag(url: str) -> float:
+    """How late news of a result is on average, as a share of the job's time."""
+    from prefect_genmedia.jobs import open_ledger
+
+    async def read() -> float:
+        async with open_ledger(url) as ledger:
+            took = [job.succeeded_at - job.submitted_at for job in await ledger.jobs()]
+        return round(sum(took) / len(took) / 5.0 - 1, 3)
+
+    return asyncio.run(read())
+
+
+def naive(jobs: int) -> dict[str, Any]:
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+
+    base = os.environ["BENCH_URL"] + "/tokenops/v1"
+    headers = {"Authorization": "Bearer sk-simulator"}
+    folder = Path(os.environ["BENCH_FOLDER"])
+    folder.mkdir(parents=True)
+
+    @task(cache_policy=NO_CACHE)
+    async def prepare(number: int) -> dict[str, str]:
+        return {"model": MODEL, "prompt": "a lake at dawn", "req_key": "jimeng_t2v_v30"}
+
+    @task(cache_policy=NO_CACHE)
+    async def submit(client: httpx.AsyncClient, body: dict[str, str]) -> str:
+        return str((await client.post("/videos", json=body)).raise_for_status().json()["id"])
+
+    @task(cache_policy=NO_CACHE)
+    async def wait(client: httpx.AsyncClient, job: str) -> str:
+        while (await client.get(f"/videos/{job}")).raise_for_status().json()["status"] != "completed":  # noqa: ASYNC110
+            await asyncio.sleep(1)
+        return job
+
+    @task(cache_policy=NO_CACHE)
+    async def download(client: httpx.AsyncClient, job: str, number: int) -> None:
+        video = (await client.get(f"/videos/{job}/content")).raise_for_status().content
+        (folder / f"{number}.mp4").write_bytes(video)
+
+    async def one(client: httpx.AsyncClient, number: int) -> None:
+        job = await submit(client, await prepare(number))
+        await download(client, await wait(client, job), number)
+
+    @flow
+    async def all_of_them() -> None:
+        limits = httpx.Limits(max_connections=100)
+        async with httpx.AsyncClient(base_url=base, headers=headers, timeout=600, limits=limits) as client:
+            await asyncio.gather(*(one(client, number) for number in range(jobs)))
+
+    asyncio.run(all_of_them())
+    return {}
+
+
+if __name__ == "__main__":
+    main()

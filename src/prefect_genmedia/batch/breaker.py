@@ -1,0 +1,41 @@
+"""The breaker: when the same thing goes wrong again and again, nothing more is submitted."""
+
+from __future__ import annotations
+
+from prefect_genmedia.errors import CredentialsError, GenMediaError, QuotaError, SubmissionUnknown
+
+BREAKING = frozenset(error.__name__ for error in (CredentialsError, QuotaError, SubmissionUnknown))
+"""Errors that the next row will very probably meet as well: they are the account's or the provider's, not the row's."""
+
+
+class Breaker:
+    """Counts the same breaking error in a row.
+
+    Parameters:
+        streak: how many in a row stop the batch; 0 for never.
+    """
+
+    def __init__(self, streak: int) -> None:
+        """Start closed."""
+        self._streak = streak
+        self._kind: str | None = None
+        self._count = 0
+        self.reason: GenMediaError | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether nothing more may be submitted."""
+        return self.reason is not None
+
+    def passed(self) -> None:
+        """A row's submission was accepted, or its job delivered."""
+        self._kind, self._count = None, 0
+
+    def failed(self, error: GenMediaError) -> None:
+        """A row ended with this error."""
+        if error.kind not in BREAKING:
+            return  # says nothing about the account either way
+        self._count = self._count + 1 if error.kind == self._kind else 1
+        self._kind = error.kind
+        if self._streak and self._count >= self._streak and self.reason is None:
+            self.reason = error

@@ -1,0 +1,253 @@
+"""Conducting a batch: check the table, open what it needs, run it, and show it while it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from anyio import to_thread
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_genmedia.batch import show
+from prefect_genmedia.batch.budget import Budget, BudgetPeriod, budget_name
+from prefect_genmedia.batch.held import Opened, quiet_rows
+from prefect_genmedia.batch.prices import CURRENCY, Price, price_table, priced_as
+from prefect_genmedia.batch.results import INVALID, Results
+from prefect_genmedia.batch.rows import BadRow, Row, check_rows, file_stem, refuse
+from prefect_genmedia.batch.run import BatchRun, Limits, next_attempt
+from prefect_genmedia.batch.table import folder_of, format_of, read_table, stem_of
+from prefect_genmedia.blocks import ProviderCredentials, load_credentials
+from prefect_genmedia.errors import BatchIncomplete, FieldProblem, InvalidRequest
+from prefect_genmedia.jobs.ledger import open_ledger
+from prefect_genmedia.jobs.model import ACCEPTED, JobState
+from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.tasks.support import root_run_id
+
+LOOK_SECONDS = 0.5
+"""How often it is seen whether progress and results are due, in seconds."""
+
+
+class BatchReport(BaseModel):
+    """What became of a batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch_id: str = Field(description="The batch's name: the same name and rows mean the same paid results.")
+    rows: int = Field(description="Rows in the table.")
+    states: dict[str, int] = Field(description="How many rows are in each state; `delivered` have a verified file.")
+    estimated_cost: float = Field(description="What the jobs probably cost, or would cost in a dry run; estimated.")
+    currency: str = CURRENCY
+    results: str | None = Field(None, description="Path or URL of the table of results; None for a dry run.")
+    dry_run: bool = False
+
+    @property
+    def delivered(self) -> int:
+        """Rows with a verified file."""
+        return self.states.get(JobState.DELIVERED.value, 0)
+
+
+@dataclass(frozen=True)
+class Money:
+    """What a batch may cost. See the flow `generate_batch` for each."""
+
+    prices: Mapping[str, float | Price] | None = None
+    max_jobs: int | None = None
+    max_cost: float | None = None
+    budget: str | None = None
+    period: BudgetPeriod = "total"
+    per_account: bool = False
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything is to be reserved."""
+        return self.max_jobs is not None or self.max_cost is not None
+
+
+async def conduct(
+    table: str | Sequence[Mapping[str, Any]],
+    kind: str,
+    credentials: ProviderCredentials | str,
+    batch_id: str | None,
+    output: str | None,
+    results: str | None,
+    limits: Limits,
+    money: Money,
+    skip_invalid: bool = False,
+    dry_run: bool = False,
+) -> BatchReport:
+    """Do a whole batch inside a flow run; see the flow `generate_batch`.
+
+    Raises:
+        InvalidRequest: rows cannot be right, or settings contradict each other; nothing was submitted.
+        BudgetStop: the budget did not hold every row; those that it held are done.
+        BatchIncomplete: some rows have no file; the others are done.
+    """
+    name = batch_id or (stem_of(table) if isinstance(table, str) else root_run_id())
+    rows, bad = check_rows(await to_thread.run_sync(read_table, table), kind)
+    if bad and not skip_invalid:
+        raise refuse(bad)
+    prices = price_table(money.prices)
+    _check_prices(rows, prices, money)
+    await _check_concurrency_limit(limits.concurrency_limit)
+    settings = GenMediaSettings()
+    folder = output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}"
+    kept = Results([row.id for row in rows], bad, results or _beside(table, folder, name))
+    async with AsyncExitStack() as stack:
+        # One lease of the ledger and of each client around the whole batch: the rows' own share them.
+        ledger = await stack.enter_async_context(open_ledger(settings.ledger))
+        opened = {}
+        for provider in sorted({row.request.provider for row in rows}):
+            block = await load_credentials(provider, credentials)
+            opened[provider] = Opened(block, await stack.enter_async_context(block.client()))
+        run = BatchRun(name, rows, opened, ledger, folder, limits, prices, kept)
+        await run.look_up()
+        if dry_run:
+            return await _plan(run, bad)
+        run.budgets = await _budgets(run, money)
+        get_run_logger().info("Batch %s: %d rows, %d of them known to the ledger", name, len(rows), len(run.known))
+        with quiet_rows(len(rows)):
+            async with _shown(name, kept):
+                await run.go()
+    return _report(run, kept)
+
+
+def _report(run: BatchRun, results: Results) -> BatchReport:
+    words = show.summary_of(results)
+    get_run_logger().info("Batch %s: %s; results in %s", run.batch_id, words, results.location)
+    if run.stop is not None:
+        raise run.stop
+    report = BatchReport(
+        batch_id=run.batch_id,
+        rows=len(results.all()),
+        states=dict(results.counts()),
+        estimated_cost=round(results.cost(), 6),
+        results=results.location,
+    )
+    if report.delivered + report.states.get(INVALID, 0) < report.rows:
+        raise BatchIncomplete(f"Batch {run.batch_id!r}: {words}. The table of results is {results.location}.")
+    return report
+
+
+@asynccontextmanager
+async def _shown(name: str, results: Results) -> AsyncIterator[None]:
+    """Progress and the table of results while the block runs, and all that a person looks at when it has ended."""
+    progress = show.Progress(name, results)
+    await results.save(now=True)  # before anything is paid: a table that cannot be written must stop the batch here
+    await progress.show(now=True)
+
+    async def keep_showing() -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await results.save()
+                await progress.show()
+            except Exception as error:  # paid jobs do not end because a picture of them cannot be drawn
+                get_run_logger().warning("Progress or results cannot be written now: %s", error)
+
+    showing = asyncio.create_task(keep_showing())
+    try:
+        yield
+    finally:
+        showing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await showing
+        await results.save(now=True)
+        await progress.show(now=True)
+        await show.publish_gallery(name, results)
+        await show.publish_failures(name, results)
+
+
+async def _plan(run: BatchRun, bad: Sequence[BadRow]) -> BatchReport:
+    """What a run would do now; nothing is sent to a provider."""
+    lines: list[dict[str, object]] = []
+    states: dict[str, int] = {}
+    total = 0.0
+    for row in run.rows:
+        known = run.known.get(run.identity(row))
+        if next_attempt(known) is not None:
+            plan, cost = "submit", await run.estimate(row.request)
+        elif known is not None and known.state in ACCEPTED - {JobState.FAILED}:
+            plan, cost = ("verify" if known.state is JobState.DELIVERED else "join"), 0.0
+        else:
+            plan, cost = "needs a person" if known and known.state is JobState.UNKNOWN else "refused", 0.0
+        states[plan] = states.get(plan, 0) + 1
+        total += cost or 0.0
+        lines.append(
+            {
+                "row": row.id,
+                "kind": row.request.kind,
+                "model": row.request.model_name,
+                "plan": plan,
+                "estimated cost": None if cost is None else round(cost, 4),
+                "job": known.key if known else "",
+            }
+        )
+    for each in bad:
+        states[INVALID] = states.get(INVALID, 0) + 1
+        lines.append({"row": each.id, "plan": "left out", "problems": "; ".join(map(str, each.problems))})
+    counted = ", ".join(f"{number} {state}" for state, number in states.items())
+    words = f"{counted}; about {total:.2f} {CURRENCY} (estimate)"
+    get_run_logger().info("Dry run of batch %s: %s", run.batch_id, words)
+    await show.publish_plan(run.batch_id, lines, words)
+    return BatchReport(
+        batch_id=run.batch_id, rows=len(lines), states=states, estimated_cost=round(total, 6), dry_run=True
+    )
+
+
+async def _budgets(run: BatchRun, money: Money) -> dict[str, Budget]:
+    if not money.limited:
+        return {}
+    budgets = {}
+    for opened in run.opened.values():
+        account = str(opened.account)
+        name = budget_name(money.budget or run.batch_id, money.period, account if money.per_account else None)
+        budgets[account] = Budget(run.ledger, name, money.max_jobs, money.max_cost)
+        state = await budgets[account].open()
+        get_run_logger().info(
+            "Budget %s: %d jobs and about %.2f %s (estimate) are reserved", name, state.jobs, state.cost, CURRENCY
+        )
+    return budgets
+
+
+def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], money: Money) -> None:
+    """A limit on cost that some rows cannot be counted against would be no limit."""
+    if money.max_cost is None:
+        return
+    unpriced = sorted({priced_as(row.request) for row in rows} - prices.keys())
+    if unpriced:
+        problems = [
+            FieldProblem(f"prices.{name}", "is needed for max_cost, and no price is known") for name in unpriced
+        ]
+        raise InvalidRequest.of("The batch", problems)
+
+
+async def _check_concurrency_limit(name: str | None) -> None:
+    if name is None:
+        return
+    try:
+        async with get_client() as client:
+            await client.read_global_concurrency_limit_by_name(name)
+    except ObjectNotFound:
+        found = False
+    else:
+        found = True
+    if not found:
+        problem = FieldProblem(
+            "concurrency_limit",
+            f"there is no global concurrency limit {name!r}; make it with `prefect gcl create {name} --limit N`",
+        )
+        raise InvalidRequest.of("The batch", [problem])
+
+
+def _beside(table: str | Sequence[Mapping[str, Any]], folder: str, name: str) -> str:
+    """Where results go that nobody named a place for: beside the table, in its format."""
+    if isinstance(table, str):
+        return f"{folder_of(table)}/{stem_of(table)}.results.{format_of(table)}"
+    return f"{folder.rstrip('/')}/{file_stem(name)}.results.jsonl"

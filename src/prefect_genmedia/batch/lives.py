@@ -1,0 +1,181 @@
+"""The life of one row inside its task run: select who speaks, submit, wait, deliver; each step tried again if safe."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar, cast
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.asyncio import concurrency
+
+from prefect_genmedia.batch.rows import Row
+from prefect_genmedia.batch.slots import Slots
+from prefect_genmedia.blocks import ProviderCredentials, TokenOpsCredentials
+from prefect_genmedia.errors import GenMediaError, RateLimited
+from prefect_genmedia.jobs.model import ACCEPTED, Job, JobState
+from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.providers.tokenops import OmniHumanVideo
+from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
+from prefect_genmedia.tasks.subjects import detect_subjects, select_subject
+
+RETRY_SECONDS = [2.0, 10.0, 30.0]
+"""Seconds between the attempts of one step."""
+
+DELIVERIES_AT_ONCE = 4
+"""Downloads that are verified at once: decoding keeps the processors busy, and forty threads of it starve the rest."""
+
+T = TypeVar("T")
+
+
+class Place:
+    """A row's place among the jobs in flight: left once, whoever leaves first."""
+
+    def __init__(self, slots: Slots) -> None:
+        """Take over a place that was acquired already."""
+        self.slots = slots
+        self._held = True
+
+    def leave(self) -> None:
+        """Give the place back, if it is still held."""
+        if self._held:
+            self._held = False
+            self.slots.release()
+
+    async def take_again(self) -> None:
+        """Wait for a place, before those that have not begun."""
+        await self.slots.acquire(first=True)
+        self._held = True
+
+
+class RowLife:
+    """One row's way from request to file.
+
+    Not a dataclass: Prefect looks through the parameters of a task for futures, and into dataclasses.
+
+    Parameters:
+        row: what is wanted.
+        known: its job, where an earlier run has left one.
+        credentials: the Block, whose client is held open by the batch.
+        scope: what "the same request" is bounded by.
+        output: where its file goes.
+        timeout_seconds: how long to wait for its result, and for a provider that asks to slow down.
+        place: its place among the jobs in flight.
+        concurrency_limit: a Prefect global concurrency limit that is held as long, or None.
+        accepted: called when the provider has accepted it.
+        stopped: tells whether nothing more may be submitted.
+        delivering: a place among the deliveries under way.
+    """
+
+    def __init__(
+        self,
+        row: Row,
+        known: Job | None,
+        credentials: ProviderCredentials,
+        scope: str,
+        output: str,
+        timeout_seconds: float,
+        place: Place,
+        concurrency_limit: str | None,
+        accepted: Callable[[], None],
+        stopped: Callable[[], bool],
+        delivering: asyncio.Semaphore,
+    ) -> None:
+        """Do nothing yet."""
+        self.row = row
+        self.known = known
+        self.credentials = credentials
+        self.scope = scope
+        self.output = output
+        self.timeout_seconds = timeout_seconds
+        self.place = place
+        self.concurrency_limit = concurrency_limit
+        self.accepted = accepted
+        self.stopped = stopped
+        self.delivering = delivering
+
+    async def live(self) -> Job:
+        """Go the whole way; returns the delivered job."""
+        if self.known is not None and self.known.state is JobState.DELIVERED:
+            self.place.leave()
+            return await self._deliver(self.known)
+        async with self._limit():
+            job = await self._submit()
+            self.accepted()
+            job = await wait_step(job, self.credentials, self.timeout_seconds)
+        self.place.leave()  # a download takes nothing from the provider's jobs in flight
+        return await self._deliver(job)
+
+    async def _submit(self) -> Job:
+        request = await self._with_subject()
+        begun = time.monotonic()
+        while True:
+            try:
+                return await _patiently(lambda: self._send(request))
+            except RateLimited:
+                self.place.slots.slower()
+                if self.stopped() or time.monotonic() - begun > self.timeout_seconds:
+                    raise
+            # Others that are in flight must end before the provider takes this one; the ledger remembers how long
+            # the provider asked to wait.
+            self.place.leave()
+            await asyncio.sleep(0)
+            await self.place.take_again()
+
+    def _send(self, request: GenerationRequest) -> Awaitable[Job]:
+        return submit_step(request, self.credentials, self.scope, 0, self.row.id, self.output)
+
+    async def _deliver(self, job: Job) -> Job:
+        async with self.delivering:
+            return await _patiently(lambda: deliver_step(job, self.output, self.credentials))
+
+    async def _with_subject(self) -> GenerationRequest:
+        """The request with the masks of who shall speak; not where it is accepted already."""
+        request = self.row.request
+        if not isinstance(request, OmniHumanVideo) or not request.subject or request.mask_urls:
+            return request
+        if self.known is not None and self.known.state in ACCEPTED - {JobState.FAILED}:
+            return request
+        block = cast(TokenOpsCredentials, self.credentials)
+        detection = await _patiently(lambda: detect_subjects.fn(request.image_url, block, request.model))
+        return request.with_subject(await _patiently(lambda: select_subject.fn(detection, request.subject, block)))
+
+    @asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
+        if self.concurrency_limit is None:
+            yield
+            return
+        # A lease that cannot be renewed must not end a paid job.
+        async with concurrency(self.concurrency_limit, strict=True, raise_on_lease_renewal_failure=False):
+            yield
+
+
+@task(task_run_name="{row_id}", cache_policy=NO_CACHE, persist_result=False)
+async def generate_row(row_id: str, life: RowLife) -> Job:
+    """One row of a batch, from request to verified file.
+
+    Parameters:
+        row_id: the row's id; it names the task run.
+        life: its way.
+
+    Returns:
+        The delivered job.
+    """
+    return await life.live()
+
+
+async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
+    """Repeat a step whose error says that this is safe; a request to slow down is left to the caller."""
+    for pause in [*RETRY_SECONDS, None]:
+        try:
+            return await step()
+        except RateLimited:  # noqa: PERF203 - a loop of at most a few attempts
+            raise
+        except GenMediaError as error:
+            if not error.retryable or pause is None:
+                raise
+            await asyncio.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")

@@ -1,0 +1,140 @@
+"""The table of results: one line a row, true at every moment, written as the batch goes."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+
+from anyio import to_thread
+
+from prefect_genmedia.batch.prices import CURRENCY, Price
+from prefect_genmedia.batch.rows import BadRow
+from prefect_genmedia.batch.table import TableFile
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.jobs.model import Job, JobState
+
+NOT_SENT = "not_sent"
+"""State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""
+
+IN_FLIGHT = "in_flight"
+"""State of a row that is being worked on."""
+
+INVALID = "invalid"
+"""State of a row that was left out because it cannot be right."""
+
+SAVE_SECONDS = 2.0
+"""The table is written at most this often, in seconds; less often where writing it takes long."""
+
+
+@dataclass
+class Result:
+    """What became of one row. Times in seconds, sizes in pixels, cost in `currency` and estimated."""
+
+    id: str
+    state: str = NOT_SENT
+    attempts: int = 0
+    provider_job_id: str | None = None
+    job_key: str | None = None
+    path: str | None = None
+    sha256: str | None = None
+    seconds: float | None = None
+    width: int | None = None
+    height: int | None = None
+    queued_seconds: float | None = None
+    running_seconds: float | None = None
+    estimated_cost: float | None = None
+    currency: str | None = None
+    error_kind: str | None = None
+    error_message: str | None = None
+    poster_uri: str | None = None
+
+    def take_job(self, job: Job, price: Price | None) -> None:
+        """Write down where the row's job stands."""
+        self.state = job.state.value
+        self.attempts = job.attempt
+        self.provider_job_id = job.provider_job_id
+        self.job_key = job.key
+        self.queued_seconds = _between(job.submitted_at, job.running_at)
+        self.running_seconds = _between(job.running_at, job.succeeded_at)
+        self.error_kind, self.error_message = job.error_kind, job.error_message
+        if job.delivery is not None:
+            self.path, self.sha256 = job.delivery.uri, job.delivery.sha256
+            self.seconds, self.width, self.height = job.delivery.seconds, job.delivery.width, job.delivery.height
+            self.poster_uri = job.delivery.poster_uri
+        if price is not None and job.state in _COSTS:
+            self.estimated_cost = price.of(self.seconds or job.expectation.seconds)
+            self.currency = None if self.estimated_cost is None else CURRENCY
+
+    def take_error(self, error: BaseException) -> None:
+        """Write down why the row has no file."""
+        self.error_kind = error.kind if isinstance(error, GenMediaError) else type(error).__name__
+        self.error_message = error.message if isinstance(error, GenMediaError) else str(error)
+
+
+_COSTS = frozenset(
+    {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.UNKNOWN}
+)
+
+COLUMNS = tuple(field.name for field in fields(Result) if field.name != "poster_uri")
+
+
+class Results:
+    """The results of one batch, in the table's order, and the file they are written to.
+
+    Parameters:
+        ids: every row's id.
+        bad: the rows that were left out.
+        location: path or fsspec URL of the table of results.
+    """
+
+    def __init__(self, ids: Sequence[str], bad: Sequence[BadRow], location: str) -> None:
+        """Start with nothing sent."""
+        self._rows = {row_id: Result(row_id) for row_id in ids}
+        self._bad = [
+            Result(
+                row.id,
+                INVALID,
+                error_kind="InvalidRequest",
+                error_message="; ".join(str(problem) for problem in row.problems),
+            )
+            for row in bad
+        ]
+        self._file = TableFile(location, COLUMNS)
+        self._changed = True
+        self._saved_at = float("-inf")
+        self._pause = SAVE_SECONDS
+        self.location = location
+
+    def of(self, row_id: str) -> Result:
+        """One row's result, to be read or changed."""
+        self._changed = True
+        return self._rows[row_id]
+
+    def all(self) -> list[Result]:
+        """Every result: the good rows first, then those that were left out."""
+        return [*self._rows.values(), *self._bad]
+
+    def counts(self) -> Counter[str]:
+        """How many rows are in each state."""
+        return Counter(result.state for result in self.all())
+
+    def cost(self) -> float:
+        """What the accepted jobs cost together, in CNY, estimated."""
+        return sum(result.estimated_cost or 0.0 for result in self._rows.values())
+
+    async def save(self, now: bool = False) -> None:
+        """Write the table if something has changed and it is time, or `now`."""
+        begun = time.monotonic()
+        if not now and (not self._changed or begun - self._saved_at < self._pause):
+            return
+        self._changed = False
+        rows = [asdict(result) for result in self.all()]
+        self.location = await to_thread.run_sync(self._file.write, rows)
+        self._saved_at = time.monotonic()
+        self._pause = max(SAVE_SECONDS, 20 * (self._saved_at - begun))
+
+
+def _between(begin: float | None, end: float | None) -> float | None:
+    return None if begin is None or end is None else round(max(end - begin, 0.0), 3)

@@ -1,0 +1,267 @@
+"""Running a batch: rows in their turn, within the limits, each in one task run; and what is known at each moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+
+from prefect_genmedia.batch.breaker import Breaker
+from prefect_genmedia.batch.budget import Budget
+from prefect_genmedia.batch.held import Opened
+from prefect_genmedia.batch.lives import DELIVERIES_AT_ONCE, Place, RowLife, generate_row
+from prefect_genmedia.batch.prices import Price, length_limit, priced_as
+from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
+from prefect_genmedia.batch.rows import Row
+from prefect_genmedia.batch.slots import Slots
+from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError, InputRefused, JobExpired
+from prefect_genmedia.jobs.identity import identity_of
+from prefect_genmedia.jobs.ledger import Ledger
+from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.jobs.sources import measure_seconds
+from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.tasks.support import current_scope
+
+_NEVER_PAID = frozenset({JobState.RESERVED, JobState.REJECTED, JobState.FAILED})
+"""States of a job that cost nothing: its reservation is given back."""
+
+_MEASURED_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a batch may do. Times in seconds.
+
+    Parameters:
+        max_in_flight: jobs at the provider at once.
+        canary: how many rows must pass before the rest is begun.
+        breaker: how many of the same breaking error in a row stop it; 0 for never.
+        timeout_seconds: how long to wait for a result.
+        concurrency_limit: a Prefect global concurrency limit held by each job, or None.
+    """
+
+    max_in_flight: int = 8
+    canary: int = 0
+    breaker: int = 3
+    timeout_seconds: float = 1800.0
+    concurrency_limit: str | None = None
+
+
+@dataclass
+class BatchRun:
+    """A batch on its way.
+
+    Parameters:
+        batch_id: its name; rows of the same name and content are the same wanted result.
+        rows: what is wanted.
+        opened: Blocks and clients, by provider.
+        ledger: the jobs.
+        output: folder for the files.
+        limits: what it may do.
+        prices: what results cost.
+        results: what became of each row.
+        budgets: by account (as text); empty where nothing limits the money.
+    """
+
+    batch_id: str
+    rows: Sequence[Row]
+    opened: Mapping[str, Opened]
+    ledger: Ledger
+    output: str
+    limits: Limits
+    prices: Mapping[str, Price]
+    results: Results
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    known: dict[str, Job] = field(default_factory=dict)
+    stop: GenMediaError | None = None
+
+    def __post_init__(self) -> None:
+        """Start with every place free."""
+        self.slots = Slots(self.limits.max_in_flight)
+        self.breaker = Breaker(self.limits.breaker)
+        # Downloads that fall behind must not pile up: so many rows may be begun at once.
+        self._begun = asyncio.Semaphore(2 * self.limits.max_in_flight + 8)
+        self._delivering = asyncio.Semaphore(DELIVERIES_AT_ONCE)
+        self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
+        self._lengths: dict[str, float | None] = {}
+
+    def scope(self, row: Row) -> str:
+        """The key under which a row is the same wanted result in every run."""
+        return f"batch:{self.batch_id}:{row.id}"
+
+    def identity(self, row: Row) -> str:
+        """The row's identity in the ledger."""
+        return identity_of(self.opened[row.request.provider].account, row.request, current_scope(self.scope(row)))
+
+    async def look_up(self) -> None:
+        """Read what earlier runs have left: one query for the whole batch."""
+        self.known = await self.ledger.newest_in(current_scope(f"batch:{self.batch_id}:"))
+
+    async def go(self) -> None:
+        """Do every row that the limits allow; results and `stop` tell the rest."""
+        canary = self.rows[: self.limits.canary]
+        await self._all(canary)
+        failed = [row for row in canary if self.results.of(row.id).state != JobState.DELIVERED.value]
+        if failed and self.stop is None:
+            first = self.results.of(failed[0].id)
+            self._stop(
+                BatchIncomplete(
+                    f"{len(failed)} of {len(canary)} canary rows have no file, the first is {failed[0].id!r} "
+                    f"({first.error_kind}: {first.error_message}); the rest was not begun."
+                )
+            )
+        await self._all(self.rows[self.limits.canary :])
+
+    async def _all(self, rows: Sequence[Row]) -> None:
+        under_way: set[asyncio.Task[None]] = set()
+        try:
+            for row in rows:
+                await self._begun.acquire()
+                await self.slots.acquire()
+                if self.stop is not None:
+                    self.slots.release()
+                    self._begun.release()
+                    break
+                doing = asyncio.create_task(self._one(row, Place(self.slots)))
+                under_way.add(doing)
+                doing.add_done_callback(under_way.discard)
+            await _all_of(under_way)
+        except BaseException:
+            for doing in under_way:
+                doing.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)  # each says that its job lives on
+            raise
+
+    async def _one(self, row: Row, place: Place) -> None:
+        result = self.results.of(row.id)
+        identity = self.identity(row)
+        known = self.known.pop(identity, None)
+        opened = self.opened[row.request.provider]
+        holder: str | None = None
+        try:
+            result.state = IN_FLIGHT
+            holder = await self._reserve(row, identity, known)
+            life = RowLife(
+                row,
+                known,
+                opened.credentials,
+                self.scope(row),
+                f"{self.output.rstrip('/')}/{row.file_name}",
+                self.limits.timeout_seconds,
+                place,
+                self.limits.concurrency_limit,
+                accepted=self._accepted,
+                stopped=lambda: self.stop is not None,
+                delivering=self._delivering,
+            )
+            job = await generate_row(row.id, life)
+        except BudgetStop as stop:
+            result.state = NOT_SENT
+            result.take_error(stop)
+            self._stop(stop)
+        except asyncio.CancelledError:
+            self._take(row, await self.ledger.newest(identity))
+            raise
+        except Exception as error:
+            await self._failed(row, identity, holder, error)
+        else:
+            self.breaker.passed()
+            self._take(row, job)
+        finally:
+            place.leave()
+            self._begun.release()
+
+    def _accepted(self) -> None:
+        self.slots.faster()
+        self.breaker.passed()
+
+    async def _failed(self, row: Row, identity: str, holder: str | None, error: Exception) -> None:
+        job = await self.ledger.newest(identity)
+        self._take(row, job)
+        self.results.of(row.id).take_error(error)
+        if holder is not None and (job is None or job.state in _NEVER_PAID):
+            await self.budgets[str(self.opened[row.request.provider].account)].release(holder)
+        if isinstance(error, GenMediaError):
+            self.breaker.failed(error)
+        if self.breaker.reason is not None and self.stop is None:
+            reason = self.breaker.reason
+            self._stop(
+                BatchIncomplete(
+                    f"Stopped after {self.limits.breaker} rows in a row with the same {reason.kind}: {reason.message}",
+                    next_step=reason.next_step,
+                ).about(reason.job_key, None)
+            )
+
+    def _take(self, row: Row, job: Job | None) -> None:
+        result = self.results.of(row.id)
+        if job is None:
+            result.state = NOT_SENT
+        else:
+            result.take_job(job, self.prices.get(priced_as(row.request)))
+
+    def _stop(self, reason: GenMediaError) -> None:
+        if self.stop is not None:
+            return
+        self.stop = reason
+        counts = self.results.counts()
+        get_run_logger().error("Nothing more is submitted: %s", reason.message)
+        emit_event(
+            event="genmedia.batch.stopped",
+            resource={"prefect.resource.id": f"genmedia.batch.{self.batch_id}", "prefect.resource.name": self.batch_id},
+            payload={"error": reason.kind, "message": reason.message, "rows": dict(counts)},
+        )
+
+    async def _reserve(self, row: Row, identity: str, known: Job | None) -> str | None:
+        """Reserve the row's cost where a new submission is to come; returns who holds it."""
+        budget = self.budgets.get(str(self.opened[row.request.provider].account))
+        attempt = next_attempt(known)
+        if budget is None or attempt is None:
+            return None
+        holder = f"{identity}:{attempt}"
+        await budget.reserve(holder, await self.estimate(row.request))
+        return holder
+
+    async def estimate(self, request: GenerationRequest) -> float | None:
+        """CNY that a request probably costs; at the longest it may play where its length cannot be measured."""
+        price = self.prices.get(priced_as(request))
+        if price is None:
+            return None
+        return price.of(await self._length(request) if price.per_second else None)
+
+    async def _length(self, request: GenerationRequest) -> float | None:
+        source = request.duration_source()
+        if source is None:
+            return length_limit(request)
+        async with self._measuring:
+            if source.url not in self._lengths:
+                rules = self.opened[request.provider].client.fetch_rules
+                try:
+                    self._lengths[source.url] = await measure_seconds(source.url, rules)
+                except GenMediaError:
+                    self._lengths[source.url] = None
+        return self._lengths[source.url] or length_limit(request)
+
+
+def next_attempt(known: Job | None) -> int | None:
+    """The attempt that a run would submit now; None where it joins what is there, or is refused.
+
+    What `submit_once` will do, foreseen: only the budget and the plan are made from it.
+    """
+    if known is None:
+        return 1
+    if known.state is JobState.RESERVED:
+        return known.attempt
+    if known.error_kind == InputRefused.__name__ and known.state in (JobState.FAILED, JobState.REJECTED):
+        return None
+    expired = known.state is JobState.UNDELIVERABLE and known.error_kind == JobExpired.__name__
+    return known.attempt + 1 if expired or known.state in (JobState.FAILED, JobState.REJECTED) else None
+
+
+async def _all_of(doing: set[asyncio.Task[None]]) -> None:
+    while doing:
+        done, _ = await asyncio.wait(set(doing), return_when=asyncio.FIRST_EXCEPTION)
+        for each in done:
+            each.result()

@@ -1,0 +1,161 @@
+"""What a batch shows in the Prefect UI: one progress bar, one gallery, one table of failures, one plan."""
+
+from __future__ import annotations
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+from uuid import UUID
+
+import fsspec
+from anyio import to_thread
+from PIL import Image
+from prefect.artifacts import (
+    acreate_markdown_artifact,
+    acreate_progress_artifact,
+    acreate_table_artifact,
+    aupdate_progress_artifact,
+)
+
+from prefect_genmedia.batch.prices import CURRENCY
+from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.jobs.model import JobState
+
+PROGRESS_SECONDS = 2.0
+"""The progress bar moves at most this often, in seconds: an update costs 7 ms."""
+
+GALLERY_FRAMES = 48
+"""Poster frames in the gallery: its text holds the pictures, some 8 kB each."""
+
+GALLERY_COLUMNS = 4
+GALLERY_WIDTH = 200
+"""Pixels."""
+
+_DONE = frozenset({JobState.DELIVERED.value, INVALID})
+
+
+class Progress:
+    """The batch's progress bar, updated only when something has changed."""
+
+    def __init__(self, batch_id: str, results: Results) -> None:
+        """Show nothing yet."""
+        self._batch_id = batch_id
+        self._results = results
+        self._artifact: UUID | None = None
+        self._shown: tuple[float, str] | None = None
+        self._shown_at = float("-inf")
+
+    async def show(self, now: bool = False) -> None:
+        """Bring the bar up to date, if it is time or `now`."""
+        if not now and time.monotonic() - self._shown_at < PROGRESS_SECONDS:
+            return
+        percent, words = self._state()
+        if (percent, words) == self._shown:
+            return
+        self._shown, self._shown_at = (percent, words), time.monotonic()
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(percent, key="genmedia-batch", description=words)
+        else:
+            await aupdate_progress_artifact(self._artifact, percent, words)
+
+    def _state(self) -> tuple[float, str]:
+        counts = self._results.counts()
+        total = sum(counts.values())
+        waiting = counts[NOT_SENT] + counts[IN_FLIGHT]
+        percent = 100.0 * (total - waiting) / total if total else 100.0
+        return round(percent, 1), f"{self._batch_id}: {summary_of(self._results)}"
+
+
+def summary_of(results: Results) -> str:
+    """Counts and cost in one line."""
+    counts = results.counts()
+    others = sum(number for state, number in counts.items() if state not in (*_DONE, NOT_SENT, IN_FLIGHT))
+    parts = [f"{counts[JobState.DELIVERED.value]} of {sum(counts.values())} delivered"]
+    if counts[IN_FLIGHT]:
+        parts.append(f"{counts[IN_FLIGHT]} in flight")
+    if others:
+        parts.append(f"{others} without a file")
+    if counts[NOT_SENT]:
+        parts.append(f"{counts[NOT_SENT]} not sent")
+    if counts[INVALID]:
+        parts.append(f"{counts[INVALID]} invalid")
+    if cost := results.cost():
+        parts.append(f"about {cost:.2f} {CURRENCY} (estimate)")
+    return " · ".join(parts)
+
+
+async def publish_gallery(batch_id: str, results: Results) -> None:
+    """Show the first delivered files' poster frames."""
+    delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
+    if not delivered:
+        return
+    shown = delivered[:GALLERY_FRAMES]
+    pictures = await to_thread.run_sync(_pictures, shown)
+    lines = [f"# {batch_id}", "", summary_of(results), ""]
+    if len(delivered) > len(shown):
+        lines += [f"The first {len(shown)} of {len(delivered)} files; all of them stand in `{results.location}`.", ""]
+    lines += ["|" + " |" * GALLERY_COLUMNS, "|" + " --- |" * GALLERY_COLUMNS]
+    for begin in range(0, len(shown), GALLERY_COLUMNS):
+        cells = zip(shown[begin : begin + GALLERY_COLUMNS], pictures[begin : begin + GALLERY_COLUMNS], strict=True)
+        lines.append("| " + " | ".join(_cell(result, picture) for result, picture in cells) + " |")
+    await acreate_markdown_artifact(
+        key="genmedia-batch-gallery",
+        markdown="\n".join(lines) + "\n",
+        description=f"{batch_id} · {len(delivered)} files",
+    )
+
+
+async def publish_failures(batch_id: str, results: Results) -> None:
+    """Show what went wrong, grouped by error, most frequent first."""
+    groups: dict[tuple[str, str], list[Result]] = {}
+    for result in results.all():
+        if result.error_kind and result.state not in (JobState.DELIVERED.value,):
+            groups.setdefault((result.error_kind, result.state), []).append(result)
+    if not groups:
+        return
+    table = [
+        {
+            "error": kind,
+            "state": state,
+            "rows": len(rows),
+            "for example": ", ".join(row.id for row in rows[:5]),
+            "message": (rows[0].error_message or "")[:500],
+            "job": rows[0].job_key or "",
+        }
+        for (kind, state), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
+    ]
+    await acreate_table_artifact(
+        key="genmedia-batch-failures",
+        table=table,
+        description=f"{batch_id} · {sum(map(len, groups.values()))} rows without a file",
+    )
+
+
+async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:
+    """Show what a dry run found."""
+    await acreate_table_artifact(
+        key="genmedia-batch-plan", table=[dict(line) for line in plan], description=f"{batch_id} · {words}"
+    )
+
+
+def _pictures(results: Sequence[Result]) -> list[str | None]:
+    return [_picture(result.poster_uri) for result in results]
+
+
+def _picture(uri: str | None) -> str | None:
+    if uri is None:
+        return None
+    output = io.BytesIO()
+    try:
+        with fsspec.open(uri, "rb") as file, Image.open(file) as picture:
+            picture.thumbnail((GALLERY_WIDTH, 2 * GALLERY_WIDTH))
+            picture.convert("RGB").save(output, "JPEG", quality=70)
+    except OSError:
+        return None  # the gallery is worth showing without it
+    return "data:image/jpeg;base64," + base64.b64encode(output.getvalue()).decode()
+
+
+def _cell(result: Result, picture: str | None) -> str:
+    name = result.id.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;")
+    return (f"![{name}]({picture})<br>" if picture else "") + f"{name} · {result.seconds:.1f} s"

@@ -1,0 +1,138 @@
+"""Budgets, places in flight, the breaker and prices, each by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import postgres, postgres_tools
+
+from prefect_genmedia import errors
+from prefect_genmedia.batch.breaker import Breaker
+from prefect_genmedia.batch.budget import Budget, budget_name
+from prefect_genmedia.batch.prices import Price, price_table
+from prefect_genmedia.batch.slots import Slots
+from prefect_genmedia.jobs import open_ledger
+from prefect_genmedia.jobs.clock import Clock
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'shared.db'}"
+    elif postgres_tools() is None:
+        pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
+    else:
+        with postgres() as url:
+            yield url
+
+
+def in_own_loop(url: str, who: int, wanted: int) -> int:
+    """One submitter with connections of its own: how many of its reservations were let through."""
+
+    async def work() -> int:
+        got = 0
+        async with open_ledger(url) as ledger:
+            budget = Budget(ledger, "shared", 37, 3.7)
+            await budget.open()
+            for number in range(wanted):
+                try:
+                    await budget.reserve(f"{who}:{number}", 0.1)
+                except errors.BudgetStop:
+                    continue
+                got += 1
+                if number % 3 == 2:
+                    got -= await budget.release(f"{who}:{number}")
+        return got
+
+    return asyncio.run(work())
+
+
+async def test_twenty_submitters_at_once_never_overspend_by_one(shared_ledger: str) -> None:
+    async with open_ledger(shared_ledger) as ledger:  # so that the twenty find a schema
+        got = await asyncio.gather(*(asyncio.to_thread(in_own_loop, shared_ledger, who, 6) for who in range(20)))
+        state = await Budget(ledger, "shared", 37, 3.7).state()
+        # What others gave back late may be free now; nothing more than that.
+        assert sum(got) == state.jobs <= 37
+        assert state.cost == pytest.approx(state.jobs * 0.1)
+        left = [f"left:{number}" for number in range(40)]
+        budget = Budget(ledger, "shared", 37, 3.7)
+        outcomes = await asyncio.gather(*(budget.reserve(holder, 0.1) for holder in left), return_exceptions=True)
+        assert (await budget.state()).jobs == 37
+        assert sum(outcome is None for outcome in outcomes) == 37 - state.jobs
+
+
+async def test_the_same_holder_reserves_and_releases_once(shared_ledger: str) -> None:
+    async with open_ledger(shared_ledger) as ledger:
+        budget = Budget(ledger, "b", 1, None)
+        await budget.open()
+        await asyncio.gather(*(budget.reserve("me", None) for _ in range(8)))
+        assert (await budget.state()).jobs == 1
+        assert sorted(await asyncio.gather(*(budget.release("me") for _ in range(4)))) == [False, False, False, True]
+        assert (await budget.state()).jobs == 0
+
+
+async def test_a_budget_remembers_what_is_reserved_when_its_limit_changes(shared_ledger: str) -> None:
+    async with open_ledger(shared_ledger) as ledger:
+        await (first := Budget(ledger, "b", None, 1.0)).open()
+        await first.reserve("a", 0.9)
+        assert (await Budget(ledger, "b", None, 2.0).open()).cost == 0.9
+        await first.reserve("c", 1.0)
+        with pytest.raises(errors.BudgetStop, match=r"1\.90 of 2\.00 CNY"):
+            await first.reserve("d", 0.2)
+
+
+def test_budgets_are_told_apart_by_day_and_account() -> None:
+    class Noon(Clock):
+        def now(self) -> float:
+            return 86400 * 365 + 43200
+
+    assert budget_name("b", "total", None) == "b"
+    assert budget_name("b", "day", "acc", Noon()) == "b · 1971-01-01 · acc"
+
+
+async def test_places_halve_when_the_provider_asks_and_come_back() -> None:
+    slots = Slots(8, calm_seconds=10)
+    for _ in range(5):
+        slots.slower()  # one burst counts once
+    assert int(slots.allowed) == 4
+    for _ in range(4):
+        await slots.acquire()
+    waiting = [asyncio.create_task(slots.acquire()) for _ in range(3)]
+    await asyncio.sleep(0)
+    urgent = asyncio.create_task(slots.acquire(first=True))
+    await asyncio.sleep(0)
+    slots.release()
+    await urgent
+    assert not any(task.done() for task in waiting)
+    waiting[0].cancel()
+    for _ in range(40):
+        slots.faster()
+    assert slots.allowed == 8
+    await asyncio.gather(*waiting[1:])
+    assert slots.used == 6
+
+
+def test_the_breaker_opens_on_a_streak_of_one_kind_only() -> None:
+    breaker = Breaker(2)
+    for error in (errors.QuotaError(), errors.CredentialsError(), errors.GenerationFailed()):
+        breaker.failed(error)
+    assert not breaker.open
+    breaker.passed()
+    breaker.failed(errors.CredentialsError())
+    breaker.failed(errors.CredentialsError("again"))
+    assert breaker.reason is not None
+    assert breaker.reason.message == "again"
+    never = Breaker(0)
+    for _ in range(9):
+        never.failed(errors.QuotaError())
+    assert not never.open
+
+
+def test_own_prices_stand_in_place_of_the_list_s() -> None:
+    table = price_table({"tokenops/jimeng-video-3.0-pro": 2.0, "jenius/x": Price(per_job=3)})
+    assert table["tokenops/jimeng-video-3.0-pro"].of(5) == 10
+    assert table["jenius/x"].of(None) == 3
+    assert table["tokenops/OmniHuman_1.5"].of(None) is None

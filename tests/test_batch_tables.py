@@ -1,0 +1,121 @@
+"""Tables and rows: every format holds the same rows, and a cell becomes what its field wants."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from prefect_genmedia import errors
+from prefect_genmedia.batch.results import COLUMNS, Results
+from prefect_genmedia.batch.rows import SHOWN_PROBLEMS, check_rows, file_stem, refuse
+from prefect_genmedia.batch.table import TableFile, encode_table, read_table
+from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
+
+ROWS: list[dict[str, Any]] = [
+    {
+        "id": "1",
+        "kind": "omnihuman",
+        "image_url": "https://example.com/a.jpg",
+        "audio_url": "https://example.com/a.mp3",
+        "output_resolution": 720,
+        "pe_fast_mode": True,
+        "seed": 7,
+        "prompt": "说,“你好”\n两行",
+        "subject": "0.50,0.4",
+    },
+    {"id": "2", "kind": "jimeng", "prompt": "123", "seconds": 10, "model": "jimeng-video-3.0-720P"},
+]
+COLUMNS_IN = sorted({name for row in ROWS for name in row})
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("place", ["local", "memory"])
+def test_the_same_rows_come_back_from_every_format_and_place(ending: str, place: str, tmp_path: Path) -> None:
+    location = f"memory://tables/rows.{ending}" if place == "memory" else str(tmp_path / f"rows.{ending}")
+    TableFile(location, COLUMNS_IN).write(ROWS)
+    good, bad = check_rows(read_table(location), "jimeng")
+    assert bad == []
+    expected, _ = check_rows(ROWS, "jimeng")
+    assert good == expected
+    speaker, lake = (row.request for row in good)
+    assert isinstance(speaker, OmniHumanVideo)
+    assert (speaker.output_resolution, speaker.pe_fast_mode, speaker.subject) == (720, True, "0.5,0.4")
+    assert isinstance(lake, JimengVideo)
+    assert (lake.prompt, lake.seconds) == ("123", 10)
+
+
+def test_several_pictures_stand_in_one_cell() -> None:
+    pictures = "https://example.com/a.jpg https://example.com/b.jpg"
+    for cell in (pictures, json.dumps(pictures.split())):
+        fields = {"id": "x", "model": "jimeng-video-3.0-720P", "image_urls": cell}
+        ((row,), bad) = check_rows([fields], "jimeng")
+        assert not bad
+        assert list(row.request.image_urls) == pictures.split()  # type: ignore[attr-defined]
+
+
+def test_problems_name_row_and_field_and_all_are_kept() -> None:
+    table = [{"id": f"r{number}", "prompt": "x", "frames": 3} for number in range(SHOWN_PROBLEMS + 5)]
+    table += [{"id": "r0", "prompt": "x"}, {"id": "k", "kind": "song"}]
+    good, bad = check_rows(table, "jimeng")
+    error = refuse(bad)
+    assert good == []
+    assert len(error.problems) == SHOWN_PROBLEMS + 7
+    fields = [problem.field for problem in error.problems]
+    assert fields[0] == "row r0.frames"
+    assert fields[-2:] == ["row r0.id", "row k.kind"]
+    assert "And 7 more problems" in error.message
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.txt", b"id"),
+        ("missing.csv", None),
+        ("broken.jsonl", b"{nonsense"),
+        ("list.jsonl", b"[1]"),
+        ("broken.parquet", b"PAR1"),
+        ("wide.csv", b"id,prompt\n1,a,b\n"),
+    ],
+)
+def test_a_table_that_cannot_be_read_says_so(name: str, content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(errors.InvalidRequest, match="The table has 1 problem"):
+        read_table(str(path))
+
+
+def test_a_spreadsheet_s_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes("\ufeffid,prompt\nx,y\n".encode())
+    assert read_table(str(tmp_path / "rows.csv")) == [{"id": "x", "prompt": "y"}]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "数字", "x" * 300, "a b", ".hidden"])
+def test_file_names_are_safe_and_tell_ids_apart(name: str) -> None:
+    stem = file_stem(name)
+    assert "/" not in stem
+    assert not stem.startswith(".")
+    assert len(stem.encode()) < 200
+    assert stem == file_stem(name) != file_stem(name + "?")
+
+
+async def test_results_are_replaced_whole(tmp_path: Path) -> None:
+    results = Results(["a", "b"], [], str(tmp_path / "results.jsonl"))
+    await results.save(now=True)
+    results.of("a").state = "delivered"
+    await results.save()  # not yet time
+    assert [row["state"] for row in read_table(results.location)] == ["not_sent", "not_sent"]
+    await results.save(now=True)
+    assert [row["state"] for row in read_table(results.location)] == ["delivered", "not_sent"]
+    assert [path.name for path in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+def test_an_empty_table_of_results_has_its_columns() -> None:
+    assert encode_table([], COLUMNS, "csv").decode().strip() == ",".join(COLUMNS)
+    with fsspec.open("memory://empty.parquet", "wb") as file:
+        file.write(encode_table([], COLUMNS, "parquet"))
+    assert read_table("memory://empty.parquet") == []
