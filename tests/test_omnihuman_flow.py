@@ -11,6 +11,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.filesystems import LocalFileSystem
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.flows.omnihuman import omnihuman_video
@@ -232,6 +233,26 @@ async def test_the_sidecar_tells_where_the_file_is_from(
     assert sidecar["media"]["sha256"] == delivery.sha256
     assert sidecar["request"]["image_url"] == simulator.portrait_url
     assert "deadbeef" not in text
+
+
+async def test_a_prefect_filesystem_block_can_be_the_target(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path
+) -> None:
+    await LocalFileSystem(basepath=str(tmp_path / "store")).asave("media", overwrite=True)
+    options = {"output": "block://local-file-system/media/avatars", "idempotency_key": "in a block"}
+    delivery = await run(simulator, credentials, **options)
+    stored = tmp_path / "store" / "avatars" / f"omnihuman-{delivery.provider_job_id}.mp4"
+    assert stored.stat().st_size == delivery.bytes
+    assert await run(simulator, credentials, **options) == delivery
+    assert simulator.world.requests["tokenops.content"] == 1
+
+
+async def test_an_output_block_that_does_not_exist_is_named(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    with pytest.raises(errors.InvalidRequest, match="no s3-bucket Block named 'nowhere'"):
+        await run(simulator, credentials, output="block://s3-bucket/nowhere")
+    assert simulator.accepted == 0
 
 
 async def test_the_tasks_work_in_somebody_elses_sync_flow(

@@ -7,7 +7,6 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-import fsspec
 from anyio import to_thread
 from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
@@ -15,6 +14,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import Delivery, Job
 from prefect_genmedia.jobs.reconcile import Finding
+from prefect_genmedia.targets import read_file
 
 CARD_POSTER_WIDTH = 320
 """Pixels: the artifact's text holds the picture, so it is kept to some 20 kB."""
@@ -22,7 +22,8 @@ CARD_POSTER_WIDTH = 320
 
 async def publish_result_card(job: Job, delivery: Delivery) -> None:
     """Show a delivered file on its run's page: poster frame, facts, request, where it is."""
-    poster = await to_thread.run_sync(_poster_uri, delivery.poster_uri)
+    content = await read_file(delivery.poster_uri) if delivery.poster_uri else None
+    poster = await to_thread.run_sync(_thumbnail, content) if content else None
     await acreate_markdown_artifact(
         key=f"genmedia-{job.kind}",
         markdown=result_card(job, delivery, poster),
@@ -130,11 +131,9 @@ def _cell(value: Any) -> str:
     return text
 
 
-def _poster_uri(uri: str | None) -> str | None:
-    if uri is None:
-        return None
+def _thumbnail(content: bytes) -> str | None:
     try:
-        with fsspec.open(uri, "rb") as file, Image.open(file) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             picture.thumbnail((CARD_POSTER_WIDTH, CARD_POSTER_WIDTH * 2))
             output = io.BytesIO()
             picture.convert("RGB").save(output, "JPEG", quality=75)

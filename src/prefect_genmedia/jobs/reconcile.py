@@ -13,7 +13,7 @@ from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia.jobs.storage import target_at
+from prefect_genmedia.jobs.storage import Target
 from prefect_genmedia.jobs.submit import expire_stale_sending
 from prefect_genmedia.jobs.wait import HEARTBEAT_SECONDS, wait_for_job
 from prefect_genmedia.providers.protocol import ProviderClient
@@ -28,6 +28,9 @@ Standing = Literal["alive", "suspended", "over"]
 
 StandingOf = Callable[[Job], Awaitable[Standing]]
 """Tells what became of a job's flow run."""
+
+TargetOf = Callable[[str], Awaitable[Target]]
+"""Reads where a file goes from what a run was given as its output."""
 
 Resume = Callable[[Job], Awaitable[object]]
 """Wakes the flow run that sleeps until a job is done."""
@@ -59,6 +62,7 @@ class Surroundings:
         client_for: opens the client of a job's account.
         standing_of: tells what became of a job's flow run.
         resume: wakes a flow run that sleeps until a job is done.
+        target_of: reads a run's output.
         default_output: where files go whose run named no place.
         flow_run_id: the run that reconciles.
     """
@@ -66,6 +70,7 @@ class Surroundings:
     client_for: ClientFor
     standing_of: StandingOf
     resume: Resume
+    target_of: TargetOf
     default_output: str
     flow_run_id: str | None = None
 
@@ -104,7 +109,9 @@ async def _collect(ledger: Ledger, client: ProviderClient, around: Surroundings,
     """Look once, and deliver what is done."""
     try:
         done = await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
-        delivered = await deliver(ledger, client, done, target_at(job.output or around.default_output), clock)
+        delivered = await deliver(
+            ledger, client, done, await around.target_of(job.output or around.default_output), clock
+        )
     except JobTimeout:
         return await _still_there(ledger, job)
     except GenMediaError as error:

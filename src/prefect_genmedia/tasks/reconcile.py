@@ -19,6 +19,7 @@ from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.reconcile import Finding, Surroundings, reconcile
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.support import emit_job_event
 from prefect_genmedia.tasks.suspend import resume_run_of, standing_of
 
@@ -48,7 +49,7 @@ async def reconcile_ledger(credentials: Sequence[str] = ("default",)) -> list[Fi
                         return
             yield None
 
-        around = Surroundings(client_for, standing_of, resume_run_of, settings.media_folder, flow_run.id)
+        around = Surroundings(client_for, standing_of, resume_run_of, target_of, settings.media_folder, flow_run.id)
         async for finding in reconcile(ledger, around):
             findings.append(finding)
             logger.info("Job %s (%s): %s", finding.job.provider_job_id, finding.job.key, finding.action)

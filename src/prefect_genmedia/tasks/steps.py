@@ -18,10 +18,10 @@ from prefect_genmedia.inputs import DiscreetClient, Publication, prepared
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia.jobs.storage import target_at
 from prefect_genmedia.jobs.submit import Claim, submit_once
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
 from prefect_genmedia.tasks.support import (
     RunListener,
@@ -51,6 +51,7 @@ async def submit_step(
     block = await load_credentials(request.provider, credentials)
     settings = GenMediaSettings()
     await warn_of_mortal_ledger(settings)
+    await target_of(output or settings.media_folder)  # a place that cannot be must be known before anything is paid
     publication = Publication(settings.publish_url, settings.publish_seconds)
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         # Only here, so that base64 and signed URLs never pass through Prefect.
@@ -114,7 +115,8 @@ async def deliver_step(job: Job | str, output: str | None, credentials: Provider
         block = await load_credentials(present.provider, credentials)
         async with block.client() as client:
             try:
-                done = await deliver(ledger, client, present, target_at(output or settings.media_folder))
+                target = await target_of(output or settings.media_folder)
+                done = await deliver(ledger, client, present, target)
             except GenMediaError as error:
                 emit_job_event("undelivered", present, error=error.kind, message=error.message)
                 raise
