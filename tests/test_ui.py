@@ -1,0 +1,267 @@
+"""What a person sees: the Prefect UI in a headless Chromium, on a real server, with real runs of ours.
+
+Each page is photographed into `test-output/ui/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+
+from prefect_genmedia import TokenOpsCredentials
+from prefect_genmedia.cli.local_server import LocalServer, local_server
+from prefect_genmedia.providers.jenius.catalog import SCENES
+from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator.world import Settings
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+CHROMIUM = Path("/usr/bin/chromium")
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+PHOTOGRAPHS = Path(__file__).parent.parent / "test-output" / "ui"
+PATIENCE = 30.0
+"""Seconds until a page must show what it should: a busy machine draws slowly."""
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.timeout(300),
+    pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
+]
+
+RUN = """
+import asyncio, json, sys
+from prefect_genmedia.flows.omnihuman import omnihuman_video
+asyncio.run(omnihuman_video(**json.loads(sys.argv[1])))
+"""
+
+
+@dataclass
+class Desk:
+    """A person's browser, the server that it looks at, and the simulator behind the runs."""
+
+    page: Page
+    server: LocalServer
+    simulator: RunningSimulator
+    folder: Path
+
+    def open(self, path: str) -> None:
+        self.page.goto(f"{self.server.url}{path}")
+
+    def see(self, text: str, within: str = "body") -> None:
+        """Wait until this text is on the page, to be seen."""
+        found = self.page.locator(within).filter(visible=True).get_by_text(text, exact=False)
+        found.first.wait_for(state="visible")
+
+    def see_picture(self, name: str) -> None:
+        """Wait until the picture is on the page, and its pixels with it."""
+        picture = self.page.get_by_role("img", name=name)
+        picture.wait_for(state="visible")
+        until(lambda: picture.evaluate("each => each.complete && each.naturalWidth") > 0, f"the picture {name}")
+
+    def photograph(self, name: str) -> None:
+        PHOTOGRAPHS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=PHOTOGRAPHS / f"{name}.png", animations="disabled")
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        answer = httpx.request(method, f"{self.server.api}{path}", json=body, timeout=30.0)
+        answer.raise_for_status()
+        return answer.json()
+
+    def state(self, run: str) -> str:
+        return str(self.call("GET", f"/flow_runs/{run}")["state"]["type"])
+
+    def run_in_state(self, state: str) -> str:
+        """Wait until a run is in this state; its id."""
+        in_state = {"flow_runs": {"state": {"type": {"any_": [state]}}}}
+        found: list[dict[str, Any]] = []
+
+        def looked() -> bool:
+            found[:] = self.call("POST", "/flow_runs/filter", in_state)
+            return bool(found)
+
+        until(looked, f"a run that is {state}", 90)
+        return str(found[0]["id"])
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+@contextmanager
+def running_flow(server: LocalServer, log: Path, parameters: str) -> Iterator[None]:
+    """Run the flow in a process of its own, as a user does."""
+    with log.open("wb") as output:
+        command = [sys.executable, "-c", RUN, parameters]
+        process = subprocess.Popen(command, env=dict(server.env), stdout=output, stderr=subprocess.STDOUT)
+    try:
+        yield
+        assert process.wait(60) == 0, log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def desk(running_simulator: RunningSimulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (in the extra dev)")
+    simulator = running_simulator
+    simulator.world.reset()
+    simulator.world.settings.__dict__.update(vars(Settings(queue_seconds=0.3, run_seconds=1.2)))
+    folder = tmp_path_factory.mktemp("ui")
+    ours = "PREFECT_INTEGRATIONS_GENMEDIA_"
+    settings = {
+        f"{ours}LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
+        f"{ours}OUTPUT": str(folder / "media"),
+        f"{ours}POLL_SHORTEST_SECONDS": "0.2",
+        "GENMEDIA_TOKENOPS_API_KEY": simulator.key,
+        "GENMEDIA_TOKENOPS_BASE_URL": simulator.tokenops_url,
+    }
+    with local_server(folder / "prefect", settings) as server, playwright.sync_playwright() as browsers:
+        for command in (
+            ["-m", "prefect", "block", "register", "-m", "prefect_genmedia"],
+            ["-m", "prefect_genmedia.cli", "deploy", "--provider", "tokenops", "--provider", "jenius"],
+        ):
+            done = subprocess.run(
+                [sys.executable, *command], env=dict(server.env), check=False, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page.set_default_timeout(PATIENCE * 1000)
+        yield Desk(page, server, simulator, folder)
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def finished(desk: Desk) -> str:
+    """The id of a run that is over."""
+    inputs = {
+        "image_url": desk.simulator.portrait_url,
+        "audio_url": desk.simulator.speech_url,
+        "prompt": "自然说话,面带微笑",
+    }
+    with running_flow(desk.server, desk.folder / "finished.log", json.dumps(inputs)):
+        pass
+    run = desk.run_in_state("COMPLETED")
+    task_runs = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+    until(lambda: desk.call("POST", "/task_runs/count", task_runs) == 5, "every task run on record")
+    return run
+
+
+def test_the_page_of_a_run_shows_each_step_by_name_and_that_it_is_completed(desk: Desk, finished: str) -> None:
+    desk.open(f"/runs/flow-run/{finished}")
+    desk.see("omnihuman · portrait.jpg")
+    desk.see("5 Task runs")
+    desk.see("Delivered ")  # the log
+    desk.photograph("run")
+    desk.page.get_by_text("Task Runs", exact=True).click()
+    rows = desk.page.locator(".task-run-list-item")
+    rows.nth(4).wait_for()
+    shown = [row.inner_text().split("\n")[:2] for row in rows.all()]
+    assert [name.split()[0] for name, _ in reversed(shown)] == ["detect", "select", "submit", "wait", "download"]
+    assert {state for _, state in shown} == {"Completed"}
+    desk.photograph("task-runs")
+
+
+def test_the_card_of_a_delivered_video_shows_its_poster_frame_and_its_facts(desk: Desk, finished: str) -> None:
+    desk.open(f"/runs/flow-run/{finished}")
+    desk.page.get_by_text("Artifacts", exact=True).click()
+    desk.page.get_by_role("link", name="genmedia-omnihuman").click()
+    desk.see_picture("poster frame")
+    (video,) = (desk.folder / "media").glob("*.mp4")
+    for fact in (
+        str(video),
+        hashlib.sha256(video.read_bytes()).hexdigest(),
+        "1920×1080",
+        "with sound",
+        f"{video.stat().st_size / 1e6:.2f} MB",
+        "自然说话,面带微笑",
+    ):
+        desk.see(fact)
+    desk.photograph("card")
+
+
+def test_the_person_who_is_chosen_in_the_form_speaks(desk: Desk) -> None:
+    before = set(desk.simulator.world.jobs)
+    inputs = {"image_url": desk.simulator.portrait_url, "audio_url": desk.simulator.speech_url, "subject": "ask"}
+    with running_flow(desk.server, desk.folder / "asked.log", json.dumps(inputs)):
+        run = desk.run_in_state("PAUSED")
+        desk.open(f"/runs/flow-run/{run}")
+        desk.page.get_by_text("Artifacts", exact=True).click()
+        desk.page.get_by_role("link", name="genmedia-subjects").click()
+        desk.see_picture("subjects")
+        desk.photograph("subjects")
+
+        desk.open(f"/runs/flow-run/{run}")
+        desk.page.get_by_role("button", name="Resume").click()
+        form = desk.page.locator(".p-modal")
+        form.get_by_text("Who shall speak?").wait_for()
+        form.locator(".p-select-button__control").press("Space")
+        desk.page.locator(".p-select-option").filter(has_text="2").click()
+        desk.photograph("choice")
+        form.get_by_role("button", name="Submit").click()
+        until(lambda: desk.state(run) == "COMPLETED", "the run goes on, and ends", 90)
+    (job,) = (job for key, job in desk.simulator.world.jobs.items() if key not in before)
+    masks = [name for name, file in desk.simulator.world.files.items() if file.media_type == "image/png"]
+    assert job.body["mask_urls"] == [f"{desk.simulator.url}/files/{masks[-1]}"], "the second of two subjects"
+
+
+def test_the_form_of_the_credentials_says_what_each_field_is_and_keeps_the_key_to_itself(desk: Desk) -> None:
+    told = [each.description for each in TokenOpsCredentials.model_fields.values() if each.description]
+    assert told
+    desk.open("/blocks/catalog/tokenops-credentials/create")
+    for description in told:
+        desk.see(description)
+    desk.photograph("block-create")
+
+    (document,) = desk.call("POST", "/block_documents/filter", {})
+    desk.open(f"/blocks/block/{document['id']}/edit")
+    for description in told:
+        desk.see(description)
+    key, address = desk.page.locator("textarea").all()
+    assert key.input_value() == "********"
+    assert desk.simulator.key not in desk.page.content()
+    desk.photograph("block-edit")
+
+    # Saving the form as it is must not make the stars the key.
+    address.fill(f"{desk.simulator.tokenops_url}/")
+    desk.page.get_by_role("button", name="Save").click()
+    stored = f"/block_documents/{document['id']}?include_secrets=true"
+    until(lambda: desk.call("GET", stored)["data"]["base_url"].endswith("/"), "saved")
+    assert desk.call("GET", stored)["data"]["api_key"] == desk.simulator.key
+
+
+def test_the_run_form_of_a_live_poster_describes_each_scene(desk: Desk) -> None:
+    deployment = desk.call("GET", "/deployments/name/live-poster/posters")
+    desk.open(f"/deployments/deployment/{deployment['id']}/run")
+    for name, scene in SCENES.items():
+        desk.see(name)
+        desk.see(scene.title)
+        desk.see(scene.english_title)
+    desk.page.get_by_text("Property is type").first.wait_for()  # the form is drawn to its end
+    desk.photograph("run-form")
