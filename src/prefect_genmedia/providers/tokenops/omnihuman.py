@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from prefect_genmedia.providers.inputs import InputUrl, RequestInput, Seed
 from prefect_genmedia.providers.protocol import DurationSource, GenerationRequest, MediaExpectation
 from prefect_genmedia.providers.tokenops import catalog
-from prefect_genmedia.providers.tokenops.subjects import SubjectSelection, parse_subject
+from prefect_genmedia.providers.tokenops.subjects import ASK, SubjectSelection, parse_subject
 
 
 class OmniHumanVideo(GenerationRequest):
@@ -42,7 +42,7 @@ class OmniHumanVideo(GenerationRequest):
     @field_validator("subject")
     @classmethod
     def _subject_is_understood(cls, value: str) -> str:
-        if value:
+        if value and value != ASK:
             parse_subject(value)
         return value
 
