@@ -23,58 +23,49 @@ def _run_name() -> str:
 
 @flow(name="generate-batch", flow_run_name=_run_name)
 async def generate_batch(
-    table: Annotated[
-        str | list[dict[str, Any]],
-        Field(
-            description="The rows: a path or fsspec URL ending in .csv, .jsonl or .parquet, or the rows themselves. "
-            "Each has an id, a kind, and the fields of that kind of request."
-        ),
-    ],
-    kind: Annotated[
-        Literal["omnihuman", "jimeng", "poster", "stylize"], Field(description="The kind of rows that name none.")
-    ] = "omnihuman",
-    credentials: Annotated[
-        TokenOpsCredentials | JeniusCredentials | HiDreamCredentials | str,
-        Field(description="Credentials: a Block, or the name that the Blocks of all providers in the table have."),
-    ] = "default",
-    batch_id: Annotated[
-        str | None,
-        Field(description="The same id and rows mean the same paid results, in any run; the file's name by default."),
-    ] = None,
-    output: Annotated[str | None, Field(description="Folder or fsspec URL for the videos.")] = None,
-    results: Annotated[
-        str | None,
-        Field(description="Table of results to write (.csv, .jsonl, .parquet); beside the table by default."),
-    ] = None,
-    max_in_flight: Annotated[int, Field(description="Jobs at the providers at once.", ge=1)] = 8,
-    concurrency_limit: Annotated[
-        str | None, Field(description="A Prefect global concurrency limit that each job holds until it has ended.")
-    ] = None,
-    canary: Annotated[int, Field(description="So many rows must pass before the rest is begun.", ge=0)] = 0,
-    breaker: Annotated[
-        int,
-        Field(description="So many of the same credentials, quota or unknown error in a row stop it; 0: never.", ge=0),
-    ] = 3,
-    max_jobs: Annotated[int | None, Field(description="Jobs that the budget holds, over all its runs.", ge=0)] = None,
-    max_cost: Annotated[
-        float | None, Field(description="CNY that the budget holds, over all its runs; estimated.", ge=0)
-    ] = None,
-    budget: Annotated[
-        str | None, Field(description="Name of the budget, to share it between batches; the batch's id by default.")
-    ] = None,
-    budget_period: Annotated[
-        Literal["total", "day"], Field(description="Whether each UTC day has a budget of its own.")
-    ] = "total",
-    budget_per_account: Annotated[bool, Field(description="Whether each account has a budget of its own.")] = False,
-    prices: Annotated[
-        dict[str, float | Price] | None,
-        Field(description="CNY per second by `provider/model`, in place of the list prices; every sum is an estimate."),
-    ] = None,
-    skip_invalid: Annotated[bool, Field(description="Leave rows out that cannot be right.")] = False,
-    dry_run: Annotated[bool, Field(description="Only show what would be done and its estimated cost.")] = False,
-    timeout_seconds: Annotated[float, Field(description="How long to wait for each result, in seconds.", gt=0)] = 1800,
+    table: str | list[dict[str, Any]],
+    kind: Literal["omnihuman", "jimeng", "poster", "stylize"] = "omnihuman",
+    credentials: TokenOpsCredentials | JeniusCredentials | HiDreamCredentials | str = "default",
+    batch_id: str | None = None,
+    output: str | None = None,
+    results: str | None = None,
+    max_in_flight: Annotated[int, Field(ge=1)] = 8,
+    concurrency_limit: str | None = None,
+    canary: Annotated[int, Field(ge=0)] = 0,
+    breaker: Annotated[int, Field(ge=0)] = 3,
+    max_jobs: Annotated[int | None, Field(ge=0)] = None,
+    max_cost: Annotated[float | None, Field(ge=0)] = None,
+    budget: str | None = None,
+    budget_period: Literal["total", "day"] = "total",
+    budget_per_account: bool = False,
+    prices: dict[str, float | Price] | None = None,
+    skip_invalid: bool = False,
+    dry_run: bool = False,
+    timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
 ) -> BatchReport:
     """Generate every row of a table: each paid once, verified, within the limits. Run it again to do the rest.
+
+    Parameters:
+        table: The rows: a path or fsspec URL ending in .csv, .jsonl or .parquet, or the rows themselves. Each has
+            an id, a kind, and the fields of that kind of request.
+        kind: The kind of rows that name none.
+        credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
+        batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
+        output: Folder or fsspec URL for the videos.
+        results: Table of results to write (.csv, .jsonl, .parquet); beside the table by default.
+        max_in_flight: Jobs at the providers at once.
+        concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.
+        canary: So many rows must pass before the rest is begun.
+        breaker: So many of the same credentials, quota or unknown error in a row stop it; 0: never.
+        max_jobs: Jobs that the budget holds, over all its runs.
+        max_cost: CNY that the budget holds, over all its runs; estimated.
+        budget: Name of the budget, to share it between batches; the batch's id by default.
+        budget_period: Whether each UTC day has a budget of its own.
+        budget_per_account: Whether each account has a budget of its own.
+        prices: CNY per second by `provider/model`, in place of the list prices; every sum is an estimate.
+        skip_invalid: Leave rows out that cannot be right.
+        dry_run: Only show what would be done and its estimated cost.
+        timeout_seconds: How long to wait for each result, in seconds.
 
     Raises:
         InvalidRequest: rows cannot be right; all of them are named, and nothing was submitted.
