@@ -168,7 +168,7 @@ async def test_a_lasting_fault_ends_in_the_right_error_and_no_file(
 ) -> None:
     simulator.order(fault, times, retry_after=0.05)
     with pytest.raises(error) as caught:
-        await run(simulator, credentials, output=str(tmp_path / "out"), timeout_seconds=1.5)
+        await run(simulator, credentials, output=str(tmp_path / "out"), timeout_seconds=1 if fault == "stuck" else 60)
     (job,) = await ledger.jobs()
     assert type(caught.value) is error
     assert job.key in str(caught.value)
