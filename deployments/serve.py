@@ -14,6 +14,7 @@ from prefect import serve
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.deployments.runner import RunnerDeployment
 from prefect.schedules import Cron, Interval, Schedule
+from prefect.types.entrypoint import EntrypointType
 
 from prefect_genmedia.deploying.deployments import load_flow
 from prefect_genmedia.deploying.files import DEPLOYMENTS, DeploymentSpec, PrefectFile, ScheduleSpec, read_spec
@@ -45,6 +46,7 @@ def served(spec: DeploymentSpec) -> RunnerDeployment:
         )
         if limit
         else None,
+        entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(deployment, RunnerDeployment)  # noqa: S101 - a coroutine only where a loop runs
     return deployment

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -284,6 +285,26 @@ def test_a_scheduled_run_fires_on_a_process_worker_in_an_empty_directory(team: T
     team.call("DELETE", f"/deployments/{team.deployment('reconcile-jobs/reconcile-often')['id']}")
 
 
+def test_a_run_that_ended_stays_as_it_ended_when_its_heartbeat_is_evaluated_late(team: Team) -> None:
+    """Prefect 3.8 can evaluate the end of a scheduled run long after the heartbeat before it."""
+    automations = own_file(team, "automations.yaml", soon)
+    team.deploy("--pool", "nobody-works-here", "--automations-file", automations)
+    run = team.start("decide-job/decide", job="x", decision="abandon")
+    team.set_state(run, "RUNNING")
+    team.set_state(run, "COMPLETED")
+    heartbeat = {
+        "occurred": datetime.now(timezone.utc).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        "related": [{"prefect.resource.id": "prefect.tag.genmedia", "prefect.resource.role": "tag"}],
+        "id": str(uuid4()),
+    }
+    team.call("POST", "/events", [heartbeat])
+    refused = {"filter": {"event": {"name": ["prefect.automation.action.failed"]}}}
+    until(lambda: team.call("POST", "/events/filter", refused)["total"], "the automation fired, and was refused")
+    assert team.state(run) == "COMPLETED"
+
+
 def test_a_crashed_run_goes_on_once_as_the_same_run(team: Team) -> None:
     team.deploy("--pool", "nobody-works-here")
     run = team.start("decide-job/decide", job="x", decision="abandon")
@@ -326,7 +347,7 @@ def test_an_unknown_submission_is_told_through_the_notification_block(team: Team
     assert "tells nobody" not in answer.stdout
     assert "tells nobody" not in team.deploy().stdout  # nor is it forgotten by the next one
     event = {
-        "occurred": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "occurred": datetime.now(timezone.utc).isoformat(),
         "event": "genmedia.job.unknown",
         "resource": {"prefect.resource.id": "genmedia.job.3f2a", "prefect.resource.name": "portrait.jpg"},
         "payload": {"state": "unknown", "message": "POST /videos gave no answer."},
@@ -346,9 +367,6 @@ def test_a_killed_worker_costs_nothing_the_run_is_found_started_again_and_paid_o
 ) -> None:
     """The automations as they are, but for ten minutes of silence, which are eleven seconds here."""
 
-    def soon(declared: dict[str, Any]) -> None:
-        declared["automations"][0]["trigger"]["within"] = 11
-
     simulator.world.settings.__dict__.update(vars(Settings(queue_seconds=0.1, run_seconds=40.0)))
     automations = own_file(team, "automations.yaml", soon)
     answer = team.deploy("--pool", "killed", "--automations-file", automations, keys=keys_for(simulator))
@@ -366,6 +384,11 @@ def test_a_killed_worker_costs_nothing_the_run_is_found_started_again_and_paid_o
         until(lambda: team.state(run) in ("COMPLETED", "FAILED", "CRASHED"), "finished", 90)
     assert team.state(run) == "COMPLETED"
     assert simulator.accepted == 1
+
+
+def soon(declared: dict[str, Any]) -> None:
+    """Eleven seconds of silence are enough."""
+    declared["automations"][0]["trigger"]["within"] = 11
 
 
 def kill_all_of(started: subprocess.Popen[bytes]) -> None:

@@ -192,6 +192,7 @@ def test_what_is_served_without_a_work_pool_is_what_is_deployed_to_one() -> None
     for spec in DECLARED.deployments:
         deployment = served(spec)
         assert deployment.work_pool_name is None
+        assert deployment.entrypoint == spec.entrypoint
         assert deployment.tags == spec.tags
         assert [each.slug for each in deployment.schedules or []] == [each.slug for each in spec.schedules]
         assert [each.active for each in deployment.schedules or []] == [each.active for each in spec.schedules]
