@@ -1,0 +1,166 @@
+"""A batch whose process is killed at random moments and run again until it is done: paid once, and a true table."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_genmedia.batch.table import read_table
+from prefect_genmedia.cli.local_server import local_server
+from prefect_genmedia.jobs import Job, JobState, open_ledger
+from prefect_genmedia.jobs.storage import sha256_of
+from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator.media import Recipe
+from prefect_genmedia.simulator.world import World
+
+ROWS = 200
+SEED = int(os.environ.get("GENMEDIA_SEED", str(random.randrange(10**6))))
+FAULTS = {
+    "fail_internal": 4,
+    "fail_output": 3,
+    "refuse_invalid": 2,
+    "rate_limited": 4,
+    "accept_then_drop": 2,
+    "poll_503": 3,
+    "content_truncated": 3,
+    "content_502": 3,
+}
+"""About one for every tenth row."""
+MOST_RUNS = 30
+
+
+@pytest.mark.server
+@pytest.mark.timeout(180)
+def test_a_batch_that_is_killed_until_it_is_done_pays_each_row_once(
+    simulator: RunningSimulator, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sys.stdout.write(f"\nseed {SEED}\n")
+    chance = random.Random(SEED)
+    few_frames(monkeypatch)
+    for fault, times in FAULTS.items():
+        simulator.order(fault, times=times, retry_after=0.1)
+    rows = [{"id": f"r{number}", "prompt": f"lake {number}"} for number in range(ROWS)]
+    parameters = {
+        "table": [{**row, "model": "jimeng-video-3.0-720P"} for row in rows],
+        "kind": "jimeng",
+        "credentials": "killed",
+        "batch_id": "killed",
+        "output": str(tmp_path / "out"),
+        "results": str(tmp_path / "results.jsonl"),
+        "max_in_flight": 16,
+        "breaker": 0,
+        "max_jobs": ROWS,
+    }
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_INTEGRATIONS_GENMEDIA")}
+    with local_server(tmp_path / "prefect", settings) as server:
+        create = (
+            "from prefect_genmedia import TokenOpsCredentials as T; "
+            f"T(api_key={simulator.key!r}, base_url={simulator.tokenops_url!r}).save('killed')"
+        )
+        subprocess.run([sys.executable, "-c", create], env=dict(server.env), check=True)
+        kills, runs = until_done(parameters, dict(server.env), chance, tmp_path)
+    jobs = asyncio.run(all_jobs(ledger_url))
+    states = dict(Counter(job.state.value for job in jobs))
+    sys.stdout.write(f"{kills} kills in {runs} runs; jobs: {states}\n")
+    assert kills >= 3
+    check_payments(simulator, jobs)
+    check_table(tmp_path, jobs, simulator)
+
+
+def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = World._rendered
+
+    async def tiny(world: World, recipe: Recipe) -> bytes:
+        return await rendered(world, Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
+
+    monkeypatch.setattr(World, "_rendered", tiny)
+
+
+def until_done(parameters: dict[str, Any], env: dict[str, str], chance: random.Random, folder: Path) -> tuple[int, int]:
+    """Start the batch, kill it at a random moment, and again, until a run ends with nothing left but unknown rows."""
+    kills = 0
+    command = [sys.executable, str(Path(__file__).parent / "batch_zygote.py")]
+    with (
+        (folder / "runs.log").open("w") as log,
+        subprocess.Popen(
+            command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as zygote,
+    ):
+        assert zygote.stdin
+        assert zygote.stdout
+
+        def ask(line: str) -> dict[str, int]:
+            zygote.stdin.write(line + "\n")
+            zygote.stdin.flush()
+            answer: dict[str, int] = json.loads(zygote.stdout.readline())
+            return answer
+
+        for run in range(1, MOST_RUNS + 1):
+            pid = ask(json.dumps(parameters))["pid"]
+            killer = threading.Timer(chance.uniform(1.0, 4.0 + kills), kill, [pid])
+            killer.start()  # the random moment is the test
+            code = ask(f"wait {pid}")["code"]
+            killer.cancel()
+            if code == -signal.SIGKILL:
+                kills += 1
+                time.sleep(0.5)  # what it was sending is stale from then on
+                continue
+            states = {row["state"] for row in read_table(parameters["results"])}
+            if code == 0 or (code == 3 and states <= {"delivered", "unknown"}):
+                zygote.stdin.close()
+                return kills, run
+            assert code == 3, (folder / "runs.log").read_text()[-4000:]
+        zygote.stdin.close()
+    raise AssertionError(f"not done after {MOST_RUNS} runs")
+
+
+def kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def check_payments(simulator: RunningSimulator, jobs: list[Job]) -> None:
+    failed = {job.provider_job_id for job in jobs if job.state is JobState.FAILED}
+    paid = Counter(job.body["prompt"] for job in simulator.world.jobs.values() if job.id not in failed)
+    assert max(paid.values()) == 1, [prompt for prompt, count in paid.items() if count > 1]
+    known = {job.provider_job_id for job in jobs if job.provider_job_id}
+    assert known <= set(simulator.world.jobs)
+    unknown = [job for job in jobs if job.state is JobState.UNKNOWN]
+    assert len(simulator.world.jobs) - len(known) <= len(unknown)
+
+
+def check_table(folder: Path, jobs: list[Job], simulator: RunningSimulator) -> None:
+    table = read_table(str(folder / "results.jsonl"))
+    assert [row["id"] for row in table] == [f"r{number}" for number in range(ROWS)]
+    newest: dict[str, Job] = {}
+    for job in jobs:
+        if job.label not in newest or job.attempt > newest[job.label].attempt:
+            newest[job.label] = job
+    for row in table:
+        job = newest[row["id"]]
+        assert (row["state"], row["job_key"], row["attempts"]) == (job.state.value, job.key, job.attempt)
+        if row["state"] == "delivered":
+            with Path(row["path"]).open("rb") as file:
+                assert sha256_of(file) == row["sha256"]
+            assert simulator.world.jobs[row["provider_job_id"]].body["prompt"] == f"lake {row['id'][1:]}"
+    assert sum(row["state"] == "delivered" for row in table) >= ROWS * 0.75
+    files = {path.name for path in (folder / "out").iterdir() if path.suffix == ".mp4"}
+    assert files == {f"{row['id']}.mp4" for row in table if row["state"] == "delivered"}
+
+
+async def all_jobs(url: str) -> list[Job]:
+    async with open_ledger(url) as ledger:
+        return await ledger.jobs()
