@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from anyio import to_thread
@@ -15,6 +15,9 @@ from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import Delivery, Job
 from prefect_genmedia.jobs.reconcile import Finding
 from prefect_genmedia.targets import read_file
+
+_NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
+"""Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""
 
 CARD_POSTER_WIDTH = 320
 """Pixels: the artifact's text holds the picture, so it is kept to some 20 kB."""
@@ -55,8 +58,7 @@ async def publish_failure_card(error: GenMediaError) -> None:
         "Job": f"`{job}` in the ledger, `{error.provider_job_id or 'no id'}` at the provider" if error.job_key else "",
         "Provider's code": _cell(error.code or ""),
     }
-    lines = [f"# {error.kind}", "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {value} |" for name, value in facts.items() if value]
+    lines = [f"# {error.kind}", "", *_table(facts)]
     await acreate_markdown_artifact(
         key="genmedia-failure", markdown="\n".join(lines) + "\n", description=f"{error.kind}: {error.message}"[:500]
     )
@@ -102,13 +104,18 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
         "Job": f"`{job.provider_job_id}` at the provider, `{job.key}` in the ledger",
         "Time": _timing(job),
     }
-    lines = [f"# {_cell(job.label or job.kind)}", ""]
+    lines = [f"# {job.kind} · {_cell(job.label or job.key)}", ""]
     if poster:
         lines += [f"![poster frame]({poster})", ""]
-    lines += ["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in facts.items() if value), ""]
-    lines += ["## Request", "", "| | |", "| --- | --- |"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in job.request.items() if value not in ("", [], None)]
+    asked = {name: _cell(value) for name, value in job.request.items() if name not in _NOT_ASKED_FOR}
+    lines += [*_table(facts), "", "## Request", "", *_table(asked)]
     return "\n".join(lines) + "\n"
+
+
+def _table(facts: Mapping[str, str]) -> list[str]:
+    """A table of two columns; the first fact is its head, since an empty head shows as a bar."""
+    rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in ("", "None")]
+    return [*rows[:1], "| --- | --- |", *rows[1:]]
 
 
 def _timing(job: Job) -> str:

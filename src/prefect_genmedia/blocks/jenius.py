@@ -37,7 +37,7 @@ class JeniusCredentials(ProviderCredentials):
 
     provider: ClassVar[str] = "jenius"
 
-    api_key: SecretStr = Field(description="The key from Jenius' account page (接口密钥).")
+    api_key: SecretStr = Field(title="API key", description="The key from Jenius' account page (接口密钥).")
     base_url: str = Field(
         default=BASE_URL,
         title="Base URL",

@@ -37,7 +37,7 @@ class TokenOpsCredentials(ProviderCredentials):
 
     provider: ClassVar[str] = "tokenops"
 
-    api_key: SecretStr = Field(description="The key from TokenOps' console.")
+    api_key: SecretStr = Field(title="API key", description="The key from TokenOps' console.")
     base_url: str = Field(
         default=BASE_URL,
         title="Base URL",

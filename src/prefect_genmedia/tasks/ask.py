@@ -68,8 +68,14 @@ async def ask_subject(
     asked_at = time.monotonic()
     point = await aread_flow_run_input(ANSWER_KEY)
     if point is None:
-        points = await _points(image_url, detection, credentials)
-        number = await _answer(len(points), timeout_seconds, fallback, suspend)
+        points = await aread_flow_run_input(POINTS_KEY)
+        picture = ""
+        if points is None:  # else the run started anew, and the numbers mean what they meant when it asked
+            gallery = await show_subjects(image_url, detection, credentials)
+            points, picture = [list(each) for each in gallery.points], _picture(gallery)
+            await acreate_flow_run_input(POINTS_KEY, points)
+        get_run_logger().info("%d subjects: resume this run with the number of the one that shall speak", len(points))
+        number = await _answer(_form(len(points), picture), timeout_seconds, fallback, suspend)
         point = points[number - 1]
         await acreate_flow_run_input(ANSWER_KEY, point)
     if time.monotonic() - asked_at > MASK_LIFETIME_SECONDS * 0.8:
@@ -83,10 +89,11 @@ async def ask_subject(
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
+    persist_result=False,  # a picture
 )
 async def show_subjects(
     image_url: str, detection: Detection, credentials: TokenOpsCredentials | str = "default"
-) -> list[list[float]]:
+) -> Gallery:
     """Show the picture with its subjects outlined and numbered, as an artifact of the run.
 
     Parameters:
@@ -95,7 +102,7 @@ async def show_subjects(
         credentials: a TokenOps Block, or its name.
 
     Returns:
-        One point inside each subject, `[x, y]` as shares of width and height.
+        The picture that is shown, and one point inside each subject.
 
     Raises:
         ProviderError: the picture, or a mask, cannot be fetched.
@@ -108,8 +115,10 @@ async def show_subjects(
             *(fetch_picture(url, rules) for url in detection.mask_urls),
         )
     gallery = await asyncio.to_thread(_gallery, portrait, masks)
-    await acreate_markdown_artifact(key="genmedia-subjects", markdown=_markdown(gallery), description="Who speaks?")
-    return [list(point) for point in gallery.points]
+    await acreate_markdown_artifact(
+        key="genmedia-subjects", markdown=f"# Who speaks?\n\n{_picture(gallery)}\n", description="Who speaks?"
+    )
+    return gallery
 
 
 def _gallery(portrait: bytes, masks: list[bytes]) -> Gallery:
@@ -120,27 +129,11 @@ def _gallery(portrait: bytes, masks: list[bytes]) -> Gallery:
     raise ProviderError(f"The picture, or a mask, cannot be read: {reason}.")
 
 
-def _markdown(gallery: Gallery) -> str:
-    picture = base64.b64encode(gallery.picture).decode()
-    return (
-        f"# Who speaks?\n\n![subjects](data:image/jpeg;base64,{picture})\n\n"
-        "Resume this run, and give the number of the subject that shall speak.\n"
-    )
+def _picture(gallery: Gallery) -> str:
+    return f"![subjects](data:image/jpeg;base64,{base64.b64encode(gallery.picture).decode()})"
 
 
-async def _points(image_url: str, detection: Detection, credentials: TokenOpsCredentials | str) -> list[list[float]]:
-    """Where the numbered subjects are; kept, so that a run that starts anew means the same by the same number."""
-    kept = await aread_flow_run_input(POINTS_KEY)
-    if kept is not None:
-        found: list[list[float]] = kept
-        return found
-    points = await show_subjects(image_url, detection, credentials)
-    await acreate_flow_run_input(POINTS_KEY, points)
-    return points
-
-
-async def _answer(count: int, timeout_seconds: float, fallback: Fallback, suspend: bool) -> int:
-    form = _form(count)
+async def _answer(form: Any, timeout_seconds: float, fallback: Fallback, suspend: bool) -> int:
     if suspend:
         answered: Any = await asuspend_flow_run(wait_for_input=form, timeout=int(timeout_seconds), key=PAUSE_KEY)
         return int(answered.subject)
@@ -177,13 +170,12 @@ async def _answering_itself(seconds: float | None) -> AsyncIterator[None]:
             await timer
 
 
-def _form(count: int) -> Any:
-    """The form: one choice, from 1; the gallery with the numbers is an artifact of the same run."""
+def _form(count: int, picture: str) -> Any:
+    """The form: the picture with the numbers, and one choice, from 1; nothing is chosen until a person does."""
     numbers: Any = Literal[tuple(range(1, count + 1))]
-    description = "Who shall speak? The artifact genmedia-subjects of this run shows the subjects with their numbers."
     choice: Any = create_model(
         "SubjectChoice",
         __base__=RunInput,
-        subject=(numbers, Field(default=1, description="The number of the subject in the picture.")),
+        subject=(numbers, Field(description="The number of the subject in the picture.")),
     )
-    return choice.with_initial_data(description=description, subject=1)
+    return choice.with_initial_data(description=f"Who shall speak?\n\n{picture}")

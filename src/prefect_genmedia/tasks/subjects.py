@@ -113,7 +113,7 @@ async def select_subject(
             return await fetch_picture(url, client.fetch_rules)
 
         selection = await select_masks(detection, subject, read)
-    get_run_logger().info("Subject %s: %d masks", selection.subject, len(selection.mask_urls))
+    get_run_logger().info("Subject %s; masks sent: %d", selection.subject, len(selection.mask_urls))
     return selection
 
 
