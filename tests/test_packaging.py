@@ -1,0 +1,139 @@
+"""What is published: the source archive, the wheel that is built from it, its metadata, and the Blocks it registers.
+
+Built in a fresh folder from the files that git knows or would take: what lies about in a checkout must not matter.
+(`test_wheel.py` installs the wheel into an empty environment.)
+"""
+
+from __future__ import annotations
+
+import email
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from email.message import Message
+from pathlib import Path, PurePosixPath
+
+import pytest
+from prefect.settings import get_current_settings
+
+from prefect_genmedia.blocks import CREDENTIALS
+
+ROOT = Path(__file__).parent.parent
+MAPPED = {"flows": "flows", "deployments": "deployments", "blocks": "block_documents"}
+"""Folders at the top level, and what the wheel calls them."""
+RUBBISH = re.compile(
+    r"(^|/)(__pycache__|\.venv|\.git|\.hypothesis|\.pytest_cache|\.mypy_cache|\.ruff_cache|build|dist|demo-output)/"
+    r"|\.pyc$|\.db$|\.log$|\.env$"
+)
+OURS = re.compile(rb"/work/|/root/|/home/[a-z]+/|file:///|\bsk-(?!simulator|your-key|one|two|wrong|\W)[A-Za-z0-9]{8,}")
+"""Paths of a machine, and what looks like a real key."""
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source archive, and the wheel that was built from that archive alone."""
+    pytest.importorskip("build")
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("the list of files comes from git")
+    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
+    for name in files_of_git():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / name, source / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "-q"], ["add", "--all"], ["commit", "-q", "--no-verify", "-m", "source"]):
+        subprocess.run([*git, *command], cwd=source, check=True)
+    env = {**os.environ, "SETUPTOOLS_SCM_PRETEND_VERSION": "1.2.3"}
+    command = [sys.executable, "-m", "build", "--outdir", str(output), str(source)]
+    subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return output
+
+
+def files_of_git() -> list[str]:
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> Iterator[zipfile.ZipFile]:
+    (path,) = built.glob("*.whl")
+    with zipfile.ZipFile(path) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def metadata(wheel: zipfile.ZipFile) -> Message:
+    (name,) = (each for each in wheel.namelist() if each.endswith(".dist-info/METADATA"))
+    return email.message_from_string(wheel.read(name).decode())
+
+
+def test_the_wheel_has_every_module_and_asset_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    source = ROOT / "src"
+    wanted = {f"prefect_genmedia/{path}" for path in packaged(source / "prefect_genmedia")}
+    for folder, name in MAPPED.items():
+        wanted |= {f"prefect_genmedia/{name}/{path}" for path in packaged(ROOT / folder)}
+    found = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert found == wanted
+
+
+def packaged(folder: Path) -> set[str]:
+    """What belongs into the wheel of a folder: all but the compose file's example, which works in a checkout only."""
+    return {
+        str(PurePosixPath(name).relative_to(PurePosixPath(*folder.relative_to(ROOT).parts)))
+        for name in files_of_git()
+        if (ROOT / name).is_relative_to(folder) and not name.endswith(".example")
+    }
+
+
+def test_the_source_archive_has_what_git_has_and_nothing_else(built: Path) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
+    made = {"PKG-INFO", "setup.cfg"}
+    assert {name for name in names - made if ".egg-info/" not in name} == set(files_of_git())
+
+
+def test_no_cache_no_machine_and_no_key_is_in_what_is_published(built: Path, wheel: zipfile.ZipFile) -> None:
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = [member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()]
+    assert [name for name in [*names, *wheel.namelist()] if RUBBISH.search(name)] == []
+    telling = [
+        name for name in wheel.namelist() if OURS.search(wheel.read(name)) and not name.endswith((".mp3", ".png"))
+    ]
+    assert telling == []
+
+
+def test_the_metadata_is_complete(metadata: Message) -> None:
+    assert metadata["Name"] == "prefect-genmedia"
+    assert metadata["Version"] == "1.2.3"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert str(metadata.get_payload()) == (ROOT / "README.md").read_text("utf-8")
+    assert "Framework :: AsyncIO" in metadata.get_all("Classifier", [])
+    assert {"parquet", "s3", "docs", "dev"} <= set(metadata.get_all("Provides-Extra", []))
+    needed = " ".join(metadata.get_all("Requires-Dist", []))
+    assert "prefect<4,>=3.8" in needed
+    assert " @ " not in needed, "a dependency is bound to a place"
+
+
+def test_the_command_and_prefects_entry_point_are_declared(wheel: zipfile.ZipFile) -> None:
+    (name,) = (each for each in wheel.namelist() if each.endswith(".dist-info/entry_points.txt"))
+    text = wheel.read(name).decode()
+    assert "prefect-genmedia = prefect_genmedia.cli:main" in text
+    assert "[prefect.collections]\nprefect_genmedia = prefect_genmedia" in text
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_prefect_registers_every_block_of_the_package() -> None:
+    env = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
+    command = [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_genmedia"]
+    said = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+    for block in CREDENTIALS.values():
+        assert block._block_type_name in said
