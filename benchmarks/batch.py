@@ -116,12 +116,12 @@ def report(jobs: int, figures: dict[str, dict[str, float]]) -> None:
     bare = figures.get("bare", {}).get("recorded_seconds")
     naive = figures.get("naive", {}).get("recorded_seconds")
     print(f"\n{jobs} jobs of 5 s\n")
-    print("| | until recorded | until exited | task runs | requests a job | memory |")
-    print("| --- | --- | --- | --- | --- | --- |")
+    print("| | until recorded | until exited | task runs | requests a job | CPU | memory |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, row in figures.items():
         print(
             f"| {name} | {row['recorded_seconds']} s | {row['exited_seconds']} s | {row['task_runs']} "
-            f"| {row['requests_per_job']} | {row['memory_mb']} MB |"
+            f"| {row['requests_per_job']} | {row['cpu_seconds']} s | {row['memory_mb']} MB |"
         )
     ratios = {}
     if "batch" in figures:
@@ -139,8 +139,18 @@ def report(jobs: int, figures: dict[str, dict[str, float]]) -> None:
 def run_variant(variant: str, jobs: int) -> None:
     begun = time.monotonic()
     facts = {"bare": bare, "batch": batch, "naive": naive}[variant](jobs)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"memory_mb": round(peak), "inside_seconds": round(time.monotonic() - begun, 2), **facts}))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    peak, cpu = used.ru_maxrss / 1024, used.ru_utime + used.ru_stime
+    print(
+        json.dumps(
+            {
+                "memory_mb": round(peak),
+                "cpu_seconds": round(cpu, 2),
+                "inside_seconds": round(time.monotonic() - begun, 2),
+                **facts,
+            }
+        )
+    )
 
 
 def bare(jobs: int) -> dict[str, Any]:
