@@ -1,0 +1,192 @@
+"""The compose file and the image: names that exist, and the same commands and settings on PostgreSQL and Redis."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import prefect.settings
+import pytest
+import yaml
+from servers import postgres, postgres_tools
+
+from prefect_genmedia.cli.local_server import free_port
+from prefect_genmedia.settings import GenMediaSettings
+
+FOLDER = Path(__file__).parent.parent / "deployments"
+COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text("utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OUR_PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
+NOT_SETTINGS = {"PREFECT_SERVER_ENCRYPTION_KEY"}  # Prefect reads this one from the environment alone
+
+
+def variables() -> Iterator[tuple[str, str]]:
+    for service in SERVICES.values():
+        yield from service.get("environment", {}).items()
+
+
+def test_every_setting_in_the_compose_file_exists() -> None:
+    for name, _ in variables():
+        if name.startswith(OUR_PREFIX):
+            assert name.removeprefix(OUR_PREFIX).lower() in GenMediaSettings.model_fields
+        elif name.startswith("PREFECT_REDIS_MESSAGING_"):
+            pytest.importorskip("prefect_redis")
+            from prefect_redis.client import RedisMessagingSettings
+
+            assert name.removeprefix("PREFECT_REDIS_MESSAGING_").lower() in RedisMessagingSettings.model_fields
+        elif name.startswith("PREFECT_") and name not in NOT_SETTINGS:
+            assert hasattr(prefect.settings, name)
+
+
+def test_every_value_that_is_filled_in_is_explained_in_the_example() -> None:
+    wanted = set(re.findall(r"\$\{(\w+)", (FOLDER / "compose.yaml").read_text("utf-8")))
+    explained = set(re.findall(r"^(\w+)=", (FOLDER / "compose.env.example").read_text("utf-8"), re.MULTILINE))
+    assert wanted - explained <= {"PREFECT_UI_API_URL"}
+    assert explained <= wanted
+
+
+def test_no_password_has_a_default() -> None:
+    for name, value in variables():
+        if re.search("PASSWORD|SECRET|ENCRYPTION_KEY|CONNECTION_URL|LEDGER_URL", name):
+            assert ":?}" in value
+
+
+def test_services_wait_for_what_exists() -> None:
+    for service in SERVICES.values():
+        for other, how in service.get("depends_on", {}).items():
+            if how["condition"] == "service_healthy":
+                assert "healthcheck" in SERVICES[other]
+        for volume in service.get("volumes", []):
+            assert volume.split(":")[0] in COMPOSE["volumes"]
+    assert SERVICES["worker"]["deploy"]["replicas"] == 2
+
+
+def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
+    lines = (FOLDER / "Dockerfile").read_text("utf-8").splitlines()
+    for line in lines:
+        if line.startswith("COPY ") and "--from" not in line:
+            for source in line.split()[1:-1]:
+                assert (FOLDER.parent / source).exists()
+    assert [line for line in lines if line.startswith("USER ")] == ["USER genmedia"]
+
+
+def test_docker_understands_the_compose_file(tmp_path: Path) -> None:
+    if subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode != 0:
+        pytest.skip("docker compose is not here")
+    env = tmp_path / "env"
+    env.write_text(
+        re.sub(r"^(\w+)=$", r"\1=x", (FOLDER / "compose.env.example").read_text("utf-8"), flags=re.MULTILINE)
+    )
+    command = ["docker", "compose", "--file", FOLDER / "compose.yaml", "--env-file", env, "config", "--quiet"]
+    subprocess.run(command, check=True)
+
+
+@contextmanager
+def redis() -> Iterator[int]:
+    port = free_port()
+    process = subprocess.Popen(
+        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield port
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.server
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(
+    postgres_tools() is None or not shutil.which("redis-server"), reason="no PostgreSQL or no Redis here"
+)
+def test_the_parts_run_a_scheduled_flow_together_on_postgresql_and_redis(tmp_path: Path) -> None:
+    """The services' own commands and settings, as processes of this machine in place of containers."""
+    pytest.importorskip("prefect_redis")
+    declared = yaml.safe_load((FOLDER / "prefect.yaml").read_text("utf-8"))
+    (reconcile,) = [each for each in declared["deployments"] if each["name"] == "reconcile"]
+    del reconcile["schedules"][0]["cron"]
+    reconcile["schedules"][0]["interval"] = 5
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({**declared, "deployments": [reconcile]}))
+
+    with ExitStack() as stack:
+        database = urlsplit(stack.enter_context(postgres()))
+        subprocess.run(
+            [
+                str((postgres_tools() or Path()) / "psql"),
+                database.geturl(),
+                "-qc",
+                "CREATE DATABASE prefect",
+                "-c",
+                "CREATE DATABASE ledger",
+            ],
+            check=True,
+        )
+        redis_port = stack.enter_context(redis())
+        port = free_port()
+
+        def here(value: str) -> str:
+            value = value.replace(
+                "genmedia:${POSTGRES_PASSWORD:?}@postgres:5432", f"genmedia@127.0.0.1:{database.port}"
+            )
+            value = value.replace("redis://redis:6379", f"redis://127.0.0.1:{redis_port}")
+            value = value.replace("http://server:4200", f"http://127.0.0.1:{port}").replace("/media-out", str(tmp_path))
+            value = value.replace("${PREFECT_SERVER_ENCRYPTION_KEY:?}", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
+            value = value.replace("${GENMEDIA_CALLBACK_SECRET:?}", "a long random text")
+            value = value.replace("${GENMEDIA_TOKENOPS_API_KEY:-}", "sk-of-nobody")
+            return re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value)
+
+        def start(service: str, *more: str) -> subprocess.Popen[bytes]:
+            command = [here(word) for word in SERVICES[service]["command"]]
+            program = {"prefect": "prefect", "prefect-genmedia": "prefect_genmedia.cli"}[command[0]]
+            env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+            env |= {name: here(value) for name, value in SERVICES[service]["environment"].items()}
+            env["PREFECT_HOME"] = str(tmp_path / f"home-{service}-{free_port()}")
+            log = stack.enter_context((tmp_path / f"{service}.log").open("ab"))
+            return subprocess.Popen(
+                [sys.executable, "-m", program, *command[1:], *more], env=env, cwd=tmp_path, stdout=log, stderr=log
+            )
+
+        def stopped_at_the_end(process: subprocess.Popen[bytes]) -> None:
+            stack.callback(process.wait, 60)
+            stack.callback(process.terminate)
+
+        assert start("migrate").wait(120) == 0
+        stopped_at_the_end(start("server", "--port", str(port)))
+        stopped_at_the_end(start("services"))
+        api = f"http://127.0.0.1:{port}/api"
+        until(lambda: httpx.get(f"{api}/health").is_success, 90)
+        assert start("deploy", "--prefect-file", str(tmp_path / "prefect.yaml")).wait(60) == 0
+        first, second = start("worker"), start("worker")
+        stopped_at_the_end(second)
+        completed = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        until(lambda: len(httpx.post(f"{api}/flow_runs/filter", json=completed).json()) >= 1, 90)
+        first.kill()
+        first.wait()
+        already = len(httpx.post(f"{api}/flow_runs/filter", json=completed).json())
+        until(lambda: len(httpx.post(f"{api}/flow_runs/filter", json=completed).json()) > already, 60)
+        # Events of the runs came through Redis, and into the database.
+        heartbeats = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
+        until(lambda: httpx.post(f"{api}/events/filter", json=heartbeats).json()["total"] > 0, 30)
+
+
+def until(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.3)
+    raise AssertionError(f"not within {seconds} s")
