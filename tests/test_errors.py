@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_genmedia import errors
 from prefect_genmedia.errors import (
+    BatchIncomplete,
+    BudgetStop,
     CredentialsError,
     FieldProblem,
     GenerationFailed,
@@ -39,6 +41,8 @@ TREE = [
     JobTimeout,
     JobExpired,
     ResultInvalid,
+    BudgetStop,
+    BatchIncomplete,
     ProviderError,
 ]
 EVERY = [GenMediaError, *TREE]

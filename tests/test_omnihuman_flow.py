@@ -189,6 +189,7 @@ async def test_the_run_shows_a_card_with_the_poster_frame(
         (card,) = await client.read_artifacts(artifact_filter=only_this_run)
     assert "data:image/jpeg;base64," in card.data
     assert "1920×1080" in card.data
+    assert "8.60 CNY by list price; an estimate" in card.data  # 7.17 s at 1.2 a second
 
 
 async def test_a_failed_run_shows_what_was_paid_and_what_to_do_next(

@@ -103,6 +103,7 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
         "Model": f"{job.model} at {job.provider}",
         "Job": f"`{job.provider_job_id}` at the provider, `{job.key}` in the ledger",
         "Time": _timing(job),
+        "Estimated cost": _cost(job),
     }
     lines = [f"# {job.kind} · {_cell(job.label or job.key)}", ""]
     if poster:
@@ -125,6 +126,12 @@ def _timing(job: Job) -> str:
     if job.running_at is None:
         return f"{total:.1f} s at the provider"
     return f"{job.running_at - job.submitted_at:.1f} s queued, {job.succeeded_at - job.running_at:.1f} s generating"
+
+
+def _cost(job: Job) -> str:
+    if job.estimated_cost is None:
+        return ""
+    return f"{job.estimated_cost:.2f} {job.currency} by list price; an estimate, not a bill"
 
 
 def _link(uri: str) -> str:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from sqlalchemy import Connection, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from prefect_genmedia.batch.prices import CURRENCY, MICROS, in_micros
 from prefect_genmedia.errors import BudgetStop
 from prefect_genmedia.jobs import schema
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.ledger import Ledger
+from prefect_genmedia.jobs.prices import CURRENCY, MICROS, in_micros
 
 BudgetPeriod = Literal["total", "day"]
 

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_genmedia.batch import show
 from prefect_genmedia.batch.budget import Budget, BudgetPeriod, budget_name
 from prefect_genmedia.batch.held import Opened, quiet_rows
-from prefect_genmedia.batch.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.batch.results import INVALID, Results
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, file_stem, refuse
 from prefect_genmedia.batch.run import BatchRun, Limits, next_attempt
@@ -27,6 +26,7 @@ from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import BatchIncomplete, FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import ACCEPTED, JobState
+from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.tasks.support import root_run_id
 

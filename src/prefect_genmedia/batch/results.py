@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, fields
 
 from anyio import to_thread
 
-from prefect_genmedia.batch.prices import CURRENCY, Price
 from prefect_genmedia.batch.rows import BadRow
 from prefect_genmedia.batch.table import TableFile
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.jobs.prices import CURRENCY, Price
 
 NOT_SENT = "not_sent"
 """State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""

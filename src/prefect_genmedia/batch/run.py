@@ -14,7 +14,6 @@ from prefect_genmedia.batch.breaker import Breaker
 from prefect_genmedia.batch.budget import Budget
 from prefect_genmedia.batch.held import Opened
 from prefect_genmedia.batch.lives import DELIVERIES_AT_ONCE, Place, RowLife, generate_row
-from prefect_genmedia.batch.prices import Price, length_limit, priced_as
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
@@ -22,6 +21,7 @@ from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError, 
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.jobs.prices import Price, length_limit, priced_as
 from prefect_genmedia.jobs.sources import measure_seconds
 from prefect_genmedia.jobs.storage import target_at
 from prefect_genmedia.providers.protocol import GenerationRequest

@@ -18,9 +18,9 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 
-from prefect_genmedia.batch.prices import CURRENCY
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.jobs.model import JobState
+from prefect_genmedia.jobs.prices import CURRENCY
 
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""

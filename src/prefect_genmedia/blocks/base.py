@@ -35,14 +35,11 @@ class ProviderCredentials(CredentialsBlock):
     @asynccontextmanager
     async def client(self) -> AsyncIterator[Any]:
         """Use the client that all users of this account share in the running event loop."""
-        client = self.get_client()
 
         async def opened() -> ProviderClient:
-            return client  # type: ignore[no-any-return]
+            return self.get_client()  # type: ignore[no-any-return]
 
         async with _CLIENTS.lease((type(self), self._settings_key()), opened) as shared:
-            if shared is not client:
-                await client.aclose()
             yield shared
 
     def _settings_key(self) -> str:

@@ -14,6 +14,7 @@ from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.model import ACCEPTED, Job, JobState
+from prefect_genmedia.jobs.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, ProviderClient
 from prefect_genmedia.providers.registry import provider_named
 from prefect_genmedia.transport.api import SUBMIT_SECONDS
@@ -51,6 +52,7 @@ class Claim:
         callback_url: where the provider shall say that a job has ended; None for nowhere.
         output: where it wants its file, for whoever delivers it in its place.
         expectation: what the file must be like, beyond what the request alone says.
+        prices: what a result probably costs, by `provider/model`; every figure made from them is an estimate.
     """
 
     scope: str
@@ -63,6 +65,7 @@ class Claim:
     callback_url: Callable[[Job], str | None] = _no_callback
     output: str | None = None
     expectation: MediaExpectation = field(default_factory=MediaExpectation)
+    prices: PriceTable = field(default_factory=lambda: LIST_PRICES)
 
 
 async def submit_once(
@@ -118,6 +121,8 @@ async def _newest_or_new(
     if newest is not None and not await _wants_new_attempt(newest, claim, clock):
         return newest
     expectation = request.expectation().model_copy(update=claim.expectation.model_dump(exclude_none=True))
+    price = claim.prices.get(priced_as(request))
+    cost = price.of(expectation.seconds) if price is not None else None
     return await ledger.reserve(
         Job(
             key="",
@@ -134,6 +139,8 @@ async def _newest_or_new(
             expectation=expectation,
             flow_run_id=claim.flow_run_id,
             root_run_id=claim.root_run_id,
+            estimated_cost=cost,
+            currency=None if cost is None else CURRENCY,
             output=claim.output,
         )
     )

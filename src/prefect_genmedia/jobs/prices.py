@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
 
 CURRENCY = "CNY"
 
@@ -39,7 +38,7 @@ LIST_PRICES: dict[str, Price] = {
     "tokenops/jimeng-video-3.0-pro": Price(per_second=1.0, as_of=_LIST_PRICE),
     "tokenops/jimeng-video-3.0-1080P": Price(per_second=0.63, as_of=_LIST_PRICE),
     "tokenops/jimeng-video-3.0-720P": Price(per_second=0.28, as_of=_LIST_PRICE),
-    f"tokenops/{OMNIHUMAN_MODEL}": Price(per_second=1.2, as_of="reported by others, 2026-11"),
+    "tokenops/OmniHuman_1.5": Price(per_second=1.2, as_of="reported by others, 2026-11"),
 }
 """By `provider/model`; PROVIDERS.md, "List price". Jenius bills in points and HiDream by plan: give those yourself."""
 
