@@ -455,9 +455,12 @@ def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs")
     pytest.importorskip("material")
     pytest.importorskip("mkdocstrings")
+    pytest.importorskip("griffe_pydantic")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path / "site"]
     env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     built = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     reference = (tmp_path / "site" / "reference" / "tasks" / "index.html").read_text("utf-8")
     assert "wait_for_job" in reference
+    requests = (tmp_path / "site" / "reference" / "requests" / "index.html").read_text("utf-8")
+    assert "300 characters or fewer are recommended" in requests, "the fields' descriptions are missing"
