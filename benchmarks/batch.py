@@ -183,9 +183,8 @@ def bare(jobs: int) -> dict[str, Any]:
 
 
 def batch(jobs: int) -> dict[str, Any]:
-    from prefect_genmedia.flows.batch import generate_batch
-
     from prefect_genmedia import TokenOpsCredentials
+    from prefect_genmedia.flows.batch import generate_batch
 
     credentials = TokenOpsCredentials(api_key="sk-simulator", base_url=os.environ["BENCH_URL"] + "/tokenops/v1")
     rows = [{"id": f"row-{number}", "model": MODEL, "prompt": "a lake at dawn"} for number in range(jobs)]

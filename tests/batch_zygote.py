@@ -12,10 +12,9 @@ import os
 import sys
 from typing import Any
 
-from prefect_genmedia.flows.batch import generate_batch
-
 from prefect_genmedia.batch import lives
 from prefect_genmedia.errors import BatchIncomplete
+from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.jobs import submit
 
 submit.STALE_SENDING_SECONDS = 0.5  # nobody waits minutes for a dead process here

@@ -11,9 +11,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.flow_runs import aresume_flow_run
-from prefect_genmedia.flows.omnihuman import omnihuman_video
 
 from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.providers.tokenops.gallery import draw_gallery
 from prefect_genmedia.simulator import RunningSimulator

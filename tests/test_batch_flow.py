@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect_genmedia.flows.batch import generate_batch
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.batch import BatchReport, lives, run
 from prefect_genmedia.batch.budget import Budget
 from prefect_genmedia.batch.table import read_table
+from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.jobs import JobState, Ledger
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import Recipe

@@ -12,10 +12,10 @@ from servers import postgres, postgres_tools
 from prefect_genmedia import errors
 from prefect_genmedia.batch.breaker import Breaker
 from prefect_genmedia.batch.budget import Budget, budget_name
-from prefect_genmedia.jobs.prices import Price, price_table
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.jobs import open_ledger
 from prefect_genmedia.jobs.clock import Clock
+from prefect_genmedia.jobs.prices import Price, price_table
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

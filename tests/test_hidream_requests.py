@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect_genmedia.flows.stylize import stylize_video
 
 from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.flows.stylize import stylize_video
 from prefect_genmedia.providers.hidream import StylizedVideo, catalog
 from prefect_genmedia.providers.registry import provider_named, request_type
 

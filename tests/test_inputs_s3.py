@@ -14,12 +14,12 @@ import httpx
 import pytest
 import s3fs
 from moto.server import ThreadedMotoServer
-from prefect_genmedia.flows.jimeng import jimeng_video
-from prefect_genmedia.flows.omnihuman import omnihuman_video
-from prefect_genmedia.flows.stylize import stylize_video
 from test_omnihuman_flow import prefect_database_files
 
 from prefect_genmedia import HiDreamCredentials, TokenOpsCredentials
+from prefect_genmedia.flows.jimeng import jimeng_video
+from prefect_genmedia.flows.omnihuman import omnihuman_video
+from prefect_genmedia.flows.stylize import stylize_video
 from prefect_genmedia.inputs import Publication, prepared_url
 from prefect_genmedia.jobs import Delivery, Ledger
 from prefect_genmedia.simulator import RunningSimulator

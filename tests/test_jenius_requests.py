@@ -6,10 +6,10 @@ from typing import get_args
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect_genmedia.flows.poster import live_poster
 from pydantic import ValidationError
 
 from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.providers.jenius import LivePoster, catalog
 from prefect_genmedia.providers.protocol import Account
 from prefect_genmedia.providers.registry import provider_named, request_type

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 
 import pytest
-from prefect_genmedia.flows.jimeng import jimeng_video
 
 from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset

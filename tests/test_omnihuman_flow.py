@@ -286,7 +286,7 @@ async def test_the_key_is_nowhere_to_be_found_after_a_run(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Neither in Prefect's database (parameters, logs, results, artifacts, events), nor in results on disk, nor in logs.
+    """Neither in Prefect's database (parameters, logs, results, artifacts, events), nor in results on disk or in logs.
 
     The Block's own document holds it, encrypted. The simulator quotes a wrong key in its error, as some gateways do.
     """

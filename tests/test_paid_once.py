@@ -11,9 +11,9 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
-from prefect_genmedia.flows.omnihuman import omnihuman_video
 
 from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.jobs import Claim, Delivery, JobState, Ledger, submit_once
 from prefect_genmedia.jobs.decide import decide
 from prefect_genmedia.providers.tokenops import OmniHumanVideo

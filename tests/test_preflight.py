@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 from PIL import Image
-from prefect_genmedia.flows.jimeng import jimeng_video
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.inputs import Publication, prepared
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
