@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo deploy test kill-test check format bench build clean
+.PHONY: demo deploy test kill-test check format bench docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(READY)
@@ -32,11 +32,16 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/batch.py --jobs $(or $(JOBS),1000)
 
+docs: $(READY)
+	$(BIN)/mkdocs build --strict
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# What an earlier build left would be packed again.
 build: $(READY)
+	rm -rf build
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:

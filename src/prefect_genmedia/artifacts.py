@@ -104,6 +104,8 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
         "Job": f"`{job.provider_job_id}` at the provider, `{job.key}` in the ledger",
         "Time": _timing(job),
         "Estimated cost": _cost(job),
+        "Price": "" if job.price is None else f"{job.price:g}, as {job.provider} tells",
+        "Left on the account": "" if job.points_remaining is None else f"{job.points_remaining:g}",
     }
     lines = [f"# {job.kind} · {_cell(job.label or job.key)}", ""]
     if poster:

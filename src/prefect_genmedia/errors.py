@@ -198,7 +198,7 @@ class OutputRefused(GenMediaError):
     """The provider refused what it had generated."""
 
     outcome: SendOutcome = "refused"
-    paid = "nothing is billed by the provider for a refused output"
+    paid = "nothing, by the provider's word that refused outputs are not billed"
     next_step = "run again for a new attempt, best with another seed or prompt."
 
 
@@ -206,7 +206,7 @@ class GenerationFailed(GenMediaError):
     """The provider's generation failed for a reason of its own."""
 
     outcome: SendOutcome = "refused"
-    paid = "failed generations are not billed by the provider"
+    paid = "nothing, by the provider's word that failed generations are not billed"
     next_step = "run again for a new attempt."
 
 
@@ -224,7 +224,7 @@ class JobTimeout(GenMediaError):
     """The time to wait is over; the job lives on at the provider."""
 
     paid = "the job was accepted and may still finish"
-    next_step = "run again or let `reconcile_jobs` collect it: the same job is waited for, none is paid again."
+    next_step = "let `reconcile_jobs` collect it, or run again with a longer timeout: the same job is waited for."
 
 
 class JobExpired(GenMediaError):

@@ -17,6 +17,7 @@ from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.blocks import ProviderCredentials, TokenOpsCredentials
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia.jobs.model import ACCEPTED, Job, JobState
+from prefect_genmedia.jobs.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
@@ -68,6 +69,7 @@ class RowLife:
         accepted: called when the provider has accepted it.
         stopped: tells whether nothing more may be submitted.
         delivering: a place among the deliveries under way.
+        prices: what results cost.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class RowLife:
         accepted: Callable[[], None],
         stopped: Callable[[], bool],
         delivering: asyncio.Semaphore,
+        prices: PriceTable,
     ) -> None:
         """Do nothing yet."""
         self.row = row
@@ -96,6 +99,7 @@ class RowLife:
         self.accepted = accepted
         self.stopped = stopped
         self.delivering = delivering
+        self.prices = prices
 
     async def live(self) -> Job:
         """Go the whole way; returns the delivered job."""
@@ -126,7 +130,9 @@ class RowLife:
             await self.place.take_again()
 
     def _send(self, request: GenerationRequest) -> Awaitable[Job]:
-        return submit_step(request, self.credentials, self.scope, 0, self.row.id, self.output)
+        return submit_step(
+            request, self.credentials, self.scope, label=self.row.id, output=self.output, prices=self.prices
+        )
 
     async def _deliver(self, job: Job) -> Job:
         async with self.delivering:

@@ -23,8 +23,8 @@ from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.prices import Price, length_limit, priced_as
 from prefect_genmedia.jobs.sources import measure_seconds
-from prefect_genmedia.jobs.storage import target_at
 from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.support import current_scope
 
 _NEVER_PAID = frozenset({JobState.RESERVED, JobState.REJECTED, JobState.FAILED})
@@ -88,7 +88,6 @@ class BatchRun:
         self._begun = asyncio.Semaphore(2 * self.limits.max_in_flight + 8)
         self._delivering = asyncio.Semaphore(DELIVERIES_AT_ONCE)
         self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
-        self._storage = target_at(self.output).storage
         self._lengths: dict[str, float | None] = {}
 
     def scope(self, row: Row) -> str:
@@ -172,6 +171,7 @@ class BatchRun:
                 accepted=self._accepted,
                 stopped=lambda: self.stop is not None,
                 delivering=self._delivering,
+                prices=self.prices,
             )
             job = await generate_row(row.id, life)
         except BudgetStop as stop:
@@ -194,9 +194,10 @@ class BatchRun:
         """Whether a delivered job's files are still what was verified: then there is nothing to do, and to show."""
         if job.state is not JobState.DELIVERED or job.delivery is None:
             return False
+        storage = (await target_of(self.output)).storage
         async with self._delivering:
             for file in (job.delivery, *job.delivery.others):
-                if await to_thread.run_sync(self._storage.digest, file.uri) != file.sha256:
+                if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
                     return False
         return True
 

@@ -123,6 +123,8 @@ class Job(BaseModel):
     output: str | None = Field(None, description="Where the run wants its file: a path or URL; None for the default.")
     estimated_cost: float | None = None
     currency: str | None = None
+    price: float | None = Field(None, description="What the provider says that it cost, in its own unit.")
+    points_remaining: float | None = Field(None, description="What the provider says that the account has left.")
     note: str | None = Field(None, description="What a person decided, and when.")
 
     def failure(self) -> GenMediaError:

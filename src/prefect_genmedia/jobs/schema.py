@@ -64,6 +64,8 @@ jobs = Table(
     Column("output", Text),
     Column("estimated_cost", Float(53)),
     Column("currency", String(8)),
+    Column("price", Float(53)),
+    Column("points_remaining", Float(53)),
     Column("note", Text),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),

@@ -15,7 +15,7 @@ from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.model import ACCEPTED, Job, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
-from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, ProviderClient
+from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, MediaExpectation, ProviderClient
 from prefect_genmedia.providers.registry import provider_named
 from prefect_genmedia.transport.api import SUBMIT_SECONDS
 from prefect_genmedia.transport.redact import unsigned_url
@@ -198,7 +198,7 @@ async def _send(ledger: Ledger, client: ProviderClient, request: GenerationReque
         logger.exception("Submitting job %s broke", job.key)
         failure = errors.ProviderError(f"Submitting broke: {type(error).__name__}.", outcome="uncertain")
     else:
-        return await _accepted(ledger, job, accepted.provider_job_id, accepted.status, clock)
+        return await _accepted(ledger, job, accepted, clock)
     await _record_failure(ledger, job, failure, clock)
     if failure.outcome == "uncertain":
         raise SubmissionUnknown(
@@ -207,9 +207,15 @@ async def _send(ledger: Ledger, client: ProviderClient, request: GenerationReque
     raise failure
 
 
-async def _accepted(ledger: Ledger, job: Job, provider_job_id: str, status: str, clock: Clock) -> Job:
+async def _accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) -> Job:
     lifetime = provider_named(job.provider).job_lifetime_seconds
-    facts: dict[str, Any] = {"provider_job_id": provider_job_id, "provider_status": status}
+    provider_job_id = accepted.provider_job_id
+    facts: dict[str, Any] = {
+        "provider_job_id": provider_job_id,
+        "provider_status": accepted.status,
+        "price": accepted.price,
+        "points_remaining": accepted.points_remaining,
+    }
     if lifetime is not None:
         facts["expires_at"] = clock.now() + lifetime
     submitted = await ledger.move(job, JobState.SUBMITTED, **facts)

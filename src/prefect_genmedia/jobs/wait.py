@@ -245,6 +245,8 @@ class _Watch:
 
     def _success_facts(self, observation: Observation) -> dict[str, object]:
         facts: dict[str, object] = {"provider_status": observation.status, "outputs": observation.outputs}
+        told = {"price": observation.price, "points_remaining": observation.points_remaining}
+        facts |= {name: value for name, value in told.items() if value is not None}
         lifetime = provider_named(self.job.provider).result_lifetime_seconds
         if lifetime is not None:
             facts["expires_at"] = self.clock.now() + lifetime

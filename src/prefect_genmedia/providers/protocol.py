@@ -263,13 +263,11 @@ class Provider:
     Parameters:
         name: as in the vocabulary: `tokenops`, `jenius`, `hidream`.
         requests: the request models it takes.
-        typical_seconds: how long a job usually takes, until the ledger has learned better.
         job_lifetime_seconds: how long the provider knows a job, and
         result_lifetime_seconds: how long a finished file can be fetched; None where nothing is documented.
     """
 
     name: str
     requests: tuple[type[GenerationRequest], ...] = field(default=())
-    typical_seconds: float = 60.0
     job_lifetime_seconds: float | None = None
     result_lifetime_seconds: float | None = None

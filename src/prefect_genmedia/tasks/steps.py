@@ -18,6 +18,7 @@ from prefect_genmedia.inputs import DiscreetClient, Publication, prepared
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia.jobs.prices import LIST_PRICES, PriceTable
 from prefect_genmedia.jobs.submit import Claim, submit_once
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings
@@ -45,6 +46,7 @@ async def submit_step(
     output: str | None = None,
     ask_again: bool = True,
     preflight: bool = True,
+    prices: PriceTable = LIST_PRICES,
 ) -> Job:
     """Submit a request, once; see the task `submit`."""
     logger = get_run_logger()
@@ -67,6 +69,7 @@ async def submit_step(
             flow_run_id=flow_run.id,
             output=output,
             expectation=ready.expectation,
+            prices=prices,
         )
         try:
             job = await submit_once(ledger, DiscreetClient(client, ready.sent.values()), ready.request, claim)

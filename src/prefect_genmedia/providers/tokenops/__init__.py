@@ -12,7 +12,6 @@ PROVIDER = register(
     Provider(
         name="tokenops",
         requests=(OmniHumanVideo, JimengVideo),
-        typical_seconds=90.0,
         job_lifetime_seconds=catalog.JOB_LIFETIME_SECONDS,
         result_lifetime_seconds=catalog.RESULT_LIFETIME_SECONDS,
     )

@@ -46,6 +46,8 @@ def upgrade() -> None:
         sa.Column("output", sa.Text),
         sa.Column("estimated_cost", sa.Float(53)),
         sa.Column("currency", sa.String(8)),
+        sa.Column("price", sa.Float(53)),
+        sa.Column("points_remaining", sa.Float(53)),
         sa.Column("note", sa.Text),
     )
     op.create_index("genmedia_jobs_identity", "genmedia_jobs", ["identity", "attempt"], unique=True)
