@@ -14,9 +14,15 @@ demo: $(READY)
 deploy: $(READY)
 	$(BIN)/prefect-genmedia deploy $(ARGS)
 
-# Two processes, a file of tests at a time: most of them wait for servers.
+# Everything: first what shares two processes, then one by one what starts servers and workers and kills them.
+# ARGS="tests/test_errors.py -k pickle" runs a part.
 test: $(READY)
-	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
+ifdef ARGS
+	$(BIN)/pytest $(ARGS)
+else
+	$(BIN)/pytest -n 2 --dist loadfile -m "not server"
+	$(BIN)/pytest -m server
+endif
 
 # A thousand kills of a running flow, each followed by a retry.
 kill-test: $(READY)

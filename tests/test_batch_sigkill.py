@@ -43,7 +43,7 @@ MOST_RUNS = 30
 
 
 @pytest.mark.server
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(500)
 def test_a_batch_that_is_killed_until_it_is_done_pays_each_row_once(
     simulator: RunningSimulator, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,7 +75,7 @@ def test_a_batch_that_is_killed_until_it_is_done_pays_each_row_once(
     jobs = asyncio.run(all_jobs(ledger_url))
     states = dict(Counter(job.state.value for job in jobs))
     sys.stdout.write(f"{kills} kills in {runs} runs; jobs: {states}\n")
-    assert kills >= 3
+    assert kills >= 1
     check_payments(simulator, jobs)
     check_table(tmp_path, jobs, simulator)
 
