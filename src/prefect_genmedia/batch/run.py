@@ -247,6 +247,9 @@ class BatchRun:
         attempt = next_attempt(known)
         if budget is None or attempt is None:
             return None
+        if known is not None and known.attempt < attempt and known.state in _NEVER_PAID:
+            # A run that was killed between the job's failure and this may have left it reserved.
+            await budget.release(f"{identity}:{known.attempt}")
         holder = f"{identity}:{attempt}"
         await budget.reserve(holder, await self.estimate(row.request))
         return holder

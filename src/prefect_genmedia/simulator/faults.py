@@ -169,6 +169,7 @@ async def broken_file(
             yield half
             await asyncio.sleep(0.05)
             drop(request)
+            await asyncio.sleep(5.0)  # cancelled at once: ending here would be told as a fault of the simulator
 
         return StreamingResponse(cut(), media_type=media_type, headers={"Content-Length": str(len(content))})
     broken = await broken_answer(fault, request, drop)
