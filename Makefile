@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo deploy test kill-test check format bench docs build clean
+.PHONY: demo deploy test kill-test check format bench bench-ledger docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(READY)
@@ -40,6 +40,9 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
+
+bench-ledger: $(READY)
+	$(BIN)/python benchmarks/ledger.py
 
 format: $(READY)
 	$(BIN)/ruff format .
