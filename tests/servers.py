@@ -11,6 +11,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from prefect_genmedia.cli.local_server import free_port
 
@@ -70,3 +73,14 @@ def _until_listening(process: subprocess.Popen[bytes], port: int, seconds: float
                 return
         time.sleep(0.05)
     raise RuntimeError("redis-server did not come up")
+
+
+def ask_api(api: str, method: str, path: str, body: Any = None) -> Any:
+    """Call a Prefect server's API, as patiently as Prefect's own client: on SQLite it is busy at times, and says 503."""
+    for _ in range(120):
+        answer = httpx.request(method, f"{api}{path}", json=body, timeout=120.0)
+        if answer.status_code != 503:
+            break
+        time.sleep(0.5)
+    answer.raise_for_status()
+    return answer.json() if answer.content else None

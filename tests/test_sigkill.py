@@ -22,8 +22,8 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import httpx
 import pytest
+from servers import ask_api
 
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.jobs import Job, JobState, open_ledger
@@ -47,13 +47,7 @@ class Lab:
     flow_id: str = ""
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        for _ in range(20):
-            answer = httpx.request(method, f"{self.server.api}{path}", json=body, timeout=30.0)
-            if answer.status_code != 503:  # the server's SQLite is busy
-                break
-            time.sleep(0.2)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return ask_api(self.server.api, method, path, body)
 
     def create_run(self, prompt: str) -> str:
         parameters = {

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from servers import ask_api
 
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.jobs import Job, JobState, open_ledger
@@ -40,9 +40,7 @@ class Team:
     simulator: RunningSimulator
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, f"{self.server.api}{path}", json=body, timeout=30.0)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return ask_api(self.server.api, method, path, body)
 
     def start(self, deployment: str, **parameters: Any) -> str:
         found = self.call("GET", f"/deployments/name/{deployment}")
