@@ -30,7 +30,9 @@ RUBBISH = re.compile(
     r"(^|/)(__pycache__|\.venv|\.git|\.hypothesis|\.pytest_cache|\.mypy_cache|\.ruff_cache|build|dist|demo-output)/"
     r"|\.pyc$|\.db$|\.log$|\.env$"
 )
-OURS = re.compile(rb"/work/|/root/|/home/[a-z]+/|file:///|\bsk-(?!simulator|your-key|one|two|wrong|\W)[A-Za-z0-9]{8,}")
+OURS = re.compile(
+    rb"/(?:work|root)/|/home/[a-z]+/|file:///|\bsk-(?!simulator|your-key|one|two|wrong|\W)[A-Za-z0-9]{8,}"
+)
 """Paths of a machine, and what looks like a real key."""
 
 

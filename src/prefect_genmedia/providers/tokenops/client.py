@@ -11,6 +11,7 @@ import httpx
 
 from prefect_genmedia.errors import GenMediaError, ProviderError, SubmissionUnknown
 from prefect_genmedia.providers.answers import unreadable
+from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
 from prefect_genmedia.providers.results import open_url, result_stream
 from prefect_genmedia.providers.tokenops import answers, catalog
@@ -19,23 +20,6 @@ from prefect_genmedia.providers.tokenops.omnihuman import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
 from prefect_genmedia.transport import ApiClient, FetchRules, Gates, Redactor
 from prefect_genmedia.transport.api import read_body
-
-
-class BearerAuth(httpx.Auth):
-    """Puts `Authorization: Bearer …` on a request; shows nothing of the key."""
-
-    def __init__(self, token: str) -> None:
-        """Keep the token to ourselves."""
-        self._token = token
-
-    def auth_flow(self, request: httpx.Request) -> Any:
-        """Add the header."""
-        request.headers["Authorization"] = f"Bearer {self._token}"
-        yield request
-
-    def __repr__(self) -> str:
-        """Show nothing of the key."""
-        return "BearerAuth(…)"
 
 
 class TokenOpsClient:
