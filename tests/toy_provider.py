@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -52,7 +51,7 @@ class ToyVideo(GenerationRequest):
         return {"picture": self.picture}
 
     def identity_inputs(self) -> dict[str, Any]:
-        return {"picture": self.picture}
+        return {"picture": self._in_identity(self.picture)}
 
     def expectation(self) -> MediaExpectation:
         return MediaExpectation(seconds=5.0, has_audio=False)
@@ -66,7 +65,7 @@ class ToyClient:
         self.account = Account.of("toy", base_url, api_key)
         self._redactor = Redactor([api_key])
         self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor)
-        self.fetch_rules = FetchRules(trusted_hosts=frozenset({urlsplit(base_url).hostname or ""}))
+        self.fetch_rules = FetchRules.beside(base_url, allow_private=False, transport=None)
 
     def turn(self) -> AbstractAsyncContextManager[None]:
         return self._api.turn()

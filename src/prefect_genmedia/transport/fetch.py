@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
 import httpx
+from typing_extensions import Self
 
 from prefect_genmedia.errors import ProviderError
 from prefect_genmedia.transport.api import TIMEOUTS, USER_AGENT, network_failure, shared_ssl_context
@@ -51,6 +52,12 @@ class FetchRules:
     allow_private: bool = False
     resolver: Resolver = system_resolver
     transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
+
+    @classmethod
+    def beside(cls, base_url: str, allow_private: bool, transport: httpx.AsyncBaseTransport | None) -> Self:
+        """The rules of an account whose API is at `base_url`: its own host may have a private address."""
+        own_host = urlsplit(base_url).hostname or ""
+        return cls(trusted_hosts=frozenset({own_host}), allow_private=allow_private, transport=transport)
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
@@ -71,10 +70,7 @@ class HiDreamClient:
         self._api = ApiClient(
             base_url, TokenAuth(self._tokens, user_id), self._redactor, gates, transport, submissions_per_minute
         )
-        own_host = urlsplit(base_url).hostname or ""
-        self.fetch_rules = FetchRules(
-            trusted_hosts=frozenset({own_host}), allow_private=allow_private_hosts, transport=transport
-        )
+        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
@@ -27,6 +27,7 @@ class JeniusClient:
         gates: how many requests and downloads may be under way.
         allow_private_hosts: whether results may come from private addresses other than the API's own host.
         transport: replaces the network, for tests.
+        submissions_per_minute: the pace of submissions; None for none.
     """
 
     def __init__(
@@ -36,18 +37,16 @@ class JeniusClient:
         gates: Gates | None = None,
         allow_private_hosts: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
+        submissions_per_minute: float | None = None,
     ) -> None:
         """Open no connection yet."""
         self.account = Account.of("jenius", base_url, api_key)
         self._redactor = Redactor([api_key])
-        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport)
-        own_host = urlsplit(base_url).hostname or ""
-        self.fetch_rules = FetchRules(
-            trusted_hosts=frozenset({own_host}), allow_private=allow_private_hosts, transport=transport
-        )
+        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport, submissions_per_minute)
+        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
 
     def turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait for a place among the requests under way, and hold it."""
+        """Wait for the pace, and a place among the requests under way; hold the place."""
         return self._api.turn()
 
     async def submit(self, request: LivePoster) -> Accepted:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
-from prefect_genmedia.errors import GenMediaError, ProviderError, SubmissionUnknown
-from prefect_genmedia.providers.answers import unreadable
+from prefect_genmedia.errors import ProviderError
+from prefect_genmedia.providers.answers import paid_submission, unreadable
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
 from prefect_genmedia.providers.results import open_url, result_stream
@@ -31,6 +31,7 @@ class TokenOpsClient:
         gates: how many requests and downloads may be under way.
         allow_private_hosts: whether results and masks may come from private addresses other than the API's own host.
         transport: replaces the network, for tests.
+        submissions_per_minute: the pace of submissions; None for none.
     """
 
     def __init__(
@@ -40,18 +41,16 @@ class TokenOpsClient:
         gates: Gates | None = None,
         allow_private_hosts: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
+        submissions_per_minute: float | None = None,
     ) -> None:
         """Open no connection yet."""
         self.account = Account.of("tokenops", base_url, api_key)
         self._redactor = Redactor([api_key])
-        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport)
-        own_host = urlsplit(base_url).hostname or ""
-        self.fetch_rules = FetchRules(
-            trusted_hosts=frozenset({own_host}), allow_private=allow_private_hosts, transport=transport
-        )
+        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport, submissions_per_minute)
+        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
 
     def turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait for a place among the requests under way, and hold it."""
+        """Wait for the pace, and a place among the requests under way; hold the place."""
         return self._api.turn()
 
     async def submit(self, request: OmniHumanVideo | JimengVideo) -> Accepted:
@@ -60,22 +59,13 @@ class TokenOpsClient:
         Raises:
             GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
         """
-        try:
-            return await self._submit(request)
-        except GenMediaError as error:
-            if error.outcome == "uncertain":
-                error.retryable = False
-                error.paid = SubmissionUnknown.paid
-                error.next_step = "look into the provider's console before sending it again."
-            raise
-
-    async def _submit(self, request: OmniHumanVideo | JimengVideo) -> Accepted:
-        response = await self._api.post_paid("/videos", request.body())
-        payload = self._read(response, "POST /videos")
-        job_id = payload.get("id")
-        if not isinstance(job_id, str | int) or isinstance(job_id, bool) or not str(job_id).strip():
-            raise unreadable(response, "POST /videos", self._redactor, "no id")
-        return Accepted(str(job_id), str(payload.get("status", "in_queue")))
+        with paid_submission():
+            response = await self._api.post_paid("/videos", request.body())
+            payload = self._read(response, "POST /videos")
+            job_id = payload.get("id")
+            if not isinstance(job_id, str | int) or isinstance(job_id, bool) or not str(job_id).strip():
+                raise unreadable(response, "POST /videos", self._redactor, "no id")
+            return Accepted(str(job_id), str(payload.get("status", "in_queue")))
 
     async def poll(self, provider_job_id: str) -> Observation:
         """GET /videos/{id}.
