@@ -16,6 +16,7 @@ from prefect_genmedia.jobs.decide import Decision, decide
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.reconcile import Finding, Surroundings, reconcile
+from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.targets import target_of
@@ -54,6 +55,7 @@ async def reconcile_ledger(credentials: Sequence[str] = ("default",)) -> list[Fi
             logger.info("Job %s (%s): %s", finding.job.provider_job_id, finding.job.key, finding.action)
             if finding.job.state is JobState.DELIVERED:
                 emit_job_event("delivered", finding.job, reconciled=True)
+                tell_assets(finding.job)
     await publish_reconcile_table(findings)
     return findings
 

@@ -20,6 +20,7 @@ from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.jobs.prices import LIST_PRICES, PriceTable
 from prefect_genmedia.jobs.submit import Claim, submit_once
+from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.targets import target_of
@@ -126,6 +127,7 @@ async def deliver_step(job: Job | str, output: str | None, credentials: Provider
     delivery = done.delivery
     assert delivery is not None  # noqa: S101 - a delivered job has one
     emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
+    tell_assets(done, made=done != present)
     get_run_logger().info("Delivered %s", delivery.uri)
     return done
 
