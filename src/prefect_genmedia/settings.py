@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 from pathlib import Path
 
 from prefect.settings import get_current_settings
@@ -66,6 +68,30 @@ class GenMediaSettings(PrefectBaseSettings):
     def media_folder(self) -> str:
         """Where files go that a run names no place for."""
         return self.output or str(_home() / "media")
+
+
+def current_settings() -> GenMediaSettings:
+    """The settings as they are now, read anew only where the environment has changed.
+
+    Reading them takes milliseconds, several times a job, and a batch has thousands of jobs. Files are read once a
+    process, as Prefect reads its own.
+    """
+    return _read(tuple(os.environ.get(name) for name in _VARIABLES), os.getcwd())  # noqa: PTH109 - a string will do
+
+
+@functools.lru_cache(maxsize=8)
+def _read(environment: tuple[str | None, ...], folder: str) -> GenMediaSettings:
+    """Read the settings; the arguments are what they depend on."""
+    return GenMediaSettings()
+
+
+_VARIABLES = (
+    *(f"PREFECT_INTEGRATIONS_GENMEDIA_{name.upper()}" for name in GenMediaSettings.model_fields),
+    "PREFECT_PROFILE",
+    "PREFECT_PROFILES_PATH",
+    "PREFECT_HOME",
+)
+"""Environment variables that say what the settings are, or where they are read from."""
 
 
 def _home() -> Path:

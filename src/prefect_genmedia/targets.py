@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.jobs.storage import Target, target_at
+from prefect_genmedia.jobs.storage import NOTHING, Target, target_at
 
 SCHEME = "block://"
 
@@ -78,11 +78,19 @@ class BlockFolder:
         with tempfile.TemporaryDirectory(prefix="genmedia-") as folder:
             yield Path(folder) / "staged"
 
-    def publish(self, staged: Path, name: str) -> str:
-        """Write the whole file into the Block; returns `block://…`."""
-        path = f"{self._folder}/{name}" if self._folder else name
-        _waited_for(self._block.write_path(path, staged.read_bytes()))
-        return f"{self._url}/{path}"
+    def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
+        """Write each file as a whole into the Block; returns `block://…`."""
+        for other, content in beside.items():
+            _waited_for(self._block.write_path(self._path_of(other), content))
+        _waited_for(self._block.write_path(self._path_of(name), staged.read_bytes()))
+        return self.uri_of(name)
+
+    def uri_of(self, name: str) -> str:
+        """`block://…` of a file in the folder."""
+        return f"{self._url}/{self._path_of(name)}"
+
+    def _path_of(self, name: str) -> str:
+        return f"{self._folder}/{name}" if self._folder else name
 
     def digest(self, uri: str) -> str | None:
         """SHA-256 of a written file; None if it is not there, or the Block cannot read."""

@@ -27,7 +27,7 @@ from prefect_genmedia.errors import BatchIncomplete, FieldProblem, InvalidReques
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import ACCEPTED, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.support import root_run_id
 
 LOOK_SECONDS = 0.5
@@ -96,7 +96,7 @@ async def conduct(
     prices = price_table(money.prices)
     _check_prices(rows, prices, money)
     await _check_concurrency_limit(limits.concurrency_limit)
-    settings = GenMediaSettings()
+    settings = current_settings()
     folder = output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}"
     kept = Results([row.id for row in rows], bad, results or _beside(table, folder, name))
     async with AsyncExitStack() as stack:

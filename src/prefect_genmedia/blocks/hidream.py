@@ -10,7 +10,7 @@ from typing_extensions import Self
 from prefect_genmedia.blocks.base import LOGOS, ProviderCredentials, plausible_key
 from prefect_genmedia.providers.hidream import HiDreamClient
 from prefect_genmedia.providers.hidream.catalog import BASE_URL, SUBMISSIONS_PER_MINUTE
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import current_settings
 
 
 class HiDreamCredentials(ProviderCredentials):
@@ -93,5 +93,5 @@ class HiDreamCredentials(ProviderCredentials):
             user_id=self.user_id,
             base_url=self.base_url,
             submissions_per_minute=self.submissions_per_minute,
-            allow_private_hosts=GenMediaSettings().allow_private_hosts,
+            allow_private_hosts=current_settings().allow_private_hosts,
         )

@@ -9,7 +9,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator
 from prefect_genmedia.blocks.base import LOGOS, ProviderCredentials, plausible_key
 from prefect_genmedia.providers.jenius import JeniusClient
 from prefect_genmedia.providers.jenius.catalog import BASE_URL
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import current_settings
 
 
 class JeniusCredentials(ProviderCredentials):
@@ -51,5 +51,5 @@ class JeniusCredentials(ProviderCredentials):
         return JeniusClient(
             self.api_key.get_secret_value(),
             self.base_url,
-            allow_private_hosts=GenMediaSettings().allow_private_hosts,
+            allow_private_hosts=current_settings().allow_private_hosts,
         )

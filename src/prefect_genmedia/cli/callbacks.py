@@ -7,14 +7,14 @@ from rich.console import Console
 
 from prefect_genmedia.callbacks import callback_app
 from prefect_genmedia.jobs.model import Job
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.support import emit_job_event
 from prefect_genmedia.tasks.suspend import resume_run_of
 
 
 def serve_callbacks(host: str, port: int, console: Console) -> int:
     """Serve until interrupted; returns the exit status."""
-    settings = GenMediaSettings()
+    settings = current_settings()
     if settings.callback_secret is None:
         console.print("[red]Set PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET to a long random text first.[/]")
         return 2

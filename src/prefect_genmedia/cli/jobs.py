@@ -19,7 +19,7 @@ from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.decide import Decision, decide
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import Job, JobState
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import current_settings
 
 app = App(name="jobs", help="Look into the job ledger, and settle what only a person can.")
 
@@ -203,7 +203,7 @@ async def _found(ledger: Ledger, name: str) -> Job:
 
 def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
     async def opened() -> Answer:
-        async with open_ledger(GenMediaSettings().ledger) as ledger:
+        async with open_ledger(current_settings().ledger) as ledger:
             return await work(ledger)
 
     try:

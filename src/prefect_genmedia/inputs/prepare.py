@@ -70,6 +70,8 @@ async def prepared(
         ProviderError: a storage failed; retryable, nothing was sent.
     """
     inputs, source = request.inputs(), request.duration_source()
+    if not inputs and source is None:
+        return Prepared(request, {}, MediaExpectation())
     with TemporaryDirectory(prefix="genmedia-") as folder:
         limits = _limits(inputs, source.url if source else None, preflight)
         readings = await read_all(limits, rules, Path(folder))

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 
-from prefect_genmedia.errors import GenMediaError, JobExpired, ProviderError, ResultInvalid
+from prefect_genmedia.errors import GenMediaError, JobExpired, ResultInvalid
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia.jobs.landing import Landing
 from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.media import MediaFacts, examine_video, mismatches
 from prefect_genmedia.jobs.model import Delivery, Job, JobState
 from prefect_genmedia.jobs.storage import QUARANTINE, Storage, Target
-from prefect_genmedia.providers.protocol import ProviderClient, ResultStream
-
-MAX_BYTES = 4 * 1024**3
-"""The largest file that is taken, in bytes: a runaway answer must not fill the disk."""
-
-_PIECE = 1 << 20
+from prefect_genmedia.providers.protocol import ProviderClient
 
 
 async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Target, clock: Clock = SYSTEM_CLOCK) -> Job:
@@ -78,18 +72,29 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> Job:
 
 
 async def _download(client: ProviderClient, job: Job, storage: Storage, name: str, index: int) -> Delivery:
-    async with _staged(storage) as staged:
+    landing = Landing(storage)
+    try:
         async with client.open_result(job.provider_job_id or "", index) as stream:
-            digest, size = await _save(stream, staged)
+            await landing.receive(stream)
+        return await to_thread.run_sync(_land, landing, job, storage, name)
+    finally:
+        if landing.is_open:
+            await to_thread.run_sync(landing.close)
+
+
+def _land(landing: Landing, job: Job, storage: Storage, name: str) -> Delivery:
+    """Verify what has arrived, and publish it: one trip to a thread for the whole of a small file's disk work."""
+    with closing(landing):
+        staged, digest = landing.settle()
         try:
-            facts = await to_thread.run_sync(_verify, staged, job)
+            facts = _verify(staged, job)
         except ResultInvalid:
-            await to_thread.run_sync(storage.publish, staged, f"{QUARANTINE}/{name}")
+            storage.publish(staged, f"{QUARANTINE}/{name}")
             raise
         delivery = Delivery(
-            uri="",
+            uri=storage.uri_of(name),
             sha256=digest,
-            bytes=size,
+            bytes=landing.size,
             seconds=facts.seconds,
             width=facts.width,
             height=facts.height,
@@ -98,45 +103,7 @@ async def _download(client: ProviderClient, job: Job, storage: Storage, name: st
             job_key=job.key,
             provider_job_id=job.provider_job_id or "",
         )
-        return await to_thread.run_sync(_publish, storage, staged, name, job, delivery, facts)
-
-
-@asynccontextmanager
-async def _staged(storage: Storage) -> AsyncIterator[Path]:
-    place = storage.staging()
-    path = await to_thread.run_sync(place.__enter__)
-    try:
-        yield path
-    finally:
-        await to_thread.run_sync(place.__exit__, None, None, None)
-
-
-async def _save(stream: ResultStream, path: Path) -> tuple[str, int]:
-    """Write the stream to `path`; returns its digest and size."""
-    digest, size = hashlib.sha256(), 0
-    with path.open("xb") as file:
-        buffer = bytearray()
-        async for chunk in stream.chunks():
-            buffer += chunk
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise ResultInvalid(f"The file is larger than {MAX_BYTES} bytes.", retryable=False)
-            if len(buffer) >= _PIECE:
-                await to_thread.run_sync(_write, file, digest, buffer)
-                buffer = bytearray()
-        await to_thread.run_sync(_write, file, digest, buffer)
-    if stream.content_length is not None and size != stream.content_length:
-        raise ProviderError(f"The download ended after {size} of {stream.content_length} bytes.")
-    if size == 0:
-        raise ProviderError("The download is empty.")
-    if "html" in stream.content_type or "json" in stream.content_type:
-        raise ProviderError(f"The download is {stream.content_type}, not a video.")
-    return digest.hexdigest(), size
-
-
-def _write(file: Any, digest: Any, piece: bytearray) -> None:
-    digest.update(piece)
-    file.write(piece)
+        return _publish(storage, staged, name, job, delivery, facts)
 
 
 def _verify(path: Path, job: Job) -> MediaFacts:
@@ -148,19 +115,11 @@ def _verify(path: Path, job: Job) -> MediaFacts:
 
 
 def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Delivery, facts: MediaFacts) -> Delivery:
-    """Poster and sidecar first, the video last: whoever waits for the video finds the others there."""
     stem = name.rsplit(".", 1)[0]
-    poster_uri = _publish_bytes(storage, facts.poster, f"{stem}.jpg")
-    sidecar = json.dumps(sidecar_of(job, delivery, name), ensure_ascii=False, indent=2).encode()
-    sidecar_uri = _publish_bytes(storage, sidecar, f"{stem}.json")
-    uri = storage.publish(staged, name)
-    return delivery.model_copy(update={"uri": uri, "poster_uri": poster_uri, "sidecar_uri": sidecar_uri})
-
-
-def _publish_bytes(storage: Storage, content: bytes, name: str) -> str:
-    with storage.staging() as path:
-        path.write_bytes(content)
-        return storage.publish(path, name)
+    poster, sidecar = f"{stem}.jpg", f"{stem}.json"
+    told = json.dumps(sidecar_of(job, delivery, name), ensure_ascii=False, indent=2).encode()
+    storage.publish(staged, name, {poster: facts.poster, sidecar: told})
+    return delivery.model_copy(update={"poster_uri": storage.uri_of(poster), "sidecar_uri": storage.uri_of(sidecar)})
 
 
 def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import av
 import av.error
+from av.video.reformatter import Interpolation
 from PIL import Image
 
 from prefect_genmedia.errors import ResultInvalid
@@ -16,6 +17,9 @@ from prefect_genmedia.providers.protocol import MediaExpectation
 
 POSTER_WIDTH = 480
 """Pixels; wide enough to recognize a face, small enough for a card in the UI."""
+
+FEW_FRAMES = 48
+"""Up to so many frames, starting decoder threads takes longer than what they save."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,10 @@ def examine_video(path: Path) -> MediaFacts:
 
 def _decode(container: av.container.InputContainer) -> MediaFacts:
     video = container.streams.video[0]
-    video.thread_type = "AUTO"
+    if 0 < video.frames <= FEW_FRAMES:
+        video.codec_context.thread_count = 1
+    else:
+        video.thread_type = "AUTO"
     sound = container.streams.audio[0] if container.streams.audio else None
     promised = float(container.duration / av.time_base) if container.duration else 0.0
     poster_at = promised / 3
@@ -93,8 +100,11 @@ def _decode(container: av.container.InputContainer) -> MediaFacts:
 
 
 def _jpeg(frame: av.VideoFrame) -> bytes:
-    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
-    picture.thumbnail((POSTER_WIDTH, POSTER_WIDTH * 2), Image.Resampling.LANCZOS)
+    # Shrunk before it is converted: converting every pixel of a large frame takes ten times as long.
+    shrink = min(1.0, POSTER_WIDTH / frame.width, 2 * POSTER_WIDTH / frame.height)
+    width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
+    small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
+    picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
     output = io.BytesIO()
     picture.save(output, "JPEG", quality=80)
     return output.getvalue()

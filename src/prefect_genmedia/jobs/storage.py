@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -21,6 +22,9 @@ QUARANTINE = "quarantine"
 
 _ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "adl", "oss", "memory"})
 
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
+"""No files beside the one."""
+
 
 class Storage(Protocol):
     """A folder that files are published into. All calls block; run them in a thread."""
@@ -29,8 +33,24 @@ class Storage(Protocol):
         """A local, private path to write a file to before it is published; gone afterwards."""
         ...
 
-    def publish(self, staged: Path, name: str) -> str:
-        """Give a whole file its final name, at once or not at all; returns its path or URL."""
+    def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
+        """Give a whole file its final name, at once or not at all.
+
+        Parameters:
+            staged: the file, as `staging` gave it.
+            name: its final name, in the folder.
+            beside: small files that belong to it, by their names: they are there before it is.
+
+        Returns:
+            Its path or URL.
+
+        Raises:
+            OSError: it could not be written; nothing is there under the final name.
+        """
+        ...
+
+    def uri_of(self, name: str) -> str:
+        """Path or URL of a file that is, or will be, in the folder."""
         ...
 
     def digest(self, uri: str) -> str | None:
@@ -54,14 +74,21 @@ class LocalFolder:
         finally:
             path.unlink(missing_ok=True)
 
-    def publish(self, staged: Path, name: str) -> str:
-        """Flush the file to disk, rename it, and flush the folder: after a power cut it is whole or not there."""
+    def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
+        """Flush each file to disk, rename it, and flush the folder: after a power cut it is whole or not there."""
         target = self.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        _flush(staged)
-        os.replace(staged, target)  # noqa: PTH105 - the atomic one, by its own name
+        for other, content in beside.items():
+            with self.staging() as path:
+                path.write_bytes(content)
+                _name(path, self.folder / other)
+        _name(staged, target)
         _flush(target.parent)
         return str(target)
+
+    def uri_of(self, name: str) -> str:
+        """Path of a file in the folder."""
+        return str(self.folder / name)
 
     def digest(self, uri: str) -> str | None:
         """SHA-256 of a published file."""
@@ -85,8 +112,12 @@ class RemoteFolder:
         with tempfile.TemporaryDirectory(prefix="genmedia-") as folder:
             yield Path(folder) / "staged"
 
-    def publish(self, staged: Path, name: str) -> str:
+    def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
         """Upload; under a temporary name first where the storage would show half a file."""
+        for other, content in beside.items():
+            with self.staging() as path:
+                path.write_bytes(content)
+                self.publish(path, other)
         target = f"{self._root}/{name}"
         self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
         protocol = urlsplit(self.url).scheme
@@ -98,6 +129,10 @@ class RemoteFolder:
             raise OSError(f"{self.url}/{name} arrived with {size} of {staged.stat().st_size} bytes")
         if first != target:
             self._fs.mv(first, target)
+        return self.uri_of(name)
+
+    def uri_of(self, name: str) -> str:
+        """URL of a file in the folder."""
         return f"{self.url}/{name}"
 
     def digest(self, uri: str) -> str | None:
@@ -134,6 +169,11 @@ def sha256_of(file: Any) -> str:
     while piece := file.read(1 << 20):
         digest.update(piece)
     return digest.hexdigest()
+
+
+def _name(path: Path, target: Path) -> None:
+    _flush(path)
+    os.replace(path, target)  # noqa: PTH105 - the atomic one, by its own name
 
 
 def _flush(path: Path) -> None:

@@ -18,7 +18,7 @@ from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.reconcile import Finding, Surroundings, reconcile
 from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import ProviderClient
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.support import emit_job_event
 from prefect_genmedia.tasks.suspend import resume_run_of, standing_of
@@ -34,7 +34,7 @@ async def reconcile_ledger(credentials: Sequence[str] = ("default",)) -> list[Fi
     Returns:
         What was found and done, one entry a job.
     """
-    settings = GenMediaSettings()
+    settings = current_settings()
     logger = get_run_logger()
     blocks = await _stored_blocks(credentials)
     findings = []
@@ -75,7 +75,7 @@ async def settle_job(
     Raises:
         InvalidRequest: there is no such job, or it is not one to decide about.
     """
-    async with open_ledger(GenMediaSettings().ledger) as ledger:
+    async with open_ledger(current_settings().ledger) as ledger:
         settled = await decide(ledger, job, decision, provider_job_id, decided_by)
     get_run_logger().info("Job %s is %s now", settled.key, settled.state.value)
     emit_job_event("decided", settled, decision=decision)

@@ -22,7 +22,7 @@ from prefect_genmedia.jobs.prices import LIST_PRICES, PriceTable
 from prefect_genmedia.jobs.submit import Claim, submit_once
 from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
 from prefect_genmedia.tasks.support import (
@@ -52,7 +52,7 @@ async def submit_step(
     """Submit a request, once; see the task `submit`."""
     logger = get_run_logger()
     block = await load_credentials(request.provider, credentials)
-    settings = GenMediaSettings()
+    settings = current_settings()
     await warn_of_mortal_ledger(settings)
     await target_of(output or settings.media_folder)  # a place that cannot be must be known before anything is paid
     publication = Publication(settings.publish_url, settings.publish_seconds)
@@ -86,7 +86,7 @@ async def submit_step(
 
 async def wait_step(job: Job | str, credentials: ProviderCredentials | str, timeout_seconds: float) -> Job:
     """Wait until the provider has the result; see the task `wait_for_job`."""
-    settings = GenMediaSettings()
+    settings = current_settings()
     policy = jobs.PollPolicy(
         shortest=settings.poll_shortest_seconds,
         longest=settings.poll_longest_seconds,
@@ -113,7 +113,7 @@ async def wait_step(job: Job | str, credentials: ProviderCredentials | str, time
 
 async def deliver_step(job: Job | str, output: str | None, credentials: ProviderCredentials | str) -> Job:
     """Download, verify and publish the file; see the task `download_result`."""
-    settings = GenMediaSettings()
+    settings = current_settings()
     async with open_ledger(settings.ledger) as ledger:
         present = await _present(ledger, job)
         block = await load_credentials(present.provider, credentials)

@@ -12,7 +12,7 @@ from prefect_genmedia.inputs import Publication, prepared_url
 from prefect_genmedia.providers.tokenops import Detection, Recognition
 from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
 from prefect_genmedia.providers.tokenops.subjects import Subject, SubjectSelection, select_masks
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.pictures import fetch_picture
 from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, explained, patience, retry_if_safe
 from prefect_genmedia.transport import FetchRules
@@ -123,7 +123,7 @@ async def reachable(image_url: str, rules: FetchRules) -> str:
     Raises:
         InvalidRequest: it is not there, or nothing is set to publish it with.
     """
-    settings = GenMediaSettings()
+    settings = current_settings()
     return await prepared_url(
         image_url, "image_url", rules, Publication(settings.publish_url, settings.publish_seconds)
     )

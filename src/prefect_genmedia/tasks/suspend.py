@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.reconcile import Standing
-from prefect_genmedia.settings import GenMediaSettings
+from prefect_genmedia.settings import current_settings
 
 SUSPENDED_SECONDS = 12 * 3600
 """How long a run stays suspended at most: no provider is documented to know a job for longer."""
@@ -35,7 +35,7 @@ async def suspend_until_done(job: Job) -> None:
     Raises:
         RuntimeError: the run has no deployment, so nothing could start it again.
     """
-    async with open_ledger(GenMediaSettings().ledger) as ledger:
+    async with open_ledger(current_settings().ledger) as ledger:
         present = await ledger.get(job.key)
     if present is not None and present.state is not JobState.SUBMITTED:
         return
