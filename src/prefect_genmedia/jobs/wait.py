@@ -70,6 +70,10 @@ class WaitListener(Protocol):
         """The provider's word for the job is a new one."""
         ...
 
+    def advanced(self, job: Job, percent: float) -> None:
+        """The provider's word is the same, and its percentage, from 0 to 100, a new one."""
+        ...
+
     def troubled(self, job: Job, error: GenMediaError) -> None:
         """A look failed; called once for each kind of failure."""
         ...
@@ -80,6 +84,9 @@ class _Silent:
         pass
 
     def changed(self, job: Job, observation: Observation) -> None:
+        pass
+
+    def advanced(self, job: Job, percent: float) -> None:
         pass
 
     def troubled(self, job: Job, error: GenMediaError) -> None:
@@ -136,6 +143,7 @@ class _Watch:
         self.listener = listener
         self.clock = clock
         self.last_word: str | None = None
+        self.last_percent: float | None = None
         self.last_trouble: str | None = None
         self.hinted: float | None = None
         self.last_heartbeat = clock.monotonic()
@@ -222,6 +230,9 @@ class _Watch:
             self.listener.changed(self.job, observation)
             if observation.phase in (Phase.QUEUED, Phase.RUNNING):
                 await self._note(observation)
+        elif observation.progress is not None and observation.progress != self.last_percent:
+            self.listener.advanced(self.job, observation.progress)
+        self.last_percent = observation.progress
         if observation.phase is Phase.SUCCEEDED:
             await self._moved(JobState.SUCCEEDED, **self._success_facts(observation))
             return True

@@ -9,6 +9,7 @@ from prefect_genmedia.artifacts import publish_result_card
 from prefect_genmedia.blocks import ProviderCredentials
 from prefect_genmedia.jobs.model import Delivery, Job
 from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.tasks.progress import show_delivered, shown_delivery, shown_progress
 from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
 from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, explained, job_run_name, name_run_after, retry_if_safe
 
@@ -89,8 +90,8 @@ async def wait_for_job(
         InputRefused, OutputRefused, GenerationFailed, JobExpired: the provider gave up.
         CredentialsError: the key is no longer accepted.
     """
-    async with explained(RETRIES):
-        return await wait_step(job, credentials, timeout_seconds)
+    async with explained(RETRIES), shown_progress() as listener:
+        return await wait_step(job, credentials, timeout_seconds, listener)
 
 
 @task(
@@ -119,9 +120,10 @@ async def download_result(
         JobExpired: the provider no longer has it.
         ProviderError: the download failed.
     """
-    async with explained(RETRIES):
+    async with explained(RETRIES), shown_delivery():
         done = await deliver_step(job, output, credentials)
     delivery = done.delivery
     assert delivery is not None  # noqa: S101 - a delivered job has one
     await publish_result_card(done, delivery)
+    await show_delivered(done)
     return delivery

@@ -84,8 +84,14 @@ async def submit_step(
     return job
 
 
-async def wait_step(job: Job | str, credentials: ProviderCredentials | str, timeout_seconds: float) -> Job:
+async def wait_step(
+    job: Job | str,
+    credentials: ProviderCredentials | str,
+    timeout_seconds: float,
+    listener: RunListener | None = None,
+) -> Job:
     """Wait until the provider has the result; see the task `wait_for_job`."""
+    listener = listener or RunListener()
     settings = current_settings()
     policy = jobs.PollPolicy(
         shortest=settings.poll_shortest_seconds,
@@ -97,7 +103,7 @@ async def wait_step(job: Job | str, credentials: ProviderCredentials | str, time
         block = await load_credentials(present.provider, credentials)
         async with block.client() as client:
             try:
-                done = await jobs.wait_for_job(ledger, client, present, timeout_seconds, policy, RunListener())
+                done = await jobs.wait_for_job(ledger, client, present, timeout_seconds, policy, listener)
             except asyncio.CancelledError:
                 await tell_detached(present)
                 raise

@@ -159,6 +159,9 @@ class RunListener:
             self.logger.info("Job %s: %s", job.provider_job_id, word)
         emit_job_event("changed", job, provider_status=word, phase=observation.phase.value)
 
+    def advanced(self, job: Job, percent: float) -> None:
+        """The provider's percentage is a new one: not worth a line of the log."""
+
     def troubled(self, job: Job, error: GenMediaError) -> None:
         """A look failed; the job is not to blame."""
         self.logger.warning("Job %s: a look failed and is repeated: %s", job.provider_job_id, error.message)
