@@ -29,6 +29,7 @@ from prefect_genmedia.jobs.model import ACCEPTED, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.support import root_run_id
+from prefect_genmedia.tasks.terminal import Bar, terminal_bar
 
 LOOK_SECONDS = 0.5
 """How often it is seen whether progress and results are due, in seconds."""
@@ -112,8 +113,8 @@ async def conduct(
             return await _plan(run, bad)
         run.budgets = await _budgets(run, money)
         get_run_logger().info("Batch %s: %d rows, %d of them known to the ledger", name, len(rows), len(run.known))
-        with quiet_rows(len(rows)):
-            async with _shown(name, kept):
+        with quiet_rows(len(rows)), terminal_bar(name) as bar:
+            async with _shown(name, kept, bar):
                 await run.go()
     return _report(run, kept)
 
@@ -136,9 +137,9 @@ def _report(run: BatchRun, results: Results) -> BatchReport:
 
 
 @asynccontextmanager
-async def _shown(name: str, results: Results) -> AsyncIterator[None]:
+async def _shown(name: str, results: Results, bar: Bar) -> AsyncIterator[None]:
     """Progress and the table of results while the block runs, and all that a person looks at when it has ended."""
-    progress = show.Progress(name, results)
+    progress = show.Progress(name, results, bar)
     await results.save(now=True)  # before anything is paid: a table that cannot be written must stop the batch here
     await progress.show(now=True)
 

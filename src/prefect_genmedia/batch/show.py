@@ -21,6 +21,7 @@ from prefect.artifacts import (
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.jobs.model import JobState
 from prefect_genmedia.jobs.prices import CURRENCY
+from prefect_genmedia.tasks.terminal import Bar
 
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""
@@ -38,9 +39,10 @@ _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 class Progress:
     """The batch's progress bar, updated only when something has changed."""
 
-    def __init__(self, batch_id: str, results: Results) -> None:
-        """Show nothing yet."""
+    def __init__(self, batch_id: str, results: Results, bar: Bar) -> None:
+        """Show nothing yet; `bar` is the one in the terminal, if there is one."""
         self._batch_id = batch_id
+        self._bar = bar
         self._results = results
         self._artifact: UUID | None = None
         self._shown: tuple[float, str] | None = None
@@ -54,6 +56,7 @@ class Progress:
         if (percent, words) == self._shown:
             return
         self._shown, self._shown_at = (percent, words), time.monotonic()
+        self._bar.show(percent, words)
         if self._artifact is None:
             self._artifact = await acreate_progress_artifact(percent, key="genmedia-batch", description=words)
         else:
