@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 from anyio import to_thread
 
@@ -130,7 +130,7 @@ class Results:
         if not now and (not self._changed or begun - self._saved_at < self._pause):
             return
         self._changed = False
-        rows = [asdict(result) for result in self.all()]
+        rows = [dict(vars(result)) for result in self.all()]
         self.location = await to_thread.run_sync(self._file.write, rows)
         self._saved_at = time.monotonic()
         self._pause = max(SAVE_SECONDS, 20 * (self._saved_at - begun))
