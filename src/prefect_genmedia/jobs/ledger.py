@@ -6,6 +6,7 @@ deadlock or to lose, and a move from one state to another succeeds in exactly on
 
 from __future__ import annotations
 
+import functools
 import statistics
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -13,8 +14,9 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, select, update
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from prefect_genmedia.jobs import schema
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
@@ -32,13 +34,28 @@ _TIME_OF_STATE = {
 }
 
 
+# The statements of every job's life are made once: making one takes longer than executing it.
+_JOBS = schema.jobs
+_BY_KEY = select(_JOBS).where(_JOBS.c.key == bindparam("key")).limit(1)
+_NEWEST = select(_JOBS).where(_JOBS.c.identity == bindparam("identity")).order_by(_JOBS.c.attempt.desc()).limit(1)
 _RESERVE = {
-    # Made once: SQLAlchemy compiles an "on conflict" anew each time, and that takes longer than executing it.
-    "sqlite": schema.jobs.insert().prefix_with("OR IGNORE").returning(*schema.jobs.c),
-    "postgresql": postgresql.insert(schema.jobs)
+    "sqlite": _JOBS.insert().prefix_with("OR IGNORE").returning(*_JOBS.c),
+    "postgresql": postgresql.insert(_JOBS)
     .on_conflict_do_nothing(index_elements=["identity", "attempt"])
-    .returning(*schema.jobs.c),
+    .returning(*_JOBS.c),
 }
+
+
+_NEW = "new_"
+"""Begins the parameter of each field that an update sets: a field may also be in its condition."""
+
+
+@functools.cache
+def _update(names: tuple[str, ...]) -> ReturningUpdate[Any]:
+    """Set these fields of one job, where it still is in the state it was read in."""
+    where = (_JOBS.c.key == bindparam("its_key"), _JOBS.c.state == bindparam("its_state"))
+    values = {name: bindparam(_NEW + name, type_=_JOBS.c[name].type) for name in names}
+    return update(_JOBS).where(*where).values(values).returning(*_JOBS.c)
 
 
 class Ledger:
@@ -54,9 +71,7 @@ class Ledger:
         values = _columns(job.model_copy(update={"key": job.key or new_key(), "created_at": now, "updated_at": now}))
         row = await self._one(_RESERVE[self._database.dialect], values)
         if row is None:
-            row = await self._one(
-                select(schema.jobs).where(schema.jobs.c.identity == job.identity, schema.jobs.c.attempt == job.attempt)
-            )
+            row = await self._one(select(_JOBS).where(_JOBS.c.identity == job.identity, _JOBS.c.attempt == job.attempt))
         return _job(row)
 
     async def move(self, job: Job, state: JobState, **changes: Any) -> Job | None:
@@ -87,40 +102,38 @@ class Ledger:
 
     async def take_over(self, job: Job, flow_run_id: str | None) -> Job | None:
         """Make a job this run's own; of several runs that saw the same row, one gets it and the others get None."""
-        table = schema.jobs
         statement = (
-            update(table)
-            .where(table.c.key == job.key, table.c.state == job.state.value, table.c.updated_at == job.updated_at)
+            update(_JOBS)
+            .where(_JOBS.c.key == job.key, _JOBS.c.state == job.state.value, _JOBS.c.updated_at == job.updated_at)
             .values(flow_run_id=flow_run_id, updated_at=self._clock.now())
         )
-        row = await self._one(statement.returning(*table.c))
+        row = await self._one(statement.returning(*_JOBS.c))
         return None if row is None else _job(row)
 
     async def get(self, key: str) -> Job | None:
         """The job with this key."""
-        return await self._maybe(select(schema.jobs).where(schema.jobs.c.key == key))
+        row = await self._one(_BY_KEY, {"key": key})
+        return None if row is None else _job(row)
 
     async def find(self, name: str) -> Job | None:
         """The job that a person means: by key, by the start of a key, or by the provider's id."""
         exact = await self.get(name) or await self._maybe(
-            select(schema.jobs).where(schema.jobs.c.provider_job_id == name).order_by(schema.jobs.c.created_at.desc())
+            select(_JOBS).where(_JOBS.c.provider_job_id == name).order_by(_JOBS.c.created_at.desc())
         )
         if exact is not None or len(name) < 4:
             return exact
-        beginning = select(schema.jobs).where(schema.jobs.c.key.startswith(name, autoescape=True)).limit(2)
+        beginning = select(_JOBS).where(_JOBS.c.key.startswith(name, autoescape=True)).limit(2)
         found = await self._all(beginning)
         return found[0] if len(found) == 1 else None
 
     async def newest(self, identity: str) -> Job | None:
         """The last attempt at an identity."""
-        return await self._maybe(
-            select(schema.jobs).where(schema.jobs.c.identity == identity).order_by(schema.jobs.c.attempt.desc())
-        )
+        row = await self._one(_NEWEST, {"identity": identity})
+        return None if row is None else _job(row)
 
     async def newest_in(self, scope: str) -> dict[str, Job]:
         """The last attempt at each identity whose scope begins with `scope`, by identity."""
-        table = schema.jobs
-        statement = select(table).where(table.c.scope.startswith(scope, autoescape=True)).order_by(table.c.attempt)
+        statement = select(_JOBS).where(_JOBS.c.scope.startswith(scope, autoescape=True)).order_by(_JOBS.c.attempt)
         return {job.identity: job for job in await self._all(statement)}
 
     async def jobs(
@@ -131,14 +144,13 @@ class Ledger:
         limit: int | None = None,
     ) -> list[Job]:
         """Jobs, closest expiry first, then newest first; `states` empty means every state."""
-        table = schema.jobs
-        statement = select(table).order_by(table.c.expires_at.asc().nulls_last(), table.c.created_at.desc())
+        statement = select(_JOBS).order_by(_JOBS.c.expires_at.asc().nulls_last(), _JOBS.c.created_at.desc())
         if states:
-            statement = statement.where(table.c.state.in_([state.value for state in states]))
+            statement = statement.where(_JOBS.c.state.in_([state.value for state in states]))
         if provider is not None:
-            statement = statement.where(table.c.provider == provider)
+            statement = statement.where(_JOBS.c.provider == provider)
         if flow_run_id is not None:
-            statement = statement.where(table.c.flow_run_id == flow_run_id)
+            statement = statement.where(_JOBS.c.flow_run_id == flow_run_id)
         return await self._all(statement.limit(limit))
 
     async def typical_seconds(self, provider: str, model: str, length_seconds: float | None) -> float | None:
@@ -152,13 +164,12 @@ class Ledger:
         Returns:
             Seconds, or None while fewer than three such jobs are known.
         """
-        table = schema.jobs
-        length = table.c.expectation["seconds"].as_float()
-        took = table.c.succeeded_at - table.c.submitted_at
+        length = _JOBS.c.expectation["seconds"].as_float()
+        took = _JOBS.c.succeeded_at - _JOBS.c.submitted_at
         statement = (
             select(took)
-            .where(table.c.provider == provider, table.c.model == model, took.is_not(None))
-            .order_by(table.c.succeeded_at.desc())
+            .where(_JOBS.c.provider == provider, _JOBS.c.model == model, took.is_not(None))
+            .order_by(_JOBS.c.succeeded_at.desc())
             .limit(50)
         )
         if length_seconds:
@@ -171,9 +182,8 @@ class Ledger:
         return await self._database.transact(work)
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
-        table = schema.jobs
-        statement = update(table).where(table.c.key == job.key, table.c.state == job.state.value).values(**values)
-        row = await self._one(statement.returning(*table.c))
+        told = {_NEW + name: value for name, value in values.items()}
+        row = await self._one(_update(tuple(values)), {"its_key": job.key, "its_state": job.state.value, **told})
         return None if row is None else _job(row)
 
     async def _one(self, statement: Any, values: dict[str, Any] | None = None) -> Row[Any] | None:
