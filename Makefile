@@ -2,16 +2,19 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
+CONSTRAINTS := constraints.txt
+EXTRAS := dev
 
-.PHONY: demo deploy test kill-test check format bench bench-ledger docs build clean
+.PHONY: demo deploy test test-lowest kill-test check format bench bench-ledger docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
-demo: $(READY)
+demo: $(INSTALLED)
 	$(BIN)/prefect-genmedia demo $(if $(KEEP),--keep)
 
 # Blocks, work pool, limits, deployments and automations, to the server in PREFECT_API_URL. ARGS="--check" only looks.
-deploy: $(READY)
+deploy: $(INSTALLED)
 	$(BIN)/prefect-genmedia deploy $(ARGS)
 
 # Everything: first what shares two processes, then one by one what starts servers and workers and kills them.
@@ -23,6 +26,14 @@ else
 	$(BIN)/pytest -n 2 --dist loadfile -m "not server"
 	$(BIN)/pytest -m server
 endif
+
+# The oldest Python and the oldest packages that pyproject.toml allows. ARGS as above, -m "not server" for nearly all.
+LOWEST := test_conformance test_ledger_model test_paid_once test_inputs test_inputs_s3 test_preflight \
+          test_batch_tables test_flows_surface test_tokenops_requests test_transport_api
+test-lowest:
+	$(MAKE) test VENV=.venv-lowest PYTHON=$(or $(LOWEST_PYTHON),python3.10) CONSTRAINTS=constraints-lowest.txt \
+	    EXTRAS=test,parquet,s3 ARGS='$(or $(ARGS),-n 2 --dist loadfile $(LOWEST:%=tests/%.py))'
+	.venv-lowest/bin/prefect-genmedia demo
 
 # A thousand kills of a running flow, each followed by a retry.
 kill-test: $(READY)
@@ -49,14 +60,21 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 # What an earlier build left would be packed again.
-build: $(READY)
+build: $(BIN)/python
 	rm -rf build
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-$(READY): pyproject.toml setup.py constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The package as its users have it; the tools of those who change it come on top.
+$(INSTALLED): pyproject.toml setup.py $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable .
 	touch $@
+
+$(READY): pyproject.toml setup.py $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
+	touch $@ $(INSTALLED)

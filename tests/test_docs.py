@@ -1,279 +1,31 @@
-"""The documentation is true: its code runs, its commands exist, its links lead somewhere, its tables match the code.
+"""The documentation is true: its links lead somewhere, and its tables match the code.
 
 Tables between `<!-- generated: … -->` and `<!-- end -->` are made from the code, and written anew by
-`UPDATE_DOCS=1 pytest tests/test_docs.py`.
+`UPDATE_DOCS=1 pytest tests/test_docs.py`. (`test_docs_code.py` runs the code, `test_getting_started.py` types it.)
 """
 
 from __future__ import annotations
 
-import ast
-import asyncio
 import importlib
-import importlib.util
-import json
 import os
 import re
-import shlex
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
-import yaml
+from documents import FENCE, PAGES, ROOT, Block, blocks_of, name_of, project
 from prefect import Flow
 
-from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials, errors
+from prefect_genmedia import errors
 from prefect_genmedia.blocks import CREDENTIALS
 from prefect_genmedia.cli.app import app
-from prefect_genmedia.deploying.files import PrefectFile
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers import registry
 from prefect_genmedia.settings import GenMediaSettings
-from prefect_genmedia.simulator import RunningSimulator, run_simulator, world
 from prefect_genmedia.simulator.faults import STAGES
-from prefect_genmedia.simulator.media import Recipe, render
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
-RUN = [page for page in PAGES if page.name != "README.zh-CN.md"]
-"""The Chinese README has the same blocks as the English one, which another test makes sure of."""
-MOST_NOT_RUN = 0
-"""Blocks under `<!-- not run: reason -->`, in all pages together."""
-SIMULATOR = "http://127.0.0.1:8787"
-FRAME_RATE = 6
-
-FENCE = re.compile(
-    r"^(?:<!-- not run: (?P<why>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
-)
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced code block."""
-
-    page: Path
-    line: int
-    language: str
-    text: str
-    not_run: str | None
-
-    @property
-    def place(self) -> str:
-        return f"{self.page.relative_to(ROOT)}:{self.line}"
-
-
-def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text("utf-8")
-    return [
-        Block(page, text[: found.start("text")].count("\n"), found["language"], found["text"], found["why"])
-        for found in FENCE.finditer(text)
-    ]
-
-
-def name_of(page: Path) -> str:
-    return str(page.relative_to(ROOT))
-
-
-# --- code ---
-
-
-@pytest.fixture(scope="module")
-def running_simulator() -> Iterator[RunningSimulator]:
-    """A simulator whose videos have few frames a second: the pages ask for many, and nobody looks at them."""
-
-    def render_quickly(recipe: Recipe) -> bytes:
-        frames = None if recipe.frames is None else round(recipe.frames * FRAME_RATE / recipe.rate)
-        return render(replace(recipe, rate=FRAME_RATE, frames=frames))
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(world, "render", render_quickly)
-        with run_simulator() as simulator:
-            yield simulator
-
-
-@pytest.fixture(scope="module")
-def stored_blocks(prefect_server: None, running_simulator: RunningSimulator) -> Callable[[], None]:
-    """Stores the credentials that a reader has after the first step, for the simulator; has done so once."""
-    key = running_simulator.key
-
-    def store() -> None:
-        TokenOpsCredentials(api_key=key, base_url=running_simulator.tokenops_url).save("default", overwrite=True)
-        JeniusCredentials(api_key=key, base_url=running_simulator.jenius_url).save("default", overwrite=True)
-        HiDreamCredentials(api_key=key, base_url=running_simulator.hidream_url).save("default", overwrite=True)
-
-    store()
-    return store
-
-
-@pytest.fixture
-def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reader's folder; the hosts of the examples do not exist; what a page registers is forgotten."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_PROVIDERS", dict(registry._PROVIDERS))
-    look_up = socket.getaddrinfo
-
-    def look_up_real_hosts(host: Any, *arguments: Any, **options: Any) -> Any:
-        name = host.decode() if isinstance(host, bytes) else host
-        if isinstance(name, str) and name.endswith("example.com"):
-            raise socket.gaierror(socket.EAI_NONAME, "exists only in documentation")
-        return look_up(host, *arguments, **options)
-
-    monkeypatch.setattr(socket, "getaddrinfo", look_up_real_hosts)
-
-
-@pytest.mark.usefixtures("reader")
-@pytest.mark.parametrize("page", [page for page in RUN if blocks_of(page)], ids=name_of)
-def test_what_a_page_shows_works_in_the_order_in_which_it_is_read(
-    page: Path, simulator: RunningSimulator, stored_blocks: Callable[[], None], tmp_path: Path
-) -> None:
-    names: dict[str, Any] = {"__name__": f"page_{page.stem.replace('-', '_')}"}
-    for block in blocks_of(page):
-        text = block.text.replace(SIMULATOR, simulator.url)
-        if block.not_run:
-            continue
-        if block.language == "python":
-            run_python(text, names, tmp_path / f"{page.stem}_{block.line}.py")
-            if ".save(" in text:
-                stored_blocks()  # in place of the real addresses that the page has just stored
-        elif block.language == "console":
-            for line in text.splitlines():
-                assert line.startswith("$ "), f"{block.place}: a command begins with `$ `"
-                check_command(line[2:], block)
-        else:
-            PARSERS[block.language](text)
-
-
-def run_python(text: str, names: dict[str, Any], path: Path) -> None:
-    path.write_text(text, "utf-8")  # Prefect looks for the source of a flow
-    code = compile(text, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    pending = eval(code, names)
-    if pending is not None:
-        asyncio.run(pending)
-
-
-def parse_yaml(text: str) -> None:
-    document = yaml.safe_load(text)
-    if "deployments" in document:
-        spec = PrefectFile.model_validate(document)
-        for deployment in spec.deployments:
-            module, _, flow = deployment.entrypoint.rpartition(".")
-            known = getattr(importlib.import_module(module), flow).parameters.properties
-            assert set(deployment.parameters) <= set(known)
-
-
-def parse_toml(text: str) -> None:
-    settings = tomllib.loads(text).get("integrations", {}).get("genmedia", {})
-    assert set(settings) <= set(GenMediaSettings.model_fields)
-
-
-PARSERS: dict[str, Callable[[str], Any]] = {
-    "json": json.loads,
-    "text": str,
-    "toml": parse_toml,
-    "yaml": parse_yaml,
-}
-
-
-def test_every_fence_is_one_that_is_checked() -> None:
-    for page in PAGES:
-        found = blocks_of(page)
-        assert page.read_text("utf-8").count("```") == 2 * len(found), f"{name_of(page)} has a fence that is not read"
-        unknown = [block.place for block in found if block.language not in {"python", "console", *PARSERS}]
-        assert unknown == []
-
-
-def test_few_blocks_are_not_run() -> None:
-    left_out = [f"{block.place}: {block.not_run}" for page in PAGES for block in blocks_of(page) if block.not_run]
-    assert len(left_out) <= MOST_NOT_RUN, left_out
-
-
-# --- commands ---
-
-
-def check_command(command: str, block: Block) -> None:
-    words = shlex.split(command, comments=True)
-    assert words[0] in COMMANDS, f"{block.place}: {words[0]} is a command that no test knows"
-    COMMANDS[words[0]](words[1:])
-
-
-def check_own_command(words: list[str]) -> None:
-    command, arguments, _ = app.parse_args(words, print_error=False, exit_on_error=False)
-    if words[:2] in (["jobs", "list"], ["jobs", "export"]) and "--output" not in words:
-        command(*arguments.args, **arguments.kwargs)
-
-
-def check_prefect_command(words: list[str]) -> None:
-    cli = importlib.import_module("prefect.cli._app")
-    importlib.import_module("prefect.cli").app  # noqa: B018 - registers the commands
-    cli._app.parse_args(words, print_error=False, exit_on_error=False)
-
-
-def check_make(words: list[str]) -> None:
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert words[0] in targets
-
-
-def check_pip(words: list[str]) -> None:
-    assert words[0] == "install"
-    extras = project()["optional-dependencies"]
-    for wanted in words[1:]:
-        name, _, extra = wanted.partition("[")
-        assert name == "prefect-genmedia" or wanted.startswith("dist/prefect_genmedia-")
-        assert not extra or extra.rstrip("]") in extras
-
-
-def check_curl(words: list[str]) -> None:
-    options = dict(zip(words[::2], words[1::2], strict=False)) if len(words) > 1 else {}
-    url = next(word for word in words if word.startswith("http"))
-    data = options.get("-d") or (words[words.index("-d") + 1] if "-d" in words else None)
-    answer = httpx.request("POST" if "-X" in words else "GET", url, content=data)
-    assert answer.is_success, answer.text
-
-
-def check_python(words: list[str]) -> None:
-    if words[0] == "-m":
-        assert importlib.util.find_spec(words[1])
-    else:
-        assert words[0].endswith(".py")
-
-
-def check_export(words: list[str]) -> None:
-    prefix = "PREFECT_INTEGRATIONS_GENMEDIA_"
-    declared = (ROOT / "blocks" / "documents.yaml").read_text() + (ROOT / "Makefile").read_text()
-    for word in words:
-        name = word.partition("=")[0]
-        known = name.removeprefix(prefix).lower() in GenMediaSettings.model_fields or name in declared
-        assert known, f"nothing reads {name}"
-
-
-def check_files(words: list[str]) -> None:
-    for word in words:
-        if word.startswith(("deployments/", "docs/", "tests/")):
-            assert (ROOT / word).exists(), word
-
-
-COMMANDS: dict[str, Callable[[list[str]], None]] = {
-    "cp": check_files,
-    "curl": check_curl,
-    "docker": check_files,
-    "export": check_export,
-    "make": check_make,
-    "pip": check_pip,
-    "prefect": check_prefect_command,
-    "prefect-genmedia": check_own_command,
-    "python": check_python,
-    "source": lambda words: None,
-}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -435,15 +187,20 @@ def test_a_providers_page_has_every_option(provider: str) -> None:
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
-def project() -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    return found
-
-
-def test_every_dependency_has_its_reason() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("## Dependencies")[2]
-    names = [re.split(r"[\[<>=;~! ]", each)[0] for each in project()["dependencies"]]
-    assert [name for name in names if name not in text] == []
+def test_every_dependency_has_its_reason_and_every_reason_its_dependency() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("| --- | --- |\n")[2]
+    given = set()
+    for row in table.splitlines():
+        names, _, extra = row.split("|")[1].partition("(extra ")
+        given |= {(name.partition("(")[0].strip(), extra.strip(" )`")) for name in names.split(",")}
+    declared = {"": project()["dependencies"], **project()["optional-dependencies"]}
+    wanted = {
+        (re.split(r"[\[<>=;~! ]", requirement)[0], extra)
+        for extra, requirements in declared.items()
+        for requirement in requirements
+        if not requirement.startswith("prefect-genmedia[")
+    }
+    assert given == wanted
 
 
 def test_the_pages_name_no_machine() -> None:

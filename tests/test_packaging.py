@@ -1,7 +1,7 @@
 """What is published: the source archive, the wheel that is built from it, its metadata, and the Blocks it registers.
 
 Built in a fresh folder from the files that git knows or would take: what lies about in a checkout must not matter.
-(`test_wheel.py` installs the wheel into an empty environment.)
+(`test_getting_started.py` installs the wheel into an empty environment.)
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import email
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,12 +19,18 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from prefect.settings import get_current_settings
+from stranger import copy_of_the_repository, files_of_git
 
 from prefect_genmedia.blocks import CREDENTIALS
 
 ROOT = Path(__file__).parent.parent
 MAPPED = {"flows": "flows", "deployments": "deployments", "blocks": "block_documents"}
 """Folders at the top level, and what the wheel calls them."""
+BUILT_FROM = {
+    *("LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("MANIFEST.in", "pyproject.toml", "setup.py"),
+}
+FOLDERS = ("src/", *(f"{folder}/" for folder in MAPPED))
 RUBBISH = re.compile(
     r"(^|/)(__pycache__|\.venv|\.git|\.hypothesis|\.pytest_cache|\.mypy_cache|\.ruff_cache|build|dist|demo-output)/"
     r"|\.pyc$|\.db$|\.log$|\.env$"
@@ -40,12 +45,8 @@ OURS = re.compile(
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source archive, and the wheel that was built from that archive alone."""
     pytest.importorskip("build")
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("the list of files comes from git")
-    source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
-    for name in files_of_git():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, source / name)
+    source = copy_of_the_repository(tmp_path_factory.mktemp("source"))
+    output = tmp_path_factory.mktemp("built")
     git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
     for command in (["init", "-q"], ["add", "--all"], ["commit", "-q", "--no-verify", "-m", "source"]):
         subprocess.run([*git, *command], cwd=source, check=True)
@@ -53,12 +54,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [sys.executable, "-m", "build", "--outdir", str(output), str(source)]
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return output
-
-
-def files_of_git() -> list[str]:
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    return [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +87,13 @@ def packaged(folder: Path) -> set[str]:
     }
 
 
-def test_the_source_archive_has_what_git_has_and_nothing_else(built: Path) -> None:
+def test_the_source_archive_has_what_the_wheel_is_built_from_and_nothing_else(built: Path) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     made = {"PKG-INFO", "setup.cfg"}
-    assert {name for name in names - made if ".egg-info/" not in name} == set(files_of_git())
+    wanted = {name for name in files_of_git() if name in BUILT_FROM or name.startswith(FOLDERS)}
+    assert {name for name in names - made if ".egg-info/" not in name} == wanted
 
 
 def test_no_cache_no_machine_and_no_key_is_in_what_is_published(built: Path, wheel: zipfile.ZipFile) -> None:

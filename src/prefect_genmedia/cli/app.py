@@ -22,6 +22,7 @@ app.command(
 app.command(
     "prefect_genmedia.cli.deploy:deploy", name="deploy", help="Apply Blocks, deployments and automations to a server."
 )
+app.register_install_completion_command()
 
 
 @app.command

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from cyclopts import App, Parameter
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.decide import Decision, decide
@@ -70,7 +70,9 @@ def list_jobs(
     if as_json:
         _print_json([_plain(job) for job in found])
         return
-    table = Table("key", "state", "kind", "request", "at the provider", "created", "expires", "file or error")
+    # In a narrow terminal, too, a key can be copied and a state be read.
+    whole = [Column(name, no_wrap=True) for name in ("key", "state")]
+    table = Table(*whole, "kind", "request", "at the provider", "created", "expires", "file or error")
     for job in found:
         ending = job.delivery.uri if job.delivery else job.error_message or ""
         table.add_row(

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 from dataclasses import dataclass, field
 from functools import lru_cache
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -36,6 +37,8 @@ def fetchable(url: str) -> str:
     try:
         parts = urlsplit(url)
         _ = parts.port
+        if "[" in parts.netloc:  # Python 3.10 lets anything in brackets through
+            IPv6Address(parts.hostname or "")
     except ValueError:  # its text may repeat the URL
         raise ValueError("must be a URL that can be read") from None
     if parts.scheme not in ("http", "https"):
