@@ -227,5 +227,6 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "prefect": check_prefect_command,
     "prefect-genmedia": check_own_command,
     "python": check_python,
+    "python3": check_python,
     "source": lambda words: None,
 }
