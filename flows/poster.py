@@ -38,11 +38,17 @@ async def live_poster(
     Parameters:
         image_url: URL, path or storage URL (s3://…) of a picture of a person.
         scene: The scene that the person is put into.
-            `youqian` 春节复古喜庆风格 · Retro Spring Festival: under a gate with couplets, a red 福 in both hands.
-            `zhongming` 红金骏马新年风格 · Red and gold New Year steed: before a red horse with golden ornaments.
-            `anime_cake` 卡通蛋糕可爱风格 · Cartoon cake: painted, in pyjamas, with a cake in the hands.
-            `real_cake` 真人蛋糕生活风格 · Lifelike cake: lifelike, in pyjamas, with a cake in the hands.
-            `firework` 新年烟花庆祝风格 · New Year fireworks: hat with rabbit ears, scarf, jumper with stars.
+
+            - `youqian` 春节复古喜庆风格 · Retro Spring Festival: under a gate with couplets, a red 福 in both hands.
+
+            - `zhongming` 红金骏马新年风格 · Red and gold New Year steed: before a red horse with golden ornaments.
+
+            - `anime_cake` 卡通蛋糕可爱风格 · Cartoon cake: painted, in pyjamas, with a cake in the hands.
+
+            - `real_cake` 真人蛋糕生活风格 · Lifelike cake: lifelike, in pyjamas, with a cake in the hands.
+
+            - `firework` 新年烟花庆祝风格 · New Year fireworks: hat with rabbit ears, scarf, jumper with stars.
+
         credentials: Jenius credentials: a Block, or the name of one.
         output: Folder, file name ending in .mp4, or fsspec URL for the video.
         timeout_seconds: How long to wait for the result, in seconds.

@@ -31,7 +31,7 @@ async def paused_run() -> FlowRun:
     raise AssertionError("no run is paused")
 
 
-@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("number", [0, 1])
 async def test_the_person_with_the_chosen_number_speaks(
     number: int, simulator: RunningSimulator, credentials: TokenOpsCredentials
 ) -> None:
@@ -39,12 +39,12 @@ async def test_the_person_with_the_chosen_number_speaks(
         omnihuman_video(simulator.portrait_url, simulator.speech_url, subject="ask", credentials=credentials)
     )
     run = await paused_run()
-    await aresume_flow_run(run.id, run_input={"subject": number})
+    await aresume_flow_run(run.id, run_input={"subject": str(number)})
     delivery: Delivery = await running
     assert delivery.seconds > 7
     (job,) = simulator.world.jobs.values()
     detected = [url for url, file in simulator.world.files.items() if file.media_type == "image/png"]
-    assert job.body["mask_urls"] == [f"{simulator.url}/files/{detected[number - 1]}"]
+    assert job.body["mask_urls"] == [f"{simulator.url}/files/{detected[number]}"]
 
 
 async def test_nobody_answering_lets_the_largest_speak_where_that_was_asked_for(

@@ -140,7 +140,8 @@ def default_words(value: Any) -> str:
 
 
 def cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
+    lines = re.sub(r"\s*\n- ", "<br>", text)
+    return " ".join(lines.split()).replace("|", "\\|")
 
 
 def generated() -> dict[str, str]:

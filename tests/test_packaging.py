@@ -79,11 +79,11 @@ def test_the_wheel_has_every_module_and_asset_and_nothing_else(wheel: zipfile.Zi
 
 
 def packaged(folder: Path) -> set[str]:
-    """What belongs into the wheel of a folder: all but the compose file's example, which works in a checkout only."""
+    """What belongs into the wheel of a folder."""
     return {
         str(PurePosixPath(name).relative_to(PurePosixPath(*folder.relative_to(ROOT).parts)))
         for name in files_of_git()
-        if (ROOT / name).is_relative_to(folder) and not name.endswith(".example")
+        if (ROOT / name).is_relative_to(folder)
     }
 
 

@@ -76,7 +76,7 @@ async def ask_subject(
             await acreate_flow_run_input(POINTS_KEY, points)
         get_run_logger().info("%d subjects: resume this run with the number of the one that shall speak", len(points))
         number = await _answer(_form(len(points), picture), timeout_seconds, fallback, suspend)
-        point = points[number - 1]
+        point = points[number]
         await acreate_flow_run_input(ANSWER_KEY, point)
     if time.monotonic() - asked_at > MASK_LIFETIME_SECONDS * 0.8:
         detection = await detect_subjects(image_url, credentials)
@@ -159,7 +159,7 @@ async def _answering_itself(seconds: float | None) -> AsyncIterator[None]:
     async def answer() -> None:
         await asyncio.sleep(seconds)
         logger.warning("Nobody chose a subject within %.0f s: the largest one speaks", seconds)
-        await aresume_flow_run(own_run, run_input={"subject": 1})
+        await aresume_flow_run(own_run, run_input={"subject": "0"})
 
     timer = asyncio.create_task(answer())
     try:
@@ -171,11 +171,12 @@ async def _answering_itself(seconds: float | None) -> AsyncIterator[None]:
 
 
 def _form(count: int, picture: str) -> Any:
-    """The form: the picture with the numbers, and one choice, from 1; nothing is chosen until a person does."""
-    numbers: Any = Literal[tuple(range(1, count + 1))]
+    """The form: the picture with the numbers, and one choice; nothing is chosen until a person does."""
+    # As text, since Prefect's form leaves the number 0 out of its choices.
+    numbers: Any = Literal[tuple(map(str, range(count)))]
     choice: Any = create_model(
         "SubjectChoice",
         __base__=RunInput,
-        subject=(numbers, Field(description="The number of the subject in the picture.")),
+        subject=(numbers, Field(description="The number of the subject in the picture; 0 is the largest.")),
     )
     return choice.with_initial_data(description=f"Who shall speak?\n\n{picture}")

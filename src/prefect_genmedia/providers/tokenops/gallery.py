@@ -30,7 +30,7 @@ class Gallery:
 
 
 def draw_gallery(portrait: bytes, masks: Sequence[bytes]) -> Gallery:
-    """Outline and number each subject, from 1, in the order of its mask.
+    """Outline and number each subject, from 0 as the parameter `subject` counts, in the order of its mask.
 
     Parameters:
         portrait: the picture's bytes.
@@ -51,7 +51,7 @@ def draw_gallery(portrait: bytes, masks: Sequence[bytes]) -> Gallery:
         canvas.paste(colour, mask=edge)
         point = _inside(mask)
         points.append((point[0] / canvas.width, point[1] / canvas.height))
-        _badge(canvas, point, str(number + 1), colour)
+        _badge(canvas, point, str(number), colour)
     output = io.BytesIO()
     canvas.save(output, "JPEG", quality=80)
     return Gallery(output.getvalue(), tuple((round(x, 4), round(y, 4)) for x, y in points))
