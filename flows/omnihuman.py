@@ -21,6 +21,7 @@ from prefect_genmedia.tasks import (
 )
 from prefect_genmedia.tasks.ask import ask_subject
 from prefect_genmedia.tasks.attempts import attempts
+from prefect_genmedia.tasks.in_flight import in_flight
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
 
@@ -100,17 +101,18 @@ async def omnihuman_video(
     request = request.with_subject(selection)
     for attempt in attempts(request, resubmit_on_output_refusal):
         with attempt:
-            job = await submit(
-                attempt.request,
-                credentials,
-                idempotency_key,
-                attempt.variant,
-                label=label_of(image_url),
-                output=output,
-                preflight=preflight,
-                ask_again=attempt.is_last,
-            )
-            if suspend_while_waiting:
-                await suspend_until_done(job)
-            job = await wait_for_job(job, credentials, timeout_seconds)
+            async with in_flight(attempt.request, credentials, idempotency_key, attempt.variant):
+                job = await submit(
+                    attempt.request,
+                    credentials,
+                    idempotency_key,
+                    attempt.variant,
+                    label=label_of(image_url),
+                    output=output,
+                    preflight=preflight,
+                    ask_again=attempt.is_last,
+                )
+                if suspend_while_waiting:
+                    await suspend_until_done(job)
+                job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

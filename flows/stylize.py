@@ -13,6 +13,7 @@ from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.hidream.catalog import StyleName
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
+from prefect_genmedia.tasks.in_flight import in_flight
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
 
@@ -56,10 +57,11 @@ async def stylize_video(
         GenMediaError: see the errors' table in the documentation.
     """
     request = StylizedVideo(video_url=video_url, style=style, prompt=prompt, notify_url=notify_url)
-    job = await submit(
-        request, credentials, idempotency_key, label=label_of(video_url), output=output, preflight=preflight
-    )
-    if suspend_while_waiting:
-        await suspend_until_done(job)
-    job = await wait_for_job(job, credentials, timeout_seconds)
+    async with in_flight(request, credentials, idempotency_key):
+        job = await submit(
+            request, credentials, idempotency_key, label=label_of(video_url), output=output, preflight=preflight
+        )
+        if suspend_while_waiting:
+            await suspend_until_done(job)
+        job = await wait_for_job(job, credentials, timeout_seconds)
     return await download_result(job, output, credentials)

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from anyio import to_thread
-from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +26,7 @@ from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import ACCEPTED, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.settings import current_settings
+from prefect_genmedia.tasks.in_flight import check_limit
 from prefect_genmedia.tasks.support import root_run_id
 from prefect_genmedia.tasks.terminal import Bar, terminal_bar
 
@@ -96,7 +95,6 @@ async def conduct(
         raise refuse(bad)
     prices = price_table(money.prices)
     _check_prices(rows, prices, money)
-    await _check_concurrency_limit(limits.concurrency_limit)
     settings = current_settings()
     folder = output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}"
     kept = Results([row.id for row in rows], bad, results or _beside(table, folder, name))
@@ -107,6 +105,9 @@ async def conduct(
         for provider in sorted({row.request.provider for row in rows}):
             block = await load_credentials(provider, credentials)
             opened[provider] = Opened(block, await stack.enter_async_context(block.client()))
+        for limit in {limits.concurrency_limit or each.block.concurrency_limit for each in opened.values()}:
+            if limit:
+                await check_limit(limit)
         run = BatchRun(name, rows, opened, ledger, folder, limits, prices, kept)
         await run.look_up()
         if dry_run:
@@ -227,24 +228,6 @@ def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], money: Money
             FieldProblem(f"prices.{name}", "is needed for max_cost, and no price is known") for name in unpriced
         ]
         raise InvalidRequest.of("The batch", problems)
-
-
-async def _check_concurrency_limit(name: str | None) -> None:
-    if name is None:
-        return
-    try:
-        async with get_client() as client:
-            await client.read_global_concurrency_limit_by_name(name)
-    except ObjectNotFound:
-        found = False
-    else:
-        found = True
-    if not found:
-        problem = FieldProblem(
-            "concurrency_limit",
-            f"there is no global concurrency limit {name!r}; make it with `prefect gcl create {name} --limit N`",
-        )
-        raise InvalidRequest.of("The batch", [problem])
 
 
 def _beside(table: str | Sequence[Mapping[str, Any]], folder: str, name: str) -> str:

@@ -32,14 +32,15 @@ class Opened:
     @property
     def credentials(self) -> ProviderCredentials:
         """The Block for the rows' steps: it hands out the held client and makes none for each step."""
-        return cast(ProviderCredentials, _Held(self.block.provider, self.client))
+        return cast(ProviderCredentials, _Held(self.block, self.client))
 
 
 class _Held:
     """As much of a credentials Block as the steps use."""
 
-    def __init__(self, provider: str, client: ProviderClient) -> None:
-        self.provider = provider
+    def __init__(self, block: ProviderCredentials, client: ProviderClient) -> None:
+        self.provider = block.provider
+        self.max_in_flight = block.max_in_flight
         self._client = client
 
     @asynccontextmanager

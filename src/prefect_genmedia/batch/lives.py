@@ -5,21 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TypeVar, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.concurrency.asyncio import concurrency
 
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.blocks import ProviderCredentials, TokenOpsCredentials
 from prefect_genmedia.errors import GenMediaError, RateLimited
-from prefect_genmedia.jobs.model import ACCEPTED, Job, JobState
+from prefect_genmedia.jobs.model import ACCEPTED, AT_PROVIDER, Job, JobState
 from prefect_genmedia.jobs.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
+from prefect_genmedia.tasks.in_flight import place_in
 from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
 from prefect_genmedia.tasks.subjects import detect_subjects, select_subject
 
@@ -151,11 +151,8 @@ class RowLife:
 
     @asynccontextmanager
     async def _limit(self) -> AsyncIterator[None]:
-        if self.concurrency_limit is None:
-            yield
-            return
-        # A lease that cannot be renewed must not end a paid job.
-        async with concurrency(self.concurrency_limit, strict=True, raise_on_lease_renewal_failure=False):
+        joins = self.known is not None and self.known.state in AT_PROVIDER  # see `in_flight`
+        async with place_in(self.concurrency_limit) if self.concurrency_limit and not joins else nullcontext():
             yield
 
 

@@ -82,7 +82,8 @@ class BatchRun:
 
     def __post_init__(self) -> None:
         """Start with every place free."""
-        self.slots = Slots(self.limits.max_in_flight)
+        of_accounts = [opened.block.max_in_flight or self.limits.max_in_flight for opened in self.opened.values()]
+        self.slots = Slots(min(self.limits.max_in_flight, sum(of_accounts)))
         self.breaker = Breaker(self.limits.breaker)
         # Downloads that fall behind must not pile up: so many rows may be begun at once.
         self._begun = asyncio.Semaphore(2 * self.limits.max_in_flight + 8)
@@ -105,7 +106,12 @@ class BatchRun:
     async def go(self) -> None:
         """Do every row that the limits allow; results and `stop` tell the rest."""
         canary = self.rows[: self.limits.canary]
-        await self._all(canary)
+        rest = sorted(self.rows[self.limits.canary :], key=self._turn)
+        if canary:
+            # Jobs that are at the provider already may hold the places in flight that the canary waits for.
+            joined = [row for row in rest if self._turn(row) == 0]
+            rest = rest[len(joined) :]
+            await self._all([*joined, *canary])
         failed = [row for row in canary if self.results.of(row.id).state != JobState.DELIVERED.value]
         if failed and self.stop is None:
             first = self.results.of(failed[0].id)
@@ -115,7 +121,7 @@ class BatchRun:
                     f"({first.error_kind}: {first.error_message}); the rest was not begun."
                 )
             )
-        await self._all(sorted(self.rows[self.limits.canary :], key=self._turn))
+        await self._all(rest)
 
     def _turn(self, row: Row) -> int:
         """What is at the provider first, since it expires there; then what is new; then what only has to be seen."""
@@ -167,7 +173,7 @@ class BatchRun:
                 f"{self.output.rstrip('/')}/{row.file_name}",
                 self.limits.timeout_seconds,
                 place,
-                self.limits.concurrency_limit,
+                self.limits.concurrency_limit or opened.block.concurrency_limit,
                 accepted=self._accepted,
                 stopped=lambda: self.stop is not None,
                 delivering=self._delivering,

@@ -5,16 +5,39 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import ConfigDict, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
 
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.transport import LoopShared
 
 LOGOS = "https://raw.githubusercontent.com/prefect-genmedia/prefect-genmedia/main/src/prefect_genmedia/assets"
 """Where the UI finds the logos in `prefect_genmedia/assets`: Prefect takes http addresses only."""
+
+SubmissionsPerMinute = Annotated[
+    float | None,
+    Field(
+        gt=0,
+        description="How many jobs one process may submit in a minute, evenly spaced. Empty: no limit.",
+    ),
+]
+MaxInFlight = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="How many jobs of this account may be at the provider at once, over all runs and machines that "
+        "share the job ledger; others wait before anything is sent. Empty: no limit.",
+    ),
+]
+ConcurrencyLimit = Annotated[
+    str | None,
+    Field(
+        description="Name of a Prefect global concurrency limit that each job of our flows and batches holds until its "
+        "provider is done. Empty: none.",
+    ),
+]
 
 _CLIENTS: LoopShared[ProviderClient] = LoopShared(lambda client: client.aclose())
 
@@ -27,6 +50,11 @@ class ProviderCredentials(CredentialsBlock):
     _block_schema_capabilities: ClassVar[list[str]] = ["genmedia-credentials"]
 
     provider: ClassVar[str]
+
+    if TYPE_CHECKING:  # each Block has these as its own last fields: a form shows what is required first
+        submissions_per_minute: SubmissionsPerMinute
+        max_in_flight: MaxInFlight
+        concurrency_limit: ConcurrencyLimit
 
     @abstractmethod
     def get_client(self) -> Any:

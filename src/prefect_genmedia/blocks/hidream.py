@@ -7,7 +7,7 @@ from typing import ClassVar
 from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from typing_extensions import Self
 
-from prefect_genmedia.blocks.base import LOGOS, ProviderCredentials, plausible_key
+from prefect_genmedia.blocks.base import LOGOS, ConcurrencyLimit, ProviderCredentials, plausible_key
 from prefect_genmedia.providers.hidream import HiDreamClient
 from prefect_genmedia.providers.hidream.catalog import BASE_URL, SUBMISSIONS_PER_MINUTE
 from prefect_genmedia.settings import current_settings
@@ -22,6 +22,8 @@ class HiDreamCredentials(ProviderCredentials):
         user_id: Your user's id at HiDream.
         base_url: The site's root.
         submissions_per_minute: How many jobs may be submitted in a minute.
+        max_in_flight: How many jobs may be at the provider at once.
+        concurrency_limit: A Prefect global concurrency limit that each job holds.
 
     Example:
         Load stored credentials and make a client:
@@ -65,6 +67,14 @@ class HiDreamCredentials(ProviderCredentials):
         gt=0,
         description="How many jobs may be submitted in a minute, evenly spaced; HiDream documents 2. Empty: no limit.",
     )
+    max_in_flight: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many jobs of this account may be at HiDream at once, over all runs and machines that share "
+        "the job ledger; others wait before anything is sent. HiDream documents 1, 3, 5, 7 or 10, by tier. "
+        "Empty: no limit.",
+    )
+    concurrency_limit: ConcurrencyLimit = None
 
     @field_validator("api_key", "token")
     @classmethod

@@ -6,7 +6,14 @@ from typing import ClassVar
 
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
-from prefect_genmedia.blocks.base import LOGOS, ProviderCredentials, plausible_key
+from prefect_genmedia.blocks.base import (
+    LOGOS,
+    ConcurrencyLimit,
+    MaxInFlight,
+    ProviderCredentials,
+    SubmissionsPerMinute,
+    plausible_key,
+)
 from prefect_genmedia.providers.tokenops import TokenOpsClient
 from prefect_genmedia.providers.tokenops.catalog import BASE_URL
 from prefect_genmedia.settings import current_settings
@@ -18,6 +25,9 @@ class TokenOpsCredentials(ProviderCredentials):
     Attributes:
         api_key: The key from TokenOps' console.
         base_url: The API's root.
+        submissions_per_minute: How many jobs may be submitted in a minute.
+        max_in_flight: How many jobs may be at the provider at once.
+        concurrency_limit: A Prefect global concurrency limit that each job holds.
 
     Example:
         Load stored credentials and make a client:
@@ -43,6 +53,9 @@ class TokenOpsCredentials(ProviderCredentials):
         title="Base URL",
         description="The API's root; another one for a gateway or the simulator.",
     )
+    submissions_per_minute: SubmissionsPerMinute = None
+    max_in_flight: MaxInFlight = None
+    concurrency_limit: ConcurrencyLimit = None
 
     _key_is_plausible = field_validator("api_key")(plausible_key)
 
@@ -52,4 +65,5 @@ class TokenOpsCredentials(ProviderCredentials):
             self.api_key.get_secret_value(),
             self.base_url,
             allow_private_hosts=current_settings().allow_private_hosts,
+            submissions_per_minute=self.submissions_per_minute,
         )

@@ -7,6 +7,7 @@ deadlock or to lose, and a move from one state to another succeeds in exactly on
 from __future__ import annotations
 
 import functools
+import hashlib
 import statistics
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -14,14 +15,14 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row, Select, bindparam, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from prefect_genmedia.jobs import schema
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.database import Database, open_database
-from prefect_genmedia.jobs.model import LEGAL_MOVES, Job, JobState
+from prefect_genmedia.jobs.model import FORGOTTEN_SECONDS, LEGAL_MOVES, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia.transport import LoopShared
 
 T = TypeVar("T")
@@ -95,6 +96,44 @@ class Ledger:
         if state in _TIME_OF_STATE:
             values.setdefault(_TIME_OF_STATE[state], now)
         return await self._update(job, values)
+
+    async def start_sending(self, job: Job, flow_run_id: str | None, max_in_flight: int | None = None) -> Job | None:
+        """Take a reserved job to `sending`, if its account has a place in flight for it.
+
+        Counting and taking are one step, over all processes: of those that see the last free place, one gets it.
+
+        Parameters:
+            job: the job as it was read.
+            flow_run_id: the flow run that sends it.
+            max_in_flight: how many jobs of the account may be in flight with it; None for any number.
+
+        Returns:
+            The job, to be sent now; None where there is no place, or another process has moved it.
+        """
+        if max_in_flight is None:
+            return await self.move(job, JobState.SENDING, flow_run_id=flow_run_id)
+        table, now = schema.jobs, self._clock.now()
+        values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "flow_run_id": flow_run_id}
+        taken = _count_in_flight(job.account, now).scalar_subquery()
+        statement = (
+            update(table)
+            .where(table.c.key == job.key, table.c.state == JobState.RESERVED.value, taken < max_in_flight)
+            .values(**values)
+            .returning(*table.c)
+        )
+
+        def take(connection: Connection) -> Row[Any] | None:
+            if connection.dialect.name == "postgresql":  # SQLite lets one write at a time by itself
+                connection.execute(select(func.pg_advisory_xact_lock(_lock_of(job.account))))
+            return connection.execute(statement).fetchone()
+
+        row = await self._database.transact(take)
+        return None if row is None else _job(row)
+
+    async def in_flight(self, account: str) -> int:
+        """How many jobs of an account may be under way at its provider now."""
+        row = await self._one(_count_in_flight(account, self._clock.now()))
+        return 0 if row is None else int(row[0])
 
     async def note(self, job: Job, **changes: Any) -> Job | None:
         """Set fields of a job that stays in its state; None where it has left that state in between."""
@@ -178,7 +217,7 @@ class Ledger:
         return statistics.median(found) if len(found) >= 3 else None
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Do the few things that need more than one statement in one transaction: budgets."""
+        """Do what needs more than one statement in one transaction: budgets."""
         return await self._database.transact(work)
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
@@ -216,6 +255,20 @@ async def open_ledger(url: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Le
 def new_key() -> str:
     """A new job's key: 12 hexadecimal digits, short enough to type."""
     return uuid4().hex[:12]
+
+
+def _count_in_flight(account: str, now: float) -> Select[Any]:
+    """Counts what is `sending` or `submitted`, without what a dead process left and what its provider has forgotten."""
+    jobs = schema.jobs.alias()
+    sending = and_(jobs.c.state == JobState.SENDING.value, jobs.c.sent_at > now - STALE_SENDING_SECONDS)
+    ends = func.coalesce(jobs.c.expires_at, jobs.c.submitted_at + FORGOTTEN_SECONDS)
+    submitted = and_(jobs.c.state == JobState.SUBMITTED.value, ends > now)
+    return select(func.count()).select_from(jobs).where(jobs.c.account == account, or_(sending, submitted))
+
+
+def _lock_of(account: str) -> int:
+    """The number of an account's advisory lock in PostgreSQL: 64 bits with a sign."""
+    return int.from_bytes(hashlib.sha256(f"genmedia in flight {account}".encode()).digest()[:8], "big", signed=True)
 
 
 def _columns(job: Job) -> dict[str, Any]:

@@ -10,6 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_genmedia import errors
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.protocol import MediaExpectation
+from prefect_genmedia.transport.api import SUBMIT_SECONDS
+
+STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
+"""A job that is `sending` for longer has lost its process: the submission's own timeout, and some seconds of skew."""
+
+FORGOTTEN_SECONDS = 12 * 3600.0
+"""No provider is documented to know a job for longer; where none says when its jobs end, they are gone by then."""
 
 
 class JobState(str, Enum):

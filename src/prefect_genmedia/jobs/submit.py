@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,17 +14,14 @@ from prefect_genmedia.errors import GenMediaError, InputRefused, JobExpired, Rat
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import Ledger
-from prefect_genmedia.jobs.model import ACCEPTED, Job, JobState
+from prefect_genmedia.jobs.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia.jobs.places import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia.jobs.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, MediaExpectation, ProviderClient
 from prefect_genmedia.providers.registry import provider_named
-from prefect_genmedia.transport.api import SUBMIT_SECONDS
 from prefect_genmedia.transport.redact import unsigned_url
 
 logger = logging.getLogger(__name__)
-
-STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
-"""A job that is `sending` for longer has lost its process: the submission's own timeout, and some seconds of skew."""
 
 JOIN_SECONDS = (0.02, 0.5)
 """How often a process looks whether another one's submission has its answer: at first, and at the longest."""
@@ -35,6 +33,10 @@ async def _never() -> bool:
 
 def _no_callback(job: Job) -> str | None:
     return None
+
+
+async def _as_it_is(request: GenerationRequest) -> GenerationRequest:
+    return request
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class Claim:
         output: where it wants its file, for whoever delivers it in its place.
         expectation: what the file must be like, beyond what the request alone says.
         prices: what a result probably costs, by `provider/model`; every figure made from them is an estimate.
+        max_in_flight: how many jobs of the account may be in flight when it is sent; None for any number.
+        tell: told, in a sentence, that it waits for a place in flight.
+        renewed: makes the request anew where something in it has grown too old while it waited; the same identity.
     """
 
     scope: str
@@ -66,6 +71,9 @@ class Claim:
     output: str | None = None
     expectation: MediaExpectation = field(default_factory=MediaExpectation)
     prices: PriceTable = field(default_factory=lambda: LIST_PRICES)
+    max_in_flight: int | None = None
+    tell: Callable[[str], None] = logger.info
+    renewed: Callable[[GenerationRequest], Awaitable[GenerationRequest]] = _as_it_is
 
 
 async def submit_once(
@@ -77,9 +85,11 @@ async def submit_once(
 
     Raises:
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
+        RateLimited: no place in flight became free in time; nothing was sent.
         GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
     """
     pause = JOIN_SECONDS[0]
+    places = Places(claim.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, claim.tell)
     request.body()  # a request that cannot be written must fail before anything is written down
     while True:
         job = await _newest_or_new(ledger, client, request, claim, clock)
@@ -94,8 +104,12 @@ async def submit_once(
             continue
         if job.not_before is not None:
             await clock.sleep(job.not_before - clock.now())
-        async with client.turn():
-            mine = await ledger.move(job, JobState.SENDING, flow_run_id=claim.flow_run_id)
+        async with AsyncExitStack() as turn:
+            async with places.line(ledger, job, clock):
+                if (request.stale_at() or clock.now()) < clock.now():
+                    request = await claim.renewed(request)
+                await turn.enter_async_context(client.turn())
+                mine = await ledger.start_sending(job, claim.flow_run_id, claim.max_in_flight)
             if mine is not None:
                 told = request.notifying(claim.callback_url(mine))
                 return await _finish(_send(ledger, client, told, mine, clock))

@@ -118,6 +118,10 @@ class GenerationRequest(BaseModel):
         """The same request, with word of the job's end sent to `callback_url`, where the provider can do that."""
         return self
 
+    def stale_at(self) -> float | None:
+        """When it is too old to be sent, in seconds since 1970; None where nothing in it is known to grow old."""
+        return None
+
     def duration_source(self) -> DurationSource | None:
         """The recording or video that the result is as long as, if there is one."""
         return None

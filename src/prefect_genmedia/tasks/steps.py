@@ -25,6 +25,7 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
+from prefect_genmedia.tasks.subjects import with_subject
 from prefect_genmedia.tasks.support import (
     RunListener,
     current_scope,
@@ -71,6 +72,9 @@ async def submit_step(
             output=output,
             expectation=ready.expectation,
             prices=prices,
+            max_in_flight=block.max_in_flight,
+            tell=logger.info,
+            renewed=lambda stale: with_subject(stale, block),
         )
         try:
             job = await submit_once(ledger, DiscreetClient(client, ready.sent.values()), ready.request, claim)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from prefect_genmedia.blocks import TokenOpsCredentials, load_credentials
+from prefect_genmedia.blocks import ProviderCredentials, TokenOpsCredentials, load_credentials
 from prefect_genmedia.errors import NoSubject
 from prefect_genmedia.inputs import Publication, prepared_url
-from prefect_genmedia.providers.tokenops import Detection, Recognition
+from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.providers.tokenops import Detection, OmniHumanVideo, Recognition
 from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
 from prefect_genmedia.providers.tokenops.subjects import Subject, SubjectSelection, select_masks
 from prefect_genmedia.settings import current_settings
@@ -115,6 +118,19 @@ async def select_subject(
         selection = await select_masks(detection, subject, read)
     get_run_logger().info("Subject %s; masks sent: %d", selection.subject, len(selection.mask_urls))
     return selection
+
+
+async def with_subject(request: GenerationRequest, credentials: ProviderCredentials) -> GenerationRequest:
+    """The request with fresh masks of whom it names as its speaker; as it is where it names nobody.
+
+    Raises:
+        NoSubject, InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
+    """
+    if not isinstance(request, OmniHumanVideo) or not request.subject:
+        return request
+    block = cast(TokenOpsCredentials, credentials)
+    detection = await detect_subjects.fn(request.image_url, block, request.model)
+    return request.with_subject(await select_subject.fn(detection, request.subject, block))
 
 
 async def reachable(image_url: str, rules: FetchRules) -> str:

@@ -11,12 +11,9 @@ from prefect.flow_runs import aresume_flow_run, asuspend_flow_run
 from prefect.logging import get_run_logger
 
 from prefect_genmedia.jobs.ledger import open_ledger
-from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.jobs.model import FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia.jobs.reconcile import Standing
 from prefect_genmedia.settings import current_settings
-
-SUSPENDED_SECONDS = 12 * 3600
-"""How long a run stays suspended at most: no provider is documented to know a job for longer."""
 
 Resumed = Literal["resumed", "not waiting"]
 
@@ -40,7 +37,7 @@ async def suspend_until_done(job: Job) -> None:
     if present is not None and present.state is not JobState.SUBMITTED:
         return
     get_run_logger().info("Job %s is at the provider; this run sleeps until it is done", job.provider_job_id)
-    await asuspend_flow_run(timeout=SUSPENDED_SECONDS, key=pause_key(job))
+    await asuspend_flow_run(timeout=int(FORGOTTEN_SECONDS), key=pause_key(job))
 
 
 async def standing_of(job: Job) -> Standing:

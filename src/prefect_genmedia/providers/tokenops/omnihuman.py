@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from prefect_genmedia.providers.inputs import InputUrl, RequestInput, Seed
 from prefect_genmedia.providers.protocol import DurationSource, GenerationRequest, MediaExpectation
@@ -39,6 +40,8 @@ class OmniHumanVideo(GenerationRequest):
     model: str = Field(catalog.OMNIHUMAN_MODEL, min_length=1, description="The model's name at TokenOps.")
     req_key: str = Field(catalog.OMNIHUMAN_REQ_KEY, min_length=1, description="The service's name at TokenOps.")
 
+    _chosen_at: float | None = PrivateAttr(None)
+
     @field_validator("subject")
     @classmethod
     def _subject_is_understood(cls, value: str) -> str:
@@ -48,9 +51,11 @@ class OmniHumanVideo(GenerationRequest):
 
     def with_subject(self, selection: SubjectSelection) -> OmniHumanVideo:
         """The same request, spoken by whom `select_subject` chose."""
-        return OmniHumanVideo.model_validate(
+        chosen = OmniHumanVideo.model_validate(
             {**self.model_dump(exclude_unset=True), "mask_urls": selection.mask_urls, "subject": selection.subject}
         )
+        chosen._sent, chosen._chosen_at = self._sent, time.time()
+        return chosen
 
     @property
     def model_name(self) -> str:
@@ -86,6 +91,10 @@ class OmniHumanVideo(GenerationRequest):
     def expectation(self) -> MediaExpectation:
         """A video of the asked resolution class that has sound."""
         return MediaExpectation(resolution_class=self.output_resolution, has_audio=True)
+
+    def stale_at(self) -> float | None:
+        """Masks live for 1 hour; a quarter of it is left for the provider to fetch them."""
+        return self._chosen_at + 0.75 * catalog.MASK_LIFETIME_SECONDS if self._chosen_at and self.mask_urls else None
 
     def duration_source(self) -> DurationSource:
         """The video is as long as the recording, which must be shorter than 60 seconds."""
