@@ -32,6 +32,15 @@ OUTPUT = Path("bench-output")
 VARIANTS = ("bare", "batch", "naive")
 MODEL = "jimeng-video-3.0-720P"
 GATE = 8
+COLUMNS = {
+    "recorded_seconds": "until recorded, s",
+    "exited_seconds": "until exited, s",
+    "task_runs": "task runs",
+    "requests_per_job": "requests a job",
+    "cpu_seconds": "CPU, s",
+    "server_cpu_seconds": "CPU of Prefect's server, s",
+    "memory_mb": "memory, MB",
+}
 
 
 def main() -> None:
@@ -124,13 +133,10 @@ def report(jobs: int, figures: dict[str, dict[str, float]]) -> None:
     bare = figures.get("bare", {}).get("recorded_seconds")
     naive = figures.get("naive", {}).get("recorded_seconds")
     print(f"\n{jobs} jobs of 5 s\n")
-    print("| | until recorded | until exited | task runs | requests a job | CPU | CPU of Prefect's server | memory |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| |", " | ".join(COLUMNS.values()), "|")
+    print("| --- " * (len(COLUMNS) + 1) + "|")
     for name, row in figures.items():
-        print(
-            f"| {name} | {row['recorded_seconds']} s | {row['exited_seconds']} s | {row['task_runs']} "
-            f"| {row['requests_per_job']} | {row['cpu_seconds']} s | {row['server_cpu_seconds']} s | {row['memory_mb']} MB |"
-        )
+        print(f"| {name} |", " | ".join(str(row[column]) for column in COLUMNS), "|")
     ratios = {}
     if "batch" in figures:
         took = figures["batch"]["recorded_seconds"]

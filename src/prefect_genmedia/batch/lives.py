@@ -17,11 +17,12 @@ from prefect_genmedia.blocks import ProviderCredentials, TokenOpsCredentials
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia.jobs.model import ACCEPTED, AT_PROVIDER, Job, JobState
 from prefect_genmedia.jobs.prices import PriceTable
-from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.providers.protocol import GenerationRequest, Observation
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.tasks.in_flight import place_in
 from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
 from prefect_genmedia.tasks.subjects import detect_subjects, select_subject
+from prefect_genmedia.tasks.support import RunListener
 
 RETRY_SECONDS = [2.0, 10.0, 30.0]
 """Seconds between the attempts of one step."""
@@ -50,6 +51,18 @@ class Place:
         """Wait for a place, before those that have not begun."""
         await self.slots.acquire(first=True)
         self._held = True
+
+
+class RowListener(RunListener):
+    """Leaves out what nobody looks for among thousands of jobs: each word of the provider's as an event of its own.
+
+    Handling an event costs Prefect's server as much as a request.
+    """
+
+    def changed(self, job: Job, observation: Observation) -> None:
+        """Only what nobody has heard of yet is worth a line."""
+        if not observation.recognized:
+            super().changed(job, observation)
 
 
 class RowLife:
@@ -109,7 +122,7 @@ class RowLife:
         async with self._limit():
             job = await self._submit()
             self.accepted()
-            job = await wait_step(job, self.credentials, self.timeout_seconds)
+            job = await wait_step(job, self.credentials, self.timeout_seconds, RowListener())
         self.place.leave()  # a download takes nothing from the provider's jobs in flight
         return await self._deliver(job)
 

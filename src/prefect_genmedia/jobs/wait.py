@@ -166,6 +166,7 @@ class _Watch:
             if observation is not None and await self._take(observation):
                 return self.job
             await self._heartbeat()
+            typical = typical or await self._typical_seconds()  # others may have ended meanwhile
             if age + self.clock.monotonic() - begun >= timeout_seconds:
                 raise JobTimeout(
                     f"No result within {timeout_seconds:.0f} s; the provider's last word was "

@@ -24,6 +24,9 @@ USER_AGENT = f"prefect-genmedia/{version('prefect-genmedia')}"
 TIMEOUTS = httpx.Timeout(connect=10.0, read=60.0, write=60.0, pool=30.0)
 """Seconds for each step of a request; the gate keeps the pool from ever being waited for."""
 
+IDLE_CONNECTIONS = 4
+"""Connections that are kept for the next request: the pool asks the system about each idle one, at every request."""
+
 SUBMIT_SECONDS = 180.0
 """The longest a paid POST may take from its first byte to its answer, in seconds."""
 
@@ -86,7 +89,8 @@ class ApiClient:
             "transport": transport,
         }
         slots = gates.requests + gates.downloads
-        self._client = httpx.AsyncClient(**options, limits=httpx.Limits(max_connections=slots))
+        limits = httpx.Limits(max_connections=slots, max_keepalive_connections=IDLE_CONNECTIONS)
+        self._client = httpx.AsyncClient(**options, limits=limits)
         # A paid POST always travels on a connection of its own: a kept-alive one that the server closes at that very
         # moment would leave an answer that nobody can interpret.
         self._fresh = httpx.AsyncClient(
