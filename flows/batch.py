@@ -11,14 +11,16 @@ from pydantic import Field
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
 from prefect_genmedia.batch import BatchReport, Price, conduct
 from prefect_genmedia.batch.conduct import Money
+from prefect_genmedia.batch.keeper import Sharding
 from prefect_genmedia.batch.run import Limits
+from prefect_genmedia.batch.shards import Shard
 
 
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     table = parameters["table"]
     name = parameters["batch_id"] or (table.rpartition("/")[2] if isinstance(table, str) else f"{len(table)} rows")
-    return f"batch · {name}"
+    return f"batch · {name} · {parameters['shard']}" if parameters["shard"] else f"batch · {name}"
 
 
 @flow(name="generate-batch", flow_run_name=_run_name)
@@ -42,6 +44,9 @@ async def generate_batch(
     skip_invalid: bool = False,
     dry_run: bool = False,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
+    shards: Annotated[int, Field(ge=1)] = 1,
+    shard_deployment: str | None = None,
+    shard: Shard | None = None,
 ) -> BatchReport:
     """Generate every row of a table: each paid once, verified, within the limits. Run it again to do the rest.
 
@@ -66,6 +71,9 @@ async def generate_batch(
         skip_invalid: Leave rows out that cannot be right.
         dry_run: Only show what would be done and its estimated cost.
         timeout_seconds: How long to wait for each result, in seconds.
+        shards: Parts that the table is split into, each done by a deployment's run on any machine.
+        shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
+        shard: Left empty; the part that a run does which another one has started.
 
     Raises:
         InvalidRequest: rows cannot be right; all of them are named, and nothing was submitted.
@@ -74,4 +82,7 @@ async def generate_batch(
     """
     limits = Limits(max_in_flight, canary, breaker, timeout_seconds, concurrency_limit)
     money = Money(prices, max_jobs, max_cost, budget, budget_period, budget_per_account)
-    return await conduct(table, kind, credentials, batch_id, output, results, limits, money, skip_invalid, dry_run)
+    split = Sharding(shards, shard_deployment, shard)
+    return await conduct(
+        table, kind, credentials, batch_id, output, results, limits, money, skip_invalid, dry_run, split
+    )

@@ -31,7 +31,7 @@ from prefect_genmedia.errors import InvalidRequest
 
 ROOT = Path(__file__).parent.parent
 DECLARED = read_spec(PrefectFile, DEPLOYMENTS, "prefect.yaml")
-PAID = {"omnihuman", "jimeng", "posters", "stylize", "batch"}
+PAID = {"omnihuman", "jimeng", "posters", "stylize", "batch", "batch-shard"}
 
 LOAD = """
 import json, sys
@@ -57,7 +57,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_entrypoint_loads_from_an_installed_wheel_in_an_empty_directory(installed: Path, tmp_path: Path) -> None:
-    entrypoints = [deployment.entrypoint for deployment in DECLARED.deployments]
+    entrypoints = sorted({deployment.entrypoint for deployment in DECLARED.deployments})
     answer = subprocess.run(
         [sys.executable, "-c", LOAD, json.dumps(entrypoints)],
         env={**os.environ, "PYTHONPATH": str(installed), "PREFECT_HOME": str(tmp_path / "home")},

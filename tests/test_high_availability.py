@@ -7,20 +7,18 @@ import contextlib
 import importlib.util
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from servers import postgres, postgres_tools, redis
+from servers import Member, member, postgres, postgres_tools, redis, until
 
 from prefect_genmedia.cli.local_server import free_port
 from prefect_genmedia.jobs import Job, JobState, open_ledger
@@ -46,23 +44,6 @@ pytestmark = [
 PREFECT = [sys.executable, "-m", "prefect"]
 GENMEDIA = [sys.executable, "-m", "prefect_genmedia.cli"]
 OURS = "PREFECT_INTEGRATIONS_GENMEDIA_"
-
-
-@dataclass
-class Member:
-    """A process of the team, started by us."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def kill(self) -> set[int]:
-        """SIGKILL it and everything that it started, at once; returns the ids."""
-        everyone = {self.process.pid, *descendants(self.process.pid)}
-        for pid in everyone:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.wait(30)
-        return everyone
 
 
 @dataclass
@@ -105,39 +86,6 @@ class Team:
                 return await ledger.jobs()
 
         return asyncio.run(read())
-
-
-def descendants(pid: int) -> set[int]:
-    """The ids of all processes that a process started, and of those that they started."""
-    parents = {}
-    for status in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            parents[int(status.parent.name)] = int(status.read_text().rpartition(")")[2].split()[1])
-    found = {pid}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {pid}
-
-
-@contextmanager
-def member(name: str, command: list[str], env: Mapping[str, str], logs: Path) -> Iterator[Member]:
-    log = logs / f"{name}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=dict(env), stdout=output, stderr=subprocess.STDOUT)
-    started = Member(process, log)
-    try:
-        yield started
-    finally:
-        started.kill()  # nothing of it is needed any more
-
-
-def until(condition: Callable[[], object], what: Callable[[], str] | str, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
 
 
 def healthy(api: str) -> bool:

@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_genmedia.batch import show
 from prefect_genmedia.batch.budget import Budget, BudgetPeriod, budget_name
 from prefect_genmedia.batch.held import Opened, quiet_rows
+from prefect_genmedia.batch.keeper import Sharding, keeper_of
 from prefect_genmedia.batch.results import INVALID, Results
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, file_stem, refuse
 from prefect_genmedia.batch.run import BatchRun, Limits, next_attempt
+from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
 from prefect_genmedia.batch.table import folder_of, format_of, read_table, stem_of
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import BatchIncomplete, FieldProblem, InvalidRequest
@@ -81,30 +83,32 @@ async def conduct(
     money: Money,
     skip_invalid: bool = False,
     dry_run: bool = False,
+    sharding: Sharding | None = None,
 ) -> BatchReport:
-    """Do a whole batch inside a flow run; see the flow `generate_batch`.
+    """Do a whole batch, or one shard of it, inside a flow run; see the flow `generate_batch`.
 
     Raises:
         InvalidRequest: rows cannot be right, or settings contradict each other; nothing was submitted.
         BudgetStop: the budget did not hold every row; those that it held are done.
         BatchIncomplete: some rows have no file; the others are done.
     """
-    name = batch_id or (stem_of(table) if isinstance(table, str) else root_run_id())
-    rows, bad = check_rows(await to_thread.run_sync(read_table, table), kind)
-    if bad and not skip_invalid:
-        raise refuse(bad)
-    prices = price_table(money.prices)
-    _check_prices(rows, prices, money)
-    settings = current_settings()
-    folder = output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}"
-    kept = Results([row.id for row in rows], bad, results or _beside(table, folder, name))
-    async with AsyncExitStack() as stack:
-        # One lease of the ledger and of each client around the whole batch: the rows' own share them.
+    split = sharding or Sharding()
+    shard = split.shard
+    async with end_told(shard) as end, AsyncExitStack() as stack:
+        name = batch_id or (stem_of(table) if isinstance(table, str) else root_run_id())
+        wanted = await to_thread.run_sync(read_table, table)
+        rows, bad = check_rows(shard.part_of(wanted) if shard else wanted, kind)
+        if bad and not skip_invalid:
+            raise refuse(bad)
+        prices = price_table(money.prices)
+        _check_prices(rows, prices, money)
+        settings = current_settings()
+        folder = output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}"
+        kept = Results([row.id for row in rows], bad, None if shard else results or _beside(table, folder, name))
         ledger = await stack.enter_async_context(open_ledger(settings.ledger))
-        opened = {}
-        for provider in sorted({row.request.provider for row in rows}):
-            block = await load_credentials(provider, credentials)
-            opened[provider] = Opened(block, await stack.enter_async_context(block.client()))
+        if shard is not None:
+            await shard.check_ledger(ledger)
+        opened = await _opened(stack, rows, credentials)
         for limit in {limits.concurrency_limit or each.block.concurrency_limit for each in opened.values()}:
             if limit:
                 await check_limit(limit)
@@ -112,17 +116,32 @@ async def conduct(
         await run.look_up()
         if dry_run:
             return await _plan(run, bad)
+        keeper = None if split.shards == 1 else await keeper_of(run, split, table, wanted)
         run.budgets = await _budgets(run, money)
         get_run_logger().info("Batch %s: %d rows, %d of them known to the ledger", name, len(rows), len(run.known))
         with quiet_rows(len(rows)), terminal_bar(name) as bar:
-            async with _shown(name, kept, bar):
-                await run.go()
-    return _report(run, kept)
+            async with _shown(name, kept, bar, shard):
+                await (keeper or run).go()
+        end.stop = run.stop
+        end.take(kept)
+        return _report(run, kept)
+
+
+async def _opened(
+    stack: AsyncExitStack, rows: Sequence[Row], credentials: ProviderCredentials | str
+) -> dict[str, Opened]:
+    """One lease of each client around the whole batch: the rows' own share it."""
+    opened = {}
+    for provider in sorted({row.request.provider for row in rows}):
+        block = await load_credentials(provider, credentials)
+        opened[provider] = Opened(block, await stack.enter_async_context(block.client()))
+    return opened
 
 
 def _report(run: BatchRun, results: Results) -> BatchReport:
     words = show.summary_of(results)
-    get_run_logger().info("Batch %s: %s; results in %s", run.batch_id, words, results.location)
+    place = f" The table of results is {results.location}." if results.location else ""
+    get_run_logger().info("Batch %s: %s.%s", run.batch_id, words, place)
     if run.stop is not None:
         raise run.stop
     report = BatchReport(
@@ -133,14 +152,16 @@ def _report(run: BatchRun, results: Results) -> BatchReport:
         results=results.location,
     )
     if report.delivered + report.states.get(INVALID, 0) < report.rows:
-        raise BatchIncomplete(f"Batch {run.batch_id!r}: {words}. The table of results is {results.location}.")
+        raise BatchIncomplete(f"Batch {run.batch_id!r}: {words}.{place}")
     return report
 
 
 @asynccontextmanager
-async def _shown(name: str, results: Results, bar: Bar) -> AsyncIterator[None]:
+async def _shown(name: str, results: Results, bar: Bar, shard: Shard | None) -> AsyncIterator[None]:
     """Progress and the table of results while the block runs, and all that a person looks at when it has ended."""
     progress = show.Progress(name, results, bar)
+    if shard is not None:
+        progress = show.Progress(f"{name}, {shard}", results, bar, BEAT_KEY, BEAT_SECONDS)
     await results.save(now=True)  # before anything is paid: a table that cannot be written must stop the batch here
     await progress.show(now=True)
 
@@ -162,8 +183,9 @@ async def _shown(name: str, results: Results, bar: Bar) -> AsyncIterator[None]:
             await showing
         await results.save(now=True)
         await progress.show(now=True)
-        await show.publish_gallery(name, results)
-        await show.publish_failures(name, results)
+        if shard is None:  # else the run that waits for it shows them
+            await show.publish_gallery(name, results)
+            await show.publish_failures(name, results)
 
 
 async def _plan(run: BatchRun, bad: Sequence[BadRow]) -> BatchReport:

@@ -86,10 +86,10 @@ class Results:
     Parameters:
         ids: every row's id.
         bad: the rows that were left out.
-        location: path or fsspec URL of the table of results.
+        location: path or fsspec URL of the table of results; None where another run writes it.
     """
 
-    def __init__(self, ids: Sequence[str], bad: Sequence[BadRow], location: str) -> None:
+    def __init__(self, ids: Sequence[str], bad: Sequence[BadRow], location: str | None) -> None:
         """Start with nothing sent."""
         self._rows = {row_id: Result(row_id) for row_id in ids}
         self._bad = [
@@ -101,7 +101,7 @@ class Results:
             )
             for row in bad
         ]
-        self._file = TableFile(location, COLUMNS)
+        self._file = None if location is None else TableFile(location, COLUMNS)
         self._changed = True
         self._saved_at = float("-inf")
         self._pause = SAVE_SECONDS
@@ -127,6 +127,8 @@ class Results:
     async def save(self, now: bool = False) -> None:
         """Write the table if something has changed and it is time, or `now`."""
         begun = time.monotonic()
+        if self._file is None:
+            return
         if not now and (not self._changed or begun - self._saved_at < self._pause):
             return
         self._changed = False

@@ -71,7 +71,7 @@ def check_rows(table: Sequence[Mapping[str, Any]], kind: str) -> tuple[list[Row]
     bad: list[BadRow] = []
     seen: set[str] = set()
     for position, fields in enumerate(table):
-        row_id = _id_of(fields)
+        row_id = id_of(fields)
         name = row_id or f"#{position + 1}"
         problems = [*_id_problems(row_id, seen)]
         seen.add(row_id)
@@ -96,7 +96,8 @@ def refuse(bad: Sequence[BadRow]) -> InvalidRequest:
     return error
 
 
-def _id_of(fields: Mapping[str, Any]) -> str:
+def id_of(fields: Mapping[str, Any]) -> str:
+    """A row's id as text; empty where it has none."""
     value = _plain(fields.get("id", ""))
     return str(value).strip()
 

@@ -105,6 +105,10 @@ class BatchRun:
 
     async def go(self) -> None:
         """Do every row that the limits allow; results and `stop` tell the rest."""
+        await self._all(await self.go_ahead())
+
+    async def go_ahead(self) -> list[Row]:
+        """Do the canary rows; returns the rest, in its turn, which `stop` may say must not be begun."""
         canary = self.rows[: self.limits.canary]
         rest = sorted(self.rows[self.limits.canary :], key=self._turn)
         if canary:
@@ -121,7 +125,7 @@ class BatchRun:
                     f"({first.error_kind}: {first.error_message}); the rest was not begun."
                 )
             )
-        await self._all(rest)
+        return rest
 
     def _turn(self, row: Row) -> int:
         """What is at the provider first, since it expires there; then what is new; then what only has to be seen."""

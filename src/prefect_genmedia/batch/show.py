@@ -37,28 +37,41 @@ _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 
 
 class Progress:
-    """The batch's progress bar, updated only when something has changed."""
+    """A progress bar, updated only when something has changed.
 
-    def __init__(self, batch_id: str, results: Results, bar: Bar) -> None:
-        """Show nothing yet; `bar` is the one in the terminal, if there is one."""
-        self._batch_id = batch_id
+    Parameters:
+        name: whose progress it is.
+        results: what is counted.
+        bar: the one in the terminal, if there is one.
+        key: the artifact's key.
+        beat_seconds: it is also updated at least this often, in seconds, to show that the run lives.
+    """
+
+    def __init__(
+        self, name: str, results: Results, bar: Bar, key: str = "genmedia-batch", beat_seconds: float = float("inf")
+    ) -> None:
+        """Show nothing yet."""
+        self._name = name
         self._bar = bar
         self._results = results
+        self._key = key
+        self._beat_seconds = beat_seconds
         self._artifact: UUID | None = None
         self._shown: tuple[float, str] | None = None
         self._shown_at = float("-inf")
 
     async def show(self, now: bool = False) -> None:
         """Bring the bar up to date, if it is time or `now`."""
-        if not now and time.monotonic() - self._shown_at < PROGRESS_SECONDS:
+        age = time.monotonic() - self._shown_at
+        if not now and age < PROGRESS_SECONDS:
             return
         percent, words = self._state()
-        if (percent, words) == self._shown:
+        if (percent, words) == self._shown and age < self._beat_seconds:
             return
         self._shown, self._shown_at = (percent, words), time.monotonic()
         self._bar.show(percent, words)
         if self._artifact is None:
-            self._artifact = await acreate_progress_artifact(percent, key="genmedia-batch", description=words)
+            self._artifact = await acreate_progress_artifact(percent, key=self._key, description=words)
         else:
             await aupdate_progress_artifact(self._artifact, percent, words)
 
@@ -67,7 +80,7 @@ class Progress:
         total = sum(counts.values())
         waiting = counts[NOT_SENT] + counts[IN_FLIGHT]
         percent = 100.0 * (total - waiting) / total if total else 100.0
-        return round(percent, 1), f"{self._batch_id}: {summary_of(self._results)}"
+        return round(percent, 1), f"{self._name}: {summary_of(self._results)}"
 
 
 def summary_of(results: Results) -> str:

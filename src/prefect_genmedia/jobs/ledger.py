@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import socket
 import statistics
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -57,6 +58,11 @@ def _update(names: tuple[str, ...]) -> ReturningUpdate[Any]:
     where = (_JOBS.c.key == bindparam("its_key"), _JOBS.c.state == bindparam("its_state"))
     values = {name: bindparam(_NEW + name, type_=_JOBS.c[name].type) for name in names}
     return update(_JOBS).where(*where).values(values).returning(*_JOBS.c)
+
+
+_WHICH_POSTGRESQL = text(
+    "SELECT system_identifier::text, current_database(), current_schema() FROM pg_control_system()"
+)
 
 
 class Ledger:
@@ -215,6 +221,16 @@ class Ledger:
             statement = statement.where(length.between(length_seconds / 1.5, length_seconds * 1.5))
         found = [float(row[0]) for row in await self._database.run(statement)]
         return statistics.median(found) if len(found) >= 3 else None
+
+    async def fingerprint(self) -> str:
+        """A digest that tells this ledger from every other: processes that share it get the same one."""
+        if self._database.dialect == "sqlite":
+            rows = await self._database.run(text("PRAGMA database_list"))
+            words = [socket.gethostname(), *(str(row[2]) for row in rows if row[1] == "main")]
+        else:
+            rows = await self._database.run(_WHICH_POSTGRESQL)
+            words = [str(part) for part in rows[0]]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
         """Do what needs more than one statement in one transaction: budgets."""

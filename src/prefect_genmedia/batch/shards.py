@@ -1,0 +1,221 @@
+"""A batch on several machines: which rows are whose, and what the run of one part tells the run that started it.
+
+The parts tell of themselves by Prefect artifacts, since the Prefect server is the one place that all machines reach:
+a progress bar that is touched every few seconds while the run lives, and at its end a table of what went wrong. A run
+that has ended without that table was lost, and so was one whose bar is no longer touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import acreate_table_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import Artifact
+from prefect.exceptions import ObjectNotFound
+from prefect.runtime import deployment
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import Self
+
+from prefect_genmedia import errors
+from prefect_genmedia.batch.results import INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.batch.rows import id_of
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.jobs.ledger import Ledger
+
+BEAT_KEY = "genmedia-batch-shard"
+"""Artifact key of a shard's progress bar."""
+
+END_KEY = "genmedia-batch-shard-end"
+"""Artifact key of the table that a shard leaves at its end."""
+
+BEAT_SECONDS = 10.0
+"""A living shard touches its progress bar at least this often, in seconds."""
+
+_SHOWN_MESSAGE = 1000
+"""Characters of an error's message that travel with a row."""
+
+
+class Shard(BaseModel):
+    """One part of a table, done by a run of its own. A run of `generate_batch` with `shards` makes these."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int = Field(ge=1, description="Which part, from 1.")
+    of: int = Field(ge=1, description="How many parts there are.")
+    ledger: str = Field(description="Digest that tells the batch's ledger from others: all parts must use the same.")
+
+    @model_validator(mode="after")
+    def _exists(self) -> Self:
+        if self.number > self.of:
+            raise ValueError("there are not so many shards")
+        return self
+
+    def __str__(self) -> str:
+        """The shard as people call it."""
+        return f"shard {self.number} of {self.of}"
+
+    def has(self, row_id: str) -> bool:
+        """Whether a row is in this part: by its id alone, so that a table may grow and each row stays where it is."""
+        digest = hashlib.sha256(row_id.encode()).digest()
+        return int.from_bytes(digest[:8], "big") % self.of == self.number - 1
+
+    def part_of(self, table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+        """The table's rows that are in this part."""
+        return [fields for fields in table if self.has(id_of(fields))]
+
+    async def check_ledger(self, ledger: Ledger) -> None:
+        """Make sure that this machine writes down what it pays where the others look.
+
+        Raises:
+            InvalidRequest: its ledger is another one.
+        """
+        if await ledger.fingerprint() != self.ledger:
+            problem = FieldProblem(
+                "ledger_url",
+                "the worker of this shard uses another ledger than the run that started it; set "
+                "PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL to the same PostgreSQL on all machines",
+            )
+            raise InvalidRequest.of("The shard", [problem])
+
+
+def shards_of(count: int, ledger: str) -> list[Shard]:
+    """Every part of a batch that is split into `count`."""
+    return [Shard(number=number, of=count, ledger=ledger) for number in range(1, count + 1)]
+
+
+def share_of(total: int, shard: Shard) -> int:
+    """A shard's share of a number of places: all shares together are the number, and differ by at most one.
+
+    Raises:
+        InvalidRequest: there are fewer places than shards.
+    """
+    if total < shard.of:
+        raise refused("shards", f"must not be more than max_in_flight, which is {total} and is split among them")
+    return total // shard.of + (shard.number <= total % shard.of)
+
+
+def refused(field: str, problem: str) -> InvalidRequest:
+    """A batch cannot be split as it is asked for."""
+    return InvalidRequest.of("The batch", [FieldProblem(field, problem)])
+
+
+async def deployment_for(runs: int, name: str | None) -> UUID:
+    """The deployment whose runs do the shards.
+
+    Parameters:
+        runs: how many of them there will be at once.
+        name: `flow/deployment`; None for the one that this run is of.
+
+    Raises:
+        InvalidRequest: there is none, it is of another flow, or its runs would wait for each other.
+    """
+    own: str | None = deployment.id
+    if name is None and own is None:
+        raise refused(
+            "shard_deployment", "names the deployment that runs the shards, such as generate-batch/batch-shard"
+        )
+    async with get_client() as client:
+        try:
+            found = await (client.read_deployment_by_name(name) if name else client.read_deployment(UUID(own or "")))
+            pool = await client.read_work_pool(found.work_pool_name) if found.work_pool_name else None
+        except ObjectNotFound:
+            raise refused("shard_deployment", f"there is no deployment {name!r}, or it has no work pool") from None
+    if "shard" not in (found.parameter_openapi_schema or {}).get("properties", {}):
+        raise refused("shard_deployment", f"{name!r} is no deployment of generate-batch")
+    limit = found.global_concurrency_limit
+    _check_places("The deployment", None if limit is None else limit.limit, runs + (str(found.id) == str(own)))
+    _check_places("Its work pool", None if pool is None else pool.concurrency_limit, runs)
+    return found.id
+
+
+def _check_places(whose: str, limit: int | None, wanted: int) -> None:
+    if limit is not None and limit < wanted:
+        raise refused(
+            "shard_deployment", f"{whose} has a concurrency limit of {limit}, and {wanted} runs are wanted at once"
+        )
+
+
+@dataclass
+class ShardEnd:
+    """How a shard ended: why it stopped before its end, if it did, and every row that something is wrong with.
+
+    Parameters:
+        stop: the error that stopped it.
+        rows: results with an error, by row id; of each `state`, `error_kind` and `error_message` count.
+    """
+
+    stop: GenMediaError | None = None
+    rows: dict[str, Result] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> ShardEnd:
+        """Read what `publish` wrote."""
+        return cls.of(json.loads(str(artifact.data)))
+
+    @classmethod
+    def of(cls, lines: Sequence[Mapping[str, str]]) -> ShardEnd:
+        """Read the table's lines."""
+        end = cls()
+        for line in lines:
+            kind, message = line["error"], line["message"]
+            if line["row"]:
+                # What the whole table's check had let through was not refused by it: it is only wrong over there.
+                state = NOT_SENT if line["state"] == INVALID else line["state"]
+                end.rows[line["row"]] = Result(line["row"], state, error_kind=kind, error_message=message)
+            elif kind:
+                end.stop = getattr(errors, kind, errors.BatchIncomplete)(message)
+        return end
+
+    def lines(self) -> list[dict[str, str]]:
+        """The table: the shard itself in the first line, then every row that something is wrong with."""
+        whole = Result(
+            "",
+            "stopped" if self.stop else "done",
+            error_kind=self.stop.kind if self.stop else None,
+            error_message=self.stop.message if self.stop else f"{len(self.rows)} rows have an error",
+        )
+        return [
+            {
+                "row": result.id,
+                "state": result.state,
+                "error": result.error_kind or "",
+                "message": (result.error_message or "")[:_SHOWN_MESSAGE],
+            }
+            for result in (whole, *self.rows.values())
+        ]
+
+    async def publish(self, shard: Shard) -> None:
+        """Leave it on the run's page, where the run that waits for it reads it."""
+        await acreate_table_artifact(key=END_KEY, table=self.lines(), description=str(shard))
+
+    def take(self, results: Results) -> None:
+        """Remember every row that something is wrong with."""
+        self.rows = {result.id: result for result in results.all() if result.error_kind}
+
+
+@asynccontextmanager
+async def end_told(shard: Shard | None) -> AsyncIterator[ShardEnd]:
+    """Let whoever waits for a shard know how it ended; not where it is cancelled, or fails so that it may be repeated.
+
+    Parameters:
+        shard: the part that this run does; None where it does the whole table, and nobody waits.
+    """
+    end = ShardEnd()
+    try:
+        yield end
+    except GenMediaError as error:
+        if error.retryable or shard is None:
+            raise
+        if not end.rows:
+            end.stop = end.stop or error  # it never began
+        await end.publish(shard)
+        raise
+    if shard is not None:
+        await end.publish(shard)

@@ -1,0 +1,405 @@
+"""Batches on several machines: which rows are whose, what is told of them, and that a lost part is done again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.flow_engine import run_flow_async
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed, Crashed, Pending, Running
+from servers import Member, ask_api, member, postgres, postgres_tools, until
+
+from prefect_genmedia import TokenOpsCredentials
+from prefect_genmedia.batch import BatchReport, keeper, lives
+from prefect_genmedia.batch.budget import Budget
+from prefect_genmedia.batch.results import Result
+from prefect_genmedia.batch.shards import Shard, ShardEnd, shards_of, share_of
+from prefect_genmedia.batch.table import encode_table, read_table
+from prefect_genmedia.cli.local_server import LocalServer, local_server
+from prefect_genmedia.errors import BatchIncomplete, BudgetStop, InvalidRequest
+from prefect_genmedia.flows.batch import generate_batch
+from prefect_genmedia.jobs import Ledger, open_ledger
+from prefect_genmedia.jobs.storage import sha256_of
+from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator.media import Recipe
+from prefect_genmedia.simulator.world import World
+
+ROWS = 24
+FLOWS = str(Path(__file__).parent.parent / "flows")
+PREFECT = [sys.executable, "-m", "prefect"]
+SETUP = """
+import sys
+from prefect import flow
+from prefect_genmedia import TokenOpsCredentials
+TokenOpsCredentials(api_key=sys.argv[1], base_url=sys.argv[2]).save("default", overwrite=True)
+found = flow.from_source(sys.argv[3], "batch.py:generate_batch")
+found.deploy("batch-shard", work_pool_name="local", print_next_steps=False)
+"""
+
+
+LEDGER = "0123456789abcdef"
+
+
+def shards(count: int) -> list[Shard]:
+    return shards_of(count, LEDGER)
+
+
+def test_every_row_is_in_exactly_one_shard_wherever_it_stands_in_the_table() -> None:
+    table = [{"id": f"row-{number}"} for number in range(200)]
+    parts = [shard.part_of(table) for shard in shards(4)]
+    assert sorted(row["id"] for part in parts for row in part) == sorted(row["id"] for row in table)
+    assert min(map(len, parts)) > 30
+    assert [shard.part_of(part) for shard, part in zip(shards(4), parts, strict=True)] == parts
+    longer = [{"id": "new"}, *reversed(table)]
+    assert all(row in shard.part_of(longer) for shard, part in zip(shards(4), parts, strict=True) for row in part)
+
+
+def test_an_id_that_is_a_number_in_the_table_is_in_the_shard_of_its_text() -> None:
+    assert [shard.part_of([{"id": 7.0}]) != [] for shard in shards(5)] == [shard.has("7") for shard in shards(5)]
+
+
+def test_places_are_split_so_that_all_shards_together_have_as_many() -> None:
+    assert [share_of(11, shard) for shard in shards(4)] == [3, 3, 3, 2]
+    with pytest.raises(InvalidRequest, match="more than max_in_flight, which is 3"):
+        share_of(3, shards(4)[0])
+
+
+def test_there_is_no_shard_beyond_the_last() -> None:
+    with pytest.raises(ValueError, match="not so many"):
+        Shard(number=3, of=2, ledger=LEDGER)
+
+
+def test_the_end_of_a_shard_tells_what_the_ledger_does_not_know() -> None:
+    rows = {
+        "a": Result("a", "not_sent", error_kind="InvalidRequest", error_message="the picture is too small"),
+        "b": Result("b", "submitted", error_kind="JobTimeout", error_message="x" * 5000),
+        "c": Result("c", "invalid", error_kind="InvalidRequest", error_message="there is no such file here"),
+    }
+    told = ShardEnd.of(ShardEnd(BudgetStop("It is used up."), rows).lines())
+    assert isinstance(told.stop, BudgetStop)
+    assert told.stop.message == "It is used up."
+    assert told.rows["a"] == rows["a"]
+    assert (told.rows["b"].state, len(told.rows["b"].error_message or "")) == ("submitted", 1000)
+    assert told.rows["c"].state == "not_sent"
+    assert ShardEnd.of(ShardEnd().lines()) == ShardEnd()
+
+
+async def test_processes_that_share_a_ledger_know_it_from_another(
+    ledger: Ledger, ledger_url: str, tmp_path: Path
+) -> None:
+    await Budget(ledger, "any", None, None).open()
+    async with open_ledger(f"sqlite:///{tmp_path}/./ledger.db") as same, open_ledger(f"{ledger_url}.other") as other:
+        assert await same.fingerprint() == await ledger.fingerprint() != await other.fingerprint()
+
+
+@pytest.mark.server
+@pytest.mark.skipif(postgres_tools() is None, reason="needs Debian's postgresql")
+async def test_a_ledger_on_postgresql_is_known_by_its_server_and_database() -> None:
+    with postgres() as url:
+        async with open_ledger(url) as one, open_ledger(url.replace("127.0.0.1", "localhost")) as same:
+            assert await one.fingerprint() == await same.fingerprint()
+
+
+def lakes(count: int) -> list[dict[str, Any]]:
+    return [
+        {"id": f"row-{number}", "model": "jimeng-video-3.0-720P", "prompt": f"lake {number}"} for number in range(count)
+    ]
+
+
+@pytest.fixture
+def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered = World._rendered
+
+    async def tiny(world: World, recipe: Recipe) -> bytes:
+        return await rendered(world, Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
+
+    monkeypatch.setattr(World, "_rendered", tiny)
+
+
+WAITING = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED])))
+
+
+class Machines:
+    """Machines that do the runs of a deployment in this process, and lose as many of them as they are told to."""
+
+    def __init__(self, deployment: UUID) -> None:
+        self.deployment = deployment
+        self.lose = 0
+        self.idle = False
+        self.done: list[FlowRun] = []
+        self._working: set[asyncio.Task[Any]] = set()
+
+    async def work(self) -> None:
+        mine = DeploymentFilter(id=DeploymentFilterId(any_=[self.deployment]))
+        async with get_client() as client:
+            while True:
+                found = await client.read_flow_runs(deployment_filter=mine, flow_run_filter=WAITING)
+                for run in [] if self.idle else found:
+                    await client.set_flow_run_state(run.id, Pending())
+                    if self.lose:
+                        self.lose -= 1
+                        await client.set_flow_run_state(run.id, Crashed(message="The machine is gone."), force=True)
+                        continue
+                    self.done.append(run)
+                    doing = asyncio.create_task(
+                        run_flow_async(generate_batch, flow_run=run, parameters=run.parameters, return_type="state")
+                    )
+                    self._working.add(doing)
+                    doing.add_done_callback(self._working.discard)
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def machines(
+    prefect_server: None, credentials: TokenOpsCredentials, few_frames: None, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Machines]:
+    await credentials.save("shards", overwrite=True)
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(lives, "RETRY_SECONDS", [0.02, 0.02, 0.02])
+    async with get_client() as client:
+        flow_id = await client.create_flow(generate_batch)
+        schema = generate_batch.parameters.model_dump_for_openapi()
+        deployment = await client.create_deployment(flow_id, "batch-shard", parameter_openapi_schema=schema)
+    found = Machines(deployment)
+    working = asyncio.create_task(found.work())
+    yield found
+    working.cancel()
+
+
+class Batch:
+    """A batch of lakes in two shards."""
+
+    def __init__(self, simulator: RunningSimulator, folder: Path) -> None:
+        self.simulator = simulator
+        self.folder = folder
+
+    async def run(self, rows: list[dict[str, Any]], **options: Any) -> BatchReport:
+        places = {"output": str(self.folder / "out"), "results": str(self.folder / "results.jsonl")}
+        named = {"batch_id": "lakes", "shards": 2, "shard_deployment": "generate-batch/batch-shard"}
+        return await generate_batch(rows, "jimeng", "shards", **{**named, **places, **options})
+
+    @property
+    def results(self) -> dict[str, dict[str, Any]]:
+        return {row["id"]: row for row in read_table(str(self.folder / "results.jsonl"))}
+
+    @property
+    def states(self) -> Counter[str]:
+        return Counter(row["state"] for row in self.results.values())
+
+
+@pytest.fixture
+def batch(machines: Machines, simulator: RunningSimulator, tmp_path: Path) -> Batch:
+    return Batch(simulator, tmp_path)
+
+
+async def test_shards_do_their_rows_and_the_batch_shows_them_as_one(batch: Batch, machines: Machines) -> None:
+    report = await batch.run(lakes(8), canary=1, max_in_flight=5)
+    assert (report.delivered, batch.simulator.accepted) == (8, 8)
+    assert list(batch.results) == [f"row-{number}" for number in range(8)]
+    assert sorted(run.parameters["max_in_flight"] for run in machines.done) == [2, 3]
+    assert sum(len(run.parameters["table"]) for run in machines.done) == 8
+    async with get_client() as client:
+        artifacts = await client.read_artifacts()
+        runs = [await client.read_flow_run(run.id) for run in machines.done]
+    ours = [artifact for artifact in artifacts if artifact.flow_run_id not in {run.id for run in runs}]
+    whole = next(each for each in ours if each.key == "genmedia-batch" and "8 of 8 delivered" in each.description)
+    assert {each.key for each in ours if each.flow_run_id == whole.flow_run_id} == {
+        "genmedia-batch",
+        "genmedia-batch-gallery",
+    }
+    assert sorted(run.name for run in runs) == ["batch · lakes · shard 1 of 2", "batch · lakes · shard 2 of 2"]
+    assert (await batch.run(lakes(9))).delivered == 9
+    assert batch.simulator.accepted == 9
+
+
+async def test_a_shard_whose_run_crashed_is_taken_up_again(batch: Batch, machines: Machines) -> None:
+    machines.lose = 2
+    assert (await batch.run(lakes(6))).delivered == 6
+    assert len(machines.done) == 2
+
+
+async def test_a_shard_that_is_lost_again_and_again_is_given_up_and_the_batch_says_so(
+    batch: Batch, machines: Machines
+) -> None:
+    machines.lose = 6
+    with pytest.raises(BatchIncomplete, match=r"runs of shard \d of 2 were lost 3 times; the last one ended Crashed"):
+        await batch.run(lakes(6))
+    assert batch.states == {"not_sent": 6}
+    assert machines.done == []
+
+
+@pytest.mark.parametrize(
+    ("state", "beat", "silent", "why"),
+    [
+        (Running(), "12:00", 80, None),
+        (Running(), "12:00", 100, "gave no sign of life"),
+        (Running(), None, 100, None),
+        (Pending(), None, 700, "gave no sign of life"),
+        (Completed(), "12:00", 0, "ended Completed before its end"),
+        (None, "12:00", 0, "is gone"),
+    ],
+)
+def test_a_shard_is_lost_when_its_run_is_gone_ended_too_early_or_silent_for_too_long(
+    state: State[Any] | None, beat: str | None, silent: float, why: str | None
+) -> None:
+    kept = keeper.Kept(shards(2)[0], {}, beat=beat, seen_at=1000.0)
+    run = None if state is None else FlowRun(flow_id=uuid4(), state=state)
+    found = keeper.why_lost(kept, run, 1000.0 + silent)
+    assert found is None if why is None else found and why in found
+
+
+async def test_what_goes_wrong_in_a_shard_stands_in_the_batchs_table(batch: Batch, machines: Machines) -> None:
+    batch.simulator.world.settings.run_seconds = 3600.0
+    with pytest.raises(BatchIncomplete, match="0 of 4 delivered"):
+        await batch.run(lakes(4), timeout_seconds=0.2)
+    assert batch.states == {"submitted": 4}
+    assert {row["error_kind"] for row in batch.results.values()} == {"JobTimeout"}
+
+
+async def test_shards_share_one_budget(batch: Batch, machines: Machines) -> None:
+    with pytest.raises(BudgetStop, match="5 of 5 jobs"):
+        await batch.run(lakes(8), max_jobs=5)
+    assert batch.simulator.accepted == 5
+    assert batch.states == {"delivered": 5, "not_sent": 3}
+
+
+async def test_a_cancelled_batch_cancels_its_shards(batch: Batch, machines: Machines) -> None:
+    machines.idle = True
+    running = asyncio.create_task(batch.run(lakes(4)))
+    async with get_client() as client:
+        mine = DeploymentFilter(id=DeploymentFilterId(any_=[machines.deployment]))
+        begun: list[FlowRun] = []
+        while len(begun) < 2:
+            await asyncio.sleep(0.05)
+            begun = await client.read_flow_runs(deployment_filter=mine, flow_run_filter=WAITING)
+        running.cancel()
+        with contextlib.suppress(BaseException):
+            await running
+        states = {(await client.read_flow_run(run.id)).state_name for run in begun}
+    assert states <= {"Cancelled", "Cancelling"}
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"shard_deployment": None}, "names the deployment"),
+        ({"shard_deployment": "generate-batch/nowhere"}, "there is no deployment"),
+        ({"shards": 9}, "more than max_in_flight"),
+        ({"shard": {"number": 1, "of": 2, "ledger": "x"}}, "ledger_url"),
+    ],
+)
+async def test_a_batch_that_cannot_be_split_so_is_refused_before_anything_is_paid(
+    options: dict[str, Any], problem: str, batch: Batch, machines: Machines
+) -> None:
+    with pytest.raises(InvalidRequest, match=problem):
+        await batch.run(lakes(30), **options)
+    assert batch.simulator.accepted == 0
+
+
+async def test_a_block_that_is_not_saved_does_not_travel(
+    batch: Batch, machines: Machines, credentials: TokenOpsCredentials
+) -> None:
+    unsaved = TokenOpsCredentials(api_key=credentials.api_key, base_url=credentials.base_url)
+    with pytest.raises(InvalidRequest, match="must be a Block that is saved"):
+        await generate_batch(lakes(4), "jimeng", unsaved, shards=2, shard_deployment="generate-batch/batch-shard")
+
+
+@pytest.fixture
+def server(tmp_path: Path, simulator: RunningSimulator) -> Iterator[LocalServer]:
+    settings = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_INTEGRATIONS_GENMEDIA")}
+    settings["PREFECT_WORKER_QUERY_SECONDS"] = "1"
+    with local_server(tmp_path / "prefect", settings) as started:
+        create = [*PREFECT, "work-pool", "create", "local", "--type", "process"]
+        subprocess.run(create, env=dict(started.env), check=True, stdout=subprocess.DEVNULL)
+        setup = [sys.executable, "-c", SETUP, simulator.key, simulator.tokenops_url, FLOWS]
+        subprocess.run(setup, env=dict(started.env), check=True, stdout=subprocess.DEVNULL)
+        yield started
+
+
+@contextlib.contextmanager
+def worker(name: str, server: LocalServer, logs: Path) -> Iterator[Member]:
+    """A worker that does one run at a time, so that two shards need two of them."""
+    command = [*PREFECT, "worker", "start", "--pool", "local", "--name", name, "--limit", "1"]
+    with member(name, command, server.env, logs) as started:
+        yield started
+
+
+def runs(server: LocalServer) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ask_api(server.api, "POST", "/flow_runs/filter", {})
+    return [run for run in found if run["deployment_id"]]
+
+
+def pids(server: LocalServer) -> dict[str, int]:
+    """The process of each shard's run that is under way; a worker notes it as `host:pid`."""
+    return {
+        run["id"]: int(run["infrastructure_pid"].rpartition(":")[2])
+        for run in runs(server)
+        if run["state"]["type"] == "RUNNING" and run["infrastructure_pid"]
+    }
+
+
+@pytest.mark.server
+@pytest.mark.timeout(500)
+@pytest.mark.usefixtures("few_frames")
+async def test_a_shard_whose_worker_is_killed_is_taken_up_by_another_and_each_row_is_paid_once(
+    server: LocalServer,
+    simulator: RunningSimulator,
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keeper, "SILENT_SECONDS", 15.0)
+    simulator.world.settings.run_seconds = 12.0
+    with (
+        worker("first", server, tmp_path) as first,
+        worker("second", server, tmp_path),
+        temporary_settings({PREFECT_API_URL: server.api}),
+    ):
+        table = tmp_path / "lakes.jsonl"
+        table.write_bytes(encode_table(lakes(ROWS), ("id", "model", "prompt"), "jsonl"))
+        batch = asyncio.create_task(
+            generate_batch(
+                str(table),
+                "jimeng",
+                output=str(tmp_path / "out"),
+                max_in_flight=ROWS,
+                max_jobs=ROWS,
+                shards=2,
+                shard_deployment="generate-batch/batch-shard",
+            )
+        )
+        await asyncio.to_thread(until, lambda: batch.done() or len(pids(server)) == 2, "both shards run")
+        await asyncio.to_thread(
+            until, lambda: batch.done() or simulator.accepted >= ROWS - 4, "rows are at the provider"
+        )
+        assert not batch.done(), batch.exception()
+        first.kill()
+        report = await batch
+    assert Counter(run["state"]["name"] for run in runs(server)) == {"Crashed": 1, "Completed": 2}
+    assert report.states == {"delivered": ROWS}
+    paid = Counter(job.body["prompt"] for job in simulator.world.jobs.values())
+    assert paid == Counter(f"lake {number}" for number in range(ROWS))
+    results = read_table(str(tmp_path / "lakes.results.jsonl"))
+    assert [row["id"] for row in results] == [f"row-{number}" for number in range(ROWS)]
+    for row in results:
+        with Path(row["path"]).open("rb") as file:
+            assert sha256_of(file) == row["sha256"]
