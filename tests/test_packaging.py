@@ -47,13 +47,17 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("build")
     source = copy_of_the_repository(tmp_path_factory.mktemp("source"))
     output = tmp_path_factory.mktemp("built")
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
-    for command in (["init", "-q"], ["add", "--all"], ["commit", "-q", "--no-verify", "-m", "source"]):
-        subprocess.run([*git, *command], cwd=source, check=True)
+    commit(source)
     env = {**os.environ, "SETUPTOOLS_SCM_PRETEND_VERSION": "1.2.3"}
     command = [sys.executable, "-m", "build", "--outdir", str(output), str(source)]
     subprocess.run(command, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return output
+
+
+def commit(folder: Path) -> None:
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.com"]
+    for command in (["init", "-q"], ["add", "--all"], ["commit", "-q", "--no-verify", "-m", "source"]):
+        subprocess.run([*git, *command], cwd=folder, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +123,32 @@ def test_the_metadata_is_complete(metadata: Message) -> None:
     needed = " ".join(metadata.get_all("Requires-Dist", []))
     assert "prefect<4,>=3.8" in needed
     assert " @ " not in needed, "a dependency is bound to a place"
+
+
+def version_of(folder: Path) -> str:
+    return str(pytest.importorskip("build.util").project_wheel_metadata(folder)["Version"])
+
+
+def test_an_archive_of_a_tag_has_the_tags_version(tmp_path: Path) -> None:
+    source = copy_of_the_repository(tmp_path / "source")
+    commit(source)
+    subprocess.run(["git", "tag", "v7.8.9"], cwd=source, check=True)
+    subprocess.run(["git", "archive", "-o", tmp_path / "release.tar", "v7.8.9"], cwd=source, check=True)
+    with tarfile.open(tmp_path / "release.tar") as archive:
+        archive.extractall(tmp_path / "release")
+    assert version_of(tmp_path / "release") == "7.8.9"
+
+
+def test_a_copy_without_git_or_tags_has_a_version(tmp_path: Path) -> None:
+    assert version_of(copy_of_the_repository(tmp_path)).startswith("0.1.0")
+
+
+def test_a_shallow_clone_without_tags_has_a_version(tmp_path: Path) -> None:
+    source = copy_of_the_repository(tmp_path / "source")
+    commit(source)
+    command = ["git", "clone", "-q", "--depth", "1", f"file://{source}", tmp_path / "shallow"]
+    subprocess.run(command, check=True)
+    assert version_of(tmp_path / "shallow").startswith("0.1.0.dev")
 
 
 def test_the_command_and_prefects_entry_point_are_declared(wheel: zipfile.ZipFile) -> None:
