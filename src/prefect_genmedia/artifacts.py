@@ -24,7 +24,12 @@ CARD_POSTER_WIDTH = 320
 
 
 async def publish_result_card(job: Job, delivery: Delivery) -> None:
-    """Show a delivered file on its run's page: poster frame, facts, request, where it is."""
+    """Show a delivered file on its run's page: poster frame, facts, request, where it is.
+
+    Parameters:
+        job: the job that the file is of.
+        delivery: the file.
+    """
     content = await read_file(delivery.poster_uri) if delivery.poster_uri else None
     poster = await to_thread.run_sync(_thumbnail, content) if content else None
     await acreate_markdown_artifact(

@@ -36,7 +36,12 @@ provider has its answer, so that it may take its time."""
 
 
 def callback_token(secret: str, job_key: str) -> str:
-    """The token that a job's callback must bring: 128 bits that only the secret's owner can make."""
+    """The token that a job's callback must bring: 128 bits that only the secret's owner can make.
+
+    Parameters:
+        secret: the receiver's secret, from the settings.
+        job_key: the job's key in the ledger.
+    """
     return hmac.new(secret.encode(), job_key.encode(), hashlib.sha256).hexdigest()[:32]
 
 

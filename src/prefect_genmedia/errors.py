@@ -92,7 +92,12 @@ class GenMediaError(Exception):
         return type(self).__name__
 
     def about(self, job_key: str | None, provider_job_id: str | None) -> Self:
-        """Name the job this error is about, where that is not known yet; returns the same error."""
+        """Name the job this error is about, where that is not known yet; returns the same error.
+
+        Parameters:
+            job_key: the job's key in the ledger; None where there is none.
+            provider_job_id: the provider's id of it; None where nobody knows.
+        """
         self.job_key = self.job_key or job_key
         self.provider_job_id = self.provider_job_id or provider_job_id
         if self.provider_job_id and self.paid == "nothing":
@@ -132,7 +137,12 @@ class InvalidRequest(GenMediaError):
 
     @classmethod
     def of(cls, subject: str, problems: Sequence[FieldProblem]) -> Self:
-        """Make the error from every problem found in `subject` (a few words naming the request)."""
+        """Make one error of every problem that was found.
+
+        Parameters:
+            subject: a few words that name the request.
+            problems: what is wrong with it.
+        """
         lines = "; ".join(str(problem) for problem in problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         error = cls(f"{subject} has {count}: {lines}.")
@@ -141,7 +151,12 @@ class InvalidRequest(GenMediaError):
 
     @classmethod
     def from_validation(cls, subject: str, error: ValidationError) -> Self:
-        """Put pydantic's findings into a user's words, without repeating the (possibly huge) input."""
+        """Put pydantic's findings into a user's words, without repeating the (possibly huge) input.
+
+        Parameters:
+            subject: a few words that name the request.
+            error: what pydantic found.
+        """
         found = []
         for detail in error.errors(include_url=False, include_context=False, include_input=False):
             path = ".".join(str(part) for part in detail["loc"])

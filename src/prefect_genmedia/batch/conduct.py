@@ -87,6 +87,19 @@ async def conduct(
 ) -> BatchReport:
     """Do a whole batch, or one shard of it, inside a flow run; see the flow `generate_batch`.
 
+    Parameters:
+        table: rows, or the URL or path of a table.
+        kind: what each row asks for.
+        credentials: the provider's Block, or its name.
+        batch_id: what the batch is called; None takes the table's name, or the root flow run.
+        output: folder for the files; None takes the setting.
+        results: path or URL of the table of results; None puts it beside the table, or with the files of given rows.
+        limits: what may be done at once, and when to stop.
+        money: what may be spent.
+        skip_invalid: leave out rows that cannot be right, instead of ending.
+        dry_run: check and estimate only; nothing is submitted.
+        sharding: which part of the batch this is, or into how many it is split; None does all of it here.
+
     Raises:
         InvalidRequest: rows cannot be right, or settings contradict each other; nothing was submitted.
         BudgetStop: the budget did not hold every row; those that it held are done.

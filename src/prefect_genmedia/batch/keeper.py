@@ -321,7 +321,13 @@ def _name_of(credentials: Any) -> str:
 
 
 def why_lost(kept: Kept, run: FlowRun | None, now: float) -> str | None:
-    """Why a shard without an end must be begun again; None while its run may be alive."""
+    """Why a shard without an end must be begun again; None while its run may be alive.
+
+    Parameters:
+        kept: the shard.
+        run: its run, as the server has it; None where the server has none.
+        now: the present time of the monotonic clock, in seconds.
+    """
     if run is None or run.state is None:
         return "is gone"
     if run.state.is_final():

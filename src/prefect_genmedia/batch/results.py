@@ -51,7 +51,12 @@ class Result:
     poster_uri: str | None = None
 
     def take_job(self, job: Job, price: Price | None) -> None:
-        """Write down where the row's job stands."""
+        """Write down where the row's job stands.
+
+        Parameters:
+            job: the row's job.
+            price: what such a job probably costs; None where nobody knows.
+        """
         self.state = job.state.value
         self.attempts = job.attempt
         self.provider_job_id = job.provider_job_id

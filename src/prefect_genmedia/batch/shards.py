@@ -86,12 +86,16 @@ class Shard(BaseModel):
 
 
 def shards_of(count: int, ledger: str) -> list[Shard]:
-    """Every part of a batch that is split into `count`."""
+    """Every part of a batch that is split into `count`; `ledger` is the digest of its ledger."""
     return [Shard(number=number, of=count, ledger=ledger) for number in range(1, count + 1)]
 
 
 def share_of(total: int, shard: Shard) -> int:
     """A shard's share of a number of places: all shares together are the number, and differ by at most one.
+
+    Parameters:
+        total: how many places there are.
+        shard: the shard.
 
     Raises:
         InvalidRequest: there are fewer places than shards.
@@ -102,7 +106,7 @@ def share_of(total: int, shard: Shard) -> int:
 
 
 def refused(field: str, problem: str) -> InvalidRequest:
-    """A batch cannot be split as it is asked for."""
+    """A batch cannot be split as it is asked for: the parameter `field` has a `problem`, in words."""
     return InvalidRequest.of("The batch", [FieldProblem(field, problem)])
 
 

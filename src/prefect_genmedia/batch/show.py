@@ -102,7 +102,12 @@ def summary_of(results: Results) -> str:
 
 
 async def publish_gallery(batch_id: str, results: Results) -> None:
-    """Show the first delivered files' poster frames."""
+    """Show the first delivered files' poster frames.
+
+    Parameters:
+        batch_id: the batch's name.
+        results: what became of its rows.
+    """
     delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
     if not delivered:
         return
@@ -123,7 +128,12 @@ async def publish_gallery(batch_id: str, results: Results) -> None:
 
 
 async def publish_failures(batch_id: str, results: Results) -> None:
-    """Show what went wrong, grouped by error, most frequent first."""
+    """Show what went wrong, grouped by error, most frequent first.
+
+    Parameters:
+        batch_id: the batch's name.
+        results: what became of its rows.
+    """
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results.all():
         if result.error_kind and result.state not in (JobState.DELIVERED.value,):
@@ -149,7 +159,13 @@ async def publish_failures(batch_id: str, results: Results) -> None:
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:
-    """Show what a dry run found."""
+    """Show what a dry run found.
+
+    Parameters:
+        batch_id: the batch's name.
+        plan: a row of the table for each row of the batch.
+        words: what stands above the table.
+    """
     await acreate_table_artifact(
         key="genmedia-batch-plan", table=[dict(line) for line in plan], description=f"{batch_id} · {words}"
     )

@@ -72,6 +72,11 @@ def read_table(source: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
 def encode_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], table_format: TableFormat) -> bytes:
     """A table's bytes; every row has every column, in order.
 
+    Parameters:
+        rows: values by column.
+        columns: the columns, in order; what a row lacks stays empty.
+        table_format: CSV, JSON lines or Parquet.
+
     Raises:
         InvalidRequest: Parquet is asked for, and pyarrow is not installed.
     """

@@ -13,7 +13,13 @@ from prefect_genmedia.tasks.suspend import resume_run_of
 
 
 def serve_callbacks(host: str, port: int, console: Console) -> int:
-    """Serve until interrupted; returns the exit status."""
+    """Serve until interrupted; returns the exit status.
+
+    Parameters:
+        host: address to listen on.
+        port: port to listen on.
+        console: where to say what happens.
+    """
     settings = current_settings()
     if settings.callback_secret is None:
         console.print("[red]Set PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET to a long random text first.[/]")

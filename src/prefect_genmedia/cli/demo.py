@@ -31,6 +31,11 @@ RECORD_SECONDS = 30.0
 def run_demo(output: Path, keep: bool, console: Console) -> int:
     """Run the main job and check what came of it.
 
+    Parameters:
+        output: folder for the video.
+        keep: leave server and simulator up until Ctrl-C.
+        console: where to say what happens.
+
     Returns:
         0 when the file verifies and the server shows every task run as Completed, else 1.
     """

@@ -37,7 +37,12 @@ class Change:
 
 
 def compared(existing: object | None, same: bool) -> Outcome:
-    """The outcome for a thing that exists or not, and is already as declared or not."""
+    """The outcome for a thing that exists or not, and is already as declared or not.
+
+    Parameters:
+        existing: the thing on the server; None where there is none.
+        same: whether it is as declared.
+    """
     if existing is None:
         return Outcome.CREATED
     return Outcome.UNCHANGED if same else Outcome.UPDATED

@@ -48,7 +48,13 @@ def read_secrets(path: Path) -> dict[str, str]:
 
 
 async def apply_block_type(client: PrefectClient, block: type[Block], dry: bool) -> Change:
-    """Register a Block type and its schema, where the server does not have them as they are here."""
+    """Register a Block type and its schema, where the server does not have them as they are here.
+
+    Parameters:
+        client: speaks to the server.
+        block: the Block's class.
+        dry: change nothing; only say what would be done.
+    """
     slug = block.get_block_type_slug()
     existing: BlockType | None = None
     same = False

@@ -55,7 +55,14 @@ async def apply_work_pool(client: PrefectClient, name: str, pool_type: str | Non
 
 
 async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bool) -> Change:
-    """Create or update a global concurrency limit; slots that are taken stay taken."""
+    """Create or update a global concurrency limit; slots that are taken stay taken.
+
+    Parameters:
+        client: speaks to the server.
+        name: the limit's name.
+        spec: what is declared.
+        dry: change nothing; only say what would be done.
+    """
     try:
         existing = await client.read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
@@ -73,7 +80,13 @@ async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bo
 
 
 async def apply_output(client: PrefectClient, output: str | None, dry: bool) -> Change | None:
-    """Set the variable that containers take their output folder from, where a folder is given."""
+    """Set the variable that containers take their output folder from, where a folder is given.
+
+    Parameters:
+        client: speaks to the server.
+        output: the folder, as an fsspec URL; None where none is given.
+        dry: change nothing; only say what would be done.
+    """
     existing = await client.read_variable_by_name(OUTPUT_VARIABLE)
     if output is None:
         return Change("variable", OUTPUT_VARIABLE, Outcome.UNCHANGED, str(existing.value)) if existing else None

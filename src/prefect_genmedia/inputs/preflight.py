@@ -89,7 +89,12 @@ def has_sound(path: Path) -> bool | None:
 
 
 def picture_problems(held: Held, limits: PictureLimits) -> list[str]:
-    """In what a picture is not as documented, in words. Blocks; run it in a thread."""
+    """In what a picture is not as documented, in words. Blocks; run it in a thread.
+
+    Parameters:
+        held: the picture's bytes, at hand.
+        limits: what the provider documents.
+    """
     problems = []
     if held.size > limits.max_bytes:
         problems.append(f"is larger than {limits.max_bytes / 1024**2:.1f} MB")
@@ -110,7 +115,13 @@ def picture_problems(held: Held, limits: PictureLimits) -> list[str]:
 
 
 def check_pictures(inputs: Sequence[RequestInput], readings: Mapping[str, Reading], tell: Tell) -> list[FieldProblem]:
-    """Check every picture whose limits are documented. Blocks; run it in a thread."""
+    """Check every picture whose limits are documented. Blocks; run it in a thread.
+
+    Parameters:
+        inputs: the request's files.
+        readings: what was read of them, by URL.
+        tell: told what could not be checked.
+    """
     problems = []
     for each in inputs:
         held = readings.get(each.url)

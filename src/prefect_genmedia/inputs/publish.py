@@ -107,7 +107,12 @@ class Publication:
 
 
 def ending_of(path: Path, name: str) -> str:
-    """The ending that a file's bytes tell, or else its name's: the same bytes are the same file under every name."""
+    """The ending that a file's bytes tell, or else its name's: the same bytes are the same file under every name.
+
+    Parameters:
+        path: the file.
+        name: its name, where the bytes do not tell.
+    """
     with path.open("rb") as file:
         head = file.read(32)
     for signature, offset, ending in _SIGNATURES:
@@ -118,7 +123,12 @@ def ending_of(path: Path, name: str) -> str:
 
 
 def media_type_of(path: Path, name: str) -> str:
-    """The file's type, such as `image/png`."""
+    """The file's type, such as `image/png`.
+
+    Parameters:
+        path: the file.
+        name: its name, where the bytes do not tell.
+    """
     return mimetypes.guess_type(f"x{ending_of(path, name)}")[0] or "application/octet-stream"
 
 

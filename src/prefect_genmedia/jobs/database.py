@@ -32,7 +32,12 @@ class Database(Protocol):
     """`sqlite` or `postgresql`."""
 
     async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
-        """Execute one statement that commits by itself, and give its rows."""
+        """Execute one statement that commits by itself, and give its rows.
+
+        Parameters:
+            statement: an SQLAlchemy statement.
+            values: its bound values, by name.
+        """
         ...
 
     async def transact(self, work: Callable[[Connection], T]) -> T:

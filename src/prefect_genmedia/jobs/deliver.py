@@ -26,6 +26,13 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
     A job that is delivered already is not downloaded again while its file still has the same digest. Where the
     provider made several files, the further ones stand beside the first as `…-2.mp4` and so on.
 
+    Parameters:
+        ledger: where the job is written down.
+        client: the client of the job's account.
+        job: a job that succeeded, or was delivered before.
+        target: where the file shall be.
+        clock: what tells the time and waits.
+
     Raises:
         ResultInvalid: the file does not verify; it is in quarantine beside the target. Retryable.
         JobExpired: the provider no longer has the file.
@@ -123,7 +130,13 @@ def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Deli
 
 
 def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
-    """Where a file is from and what is in it: no secret, no signed URL."""
+    """Where a file is from and what is in it: no secret, no signed URL.
+
+    Parameters:
+        job: the file's job.
+        delivery: the file.
+        name: the file's name, in its folder.
+    """
     return {
         "file": name,
         "made_by": f"prefect-genmedia {version('prefect-genmedia')}",

@@ -146,7 +146,12 @@ class Ledger:
         return await self._update(job, {"updated_at": self._clock.now(), **_plain(changes)})
 
     async def take_over(self, job: Job, flow_run_id: str | None) -> Job | None:
-        """Make a job this run's own; of several runs that saw the same row, one gets it and the others get None."""
+        """Make a job this run's own; of several runs that saw the same row, one gets it and the others get None.
+
+        Parameters:
+            job: the job, as it was read.
+            flow_run_id: the run that takes it; None where there is no flow.
+        """
         statement = (
             update(_JOBS)
             .where(_JOBS.c.key == job.key, _JOBS.c.state == job.state.value, _JOBS.c.updated_at == job.updated_at)
@@ -188,7 +193,14 @@ class Ledger:
         flow_run_id: str | None = None,
         limit: int | None = None,
     ) -> list[Job]:
-        """Jobs, closest expiry first, then newest first; `states` empty means every state."""
+        """Jobs, closest expiry first, then newest first; `states` empty means every state.
+
+        Parameters:
+            states: only jobs in one of these.
+            provider: only jobs of this provider.
+            flow_run_id: only jobs of this flow run.
+            limit: at most this many.
+        """
         statement = select(_JOBS).order_by(_JOBS.c.expires_at.asc().nulls_last(), _JOBS.c.created_at.desc())
         if states:
             statement = statement.where(_JOBS.c.state.in_([state.value for state in states]))

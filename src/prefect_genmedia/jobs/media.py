@@ -127,7 +127,12 @@ def media_seconds(path: Path) -> float | None:
 
 
 def mismatches(facts: MediaFacts, expected: MediaExpectation) -> list[str]:
-    """In what a file is not what was asked for, in words; empty if it is."""
+    """In what a file is not what was asked for, in words; empty if it is.
+
+    Parameters:
+        facts: what the file is.
+        expected: what it must be.
+    """
     problems = []
     if expected.seconds is not None:
         tolerance = max(0.5, expected.seconds * 0.05)

@@ -46,6 +46,11 @@ class Places:
     async def line(self, ledger: Ledger, job: Job, clock: Clock) -> AsyncIterator[None]:
         """Stand in line until there seems to be a place; inside, nobody else of this process can take it.
 
+        Parameters:
+            ledger: tells how many jobs of the account are in flight.
+            job: the job that waits to be sent.
+            clock: what tells the time and waits.
+
         Raises:
             RateLimited: there was none in time; nothing was sent.
         """

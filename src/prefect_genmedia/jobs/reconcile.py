@@ -79,6 +79,11 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
     """Deliver what was paid for and left behind, closest expiry first; then name what needs a person.
 
     Any number of these may run at once: each job is taken over by one of them.
+
+    Parameters:
+        ledger: where the jobs are written down.
+        around: what is to be known of the world outside the ledger.
+        clock: what tells the time and waits.
     """
     for job in await ledger.jobs({JobState.SENDING, *AT_PROVIDER}):
         finding = await _take_up(ledger, around, job, clock)

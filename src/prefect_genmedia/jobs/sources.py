@@ -40,6 +40,12 @@ async def measure_seconds(url: str, rules: FetchRules) -> float:
 async def fetch_to(url: str, path: Path, rules: FetchRules, limit: int = MAX_SOURCE_BYTES) -> None:
     """Save a URL's body as `path`.
 
+    Parameters:
+        url: an http(s) URL.
+        path: the file to write.
+        rules: which hosts may be asked, and how.
+        limit: bytes, at most.
+
     Raises:
         ProviderError: it cannot be fetched, or is larger than `limit` bytes.
     """

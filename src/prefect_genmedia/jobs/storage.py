@@ -113,7 +113,11 @@ class RemoteFolder:
             yield Path(folder) / "staged"
 
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
-        """Upload; under a temporary name first where the storage would show half a file."""
+        """Upload; under a temporary name first where the storage would show half a file.
+
+        Raises:
+            OSError: the upload failed; nothing is there under the final name.
+        """
         for other, content in beside.items():
             with self.staging() as path:
                 path.write_bytes(content)

@@ -83,6 +83,13 @@ async def submit_once(
 
     A job that ended without a result may get a new attempt here, see `_wants_new_attempt`.
 
+    Parameters:
+        ledger: where the job is written down.
+        client: the client of the account that pays.
+        request: what is wanted.
+        claim: which result exactly, and who asks.
+        clock: what tells the time and waits.
+
     Raises:
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
         RateLimited: no place in flight became free in time; nothing was sent.
@@ -116,7 +123,13 @@ async def submit_once(
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
-    """Turn a `sending` job whose process must be dead into `unknown`; None if it is not stale, or moved on."""
+    """Turn a `sending` job whose process must be dead into `unknown`; None if it is not stale, or moved on.
+
+    Parameters:
+        ledger: where the job is written down.
+        job: the job, as it was read.
+        clock: what tells the time and waits.
+    """
     if job.state is not JobState.SENDING or clock.now() - (job.sent_at or 0.0) < STALE_SENDING_SECONDS:
         return None
     return await ledger.move(

@@ -52,7 +52,12 @@ class PollPolicy:
     watch_callback: float | None = None
 
     def next_interval(self, elapsed: float, typical: float | None) -> float:
-        """Seconds until the next look, `elapsed` seconds after the job was accepted."""
+        """Seconds until the next look, `elapsed` seconds after the job was accepted.
+
+        Parameters:
+            elapsed: seconds since the job was accepted.
+            typical: seconds that such a job usually takes; None where nobody knows yet.
+        """
         if typical is not None and elapsed < typical * self.first_look:
             return typical * self.first_look - elapsed
         base = min(max(elapsed * self.fraction, self.shortest), self.longest)
@@ -63,19 +68,40 @@ class WaitListener(Protocol):
     """Whoever wants to hear of a job's progress; called only on change."""
 
     def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
-        """The wait begins: such a job usually takes `typical` seconds, of which `elapsed` have passed."""
+        """The wait begins: such a job usually takes `typical` seconds, of which `elapsed` have passed.
+
+        Parameters:
+            job: the job that is waited for.
+            elapsed: seconds since it was accepted.
+            typical: seconds that such a job usually takes; None where nobody knows yet.
+        """
         ...
 
     def changed(self, job: Job, observation: Observation) -> None:
-        """The provider's word for the job is a new one."""
+        """The provider's word for the job is a new one.
+
+        Parameters:
+            job: the job that is waited for.
+            observation: what the provider said.
+        """
         ...
 
     def advanced(self, job: Job, percent: float) -> None:
-        """The provider's word is the same, and its percentage, from 0 to 100, a new one."""
+        """The provider's word is the same, and its percentage, from 0 to 100, a new one.
+
+        Parameters:
+            job: the job that is waited for.
+            percent: how far it is, from 0 to 100.
+        """
         ...
 
     def troubled(self, job: Job, error: GenMediaError) -> None:
-        """A look failed; called once for each kind of failure."""
+        """A look failed; called once for each kind of failure.
+
+        Parameters:
+            job: the job that is waited for.
+            error: why the look failed.
+        """
         ...
 
 

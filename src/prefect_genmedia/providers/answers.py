@@ -51,7 +51,13 @@ class ErrorAnswer:
 
     @classmethod
     def of(cls, response: httpx.Response, what: str, redactor: Redactor) -> Self:
-        """Read an answer whose HTTP status says no."""
+        """Read an answer whose HTTP status says no.
+
+        Parameters:
+            response: the answer, read as a whole.
+            what: the call, as errors name it, such as `POST /videos`.
+            redactor: takes secrets out of what errors show.
+        """
         text = shown_body(response, redactor)
         code, message = error_facts(text)
         return cls(
@@ -67,6 +73,12 @@ class ErrorAnswer:
     @classmethod
     def in_envelope(cls, response: httpx.Response, what: str, redactor: Redactor, good_code: int) -> Self | None:
         """Read an answer of the form `{"code": …, "message": …, …}`, where an HTTP 200 may still say no.
+
+        Parameters:
+            response: the answer, read as a whole.
+            what: the call, as errors name it, such as `POST /videos`.
+            redactor: takes secrets out of what errors show.
+            good_code: the `code` of an answer that says yes.
 
         Returns:
             The error: by the HTTP status, else by the body's `code`; None where the code is the good one, or missing.
@@ -84,7 +96,13 @@ class ErrorAnswer:
         return replace(said, status=said.http_status if code is None else int(code))
 
     def error(self, kind: type[ErrorType], note: str = "", **facts: Any) -> ErrorType:
-        """The answer as an error of this kind; `note` is a sentence that follows the provider's words."""
+        """The answer as an error.
+
+        Parameters:
+            kind: the error's class.
+            note: a sentence that follows the provider's words.
+            **facts: what else such an error holds.
+        """
         code = f" (code {self.code})" if self.code else ""
         said = f"{self.what} answered {self.http_status}{code}: {excerpt(self.message, 500).rstrip('.')}."
         return kind(
@@ -112,6 +130,11 @@ class ErrorAnswer:
 def read_json(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
     """The answer's JSON object.
 
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
     Raises:
         ProviderError: the body is no JSON object; after a submission nobody can know what that means.
     """
@@ -122,7 +145,14 @@ def read_json(response: httpx.Response, what: str, redactor: Redactor) -> dict[s
 
 
 def unreadable(response: httpx.Response, what: str, redactor: Redactor, reason: str) -> ProviderError:
-    """The error for a successful answer that lacks what it should hold; uncertain after a submission."""
+    """The error for a successful answer that lacks what it should hold; uncertain after a submission.
+
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+        reason: what is missing or wrong, in words.
+    """
     return ProviderError(
         f"{what} answered {response.status_code} with {reason}.",
         http_status=response.status_code,
@@ -132,7 +162,12 @@ def unreadable(response: httpx.Response, what: str, redactor: Redactor, reason: 
 
 
 def shown_body(response: httpx.Response, redactor: Redactor) -> str:
-    """The body as errors show it. JSON is written anew first: its escapes (`\\/`, `\\u002B`) could hide a secret."""
+    """The body as errors show it. JSON is written anew first: its escapes (`\\/`, `\\u002B`) could hide a secret.
+
+    Parameters:
+        response: the answer, read as a whole.
+        redactor: takes secrets out of what errors show.
+    """
     payload = _parsed(response.content)
     return redactor.clean(response.text if payload is None else json.dumps(payload, ensure_ascii=False))
 

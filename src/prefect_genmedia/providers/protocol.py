@@ -27,7 +27,13 @@ class Account:
 
     @classmethod
     def of(cls, provider: str, base_url: str, secret: str) -> Account:
-        """Name the account of `secret` at `base_url`; 32 bits of a keyed digest tell accounts apart, not secrets."""
+        """Name the account of `secret` at `base_url`; 32 bits of a keyed digest tell accounts apart, not secrets.
+
+        Parameters:
+            provider: the provider's name.
+            base_url: where its API is.
+            secret: the credential; only a digest of it is kept.
+        """
         digest = blake2b(secret.encode(), digest_size=4, person=b"genmedia-account").hexdigest()
         return cls(provider, base_url.rstrip("/"), digest)
 
@@ -99,15 +105,27 @@ class GenerationRequest(BaseModel):
 
     @property
     def model_name(self) -> str:
-        """The provider's model, as tables and prices name it."""
+        """The provider's model, as tables and prices name it.
+
+        Raises:
+            NotImplementedError: the provider's request does not say.
+        """
         raise NotImplementedError
 
     def body(self) -> dict[str, Any]:
-        """The exact JSON that the provider is sent; unset options are left out."""
+        """The exact JSON that the provider is sent; unset options are left out.
+
+        Raises:
+            NotImplementedError: the provider's request does not say.
+        """
         raise NotImplementedError
 
     def identity_inputs(self) -> dict[str, Any]:
-        """The user's own inputs, without anything volatile: what makes two requests the same one."""
+        """The user's own inputs, without anything volatile: what makes two requests the same one.
+
+        Raises:
+            NotImplementedError: the provider's request does not say.
+        """
         raise NotImplementedError
 
     def expectation(self) -> MediaExpectation:
@@ -248,6 +266,10 @@ class ProviderClient(Protocol):
 
     def open_result(self, provider_job_id: str, index: int = 0) -> AbstractAsyncContextManager[ResultStream]:
         """Open the job's file number `index` for download.
+
+        Parameters:
+            provider_job_id: the provider's id of the job.
+            index: which of its files, from 0.
 
         Raises:
             JobExpired: the file is gone.

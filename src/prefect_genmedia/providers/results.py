@@ -28,6 +28,10 @@ def result_stream(response: httpx.Response) -> ResultStream:
 async def open_url(url: str, rules: FetchRules) -> AsyncIterator[ResultStream]:
     """Open a result's public URL, without any credential.
 
+    Parameters:
+        url: the file's address.
+        rules: which hosts may be asked, and how.
+
     Raises:
         JobExpired: the URL is no longer valid; retryable, since asking the provider again may give a fresh one.
         ProviderError: no file came.

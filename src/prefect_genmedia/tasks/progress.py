@@ -58,14 +58,25 @@ class Gauge:
         self._word = "waiting"
 
     def expect(self, job: Job, elapsed: float, typical: float | None) -> None:
-        """Such jobs usually take `typical` seconds, of which `elapsed` have passed."""
+        """Such jobs usually take `typical` seconds, of which `elapsed` have passed.
+
+        Parameters:
+            job: the job that is waited for.
+            elapsed: seconds since it was accepted.
+            typical: seconds that such a job usually takes; None where nobody knows yet.
+        """
         self.job = job
         self._origin = self._clock.monotonic() - elapsed
         self._typical = typical
         self._word = job.provider_status or self._word
 
     def hear(self, word: str, percent: float | None) -> None:
-        """The provider says where the job is."""
+        """The provider says where the job is.
+
+        Parameters:
+            word: the provider's word for where the job is.
+            percent: how far it is, from 0 to 100; None where the provider does not tell.
+        """
         self._word = word or self._word
         self._told = percent or None  # some say 0 until they say 100
 
@@ -94,7 +105,13 @@ class PageBar:
         self._shown: tuple[float, str] | None = None
 
     async def show(self, job: Job, percent: float | None, words: str) -> None:
-        """Bring it up to date, if that would be noticed; `percent` None is shown as 0."""
+        """Bring it up to date, if that would be noticed.
+
+        Parameters:
+            job: the job that is waited for.
+            percent: how far it is, from 0 to 100; None is shown as 0.
+            words: what stands beside the bar.
+        """
         now = (float(round(percent or 0.0)), words)
         if self._shown is not None and words == self._shown[1] and abs(now[0] - self._shown[0]) < NOTICEABLE:
             return
@@ -106,7 +123,13 @@ class PageBar:
         self._shown = now
 
     async def end(self, job: Job, percent: float | None, words: str) -> None:
-        """Say how the wait ended, where there is a bar; `percent` None leaves it where it is."""
+        """Say how the wait ended, where there is a bar.
+
+        Parameters:
+            job: the job that was waited for.
+            percent: how far it came, from 0 to 100; None leaves the bar where it is.
+            words: how the wait ended.
+        """
         if self._shown is not None:
             await self.show(job, self._shown[0] if percent is None else percent, f"{title_of(job)} · {words}")
 

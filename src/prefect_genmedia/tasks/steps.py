@@ -50,7 +50,19 @@ async def submit_step(
     preflight: bool = True,
     prices: PriceTable = LIST_PRICES,
 ) -> Job:
-    """Submit a request, once; see the task `submit`."""
+    """Submit a request, once; see the task `submit`.
+
+    Parameters:
+        request: what is wanted.
+        credentials: the provider's Block, or its name.
+        idempotency_key: bounds what is the same result, in place of the flow run.
+        variant: tells apart several wanted results of the same request.
+        label: a few words that name it for people.
+        output: where its file shall be; None takes the setting.
+        ask_again: whether what failed earlier may be asked for anew.
+        preflight: whether inputs are looked at before they are sent.
+        prices: what results probably cost.
+    """
     logger = get_run_logger()
     block = await load_credentials(request.provider, credentials)
     settings = current_settings()
@@ -94,7 +106,14 @@ async def wait_step(
     timeout_seconds: float,
     listener: RunListener | None = None,
 ) -> Job:
-    """Wait until the provider has the result; see the task `wait_for_job`."""
+    """Wait until the provider has the result; see the task `wait_for_job`.
+
+    Parameters:
+        job: the job, or its key, or the provider's id of it.
+        credentials: the provider's Block, or its name.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job.
+        listener: told of what happens; None logs it.
+    """
     listener = listener or RunListener()
     settings = current_settings()
     policy = jobs.PollPolicy(
@@ -122,7 +141,13 @@ async def wait_step(
 
 
 async def deliver_step(job: Job | str, output: str | None, credentials: ProviderCredentials | str) -> Job:
-    """Download, verify and publish the file; see the task `download_result`."""
+    """Download, verify and publish the file; see the task `download_result`.
+
+    Parameters:
+        job: the job, or its key, or the provider's id of it.
+        output: a folder, file or URL; None takes the setting.
+        credentials: the provider's Block, or its name.
+    """
     settings = current_settings()
     async with open_ledger(settings.ledger) as ledger:
         present = await _present(ledger, job)

@@ -123,6 +123,10 @@ async def select_subject(
 async def with_subject(request: GenerationRequest, credentials: ProviderCredentials) -> GenerationRequest:
     """The request with fresh masks of whom it names as its speaker; as it is where it names nobody.
 
+    Parameters:
+        request: what is wanted.
+        credentials: the provider's Block.
+
     Raises:
         NoSubject, InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
@@ -135,6 +139,10 @@ async def with_subject(request: GenerationRequest, credentials: ProviderCredenti
 
 async def reachable(image_url: str, rules: FetchRules) -> str:
     """A URL of the picture that the provider can fetch: its own, or that of a published copy.
+
+    Parameters:
+        image_url: the picture, where the user has it.
+        rules: which hosts may be asked, and how.
 
     Raises:
         InvalidRequest: it is not there, or nothing is set to publish it with.

@@ -34,6 +34,11 @@ def retry_if_safe(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
     """Whether the same call may be made again without a person: the error says so itself.
 
     A plain function, since Prefect never retries on callable objects or partials.
+
+    Parameters:
+        task: the task that failed.
+        run: its run.
+        state: how it failed.
     """
     error = state.data
     return isinstance(error, GenMediaError) and error.retryable
@@ -107,7 +112,13 @@ async def name_run_after(job: Job) -> None:
 
 
 def emit_job_event(what: str, job: Job, **payload: Any) -> None:
-    """Emit `genmedia.job.…` with the job as its resource, for automations."""
+    """Emit `genmedia.job.…` with the job as its resource, for automations.
+
+    Parameters:
+        what: the last part of the event's name.
+        job: the job.
+        **payload: what else the event says; no secrets.
+    """
     emit_event(
         event=f"genmedia.job.{what}",
         resource={

@@ -18,7 +18,12 @@ class Bar(Protocol):
     """One line that tells how far something is."""
 
     def show(self, percent: float | None, words: str) -> None:
-        """Bring the line up to date; None where nobody knows how far it is."""
+        """Bring the line up to date; None where nobody knows how far it is.
+
+        Parameters:
+            percent: how far it is, from 0 to 100; None where nobody knows.
+            words: what stands beside the bar.
+        """
         ...
 
 

@@ -100,6 +100,10 @@ class ApiClient:
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> httpx.Response:
         """GET `path` below the base URL and read the whole answer, whatever its status.
 
+        Parameters:
+            path: what follows the base URL.
+            params: the query.
+
         Raises:
             ProviderError: no answer came; retryable.
         """
@@ -108,6 +112,10 @@ class ApiClient:
 
     async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
         """POST a JSON `body` that costs nothing to repeat.
+
+        Parameters:
+            path: what follows the base URL.
+            body: what is sent, as JSON.
 
         Raises:
             ProviderError: no answer came; retryable.
@@ -128,6 +136,10 @@ class ApiClient:
 
         Call it inside `turn()`: it does not wait for a place itself, so that whoever writes down "sending" just before
         it really is about to send.
+
+        Parameters:
+            path: what follows the base URL.
+            body: what is sent, as JSON.
 
         Raises:
             ProviderError: no answer came; its `outcome` tells whether the request was surely not sent.
@@ -192,6 +204,11 @@ class ApiClient:
 async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> None:
     """Read the whole body of a streamed answer.
 
+    Parameters:
+        response: an answer whose body is not read yet.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
     Raises:
         ProviderError: the connection broke; retryable.
     """
@@ -210,6 +227,11 @@ def network_failure(error: httpx.HTTPError | httpx.InvalidURL, what: str, redact
 
     Nothing was sent where no connection came about (refused, DNS, TLS, connect or pool timeout); after that nobody
     can know.
+
+    Parameters:
+        error: what httpx says.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
     """
     outcome: SendOutcome = "unsent" if isinstance(error, _NEVER_SENT) else "uncertain"
     reason = redactor.clean(str(error)).rstrip(".") or "no details"

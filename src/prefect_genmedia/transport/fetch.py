@@ -31,7 +31,12 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 
 
 async def system_resolver(host: str, port: int) -> list[str]:
-    """Ask the operating system for the addresses of `host`."""
+    """Ask the operating system for the addresses of `host`.
+
+    Parameters:
+        host: its name.
+        port: the port that will be asked.
+    """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
     return sorted(addresses, key=lambda address: ":" in address)  # IPv4 first: only one address is tried
@@ -55,7 +60,13 @@ class FetchRules:
 
     @classmethod
     def beside(cls, base_url: str, allow_private: bool, transport: httpx.AsyncBaseTransport | None) -> Self:
-        """The rules of an account whose API is at `base_url`: its own host may have a private address."""
+        """The rules of an account whose API is at `base_url`: its own host may have a private address.
+
+        Parameters:
+            base_url: where the account's API is.
+            allow_private: whether every other host may have a private address, too.
+            transport: stands in for the network in tests; None is the network.
+        """
         own_host = urlsplit(base_url).hostname or ""
         return cls(trusted_hosts=frozenset({own_host}), allow_private=allow_private, transport=transport)
 
@@ -63,6 +74,10 @@ class FetchRules:
 @asynccontextmanager
 async def fetch(url: str, rules: FetchRules) -> AsyncIterator[httpx.Response]:
     """GET a public URL and hand the answer over before its body is read.
+
+    Parameters:
+        url: an http(s) URL.
+        rules: which hosts may be asked, and how.
 
     Raises:
         ProviderError: the URL is not allowed (not retryable), or no answer came (retryable).
@@ -84,6 +99,10 @@ async def fetch(url: str, rules: FetchRules) -> AsyncIterator[httpx.Response]:
 
 async def body_of(response: httpx.Response, what: str) -> AsyncIterator[bytes]:
     """The answer's body, piece by piece.
+
+    Parameters:
+        response: an answer whose body is not read yet.
+        what: the download, as errors name it.
 
     Raises:
         ProviderError: the connection broke; retryable.

@@ -64,5 +64,10 @@ def unsigned_url(url: str) -> str:
 
 
 def excerpt(text: str, limit: int = 2000) -> str:
-    """The text, cut to `limit` characters with a mark where it was cut."""
+    """The text, cut to `limit` characters with a mark where it was cut.
+
+    Parameters:
+        text: what is to be shown.
+        limit: characters, at most.
+    """
     return text if len(text) <= limit else f"{text[:limit]}… (cut, {len(text)} characters)"

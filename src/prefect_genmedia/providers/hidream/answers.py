@@ -24,6 +24,11 @@ _UNDOCUMENTED_BILLING = "HiDream does not document whether failed tasks are bill
 def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
     """The envelope's `result`.
 
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
     Raises:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, JobExpired: the provider said no.
         ProviderError: it failed, or answered something that no document explains; uncertain after a submission.
@@ -46,6 +51,12 @@ def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
 def token_in(response: httpx.Response, what: str, redactor: Redactor, now: float) -> Token:
     """The token that was given for an API key.
 
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+        now: the time at which it was asked for, in seconds since 1970.
+
     Raises:
         GenMediaError: there is none.
     """
@@ -58,6 +69,11 @@ def token_in(response: httpx.Response, what: str, redactor: Redactor, now: float
 
 def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepted:
     """The yes to a submission.
+
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
 
     Raises:
         GenMediaError: it was refused, or nobody can know.
@@ -133,7 +149,12 @@ def sub_tasks_in(result: Any) -> list[SubTask] | None:
 
 
 def observation(sub_tasks: list[SubTask], redactor: Redactor) -> Observation:
-    """A task's state: over when every sub-task is, successful when one of them has a file."""
+    """A task's state: over when every sub-task is, successful when one of them has a file.
+
+    Parameters:
+        sub_tasks: what the task consists of.
+        redactor: takes secrets out of what errors show.
+    """
     phases = Counter(sub_task.phase for sub_task in sub_tasks)
     status = _words(sub_tasks)
     if not sub_tasks or phases[Phase.QUEUED] == len(sub_tasks):

@@ -20,6 +20,11 @@ from prefect_genmedia.transport import Redactor, excerpt
 def task_in(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
     """The task in an answer: the envelope's `data`.
 
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
     Raises:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, JobExpired: the provider said no.
         ProviderError: it failed, or answered something that no document explains; uncertain after a submission.
@@ -48,7 +53,12 @@ def accepted(task: dict[str, Any]) -> Accepted | None:
 
 
 def observation(task: dict[str, Any], redactor: Redactor) -> Observation:
-    """Read a task's state."""
+    """Read a task's state.
+
+    Parameters:
+        task: the task, as `task_in` read it.
+        redactor: takes secrets out of what errors show.
+    """
     status = str(task.get("status", "")).strip()
     word = status.lower()
     price = number_in(task.get("price"))

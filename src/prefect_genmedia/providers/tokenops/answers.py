@@ -51,6 +51,11 @@ _QUOTA_CODE = "2103"
 def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> None:
     """Do nothing for a 2xx answer, and raise the right error of the tree for any other.
 
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
     Raises:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, JobExpired, ProviderError.
     """
@@ -69,7 +74,12 @@ def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> 
 
 
 def observation(payload: dict[str, Any], redactor: Redactor) -> Observation:
-    """Read a job's state."""
+    """Read a job's state.
+
+    Parameters:
+        payload: the body of `GET /videos/{id}`.
+        redactor: takes secrets out of what errors show.
+    """
     status = str(payload.get("status", "")).strip()
     word = status.lower()
     progress = payload.get("progress")

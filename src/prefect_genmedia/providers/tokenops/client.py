@@ -120,6 +120,10 @@ class TokenOpsClient:
 
         Described as asynchronous, but its answer carries the status, and no query is documented.
 
+        Parameters:
+            image_url: the picture, where the provider can fetch it.
+            model: the model that shall make the video.
+
         Raises:
             InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
         """

@@ -158,7 +158,11 @@ class JimengVideo(GenerationRequest):
 
     @property
     def service(self) -> catalog.ReqKey:
-        """The catalog entry in use: the one given, or the only one that fits the model and the inputs."""
+        """The catalog entry in use: the one given, or the only one that fits the model and the inputs.
+
+        Raises:
+            AssertionError: never for a request that was checked when it was made.
+        """
         wants_camera = self.template_id is not None or self.camera_strength is not None
         for key in catalog.REQ_KEYS:
             if key.model != self.model or not key.images[0] <= self._image_count <= key.images[1]:
