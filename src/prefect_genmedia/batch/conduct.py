@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia.batch import show
 from prefect_genmedia.batch.budget import Budget, BudgetPeriod, budget_name
+from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.held import Opened, quiet_rows
 from prefect_genmedia.batch.keeper import Sharding, keeper_of
 from prefect_genmedia.batch.results import INVALID, Results
@@ -197,7 +198,8 @@ async def _shown(name: str, results: Results, bar: Bar, shard: Shard | None) -> 
         await results.save(now=True)
         await progress.show(now=True)
         if shard is None:  # else the run that waits for it shows them
-            await show.publish_gallery(name, results)
+            delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
+            await publish_gallery(name, show.summary_of(results), delivered, results.location)
             await show.publish_failures(name, results)
 
 

@@ -1,18 +1,12 @@
-"""What a batch shows in the Prefect UI: one progress bar, one gallery, one table of failures, one plan."""
+"""What a batch shows in the Prefect UI: one progress bar, one table of failures, one plan."""
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from collections.abc import Sequence
 from uuid import UUID
 
-import fsspec
-from anyio import to_thread
-from PIL import Image
 from prefect.artifacts import (
-    acreate_markdown_artifact,
     acreate_progress_artifact,
     acreate_table_artifact,
     aupdate_progress_artifact,
@@ -26,12 +20,8 @@ from prefect_genmedia.tasks.terminal import Bar
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""
 
-GALLERY_FRAMES = 48
-"""Poster frames in the gallery: its text holds the pictures, some 8 kB each."""
-
-GALLERY_COLUMNS = 4
-GALLERY_WIDTH = 200
-"""Pixels."""
+PLAN_ROWS = 1000
+"""Rows that the table of a dry run spells out."""
 
 _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 
@@ -101,32 +91,6 @@ def summary_of(results: Results) -> str:
     return " · ".join(parts)
 
 
-async def publish_gallery(batch_id: str, results: Results) -> None:
-    """Show the first delivered files' poster frames.
-
-    Parameters:
-        batch_id: the batch's name.
-        results: what became of its rows.
-    """
-    delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
-    if not delivered:
-        return
-    shown = delivered[:GALLERY_FRAMES]
-    pictures = await to_thread.run_sync(_pictures, shown)
-    lines = [f"# {batch_id}", "", summary_of(results), ""]
-    if len(delivered) > len(shown):
-        lines += [f"The first {len(shown)} of {len(delivered)} files; all of them stand in `{results.location}`.", ""]
-    lines += ["|" + " |" * GALLERY_COLUMNS, "|" + " --- |" * GALLERY_COLUMNS]
-    for begin in range(0, len(shown), GALLERY_COLUMNS):
-        cells = zip(shown[begin : begin + GALLERY_COLUMNS], pictures[begin : begin + GALLERY_COLUMNS], strict=True)
-        lines.append("| " + " | ".join(_cell(result, picture) for result, picture in cells) + " |")
-    await acreate_markdown_artifact(
-        key="genmedia-batch-gallery",
-        markdown="\n".join(lines) + "\n",
-        description=f"{batch_id} · {len(delivered)} files",
-    )
-
-
 async def publish_failures(batch_id: str, results: Results) -> None:
     """Show what went wrong, grouped by error, most frequent first.
 
@@ -159,35 +123,14 @@ async def publish_failures(batch_id: str, results: Results) -> None:
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:
-    """Show what a dry run found.
+    """Show what a dry run found; of very many rows the first ones.
 
     Parameters:
         batch_id: the batch's name.
         plan: a row of the table for each row of the batch.
         words: what stands above the table.
     """
-    await acreate_table_artifact(
-        key="genmedia-batch-plan", table=[dict(line) for line in plan], description=f"{batch_id} · {words}"
-    )
-
-
-def _pictures(results: Sequence[Result]) -> list[str | None]:
-    return [_picture(result.poster_uri) for result in results]
-
-
-def _picture(uri: str | None) -> str | None:
-    if uri is None:
-        return None
-    output = io.BytesIO()
-    try:
-        with fsspec.open(uri, "rb") as file, Image.open(file) as picture:
-            picture.thumbnail((GALLERY_WIDTH, 2 * GALLERY_WIDTH))
-            picture.convert("RGB").save(output, "JPEG", quality=70)
-    except OSError:
-        return None  # the gallery is worth showing without it
-    return "data:image/jpeg;base64," + base64.b64encode(output.getvalue()).decode()
-
-
-def _cell(result: Result, picture: str | None) -> str:
-    name = result.id.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;")
-    return (f"![{name}]({picture})<br>" if picture else "") + f"{name} · {result.seconds:.1f} s"
+    table = [dict(line) for line in plan[:PLAN_ROWS]]
+    if len(plan) > PLAN_ROWS:
+        table.append({"row": f"and {len(plan) - PLAN_ROWS} more"})
+    await acreate_table_artifact(key="genmedia-batch-plan", table=table, description=f"{batch_id} · {words}")
