@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,21 @@ async def test_a_batch_shows_one_task_run_a_row_one_progress_and_one_gallery(bat
     assert shown["genmedia-batch"].data == 100
     assert "3 of 3 delivered" in (shown["genmedia-batch"].description or "")
     assert shown["genmedia-batch-gallery"].data.count("data:image/jpeg") == 3
+
+
+async def test_a_batch_that_stops_says_what_was_paid_and_how_to_go_on(batch: Batch) -> None:
+    state = await generate_batch(
+        lakes(3), "jimeng", batch.credentials, "tight", output=str(batch.folder), max_jobs=2, return_state=True
+    )
+    async with get_client() as client:
+        run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        shown = {each.key: each for each in await client.read_artifacts(flow_run_filter=run)}
+    card = str(shown["genmedia-failure"].data)
+    assert card.startswith("# BudgetStop")
+    assert "2 of 3 delivered · 1 not sent · about 2.80 CNY (estimate)" in card
+    assert "batch_id 'tight'" in card
+    (row,) = json.loads(str(shown["genmedia-batch-failures"].data))
+    assert row["next"].startswith("raise max_jobs or max_cost")
 
 
 async def test_a_cancelled_batch_leaves_a_true_table_and_its_jobs_to_be_joined(batch: Batch, ledger: Ledger) -> None:

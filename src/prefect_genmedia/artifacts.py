@@ -5,19 +5,44 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 
 from anyio import to_thread
 from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.runtime import deployment, flow_run
 
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.jobs.model import Delivery, Job
+from prefect_genmedia.jobs.model import ACCEPTED, Delivery, Job, JobState
 from prefect_genmedia.jobs.reconcile import Finding
 from prefect_genmedia.targets import read_file
 
 _NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
 """Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""
+
+_NEW_RUN = "start a new run with other inputs (*Copy to Run*); *Retry* would send the same ones."
+
+_IN_UI = {
+    "InvalidRequest": _NEW_RUN,
+    "NoSubject": _NEW_RUN,
+    "InputRefused": _NEW_RUN,
+    "CredentialsError": "correct the Block under *Blocks*, then {retry}.",
+    "SubmissionUnknown": (
+        "look into the provider's console for a job of that minute. Under *Deployments* run `decide-job/decide` with "
+        "job `{job}`: *adopt* it with its id at the "
+        "provider, *resubmit* or *abandon* it. Then {retry}."
+    ),
+    "JobTimeout": "nothing, where `reconcile-jobs/reconcile` is on: it delivers the file. Or, later, {retry}.",
+    "BudgetStop": "start a new run with the same table and `batch_id`, and with a larger limit (*Copy to Run*).",
+    "BatchIncomplete": "start a new run with the same table and `batch_id` (*Copy to Run*).",
+}
+"""What to do about an error, by its name, in the UI's words; for the others the run is retried."""
+
+_MAYBE_PAID = (ACCEPTED - {JobState.FAILED}) | {JobState.UNKNOWN}
+
+LONGEST_CELL = 90
+"""Characters that a table shows beside a fact's name in a window of usual width."""
 
 CARD_POSTER_WIDTH = 320
 """Pixels: the artifact's text holds the picture, so it is kept to some 20 kB."""
@@ -53,17 +78,29 @@ async def publish_detached_card(job: Job) -> None:
     )
 
 
-async def publish_failure_card(error: GenMediaError) -> None:
-    """Say on a failed run's page what happened, what was paid, and what to do next."""
-    job = error.job_key or "none"
+async def publish_failure_card(error: GenMediaError, job: Job | None = None) -> None:
+    """Say on a failed run's page what happened, what was paid, and what to do next.
+
+    Parameters:
+        error: what the run, or one of its tasks, fails with.
+        job: the job it is about, as the ledger has it.
+    """
+    key = error.job_key or "none"
+    maybe_paid = job is not None and job.state in _MAYBE_PAID
     facts = {
-        "What happened": _cell(error.message),
-        "Paid": _cell(error.paid),
-        "Next": _cell(error.next_step.replace("{job}", job)),
-        "Job": f"`{job}` in the ledger, `{error.provider_job_id or 'no id'}` at the provider" if error.job_key else "",
+        "Job": f"`{key}` in the ledger, `{error.provider_job_id or 'no id'}` at the provider" if error.job_key else "",
+        "Request": f"{job.kind} · {_cell(job.label)} · {job.model} at {job.provider}" if job is not None else "",
+        "Sent": _moment(job.sent_at) if job is not None else "",
         "Provider's code": _cell(error.code or ""),
     }
-    lines = [f"# {error.kind}", "", *_table(facts)]
+    # Paragraphs, since the UI does not wrap what stands in a table.
+    lines = [f"# {error.kind}", "", _sentence(error.message), "", "## What was paid", "", _sentence(error.paid), ""]
+    if job is not None and maybe_paid:
+        lines += [f"{_sentence(_cost(job))} {_same_request(job)}", ""]
+    lines += ["## What to do", "", f"- Here in the UI: {_in_ui(error, key)}"]
+    if error.next_step:
+        lines.append(f"- Elsewhere: {_sentence(error.next_step.replace('{job}', key))}")
+    lines += ["", *_table(facts)]
     await acreate_markdown_artifact(
         key="genmedia-failure", markdown="\n".join(lines) + "\n", description=f"{error.kind}: {error.message}"[:500]
     )
@@ -88,6 +125,23 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
         key="genmedia-reconcile",
         table=rows or [{"result": "every paid job is delivered or has a run that waits for it"}],
         description=f"{len(rows)} jobs, {sum(bool(row['next']) for row in rows)} need a person",
+    )
+
+
+def _in_ui(error: GenMediaError, job: str) -> str:
+    """What a person does who has nothing but the UI."""
+    command = f"`prefect flow-run retry {flow_run.id} --entrypoint FLOW`, since it has no deployment"
+    retry = "*Retry* this run" if deployment.id else f"retry this run with {command}"
+    return _sentence(_IN_UI.get(error.kind, "{retry}").format(job=job, retry=retry))
+
+
+def _same_request(job: Job) -> str:
+    """What joins this job, and what would be paid anew: the difference that nobody guesses."""
+    if job.scope.startswith("key:"):
+        return "A new run with the same inputs and the same key (`idempotency_key`, or batch and row) joins this job."
+    return (
+        "A retry of this run stays with this job. A **new run** with the same inputs is a new request, and is paid "
+        "again."
     )
 
 
@@ -121,9 +175,14 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
 
 
 def _table(facts: Mapping[str, str]) -> list[str]:
-    """A table of two columns; the first fact is its head, since an empty head shows as a bar."""
-    rows = [f"| {name} | {value} |" for name, value in facts.items() if value not in ("", "None")]
-    return [*rows[:1], "| --- | --- |", *rows[1:]]
+    """A table of two columns, and below it what is too long for one: the UI does not wrap what stands in a table.
+
+    The first fact is the table's head, since an empty head shows as a bar.
+    """
+    told = {name: value for name, value in facts.items() if value not in ("", "None")}
+    rows = [f"| {name} | {value} |" for name, value in told.items() if len(value) <= LONGEST_CELL]
+    long = [f"\n**{name}**: {value}" for name, value in told.items() if len(value) > LONGEST_CELL]
+    return [*rows[:1], *(["| --- | --- |"] if rows else []), *rows[1:], *long]
 
 
 def _timing(job: Job) -> str:
@@ -141,15 +200,30 @@ def _cost(job: Job) -> str:
     return f"{job.estimated_cost:.2f} {job.currency} by list price; an estimate, not a bill"
 
 
+def _moment(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def _link(uri: str) -> str:
     return f"[{uri}]({uri})" if uri.startswith(("http://", "https://")) else f"`{uri}`"
 
 
 def _cell(value: Any) -> str:
+    return _text(value).replace("|", "\\|")
+
+
+def _text(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    for sign, escaped in (("|", "\\|"), ("<", "&lt;"), ("\n", " "), ("[", "\\[")):
+    for sign, escaped in (("<", "&lt;"), ("\n", " "), ("[", "\\[")):
         text = text.replace(sign, escaped)
     return text
+
+
+def _sentence(text: str) -> str:
+    text = _text(text).strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) or not text else ".")
 
 
 def _thumbnail(content: bytes) -> str | None:

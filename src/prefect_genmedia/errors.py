@@ -239,7 +239,7 @@ class JobTimeout(GenMediaError):
     """The time to wait is over; the job lives on at the provider."""
 
     paid = "the job was accepted and may still finish"
-    next_step = "let `reconcile_jobs` collect it, or run again with a longer timeout: the same job is waited for."
+    next_step = "let `reconcile_jobs` collect it, or retry this run once it is done: the same job is waited for."
 
 
 class JobExpired(GenMediaError):
@@ -254,7 +254,7 @@ class ResultInvalid(GenMediaError):
 
     retryable = True
     paid = "the job was accepted and billed"
-    next_step = "run again to download it anew, or look at the file in quarantine."
+    next_step = "look at the file in quarantine: it is paid for. A retry of this run downloads it anew."
 
 
 class BudgetStop(GenMediaError):

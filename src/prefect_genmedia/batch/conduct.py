@@ -24,13 +24,13 @@ from prefect_genmedia.batch.run import BatchRun, Limits, next_attempt
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
 from prefect_genmedia.batch.table import folder_of, format_of, read_table, stem_of
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
-from prefect_genmedia.errors import BatchIncomplete, FieldProblem, InvalidRequest
+from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import ACCEPTED, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.in_flight import check_limit
-from prefect_genmedia.tasks.support import root_run_id
+from prefect_genmedia.tasks.support import explained, root_run_id
 from prefect_genmedia.tasks.terminal import Bar, terminal_bar
 
 LOOK_SECONDS = 0.5
@@ -108,7 +108,7 @@ async def conduct(
     """
     split = sharding or Sharding()
     shard = split.shard
-    async with end_told(shard) as end, AsyncExitStack() as stack:
+    async with explained(0), end_told(shard) as end, AsyncExitStack() as stack:
         name = batch_id or (stem_of(table) if isinstance(table, str) else root_run_id())
         wanted = await to_thread.run_sync(read_table, table)
         rows, bad = check_rows(shard.part_of(wanted) if shard else wanted, kind)
@@ -156,7 +156,11 @@ def _report(run: BatchRun, results: Results) -> BatchReport:
     words = show.summary_of(results)
     place = f" The table of results is {results.location}." if results.location else ""
     get_run_logger().info("Batch %s: %s.%s", run.batch_id, words, place)
+    again = f"run the batch again with batch_id {run.batch_id!r}: what is delivered is not paid again."
     if run.stop is not None:
+        run.stop.paid = words
+        if isinstance(run.stop, BudgetStop):
+            run.stop.next_step = f"raise max_jobs or max_cost, and {again}"
         raise run.stop
     report = BatchReport(
         batch_id=run.batch_id,
@@ -166,7 +170,8 @@ def _report(run: BatchRun, results: Results) -> BatchReport:
         results=results.location,
     )
     if report.delivered + report.states.get(INVALID, 0) < report.rows:
-        raise BatchIncomplete(f"Batch {run.batch_id!r}: {words}.{place}")
+        next_step = f"look at the table of failures, then {again}"
+        raise BatchIncomplete(f"Batch {run.batch_id!r}: {words}.{place}", next_step=next_step)
     return report
 
 

@@ -12,6 +12,7 @@ from prefect.artifacts import (
     aupdate_progress_artifact,
 )
 
+from prefect_genmedia import errors
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.jobs.model import JobState
 from prefect_genmedia.jobs.prices import CURRENCY
@@ -110,6 +111,7 @@ async def publish_failures(batch_id: str, results: Results) -> None:
             "state": state,
             "rows": len(rows),
             "for example": ", ".join(row.id for row in rows[:5]),
+            "next": _next_step(kind, [row.job_key for row in rows]),
             "message": (rows[0].error_message or "")[:500],
             "job": rows[0].job_key or "",
         }
@@ -120,6 +122,12 @@ async def publish_failures(batch_id: str, results: Results) -> None:
         table=table,
         description=f"{batch_id} · {sum(map(len, groups.values()))} rows without a file",
     )
+
+
+def _next_step(kind: str, job_keys: Sequence[str | None]) -> str:
+    """What a person does about rows that ended with an error of this kind."""
+    told: str = getattr(getattr(errors, kind, None), "next_step", "")
+    return told.replace("{job}", job_keys[0] or "JOB" if len(job_keys) == 1 else "JOB")
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:

@@ -95,8 +95,9 @@ def _land(landing: Landing, job: Job, storage: Storage, name: str) -> Delivery:
         staged, digest = landing.settle()
         try:
             facts = _verify(staged, job)
-        except ResultInvalid:
-            storage.publish(staged, f"{QUARANTINE}/{name}")
+        except ResultInvalid as error:
+            kept = storage.publish(staged, f"{QUARANTINE}/{name}")
+            error.message += f" It is kept as {kept}."
             raise
         delivery = Delivery(
             uri=storage.uri_of(name),

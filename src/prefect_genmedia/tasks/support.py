@@ -20,8 +20,10 @@ from prefect.runtime import flow_run, task_run
 
 from prefect_genmedia.artifacts import publish_detached_card, publish_failure_card
 from prefect_genmedia.errors import GenMediaError, RateLimited
+from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import Job
 from prefect_genmedia.providers.protocol import Observation
+from prefect_genmedia.settings import current_settings
 
 RETRIES = 3
 """How often a task is tried again where its error allows that."""
@@ -55,8 +57,20 @@ async def explained(retries: int) -> AsyncIterator[None]:
         yield
     except GenMediaError as error:
         if not error.retryable or int(task_run.run_count or 1) > retries:
-            await publish_failure_card(error)
+            await publish_failure_card(error, await _job_of(error))
         raise
+
+
+async def _job_of(error: GenMediaError) -> Job | None:
+    """The job that an error is about, where the ledger tells."""
+    if error.job_key is None:
+        return None
+    try:
+        async with open_ledger(current_settings().ledger) as ledger:
+            return await ledger.get(error.job_key)
+    except Exception as trouble:  # the card is worth showing without it, and the error more than either
+        get_run_logger().debug("The ledger does not tell about job %s: %r", error.job_key, trouble)
+        return None
 
 
 @asynccontextmanager
