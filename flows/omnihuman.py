@@ -1,4 +1,4 @@
-"""A portrait speaks a recording: detect → select → submit → wait → download (seed 001, "完整流程示例")."""
+"""A portrait speaks a recording: check → detect → select → submit → wait → download (seed 001, "完整流程示例")."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.tasks import (
+    check_inputs,
     detect_subjects,
     download_result,
     recognize_subject,
@@ -69,7 +70,7 @@ async def omnihuman_video(
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
-        preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
+        preflight: Check what the provider documents about the inputs before anything is sent; all problems at once.
         ask_timeout_seconds: How long to wait for a person, with subject ask.
         ask_fallback: Who speaks when nobody answers: the largest subject, or nobody, and the run fails.
         suspend_while_asking: Give the process up while waiting for a person; for deployments only.
@@ -89,6 +90,8 @@ async def omnihuman_video(
         pe_fast_mode=pe_fast_mode,
         seed=seed,
     )
+    if preflight:
+        request = await check_inputs(request, credentials)
     if recognize:
         await recognize_subject(image_url, credentials)
     detection = await detect_subjects(image_url, credentials)

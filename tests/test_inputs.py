@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -322,6 +323,9 @@ async def test_base64_and_signatures_are_in_the_body_only(portrait: Path, clip: 
         ready = await prepared(request, RULES, SOMEWHERE)
         seen = f"{ready!r} {ready.request} {shown_request(ready.request)} {ready.request.model_dump()}"
         seen += json.dumps(ready.request.identity_inputs())
+        stored = pickle.dumps(ready.request)  # as a task's result may be
+        assert pickle.loads(stored).preparation() is None
+        seen += stored.decode("latin-1")
         secrets = [
             each.base64[:60] if each.base64 else (each.url or "").partition("?")[2] for each in ready.sent.values()
         ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import wave
 from pathlib import Path
 
 import av
@@ -15,9 +16,11 @@ from prefect.filesystems import LocalFileSystem
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.flows.omnihuman import omnihuman_video
+from prefect_genmedia.inputs.reading import read_all
 from prefect_genmedia.jobs import Delivery, Ledger
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator.media import asset
 from prefect_genmedia.tasks import detect_subjects, download_result, select_subject, submit, wait_for_job
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -95,6 +98,40 @@ async def test_a_recording_of_a_minute_is_refused_before_it_is_paid(
     with pytest.raises(errors.InvalidRequest, match="must be shorter than 60 s"):
         await run(simulator, credentials)
     assert simulator.accepted == 0
+
+
+async def test_every_problem_of_the_inputs_is_named_before_the_provider_is_asked_anything(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path
+) -> None:
+    portrait, speech = tmp_path / "portrait.jpg", tmp_path / "speech.wav"
+    portrait.write_bytes(asset("portrait.jpg"))
+    with wave.open(str(speech), "wb") as recording:
+        recording.setparams((1, 2, 8000, 0, "NONE", ""))
+        recording.writeframes(bytes(2 * 8000 * 70))
+    with pytest.raises(errors.InvalidRequest) as caught:
+        await omnihuman_video(str(portrait), str(speech), recognize=True, credentials=credentials)
+    problems = [str(problem) for problem in caught.value.problems]
+    assert problems[0] == "audio_url: plays 70.0 s and must be shorter than 60 s"
+    assert [problem.partition(" from where")[0] for problem in problems[1:]] == [
+        "image_url: cannot be fetched by the provider",
+        "audio_url: cannot be fetched by the provider",
+    ]
+    assert not simulator.world.requests
+
+
+async def test_the_recording_is_read_once_although_it_is_checked_before_it_is_submitted(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    async def counted(limits: dict[str, int], rules: object, folder: Path) -> object:
+        read.extend(limits)
+        return await read_all(limits, rules, folder)
+
+    monkeypatch.setattr("prefect_genmedia.inputs.prepare.read_all", counted)
+    await run(simulator, credentials)
+    await run(simulator, credentials, preflight=False)
+    assert read == [simulator.speech_url] * 2
 
 
 @pytest.mark.parametrize(
@@ -186,7 +223,8 @@ async def test_the_run_shows_a_card_with_the_poster_frame(
     )
     async with get_client() as client:
         only_this_run = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-        (card,) = await client.read_artifacts(artifact_filter=only_this_run)
+        shown = await client.read_artifacts(artifact_filter=only_this_run)
+    (card,) = [artifact for artifact in shown if artifact.key == "genmedia-omnihuman"]
     assert "data:image/jpeg;base64," in card.data
     assert "1920×1080" in card.data
     assert "8.60 CNY by list price; an estimate" in card.data  # 7.17 s at 1.2 a second

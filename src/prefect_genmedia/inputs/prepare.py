@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from prefect_genmedia.transport import FetchRules
 MAX_INLINE_BYTES = 20 * 1024**2
 """The largest file that travels inside of a request, in bytes: a slow line must send it, a third larger as base64, well
 within the time that a submission may take, or nobody can know whether it was paid."""
+
+PREPARED_SECONDS = 3600.0
+"""How long what was prepared is taken as it is: its signed URLs must outlive the job's wait at the provider."""
 
 Request = TypeVar("Request", bound=GenerationRequest)
 
@@ -65,10 +69,15 @@ async def prepared(
         preflight: whether documented limits are checked.
         tell: told what cannot be checked from here.
 
+    A request that was prepared not long ago is taken as it is.
+
     Raises:
         InvalidRequest: with every problem of every input; nothing was sent.
         ProviderError: a storage failed; retryable, nothing was sent.
     """
+    known = request.preparation()
+    if known is not None and 0 <= time.time() - known[2] < PREPARED_SECONDS:
+        return Prepared(request, *known[:2])
     inputs, source = request.inputs(), request.duration_source()
     if not inputs and source is None:
         return Prepared(request, {}, MediaExpectation())
@@ -88,7 +97,8 @@ async def prepared(
             problems += [FieldProblem(each.field, _cannot_travel(inputs, each)) for each in own.values()]
         _raise_for(request, problems, readings, own)
         sent = await _sent(request, own, readings, publication, inline)
-    return Prepared(request.sending(sent), sent, MediaExpectation(seconds=findings.seconds))
+    found = MediaExpectation(seconds=findings.seconds)
+    return Prepared(request.prepared(sent, found, time.time()), sent, found)
 
 
 async def identified(request: Request, rules: FetchRules) -> Request:
@@ -100,6 +110,8 @@ async def identified(request: Request, rules: FetchRules) -> Request:
         request: what is asked for.
         rules: what a fetch may do; nothing but the user's own files is read.
     """
+    if request.preparation() is not None:
+        return request
     limits = {each.url: MAX_INPUT_BYTES for each in request.inputs() if is_own(each.url)}
     with TemporaryDirectory(prefix="genmedia-") as folder:
         readings = await read_all(limits, rules, Path(folder))

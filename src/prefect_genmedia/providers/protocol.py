@@ -92,6 +92,8 @@ class GenerationRequest(BaseModel):
 
     # Private: a dump, a repr, a ledger or a sidecar shows the user's own path, never base64 or a signature.
     _sent: Mapping[str, SentInput] = PrivateAttr(default_factory=dict)
+    _found: MediaExpectation | None = PrivateAttr(None)
+    _prepared_at: float | None = PrivateAttr(None)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -102,6 +104,12 @@ class GenerationRequest(BaseModel):
         except ValidationError as error:
             refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error)
         raise refusal
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """What is pickled: a stored request is an unprepared one, without signed URLs and base64."""
+        state = super().__getstate__()
+        unprepared: dict[str, Any] = {"_sent": {}, "_found": None, "_prepared_at": None}
+        return {**state, "__pydantic_private__": {**(state.get("__pydantic_private__") or {}), **unprepared}}
 
     @property
     def model_name(self) -> str:
@@ -153,6 +161,18 @@ class GenerationRequest(BaseModel):
         prepared = self.model_copy()
         prepared._sent = dict(sent)
         return prepared
+
+    def prepared(self, sent: Mapping[str, SentInput], found: MediaExpectation, at: float) -> Self:
+        """The same request, sending these, and knowing what its inputs told about the result at that time."""
+        prepared = self.sending(sent)
+        prepared._found, prepared._prepared_at = found, at
+        return prepared
+
+    def preparation(self) -> tuple[Mapping[str, SentInput], MediaExpectation, float] | None:
+        """What it is sent with, what its inputs told, and when, in seconds since 1970; None if it is not prepared."""
+        if self._found is None or self._prepared_at is None:
+            return None
+        return self._sent, self._found, self._prepared_at
 
     def _reachable(self, url: str) -> str:
         """The URL that the provider is sent for an input.

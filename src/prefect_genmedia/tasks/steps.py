@@ -14,7 +14,7 @@ from prefect_genmedia import jobs
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.callbacks import callback_url
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
-from prefect_genmedia.inputs import DiscreetClient, Publication, prepared
+from prefect_genmedia.inputs import DiscreetClient
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
@@ -24,6 +24,7 @@ from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.targets import target_of
+from prefect_genmedia.tasks.checks import ready
 from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
 from prefect_genmedia.tasks.subjects import with_subject
 from prefect_genmedia.tasks.support import (
@@ -68,10 +69,9 @@ async def submit_step(
     settings = current_settings()
     await warn_of_mortal_ledger(settings)
     await target_of(output or settings.media_folder)  # a place that cannot be must be known before anything is paid
-    publication = Publication(settings.publish_url, settings.publish_seconds)
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         # Only here, so that base64 and signed URLs never pass through Prefect.
-        ready = await prepared(request, client.fetch_rules, publication, preflight=preflight, tell=logger.warning)
+        prepared = await ready(request, client, preflight)
         claim = Claim(
             scope=current_scope(idempotency_key),
             root_run_id=root_run_id(),
@@ -82,14 +82,14 @@ async def submit_step(
             label=label or request.kind,
             flow_run_id=flow_run.id,
             output=output,
-            expectation=ready.expectation,
+            expectation=prepared.expectation,
             prices=prices,
             max_in_flight=block.max_in_flight,
             tell=logger.info,
             renewed=lambda stale: with_subject(stale, block),
         )
         try:
-            job = await submit_once(ledger, DiscreetClient(client, ready.sent.values()), ready.request, claim)
+            job = await submit_once(ledger, DiscreetClient(client, prepared.sent.values()), prepared.request, claim)
         except SubmissionUnknown as error:
             unknown = await ledger.get(error.job_key or "")
             if unknown is not None:

@@ -54,8 +54,9 @@ class OmniHumanVideo(GenerationRequest):
         chosen = OmniHumanVideo.model_validate(
             {**self.model_dump(exclude_unset=True), "mask_urls": selection.mask_urls, "subject": selection.subject}
         )
-        chosen._sent, chosen._chosen_at = self._sent, time.time()
-        return chosen
+        chosen._chosen_at = time.time()
+        preparation = self.preparation()
+        return chosen if preparation is None else chosen.prepared(*preparation)
 
     @property
     def model_name(self) -> str:
