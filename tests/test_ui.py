@@ -169,7 +169,7 @@ def finished(desk: Desk) -> str:
         pass
     run = desk.run_in_state("COMPLETED")
     task_runs = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-    until(lambda: desk.call("POST", "/task_runs/count", task_runs) == 5, "every task run on record")
+    until(lambda: desk.call("POST", "/task_runs/count", task_runs) == 6, "every task run on record")
     return run
 
 
@@ -183,7 +183,7 @@ def test_the_page_of_a_run_shows_each_step_by_name_and_that_it_is_completed(desk
     rows = desk.page.locator(".task-run-list-item")
     rows.nth(4).wait_for()
     shown = [row.inner_text().split("\n")[:2] for row in rows.all()]
-    assert [name.split()[0] for name, _ in reversed(shown)] == ["detect", "select", "submit", "wait", "download"]
+    assert [name.split()[0] for name, _ in reversed(shown)] == ["check", "detect", "select", "submit", "wait", "download"]
     assert {state for _, state in shown} == {"Completed"}
     desk.photograph("task-runs")
 
