@@ -176,14 +176,21 @@ def finished(desk: Desk) -> str:
 def test_the_page_of_a_run_shows_each_step_by_name_and_that_it_is_completed(desk: Desk, finished: str) -> None:
     desk.open(f"/runs/flow-run/{finished}")
     desk.see("omnihuman · portrait.jpg")
-    desk.see("5 Task runs")
+    desk.see("6 Task runs")
     desk.see("Delivered ")  # the log
     desk.photograph("run")
     desk.page.get_by_text("Task Runs", exact=True).click()
     rows = desk.page.locator(".task-run-list-item")
-    rows.nth(4).wait_for()
+    rows.nth(5).wait_for()
     shown = [row.inner_text().split("\n")[:2] for row in rows.all()]
-    assert [name.split()[0] for name, _ in reversed(shown)] == ["check", "detect", "select", "submit", "wait", "download"]
+    assert [name.split()[0] for name, _ in reversed(shown)] == [
+        "check",
+        "detect",
+        "select",
+        "submit",
+        "wait",
+        "download",
+    ]
     assert {state for _, state in shown} == {"Completed"}
     desk.photograph("task-runs")
 
