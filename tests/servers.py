@@ -131,9 +131,11 @@ def member(name: str, command: list[str], env: Mapping[str, str], logs: Path) ->
 
 
 def until(condition: Callable[[], object], what: Callable[[], str] | str, seconds: float = 120.0) -> None:
+    """Wait for something that other processes do; a server that is not there yet is asked again."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if condition():
-            return
+        with contextlib.suppress(httpx.TransportError):
+            if condition():
+                return
         time.sleep(0.2)
     raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")

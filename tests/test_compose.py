@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import httpx
 import prefect.settings
 import pytest
 import yaml
-from servers import postgres, postgres_tools
+from servers import postgres, postgres_tools, until
 
 from prefect_genmedia.cli.local_server import free_port
 from prefect_genmedia.settings import GenMediaSettings
@@ -165,28 +164,22 @@ def test_the_parts_run_a_scheduled_flow_together_on_postgresql_and_redis(tmp_pat
         stopped_at_the_end(start("server", "--port", str(port)))
         stopped_at_the_end(start("services"))
         api = f"http://127.0.0.1:{port}/api"
-        until(lambda: httpx.get(f"{api}/health").is_success, 90)
+        until(lambda: httpx.get(f"{api}/health").is_success, "the server answers", 90)
         assert start("deploy", "--prefect-file", str(tmp_path / "prefect.yaml")).wait(60) == 0
         first, second = start("worker"), start("worker")
         stopped_at_the_end(second)
         completed = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-        until(lambda: len(httpx.post(f"{api}/flow_runs/filter", json=completed).json()) >= 1, 90)
+        until(lambda: len(httpx.post(f"{api}/flow_runs/filter", json=completed).json()) >= 1, "a run completed", 90)
         first.kill()
         first.wait()
         already = len(httpx.post(f"{api}/flow_runs/filter", json=completed).json())
-        until(lambda: len(httpx.post(f"{api}/flow_runs/filter", json=completed).json()) > already, 60)
+        until(
+            lambda: len(httpx.post(f"{api}/flow_runs/filter", json=completed).json()) > already,
+            "another run completed",
+            60,
+        )
         # Events of the runs came through Redis, and into the database.
         heartbeats = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
-        until(lambda: httpx.post(f"{api}/events/filter", json=heartbeats).json()["total"] > 0, 30)
-
-
-def until(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if condition():
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.3)
-    raise AssertionError(f"not within {seconds} s")
+        until(
+            lambda: httpx.post(f"{api}/events/filter", json=heartbeats).json()["total"] > 0, "a heartbeat arrived", 30
+        )

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,9 +17,9 @@ from threading import Thread
 from typing import Any
 from uuid import uuid4
 
-import httpx
 import pytest
 import yaml
+from servers import ask_api, until
 
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.simulator import RunningSimulator
@@ -41,9 +40,7 @@ class Team:
     folder: Path
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
-        answer = httpx.request(method, f"{self.server.api}{path}", json=body, timeout=30.0)
-        answer.raise_for_status()
-        return answer.json() if answer.content else None
+        return ask_api(self.server.api, method, path, body)
 
     def deploy(self, *arguments: str, keys: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "prefect_genmedia.cli", "deploy", *arguments]
@@ -116,15 +113,6 @@ def worker(team: Team, pool: str) -> Iterator[subprocess.Popen[bytes]]:
         if started.poll() is None:
             started.terminate()
         started.wait(60)
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def keys_for(simulator: RunningSimulator) -> dict[str, str]:

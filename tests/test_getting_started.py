@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from documents import ROOT, Block, blocks_of
+from servers import until
 from stranger import Stranger, copy_of_the_repository, until_it_says
 
 from prefect_genmedia.cli.local_server import free_port
@@ -71,8 +72,8 @@ class Reading:
         with ExitStack() as terminal:
             process, log = terminal.enter_context(self.stranger.terminal(self.own_ports(command)))
             until_it_says(words, process, log)
-            if command == "prefect server start":
-                until(self.server_answers, "the server answers")  # it says where it is before it listens
+            if command == "prefect server start":  # it says where it is before it listens
+                until(lambda: httpx.get(f"{self.api}/health").is_success, "the server answers")
             if command not in ENDS_AT_ONCE:
                 self.open_terminals.push(terminal.pop_all())
         return log.read_text("utf-8")
@@ -91,12 +92,6 @@ class Reading:
                 said.extend(self.type(line.removeprefix("$ ")) for line in block.text.splitlines())
         return said
 
-    def server_answers(self) -> bool:
-        try:
-            return httpx.get(f"{self.api}/health").is_success
-        except httpx.HTTPError:
-            return False
-
     def states_of(self, deployment: str, auto_scheduled: bool) -> set[str]:
         body = {"deployments": {"name": {"any_": [deployment]}}}
         answer = httpx.post(f"{self.api}/flow_runs/filter", json=body, timeout=30.0).raise_for_status()
@@ -110,13 +105,6 @@ class Reading:
 def reading(stranger: Stranger) -> Iterator[Reading]:
     with ExitStack() as open_terminals:
         yield Reading(stranger, open_terminals)
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
 
 
 def test_from_a_clone_to_a_flow_of_ones_own_on_a_schedule(reading: Reading, record_property: Any) -> None:

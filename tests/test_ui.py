@@ -9,8 +9,7 @@ import hashlib
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from servers import until
 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.cli.local_server import LocalServer, local_server
@@ -101,15 +101,6 @@ class Desk:
 
         until(looked, f"a run that is {state}", 90)
         return str(found[0]["id"])
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 @contextmanager

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import ask_api
+from servers import ask_api, until
 
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.jobs import Job, JobState, open_ledger
@@ -96,15 +95,6 @@ def team(running_simulator: RunningSimulator, home: Path) -> Iterator[Team]:
         subprocess.run([sys.executable, "-c", SETUP, *arguments], env=dict(server.env), check=True)
         with process([*prefect, "worker", "start", "--pool", "local"], server, home / "worker.log"):
             yield Team(server, running_simulator)
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def jobs_of(home: Path) -> list[Job]:
