@@ -48,14 +48,14 @@ def served(spec: DeploymentSpec) -> RunnerDeployment:
         else None,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
-    assert isinstance(deployment, RunnerDeployment)  # noqa: S101 - a coroutine only where a loop runs
+    assert isinstance(deployment, RunnerDeployment)  # a coroutine only where a loop runs
     return deployment
 
 
 def _schedule(spec: ScheduleSpec) -> Schedule:
     if spec.cron is not None:
         return Cron(spec.cron, spec.timezone, active=spec.active, parameters=spec.parameters, slug=spec.slug)
-    assert spec.interval is not None  # noqa: S101 - the one or the other
+    assert spec.interval is not None  # the one or the other
     return Interval(
         spec.interval, timezone=spec.timezone, active=spec.active, parameters=spec.parameters, slug=spec.slug
     )

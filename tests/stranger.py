@@ -64,7 +64,7 @@ class Stranger:
         for tool in TOOLS:
             (path / tool).symlink_to(shutil.which(tool) or f"/bin/{tool}")
         python = path / "python3"
-        python.write_text(f'#!/bin/sh\nexec "{sys._base_executable}" "$@"\n')  # type: ignore[attr-defined]
+        python.write_text(f'#!/bin/sh\nexec "{sys._base_executable}" "$@"\n')
         python.chmod(0o755)
         cache = subprocess.run(
             [sys.executable, "-m", "pip", "cache", "dir"], capture_output=True, text=True, check=True

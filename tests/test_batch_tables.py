@@ -54,7 +54,7 @@ def test_several_pictures_stand_in_one_cell() -> None:
         fields = {"id": "x", "model": "jimeng-video-3.0-720P", "image_urls": cell}
         ((row,), bad) = check_rows([fields], "jimeng")
         assert not bad
-        assert list(row.request.image_urls) == pictures.split()  # type: ignore[attr-defined]
+        assert list(row.request.image_urls) == pictures.split()
 
 
 def test_problems_name_row_and_field_and_all_are_kept() -> None:

@@ -95,7 +95,7 @@ async def test_the_waiting_task_looks_at_once_when_the_callback_comes(
 ) -> None:
     provider = Done()
     policy = PollPolicy(shortest=3600.0, longest=3600.0, watch_callback=0.01)
-    waiting = asyncio.create_task(wait_for_job(ledger, provider, job, 7200.0, policy))  # type: ignore[arg-type]
+    waiting = asyncio.create_task(wait_for_job(ledger, provider, job, 7200.0, policy))
     await receiver.post(callback_url("https://callbacks.example", SECRET, job), json=BODY)
     done = await asyncio.wait_for(waiting, 10)
     assert done.state is JobState.SUCCEEDED
@@ -104,7 +104,7 @@ async def test_the_waiting_task_looks_at_once_when_the_callback_comes(
 
 async def test_without_a_callback_the_wait_falls_back_to_looking(job: Job, ledger: Ledger) -> None:
     policy = PollPolicy(shortest=0.05, longest=0.05, watch_callback=0.01)
-    done = await wait_for_job(ledger, Done(), job, 60.0, policy)  # type: ignore[arg-type]
+    done = await wait_for_job(ledger, Done(), job, 60.0, policy)
     assert done.state is JobState.SUCCEEDED
     assert done.notified_at is None
     assert not issubclass(type(done), GenMediaError)

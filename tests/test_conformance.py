@@ -185,7 +185,7 @@ def resume(name: str, url: str, key: str, ledger_url: str, job_key: str, folder:
 
     async def work() -> None:
         case = CASES[name]
-        client = case.connect(RunningSimulator(url, None), key)  # type: ignore[arg-type]
+        client = case.connect(RunningSimulator(url, None), key)
         async with open_ledger(ledger_url) as ledger:
             job = await ledger.get(job_key)
             assert job

@@ -128,14 +128,14 @@ def test_no_file_holds_a_secret_or_templates_one_at_deploy_time() -> None:
 
 @pytest.mark.parametrize("declared", read_spec(AutomationsFile, DEPLOYMENTS, "automations.yaml").automations)
 def test_the_server_understands_each_automation(declared: dict[str, object]) -> None:
-    actions = [dict(action) for action in declared["actions"]]  # type: ignore[attr-defined]
+    actions = [dict(action) for action in declared["actions"]]
     for action in actions:
         if action.pop("notify", False):
             action["block_document_id"] = "00000000-0000-0000-0000-000000000000"
     automation = AutomationCore.model_validate({**declared, "actions": actions})
     assert automation.description
-    if automation.trigger.posture == "Proactive":  # type: ignore[union-attr]
-        assert automation.trigger.within >= 3 * timedelta(seconds=180)  # type: ignore[union-attr]
+    if automation.trigger.posture == "Proactive":
+        assert automation.trigger.within >= 3 * timedelta(seconds=180)
 
 
 def test_every_document_is_of_a_block_type_and_has_its_required_fields() -> None:
@@ -200,7 +200,7 @@ def test_what_is_served_without_a_work_pool_is_what_is_deployed_to_one() -> None
 
 
 def test_a_schedule_is_a_cron_expression_or_an_interval() -> None:
-    spec = DeploymentSpec(name="a", entrypoint="b", description="c", schedules=[ScheduleSpec(slug="s", interval=5)])  # type: ignore[arg-type]
+    spec = DeploymentSpec(name="a", entrypoint="b", description="c", schedules=[ScheduleSpec(slug="s", interval=5)])
     created = spec.schedules[0].to_create(active=False)
     assert created.active is False
-    assert created.schedule.interval == timedelta(seconds=5)  # type: ignore[union-attr]
+    assert created.schedule.interval == timedelta(seconds=5)

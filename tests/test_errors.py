@@ -64,7 +64,7 @@ each_class = pytest.mark.parametrize("kind", EVERY, ids=lambda kind: kind.__name
 
 def full(kind: type[GenMediaError]) -> GenMediaError:
     """An error of that class with everything set that it can hold."""
-    error = kind("It went wrong.", **FACTS)  # type: ignore[arg-type]
+    error = kind("It went wrong.", **FACTS)
     if isinstance(error, RateLimited):
         error.after(2.5)
     if isinstance(error, InvalidRequest):

@@ -38,7 +38,7 @@ ACCOUNT = Account.of("any", "https://example.com", "key")
 SETTING = "PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL"
 
 
-class SigningFileSystem(MemoryFileSystem):  # type: ignore[misc]
+class SigningFileSystem(MemoryFileSystem):
     """A storage in memory that signs URLs, each time another one, and counts uploads."""
 
     protocol = "signed"
@@ -356,7 +356,7 @@ async def test_an_error_that_quotes_the_request_shows_and_stores_neither_base64_
         LivePoster(image_url=str(portrait), scene="youqian"),
     ):
         ready = await prepared(request, RULES, SOMEWHERE)
-        client: Any = DiscreetClient(Quoting(), ready.sent.values())  # type: ignore[arg-type]
+        client: Any = DiscreetClient(Quoting(), ready.sent.values())
         with pytest.raises(InvalidRequest) as caught:
             await submit_once(ledger, client, ready.request, Claim(scope=request.kind))
         stored = [job.error_message for job in await ledger.jobs()]

@@ -174,7 +174,7 @@ def test_where_nobody_looks_no_bar_is_drawn(console: Console | None, monkeypatch
     monkeypatch.setattr(terminal, "log_console", lambda: console)
     with terminal_bar("waiting") as bar:
         bar.show(40.0, "running")
-    assert console is None or console.file.getvalue() == ""  # type: ignore[attr-defined]
+    assert console is None or console.file.getvalue() == ""
 
 
 def test_the_console_of_prefects_log_is_found_and_can_draw_the_bar() -> None:

@@ -44,7 +44,7 @@ def submit_all(url: str, base_url: str, key: str, barrier: object, answers: str)
                     audio_url="https://example.com/speech.mp3",
                     prompt=f"number {number}",
                 )
-                barrier.wait(60)  # type: ignore[attr-defined]
+                barrier.wait(60)
                 job = await submit_once(ledger, client, request, Claim(scope="key:same"))
                 found.append(f"{job.key} {job.provider_job_id}")
         return found

@@ -44,7 +44,7 @@ def redirecting(*locations: str) -> Web:
 
 
 async def get(url: str, web: Web, resolver: Resolver | None = None, **rules: object) -> bytes:
-    rules_ = FetchRules(resolver=resolver or names(), transport=httpx.MockTransport(web), **rules)  # type: ignore[arg-type]
+    rules_ = FetchRules(resolver=resolver or names(), transport=httpx.MockTransport(web), **rules)
     async with fetch(url, rules_) as response:
         return b"".join([piece async for piece in body_of(response, "The download")])
 

@@ -48,7 +48,7 @@ async def read_file(uri: str) -> bytes | None:
     try:
         if uri.startswith(SCHEME):
             target = await target_of(uri.rpartition("/")[0])
-            assert isinstance(target.storage, BlockFolder)  # noqa: S101 - the scheme says so
+            assert isinstance(target.storage, BlockFolder)  # the scheme says so
             return await to_thread.run_sync(target.storage.read, uri)
         return await to_thread.run_sync(_read_anywhere, uri)
     except (OSError, ValueError, InvalidRequest):

@@ -354,5 +354,5 @@ async def _artifacts(client: PrefectClient, key: str, ids: Sequence[UUID]) -> di
 
 def _when(artifact: Artifact) -> datetime:
     when = artifact.updated or artifact.created
-    assert when is not None  # noqa: S101 - what the server has, it has stamped
+    assert when is not None  # what the server has, it has stamped
     return when

@@ -42,7 +42,7 @@ async def load_credentials(provider: str, credentials: ProviderCredentials | str
                 f"There is no {block_type.get_block_type_slug()} Block named {credentials!r}.",
                 next_step=f"create it in the UI under Blocks, or in code with {block_type.__name__}(…).save(…).",
             ) from None
-        assert isinstance(loaded, ProviderCredentials)  # noqa: S101 - tells the type checker
+        assert isinstance(loaded, ProviderCredentials)  # tells the type checker
         return loaded
     if credentials.provider != provider:
         raise CredentialsError(f"{type(credentials).__name__} does not open {provider}.")

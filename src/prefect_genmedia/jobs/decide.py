@@ -61,7 +61,7 @@ async def decide(
     facts: dict[str, object] = {"note": _note(job, decision, provider_job_id, by, clock)}
     if decision == "adopt":
         facts |= await _adoption(ledger, job, provider_job_id, clock)
-    assert _TARGET[decision] in LEGAL_MOVES[job.state]  # noqa: S101 - the tables above agree with the job life
+    assert _TARGET[decision] in LEGAL_MOVES[job.state]  # the tables above agree with the job life
     moved = await ledger.move(job, _TARGET[decision], **facts)
     if moved is None:
         raise _refusal("job", f"{job.key} was changed by somebody else at this moment; look at it again")

@@ -178,7 +178,7 @@ class HiDream(Dialect):
     async def _call_back(self, job: SimulatedJob) -> None:
         """Tell `notify_url` of the end: at most three tries, one second apart, until one is answered with 200."""
         url = job.body["notify_url"]
-        assert job.video is not None  # noqa: S101 - set when the job was accepted
+        assert job.video is not None  # set when the job was accepted
         settings = self.world.settings
         await asyncio.sleep(settings.queue_seconds + settings.run_seconds + 0.05)
         await asyncio.wait({job.video})

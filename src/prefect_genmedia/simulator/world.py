@@ -126,7 +126,7 @@ class World:
 
     async def video_of(self, job: SimulatedJob) -> bytes:
         """The finished file."""
-        assert job.video is not None  # noqa: S101 - set when the job was accepted
+        assert job.video is not None  # set when the job was accepted
         return await asyncio.shield(job.video)
 
     def publish(
@@ -147,7 +147,7 @@ class World:
         """The URL of a finished job's file: the same at each look, until it expires and a fresh one is made."""
         stored = self.files.get((job.file or "").rpartition("/")[2])
         if job.file is None or stored is None or stored.expires_at < time.time():
-            assert job.video is not None  # noqa: S101 - set when the job was accepted
+            assert job.video is not None  # set when the job was accepted
             job.file = self.publish(job.video.result(), "video/mp4", "mp4", struck_as=job.provider)
         return job.file
 

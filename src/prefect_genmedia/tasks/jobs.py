@@ -123,7 +123,7 @@ async def download_result(
     async with explained(RETRIES), shown_delivery():
         done = await deliver_step(job, output, credentials)
     delivery = done.delivery
-    assert delivery is not None  # noqa: S101 - a delivered job has one
+    assert delivery is not None  # a delivered job has one
     await publish_result_card(done, delivery)
     await show_delivered(done)
     return delivery

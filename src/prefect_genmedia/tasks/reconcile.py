@@ -90,7 +90,7 @@ async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
                 block = await block_type.aload(name)
             except ValueError:  # this provider has no Block of that name
                 continue
-            assert isinstance(block, ProviderCredentials)  # noqa: S101 - tells the type checker
+            assert isinstance(block, ProviderCredentials)  # tells the type checker
             found.append(block)
     if not found:
         # Not a failure: a fresh server has no jobs either, and a job without credentials is reported as such.

@@ -160,7 +160,7 @@ async def deliver_step(job: Job | str, output: str | None, credentials: Provider
                 emit_job_event("undelivered", present, error=error.kind, message=error.message)
                 raise
     delivery = done.delivery
-    assert delivery is not None  # noqa: S101 - a delivered job has one
+    assert delivery is not None  # a delivered job has one
     emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
     tell_assets(done, made=done != present)
     get_run_logger().info("Delivered %s", delivery.uri)

@@ -172,7 +172,7 @@ class HiDreamClient:
         return answers.result_in(await call(), what, self._redactor)
 
     async def _exchange(self) -> Token:
-        assert self._keys is not None  # noqa: S101 - only a client with a key exchanges it
+        assert self._keys is not None  # only a client with a key exchanges it
         try:
             response = await self._keys.get(catalog.TOKEN_PATH)
             token = answers.token_in(response, "The exchange of the API key", self._redactor, self._now())

@@ -116,7 +116,7 @@ class TokenKeeper:
         return self.renewable
 
     async def _renewed(self) -> str:
-        assert self._exchange is not None  # noqa: S101 - a given token has no end
+        assert self._exchange is not None  # a given token has no end
         self._token = await self._exchange()
         return self._token.value
 

@@ -151,7 +151,7 @@ async def _by_looking(urls: Sequence[str], wanted: Subject, read: ReadMask) -> s
         return min(masks, key=_Mask.center).url
     if wanted == "rightmost":
         return max(masks, key=_Mask.center).url
-    assert isinstance(wanted, tuple)  # noqa: S101 - tells the type checker
+    assert isinstance(wanted, tuple)  # tells the type checker
     x, y = wanted
     # Of overlapping subjects the smaller one is meant: it stands in front.
     found = [mask for mask in masks if mask.contains(x, y)]
