@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,9 +13,9 @@ from servers import postgres, postgres_tools
 
 from prefect_genmedia import errors
 from prefect_genmedia.batch.breaker import Breaker
-from prefect_genmedia.batch.budget import Budget, budget_name
+from prefect_genmedia.batch.budget import Budget, BudgetState, budget_name, holder_of
 from prefect_genmedia.batch.slots import Slots
-from prefect_genmedia.jobs import open_ledger
+from prefect_genmedia.jobs import Job, JobState, open_ledger
 from prefect_genmedia.jobs.clock import Clock
 from prefect_genmedia.jobs.prices import Price, price_table
 
@@ -44,7 +46,7 @@ def in_own_loop(url: str, who: int, wanted: int) -> int:
                     continue
                 got += 1
                 if number % 3 == 2:
-                    got -= await budget.release(f"{who}:{number}")
+                    got -= await budget.release(str(who), number)
         return got
 
     return asyncio.run(work())
@@ -68,9 +70,66 @@ async def test_the_same_holder_reserves_and_releases_once(shared_ledger: str) ->
     async with open_ledger(shared_ledger) as ledger:
         budget = Budget(ledger, "b", 1, None)
         await budget.open()
-        await asyncio.gather(*(budget.reserve("me", None) for _ in range(8)))
+        await asyncio.gather(*(budget.reserve(holder_of("me", 1), None) for _ in range(8)))
         assert (await budget.state()).jobs == 1
-        assert sorted(await asyncio.gather(*(budget.release("me") for _ in range(4)))) == [False, False, False, True]
+        assert sorted(await asyncio.gather(*(budget.release("me", 1) for _ in range(4)))) == [False, False, False, True]
+        assert (await budget.state()).jobs == 0
+
+
+def wanted(number: int) -> Job:
+    return Job(key="", identity=f"row-{number}", provider="tokenops", account="account", estimated_cost=0.1)
+
+
+def sending_and_giving_back(url: str, who: int) -> None:
+    """One of many identical batches: tries to send each row, and gives back what it reserved for those it could not."""
+
+    async def work() -> None:
+        chance = random.Random(who)
+        async with open_ledger(url) as ledger:
+            budget = Budget(ledger, "shared", 5, None)
+            for number in chance.sample(range(12), 12):
+                job = await ledger.reserve(wanted(number))
+                with contextlib.suppress(errors.BudgetStop):
+                    await budget.reserve(holder_of(job.identity, 1), 0.1)
+                    if chance.random() < 0.5:
+                        await ledger.start_sending(job, None, 100, budget.spender(0.1))
+                await budget.release(job.identity, 1)
+
+    asyncio.run(work())
+
+
+async def test_no_job_is_sent_without_its_reservation_while_others_give_theirs_back(shared_ledger: str) -> None:
+    async with open_ledger(shared_ledger) as ledger:
+        budget = Budget(ledger, "shared", 5, None)
+        await budget.open()
+        await asyncio.gather(*(asyncio.to_thread(sending_and_giving_back, shared_ledger, who) for who in range(8)))
+        sent = await ledger.jobs([JobState.SENDING])
+        state = await budget.state()
+        assert 0 < len(sent) == state.jobs <= 5
+        for job in sent:
+            assert not await budget.release(job.identity, 1), "what may be paid is not given back"
+
+
+async def test_a_row_whose_reservation_another_run_gave_back_reserves_anew_or_is_not_sent(shared_ledger: str) -> None:
+    async with open_ledger(shared_ledger) as ledger:
+        budget = Budget(ledger, "b", 1, None)
+        await budget.open()
+        mine = await ledger.reserve(wanted(1))
+        await budget.reserve(holder_of(mine.identity, 1), 0.1)  # this run, and another one of the same batch
+        assert await budget.release(mine.identity, 1)  # the other one could not send it
+        await budget.reserve(holder_of("row-2", 1), 0.1)  # a third one takes the money
+        with pytest.raises(errors.BudgetStop, match="1 of 1 jobs"):
+            await ledger.start_sending(mine, None, spend=budget.spender(0.1))
+        present = await ledger.get(mine.key)
+        assert present is not None
+        assert present.state is JobState.RESERVED
+        assert await budget.release("row-2", 1)
+        sending = await ledger.start_sending(mine, None, spend=budget.spender(None))
+        assert sending is not None
+        assert (await budget.state()) == BudgetState("b", 1, 0.1, 1, None)
+        failed = await ledger.move(sending, JobState.REJECTED)
+        assert failed is not None
+        assert await budget.release(mine.identity, 1)
         assert (await budget.state()).jobs == 0
 
 

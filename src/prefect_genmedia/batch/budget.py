@@ -12,7 +12,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from prefect_genmedia.errors import BudgetStop
 from prefect_genmedia.jobs import schema
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
-from prefect_genmedia.jobs.ledger import Ledger
+from prefect_genmedia.jobs.ledger import Ledger, Spend
+from prefect_genmedia.jobs.model import NEVER_PAID, Job
 from prefect_genmedia.jobs.prices import CURRENCY, MICROS, in_micros
 
 BudgetPeriod = Literal["total", "day"]
@@ -88,47 +89,62 @@ class Budget:
         """Take a job and its cost out of the budget, unless this holder has done so already.
 
         Parameters:
-            holder: the identity and attempt that the money is for.
+            holder: the identity and attempt that the money is for, see `holder_of`.
             cost: CNY, estimated; None counts as nothing.
 
         Raises:
             BudgetStop: the budget does not hold it.
         """
-        micros = in_micros(cost or 0.0)
+        await self._ledger.transact(lambda connection: self._reserve(connection, holder, cost))
 
-        def take(connection: Connection) -> bool:
-            # The budget's row is written first: whoever comes at the same time waits here and then counts anew.
-            if connection.execute(self._take(holder, micros)).first() is None:
-                return self._is_held(connection, holder)
-            if connection.execute(self._hold(connection, holder, micros)).first() is None:
-                # Taken by the same holder in another process at this very moment: once is enough.
-                connection.execute(self._give(micros))
-            return True
+    def spender(self, cost: float | None) -> Spend:
+        """What reserves for a job in the very transaction in which it begins to be sent.
 
-        if not await self._ledger.transact(take):
-            raise await self._stop(cost)
+        Whatever another run has given back until then is reserved anew, or the job is not sent.
 
-    async def release(self, holder: str) -> bool:
-        """Give back what this holder has reserved: surely nothing was paid. False where it held nothing."""
-        budgets, held = schema.budgets, schema.reservations
+        Parameters:
+            cost: CNY, estimated; None takes what the ledger says of the job.
+        """
+
+        def spend(connection: Connection, job: Job) -> None:
+            known = job.estimated_cost if cost is None else cost
+            self._reserve(connection, holder_of(job.identity, job.attempt), known)
+
+        return spend
+
+    async def release(self, identity: str, attempt: int) -> bool:
+        """Give back what is reserved for an attempt, unless its job was sent and may be paid.
+
+        Parameters:
+            identity: whose reservation.
+            attempt: which attempt at it.
+
+        Returns:
+            Whether there was something to give back.
+        """
+        held, jobs, holder = schema.reservations, schema.jobs, holder_of(identity, attempt)
+        never_paid = [state.value for state in NEVER_PAID]
+        paid = select(jobs.c.key).where(
+            jobs.c.identity == identity, jobs.c.attempt == attempt, jobs.c.state.not_in(never_paid)
+        )
 
         def give(connection: Connection) -> bool:
-            # The same order of locks as in `reserve`: the budget's row, then the reservation's.
-            mine = update(budgets).where(budgets.c.name == self.name)
-            connection.execute(mine.values(updated_at=self._clock.now()))
-            gone = delete(held).where(held.c.budget == self.name, held.c.holder == holder).returning(held.c.micros)
-            row = connection.execute(gone).first()
+            self._lock(connection)
+            mine = delete(held).where(held.c.budget == self.name, held.c.holder == holder, ~paid.exists())
+            row = connection.execute(mine.returning(held.c.micros)).first()
             if row is not None:
-                connection.execute(self._give(row[0]))
+                connection.execute(self._change(-1, -row[0]))
             return row is not None
 
         return await self._ledger.transact(give)
 
     async def state(self) -> BudgetState:
         """How much is taken now."""
+        return await self._ledger.transact(self._state)
+
+    def _state(self, connection: Connection) -> BudgetState:
         budgets = schema.budgets
-        statement = select(budgets).where(budgets.c.name == self.name)
-        row = await self._ledger.transact(lambda connection: connection.execute(statement).one())
+        row = connection.execute(select(budgets).where(budgets.c.name == self.name)).one()
         limit = row.limit_micros
         return BudgetState(
             name=self.name,
@@ -138,52 +154,53 @@ class Budget:
             max_cost=None if limit is None else limit / MICROS,
         )
 
-    def _is_held(self, connection: Connection, holder: str) -> bool:
-        held = schema.reservations
-        statement = select(held.c.holder).where(held.c.budget == self.name, held.c.holder == holder)
-        return connection.execute(statement).first() is not None
+    def _lock(self, connection: Connection) -> None:
+        """Write the budget's row first: whoever comes at the same time waits here, and only then looks at the rest."""
+        mine = update(schema.budgets).where(schema.budgets.c.name == self.name)
+        connection.execute(mine.values(updated_at=self._clock.now()))
 
-    def _give(self, micros: int) -> Any:
-        budgets = schema.budgets
-        less = {
-            "reserved_jobs": budgets.c.reserved_jobs - 1,
-            "reserved_micros": budgets.c.reserved_micros - micros,
-        }
-        return update(budgets).where(budgets.c.name == self.name).values(**less)
-
-    def _take(self, holder: str, micros: int) -> Any:
-        budgets, held = schema.budgets, schema.reservations
-        mine = select(held.c.holder).where(held.c.budget == self.name, held.c.holder == holder).exists()
-        return (
-            update(budgets)
-            .where(
-                budgets.c.name == self.name,
-                or_(budgets.c.limit_jobs.is_(None), budgets.c.reserved_jobs + 1 <= budgets.c.limit_jobs),
-                or_(budgets.c.limit_micros.is_(None), budgets.c.reserved_micros + micros <= budgets.c.limit_micros),
-                ~mine,
-            )
-            .values(
-                reserved_jobs=budgets.c.reserved_jobs + 1,
-                reserved_micros=budgets.c.reserved_micros + micros,
-                updated_at=self._clock.now(),
-            )
-            .returning(budgets.c.name)
+    def _reserve(self, connection: Connection, holder: str, cost: float | None) -> None:
+        budgets, held, micros = schema.budgets, schema.reservations, in_micros(cost or 0.0)
+        self._lock(connection)
+        mine = select(held.c.holder).where(held.c.budget == self.name, held.c.holder == holder)
+        if connection.execute(mine).first() is not None:
+            return
+        fits = self._change(1, micros).where(
+            or_(budgets.c.limit_jobs.is_(None), budgets.c.reserved_jobs + 1 <= budgets.c.limit_jobs),
+            or_(budgets.c.limit_micros.is_(None), budgets.c.reserved_micros + micros <= budgets.c.limit_micros),
         )
-
-    def _hold(self, connection: Connection, holder: str, micros: int) -> Any:
+        if connection.execute(fits.returning(budgets.c.name)).first() is None:
+            raise _stop(self._state(connection), cost)
         values = {"budget": self.name, "holder": holder, "micros": micros, "created_at": self._clock.now()}
-        statement = _insert(connection, schema.reservations).values(**values)
-        return statement.on_conflict_do_nothing().returning(schema.reservations.c.holder)
+        connection.execute(held.insert().values(**values))
 
-    async def _stop(self, cost: float | None) -> BudgetStop:
-        state = await self.state()
-        limits = []
-        if state.max_jobs is not None:
-            limits.append(f"{state.jobs} of {state.max_jobs} jobs")
-        if state.max_cost is not None:
-            limits.append(f"an estimated {state.cost:.2f} of {state.max_cost:.2f} {CURRENCY}")
-        wanted = f" another estimated {cost:.2f} {CURRENCY}" if cost else " another job"
-        return BudgetStop(f"The budget {self.name!r} has {' and '.join(limits)} reserved and does not hold{wanted}.")
+    def _change(self, jobs: int, micros: int) -> Any:
+        budgets = schema.budgets
+        more = {
+            "reserved_jobs": budgets.c.reserved_jobs + jobs,
+            "reserved_micros": budgets.c.reserved_micros + micros,
+        }
+        return update(budgets).where(budgets.c.name == self.name).values(**more)
+
+
+def holder_of(identity: str, attempt: int) -> str:
+    """Who holds a reservation: an attempt at a wanted result, whichever process makes it.
+
+    Parameters:
+        identity: the wanted result.
+        attempt: which attempt at it.
+    """
+    return f"{identity}:{attempt}"
+
+
+def _stop(state: BudgetState, cost: float | None) -> BudgetStop:
+    limits = []
+    if state.max_jobs is not None:
+        limits.append(f"{state.jobs} of {state.max_jobs} jobs")
+    if state.max_cost is not None:
+        limits.append(f"an estimated {state.cost:.2f} of {state.max_cost:.2f} {CURRENCY}")
+    wanted = f" another estimated {cost:.2f} {CURRENCY}" if cost else " another job"
+    return BudgetStop(f"The budget {state.name!r} has {' and '.join(limits)} reserved and does not hold{wanted}.")
 
 
 def _insert(connection: Connection, table: Any) -> Any:

@@ -15,6 +15,7 @@ from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.blocks import ProviderCredentials, TokenOpsCredentials
 from prefect_genmedia.errors import GenMediaError, RateLimited
+from prefect_genmedia.jobs.ledger import Spend
 from prefect_genmedia.jobs.model import ACCEPTED, AT_PROVIDER, Job, JobState
 from prefect_genmedia.jobs.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation
@@ -83,6 +84,7 @@ class RowLife:
         stopped: tells whether nothing more may be submitted.
         delivering: a place among the deliveries under way.
         prices: what results cost.
+        spend: reserves its money when it begins to be sent; None where nothing limits that.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class RowLife:
         stopped: Callable[[], bool],
         delivering: asyncio.Semaphore,
         prices: PriceTable,
+        spend: Spend | None,
     ) -> None:
         """Do nothing yet."""
         self.row = row
@@ -113,6 +116,7 @@ class RowLife:
         self.stopped = stopped
         self.delivering = delivering
         self.prices = prices
+        self.spend = spend
 
     async def live(self) -> Job:
         """Go the whole way; returns the delivered job."""
@@ -144,7 +148,13 @@ class RowLife:
 
     def _send(self, request: GenerationRequest) -> Awaitable[Job]:
         return submit_step(
-            request, self.credentials, self.scope, label=self.row.id, output=self.output, prices=self.prices
+            request,
+            self.credentials,
+            self.scope,
+            label=self.row.id,
+            output=self.output,
+            prices=self.prices,
+            spend=self.spend,
         )
 
     async def _deliver(self, job: Job) -> Job:

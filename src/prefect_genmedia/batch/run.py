@@ -11,7 +11,7 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from prefect_genmedia.batch.breaker import Breaker
-from prefect_genmedia.batch.budget import Budget
+from prefect_genmedia.batch.budget import Budget, holder_of
 from prefect_genmedia.batch.held import Opened
 from prefect_genmedia.batch.lives import DELIVERIES_AT_ONCE, Place, RowLife, generate_row
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
@@ -19,16 +19,13 @@ from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError, InputRefused, JobExpired
 from prefect_genmedia.jobs.identity import identity_of
-from prefect_genmedia.jobs.ledger import Ledger
+from prefect_genmedia.jobs.ledger import Ledger, Spend
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.prices import Price, length_limit, priced_as
 from prefect_genmedia.jobs.sources import measure_seconds
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.support import current_scope
-
-_NEVER_PAID = frozenset({JobState.RESERVED, JobState.REJECTED, JobState.FAILED})
-"""States of a job that cost nothing: its reservation is given back."""
 
 _MEASURED_AT_ONCE = 4
 
@@ -161,14 +158,15 @@ class BatchRun:
         identity = self.identity(row)
         known = self.known.pop(identity, None)
         opened = self.opened[row.request.provider]
-        holder: str | None = None
+        attempt: int | None = None
+        spend: Spend | None = None
         try:
             if known is not None and await self._is_whole(known):
                 place.leave()
                 self._take(row, known)
                 return
             result.state = IN_FLIGHT
-            holder = await self._reserve(row, identity, known)
+            attempt, spend = await self._reserve(row, identity, known)
             life = RowLife(
                 row,
                 known,
@@ -182,6 +180,7 @@ class BatchRun:
                 stopped=lambda: self.stop is not None,
                 delivering=self._delivering,
                 prices=self.prices,
+                spend=spend,
             )
             job = await generate_row(row.id, life)
         except BudgetStop as stop:
@@ -192,7 +191,7 @@ class BatchRun:
             self._take(row, await self.ledger.newest(identity))
             raise
         except Exception as error:
-            await self._failed(row, identity, holder, error)
+            await self._failed(row, identity, attempt, error)
         else:
             self.breaker.passed()
             self._take(row, job)
@@ -215,12 +214,14 @@ class BatchRun:
         self.slots.faster()
         self.breaker.passed()
 
-    async def _failed(self, row: Row, identity: str, holder: str | None, error: Exception) -> None:
+    async def _failed(self, row: Row, identity: str, attempt: int | None, error: Exception) -> None:
         job = await self.ledger.newest(identity)
         self._take(row, job)
         self.results.of(row.id).take_error(error)
-        if holder is not None and (job is None or job.state in _NEVER_PAID):
-            await self.budgets[str(self.opened[row.request.provider].account)].release(holder)
+        if (budget := self._budget(row)) is not None:
+            # Another run may have gone on to a further attempt; what was sent is not given back.
+            for each in {attempt or 1, job.attempt if job else 1}:
+                await budget.release(identity, each)
         if isinstance(error, GenMediaError):
             self.breaker.failed(error)
         if self.breaker.reason is not None and self.stop is None:
@@ -251,18 +252,27 @@ class BatchRun:
             payload={"error": reason.kind, "message": reason.message, "rows": dict(counts)},
         )
 
-    async def _reserve(self, row: Row, identity: str, known: Job | None) -> str | None:
-        """Reserve the row's cost where a new submission is to come; returns who holds it."""
-        budget = self.budgets.get(str(self.opened[row.request.provider].account))
-        attempt = next_attempt(known)
-        if budget is None or attempt is None:
-            return None
-        if known is not None and known.attempt < attempt and known.state in _NEVER_PAID:
+    def _budget(self, row: Row) -> Budget | None:
+        return self.budgets.get(str(self.opened[row.request.provider].account))
+
+    async def _reserve(self, row: Row, identity: str, known: Job | None) -> tuple[int | None, Spend | None]:
+        """Reserve the row's cost where a new submission is to come, before anything is done for it.
+
+        Returns:
+            The attempt that it is for, and what makes sure of it when it is sent: this run's reservation is also that
+            of any other run of the row, which may give it back meanwhile.
+        """
+        budget, attempt = self._budget(row), next_attempt(known)
+        if budget is None:
+            return None, None
+        if attempt is None:
+            return None, budget.spender(None)
+        if known is not None and known.attempt < attempt:
             # A run that was killed between the job's failure and this may have left it reserved.
-            await budget.release(f"{identity}:{known.attempt}")
-        holder = f"{identity}:{attempt}"
-        await budget.reserve(holder, await self.estimate(row.request))
-        return holder
+            await budget.release(identity, known.attempt)
+        cost = await self.estimate(row.request)
+        await budget.reserve(holder_of(identity, attempt), cost)
+        return attempt, budget.spender(cost)
 
     async def estimate(self, request: GenerationRequest) -> float | None:
         """CNY that a request probably costs; at the longest it may play where its length cannot be measured."""

@@ -28,6 +28,9 @@ from prefect_genmedia.transport import LoopShared
 
 T = TypeVar("T")
 
+Spend = Callable[[Connection, Job], None]
+"""Reserves a job's money in the transaction in which it begins to be sent; raises where there is none."""
+
 _TIME_OF_STATE = {
     JobState.SENDING: "sent_at",
     JobState.SUBMITTED: "submitted_at",
@@ -103,38 +106,44 @@ class Ledger:
             values.setdefault(_TIME_OF_STATE[state], now)
         return await self._update(job, values)
 
-    async def start_sending(self, job: Job, flow_run_id: str | None, max_in_flight: int | None = None) -> Job | None:
-        """Take a reserved job to `sending`, if its account has a place in flight for it.
+    async def start_sending(
+        self, job: Job, flow_run_id: str | None, max_in_flight: int | None = None, spend: Spend | None = None
+    ) -> Job | None:
+        """Take a reserved job to `sending`, if its account has a place in flight for it, and its budget the money.
 
-        Counting and taking are one step, over all processes: of those that see the last free place, one gets it.
+        All of it is one step, over all processes: of those that see the last free place, one gets it.
 
         Parameters:
             job: the job as it was read.
             flow_run_id: the flow run that sends it.
             max_in_flight: how many jobs of the account may be in flight with it; None for any number.
+            spend: reserves its money; None where nothing limits that.
 
         Returns:
             The job, to be sent now; None where there is no place, or another process has moved it.
+
+        Raises:
+            BudgetStop: there is no money for it, says `spend`; it stays reserved.
         """
-        if max_in_flight is None:
+        if max_in_flight is None and spend is None:
             return await self.move(job, JobState.SENDING, flow_run_id=flow_run_id)
         table, now = schema.jobs, self._clock.now()
         values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "flow_run_id": flow_run_id}
-        taken = _count_in_flight(job.account, now).scalar_subquery()
-        statement = (
-            update(table)
-            .where(table.c.key == job.key, table.c.state == JobState.RESERVED.value, taken < max_in_flight)
-            .values(**values)
-            .returning(*table.c)
-        )
+        statement = update(table).where(table.c.key == job.key, table.c.state == JobState.RESERVED.value)
+        if max_in_flight is not None:
+            statement = statement.where(_count_in_flight(job.account, now).scalar_subquery() < max_in_flight)
 
-        def take(connection: Connection) -> Row[Any] | None:
-            if connection.dialect.name == "postgresql":  # SQLite lets one write at a time by itself
+        def take(connection: Connection) -> Job | None:
+            # SQLite lets one write at a time by itself.
+            if max_in_flight is not None and connection.dialect.name == "postgresql":
                 connection.execute(select(func.pg_advisory_xact_lock(_lock_of(job.account))))
-            return connection.execute(statement).fetchone()
+            row = connection.execute(statement.values(**values).returning(*table.c)).fetchone()
+            taken = None if row is None else _job(row)
+            if taken is not None and spend is not None:
+                spend(connection, taken)
+            return taken
 
-        row = await self._database.transact(take)
-        return None if row is None else _job(row)
+        return await self._database.transact(take)
 
     async def in_flight(self, account: str) -> int:
         """How many jobs of an account may be under way at its provider now."""

@@ -62,6 +62,9 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
 AT_PROVIDER = frozenset({JobState.SUBMITTED, JobState.SUCCEEDED})
 """States in which a paid result is waiting, or being made, at the provider."""
 
+NEVER_PAID = frozenset({JobState.RESERVED, JobState.REJECTED, JobState.FAILED})
+"""States of a job that cost nothing (failed generations are not billed, by the providers' word)."""
+
 ACCEPTED = frozenset(
     {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.FAILED}
 )

@@ -13,7 +13,7 @@ from prefect_genmedia import errors
 from prefect_genmedia.errors import GenMediaError, InputRefused, JobExpired, RateLimited, SubmissionUnknown
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.identity import identity_of
-from prefect_genmedia.jobs.ledger import Ledger
+from prefect_genmedia.jobs.ledger import Ledger, Spend
 from prefect_genmedia.jobs.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia.jobs.places import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia.jobs.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
@@ -56,6 +56,7 @@ class Claim:
         expectation: what the file must be like, beyond what the request alone says.
         prices: what a result probably costs, by `provider/model`; every figure made from them is an estimate.
         max_in_flight: how many jobs of the account may be in flight when it is sent; None for any number.
+        spend: reserves its money in the step in which it begins to be sent; None where nothing limits that.
         tell: told, in a sentence, that it waits for a place in flight.
         renewed: makes the request anew where something in it has grown too old while it waited; the same identity.
     """
@@ -72,6 +73,7 @@ class Claim:
     expectation: MediaExpectation = field(default_factory=MediaExpectation)
     prices: PriceTable = field(default_factory=lambda: LIST_PRICES)
     max_in_flight: int | None = None
+    spend: Spend | None = None
     tell: Callable[[str], None] = logger.info
     renewed: Callable[[GenerationRequest], Awaitable[GenerationRequest]] = _as_it_is
 
@@ -93,6 +95,7 @@ async def submit_once(
     Raises:
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
         RateLimited: no place in flight became free in time; nothing was sent.
+        BudgetStop: the claim's `spend` found no money for it; nothing was sent.
         GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
     """
     pause = JOIN_SECONDS[0]
@@ -116,7 +119,7 @@ async def submit_once(
                 if (request.stale_at() or clock.now()) < clock.now():
                     request = await claim.renewed(request)
                 await turn.enter_async_context(client.turn())
-                mine = await ledger.start_sending(job, claim.flow_run_id, claim.max_in_flight)
+                mine = await ledger.start_sending(job, claim.flow_run_id, claim.max_in_flight, claim.spend)
             if mine is not None:
                 told = request.notifying(claim.callback_url(mine))
                 return await _finish(_send(ledger, client, told, mine, clock))

@@ -16,7 +16,7 @@ from prefect_genmedia.callbacks import callback_url
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.inputs import DiscreetClient
 from prefect_genmedia.jobs.deliver import deliver
-from prefect_genmedia.jobs.ledger import Ledger, open_ledger
+from prefect_genmedia.jobs.ledger import Ledger, Spend, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.jobs.prices import LIST_PRICES, PriceTable
 from prefect_genmedia.jobs.submit import Claim, submit_once
@@ -50,6 +50,7 @@ async def submit_step(
     ask_again: bool = True,
     preflight: bool = True,
     prices: PriceTable = LIST_PRICES,
+    spend: Spend | None = None,
 ) -> Job:
     """Submit a request, once; see the task `submit`.
 
@@ -63,6 +64,7 @@ async def submit_step(
         ask_again: whether what failed earlier may be asked for anew.
         preflight: whether inputs are looked at before they are sent.
         prices: what results probably cost.
+        spend: reserves its money in the step in which it begins to be sent.
     """
     logger = get_run_logger()
     block = await load_credentials(request.provider, credentials)
@@ -84,6 +86,7 @@ async def submit_step(
             output=output,
             expectation=prepared.expectation,
             prices=prices,
+            spend=spend,
             max_in_flight=block.max_in_flight,
             tell=logger.info,
             renewed=lambda stale: with_subject(stale, block),
