@@ -105,6 +105,10 @@ class GenerationRequest(BaseModel):
             refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error)
         raise refusal
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the user asks for the same; how inputs travel, and when they were looked at, is no part of it."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
     def __getstate__(self) -> dict[Any, Any]:
         """What is pickled: a stored request is an unprepared one, without signed URLs and base64."""
         state = super().__getstate__()
