@@ -12,6 +12,7 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 from prefect.testing.utilities import prefect_test_harness
+from servers import postgres, postgres_tools
 
 from prefect_genmedia import TokenOpsCredentials, tasks
 from prefect_genmedia.jobs import Ledger, open_ledger
@@ -53,6 +54,18 @@ def ledger_url(tmp_path: Path) -> str:
 async def ledger(ledger_url: str) -> AsyncIterator[Ledger]:
     async with open_ledger(ledger_url) as opened:
         yield opened
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def shared_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a ledger that several processes may use at once, on each kind of database."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'shared.db'}"
+    elif postgres_tools() is None:
+        pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
+    else:
+        with postgres() as url:
+            yield url
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from servers import postgres, postgres_tools
 
 from prefect_genmedia import errors
 from prefect_genmedia.batch.breaker import Breaker
@@ -18,17 +15,6 @@ from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.jobs import Job, JobState, open_ledger
 from prefect_genmedia.jobs.clock import Clock
 from prefect_genmedia.jobs.prices import Price, price_table
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'shared.db'}"
-    elif postgres_tools() is None:
-        pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
-    else:
-        with postgres() as url:
-            yield url
 
 
 def in_own_loop(url: str, who: int, wanted: int) -> int:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
-from servers import postgres, postgres_tools
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.blocks import CREDENTIALS, ProviderCredentials
@@ -25,17 +23,6 @@ from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.tasks import detect_subjects, select_subject, submit
 
 ACCOUNT = "tokenops:00000000@https://api.example.com"
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'shared.db'}"
-    elif postgres_tools() is None:
-        pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
-    else:
-        with postgres() as url:
-            yield url
 
 
 class FastClock(Clock):

@@ -6,11 +6,9 @@ import asyncio
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from servers import postgres, postgres_tools
 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.jobs import Claim, open_ledger, submit_once
@@ -18,17 +16,6 @@ from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 
 TIMES = 200
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def shared_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'shared.db'}"
-    elif postgres_tools() is None:
-        pytest.skip("no PostgreSQL on this machine (Debian: apt-get install postgresql)")
-    else:
-        with postgres() as url:
-            yield url
 
 
 def submit_all(url: str, base_url: str, key: str, barrier: object, answers: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.jobs.storage import NOTHING, Target, target_at
+from prefect_genmedia.jobs.storage import NOTHING, Target, staged_here, target_at
 
 SCHEME = "block://"
 
@@ -72,11 +71,9 @@ class BlockFolder:
         self._url = url
         self._folder = folder
 
-    @contextlib.contextmanager
-    def staging(self) -> Iterator[Path]:
+    def staging(self) -> contextlib.AbstractContextManager[Path]:
         """A private file of this machine: what is written to the Block is verified before."""
-        with tempfile.TemporaryDirectory(prefix="genmedia-") as folder:
-            yield Path(folder) / "staged"
+        return staged_here()
 
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
         """Write each file as a whole into the Block; returns `block://…`."""

@@ -99,6 +99,13 @@ class LocalFolder:
             return None
 
 
+@contextlib.contextmanager
+def staged_here() -> Iterator[Path]:
+    """A private file of this machine, for storages that take whole files only."""
+    with tempfile.TemporaryDirectory(prefix="genmedia-") as folder:
+        yield Path(folder) / "staged"
+
+
 class RemoteFolder:
     """A folder behind fsspec, such as `s3://bucket/media`."""
 
@@ -106,11 +113,9 @@ class RemoteFolder:
         self.url = url.rstrip("/")
         self._fs, self._root = url_to_fs(self.url)
 
-    @contextlib.contextmanager
-    def staging(self) -> Iterator[Path]:
+    def staging(self) -> contextlib.AbstractContextManager[Path]:
         """A private file of this machine: what is uploaded is verified before it leaves."""
-        with tempfile.TemporaryDirectory(prefix="genmedia-") as folder:
-            yield Path(folder) / "staged"
+        return staged_here()
 
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
         """Upload; under a temporary name first where the storage would show half a file.
