@@ -167,7 +167,13 @@ class GenerationRequest(BaseModel):
         return prepared
 
     def prepared(self, sent: Mapping[str, SentInput], found: MediaExpectation, at: float) -> Self:
-        """The same request, sending these, and knowing what its inputs told about the result at that time."""
+        """The same request, sending these, and knowing what its inputs told about the result at that time.
+
+        Parameters:
+            sent: what is sent for an input, by its URL.
+            found: what the inputs tell about the result.
+            at: when they were looked at, in seconds since 1970.
+        """
         prepared = self.sending(sent)
         prepared._found, prepared._prepared_at = found, at
         return prepared

@@ -44,7 +44,13 @@ async def check_inputs(request: Request, credentials: ProviderCredentials | str 
 
 
 async def ready(request: Request, client: ProviderClient, preflight: bool) -> Prepared[Request]:
-    """The request with its inputs where the provider can take them; never to be passed through Prefect as it is."""
+    """The request with its inputs where the provider can take them; never to be passed through Prefect as it is.
+
+    Parameters:
+        request: what is wanted.
+        client: the client of the account that pays.
+        preflight: whether documented limits are checked.
+    """
     settings = current_settings()
     publication = Publication(settings.publish_url, settings.publish_seconds)
     return await prepared(request, client.fetch_rules, publication, preflight=preflight, tell=get_run_logger().warning)
