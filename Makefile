@@ -44,6 +44,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pytest --noconftest tests/test_docstrings.py
 
 # Batches against a bare script and a naive version, in processes of their own; JOBS=200 for a quick one.
 bench: $(READY)
