@@ -7,18 +7,20 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia.batch import BatchReport, lives, run
+from prefect_genmedia.batch import BatchReport, known, lives, run
 from prefect_genmedia.batch.budget import Budget
 from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.flows.batch import generate_batch
+from prefect_genmedia.inputs import identified
 from prefect_genmedia.jobs import JobState, Ledger
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.simulator.media import Recipe
+from prefect_genmedia.simulator.media import ASSETS, Recipe
 from prefect_genmedia.simulator.world import World
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
@@ -121,6 +123,42 @@ async def test_a_changed_row_is_another_request_and_a_lost_file_is_not(batch: Ba
     await batch.run(table)
     assert batch.submissions == 3
     assert Path(batch.results["row-1"]["path"]).is_file()
+
+
+def with_pictures(count: int, place: str, picture: bytes) -> list[dict[str, Any]]:
+    for number in range(count):
+        with fsspec.open(f"{place}/{number}.jpg", "wb") as file:
+            file.write(picture)
+    return [{**row, "image_urls": [f"{place}/{number}.jpg"]} for number, row in enumerate(lakes(count))]
+
+
+@pytest.mark.parametrize("storage", ["memory", "local"])
+async def test_rows_with_own_files_are_known_in_a_rerun_and_by_their_bytes(
+    storage: str, batch: Batch, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    async def counted(request: Any, rules: Any) -> Any:
+        read.append(request)
+        return await identified(request, rules)
+
+    monkeypatch.setattr(known, "identified", counted)
+    place = f"memory://{tmp_path.name}" if storage == "memory" else str(tmp_path)
+    picture = (ASSETS / "portrait.jpg").read_bytes()
+    table = with_pictures(2, place, picture)
+    batch.simulator.order("fail_internal")
+    with pytest.raises(errors.BatchIncomplete):
+        await batch.run(table, max_jobs=2, max_in_flight=1)
+    assert batch.states == ["failed", "delivered"]
+    assert (await Budget(ledger, "lakes", None, None).state()).jobs == 1
+    assert read == []  # of a new batch, no file is read but to be sent
+    assert (await batch.run(table, dry_run=True)).states == {"submit": 1, "verify": 1}
+    assert (await batch.run(table, max_jobs=2)).delivered == 2
+    assert (batch.submissions, batch.results["row-0"]["attempts"]) == (3, "2")
+    table = with_pictures(1, place, picture + b"\0") + table[1:]
+    assert (await batch.run(table, max_jobs=3)).delivered == 2
+    assert batch.submissions == 4
+    assert len(read) == (6 if storage == "memory" else 0)
 
 
 async def test_two_identical_batches_at_once_pay_once(batch: Batch) -> None:

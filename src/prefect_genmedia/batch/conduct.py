@@ -214,7 +214,7 @@ async def _plan(run: BatchRun, bad: Sequence[BadRow]) -> BatchReport:
     states: dict[str, int] = {}
     total = 0.0
     for row in run.rows:
-        known = run.known.get(run.identity(row))
+        known = run.known.get(row.id)
         if next_attempt(known) is not None:
             plan, cost = "submit", await run.estimate(row.request)
         elif known is not None and known.state in ACCEPTED - {JobState.FAILED}:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -111,7 +111,6 @@ class Keeper:
     run: BatchRun
     deployment: UUID
     shards: Sequence[Kept]
-    _identities: dict[str, str] = field(default_factory=dict)
     _read_next: float = float("-inf")
 
     async def go(self) -> None:
@@ -123,7 +122,6 @@ class Keeper:
         await self.run.go_ahead()
         if self.run.stop is not None:
             return
-        self._identities = {row.id: self.run.identity(row) for row in self.run.rows}
         before = dict(self.run.known)
         try:
             async with get_client() as client:
@@ -213,10 +211,9 @@ class Keeper:
         begun = time.monotonic()
         if begun < self._read_next:
             return
-        jobs = await self._jobs()
+        jobs = await self.run.jobs.look()
         for row in self.run.rows:
-            result, identity = self.run.results.of(row.id), self._identities[row.id]
-            job, known = jobs.get(identity), before.get(identity)
+            result, job, known = self.run.results.of(row.id), jobs.get(row.id), before.get(row.id)
             is_as_before = job is not None and known is not None and job.updated_at == known.updated_at
             if job is None or (is_as_before and next_attempt(job) is not None):
                 continue  # not its turn yet
@@ -227,9 +224,9 @@ class Keeper:
 
     async def _finish(self) -> None:
         """The last word on every row: the ledger's, and what only the row's own shard knows."""
-        jobs = await self._jobs()
+        jobs = await self.run.jobs.look()
         for row in self.run.rows:
-            result, job = self.run.results.of(row.id), jobs.get(self._identities[row.id])
+            result, job = self.run.results.of(row.id), jobs.get(row.id)
             if job is None:
                 result.state = NOT_SENT
             else:
@@ -240,10 +237,6 @@ class Keeper:
                 result.error_kind, result.error_message = told.error_kind, told.error_message
                 if told.state == NOT_SENT:
                     result.state = NOT_SENT
-
-    async def _jobs(self) -> dict[str, Job]:
-        await self.run.look_up()
-        return self.run.known
 
     async def _cancel(self) -> None:
         """Cancel the shards' runs; what they have submitted lives on and is joined by the next run."""

@@ -13,19 +13,18 @@ from prefect.logging import get_run_logger
 from prefect_genmedia.batch.breaker import Breaker
 from prefect_genmedia.batch.budget import Budget, holder_of
 from prefect_genmedia.batch.held import Opened
+from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.lives import DELIVERIES_AT_ONCE, Place, RowLife, generate_row
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError, InputRefused, JobExpired
-from prefect_genmedia.jobs.identity import identity_of
+from prefect_genmedia.inputs import measured
 from prefect_genmedia.jobs.ledger import Ledger, Spend
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.prices import Price, length_limit, priced_as
-from prefect_genmedia.jobs.sources import measure_seconds
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.targets import target_of
-from prefect_genmedia.tasks.support import current_scope
 
 _MEASURED_AT_ONCE = 4
 
@@ -80,6 +79,7 @@ class BatchRun:
     def __post_init__(self) -> None:
         """Start with every place free."""
         of_accounts = [opened.block.max_in_flight or self.limits.max_in_flight for opened in self.opened.values()]
+        self.jobs = Known(self.batch_id, self.rows, self.opened, self.ledger)
         self.slots = Slots(min(self.limits.max_in_flight, sum(of_accounts)))
         self.breaker = Breaker(self.limits.breaker)
         # Downloads that fall behind must not pile up: so many rows may be begun at once.
@@ -88,17 +88,9 @@ class BatchRun:
         self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
         self._lengths: dict[str, float | None] = {}
 
-    def scope(self, row: Row) -> str:
-        """The key under which a row is the same wanted result in every run."""
-        return f"batch:{self.batch_id}:{row.id}"
-
-    def identity(self, row: Row) -> str:
-        """The row's identity in the ledger."""
-        return identity_of(self.opened[row.request.provider].account, row.request, current_scope(self.scope(row)))
-
     async def look_up(self) -> None:
-        """Read what earlier runs have left: one query for the whole batch."""
-        self.known = await self.ledger.newest_in(current_scope(f"batch:{self.batch_id}:"))
+        """Read what earlier runs have left."""
+        self.known = await self.jobs.begin()
 
     async def go(self) -> None:
         """Do every row that the limits allow; results and `stop` tell the rest."""
@@ -126,7 +118,7 @@ class BatchRun:
 
     def _turn(self, row: Row) -> int:
         """What is at the provider first, since it expires there; then what is new; then what only has to be seen."""
-        known = self.known.get(self.identity(row))
+        known = self.known.get(row.id)
         if known is None or next_attempt(known) is not None:
             return 1
         if known.state in (JobState.DELIVERED, JobState.UNKNOWN, JobState.ABANDONED):
@@ -155,8 +147,7 @@ class BatchRun:
 
     async def _one(self, row: Row, place: Place) -> None:
         result = self.results.of(row.id)
-        identity = self.identity(row)
-        known = self.known.pop(identity, None)
+        known = self.known.pop(row.id, None)
         opened = self.opened[row.request.provider]
         attempt: int | None = None
         spend: Spend | None = None
@@ -166,12 +157,12 @@ class BatchRun:
                 self._take(row, known)
                 return
             result.state = IN_FLIGHT
-            attempt, spend = await self._reserve(row, identity, known)
+            attempt, spend = await self._reserve(row, known)
             life = RowLife(
                 row,
                 known,
                 opened.credentials,
-                self.scope(row),
+                self.jobs.scope(row),
                 f"{self.output.rstrip('/')}/{row.file_name}",
                 self.limits.timeout_seconds,
                 place,
@@ -188,10 +179,10 @@ class BatchRun:
             result.take_error(stop)
             self._stop(stop)
         except asyncio.CancelledError:
-            self._take(row, await self.ledger.newest(identity))
+            self._take(row, await self.jobs.newest(row))
             raise
         except Exception as error:
-            await self._failed(row, identity, attempt, error)
+            await self._failed(row, attempt, error)
         else:
             self.breaker.passed()
             self._take(row, job)
@@ -214,11 +205,12 @@ class BatchRun:
         self.slots.faster()
         self.breaker.passed()
 
-    async def _failed(self, row: Row, identity: str, attempt: int | None, error: Exception) -> None:
-        job = await self.ledger.newest(identity)
+    async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
+        job = await self.jobs.newest(row)
         self._take(row, job)
         self.results.of(row.id).take_error(error)
-        if (budget := self._budget(row)) is not None:
+        budget, identity = self._budget(row), job.identity if job else self.jobs.identity(row)
+        if budget is not None and identity is not None:
             # Another run may have gone on to a further attempt; what was sent is not given back.
             for each in {attempt or 1, job.attempt if job else 1}:
                 await budget.release(identity, each)
@@ -255,17 +247,17 @@ class BatchRun:
     def _budget(self, row: Row) -> Budget | None:
         return self.budgets.get(str(self.opened[row.request.provider].account))
 
-    async def _reserve(self, row: Row, identity: str, known: Job | None) -> tuple[int | None, Spend | None]:
+    async def _reserve(self, row: Row, known: Job | None) -> tuple[int | None, Spend | None]:
         """Reserve the row's cost where a new submission is to come, before anything is done for it.
 
         Returns:
             The attempt that it is for, and what makes sure of it when it is sent: this run's reservation is also that
             of any other run of the row, which may give it back meanwhile.
         """
-        budget, attempt = self._budget(row), next_attempt(known)
+        budget, identity, attempt = self._budget(row), self.jobs.identity(row), next_attempt(known)
         if budget is None:
             return None, None
-        if attempt is None:
+        if attempt is None or identity is None:
             return None, budget.spender(None)
         if known is not None and known.attempt < attempt:
             # A run that was killed between the job's failure and this may have left it reserved.
@@ -288,10 +280,7 @@ class BatchRun:
         async with self._measuring:
             if source.url not in self._lengths:
                 rules = self.opened[request.provider].client.fetch_rules
-                try:
-                    self._lengths[source.url] = await measure_seconds(source.url, rules)
-                except GenMediaError:
-                    self._lengths[source.url] = None
+                self._lengths[source.url] = await measured(source.url, rules)
         return self._lengths[source.url] or length_limit(request)
 
 

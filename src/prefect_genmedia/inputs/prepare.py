@@ -18,6 +18,7 @@ from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.inputs.preflight import Findings, Tell, check_pictures, check_recording
 from prefect_genmedia.inputs.publish import HOW_TO_PUBLISH, NotPublishable, Publication, media_type_of
 from prefect_genmedia.inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
+from prefect_genmedia.jobs.media import media_seconds
 from prefect_genmedia.providers.inputs import RequestInput, SentInput, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
 from prefect_genmedia.transport import FetchRules
@@ -116,6 +117,20 @@ async def identified(request: Request, rules: FetchRules) -> Request:
     with TemporaryDirectory(prefix="genmedia-") as folder:
         readings = await read_all(limits, rules, Path(folder))
     return request.sending({url: SentInput(held.sha256) for url, held in readings.items() if isinstance(held, Held)})
+
+
+async def measured(url: str, rules: FetchRules) -> float | None:
+    """How long a recording or video plays, in seconds; None where it cannot be read from here, or nothing in it plays.
+
+    Parameters:
+        url: where the user has it.
+        rules: what a fetch may do.
+    """
+    with TemporaryDirectory(prefix="genmedia-") as folder:
+        (reading,) = (await read_all({url: MAX_INPUT_BYTES + 1}, rules, Path(folder))).values()
+        if not isinstance(reading, Held) or reading.size > MAX_INPUT_BYTES:
+            return None
+        return await to_thread.run_sync(media_seconds, reading.path)
 
 
 async def prepared_url(url: str, field: str, rules: FetchRules, publication: Publication) -> str:

@@ -1,0 +1,107 @@
+"""Which jobs of the ledger are a batch's rows.
+
+A row's identity has the user's own files by their bytes. Those of a storage behind a URL are not read for it in vain:
+only where the ledger has jobs of the row's scope when the batch begins, of which each may be of a file's earlier bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+from prefect_genmedia.batch.held import Opened
+from prefect_genmedia.batch.rows import Row
+from prefect_genmedia.inputs import identified
+from prefect_genmedia.jobs.identity import identity_of
+from prefect_genmedia.jobs.ledger import Ledger
+from prefect_genmedia.jobs.model import Job
+from prefect_genmedia.providers.inputs import is_public, local_path
+from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.tasks.support import current_scope
+
+_READ_AT_ONCE = 4
+
+
+class Known:
+    """The jobs of a batch's rows, as the ledger has them.
+
+    Parameters:
+        batch_id: the batch's name.
+        rows: its rows.
+        opened: Blocks and clients, by provider.
+        ledger: where the jobs are.
+    """
+
+    def __init__(self, batch_id: str, rows: Sequence[Row], opened: Mapping[str, Opened], ledger: Ledger) -> None:
+        """Read nothing yet."""
+        self._batch_id = batch_id
+        self._rows = rows
+        self._opened = opened
+        self._ledger = ledger
+        self._identities: dict[str, str] = {}
+        self._reading = asyncio.Semaphore(_READ_AT_ONCE)
+
+    def scope(self, row: Row) -> str:
+        """The key under which a row is the same wanted result in every run."""
+        return f"batch:{self._batch_id}:{row.id}"
+
+    def identity(self, row: Row) -> str | None:
+        """The row's identity in the ledger; None where that needs bytes which have not been read."""
+        if row.id not in self._identities and not _needs_reading(row.request):
+            self._identities[row.id] = self._identity_of(row, row.request)
+        return self._identities.get(row.id)
+
+    async def begin(self) -> dict[str, Job]:
+        """What earlier runs have left, by row id: one query for the whole batch, and the files it cannot do without."""
+        jobs = await self._newest()
+        scopes = {job.scope for job in jobs.values()}
+        unread = [row for row in self._rows if self.identity(row) is None and self._full_scope(row) in scopes]
+        await asyncio.gather(*map(self._read, unread))
+        return self._of_rows(jobs)
+
+    async def look(self) -> dict[str, Job]:
+        """What there is now, by row id; nothing but the ledger is read."""
+        return self._of_rows(await self._newest())
+
+    async def newest(self, row: Row) -> Job | None:
+        """The last attempt at a row."""
+        identity = self.identity(row)
+        if identity is not None:
+            return await self._ledger.newest(identity)
+        jobs = await self._ledger.newest_in(self._full_scope(row))
+        return _last_in_scope(jobs).get(self._full_scope(row))
+
+    async def _newest(self) -> dict[str, Job]:
+        return await self._ledger.newest_in(current_scope(f"batch:{self._batch_id}:"))
+
+    def _of_rows(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
+        by_scope = _last_in_scope(jobs)
+        found = {}
+        for row in self._rows:
+            identity = self.identity(row)
+            # What had no job when the batch began can only have this batch's.
+            job = jobs.get(identity) if identity is not None else by_scope.get(self._full_scope(row))
+            if job is not None:
+                found[row.id] = job
+        return found
+
+    async def _read(self, row: Row) -> None:
+        rules = self._opened[row.request.provider].client.fetch_rules
+        async with self._reading:
+            self._identities[row.id] = self._identity_of(row, await identified(row.request, rules))
+
+    def _identity_of(self, row: Row, request: GenerationRequest) -> str:
+        return identity_of(self._opened[request.provider].account, request, self._full_scope(row))
+
+    def _full_scope(self, row: Row) -> str:
+        return current_scope(self.scope(row))
+
+
+def _needs_reading(request: GenerationRequest) -> bool:
+    """Whether a file is behind a storage's URL; what is on this machine is read where the identity is made."""
+    urls = (each.url for each in request.inputs())
+    return any(not is_public(url) and not url.startswith("data:") and local_path(url) is None for url in urls)
+
+
+def _last_in_scope(jobs: Mapping[str, Job]) -> dict[str, Job]:
+    return {job.scope: job for job in sorted(jobs.values(), key=lambda job: job.created_at)}
