@@ -51,8 +51,8 @@ async def generate_batch(
     """Generate every row of a table: each paid once, verified, within the limits. Run it again to do the rest.
 
     Parameters:
-        table: The rows: a path or fsspec URL ending in .csv, .jsonl or .parquet, or the rows themselves. Each has
-            an id, a kind, and the fields of that kind of request.
+        table: The rows: a path, fsspec URL or block://SLUG/NAME/path ending in .csv, .jsonl or .parquet, or the rows
+            themselves. Each has an id, a kind, and the fields of that kind of request.
         kind: The kind of rows that name none.
         credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
         batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.

@@ -11,11 +11,12 @@ import fsspec
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.filesystems import LocalFileSystem
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.batch import BatchReport, known, lives, run
 from prefect_genmedia.batch.budget import Budget
-from prefect_genmedia.batch.table import read_table
+from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.inputs import identified
 from prefect_genmedia.jobs import JobState, Ledger
@@ -159,6 +160,24 @@ async def test_rows_with_own_files_are_known_in_a_rerun_and_by_their_bytes(
     assert (await batch.run(table, max_jobs=3)).delivered == 2
     assert batch.submissions == 4
     assert len(read) == (6 if storage == "memory" else 0)
+
+
+async def test_table_files_and_results_may_all_be_in_a_block(batch: Batch, tmp_path: Path) -> None:
+    await LocalFileSystem(basepath=str(tmp_path / "block")).save("tables", overwrite=True)
+    place = "block://local-file-system/tables"
+    (tmp_path / "block" / "in").mkdir(parents=True)
+    (tmp_path / "block" / "in" / "lakes.csv").write_bytes(encode_table(lakes(2), ("id", "model", "prompt"), "csv"))
+    report = await batch.run(f"{place}/in/lakes.csv", output=f"{place}/out", results=None)
+    assert (report.delivered, report.results) == (2, f"{place}/in/lakes.results.csv")
+    rows = read_table(str(tmp_path / "block" / "in" / "lakes.results.csv"))
+    assert [row["path"] for row in rows] == [f"{place}/out/row-0.mp4", f"{place}/out/row-1.mp4"]
+    report = await batch.run(lakes(2), output=f"{place}/out", results=None)
+    assert (report.delivered, report.results) == (2, f"{place}/out/lakes.results.jsonl")
+    assert batch.submissions == 2
+    with pytest.raises(errors.InvalidRequest, match="cannot be read: ValueError"):
+        await batch.run(f"{place}/in/nowhere.csv")
+    with pytest.raises(errors.InvalidRequest, match="there is no local-file-system Block named 'nothing'"):
+        await batch.run(lakes(2), results="block://local-file-system/nothing/results.csv")
 
 
 async def test_two_identical_batches_at_once_pay_once(batch: Batch) -> None:

@@ -9,7 +9,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from anyio import to_thread
 from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,7 +21,7 @@ from prefect_genmedia.batch.results import INVALID, Results
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, file_stem, refuse
 from prefect_genmedia.batch.run import BatchRun, Limits, next_attempt
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
-from prefect_genmedia.batch.table import folder_of, format_of, read_table, stem_of
+from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.ledger import open_ledger
@@ -110,7 +109,7 @@ async def conduct(
     shard = split.shard
     async with explained(0), end_told(shard) as end, AsyncExitStack() as stack:
         name = batch_id or (stem_of(table) if isinstance(table, str) else root_run_id())
-        wanted = await to_thread.run_sync(read_table, table)
+        wanted = await read_rows(table)
         rows, bad = check_rows(shard.part_of(wanted) if shard else wanted, kind)
         if bad and not skip_invalid:
             raise refuse(bad)
@@ -118,7 +117,9 @@ async def conduct(
         _check_prices(rows, prices, money)
         settings = current_settings()
         folder = output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}"
-        kept = Results([row.id for row in rows], bad, None if shard else results or _beside(table, folder, name))
+        location = results or _beside(table, folder, name)
+        places = (None, None) if shard else (location, await storage_of(location))
+        kept = Results([row.id for row in rows], bad, *places)
         ledger = await stack.enter_async_context(open_ledger(settings.ledger))
         if shard is not None:
             await shard.check_ledger(ledger)

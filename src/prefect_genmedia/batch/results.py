@@ -14,6 +14,7 @@ from prefect_genmedia.batch.table import TableFile
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, Price
+from prefect_genmedia.jobs.storage import Storage
 
 NOT_SENT = "not_sent"
 """State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""
@@ -92,9 +93,12 @@ class Results:
         ids: every row's id.
         bad: the rows that were left out.
         location: path or fsspec URL of the table of results; None where another run writes it.
+        storage: the folder in a Block that it stands in, if it does.
     """
 
-    def __init__(self, ids: Sequence[str], bad: Sequence[BadRow], location: str | None) -> None:
+    def __init__(
+        self, ids: Sequence[str], bad: Sequence[BadRow], location: str | None, storage: Storage | None = None
+    ) -> None:
         """Start with nothing sent."""
         self._rows = {row_id: Result(row_id) for row_id in ids}
         self._bad = [
@@ -106,7 +110,7 @@ class Results:
             )
             for row in bad
         ]
-        self._file = None if location is None else TableFile(location, COLUMNS)
+        self._file = None if location is None else TableFile(location, COLUMNS, storage)
         self._changed = True
         self._saved_at = float("-inf")
         self._pause = SAVE_SECONDS

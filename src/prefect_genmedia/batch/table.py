@@ -11,9 +11,11 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import fsspec
+from anyio import to_thread
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.storage import Storage, target_at
+from prefect_genmedia.targets import SCHEME, BlockFolder, target_of
 
 TableFormat = Literal["csv", "jsonl", "parquet"]
 
@@ -69,6 +71,41 @@ def read_table(source: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     raise _refusal(reason)
 
 
+async def read_rows(source: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Read every row of a table that may also be in a Block: `block://SLUG/NAME/path`.
+
+    Parameters:
+        source: see `read_table`.
+
+    Raises:
+        InvalidRequest: it cannot be read, or its format is not known.
+    """
+    if not isinstance(source, str) or not source.startswith(SCHEME):
+        return await to_thread.run_sync(read_table, source)
+    reader, storage = _READERS[format_of(source)], await storage_of(source)
+    assert isinstance(storage, BlockFolder)  # the scheme says so
+    try:
+        content = await to_thread.run_sync(storage.read, source)
+        return [_filled(row) for row in reader(content)]
+    except (OSError, ValueError, csv.Error) as error:
+        reason = f"{source!r} cannot be read: {type(error).__name__}: {error}"
+    raise _refusal(reason)
+
+
+async def storage_of(location: str) -> Storage | None:
+    """The folder in a Block that a table stands in; None where a path or URL says all.
+
+    Parameters:
+        location: path or URL of the table.
+
+    Raises:
+        InvalidRequest: there is no such Block, or it holds no files.
+    """
+    if not location.startswith(SCHEME):
+        return None
+    return (await target_of(location.rpartition("/")[0])).storage
+
+
 def encode_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], table_format: TableFormat) -> bytes:
     """A table's bytes; every row has every column, in order.
 
@@ -89,12 +126,13 @@ class TableFile:
     Parameters:
         location: a path or fsspec URL with a known ending.
         columns: the columns, in order.
+        storage: the folder that it stands in, see `storage_of`; by default that of the path or URL.
 
     Raises:
         InvalidRequest: the ending is not known, or pyarrow is missing for Parquet.
     """
 
-    def __init__(self, location: str, columns: Sequence[str]) -> None:
+    def __init__(self, location: str, columns: Sequence[str], storage: Storage | None = None) -> None:
         """Look at the name only."""
         self.format = format_of(location)
         if self.format == "parquet":
@@ -103,7 +141,7 @@ class TableFile:
         folder, _, self.name = location.replace("\\", "/").rpartition("/")
         if not folder:
             folder = "/" if location.startswith("/") else "."
-        self._storage: Storage = target_at(folder).storage
+        self._storage: Storage = storage or target_at(folder).storage
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Write the table beside its name and rename it; returns its path or URL. Blocks; run it in a thread."""
