@@ -49,9 +49,9 @@ pytestmark = [
 ]
 
 RUN = """
-import asyncio, json, sys
-from prefect_genmedia.flows.omnihuman import omnihuman_video
-asyncio.run(omnihuman_video(**json.loads(sys.argv[1])))
+import asyncio, importlib, json, sys
+flow = getattr(importlib.import_module(f"prefect_genmedia.flows.{sys.argv[1]}"), sys.argv[2])
+asyncio.run(flow(**json.loads(sys.argv[3])))
 """
 
 
@@ -80,7 +80,12 @@ class Desk:
 
     def photograph(self, name: str) -> None:
         PHOTOGRAPHS.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=PHOTOGRAPHS / f"{name}.png", animations="disabled")
+        before = b""
+        for _ in range(8):  # until it stands still; the graph of a run moves into its place
+            now = self.page.screenshot(path=PHOTOGRAPHS / f"{name}.png", animations="disabled")
+            if now == before:
+                return
+            before = now
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         answer = httpx.request(method, f"{self.server.api}{path}", json=body, timeout=30.0)
@@ -89,6 +94,12 @@ class Desk:
 
     def state(self, run: str) -> str:
         return str(self.call("GET", f"/flow_runs/{run}")["state"]["type"])
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Every run that is not merely scheduled."""
+        begun = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}}
+        found: list[dict[str, Any]] = self.call("POST", "/flow_runs/filter", begun)
+        return found
 
     def run_in_state(self, state: str) -> str:
         """Wait until a run is in this state; its id."""
@@ -104,14 +115,17 @@ class Desk:
 
 
 @contextmanager
-def running_flow(server: LocalServer, log: Path, parameters: str) -> Iterator[None]:
+def running_flow(
+    desk: Desk, name: str, parameters: dict[str, Any], flow: str = "omnihuman.omnihuman_video", fails: bool = False
+) -> Iterator[None]:
     """Run the flow in a process of its own, as a user does."""
+    log = desk.folder / f"{name}.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-c", RUN, parameters]
-        process = subprocess.Popen(command, env=dict(server.env), stdout=output, stderr=subprocess.STDOUT)
+        command = [sys.executable, "-c", RUN, *flow.split("."), json.dumps(parameters)]
+        process = subprocess.Popen(command, env=dict(desk.server.env), stdout=output, stderr=subprocess.STDOUT)
     try:
         yield
-        assert process.wait(60) == 0, log.read_text()
+        assert bool(process.wait(60)) is fails, log.read_text()
     finally:
         process.kill()
         process.wait()
@@ -156,7 +170,7 @@ def finished(desk: Desk) -> str:
         "audio_url": desk.simulator.speech_url,
         "prompt": "自然说话,面带微笑",
     }
-    with running_flow(desk.server, desk.folder / "finished.log", json.dumps(inputs)):
+    with running_flow(desk, "finished", inputs):
         pass
     run = desk.run_in_state("COMPLETED")
     task_runs = {"task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
@@ -208,7 +222,7 @@ def test_the_card_of_a_delivered_video_shows_its_poster_frame_and_its_facts(desk
 def test_the_person_who_is_chosen_in_the_form_speaks(number: int, desk: Desk) -> None:
     before = set(desk.simulator.world.jobs)
     inputs = {"image_url": desk.simulator.portrait_url, "audio_url": desk.simulator.speech_url, "subject": "ask"}
-    with running_flow(desk.server, desk.folder / "asked.log", json.dumps(inputs)):
+    with running_flow(desk, "asked", inputs):
         run = desk.run_in_state("PAUSED")
         desk.open(f"/runs/flow-run/{run}")
         desk.page.get_by_text("Artifacts", exact=True).click()
@@ -244,7 +258,7 @@ def test_the_form_of_the_credentials_says_what_each_field_is_and_keeps_the_key_t
     desk.open(f"/blocks/block/{document['id']}/edit")
     for description in told:
         desk.see(description)
-    key, address = desk.page.locator("textarea").all()
+    key, address, *_ = desk.page.locator("textarea").all()
     assert key.input_value() == "********"
     assert desk.simulator.key not in desk.page.content()
     desk.photograph("block-edit")
@@ -268,3 +282,36 @@ def test_the_run_form_of_a_live_poster_describes_each_scene_on_a_line_of_its_own
         assert scene.english_title in told
     desk.page.get_by_text("Property is type").first.wait_for()  # the form is drawn to its end
     desk.photograph("run-form")
+
+
+def test_the_card_of_a_failed_run_says_what_was_paid_and_what_to_do_in_the_ui(desk: Desk) -> None:
+    inputs = {"image_url": desk.simulator.portrait_url, "audio_url": desk.simulator.speech_url}
+    desk.simulator.order("accept_then_drop")
+    with running_flow(desk, "failed", inputs, fails=True):
+        pass
+    desk.open(f"/runs/flow-run/{desk.run_in_state('FAILED')}")
+    desk.page.get_by_text("Artifacts", exact=True).click()
+    desk.page.get_by_role("link", name="genmedia-failure").click()
+    for words in ("the provider may have accepted", "8.60 CNY by list price", "decide-job/decide", "adopt"):
+        desk.see(words)
+    desk.photograph("failure")
+
+
+def test_the_gallery_of_a_batch_shows_each_delivered_file(desk: Desk) -> None:
+    names = ["lake", "city", "wood", "desert", "river", "island", "harbour", "meadow"]
+    table = [{"id": name, "prompt": f"a {name} at dawn", "model": "jimeng-video-3.0-720P"} for name in names]
+    before = {run["id"] for run in desk.runs()}
+    with running_flow(
+        desk, "batch", {"table": table, "kind": "jimeng", "batch_id": "postcards"}, "batch.generate_batch"
+    ):
+        pass
+    (run,) = (run["id"] for run in desk.runs() if run["id"] not in before)
+    desk.open(f"/runs/flow-run/{run}")
+    desk.see("8 Task runs")
+    desk.photograph("batch")
+    desk.page.get_by_text("Artifacts", exact=True).click()
+    desk.page.get_by_role("link", name="genmedia-batch-gallery").click()
+    for name in names:
+        desk.see_picture(name)
+    desk.see("8 of 8 delivered · about 11.2")
+    desk.photograph("gallery")

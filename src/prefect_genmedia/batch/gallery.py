@@ -85,8 +85,13 @@ async def _cell(result: Result) -> str:
 
 
 def _table(page: Sequence[str]) -> list[str]:
-    lines = (page[begin : begin + COLUMNS] for begin in range(0, len(page), COLUMNS))
-    return ["|" + " |" * COLUMNS, "|" + " --- |" * COLUMNS, *(f"| {' | '.join(cells)} |" for cells in lines)]
+    first, *others = (page[begin : begin + COLUMNS] for begin in range(0, len(page), COLUMNS))
+    # The first files are the table's head: an empty one shows as a bar.
+    return [_line(first), _line(["---"] * len(first)), *map(_line, others)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _thumbnail(content: bytes) -> str | None:

@@ -95,6 +95,11 @@ class Gauge:
         usual = f" · usually {self._typical:.0f} s" if self._typical else ""
         return f"{title_of(self.job)} · {self._word}{usual}" if self.job is not None else self._word
 
+    @property
+    def brief(self) -> str:
+        """The same for a terminal's line, which has a log above it."""
+        return f"{self.job.label or self.job.kind} · {self._word}" if self.job is not None else self._word
+
 
 class PageBar:
     """The progress artifact of a job on its run's page; the same one when the run is tried again."""
@@ -162,7 +167,7 @@ async def shown_progress() -> AsyncIterator[ShowingListener]:
     """Show how far a wait is while the block runs; yields who must be told."""
     gauge, page, over = Gauge(), PageBar(), asyncio.Event()
     ending: tuple[float | None, str] = (None, "the wait failed")
-    with terminal_bar(gauge.words) as bar:
+    with terminal_bar(gauge.brief) as bar:
         showing = asyncio.create_task(_keep_showing(gauge, page, bar, over))
         try:
             yield ShowingListener(gauge)
@@ -207,7 +212,7 @@ def _reason(error: GenMediaError) -> str:
 async def _keep_showing(gauge: Gauge, page: PageBar, bar: Bar, over: asyncio.Event) -> None:
     begun = SYSTEM_CLOCK.monotonic()
     while not over.is_set():
-        bar.show(gauge.percent, gauge.words)
+        bar.show(gauge.percent, gauge.brief)
         if gauge.job is not None and SYSTEM_CLOCK.monotonic() - begun >= FIRST_SHOWN_SECONDS:
             await _whatever(page.show(gauge.job, gauge.percent, gauge.words))
         with contextlib.suppress(asyncio.TimeoutError):

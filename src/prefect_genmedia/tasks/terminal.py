@@ -12,6 +12,10 @@ from typing import Protocol
 from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+_BAR_WIDTH = 20
+_BESIDE_WORDS = _BAR_WIDTH + len("  100 % 0:00:00  ")
 
 
 class Bar(Protocol):
@@ -39,7 +43,9 @@ class _RichBar:
 
     def show(self, percent: float | None, words: str) -> None:
         total = None if percent is None else 100.0
-        self._progress.update(self.line, total=total, completed=percent or 0.0, description=words, refresh=True)
+        line = Text(words)
+        line.truncate(max(self._progress.console.width - _BESIDE_WORDS, 10), overflow="ellipsis")
+        self._progress.update(self.line, total=total, completed=percent or 0.0, description=line.plain, refresh=True)
 
 
 class _Display:
@@ -105,7 +111,7 @@ def _progress_on(console: Console) -> Progress:
     return Progress(
         # Prefect's console knows no styles but its own, so each is named by its colour.
         TextColumn("{task.description}", markup=False),
-        BarColumn(style="grey37", complete_style="green", finished_style="green", pulse_style="green"),
+        BarColumn(_BAR_WIDTH, style="grey37", complete_style="green", finished_style="green", pulse_style="green"),
         TaskProgressColumn("{task.percentage:>3.0f} %", markup=False),
         TimeElapsedColumn(),
         console=console,
