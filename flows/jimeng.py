@@ -10,6 +10,7 @@ from pydantic import Field
 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.jobs import Delivery
+from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.providers.tokenops.catalog import (
     AspectRatio,
@@ -83,20 +84,21 @@ async def jimeng_video(
         InvalidRequest: before anything is paid, with every problem.
         GenMediaError: see the errors' table in the documentation.
     """
-    request = JimengVideo(
-        model=model,
-        prompt=prompt,
-        req_key=req_key,
-        image_urls=tuple(image_urls or ()),
-        content=tuple(content or ()),
-        frames=frames,
-        seconds=seconds,
-        aspect_ratio=aspect_ratio,
-        size=size,
-        seed=seed,
-        template_id=template_id,
-        camera_strength=camera_strength,
-    )
+    with inputs_may_be_gone():  # a rerun goes on with its paid job without them
+        request = JimengVideo(
+            model=model,
+            prompt=prompt,
+            req_key=req_key,
+            image_urls=tuple(image_urls or ()),
+            content=tuple(content or ()),
+            frames=frames,
+            seconds=seconds,
+            aspect_ratio=aspect_ratio,
+            size=size,
+            seed=seed,
+            template_id=template_id,
+            camera_strength=camera_strength,
+        )
     label = label_of(image_urls[0]) if image_urls else prompt[:40]
     for attempt in attempts(request, resubmit_on_output_refusal):
         with attempt:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.jobs import Delivery
+from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.tasks import (
     check_inputs,
@@ -22,6 +23,7 @@ from prefect_genmedia.tasks import (
 )
 from prefect_genmedia.tasks.ask import ask_subject
 from prefect_genmedia.tasks.attempts import attempts
+from prefect_genmedia.tasks.checks import job_of_gone_inputs
 from prefect_genmedia.tasks.in_flight import in_flight
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
@@ -81,27 +83,29 @@ async def omnihuman_video(
         NoSubject, InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
-    request = OmniHumanVideo(
-        image_url=image_url,
-        audio_url=audio_url,
-        prompt=prompt,
-        subject=subject,
-        output_resolution=output_resolution,
-        pe_fast_mode=pe_fast_mode,
-        seed=seed,
-    )
-    if preflight:
-        request = await check_inputs(request, credentials)
-    if recognize:
-        await recognize_subject(image_url, credentials)
-    detection = await detect_subjects(image_url, credentials)
-    if subject == "ask":
-        selection = await ask_subject(
-            image_url, detection, credentials, ask_timeout_seconds, ask_fallback, suspend_while_asking
+    with inputs_may_be_gone():  # a rerun goes on with its paid job without them
+        request = OmniHumanVideo(
+            image_url=image_url,
+            audio_url=audio_url,
+            prompt=prompt,
+            subject=subject,
+            output_resolution=output_resolution,
+            pe_fast_mode=pe_fast_mode,
+            seed=seed,
         )
-    else:
-        selection = await select_subject(detection, subject, credentials)
-    request = request.with_subject(selection)
+    if await job_of_gone_inputs(request, credentials, idempotency_key) is None:
+        if preflight:
+            request = await check_inputs(request, credentials)
+        if recognize:
+            await recognize_subject(image_url, credentials)
+        detection = await detect_subjects(image_url, credentials)
+        if subject == "ask":
+            selection = await ask_subject(
+                image_url, detection, credentials, ask_timeout_seconds, ask_fallback, suspend_while_asking
+            )
+        else:
+            selection = await select_subject(detection, subject, credentials)
+        request = request.with_subject(selection)
     for attempt in attempts(request, resubmit_on_output_refusal):
         with attempt:
             async with in_flight(attempt.request, credentials, idempotency_key, attempt.variant):

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from prefect_genmedia import JeniusCredentials
 from prefect_genmedia.jobs import Delivery
+from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
@@ -62,7 +63,8 @@ async def live_poster(
         InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
-    request = LivePoster(image_url=image_url, scene=scene)
+    with inputs_may_be_gone():  # a rerun goes on with its paid job without them
+        request = LivePoster(image_url=image_url, scene=scene)
     async with in_flight(request, credentials, idempotency_key):
         job = await submit(
             request, credentials, idempotency_key, label=label_of(image_url), output=output, preflight=preflight

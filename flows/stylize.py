@@ -12,6 +12,7 @@ from prefect_genmedia import HiDreamCredentials
 from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.hidream.catalog import StyleName
+from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
 from prefect_genmedia.tasks.in_flight import in_flight
 from prefect_genmedia.tasks.support import label_of
@@ -56,7 +57,8 @@ async def stylize_video(
         InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
-    request = StylizedVideo(video_url=video_url, style=style, prompt=prompt, notify_url=notify_url)
+    with inputs_may_be_gone():  # a rerun goes on with its paid job without them
+        request = StylizedVideo(video_url=video_url, style=style, prompt=prompt, notify_url=notify_url)
     async with in_flight(request, credentials, idempotency_key):
         job = await submit(
             request, credentials, idempotency_key, label=label_of(video_url), output=output, preflight=preflight

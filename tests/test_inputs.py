@@ -272,7 +272,8 @@ async def test_files_that_are_gone_empty_or_too_large_are_named_at_once(
     with pytest.raises(InvalidRequest) as caught:
         await prepared(request, RULES, SOMEWHERE)
     found = {problem.field: problem.problem for problem in caught.value.problems}
-    assert found["audio_url"] == found["mask_urls.0"] == "is not there"
+    assert f"there is no '{speech}'" in found["audio_url"]
+    assert found["mask_urls.0"] == "is not there"
     assert found["mask_urls.1"] == "is empty"
     assert "is larger than" in found["image_url"]
 

@@ -14,7 +14,7 @@ import fsspec
 from anyio import to_thread
 
 from prefect_genmedia.errors import GenMediaError, ProviderError
-from prefect_genmedia.providers.inputs import is_public, local_path
+from prefect_genmedia.providers.inputs import absence, is_public, local_path
 from prefect_genmedia.transport import FetchRules, body_of, excerpt, fetch
 
 MAX_INPUT_BYTES = 100 * 1024**2
@@ -125,7 +125,7 @@ def _copied(url: str, limit: int, path: Path) -> Reading:
                 file.write(piece)
                 digest.update(piece)
     except FileNotFoundError:
-        return Unusable("is not there")
+        return Unusable(absence(url) or "is not there")
     except PermissionError:
         return Unusable("may not be read by this process")
     except (ImportError, IsADirectoryError, NotImplementedError, ValueError) as error:

@@ -10,14 +10,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect_genmedia import errors
-from prefect_genmedia.errors import GenMediaError, InputRefused, JobExpired, RateLimited, SubmissionUnknown
+from prefect_genmedia.errors import (
+    FieldProblem,
+    GenMediaError,
+    InputRefused,
+    InvalidRequest,
+    JobExpired,
+    RateLimited,
+    SubmissionUnknown,
+)
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import Ledger, Spend
 from prefect_genmedia.jobs.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia.jobs.places import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia.jobs.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
-from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, MediaExpectation, ProviderClient
+from prefect_genmedia.providers.inputs import inputs_may_be_gone
+from prefect_genmedia.providers.protocol import Accepted, Account, GenerationRequest, MediaExpectation, ProviderClient
 from prefect_genmedia.providers.registry import provider_named
 from prefect_genmedia.transport.redact import unsigned_url
 
@@ -123,6 +132,54 @@ async def submit_once(
             if mine is not None:
                 told = request.notifying(claim.callback_url(mine))
                 return await _finish(_send(ledger, client, told, mine, clock))
+
+
+async def rejoin(
+    ledger: Ledger, account: Account, request: GenerationRequest, scope: str, variant: int = 0
+) -> Job | None:
+    """The accepted job of a request whose own files are gone: the one in its scope that was asked for by their names.
+
+    Files are told apart by their bytes, so such a request has lost its identity, and must never be submitted.
+
+    Parameters:
+        ledger: where the job stands.
+        account: who has paid.
+        request: what is asked for; made inside of `inputs_may_be_gone`.
+        scope: what bounds "the same request", as in `Claim`.
+        variant: tells apart several wanted results of the same request.
+
+    Returns:
+        The job, which needs its files no more; None where there is none, or it has failed.
+
+    Raises:
+        InvalidRequest: several jobs may be meant.
+        SubmissionUnknown: it was sent without a certain answer.
+    """
+    wanted = identity_of(account, request, scope, variant)
+    found = []
+    for job in (await ledger.newest_in(scope)).values():
+        same_bounds = (job.scope, job.account, job.kind, job.variant) == (scope, str(account), request.kind, variant)
+        if same_bounds and wanted == _identity_by_names(account, job, type(request)):
+            found.append(job)
+    if len(found) > 1:
+        meant = f"and jobs {', '.join(sorted(job.key for job in found))} may be meant"
+        problems = [FieldProblem(each.field, f"{each.problem}; {meant}") for each in request.absent_inputs()]
+        raise InvalidRequest.of(f"{type(request).__name__} request", problems)
+    if not found:
+        return None
+    (job,) = found
+    if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
+        raise _unresolved(job)
+    return job if job.state in ACCEPTED and job.state is not JobState.FAILED else None
+
+
+def _identity_by_names(account: Account, job: Job, kind: type[GenerationRequest]) -> str | None:
+    """A job's identity as it would be now, when files that are gone have nothing but their names."""
+    try:
+        with inputs_may_be_gone():
+            return identity_of(account, kind.model_validate(job.request), job.scope, job.variant)
+    except InvalidRequest:  # what is stored is not always all of it: base64 is cut
+        return None
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -51,9 +54,8 @@ def fetchable(url: str) -> str:
 def input_url(value: str) -> str:
     """Let a file through that can be brought to a provider: an http(s) URL, a path, or an fsspec URL.
 
-    A file of this machine must be there: a run that cannot find it should not begin.
-
     Raises:
+        Absent: it is a path where nothing is.
         ValueError: it is none of these; the sentence says why.
     """
     if is_public(value):
@@ -95,15 +97,56 @@ def local_path(value: str) -> Path | None:
         return Path(rest)
 
 
+class Absent(ValueError):
+    """A path where nothing is."""
+
+
+def absence(value: str) -> str | None:
+    """What to say of a path of this machine where nothing is, or is no more; None for every other input."""
+    path = local_path(value) if not is_public(value) else None
+    if path is None or path.exists():
+        return None
+    return _absent(value, path)
+
+
+@contextmanager
+def inputs_may_be_gone(even_now: bool = False) -> Iterator[None]:
+    """Let requests be made in the block whose only fault is that files of this machine are gone.
+
+    Such a request cannot be submitted, but a rerun finds the paid job that was made of those files.
+
+    Parameters:
+        even_now: let such paths through at once, whatever else is wrong; for requests themselves.
+    """
+    token = _GONE.set("allowed" if even_now else "if nothing else is wrong")
+    try:
+        yield
+    finally:
+        _GONE.reset(token)
+
+
+def gone_is_forgiven() -> bool:
+    """Whether `inputs_may_be_gone` is around."""
+    return _GONE.get() != "refused"
+
+
+_GONE = ContextVar("inputs gone", default="refused")
+
+
 def _present(value: str, path: Path) -> str:
     try:
-        if path.is_file():
+        if path.is_file() or (_GONE.get() == "allowed" and not path.exists()):
             return value
-        where = "" if path.is_absolute() else f" in {Path.cwd()}"
-    except (OSError, ValueError):  # too long, or a NUL in it
+        sentence = _absent(value, path)
+        raise ValueError(sentence) if path.exists() else Absent(sentence)
+    except OSError:  # the name is too long
         raise ValueError("must be a URL, or the path of a file") from None
+
+
+def _absent(value: str, path: Path) -> str:
+    where = "" if path.is_absolute() else f" in {Path.cwd()}"
     name = value if len(value) <= _SHOWN_NAME else f"{value[:_SHOWN_NAME]}…"
-    raise ValueError(f"must be a URL that begins with http:// or https://, or a file: there is no {name!r}{where}")
+    return f"must be a URL that begins with http:// or https://, or a file: there is no {name!r}{where}"
 
 
 PublicUrl = Annotated[

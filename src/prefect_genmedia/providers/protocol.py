@@ -13,7 +13,16 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAt
 from typing_extensions import Self
 
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
-from prefect_genmedia.providers.inputs import RequestInput, SentInput, identity_of_url, is_public
+from prefect_genmedia.providers.inputs import (
+    Absent,
+    RequestInput,
+    SentInput,
+    absence,
+    gone_is_forgiven,
+    identity_of_url,
+    inputs_may_be_gone,
+    is_public,
+)
 from prefect_genmedia.transport import FetchRules
 
 
@@ -103,6 +112,13 @@ class GenerationRequest(BaseModel):
             return handler(data)
         except ValidationError as error:
             refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error)
+            only_gone = all(isinstance(each.get("ctx", {}).get("error"), Absent) for each in error.errors())
+        if only_gone and gone_is_forgiven():
+            try:
+                with inputs_may_be_gone(even_now=True):
+                    return handler(data)
+            except ValidationError as error:
+                refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error)
         raise refusal
 
     def __eq__(self, other: object) -> bool:
@@ -159,6 +175,11 @@ class GenerationRequest(BaseModel):
     def inputs(self) -> tuple[RequestInput, ...]:
         """The files that the request names."""
         return ()
+
+    def absent_inputs(self) -> list[FieldProblem]:
+        """The paths of this machine among its inputs where nothing is, or is no more."""
+        said = ((each.field, absence(each.url)) for each in self.inputs() if not each.url.startswith("data:"))
+        return [FieldProblem(field, problem) for field, problem in said if problem is not None]
 
     def sending(self, sent: Mapping[str, SentInput]) -> Self:
         """The same request, sending these in place of inputs that no provider can fetch; each by its own URL."""

@@ -9,9 +9,12 @@ from prefect.logging import get_run_logger
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.inputs import Prepared, Publication, prepared
 from prefect_genmedia.inputs.prepare import Request
-from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.jobs.ledger import Ledger, open_ledger
+from prefect_genmedia.jobs.model import Job
+from prefect_genmedia.jobs.submit import rejoin
+from prefect_genmedia.providers.protocol import GenerationRequest, ProviderClient
 from prefect_genmedia.settings import current_settings
-from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, explained, retry_if_safe
+from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, current_scope, explained, retry_if_safe
 
 
 @task(
@@ -41,6 +44,52 @@ async def check_inputs(request: Request, credentials: ProviderCredentials | str 
     block = await load_credentials(request.provider, credentials)
     async with explained(RETRIES), block.client() as client:
         return (await ready(request, client, preflight=True)).request
+
+
+async def job_of_gone_inputs(
+    request: GenerationRequest, credentials: ProviderCredentials | str = "default", idempotency_key: str | None = None
+) -> Job | None:
+    """The paid job of a rerun whose local files are gone; None where they are there, or no job is. Call it in a flow.
+
+    Parameters:
+        request: what is asked for.
+        credentials: the provider's Block, or its name.
+        idempotency_key: as for `submit`.
+
+    Raises:
+        InvalidRequest: several jobs may be meant.
+        SubmissionUnknown: it was sent without a certain answer.
+    """
+    if not request.absent_inputs():
+        return None
+    async with explained(0):
+        block = await load_credentials(request.provider, credentials)
+        async with block.client() as client, open_ledger(current_settings().ledger) as ledger:
+            return await rejoined(ledger, client, request, idempotency_key)
+
+
+async def rejoined(
+    ledger: Ledger, client: ProviderClient, request: GenerationRequest, idempotency_key: str | None, variant: int = 0
+) -> Job | None:
+    """The paid job of a request whose files are gone, see `rejoin`; told in the run's log.
+
+    Parameters:
+        ledger: where the job stands.
+        client: the account's client.
+        request, idempotency_key, variant: as for the task `submit`.
+
+    Raises:
+        InvalidRequest: several jobs may be meant.
+        SubmissionUnknown: it was sent without a certain answer.
+    """
+    gone = request.absent_inputs()
+    if not gone or request.preparation() is not None:
+        return None
+    job = await rejoin(ledger, client.account, request, current_scope(idempotency_key), variant)
+    if job is not None:
+        fields = ", ".join(problem.field for problem in gone)
+        get_run_logger().warning("%s is no more; job %s has it, and is joined", fields, job.provider_job_id)
+    return job
 
 
 async def ready(request: Request, client: ProviderClient, preflight: bool) -> Prepared[Request]:

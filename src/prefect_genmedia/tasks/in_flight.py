@@ -15,6 +15,7 @@ from prefect_genmedia.inputs import identified
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER
+from prefect_genmedia.jobs.submit import rejoin
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.support import current_scope, explained
@@ -71,6 +72,9 @@ async def check_limit(name: str) -> None:
 
 async def _is_at_provider(request: GenerationRequest, block: ProviderCredentials, scope: str, variant: int) -> bool:
     async with block.client() as client, open_ledger(current_settings().ledger) as ledger:
-        known = await identified(request, client.fetch_rules)
-        newest = await ledger.newest(identity_of(client.account, known, scope, variant))
+        if request.absent_inputs():
+            newest = await rejoin(ledger, client.account, request, scope, variant)
+        else:
+            known = await identified(request, client.fetch_rules)
+            newest = await ledger.newest(identity_of(client.account, known, scope, variant))
     return newest is not None and newest.state in AT_PROVIDER

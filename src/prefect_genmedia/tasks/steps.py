@@ -24,7 +24,7 @@ from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.targets import target_of
-from prefect_genmedia.tasks.checks import ready
+from prefect_genmedia.tasks.checks import ready, rejoined
 from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
 from prefect_genmedia.tasks.subjects import with_subject
 from prefect_genmedia.tasks.support import (
@@ -73,6 +73,9 @@ async def submit_step(
     await target_of(output or settings.media_folder)  # a place that cannot be must be known before anything is paid
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         # Only here, so that base64 and signed URLs never pass through Prefect.
+        joined = await rejoined(ledger, client, request, idempotency_key, variant)
+        if joined is not None:
+            return joined
         prepared = await ready(request, client, preflight)
         claim = Claim(
             scope=current_scope(idempotency_key),
