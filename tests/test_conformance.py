@@ -100,7 +100,7 @@ async def client(case: Case, simulator: RunningSimulator) -> AsyncIterator[Any]:
 async def live(ledger: Ledger, client: Any, request: GenerationRequest, folder: Path) -> Job:
     """The whole life of a job."""
     job = await submit_once(ledger, client, request, Claim(scope="test", expectation=request.expectation()))
-    job = await wait_for_job(ledger, client, job, 5.0, POLICY)
+    job = await wait_for_job(ledger, client, job, 60.0, POLICY)
     return await deliver(ledger, client, job, target_at(str(folder)))
 
 
