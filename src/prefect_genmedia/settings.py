@@ -45,7 +45,7 @@ class GenMediaSettings(PrefectBaseSettings):
     )
 
     poll_shortest_seconds: float = Field(
-        default=1.0, gt=0, description="A job is never looked at more often than this, in seconds."
+        default=0.75, gt=0, description="A job is never looked at more often than this, in seconds."
     )
     poll_longest_seconds: float = Field(
         default=15.0, gt=0, description="A job is never looked at less often than this, in seconds."

@@ -45,7 +45,7 @@ class PollPolicy:
     """
 
     fraction: float = 0.1
-    shortest: float = 1.0
+    shortest: float = 0.75
     longest: float = 15.0
     jitter: float = 0.2
     first_look: float = 0.85
@@ -59,7 +59,7 @@ class PollPolicy:
             typical: seconds that such a job usually takes; None where nobody knows yet.
         """
         if typical is not None and elapsed < typical * self.first_look:
-            return typical * self.first_look - elapsed
+            return max(typical * self.first_look - elapsed, self.shortest)
         base = min(max(elapsed * self.fraction, self.shortest), self.longest)
         return base * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load, hides nothing
 
