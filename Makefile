@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CONSTRAINTS := constraints.txt
 EXTRAS := dev
 
-.PHONY: demo deploy test test-lowest kill-test check format bench bench-ledger docs build clean
+.PHONY: demo deploy test test-lowest kill-test check format bench docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(INSTALLED)
@@ -46,15 +46,14 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pytest --noconftest tests/test_docstrings.py
 
-# Batches against a bare script and a naive version, in processes of their own; JOBS=200 for a quick one.
+# Every benchmark; BENCH=batch for one of them, JOBS=200 for a quick one. Each writes its figures to bench-output/.
+BENCH ?= batch polling download overhead ledger
+JOBS ?= 1000
 bench: $(READY)
-	$(BIN)/python benchmarks/batch.py --jobs $(or $(JOBS),1000)
+	for name in $(BENCH); do echo "== $$name" && JOBS=$(JOBS) $(BIN)/python benchmarks/$$name.py || exit; done
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict
-
-bench-ledger: $(READY)
-	$(BIN)/python benchmarks/ledger.py
 
 format: $(READY)
 	$(BIN)/ruff format .

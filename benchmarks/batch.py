@@ -45,7 +45,7 @@ COLUMNS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--jobs", type=int, default=1000)
+    parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 1000))
     parser.add_argument("--only", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--run", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--profile", help="write a profile of generate_batch to this file")

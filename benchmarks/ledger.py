@@ -1,6 +1,6 @@
 """What the ledger costs a job: five writes (reserve, sending, submitted, succeeded, delivered), each on the disk.
 
-One after the other, as in a single flow, and a hundred jobs at once, as in a batch. Run with `make bench-ledger`.
+One after the other, as in a single flow, and a hundred jobs at once, as in a batch. Run with `make bench BENCH=ledger`.
 """
 
 from __future__ import annotations

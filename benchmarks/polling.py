@@ -1,8 +1,9 @@
-"""How late news of a result is, and how many looks it takes, against the seeds' fixed interval: `make bench-polling`.
+"""How late news of a result is, and how many looks it takes, against the seeds' fixed interval.
 
-Time is simulated, so the figures are the same on every machine. Jobs come one after the other, as in a schedule, each as
-long as a model's usually are, give or take a quarter; the first ones teach what is typical. The seeds' examples look
-every 15 s at jobs of about two minutes: here the interval is scaled to each length.
+Run with `make bench BENCH=polling`. Time is simulated, so the figures are the same on every machine. Jobs come one
+after the other, as in a schedule, each as long as a model's usually are, give or take a quarter; the first ones teach
+what is typical. The seeds' examples look every 15 s at jobs of about two minutes: here the interval is scaled to each
+length.
 """
 
 from __future__ import annotations

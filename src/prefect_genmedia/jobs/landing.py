@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from anyio import to_thread
 
@@ -45,14 +46,22 @@ class Landing:
             ResultInvalid: it is larger than `MAX_BYTES`.
             ProviderError: it is cut short, empty, or no video by its own words; retryable.
         """
-        async for chunk in stream.chunks():
-            self._held += chunk
-            self.size += len(chunk)
-            if self.size > MAX_BYTES:
-                raise ResultInvalid(f"The file is larger than {MAX_BYTES} bytes.", retryable=False)
-            if len(self._held) >= PIECE_BYTES:
-                piece, self._held = self._held, bytearray()
-                await to_thread.run_sync(self._write, piece)
+        writing: asyncio.Future[Any] | None = None
+        try:
+            async for chunk in stream.chunks():
+                self._held += chunk
+                self.size += len(chunk)
+                if self.size > MAX_BYTES:
+                    raise ResultInvalid(f"The file is larger than {MAX_BYTES} bytes.", retryable=False)
+                if len(self._held) >= PIECE_BYTES:
+                    if writing is not None:
+                        await writing
+                    piece, self._held = self._held, bytearray()
+                    # One piece is written while the next one arrives.
+                    writing = asyncio.ensure_future(to_thread.run_sync(self._write, piece))
+        finally:
+            if writing is not None:
+                await writing
         if stream.content_length is not None and self.size != stream.content_length:
             raise ProviderError(f"The download ended after {self.size} of {stream.content_length} bytes.")
         if self.size == 0:
