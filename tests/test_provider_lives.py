@@ -216,13 +216,29 @@ async def test_a_failed_stylization_tells_why(hidream: Life, fault: str, code: s
 async def test_tokens_that_end_while_a_job_runs_are_renewed(hidream: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     simulator = hidream.simulator
     monkeypatch.setattr(simulator.world, "keys", frozenset({"plain-key"}))
-    simulator.world.settings.hidream_token_seconds = 0.2
-    simulator.world.settings.run_seconds = 0.6
     client = HiDreamClient(api_key="plain-key", base_url=simulator.hidream_url, submissions_per_minute=None)
     hidream.client = client
-    job = await hidream.finished()
-    assert simulator.world.requests["hidream.token"] > 2
+    job = await hidream.submitted()
+    for _ in range(2):
+        simulator.order("poll_key_revoked", provider="hidream")
+        await client.poll(job.provider_job_id or "")
+    assert simulator.world.requests["hidream.token"] == 3
+    assert (await hidream.finished()).state is JobState.SUCCEEDED
     assert set(await client.poll_many([job.provider_job_id or "", "of nobody"])) == {job.provider_job_id}
+    await client.aclose()
+
+
+async def test_tokens_that_have_ended_when_they_come_are_a_refused_key(
+    hidream: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulator = hidream.simulator
+    monkeypatch.setattr(simulator.world, "keys", frozenset({"plain-key"}))
+    simulator.world.settings.hidream_token_seconds = -1.0
+    client = HiDreamClient(api_key="plain-key", base_url=simulator.hidream_url, submissions_per_minute=None)
+    hidream.client = client
+    with pytest.raises(CredentialsError):
+        await hidream.submitted()
+    assert simulator.accepted == 0
     await client.aclose()
 
 
