@@ -21,7 +21,7 @@ from prefect_genmedia.targets import read_file
 _NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
 """Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""
 
-_NEW_RUN = "start a new run with other inputs (*Copy to Run*); *Retry* would send the same ones."
+_NEW_RUN = "start a new run with other inputs (*Copy to new run*); *Retry* would send the same ones."
 
 _IN_UI = {
     "InvalidRequest": _NEW_RUN,
@@ -34,8 +34,8 @@ _IN_UI = {
         "provider, *resubmit* or *abandon* it. Then {retry}."
     ),
     "JobTimeout": "nothing, where `reconcile-jobs/reconcile` is on: it delivers the file. Or, later, {retry}.",
-    "BudgetStop": "start a new run with the same table and `batch_id`, and with a larger limit (*Copy to Run*).",
-    "BatchIncomplete": "start a new run with the same table and `batch_id` (*Copy to Run*).",
+    "BudgetStop": "start a new run with the same table and `batch_id`, and with a larger limit (*Copy to new run*).",
+    "BatchIncomplete": "start a new run with the same table and `batch_id` (*Copy to new run*).",
 }
 """What to do about an error, by its name, in the UI's words; for the others the run is retried."""
 
