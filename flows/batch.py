@@ -61,7 +61,7 @@ async def generate_batch(
         max_in_flight: Jobs at the providers at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.
         canary: So many rows must pass before the rest is begun.
-        breaker: So many of the same credentials, quota or unknown error in a row stop it; 0: never.
+        breaker: So many of the same credentials, quota, storage or unknown error in a row stop it; 0: never.
         max_jobs: Jobs that the budget holds, over all its runs.
         max_cost: CNY that the budget holds, over all its runs; estimated.
         budget: Name of the budget, to share it between batches; the batch's id by default.

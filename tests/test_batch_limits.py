@@ -165,7 +165,7 @@ def test_the_breaker_opens_on_a_streak_of_one_kind_only() -> None:
     for error in (errors.QuotaError(), errors.CredentialsError(), errors.GenerationFailed()):
         breaker.failed(error)
     assert not breaker.open
-    breaker.passed()
+    breaker.accepted()
     breaker.failed(errors.CredentialsError())
     breaker.failed(errors.CredentialsError("again"))
     assert breaker.reason is not None
@@ -174,6 +174,17 @@ def test_the_breaker_opens_on_a_streak_of_one_kind_only() -> None:
     for _ in range(9):
         never.failed(errors.QuotaError())
     assert not never.open
+
+
+def test_a_storage_that_takes_no_files_opens_the_breaker_though_submissions_pass() -> None:
+    breaker = Breaker(2)
+    breaker.failed(errors.StorageError())
+    breaker.delivered()
+    breaker.failed(errors.StorageError())
+    breaker.accepted()
+    assert not breaker.open
+    breaker.failed(errors.StorageError())
+    assert breaker.open
 
 
 def test_own_prices_stand_in_place_of_the_list_s() -> None:

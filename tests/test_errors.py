@@ -25,6 +25,7 @@ from prefect_genmedia.errors import (
     QuotaError,
     RateLimited,
     ResultInvalid,
+    StorageError,
     SubmissionUnknown,
 )
 
@@ -41,6 +42,7 @@ TREE = [
     JobTimeout,
     JobExpired,
     ResultInvalid,
+    StorageError,
     BudgetStop,
     BatchIncomplete,
     ProviderError,
@@ -94,7 +96,7 @@ def test_every_error_is_caught_by_the_base_of_the_tree(kind: type[GenMediaError]
 
 @pytest.mark.parametrize(
     ("kind", "retryable"),
-    [(kind, kind in (RateLimited, ResultInvalid, ProviderError)) for kind in TREE],
+    [(kind, kind in (RateLimited, ResultInvalid, StorageError, ProviderError)) for kind in TREE],
 )
 def test_only_what_may_pass_without_a_person_is_retryable(kind: type[GenMediaError], retryable: bool) -> None:
     assert kind("It went wrong.").retryable is retryable

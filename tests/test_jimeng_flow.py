@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -106,3 +107,27 @@ async def test_all_conflicts_are_named_at_once_and_nothing_is_sent(
         )
     assert len(caught.value.problems) >= 4
     assert not simulator.world.requests
+
+
+async def test_a_file_that_cannot_be_stored_is_fetched_again_when_it_can_and_not_paid_again(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path
+) -> None:
+    in_the_way = tmp_path / "videos"
+    in_the_way.write_text("a file where a folder is wanted")
+
+    async def run() -> Delivery:
+        return await jimeng_video(
+            "a lake at dawn",
+            model="jimeng-video-3.0-720P",
+            credentials=credentials,
+            output=f"{in_the_way}/lakes",
+            idempotency_key="lakes",
+        )
+
+    with pytest.raises(errors.StorageError, match="could not be stored") as caught:
+        await run()
+    assert caught.value.provider_job_id in simulator.world.jobs
+    in_the_way.unlink()
+    delivery = await run()
+    assert Path(delivery.uri).is_file()
+    assert len(simulator.world.jobs) == 1

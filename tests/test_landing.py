@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_genmedia.errors import ProviderError, ResultInvalid
+from prefect_genmedia.errors import ProviderError, ResultInvalid, StorageError
 from prefect_genmedia.jobs import landing
 from prefect_genmedia.jobs.landing import Landing
 from prefect_genmedia.jobs.storage import LocalFolder
@@ -77,5 +77,6 @@ async def test_a_full_disk_is_told_while_the_rest_still_arrives(tmp_path: Path, 
         def staging(self):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match="No space left") as caught:
         await Landing(FullFolder(tmp_path)).receive(stream_of([b"abcdef"] * 10))
+    assert caught.value.retryable

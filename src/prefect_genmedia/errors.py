@@ -13,6 +13,7 @@ GenMediaError
 ├── JobTimeout          we stopped waiting; the job lives on and can be collected
 ├── JobExpired          the provider no longer has the job or its file
 ├── ResultInvalid       the file came, but it does not verify; it is in quarantine
+├── StorageError        the file is paid for and can be fetched, but not written to where it shall be
 ├── BudgetStop          the budget does not hold another job; nothing was sent for it
 ├── BatchIncomplete     a batch ended, and some of its rows have no file; the others are delivered
 └── ProviderError       anything else the provider or the network did
@@ -255,6 +256,14 @@ class ResultInvalid(GenMediaError):
     retryable = True
     paid = "the job was accepted and billed"
     next_step = "look at the file in quarantine: it is paid for. A retry of this run downloads it anew."
+
+
+class StorageError(GenMediaError):
+    """The file cannot be written to where it shall be; the provider still has it."""
+
+    retryable = True
+    paid = "the job was accepted and billed"
+    next_step = "make the storage take files, then retry this run: the same job's file is fetched, before it expires."
 
 
 class BudgetStop(GenMediaError):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from prefect_genmedia.errors import CredentialsError, GenMediaError, QuotaError, SubmissionUnknown
+from prefect_genmedia.errors import CredentialsError, GenMediaError, QuotaError, StorageError, SubmissionUnknown
 
-BREAKING = frozenset(error.__name__ for error in (CredentialsError, QuotaError, SubmissionUnknown))
-"""Errors that the next row will very probably meet as well: they are the account's or the provider's, not the row's."""
+BREAKING = frozenset(error.__name__ for error in (CredentialsError, QuotaError, SubmissionUnknown, StorageError))
+"""Errors that the next row will very probably meet as well: the account's, the provider's or the storage's, not the
+row's."""
 
 
 class Breaker:
@@ -27,8 +28,13 @@ class Breaker:
         """Whether nothing more may be submitted."""
         return self.reason is not None
 
-    def passed(self) -> None:
-        """A row's submission was accepted, or its job delivered."""
+    def accepted(self) -> None:
+        """A row's submission was accepted: the account is fine, of the storage it says nothing."""
+        if self._kind != StorageError.__name__:
+            self.delivered()
+
+    def delivered(self) -> None:
+        """A row's job was delivered."""
         self._kind, self._count = None, 0
 
     def failed(self, error: GenMediaError) -> None:

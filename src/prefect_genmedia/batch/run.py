@@ -184,7 +184,7 @@ class BatchRun:
         except Exception as error:
             await self._failed(row, attempt, error)
         else:
-            self.breaker.passed()
+            self.breaker.delivered()
             self._take(row, job)
         finally:
             place.leave()
@@ -203,7 +203,7 @@ class BatchRun:
 
     def _accepted(self) -> None:
         self.slots.faster()
-        self.breaker.passed()
+        self.breaker.accepted()
 
     async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
         job = await self.jobs.newest(row)

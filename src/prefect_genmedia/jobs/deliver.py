@@ -16,7 +16,7 @@ from prefect_genmedia.jobs.landing import Landing
 from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.media import MediaFacts, examine_video, mismatches
 from prefect_genmedia.jobs.model import Delivery, Job, JobState
-from prefect_genmedia.jobs.storage import QUARANTINE, Storage, Target
+from prefect_genmedia.jobs.storage import QUARANTINE, Storage, Target, storing
 from prefect_genmedia.providers.protocol import ProviderClient
 
 
@@ -37,6 +37,7 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
         ResultInvalid: the file does not verify; it is in quarantine beside the target. Retryable.
         JobExpired: the provider no longer has the file.
         ProviderError: the download failed; retryable.
+        StorageError: the file cannot be written; retryable.
     """
     name = target.name or f"{job.kind or job.provider}-{job.provider_job_id or job.key}.mp4"
     if job.delivery is not None and await _still_there(job.delivery, target.storage):
@@ -96,7 +97,8 @@ def _land(landing: Landing, job: Job, storage: Storage, name: str) -> Delivery:
         try:
             facts = _verify(staged, job)
         except ResultInvalid as error:
-            kept = storage.publish(staged, f"{QUARANTINE}/{name}")
+            with storing():
+                kept = storage.publish(staged, f"{QUARANTINE}/{name}")
             error.message += f" It is kept as {kept}."
             raise
         delivery = Delivery(
@@ -126,7 +128,8 @@ def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Deli
     stem = name.rsplit(".", 1)[0]
     poster, sidecar = f"{stem}.jpg", f"{stem}.json"
     told = json.dumps(sidecar_of(job, delivery, name), ensure_ascii=False, indent=2).encode()
-    storage.publish(staged, name, {poster: facts.poster, sidecar: told})
+    with storing():
+        storage.publish(staged, name, {poster: facts.poster, sidecar: told})
     return delivery.model_copy(update={"poster_uri": storage.uri_of(poster), "sidecar_uri": storage.uri_of(sidecar)})
 
 

@@ -11,7 +11,7 @@ from typing import IO, Any
 from anyio import to_thread
 
 from prefect_genmedia.errors import ProviderError, ResultInvalid
-from prefect_genmedia.jobs.storage import Storage
+from prefect_genmedia.jobs.storage import Storage, storing
 from prefect_genmedia.providers.protocol import ResultStream
 
 MAX_BYTES = 4 * 1024**3
@@ -45,6 +45,7 @@ class Landing:
         Raises:
             ResultInvalid: it is larger than `MAX_BYTES`.
             ProviderError: it is cut short, empty, or no video by its own words; retryable.
+            StorageError: it cannot be written; retryable.
         """
         writing: asyncio.Future[Any] | None = None
         try:
@@ -72,7 +73,8 @@ class Landing:
     def settle(self) -> tuple[Path, str]:
         """Write what is left; returns the whole file's path and its SHA-256 in hex."""
         path, file = self._write(self._held)
-        file.close()
+        with storing():
+            file.close()
         return path, self._digest.hexdigest()
 
     def close(self) -> None:
@@ -85,9 +87,10 @@ class Landing:
         return self._opened is not None
 
     def _write(self, piece: bytearray) -> tuple[Path, IO[bytes]]:
-        if self._opened is None:
-            path = self._place.enter_context(self._storage.staging())
-            self._opened = path, self._place.enter_context(path.open("xb"))
         self._digest.update(piece)
-        self._opened[1].write(piece)
-        return self._opened
+        with storing():
+            if self._opened is None:
+                path = self._place.enter_context(self._storage.staging())
+                self._opened = path, self._place.enter_context(path.open("xb"))
+            self._opened[1].write(piece)
+            return self._opened

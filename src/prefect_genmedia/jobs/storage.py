@@ -17,6 +17,9 @@ from uuid import uuid4
 import fsspec
 from fsspec.core import url_to_fs
 
+from prefect_genmedia.errors import GenMediaError, StorageError
+from prefect_genmedia.transport import excerpt
+
 QUARANTINE = "quarantine"
 """Folder beside the target for files that were paid for and do not verify."""
 
@@ -24,6 +27,25 @@ _ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", 
 
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 """No files beside the one."""
+
+
+@contextlib.contextmanager
+def storing() -> Iterator[None]:
+    """Tell a storage's failure as ours: each storage has errors of its own.
+
+    Raises:
+        StorageError: the block failed in another way than with an error of ours; retryable.
+    """
+    try:
+        yield
+    except GenMediaError:
+        raise
+    except Exception as error:
+        told = excerpt(str(error), 300)
+        failure = StorageError(f"The file could not be stored: {type(error).__name__}: {told}.")
+    else:
+        return
+    raise failure
 
 
 class Storage(Protocol):

@@ -119,6 +119,7 @@ async def download_result(
         ResultInvalid: the file does not verify; it is in quarantine, never under the final name.
         JobExpired: the provider no longer has it.
         ProviderError: the download failed.
+        StorageError: the file cannot be written where it shall be.
     """
     async with explained(RETRIES), shown_delivery():
         done = await deliver_step(job, output, credentials)
