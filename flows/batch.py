@@ -44,7 +44,7 @@ async def generate_batch(
     skip_invalid: bool = False,
     dry_run: bool = False,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    shards: Annotated[int, Field(ge=1)] = 1,
+    shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard_deployment: str | None = None,
     shard: Shard | None = None,
 ) -> BatchReport:

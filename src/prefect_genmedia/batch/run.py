@@ -175,6 +175,8 @@ class BatchRun:
             )
             job = await generate_row(row.id, life)
         except BudgetStop as stop:
+            if spend is not None:
+                await self._give_back(row, attempt, None)
             result.state = NOT_SENT
             result.take_error(stop)
             self._stop(stop)
@@ -186,6 +188,8 @@ class BatchRun:
         else:
             self.breaker.delivered()
             self._take(row, job)
+            if attempt not in (None, job.attempt):
+                await self._give_back(row, attempt, job)
         finally:
             place.leave()
             self._begun.release()
@@ -209,11 +213,7 @@ class BatchRun:
         job = await self.jobs.newest(row)
         self._take(row, job)
         self.results.of(row.id).take_error(error)
-        budget, identity = self._budget(row), job.identity if job else self.jobs.identity(row)
-        if budget is not None and identity is not None:
-            # Another run may have gone on to a further attempt; what was sent is not given back.
-            for each in {attempt or 1, job.attempt if job else 1}:
-                await budget.release(identity, each)
+        await self._give_back(row, attempt, job)
         if isinstance(error, GenMediaError):
             self.breaker.failed(error)
         if self.breaker.reason is not None and self.stop is None:
@@ -243,6 +243,14 @@ class BatchRun:
             resource={"prefect.resource.id": f"genmedia.batch.{self.batch_id}", "prefect.resource.name": self.batch_id},
             payload={"error": reason.kind, "message": reason.message, "rows": dict(counts)},
         )
+
+    async def _give_back(self, row: Row, attempt: int | None, job: Job | None) -> None:
+        """Give back what was reserved for the row, and was not sent or cost nothing."""
+        budget, identity = self._budget(row), job.identity if job else self.jobs.identity(row)
+        if budget is not None and identity is not None:
+            # Another run may have gone on to a further attempt than the foreseen one.
+            for each in {attempt or 1, job.attempt if job else 1}:
+                await budget.release(identity, each)
 
     def _budget(self, row: Row) -> Budget | None:
         return self.budgets.get(str(self.opened[row.request.provider].account))
