@@ -21,8 +21,14 @@ async def decide_job(
 
     Parameters:
         job: The job's key, as the error and the reconcile table name it.
-        decision: adopt: it did arrive, and its id is given below. resubmit: it never arrived, the next run may send
-            it again. abandon: let it be, nothing sends it again.
+        decision: What was found in the provider's console.
+
+            - `adopt`: it did arrive, and its id is given below.
+
+            - `resubmit`: it never arrived, the next run may send it again.
+
+            - `abandon`: let it be, nothing sends it again.
+
         provider_job_id: The provider's id of the job, for adopt; its console shows it.
         decided_by: Who decides, for the record.
 
