@@ -98,13 +98,29 @@ async def apply_document(
     if not given:
         return _left(spec, full_name, existing), existing
     try:
-        wanted = block_type(**given)
+        wanted = block_type(**_kept(existing, given), **given)
     except ValidationError as error:
         return Change("Block document", full_name, Outcome.INVALID, _problems(error, spec)), existing
     outcome = compared(existing, existing is not None and revealed(existing) == revealed(wanted))
     if outcome is not Outcome.UNCHANGED and not dry:
         await wanted.asave(spec.name, overwrite=True)
     return Change("Block document", full_name, outcome, f"from {', '.join(_variables(spec, given))}"), wanted
+
+
+def _kept(existing: Block | None, given: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that nothing is given for, as they are on the server: a limit that was set in the UI stays.
+
+    A new secret replaces all of them: an account is opened by one.
+    """
+    if existing is None:
+        return {}
+    secrets = _secrets(type(existing))
+    gone = secrets if secrets & given.keys() else set()
+    return {name: value for name, value in revealed(existing).items() if name not in gone | given.keys()}
+
+
+def _secrets(block_type: type[Block]) -> set[str]:
+    return {name for name, field in block_type.model_fields.items() if "SecretStr" in str(field.annotation)}
 
 
 def revealed(block: Block) -> dict[str, Any]:
@@ -127,8 +143,8 @@ def _left(spec: DocumentSpec, full_name: str, existing: Block | None) -> Change:
 
 def _entrances(spec: DocumentSpec) -> list[str]:
     """The variables of the fields that hold secrets: what a person must set first."""
-    fields = BLOCKS[spec.block].model_fields
-    return [variable for field, variable in spec.fields.items() if "SecretStr" in str(fields[field].annotation)]
+    secrets = _secrets(BLOCKS[spec.block])
+    return [variable for field, variable in spec.fields.items() if field in secrets]
 
 
 def _variables(spec: DocumentSpec, given: Mapping[str, str]) -> list[str]:
