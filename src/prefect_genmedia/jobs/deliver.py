@@ -19,6 +19,9 @@ from prefect_genmedia.jobs.model import Delivery, Job, JobState
 from prefect_genmedia.jobs.storage import QUARANTINE, Storage, Target, storing
 from prefect_genmedia.providers.protocol import ProviderClient
 
+MADE_BY = f"prefect-genmedia {version('prefect-genmedia')}"
+"""Who wrote a sidecar; found once, since the installation's records are parsed for it."""
+
 
 async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Target, clock: Clock = SYSTEM_CLOCK) -> Job:
     """Make sure that the job's verified file is at the target, and return the job with its delivery.
@@ -143,7 +146,7 @@ def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
     """
     return {
         "file": name,
-        "made_by": f"prefect-genmedia {version('prefect-genmedia')}",
+        "made_by": MADE_BY,
         "provider": job.provider,
         "model": job.model,
         "kind": job.kind,

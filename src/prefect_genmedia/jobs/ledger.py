@@ -43,6 +43,16 @@ _TIME_OF_STATE = {
 _JOBS = schema.jobs
 _BY_KEY = select(_JOBS).where(_JOBS.c.key == bindparam("key")).limit(1)
 _NEWEST = select(_JOBS).where(_JOBS.c.identity == bindparam("identity")).order_by(_JOBS.c.attempt.desc()).limit(1)
+_TOOK = (
+    select(_JOBS.c.succeeded_at - _JOBS.c.submitted_at)
+    .where(_JOBS.c.provider == bindparam("provider"), _JOBS.c.model == bindparam("model"))
+    .where((_JOBS.c.succeeded_at - _JOBS.c.submitted_at).is_not(None))
+    .order_by(_JOBS.c.succeeded_at.desc())
+    .limit(50)
+)
+_TOOK_OF_LENGTH = _TOOK.where(
+    _JOBS.c.expectation["seconds"].as_float().between(bindparam("shortest"), bindparam("longest"))
+)
 _RESERVE = {
     "sqlite": _JOBS.insert().prefix_with("OR IGNORE").returning(*_JOBS.c),
     "postgresql": postgresql.insert(_JOBS)
@@ -230,17 +240,11 @@ class Ledger:
         Returns:
             Seconds, or None while fewer than three such jobs are known.
         """
-        length = _JOBS.c.expectation["seconds"].as_float()
-        took = _JOBS.c.succeeded_at - _JOBS.c.submitted_at
-        statement = (
-            select(took)
-            .where(_JOBS.c.provider == provider, _JOBS.c.model == model, took.is_not(None))
-            .order_by(_JOBS.c.succeeded_at.desc())
-            .limit(50)
-        )
+        values: dict[str, Any] = {"provider": provider, "model": model}
         if length_seconds:
-            statement = statement.where(length.between(length_seconds / 1.5, length_seconds * 1.5))
-        found = [float(row[0]) for row in await self._database.run(statement)]
+            values |= {"shortest": length_seconds / 1.5, "longest": length_seconds * 1.5}
+        rows = await self._database.run(_TOOK_OF_LENGTH if length_seconds else _TOOK, values)
+        found = [float(row[0]) for row in rows]
         return statistics.median(found) if len(found) >= 3 else None
 
     async def fingerprint(self) -> str:

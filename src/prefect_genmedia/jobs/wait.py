@@ -183,6 +183,7 @@ class _Watch:
         begun = self.clock.monotonic()
         typical = await self._typical_seconds()
         self.listener.expecting(self.job, age, typical)
+        looks = 0
         while True:
             elapsed = age + self.clock.monotonic() - begun
             pause = self.hinted or self.policy.next_interval(elapsed, typical)
@@ -192,7 +193,9 @@ class _Watch:
             if observation is not None and await self._take(observation):
                 return self.job
             await self._heartbeat()
-            typical = typical or await self._typical_seconds()  # others may have ended meanwhile
+            looks += 1
+            if typical is None and looks % 3 == 0:  # others may have ended meanwhile
+                typical = await self._typical_seconds()
             if age + self.clock.monotonic() - begun >= timeout_seconds:
                 raise JobTimeout(
                     f"No result within {timeout_seconds:.0f} s; the provider's last word was "
