@@ -11,7 +11,15 @@ from prefect_genmedia.jobs.model import Delivery, Job
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.tasks.progress import show_delivered, shown_delivery, shown_progress
 from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
-from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, explained, job_run_name, name_run_after, retry_if_safe
+from prefect_genmedia.tasks.support import (
+    RETRIES,
+    RETRY_DELAYS,
+    emit_job_event,
+    explained,
+    job_run_name,
+    name_run_after,
+    retry_if_safe,
+)
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
 """How long to wait unless told otherwise: the providers' examples stop after 600 s, but long jobs take more."""
@@ -56,6 +64,7 @@ async def submit(
     """
     async with explained(RETRIES):
         job = await submit_step(request, credentials, idempotency_key, variant, label, output, ask_again, preflight)
+    emit_job_event("submitted", job)
     await name_run_after(job)
     return job
 
@@ -125,6 +134,7 @@ async def download_result(
         done = await deliver_step(job, output, credentials)
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one
+    emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
     await publish_result_card(done, delivery)
     await show_delivered(done)
     return delivery

@@ -1,6 +1,8 @@
 """The steps of the job life inside a run: what the single tasks and a batch's one task a job both do.
 
-Each step opens what it needs (ledger, client), tells what happens in the run's log and as events, and returns the job.
+Each step opens what it needs (ledger, client), tells what happens in the run's log, and what goes wrong as events, too,
+and returns the job. What goes well is an event of the single tasks only: among thousands of jobs each one's task run
+and asset tell it, and handling an event costs Prefect's server as much as a request.
 """
 
 from __future__ import annotations
@@ -101,7 +103,6 @@ async def submit_step(
             if unknown is not None:
                 emit_job_event("unknown", unknown, message=error.message)
             raise
-    emit_job_event("submitted", job)
     logger.info("Job %s is %s at %s (key %s)", job.provider_job_id, job.provider_status, job.provider, job.key)
     return job
 
@@ -167,7 +168,6 @@ async def deliver_step(job: Job | str, output: str | None, credentials: Provider
                 raise
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one
-    emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
     tell_assets(done, made=done != present)
     get_run_logger().info("Delivered %s", delivery.uri)
     return done
