@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -16,8 +18,9 @@ from prefect.client.schemas.actions import (
 from prefect.client.schemas.objects import WorkPool
 from prefect.events.actions import DoNothing, SendNotification
 from prefect.events.schemas.automations import Automation, AutomationCore
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 from pydantic import ValidationError
+from typing_extensions import ParamSpec
 
 from prefect_genmedia.deploying.changes import Change, Outcome, compared
 from prefect_genmedia.deploying.files import LimitSpec
@@ -27,6 +30,31 @@ OUTPUT_VARIABLE = "genmedia_output"
 """The Prefect variable that containers take their output folder from."""
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def looks_again(apply: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+    """Apply once more where what is to be created is there already.
+
+    Somebody else was faster; or Prefect's client repeated a request whose answer was lost, after it had been obeyed.
+    """
+
+    @functools.wraps(apply)
+    async def applied(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await apply(*args, **kwargs)
+        except ObjectAlreadyExists:
+            pass
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code != 409:
+                raise
+        return await apply(*args, **kwargs)
+
+    return applied
+
+
+@looks_again
 async def apply_work_pool(client: PrefectClient, name: str, pool_type: str | None, dry: bool) -> tuple[Change, str]:
     """Create the work pool, unless there is one of that name, which stays as it is.
 
@@ -54,6 +82,7 @@ async def apply_work_pool(client: PrefectClient, name: str, pool_type: str | Non
     return Change("work pool", name, Outcome.CREATED, pool_type), pool_type
 
 
+@looks_again
 async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bool) -> Change:
     """Create or update a global concurrency limit; slots that are taken stay taken.
 
@@ -79,6 +108,7 @@ async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bo
     return Change("concurrency limit", name, outcome, f"{spec.limit} at a time")
 
 
+@looks_again
 async def apply_output(client: PrefectClient, output: str | None, dry: bool) -> Change | None:
     """Set the variable that containers take their output folder from, where a folder is given.
 

@@ -1,16 +1,20 @@
-"""Block documents as code: what is given is written, what a person set in the UI stays."""
+"""What is deployed as code: what is given is written, what a person set in the UI stays, what is there is taken."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
 from prefect_genmedia import HiDreamCredentials
 from prefect_genmedia.deploying.changes import Outcome
 from prefect_genmedia.deploying.documents import apply_document
 from prefect_genmedia.deploying.files import DocumentSpec
+from prefect_genmedia.deploying.infrastructure import apply_work_pool
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -47,3 +51,30 @@ async def test_what_a_person_set_in_the_ui_stays_where_no_variable_gives_it() ->
     stored: Any = await HiDreamCredentials.aload("from-code")
     assert stored.token.get_secret_value() == "t-1", "a limit alone leaves the secret"
     assert stored.max_in_flight == block.max_in_flight == 7
+
+
+@pytest.mark.parametrize("already_there", [True, False], ids=["by the name", "by the status"])
+async def test_a_work_pool_that_appears_between_looking_and_creating_is_taken_as_it_is(already_there: bool) -> None:
+    class Late:
+        """A client whose pool was created by a request whose answer was lost."""
+
+        created = 0
+
+        async def read_work_pool(self, name: str) -> Any:
+            if not self.created:
+                raise ObjectNotFound(Exception("no pool"))
+            return SimpleNamespace(type="process")
+
+        async def read_worker_metadata(self) -> Any:
+            return {"prefect": {"process": {"type": "process", "default_base_job_configuration": {}}}}
+
+        async def create_work_pool(self, pool: Any) -> None:
+            self.created += 1
+            if already_there:
+                raise ObjectAlreadyExists(Exception("409"))
+            request = httpx.Request("POST", "http://127.0.0.1/api/work_pools/")
+            raise PrefectHTTPStatusError("409", request=request, response=httpx.Response(409, request=request))
+
+    client: Any = Late()
+    change, kind = await apply_work_pool(client, "media", "process", dry=False)
+    assert (change.outcome, kind, client.created) == (Outcome.UNCHANGED, "process", 1)
