@@ -235,8 +235,11 @@ def batch(jobs: int) -> dict[str, Any]:
 
     credentials = TokenOpsCredentials(api_key="sk-simulator", base_url=os.environ["BENCH_URL"] + "/tokenops/v1")
     rows = [{"id": f"row-{number}", "model": MODEL, "prompt": "a lake at dawn"} for number in range(jobs)]
+    folder = os.environ["BENCH_FOLDER"]
+    table = Path(folder) / "rows.jsonl"  # as parameters of a flow run, many rows are more than Prefect takes
+    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     report = asyncio.run(
-        generate_batch(rows, "jimeng", credentials, "bench", os.environ["BENCH_FOLDER"], max_in_flight=min(jobs, 1000))
+        generate_batch(str(table), "jimeng", credentials, "bench", folder, max_in_flight=min(jobs, 1000))
     )
     assert report.delivered == jobs
     return {"lag": lag(os.environ["PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL"])}
