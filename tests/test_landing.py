@@ -11,7 +11,7 @@ import pytest
 from prefect_genmedia.errors import ProviderError, ResultInvalid, StorageError
 from prefect_genmedia.jobs import landing
 from prefect_genmedia.jobs.landing import Landing
-from prefect_genmedia.jobs.storage import LocalFolder
+from prefect_genmedia.jobs.storage import LocalFolder, storing
 from prefect_genmedia.providers.protocol import ResultStream
 
 
@@ -80,3 +80,11 @@ async def test_a_full_disk_is_told_while_the_rest_still_arrives(tmp_path: Path, 
     with pytest.raises(StorageError, match="No space left") as caught:
         await Landing(FullFolder(tmp_path)).receive(stream_of([b"abcdef"] * 10))
     assert caught.value.retryable
+
+
+def test_a_storage_s_error_is_told_without_the_credentials_and_signatures_that_it_quotes() -> None:
+    with pytest.raises(StorageError) as caught, storing():
+        raise PermissionError("PUT https://me:hunter2@store.example/a.mp4?X-Amz-Signature=5ec12e7 was refused")
+    assert "store.example/a.mp4" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+    assert "5ec12e7" not in str(caught.value)

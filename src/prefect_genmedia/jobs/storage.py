@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from fsspec.core import url_to_fs
 
 from prefect_genmedia.errors import GenMediaError, StorageError
 from prefect_genmedia.transport import excerpt
+from prefect_genmedia.transport.redact import unsigned_url
 
 QUARANTINE = "quarantine"
 """Folder beside the target for files that were paid for and do not verify."""
@@ -41,7 +43,8 @@ def storing() -> Iterator[None]:
     except GenMediaError:
         raise
     except Exception as error:
-        told = excerpt(str(error), 300)
+        # A storage's words may quote its URL, with credentials or a signature in it.
+        told = excerpt(re.sub(r"\w+://\S+", lambda url: unsigned_url(url.group()), str(error)), 300)
         failure = StorageError(f"The file could not be stored: {type(error).__name__}: {told}.")
     else:
         return
