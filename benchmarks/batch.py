@@ -1,9 +1,10 @@
 """How much longer a batch takes than the bare HTTP calls it makes, and than one task a step: `make bench`.
 
 Four programs do the same jobs against the same simulator, each in a process of its own, timed until the process has
-ended and the Prefect server (SQLite, same machine) shows every task run completed:
+ended and the Prefect server (SQLite, same machine) shows every task run completed. All but the last hold the same gate:
+so many jobs at the provider at once, each until it is done.
 
-- bare: asyncio and httpx, at most 8 requests at a time; no Prefect, no ledger, no verification;
+- bare: asyncio and httpx; no Prefect, no ledger, no verification;
 - traced: the same calls, each job in one task run, and nothing else: what Prefect itself costs;
 - batch: `generate_batch`: one task run a job, ledger, verified files, table of results;
 - naive: four awaited task runs a job, no gate, no ledger.
@@ -23,7 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,9 @@ HERE = Path(__file__).resolve()
 OUTPUT = Path("bench-output")
 VARIANTS = ("bare", "traced", "batch", "naive")
 MODEL = "jimeng-video-3.0-720P"
-GATE = 8
+CONNECTIONS = 8
+"""Requests of the bare script at once: what serves it best."""
+
 SERVER = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
@@ -53,18 +58,19 @@ COLUMNS = {
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 1000))
+    parser.add_argument("--gate", type=int, default=int(os.environ.get("GATE") or 200), help="jobs in flight at most")
     parser.add_argument("--only", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--run", choices=VARIANTS, help=argparse.SUPPRESS)
     parser.add_argument("--profile", help="write a profile of generate_batch to this file")
     parser.add_argument("--default-server", action="store_true", help="leave the Prefect server's settings alone")
     options = parser.parse_args()
     if options.run:
-        run_variant(options.run, options.jobs)
+        run_variant(options.run, options.jobs, options.gate)
     else:
-        compare(options.jobs, options.only, options.profile, not options.default_server)
+        compare(options.jobs, options.gate, options.only, options.profile, not options.default_server)
 
 
-def compare(jobs: int, variants: list[str], profile: str | None, tuned: bool) -> None:
+def compare(jobs: int, gate: int, variants: list[str], profile: str | None, tuned: bool) -> None:
     from prefect_genmedia.cli.local_server import local_server
 
     figures: dict[str, dict[str, float]] = {}
@@ -77,13 +83,14 @@ def compare(jobs: int, variants: list[str], profile: str | None, tuned: bool) ->
             for variant in variants:
                 before = cpu_of_ended_children()
                 with local_server(folder / variant, SERVER if tuned else {}) as server:
-                    figures[variant] = measure(variant, jobs, url, dict(server.env), server.api, folder, profile)
+                    env = dict(server.env)
+                    figures[variant] = measure(variant, jobs, gate, url, env, server.api, folder, profile)
                 ended = cpu_of_ended_children() - before
                 figures[variant]["server_cpu_seconds"] = round(ended - figures[variant]["cpu_seconds"], 2)
                 print(f"{variant}: {figures[variant]}", flush=True)
         finally:
             simulator.terminate()
-    report(jobs, figures, tuned)
+    report(jobs, gate, figures, tuned)
 
 
 def cpu_of_ended_children() -> float:
@@ -92,7 +99,7 @@ def cpu_of_ended_children() -> float:
 
 
 def measure(
-    variant: str, jobs: int, url: str, env: dict[str, str], api: str, folder: Path, profile: str | None
+    variant: str, jobs: int, gate: int, url: str, env: dict[str, str], api: str, folder: Path, profile: str | None
 ) -> dict[str, float]:
     httpx.post(f"{url}/control/reset").raise_for_status()
     env |= {
@@ -102,7 +109,7 @@ def measure(
         "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "INFO",
         "PREFECT_LOGGING_LEVEL": "ERROR" if variant == "bare" else "INFO",
     }
-    command = [sys.executable, str(HERE), "--run", variant, "--jobs", str(jobs)]
+    command = [sys.executable, str(HERE), "--run", variant, "--jobs", str(jobs), "--gate", str(gate)]
     if profile and variant == "batch":
         command = [sys.executable, "-m", "cProfile", "-o", profile, *command[1:]]
     begun = time.monotonic()
@@ -137,11 +144,12 @@ def completed(api: str) -> int:
         return 0
 
 
-def report(jobs: int, figures: dict[str, dict[str, float]], tuned: bool) -> None:
+def report(jobs: int, gate: int, figures: dict[str, dict[str, float]], tuned: bool) -> None:
     bare = figures.get("bare", {}).get("recorded_seconds")
     traced = figures.get("traced", {}).get("recorded_seconds")
     naive = figures.get("naive", {}).get("recorded_seconds")
-    print(f"\n{jobs} jobs of 5 s; Prefect's server {'with larger writes' if tuned else 'as it comes'}\n")
+    server = "with larger writes" if tuned else "as it comes"
+    print(f"\n{jobs} jobs of 5 s, {gate} in flight at most; Prefect's server {server}\n")
     print("| |", " | ".join(COLUMNS.values()), "|")
     print("| --- " * (len(COLUMNS) + 1) + "|")
     for name, row in figures.items():
@@ -156,14 +164,16 @@ def report(jobs: int, figures: dict[str, dict[str, float]], tuned: bool) -> None
         }
         print("\n" + ", ".join(f"{name.replace('_to_', ' / ')} = {ratio}" for name, ratio in ratios.items()))
     OUTPUT.mkdir(exist_ok=True)
-    content = {"jobs": jobs, "cpus": os.cpu_count(), "figures": figures, "ratios": ratios}
-    (OUTPUT / f"batch-{jobs}{'' if tuned else '-default-server'}.json").write_text(json.dumps(content, indent=2) + "\n")
+    content = {"jobs": jobs, "gate": gate, "cpus": os.cpu_count(), "figures": figures, "ratios": ratios}
+    (OUTPUT / f"batch-{jobs}-{gate}{'' if tuned else '-default-server'}.json").write_text(
+        json.dumps(content, indent=2) + "\n"
+    )
 
 
-def run_variant(variant: str, jobs: int) -> None:
+def run_variant(variant: str, jobs: int, gate: int) -> None:
     begun = time.monotonic()
     Path(os.environ["BENCH_FOLDER"]).mkdir(parents=True)
-    facts = {"bare": bare, "traced": traced, "batch": batch, "naive": naive}[variant](jobs)
+    facts = {"bare": bare, "traced": traced, "batch": batch, "naive": naive}[variant](jobs, gate)
     used = resource.getrusage(resource.RUSAGE_SELF)
     peak, cpu = used.ru_maxrss / 1024, used.ru_utime + used.ru_stime
     print(
@@ -178,58 +188,68 @@ def run_variant(variant: str, jobs: int) -> None:
     )
 
 
-def bare(jobs: int) -> dict[str, Any]:
-    asyncio.run(all_bare(jobs, one_bare))
-    return {}
+@dataclass
+class Bare:
+    """What the bare script's jobs share."""
+
+    client: httpx.AsyncClient
+    in_flight: asyncio.Semaphore
+    requests: asyncio.Semaphore
+    folder: Path
+
+    async def ask(self, method: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:
+        async with self.requests:
+            return (await self.client.request(method, path, json=body)).raise_for_status()
+
+    async def one(self, number: int) -> None:
+        async with self.in_flight:
+            body = {"model": MODEL, "prompt": "a lake at dawn", "req_key": "jimeng_t2v_v30"}
+            job = (await self.ask("POST", "/videos", body)).json()["id"]
+            status = "queued"
+            while status != "completed":
+                await asyncio.sleep(1)
+                status = (await self.ask("GET", f"/videos/{job}")).json()["status"]
+        video = await self.ask("GET", f"/videos/{job}/content")
+        (self.folder / f"{number}.mp4").write_bytes(video.content)
 
 
-def traced(jobs: int) -> dict[str, Any]:
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
+@asynccontextmanager
+async def bare_script(gate: int) -> AsyncIterator[Bare]:
+    headers = {"Authorization": "Bearer sk-simulator"}
+    base = os.environ["BENCH_URL"] + "/tokenops/v1"
+    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=60) as client:
+        folder = Path(os.environ["BENCH_FOLDER"])
+        yield Bare(client, asyncio.Semaphore(gate), asyncio.Semaphore(CONNECTIONS), folder)
 
-    class Call:  # Prefect looks through a task's parameters, but not into this
-        def __init__(self, *values: Any) -> None:
-            self.values = values
 
-    @task(cache_policy=NO_CACHE, persist_result=False)
-    async def one(call: Call) -> None:
-        await one_bare(*call.values)
-
-    @flow
+def bare(jobs: int, gate: int) -> dict[str, Any]:
     async def everything() -> None:
-        await all_bare(jobs, lambda *values: one(Call(*values)))
+        async with bare_script(gate) as script:
+            await asyncio.gather(*(script.one(number) for number in range(jobs)))
 
     asyncio.run(everything())
     return {}
 
 
-async def all_bare(
-    jobs: int, one: Callable[[httpx.AsyncClient, asyncio.Semaphore, Path, int], Awaitable[None]]
-) -> None:
-    folder = Path(os.environ["BENCH_FOLDER"])
-    gate = asyncio.Semaphore(GATE)
-    headers = {"Authorization": "Bearer sk-simulator"}
-    base = os.environ["BENCH_URL"] + "/tokenops/v1"
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=60) as client:
-        await asyncio.gather(*(one(client, gate, folder, number) for number in range(jobs)))
+def traced(jobs: int, gate: int) -> dict[str, Any]:
+    from prefect import flow, task
+    from prefect.cache_policies import NO_CACHE
+
+    @flow
+    async def everything() -> None:
+        async with bare_script(gate) as script:
+
+            @task(cache_policy=NO_CACHE, persist_result=False)
+            async def one(number: int) -> None:
+                await script.one(number)
+
+            await asyncio.gather(*(one(number) for number in range(jobs)))
+
+    asyncio.run(everything())
+    return {}
 
 
-async def one_bare(client: httpx.AsyncClient, gate: asyncio.Semaphore, folder: Path, number: int) -> None:
-    body = {"model": MODEL, "prompt": "a lake at dawn", "req_key": "jimeng_t2v_v30"}
-    async with gate:
-        job = (await client.post("/videos", json=body)).raise_for_status().json()["id"]
-    while True:
-        await asyncio.sleep(1)
-        async with gate:
-            status = (await client.get(f"/videos/{job}")).raise_for_status().json()["status"]
-        if status == "completed":
-            break
-    async with gate:
-        video = (await client.get(f"/videos/{job}/content")).raise_for_status().content
-    (folder / f"{number}.mp4").write_bytes(video)
-
-
-def batch(jobs: int) -> dict[str, Any]:
+def batch(jobs: int, gate: int) -> dict[str, Any]:
     from prefect_genmedia import TokenOpsCredentials
     from prefect_genmedia.flows.batch import generate_batch
 
@@ -238,9 +258,7 @@ def batch(jobs: int) -> dict[str, Any]:
     folder = os.environ["BENCH_FOLDER"]
     table = Path(folder) / "rows.jsonl"  # as parameters of a flow run, many rows are more than Prefect takes
     table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    report = asyncio.run(
-        generate_batch(str(table), "jimeng", credentials, "bench", folder, max_in_flight=min(jobs, 1000))
-    )
+    report = asyncio.run(generate_batch(str(table), "jimeng", credentials, "bench", folder, max_in_flight=gate))
     assert report.delivered == jobs
     return {"lag": lag(os.environ["PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL"])}
 
@@ -257,7 +275,7 @@ def lag(url: str) -> float:
     return asyncio.run(read())
 
 
-def naive(jobs: int) -> dict[str, Any]:
+def naive(jobs: int, gate: int) -> dict[str, Any]:
     from prefect import flow, task
     from prefect.cache_policies import NO_CACHE
 
