@@ -27,12 +27,13 @@ app.register_install_completion_command()
 
 @app.command
 def simulator(
+    *,
     host: str = "127.0.0.1",
     port: int = 8787,
     queue_seconds: float = 1.0,
     run_seconds: float = 4.0,
     subjects: int | None = None,
-    key: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    key: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
 ) -> None:
     """Serve a double of the providers, to develop against without paying.
 
@@ -74,7 +75,7 @@ def simulator(
 
 
 @app.command
-def callbacks(host: str = "0.0.0.0", port: int = 8788) -> None:  # noqa: S104 - providers come from outside
+def callbacks(*, host: str = "127.0.0.1", port: int = 8788) -> None:
     """Receive the providers' callbacks; waiting runs notice a finished job at once.
 
     Needs PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET, here and where the flows run, and a ledger that both reach.
@@ -82,7 +83,7 @@ def callbacks(host: str = "0.0.0.0", port: int = 8788) -> None:  # noqa: S104 - 
     Parameters
     ----------
     host
-        Address to listen on.
+        Address to listen on; 0.0.0.0 listens on every interface.
     port
         Port to listen on.
     """
@@ -92,7 +93,11 @@ def callbacks(host: str = "0.0.0.0", port: int = 8788) -> None:  # noqa: S104 - 
 
 
 @app.command
-def demo(output: Path = Path("demo-output"), keep: bool = False) -> None:
+def demo(
+    *,
+    output: Path = Path("demo-output"),
+    keep: Annotated[bool, Parameter(negative="", show_default=False)] = False,
+) -> None:
     """Run the main job on a Prefect server of its own, against the simulator: a portrait speaks a recording.
 
     Parameters

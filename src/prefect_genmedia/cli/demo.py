@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 from rich.console import Console
+from rich.markup import escape
 
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.errors import ResultInvalid
@@ -53,7 +54,7 @@ def run_demo(output: Path, keep: bool, console: Console) -> int:
         console.print("Stopped.")
         return 130
     except RuntimeError as error:
-        console.print(f"[red]{error}[/]", highlight=False)
+        console.print(f"[red]{escape(str(error))}[/]", highlight=False)
         return 1
 
 
@@ -87,7 +88,7 @@ def _run(output: Path, keep: bool, console: Console, server: LocalServer, simula
     problems = [*_file_problems(result["delivery"]), *_record_problems(server, result["flow_run_id"])]
     _report(console, server, simulator, result)
     for problem in problems:
-        console.print(f"[red]✗ {problem}[/]")
+        console.print(f"[red]✗ {escape(problem)}[/]")
     if not problems:
         console.print("[green]✓[/] the file verifies, and the server has every task run as Completed")
     if keep:
@@ -145,4 +146,4 @@ def _report(console: Console, server: LocalServer, simulator: RunningSimulator, 
     console.print()
     for name, fact in facts.items():
         # Whole lines: an address that is cut, or wrapped, cannot be clicked or copied.
-        console.print(f"[bold]{name:<12}[/]{fact}", soft_wrap=True)
+        console.print(f"[bold]{name:<12}[/]{escape(fact)}", soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated
 
 import httpx
 from cyclopts import Parameter
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from prefect_genmedia.cli.choices import ProviderName, Switch
+from prefect_genmedia.cli.stop import stop
 from prefect_genmedia.deploying import Change, Options, Outcome, apply
 from prefect_genmedia.errors import InvalidRequest
 
@@ -40,8 +42,8 @@ def deploy(
     output: Annotated[str | None, Parameter(env_var="GENMEDIA_OUTPUT")] = None,
     secrets: Path | None = None,
     alerts: Annotated[str | None, Parameter(env_var="GENMEDIA_ALERTS")] = None,
-    provider: Annotated[tuple[Literal["tokenops", "jenius", "hidream"], ...], Parameter(negative="")] = (),
-    check: Annotated[bool, Parameter(negative="")] = False,
+    provider: Annotated[tuple[ProviderName, ...], Parameter(negative="", show_default=False)] = (),
+    check: Switch = False,
     prefect_file: Path | None = None,
     server_file: Path | None = None,
     automations_file: Path | None = None,
@@ -82,7 +84,7 @@ def deploy(
     """
     api = get_current_settings().api.url
     if api is None:
-        _stop("No Prefect server is set: set PREFECT_API_URL.")
+        stop("No Prefect server is set: set PREFECT_API_URL.")
     options = Options(
         pool=pool,
         pool_type=pool_type,
@@ -101,7 +103,7 @@ def deploy(
     problem = asyncio.run(_collect(options, changes))
     _print(changes, check)
     if problem:
-        _stop(problem)
+        stop(problem)
     wrong = _WRONG_IN_A_CHECK if check else _WRONG
     if any(change.outcome in wrong for change in changes):
         raise SystemExit(1)
@@ -137,8 +139,3 @@ def _print(changes: list[Change], check: bool) -> None:
         ", ".join(f"{count} {words.get(outcome, outcome.value)}" for outcome, count in counts.items() if count),
         highlight=False,
     )
-
-
-def _stop(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[red]{escape(message)}[/]", highlight=False, soft_wrap=True)
-    raise SystemExit(1)

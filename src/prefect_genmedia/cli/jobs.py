@@ -9,35 +9,29 @@ import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 
+from prefect_genmedia.cli.choices import ProviderName, Switch
+from prefect_genmedia.cli.stop import stop
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.decide import Decision, decide
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
-from prefect_genmedia.jobs.model import Job, JobState
+from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.settings import current_settings
 
 app = App(name="jobs", help="Look into the job ledger, and settle what only a person can.")
 
-StateName = Literal[
-    "reserved",
-    "sending",
-    "submitted",
-    "succeeded",
-    "delivered",
-    "undeliverable",
-    "failed",
-    "rejected",
-    "unknown",
-    "abandoned",
-]
-AsJson = Annotated[bool, Parameter(name="--json", negative="")]
+AsJson = Annotated[Switch, Parameter(name="--json")]
 Format = Annotated[Literal["csv", "jsonl"], Parameter(name="--format")]
 Answer = TypeVar("Answer")
+
+NEEDS_A_PERSON = frozenset({JobState.UNKNOWN})
+"""States that only a person can end."""
 
 _COLOURS = {
     JobState.DELIVERED: "green",
@@ -51,9 +45,13 @@ _COLOURS = {
 
 @app.command(name="list")
 def list_jobs(
-    state: tuple[StateName, ...] = (), provider: str | None = None, limit: int = 50, as_json: AsJson = False
+    *,
+    state: Annotated[tuple[JobState, ...], Parameter(negative="", show_default=False)] = (),
+    provider: ProviderName | None = None,
+    limit: int = 50,
+    as_json: AsJson = False,
 ) -> None:
-    """List jobs, those that expire soonest first.
+    """List jobs: those that need you, then those at a provider by expiry, then the newest.
 
     Parameters
     ----------
@@ -66,7 +64,7 @@ def list_jobs(
     as_json
         Print JSON, one array.
     """
-    found = _run(lambda ledger: ledger.jobs({JobState(each) for each in state}, provider, limit=limit))
+    found = _run(lambda ledger: _listed(ledger, frozenset(state) or frozenset(JobState), provider, limit))
     if as_json:
         _print_json([_plain(job) for job in found])
         return
@@ -76,20 +74,30 @@ def list_jobs(
     for job in found:
         ending = job.delivery.uri if job.delivery else job.error_message or ""
         table.add_row(
-            job.key,
+            escape(job.key),
             f"[{_COLOURS.get(job.state, 'cyan')}]{job.state.value}[/]",
-            job.kind,
-            job.label,
-            job.provider_job_id or "",
+            escape(job.kind),
+            escape(job.label),
+            escape(job.provider_job_id or ""),
             _time(job.created_at),
-            _time(job.expires_at) if job.state in (JobState.SUBMITTED, JobState.SUCCEEDED) else "",
-            ending,
+            _time(job.expires_at) if job.state in AT_PROVIDER else "",
+            escape(ending),
         )
     _console().print(table if found else "The ledger has no such jobs.")
 
 
+async def _listed(ledger: Ledger, states: frozenset[JobState], provider: str | None, limit: int) -> list[Job]:
+    """What needs a person, then what is at a provider by expiry, then the newest of the rest."""
+    listed: list[Job] = []
+    for group in (NEEDS_A_PERSON, AT_PROVIDER, frozenset(JobState) - NEEDS_A_PERSON - AT_PROVIDER):
+        if states & group:
+            by_expiry = group is AT_PROVIDER
+            listed += await ledger.jobs(states & group, provider, limit - len(listed), by_expiry=by_expiry)
+    return listed
+
+
 @app.command
-def show(job: str, as_json: AsJson = False) -> None:
+def show(job: str, /, *, as_json: AsJson = False) -> None:
     """Show all that is known about a job.
 
     Parameters
@@ -107,16 +115,15 @@ def show(job: str, as_json: AsJson = False) -> None:
     for name, value in _plain(found).items():
         if value not in (None, "", {}):
             shown = _time(value) if name.endswith("_at") or name == "not_before" else value
-            table.add_row(
-                f"[bold]{name}[/]", shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-            )
+            words = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
+            table.add_row(f"[bold]{name}[/]", escape(words))
     _console().print(table)
     if found.state is JobState.UNKNOWN:
         _console().print(f"\nNext: {found.failure().next_step.format(job=found.key)}", soft_wrap=True)
 
 
 @app.command
-def adopt(job: str, provider_job_id: str) -> None:
+def adopt(job: str, provider_job_id: str, /) -> None:
     """Settle an unknown submission: it did arrive, and this is the provider's id of it.
 
     Parameters
@@ -131,7 +138,7 @@ def adopt(job: str, provider_job_id: str) -> None:
 
 
 @app.command
-def resubmit(job: str) -> None:
+def resubmit(job: str, /) -> None:
     """Settle an unknown submission: it never arrived, and the next run may send it again.
 
     Parameters
@@ -144,7 +151,7 @@ def resubmit(job: str) -> None:
 
 
 @app.command
-def abandon(job: str) -> None:
+def abandon(job: str, /) -> None:
     """Let an unknown submission be: nothing sends it again in its scope.
 
     Parameters
@@ -156,7 +163,7 @@ def abandon(job: str) -> None:
 
 
 @app.command
-def export(output: Path | None = None, file_format: Format = "csv") -> None:
+def export(*, output: Path | None = None, file_format: Format = "csv") -> None:
     """Write the whole ledger as a table, for accounting.
 
     Parameters
@@ -199,7 +206,7 @@ def _decide(job: str, decision: Decision, provider_job_id: str | None = None) ->
 async def _found(ledger: Ledger, name: str) -> Job:
     job = await ledger.find(name)
     if job is None:
-        _stop(f"The ledger has no job {name!r}.")
+        stop(f"The ledger has no job {name!r}.")
     return job
 
 
@@ -211,12 +218,7 @@ def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
     try:
         return asyncio.run(opened())
     except GenMediaError as error:
-        _stop(error.message)
-
-
-def _stop(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[red]{message}[/]", highlight=False, soft_wrap=True)
-    raise SystemExit(1)
+        stop(error.message)
 
 
 def _console() -> Console:

@@ -209,24 +209,24 @@ class Ledger:
         self,
         states: Collection[JobState] = (),
         provider: str | None = None,
-        flow_run_id: str | None = None,
         limit: int | None = None,
+        *,
+        by_expiry: bool = True,
     ) -> list[Job]:
         """Jobs, closest expiry first, then newest first; `states` empty means every state.
 
         Parameters:
             states: only jobs in one of these.
             provider: only jobs of this provider.
-            flow_run_id: only jobs of this flow run.
             limit: at most this many.
+            by_expiry: whether expiry counts; else newest first alone.
         """
-        statement = select(_JOBS).order_by(_JOBS.c.expires_at.asc().nulls_last(), _JOBS.c.created_at.desc())
+        order = [_JOBS.c.expires_at.asc().nulls_last()] if by_expiry else []
+        statement = select(_JOBS).order_by(*order, _JOBS.c.created_at.desc())
         if states:
             statement = statement.where(_JOBS.c.state.in_([state.value for state in states]))
         if provider is not None:
             statement = statement.where(_JOBS.c.provider == provider)
-        if flow_run_id is not None:
-            statement = statement.where(_JOBS.c.flow_run_id == flow_run_id)
         return await self._all(statement.limit(limit))
 
     async def typical_seconds(self, provider: str, model: str, length_seconds: float | None) -> float | None:

@@ -1,0 +1,17 @@
+"""Parameters that several commands have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from prefect_genmedia.blocks import CREDENTIALS
+
+if TYPE_CHECKING:
+    ProviderName = str
+else:  # what is offered and accepted are the providers that there are
+    ProviderName = Literal[tuple(CREDENTIALS)]
+
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+"""Off unless given: there is no `--no-…`."""
