@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 
 class GenMediaSettings(PrefectBaseSettings):
@@ -58,6 +59,14 @@ class GenMediaSettings(PrefectBaseSettings):
     callback_secret: SecretStr | None = Field(
         default=None, description="Makes each job's callback address unguessable; the same for workers and receiver."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_not_set(cls, value: Any, info: ValidationInfo) -> Any:
+        """Compose files and `.env` templates name a variable that nobody filled in: it is there, and empty."""
+        if isinstance(value, str) and not value.strip():
+            return cls.model_fields[info.field_name or ""].default
+        return value
 
     @property
     def ledger(self) -> str:

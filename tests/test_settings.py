@@ -1,0 +1,25 @@
+"""The settings: what is there and empty is not set, as compose files and templates leave it."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefect_genmedia.settings import GenMediaSettings, current_settings
+
+PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
+
+
+@pytest.mark.parametrize("empty", ["", " "], ids=["empty", "blank"])
+@pytest.mark.parametrize("name", GenMediaSettings.model_fields)
+def test_an_empty_variable_stands_for_the_default(name: str, empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}{name.upper()}", empty)
+    assert getattr(current_settings(), name) == GenMediaSettings.model_fields[name].default
+
+
+def test_a_variable_that_is_filled_in_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}CALLBACK_URL", "https://callbacks.example.com")
+    monkeypatch.setenv(f"{PREFIX}CALLBACK_SECRET", "a long random text")
+    settings = current_settings()
+    assert settings.callback_url == "https://callbacks.example.com"
+    assert settings.callback_secret
+    assert settings.callback_secret.get_secret_value() == "a long random text"
