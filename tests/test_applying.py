@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,11 +11,14 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
-from prefect_genmedia import HiDreamCredentials
-from prefect_genmedia.deploying.changes import Outcome
+from prefect_genmedia import HiDreamCredentials, TokenOpsCredentials
+from prefect_genmedia.deploying import Options, Outcome
+from prefect_genmedia.deploying import apply as apply_all
+from prefect_genmedia.deploying.deployments import apply_deployment
 from prefect_genmedia.deploying.documents import apply_document
-from prefect_genmedia.deploying.files import DocumentSpec
+from prefect_genmedia.deploying.files import DeploymentSpec, DocumentSpec
 from prefect_genmedia.deploying.infrastructure import apply_work_pool
+from prefect_genmedia.errors import InvalidRequest
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -78,3 +82,58 @@ async def test_a_work_pool_that_appears_between_looking_and_creating_is_taken_as
     client: Any = Late()
     change, kind = await apply_work_pool(client, "media", "process", dry=False)
     assert (change.outcome, kind, client.created) == (Outcome.UNCHANGED, "process", 1)
+
+
+async def test_a_deployments_own_variables_do_not_take_the_shared_ledger_from_its_containers() -> None:
+    profile = {"image": "ours", "env": {"LEDGER_URL": "shared", "OUTPUT": "s3://bucket/media"}}
+    spec = DeploymentSpec(
+        name="with-env",
+        entrypoint="prefect_genmedia.flows.decide.decide_job",
+        description="A deployment with a variable of its own.",
+        work_pool={"name": "merging", "job_variables": {"image": "own", "env": {"TZ": "UTC", "OUTPUT": "s3://own"}}},
+    )
+    async with get_client() as client:
+        await apply_work_pool(client, "merging", "process", dry=False)
+        await apply_deployment(client, spec, "merging", profile, dry=False)
+        stored = await client.read_deployment_by_name("decide-job/with-env")
+    assert stored.job_variables == {
+        "image": "own",
+        "env": {"LEDGER_URL": "shared", "OUTPUT": "s3://own", "TZ": "UTC"},
+    }
+
+
+WRONG = {
+    "an automation": ("automations_file", "automations: [{name: wrong, trigger: {type: event, posture: Never}}]"),
+    "an entrypoint": (
+        "prefect_file",
+        "{name: x, pull: [], deployments: [{name: d, entrypoint: prefect_genmedia.flows.nothing, description: d}]}",
+    ),
+    "a Block type": ("documents_file", "documents: [{block: no-such, name: d, fields: {}}]"),
+}
+
+
+@pytest.mark.parametrize("wrong", [*WRONG, "the alerts' Block", "a pool's type", "a pool of containers"])
+async def test_what_cannot_be_right_is_told_before_anything_is_changed(wrong: str, tmp_path: Path) -> None:
+    documents = "{block: tokenops-credentials, name: untouched, fields: {api_key: KEY}}"
+    given: dict[str, Any] = {"documents_file": f"documents: [{documents}]"}
+    options: dict[str, Any] = {"environment": {"KEY": "sk-one"}, "pool": "untouched"}
+    if wrong in WRONG:
+        name, text = WRONG[wrong]
+        given[name] = text.replace("[{block", f"[{documents}, {{block")
+    for name, text in given.items():
+        options[name] = tmp_path / name
+        options[name].write_text(text, "utf-8")
+    options |= {
+        "the alerts' Block": {"alerts": "slack-webhook/nobody"},
+        "a pool's type": {"pool_type": "no-such"},
+        "a pool of containers": {"pool_type": "docker"},
+    }.get(wrong, {})
+
+    with pytest.raises(InvalidRequest):
+        [change async for change in apply_all(Options(**options))]
+
+    with pytest.raises(ValueError, match="untouched"):
+        await TokenOpsCredentials.aload("untouched")
+    async with get_client() as client:
+        with pytest.raises(ObjectNotFound):
+            await client.read_work_pool("untouched")

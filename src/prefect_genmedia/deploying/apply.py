@@ -70,44 +70,66 @@ class Options:
 async def apply(options: Options) -> AsyncIterator[Change]:
     """Apply everything to the server that Prefect is set to, and tell each step.
 
-    Every file is read and checked before the first thing is changed.
+    Every file and option is checked, against the server too, before the first thing is changed.
 
     Raises:
         InvalidRequest: a file or an option cannot be right.
     """
+    declared = _declared(options)
+    async with get_client() as client:
+        if not options.check:
+            async for _ in _applied(client, options, declared, dry=True):
+                pass  # a rehearsal: what cannot be right stops it before anything is changed
+        async for change in _applied(client, options, declared, options.check):
+            yield change
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What the files say."""
+
+    prefect_file: PrefectFile
+    server: ServerFile
+    automations: AutomationsFile
+    documents: DocumentsFile
+    values: Mapping[str, str] = field(repr=False)
+
+
+def _declared(options: Options) -> _Declared:
     prefect_file = read_spec(PrefectFile, DEPLOYMENTS, "prefect.yaml", options.prefect_file)
     server = read_spec(ServerFile, DEPLOYMENTS, "server.yaml", options.server_file)
     automations = read_spec(AutomationsFile, DEPLOYMENTS, "automations.yaml", options.automations_file)
     documents = read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml", options.documents_file)
     values = {**options.environment, **(read_secrets(options.secrets) if options.secrets else {})}
-    deployments = _chosen(prefect_file.deployments, options.providers)
+    return _Declared(prefect_file, server, automations, documents, values)
 
-    async with get_client() as client:
-        for block_type in CREDENTIALS.values():
-            yield await apply_block_type(client, block_type, options.check)
-        present: dict[str, Block] = {}
-        for document in _chosen_documents(documents.documents, options.providers):
-            change, block = await apply_document(client, document, values, options.check)
-            yield change
-            if block is not None:
-                present[change.name] = block
-            if options.check and isinstance(block, ProviderCredentials):
-                yield await probe(block)
 
-        pool, profile = await _pool(client, options, prefect_file, server)
-        variable = await apply_output(client, options.output, options.check)
-        if variable is not None:
-            yield variable
-        _require_shared(profile, pool, LEDGER_DOCUMENT in present, variable is not None)
-        yield (await apply_work_pool(client, pool, options.pool_type, options.check))[0]
-        for name, limit in server.global_concurrency_limits.items():
-            yield await apply_limit(client, name, limit, options.check)
+async def _applied(client: PrefectClient, options: Options, declared: _Declared, dry: bool) -> AsyncIterator[Change]:
+    for block_type in CREDENTIALS.values():
+        yield await apply_block_type(client, block_type, dry)
+    present: dict[str, Block] = {}
+    for document in _chosen_documents(declared.documents.documents, options.providers):
+        change, block = await apply_document(client, document, declared.values, dry)
+        yield change
+        if block is not None:
+            present[change.name] = block
+        if options.check and isinstance(block, ProviderCredentials):
+            yield await probe(block)
 
-        job_variables = {**profile.job_variables, **({"image": options.image} if options.image else {})}
-        for deployment in deployments:
-            yield await apply_deployment(client, deployment, pool, job_variables, options.check)
-        for automation in automations.automations:
-            yield await apply_automation(client, automation, options.alerts, options.check)
+    pool, profile = await _pool(client, options, declared.prefect_file, declared.server)
+    variable = await apply_output(client, options.output, dry)
+    if variable is not None:
+        yield variable
+    _require_shared(profile, pool, LEDGER_DOCUMENT in present, variable is not None)
+    yield (await apply_work_pool(client, pool, options.pool_type, dry))[0]
+    for name, limit in declared.server.global_concurrency_limits.items():
+        yield await apply_limit(client, name, limit, dry)
+
+    job_variables = {**profile.job_variables, **({"image": options.image} if options.image else {})}
+    for deployment in _chosen(declared.prefect_file.deployments, options.providers):
+        yield await apply_deployment(client, deployment, pool, job_variables, dry)
+    for automation in declared.automations.automations:
+        yield await apply_automation(client, automation, options.alerts, dry)
 
 
 async def _pool(

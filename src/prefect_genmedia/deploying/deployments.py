@@ -48,12 +48,20 @@ async def apply_deployment(
     """
     flow = load_flow(spec)
     existing = await _existing(client, f"{flow.name}/{spec.name}")
-    wanted = _wanted(spec, flow, pool, {**job_variables, **spec.work_pool.job_variables})
+    wanted = _wanted(spec, flow, pool, _over(job_variables, spec.work_pool.job_variables))
     outcome = compared(existing, existing is not None and _wanted_of(existing) == wanted)
     switches = {schedule.slug: schedule.active for schedule in existing.schedules} if existing else {}
     if outcome is not Outcome.UNCHANGED and not dry:
         await _write(client, spec, flow, wanted, switches, existing.paused if existing else None)
     return Change("deployment", f"{flow.name}/{spec.name}", outcome, _schedules_in_words(spec, switches))
+
+
+def _over(profile: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """A deployment's own job variables over its pool's: `env` one by one, or its containers would lose the ledger."""
+    merged = {**profile, **own}
+    if isinstance(profile.get("env"), dict) and isinstance(own.get("env"), dict):
+        merged["env"] = {**profile["env"], **own["env"]}
+    return merged
 
 
 async def _write(
