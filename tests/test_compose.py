@@ -57,7 +57,25 @@ def test_every_value_that_is_filled_in_is_explained_in_the_example() -> None:
 def test_no_password_has_a_default() -> None:
     for name, value in variables():
         if re.search("PASSWORD|SECRET|ENCRYPTION_KEY|CONNECTION_URL|LEDGER_URL", name):
-            assert ":?}" in value
+            assert value.endswith(":-}") or ":?}" in value
+
+
+def test_every_value_that_a_block_takes_reaches_the_service_that_deploys() -> None:
+    documents = yaml.safe_load((FOLDER.parent / "blocks" / "documents.yaml").read_text("utf-8"))["documents"]
+    wanted = {variable for each in documents if not each.get("optional") for variable in each["fields"].values()}
+    assert wanted <= SERVICES["deploy"]["environment"].keys()
+
+
+def test_what_is_left_empty_means_not_set_to_the_storages_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = pytest.importorskip("botocore.session")
+    for name, value in SERVICES["worker"]["environment"].items():
+        if name.startswith("AWS_"):
+            monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(.*)\}", r"\1", value))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert os.environ[name] == ""
+    unsigned = pytest.importorskip("botocore.config").Config(signature_version=pytest.importorskip("botocore").UNSIGNED)
+    client = session.get_session().create_client("s3", config=unsigned)
+    assert client.meta.endpoint_url == "https://s3.amazonaws.com"
 
 
 def test_services_wait_for_what_exists() -> None:
@@ -77,6 +95,16 @@ def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
             for source in line.split()[1:-1]:
                 assert (FOLDER.parent / source).exists()
     assert [line for line in lines if line.startswith("USER ")] == ["USER genmedia"]
+
+
+def test_the_image_has_what_its_documents_use() -> None:
+    text = (FOLDER / "Dockerfile").read_text("utf-8")
+    assert re.search(r"\.whl\)\[s3,parquet\]", text)
+
+
+def test_neither_a_secret_nor_a_checkouts_rubbish_goes_into_the_build() -> None:
+    left_out = (FOLDER.parent / ".dockerignore").read_text("utf-8").splitlines()
+    assert {".env", ".git", ".venv*", "**/__pycache__", "build", "dist"} <= set(left_out)
 
 
 def test_docker_understands_the_compose_file(tmp_path: Path) -> None:
