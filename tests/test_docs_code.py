@@ -183,7 +183,7 @@ def check_pip(words: list[str]) -> None:
     extras = project()["optional-dependencies"]
     for wanted in words[1:]:
         name, _, extra = wanted.partition("[")
-        assert name == "prefect-genmedia" or wanted.startswith("dist/prefect_genmedia-")
+        assert name in ("prefect-genmedia", "prefect-docker") or wanted.startswith("dist/prefect_genmedia-")
         assert not extra or extra.rstrip("]") in extras
 
 
