@@ -179,7 +179,7 @@ async def test_moderation_claims_neither_that_the_input_nor_that_the_output_was_
     assert failure.code == "4"
     assert "内容安全" in str(failure)
     assert "does not say whether the input or the output" in str(failure)
-    assert "does not document whether failed tasks are billed" in str(failure)
+    assert "does not document whether failed jobs are billed" in str(failure)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ async def test_a_file_that_cannot_be_stored_is_fetched_again_when_it_can_and_not
             idempotency_key="lakes",
         )
 
-    with pytest.raises(errors.StorageError, match="could not be stored") as caught:
+    with pytest.raises(errors.StorageError, match="The storage failed") as caught:
         await run()
     assert caught.value.provider_job_id in simulator.world.jobs
     in_the_way.unlink()

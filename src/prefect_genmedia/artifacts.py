@@ -14,7 +14,7 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.runtime import deployment, flow_run
 
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.jobs.model import ACCEPTED, Delivery, Job, JobState
+from prefect_genmedia.jobs.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia.jobs.reconcile import Finding
 from prefect_genmedia.targets import read_file
 
@@ -39,7 +39,7 @@ _IN_UI = {
 }
 """What to do about an error, by its name, in the UI's words; for the others the run is retried."""
 
-_MAYBE_PAID = (ACCEPTED - {JobState.FAILED}) | {JobState.UNKNOWN}
+_MAYBE_PAID = TAKEN | {JobState.UNKNOWN}
 
 LONGEST_CELL = 90
 """Characters that a table shows beside a fact's name in a window of usual width."""

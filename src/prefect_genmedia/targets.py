@@ -15,7 +15,7 @@ from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.jobs.storage import NOTHING, Target, staged_here, target_at
+from prefect_genmedia.jobs.storage import NOTHING, Target, staged_here, storing, target_at
 
 SCHEME = "block://"
 
@@ -90,11 +90,18 @@ class BlockFolder:
         return f"{self._folder}/{name}" if self._folder else name
 
     def digest(self, uri: str) -> str | None:
-        """SHA-256 of a written file; None if it is not there, or the Block cannot read."""
-        try:
-            return hashlib.sha256(self.read(uri)).hexdigest()
-        except (OSError, ValueError):
-            return None
+        """SHA-256 of a written file; None if it is not there, or the Block cannot read.
+
+        Raises:
+            StorageError: nobody can tell; what cannot be read now is not lost.
+        """
+        with storing():
+            try:
+                return hashlib.sha256(self.read(uri)).hexdigest()
+            except Exception as error:
+                if _says_absent(error):
+                    return None
+                raise
 
     def read(self, uri: str) -> bytes:
         """The bytes of a written file.
@@ -108,6 +115,14 @@ class BlockFolder:
             raise ValueError(f"{uri} is not in a Block that can be read")
         content: bytes = _waited_for(read(path))
         return content
+
+
+def _says_absent(error: Exception) -> bool:
+    """Whether a Block's own error means that there is no such file: each storage has its own words for it."""
+    if isinstance(error, FileNotFoundError | ValueError):
+        return True
+    words = f"{type(error).__name__} {error}"
+    return any(word in words for word in ("NoSuchKey", "NotFound", "Not Found", "404"))
 
 
 def _waited_for(result: Any) -> Any:

@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Literal
 
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import Connection, and_, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from prefect_genmedia.errors import BudgetStop
 from prefect_genmedia.jobs import schema
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.ledger import Ledger, Spend
-from prefect_genmedia.jobs.model import NEVER_PAID, Job
+from prefect_genmedia.jobs.model import NEVER_PAID, Job, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, MICROS, in_micros
+from prefect_genmedia.providers.registry import providers_with_free_failures
 
 BudgetPeriod = Literal["total", "day"]
 
@@ -123,10 +124,11 @@ class Budget:
             Whether there was something to give back.
         """
         held, jobs, holder = schema.reservations, schema.jobs, holder_of(identity, attempt)
-        never_paid = [state.value for state in NEVER_PAID]
-        paid = select(jobs.c.key).where(
-            jobs.c.identity == identity, jobs.c.attempt == attempt, jobs.c.state.not_in(never_paid)
+        free = jobs.c.state.in_([state.value for state in NEVER_PAID])
+        failed_free = and_(
+            jobs.c.state == JobState.FAILED.value, jobs.c.provider.in_(sorted(providers_with_free_failures()))
         )
+        paid = select(jobs.c.key).where(jobs.c.identity == identity, jobs.c.attempt == attempt, ~or_(free, failed_free))
 
         def give(connection: Connection) -> bool:
             self._lock(connection)

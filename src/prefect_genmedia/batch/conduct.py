@@ -25,7 +25,7 @@ from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_o
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.ledger import open_ledger
-from prefect_genmedia.jobs.model import ACCEPTED, JobState
+from prefect_genmedia.jobs.model import TAKEN, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.in_flight import check_limit
@@ -218,7 +218,7 @@ async def _plan(run: BatchRun, bad: Sequence[BadRow]) -> BatchReport:
         known = run.known.get(row.id)
         if next_attempt(known) is not None:
             plan, cost = "submit", await run.estimate(row.request)
-        elif known is not None and known.state in ACCEPTED - {JobState.FAILED}:
+        elif known is not None and known.state in TAKEN:
             plan, cost = ("verify" if known.state is JobState.DELIVERED else "join"), 0.0
         else:
             plan, cost = "needs a person" if known and known.state is JobState.UNKNOWN else "refused", 0.0

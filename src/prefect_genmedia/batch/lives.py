@@ -15,8 +15,9 @@ from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.blocks import ProviderCredentials, TokenOpsCredentials
 from prefect_genmedia.errors import GenMediaError, RateLimited
+from prefect_genmedia.jobs.clock import SYSTEM_CLOCK
 from prefect_genmedia.jobs.ledger import Spend
-from prefect_genmedia.jobs.model import ACCEPTED, AT_PROVIDER, Job, JobState
+from prefect_genmedia.jobs.model import AT_PROVIDER, TAKEN, Job, JobState
 from prefect_genmedia.jobs.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
@@ -162,12 +163,13 @@ class RowLife:
             return await _patiently(lambda: deliver_step(job, self.output, self.credentials))
 
     async def _with_subject(self) -> GenerationRequest:
-        """The request with the masks of who shall speak; not where it is accepted already."""
+        """The request with the masks of who shall speak; not where its job only has to be joined."""
         request = self.row.request
         if not isinstance(request, OmniHumanVideo) or not request.subject or request.mask_urls:
             return request
-        if self.known is not None and self.known.state in ACCEPTED - {JobState.FAILED}:
-            return request
+        known = self.known
+        if known is not None and known.state in TAKEN and not known.may_follow(SYSTEM_CLOCK.now()):
+            return request  # `submit_once` completes it, should it have to be sent after all
         block = cast(TokenOpsCredentials, self.credentials)
         detection = await _patiently(lambda: detect_subjects.fn(request.image_url, block, request.model))
         return request.with_subject(await _patiently(lambda: select_subject.fn(detection, request.subject, block)))

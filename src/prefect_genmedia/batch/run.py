@@ -18,8 +18,9 @@ from prefect_genmedia.batch.lives import DELIVERIES_AT_ONCE, Place, RowLife, gen
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
-from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError, InputRefused, JobExpired
+from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
 from prefect_genmedia.inputs import measured
+from prefect_genmedia.jobs.clock import SYSTEM_CLOCK
 from prefect_genmedia.jobs.ledger import Ledger, Spend
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.prices import Price, length_limit, priced_as
@@ -301,10 +302,7 @@ def next_attempt(known: Job | None) -> int | None:
         return 1
     if known.state is JobState.RESERVED:
         return known.attempt
-    if known.error_kind == InputRefused.__name__ and known.state in (JobState.FAILED, JobState.REJECTED):
-        return None
-    expired = known.state is JobState.UNDELIVERABLE and known.error_kind == JobExpired.__name__
-    return known.attempt + 1 if expired or known.state in (JobState.FAILED, JobState.REJECTED) else None
+    return known.attempt + 1 if known.may_follow(SYSTEM_CLOCK.now()) else None
 
 
 async def _all_of(doing: set[asyncio.Task[None]]) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 from anyio import to_thread
 
-from prefect_genmedia.errors import GenMediaError, JobExpired, ResultInvalid
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired, ResultInvalid
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.landing import Landing
 from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.media import MediaFacts, examine_video, mismatches
-from prefect_genmedia.jobs.model import Delivery, Job, JobState
+from prefect_genmedia.jobs.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia.jobs.storage import QUARANTINE, Storage, Target, storing
 from prefect_genmedia.providers.protocol import ProviderClient
 
@@ -29,40 +29,70 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
     A job that is delivered already is not downloaded again while its file still has the same digest. Where the
     provider made several files, the further ones stand beside the first as `…-2.mp4` and so on.
 
+    That the file is not there is believed of the provider only when its time is over: a proxy that stands in between
+    says the same, and what is believed to be gone may be paid for again.
+
     Parameters:
         ledger: where the job is written down.
         client: the client of the job's account.
-        job: a job that succeeded, or was delivered before.
+        job: a job that succeeded, was delivered before, or could not be.
         target: where the file shall be.
         clock: what tells the time and waits.
 
     Raises:
+        InvalidRequest: the job has no file yet: it must be waited for.
+        GenMediaError: the job has failed; what its provider gave as the reason.
         ResultInvalid: the file does not verify; it is in quarantine beside the target. Retryable.
-        JobExpired: the provider no longer has the file.
+        JobExpired: the provider does not have the file, or no longer.
         ProviderError: the download failed; retryable.
         StorageError: the file cannot be written; retryable.
     """
-    name = target.name or f"{job.kind or job.provider}-{job.provider_job_id or job.key}.mp4"
-    if job.delivery is not None and await _still_there(job.delivery, target.storage):
-        return job
+    _check_has_file(job)
     failure: GenMediaError
     try:
-        names = [name, *(f"{name[:-4]}-{index + 1}.mp4" for index in range(1, job.outputs))]
-        files = [await _download(client, job, target.storage, each, index) for index, each in enumerate(names)]
+        if job.delivery is not None and await _still_there(job.delivery, target.storage):
+            return job if job.state is JobState.DELIVERED else await _delivered(ledger, job, job.delivery)
+        return await _delivered(ledger, job, await _fetched(client, job, target))
     except (ResultInvalid, JobExpired) as error:
-        failure = error.about(job.key, job.provider_job_id)
+        failure = _explained(error, job, clock.now()) if isinstance(error, JobExpired) else error
+        if isinstance(error, ResultInvalid) or job.is_over(clock.now()):
+            facts = {"error_kind": error.kind, "error_message": error.message, "error_code": error.code}
+            await ledger.move(job, JobState.UNDELIVERABLE, **facts)
     except GenMediaError as error:
-        raise error.about(job.key, job.provider_job_id) from None
-    else:
-        return await _delivered(ledger, job, files[0].model_copy(update={"others": tuple(files[1:])}))
-    await ledger.move(
-        job,
-        JobState.UNDELIVERABLE,
-        error_kind=failure.kind,
-        error_message=failure.message,
-        error_code=failure.code,
-    )
-    raise failure
+        failure = error
+    raise failure.about(job.key, job.provider_job_id)
+
+
+async def _fetched(client: ProviderClient, job: Job, target: Target) -> Delivery:
+    """Every file of the job, downloaded and verified."""
+    name = target.name or f"{job.kind or job.provider}-{job.provider_job_id or job.key}.mp4"
+    names = [name, *(f"{name[:-4]}-{index + 1}.mp4" for index in range(1, job.outputs))]
+    first, *others = [await _download(client, job, target.storage, each, index) for index, each in enumerate(names)]
+    return first.model_copy(update={"others": tuple(others)})
+
+
+def _check_has_file(job: Job) -> None:
+    if job.state is JobState.FAILED:
+        raise job.failure()
+    if job.state not in TAKEN - {JobState.SUBMITTED}:
+        problem = f"{job.key} is {job.state.value}: it has no file yet, wait for it first"
+        raise InvalidRequest.of("The download", [FieldProblem("job", problem)])
+
+
+def _explained(error: JobExpired, job: Job, now: float) -> JobExpired:
+    """Say what can be done about a file that is not there."""
+    if not job.is_over(now):
+        error.next_step = (
+            "see whether something between here and the provider refuses the download, then retry: by its documents "
+            "the provider still has the file. Nothing is paid again."
+        )
+    elif job.delivery is not None:
+        error.message += f" It was delivered to {job.delivery.uri}, and is not there any more, or not the same."
+        error.next_step = (
+            "put the file back. A new one is paid again, and made only where you ask for another result: "
+            "a new run, another idempotency key, or another id of the row."
+        )
+    return error
 
 
 async def _still_there(delivery: Delivery, storage: Storage) -> bool:

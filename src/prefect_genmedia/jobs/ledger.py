@@ -44,9 +44,9 @@ _JOBS = schema.jobs
 _BY_KEY = select(_JOBS).where(_JOBS.c.key == bindparam("key")).limit(1)
 _NEWEST = select(_JOBS).where(_JOBS.c.identity == bindparam("identity")).order_by(_JOBS.c.attempt.desc()).limit(1)
 _TOOK = (
-    select(_JOBS.c.succeeded_at - _JOBS.c.submitted_at)
+    select(_JOBS.c.took_seconds)
     .where(_JOBS.c.provider == bindparam("provider"), _JOBS.c.model == bindparam("model"))
-    .where((_JOBS.c.succeeded_at - _JOBS.c.submitted_at).is_not(None))
+    .where(_JOBS.c.took_seconds.is_not(None))
     .order_by(_JOBS.c.succeeded_at.desc())
     .limit(50)
 )
@@ -230,7 +230,7 @@ class Ledger:
         return await self._all(statement.limit(limit))
 
     async def typical_seconds(self, provider: str, model: str, length_seconds: float | None) -> float | None:
-        """How long such a job usually takes from acceptance to result: the median of the last 50 of like length.
+        """How long such a job usually takes from acceptance to result: the median of the last 50 watched ones.
 
         Parameters:
             provider: the provider's name.

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia import errors
-from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.providers.protocol import MediaExpectation
+from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
+from prefect_genmedia.providers.protocol import UNDOCUMENTED_BILLING, MediaExpectation
+from prefect_genmedia.providers.registry import providers_with_free_failures
 from prefect_genmedia.transport.api import SUBMIT_SECONDS
 
 STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
@@ -62,13 +63,16 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
 AT_PROVIDER = frozenset({JobState.SUBMITTED, JobState.SUCCEEDED})
 """States in which a paid result is waiting, or being made, at the provider."""
 
-NEVER_PAID = frozenset({JobState.RESERVED, JobState.REJECTED, JobState.FAILED})
-"""States of a job that cost nothing (failed generations are not billed, by the providers' word)."""
+NEVER_PAID = frozenset({JobState.RESERVED, JobState.REJECTED})
+"""States of a job that cost nothing. Failed ones cost nothing where `Provider.failures_are_free`."""
 
 ACCEPTED = frozenset(
     {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.FAILED}
 )
 """States that only a submission the provider accepted can reach."""
+
+TAKEN = ACCEPTED - {JobState.FAILED}
+"""States of a job that the provider has accepted, and not given up."""
 
 
 class Delivery(BaseModel):
@@ -119,6 +123,9 @@ class Job(BaseModel):
     running_at: float | None = Field(None, description="When the provider was first seen working on it.")
     notified_at: float | None = Field(None, description="When the provider's callback came, where it sends one.")
     succeeded_at: float | None = None
+    took_seconds: float | None = Field(
+        None, description="From acceptance to result, where somebody watched; what was found done late teaches nothing."
+    )
     delivered_at: float | None = None
     updated_at: float = 0.0
     expires_at: float | None = Field(None, description="When the provider forgets the job or its file.")
@@ -141,7 +148,33 @@ class Job(BaseModel):
         """The error that the job ended with, as it was written down."""
         kind = getattr(errors, self.error_kind or "", errors.GenerationFailed)
         error: GenMediaError = kind(self.error_message or "The provider gave no reason.", code=self.error_code)
+        failed = isinstance(error, GenerationFailed | OutputRefused)
+        if failed and self.provider not in providers_with_free_failures():
+            error.paid = UNDOCUMENTED_BILLING
         return error.about(self.key, self.provider_job_id)
+
+    def is_over(self, now: float) -> bool:
+        """Whether the time is over for which the provider knows the job, or has its file.
+
+        Parameters:
+            now: seconds since 1970.
+        """
+        ends_at = self.age_origin + FORGOTTEN_SECONDS if self.expires_at is None else self.expires_at
+        return now > ends_at
+
+    def may_follow(self, now: float) -> bool:
+        """Whether another attempt may follow this one, which costs again where this one did.
+
+        Not where the input was refused, nor while the provider may still have the file, nor for what was delivered
+        once: nobody pays twice for a file that was moved, without saying so.
+
+        Parameters:
+            now: seconds since 1970.
+        """
+        if self.state in (JobState.FAILED, JobState.REJECTED):
+            return self.error_kind != InputRefused.__name__
+        is_lost = self.error_kind == JobExpired.__name__ or self.is_over(now)
+        return self.state is JobState.UNDELIVERABLE and self.delivery is None and is_lost
 
     @property
     def age_origin(self) -> float:

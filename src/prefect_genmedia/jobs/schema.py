@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 VERSION_TABLE = "genmedia_schema_version"
-HEAD = "0002"
+HEAD = "0003"
 
 metadata = MetaData()
 
@@ -67,6 +67,7 @@ jobs = Table(
     Column("price", Float(53)),
     Column("points_remaining", Float(53)),
     Column("note", Text),
+    Column("took_seconds", Float(53)),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),

@@ -45,7 +45,7 @@ def storing() -> Iterator[None]:
     except Exception as error:
         # A storage's words may quote its URL, with credentials or a signature in it.
         told = excerpt(re.sub(r"\w+://\S+", lambda url: unsigned_url(url.group()), str(error)), 300)
-        failure = StorageError(f"The file could not be stored: {type(error).__name__}: {told}.")
+        failure = StorageError(f"The storage failed: {type(error).__name__}: {told}.")
     else:
         return
     raise failure
@@ -79,7 +79,11 @@ class Storage(Protocol):
         ...
 
     def digest(self, uri: str) -> str | None:
-        """SHA-256 of a published file, in hex; None if it is not there."""
+        """SHA-256 of a published file, in hex; None if it is not there.
+
+        Raises:
+            StorageError: nobody can tell; what cannot be read now is not lost.
+        """
         ...
 
 
@@ -117,11 +121,12 @@ class LocalFolder:
 
     def digest(self, uri: str) -> str | None:
         """SHA-256 of a published file."""
-        try:
-            with Path(uri).open("rb") as file:
-                return sha256_of(file)
-        except OSError:
-            return None
+        with storing():
+            try:
+                with Path(uri).open("rb") as file:
+                    return sha256_of(file)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
 
 @contextlib.contextmanager
@@ -171,11 +176,12 @@ class RemoteFolder:
 
     def digest(self, uri: str) -> str | None:
         """SHA-256 of a published file."""
-        try:
-            with fsspec.open(uri, "rb") as file:
-                return sha256_of(file)
-        except OSError:
-            return None
+        with storing():
+            try:
+                with fsspec.open(uri, "rb") as file:
+                    return sha256_of(file)
+            except FileNotFoundError:
+                return None
 
 
 @dataclass(frozen=True)

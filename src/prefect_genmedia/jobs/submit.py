@@ -7,30 +7,26 @@ import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from prefect_genmedia import errors
-from prefect_genmedia.errors import (
-    FieldProblem,
-    GenMediaError,
-    InputRefused,
-    InvalidRequest,
-    JobExpired,
-    RateLimited,
-    SubmissionUnknown,
-)
+from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import Ledger, Spend
 from prefect_genmedia.jobs.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia.jobs.places import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia.jobs.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
-from prefect_genmedia.providers.inputs import inputs_may_be_gone
-from prefect_genmedia.providers.protocol import Accepted, Account, GenerationRequest, MediaExpectation, ProviderClient
+from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, MediaExpectation, ProviderClient
 from prefect_genmedia.providers.registry import provider_named
 from prefect_genmedia.transport.redact import unsigned_url
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WRITE_PAUSES = (0.2, 1.0, 3.0, 10.0, 20.0, 30.0, 60.0)
+"""Seconds between the tries to write down what became of a submission: nobody else knows it."""
 
 JOIN_SECONDS = (0.02, 0.5)
 """How often a process looks whether another one's submission has its answer: at first, and at the longest."""
@@ -66,7 +62,7 @@ class Claim:
         prices: what a result probably costs, by `provider/model`; every figure made from them is an estimate.
         max_in_flight: how many jobs of the account may be in flight when it is sent; None for any number.
         spend: reserves its money in the step in which it begins to be sent; None where nothing limits that.
-        tell: told, in a sentence, that it waits for a place in flight.
+        tell: told, in a sentence, what is worth a line: that it waits for a place, that the ledger does not answer.
         renewed: makes the request anew where something in it has grown too old while it waited; the same identity.
     """
 
@@ -115,7 +111,7 @@ async def submit_once(
         if job.state in ACCEPTED:
             return job
         if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
-            raise _unresolved(job)
+            raise unresolved(job)
         if job.state is JobState.SENDING:
             if await expire_stale_sending(ledger, job, clock) is None:
                 await clock.sleep(pause)
@@ -124,62 +120,23 @@ async def submit_once(
         if job.not_before is not None:
             await clock.sleep(job.not_before - clock.now())
         async with AsyncExitStack() as turn:
-            async with places.line(ledger, job, clock):
-                if (request.stale_at() or clock.now()) < clock.now():
-                    request = await claim.renewed(request)
-                await turn.enter_async_context(client.turn())
-                mine = await ledger.start_sending(job, claim.flow_run_id, claim.max_in_flight, claim.spend)
+            starting: asyncio.Future[Job | None] | None = None
+            try:
+                async with places.line(ledger, job, clock):
+                    stale_at = request.stale_at()
+                    if stale_at is not None and stale_at < clock.now():
+                        request = await claim.renewed(request)
+                    await turn.enter_async_context(client.turn())
+                    starting = asyncio.ensure_future(
+                        ledger.start_sending(job, claim.flow_run_id, claim.max_in_flight, claim.spend)
+                    )
+                    mine = await _finish(starting)
+            except asyncio.CancelledError:
+                await _finish(_unsent(ledger, starting))
+                raise
             if mine is not None:
                 told = request.notifying(claim.callback_url(mine))
-                return await _finish(_send(ledger, client, told, mine, clock))
-
-
-async def rejoin(
-    ledger: Ledger, account: Account, request: GenerationRequest, scope: str, variant: int = 0
-) -> Job | None:
-    """The accepted job of a request whose own files are gone: the one in its scope that was asked for by their names.
-
-    Files are told apart by their bytes, so such a request has lost its identity, and must never be submitted.
-
-    Parameters:
-        ledger: where the job stands.
-        account: who has paid.
-        request: what is asked for; made inside of `inputs_may_be_gone`.
-        scope: what bounds "the same request", as in `Claim`.
-        variant: tells apart several wanted results of the same request.
-
-    Returns:
-        The job, which needs its files no more; None where there is none, or it has failed.
-
-    Raises:
-        InvalidRequest: several jobs may be meant.
-        SubmissionUnknown: it was sent without a certain answer.
-    """
-    wanted = identity_of(account, request, scope, variant)
-    found = []
-    for job in (await ledger.newest_in(scope)).values():
-        same_bounds = (job.scope, job.account, job.kind, job.variant) == (scope, str(account), request.kind, variant)
-        if same_bounds and wanted == _identity_by_names(account, job, type(request)):
-            found.append(job)
-    if len(found) > 1:
-        meant = f"and jobs {', '.join(sorted(job.key for job in found))} may be meant"
-        problems = [FieldProblem(each.field, f"{each.problem}; {meant}") for each in request.absent_inputs()]
-        raise InvalidRequest.of(f"{type(request).__name__} request", problems)
-    if not found:
-        return None
-    (job,) = found
-    if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
-        raise _unresolved(job)
-    return job if job.state in ACCEPTED and job.state is not JobState.FAILED else None
-
-
-def _identity_by_names(account: Account, job: Job, kind: type[GenerationRequest]) -> str | None:
-    """A job's identity as it would be now, when files that are gone have nothing but their names."""
-    try:
-        with inputs_may_be_gone():
-            return identity_of(account, kind.model_validate(job.request), job.scope, job.variant)
-    except InvalidRequest:  # what is stored is not always all of it: base64 is cut
-        return None
+                return await _finish(_send(ledger, client, told, mine, claim.tell, clock))
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
@@ -239,12 +196,12 @@ async def _wants_new_attempt(job: Job, claim: Claim, clock: Clock) -> bool:
     A refused submission cost nothing and may be repeated. What the provider had accepted is only asked for again by
     another run or by a person: an automatic retry gets the same failure once more.
     """
-    if job.error_kind == InputRefused.__name__ and job.state in (JobState.FAILED, JobState.REJECTED):
-        raise job.failure()
+    if not job.may_follow(clock.now()):
+        if job.state in (JobState.FAILED, JobState.REJECTED):
+            raise job.failure()
+        return False
     if job.state is JobState.REJECTED:
         return True
-    if job.state is not JobState.FAILED and not _is_expired(job, clock):
-        return False
     if claim.ask_again and (job.root_run_id != claim.root_run_id or await claim.retried_by_person()):
         return True
     if job.state is JobState.FAILED:
@@ -252,15 +209,17 @@ async def _wants_new_attempt(job: Job, claim: Claim, clock: Clock) -> bool:
     return False
 
 
-def _is_expired(job: Job, clock: Clock) -> bool:
-    if job.state is not JobState.UNDELIVERABLE:
-        return False
-    return job.error_kind == JobExpired.__name__ or (job.expires_at is not None and job.expires_at < clock.now())
+async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | None] | None) -> None:
+    """Take back that a job is being sent: its task was cancelled in between, and not a byte has left."""
+    if starting is not None and not starting.cancelled() and starting.exception() is None:
+        mine = starting.result()
+        if mine is not None:
+            await ledger.move(mine, JobState.RESERVED)
 
 
-async def _finish(sending: Any) -> Job:
-    """Let a submission that is on its way end, and be written down, even if its task is cancelled."""
-    task: asyncio.Future[Job] = asyncio.ensure_future(sending)
+async def _finish(work: Awaitable[T]) -> T:
+    """Let what must not be left half done end, even if its task is cancelled; then it is."""
+    task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
         try:
@@ -274,7 +233,14 @@ async def _finish(sending: Any) -> Job:
     return task.result()
 
 
-async def _send(ledger: Ledger, client: ProviderClient, request: GenerationRequest, job: Job, clock: Clock) -> Job:
+async def _send(
+    ledger: Ledger,
+    client: ProviderClient,
+    request: GenerationRequest,
+    job: Job,
+    tell: Callable[[str], None],
+    clock: Clock,
+) -> Job:
     failure: GenMediaError
     try:
         accepted = await client.submit(request)
@@ -285,13 +251,40 @@ async def _send(ledger: Ledger, client: ProviderClient, request: GenerationReque
         logger.exception("Submitting job %s broke", job.key)
         failure = errors.ProviderError(f"Submitting broke: {type(error).__name__}.", outcome="uncertain")
     else:
-        return await _accepted(ledger, job, accepted, clock)
-    await _record_failure(ledger, job, failure, clock)
+        return await _written(lambda: _accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
+    await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
     if failure.outcome == "uncertain":
         raise SubmissionUnknown(
             f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
         ).about(job.key, None)
     raise failure
+
+
+async def _written(
+    write: Callable[[], Awaitable[T]],
+    job: Job,
+    became: Accepted | GenMediaError,
+    tell: Callable[[str], None],
+    clock: Clock,
+) -> T:
+    """Write down what became of a submission, again and again while the ledger does not take it."""
+    provider_job_id = became.provider_job_id
+    said = f"the provider accepted it as {provider_job_id}" if isinstance(became, Accepted) else became.message
+    for pause in (*WRITE_PAUSES, None):
+        try:
+            return await write()
+        except GenMediaError:  # noqa: PERF203 - a loop of at most a few tries
+            raise
+        except Exception as error:
+            tell(f"Job {job.key}: {said}; the ledger cannot be written to now: {type(error).__name__}")
+            logger.warning("The ledger does not take what became of job %s", job.key, exc_info=error)
+            if pause is None:
+                break
+            await clock.sleep(pause)
+    lost = SubmissionUnknown(f"The ledger did not take what became of the submission: {said}.")
+    if provider_job_id:
+        lost.next_step = f"`prefect-genmedia jobs adopt {{job}} {provider_job_id}`, once the ledger can be written to."
+    raise lost.about(job.key, provider_job_id)
 
 
 async def _accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) -> Job:
@@ -335,7 +328,8 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
         await ledger.move(job, JobState.UNKNOWN, **facts | {"error_kind": SubmissionUnknown.__name__})
 
 
-def _unresolved(job: Job) -> SubmissionUnknown:
+def unresolved(job: Job) -> SubmissionUnknown:
+    """The error of whoever asks for what was sent without a certain answer."""
     if job.state is JobState.ABANDONED:
         return SubmissionUnknown(
             "A person abandoned this submission; it is not sent again.",

@@ -23,8 +23,9 @@ from prefect_genmedia.providers.registry import provider_named
 HEARTBEAT_SECONDS = 30.0
 """A waiting process says this often, in seconds, that it lives; see `reconcile`."""
 
-MISSING_GRACE_SECONDS = 60.0
-"""A job just accepted may not be found at once; after this it is believed to be gone."""
+MISSING_SECONDS = 180.0
+"""A job that the provider does not find for so long, in seconds, at look after look, is believed to be gone: a gateway
+that is being replaced, or a copy that lags behind, does not find jobs either."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,11 @@ class PollPolicy:
     Parameters:
         fraction: the interval, as a share of the time since the job was accepted.
         shortest: never look more often.
-        longest: never look less often.
+        longest: never look less often, once such a job's usual duration has nearly passed.
         jitter: the share of the interval that is random, so that many jobs do not look at once.
-        first_look: the share of the typical duration that passes before the first look.
+        first_look: the share of the typical duration after which looks become frequent.
+        early: the first look of all, in seconds, where the typical duration is much longer: it may have been learned
+            from other days. Each further look until then comes after twice as long.
         watch_callback: how often to see in the ledger whether the provider's callback has come; None where none is
             expected.
     """
@@ -49,6 +52,7 @@ class PollPolicy:
     longest: float = 15.0
     jitter: float = 0.2
     first_look: float = 0.85
+    early: float = 60.0
     watch_callback: float | None = None
 
     def next_interval(self, elapsed: float, typical: float | None) -> float:
@@ -59,7 +63,7 @@ class PollPolicy:
             typical: seconds that such a job usually takes; None where nobody knows yet.
         """
         if typical is not None and elapsed < typical * self.first_look:
-            return max(typical * self.first_look - elapsed, self.shortest)
+            return max(min(typical * self.first_look - elapsed, max(elapsed, self.early)), self.shortest)
         base = min(max(elapsed * self.fraction, self.shortest), self.longest)
         return base * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load, hides nothing
 
@@ -172,6 +176,8 @@ class _Watch:
         self.last_percent: float | None = None
         self.last_trouble: str | None = None
         self.hinted: float | None = None
+        self.missing_since: float | None = None
+        self.is_watched = False
         self.last_heartbeat = clock.monotonic()
         self.notified = False
 
@@ -181,6 +187,7 @@ class _Watch:
         # Wall-clock time says how old the job is; from here on only the monotonic clock counts.
         age = max(self.clock.now() - self.job.age_origin, 0.0)
         begun = self.clock.monotonic()
+        self.is_watched = age < HEARTBEAT_SECONDS
         typical = await self._typical_seconds()
         self.listener.expecting(self.job, age, typical)
         looks = 0
@@ -189,10 +196,9 @@ class _Watch:
             pause = self.hinted or self.policy.next_interval(elapsed, typical)
             pause = min(pause, timeout_seconds - elapsed)
             await self._pause(pause)
-            observation = await self._look(elapsed + pause)
+            observation = await self._look()
             if observation is not None and await self._take(observation):
                 return self.job
-            await self._heartbeat()
             looks += 1
             if typical is None and looks % 3 == 0:  # others may have ended meanwhile
                 typical = await self._typical_seconds()
@@ -208,24 +214,27 @@ class _Watch:
     async def _pause(self, seconds: float) -> None:
         """Let the time until the next look pass, unless the provider's callback comes first."""
         step = self.policy.watch_callback
-        if step is None or self.notified:
-            if seconds > 0:
-                await self.clock.sleep(seconds)
-            return
         until = self.clock.monotonic() + seconds
         while (left := until - self.clock.monotonic()) > 0:
-            present = await self.ledger.get(self.job.key)
-            if present is not None and present.notified_at is not None:
-                self.notified = True
+            await self._heartbeat()
+            if step is None or self.notified:
+                await self.clock.sleep(min(HEARTBEAT_SECONDS, left))
+            elif await self._is_notified():
                 return
-            await self.clock.sleep(min(step, left))
+            else:
+                await self.clock.sleep(min(step, left))
+
+    async def _is_notified(self) -> bool:
+        present = await self.ledger.get(self.job.key)
+        self.notified = present is not None and present.notified_at is not None
+        return self.notified
 
     async def _heartbeat(self) -> None:
         if self.clock.monotonic() - self.last_heartbeat >= HEARTBEAT_SECONDS:
             self.last_heartbeat = self.clock.monotonic()
             self.job = await self.ledger.note(self.job) or self.job
 
-    async def _look(self, elapsed: float) -> Observation | None:
+    async def _look(self) -> Observation | None:
         """One look at the job; None if it told nothing."""
         self.hinted = None
         try:
@@ -233,7 +242,7 @@ class _Watch:
         except CredentialsError as error:
             raise error.about(self.job.key, self.job.provider_job_id) from None
         except JobExpired as error:
-            if elapsed > MISSING_GRACE_SECONDS:
+            if self._is_gone():
                 await self._moved(
                     JobState.UNDELIVERABLE, error_kind=error.kind, error_message=error.message, error_code=error.code
                 )
@@ -246,6 +255,12 @@ class _Watch:
             self._tell_trouble(error)
         return None
 
+    def _is_gone(self) -> bool:
+        """Whether a job that is not found will not be found again."""
+        now = self.clock.monotonic()
+        self.missing_since = now if self.missing_since is None else self.missing_since
+        return self.job.is_over(self.clock.now()) or now - self.missing_since >= MISSING_SECONDS
+
     def _tell_trouble(self, error: GenMediaError) -> None:
         kind = f"{error.kind} {error.http_status}"
         if kind != self.last_trouble:
@@ -254,7 +269,7 @@ class _Watch:
 
     async def _take(self, observation: Observation) -> bool:
         """Write down what was seen; True when the job is done."""
-        self.last_trouble = None
+        self.last_trouble = self.missing_since = None
         if observation.status != self.last_word:
             self.last_word = observation.status
             self.listener.changed(self.job, observation)
@@ -266,6 +281,7 @@ class _Watch:
         if observation.phase is Phase.SUCCEEDED:
             await self._moved(JobState.SUCCEEDED, **self._success_facts(observation))
             return True
+        self.is_watched = True
         if observation.phase is Phase.FAILED:
             failure = observation.failure or GenerationFailed("The provider gave no reason.")
             await self._moved(
@@ -288,6 +304,8 @@ class _Watch:
         facts: dict[str, object] = {"provider_status": observation.status, "outputs": observation.outputs}
         told = {"price": observation.price, "points_remaining": observation.points_remaining}
         facts |= {name: value for name, value in told.items() if value is not None}
+        if self.is_watched:
+            facts["took_seconds"] = max(self.clock.now() - self.job.age_origin, 0.0)
         lifetime = provider_named(self.job.provider).result_lifetime_seconds
         if lifetime is not None:
             facts["expires_at"] = self.clock.now() + lifetime

@@ -333,6 +333,10 @@ class ProviderClient(Protocol):
         ...
 
 
+UNDOCUMENTED_BILLING = "the provider does not document whether failed jobs are billed"
+"""What a failed job cost where `Provider.failures_are_free` is not known."""
+
+
 @dataclass(frozen=True)
 class Provider:
     """All that is registered about a provider.
@@ -342,9 +346,11 @@ class Provider:
         requests: the request models it takes.
         job_lifetime_seconds: how long the provider knows a job, and
         result_lifetime_seconds: how long a finished file can be fetched; None where nothing is documented.
+        failures_are_free: whether the provider's documents say that failed jobs are not billed.
     """
 
     name: str
     requests: tuple[type[GenerationRequest], ...] = field(default=())
     job_lifetime_seconds: float | None = None
     result_lifetime_seconds: float | None = None
+    failures_are_free: bool = False

@@ -22,6 +22,11 @@ def provider_named(name: str) -> Provider:
     return _PROVIDERS[name]
 
 
+def providers_with_free_failures() -> frozenset[str]:
+    """The names of the providers that bill no failed job, by their own documents."""
+    return frozenset(name for name, provider in _PROVIDERS.items() if provider.failures_are_free)
+
+
 def request_type(kind: str) -> type[GenerationRequest]:
     """The request model of a kind such as `omnihuman`.
 

@@ -11,7 +11,7 @@ from prefect_genmedia.inputs import Prepared, Publication, prepared
 from prefect_genmedia.inputs.prepare import Request
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import Job
-from prefect_genmedia.jobs.submit import rejoin
+from prefect_genmedia.jobs.rejoin import rejoin
 from prefect_genmedia.providers.protocol import GenerationRequest, ProviderClient
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, current_scope, explained, retry_if_safe

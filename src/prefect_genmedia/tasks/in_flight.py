@@ -15,7 +15,7 @@ from prefect_genmedia.inputs import identified
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER
-from prefect_genmedia.jobs.submit import rejoin
+from prefect_genmedia.jobs.rejoin import rejoin
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.support import current_scope, explained

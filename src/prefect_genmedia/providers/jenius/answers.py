@@ -13,7 +13,7 @@ import httpx
 from prefect_genmedia.errors import GenerationFailed, ProviderError
 from prefect_genmedia.providers.answers import ErrorAnswer, name_in, number_in, read_json, unreadable
 from prefect_genmedia.providers.jenius import catalog
-from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
+from prefect_genmedia.providers.protocol import UNDOCUMENTED_BILLING, Accepted, Observation, Phase
 from prefect_genmedia.transport import Redactor, excerpt
 
 
@@ -85,9 +85,8 @@ def result_url(task: dict[str, Any]) -> str:
 
 def _failure(status: str, task: dict[str, Any], price: float | None, redactor: Redactor) -> GenerationFailed:
     reason = redactor.clean(str(task.get("error_msg") or "no details"))
-    billing = "Jenius does not document whether failed tasks are billed"
     return GenerationFailed(
         f"The provider reports {status!r}: {excerpt(reason, 500).rstrip('.。')}.",
         body=excerpt(redactor.clean(json.dumps(task, ensure_ascii=False))),
-        paid=billing if price is None else f"{billing}; the task's price is {price:g}",
+        paid=UNDOCUMENTED_BILLING if price is None else f"{UNDOCUMENTED_BILLING}; the task's price is {price:g}",
     )

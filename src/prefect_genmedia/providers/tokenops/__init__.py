@@ -14,6 +14,7 @@ PROVIDER = register(
         requests=(OmniHumanVideo, JimengVideo),
         job_lifetime_seconds=catalog.JOB_LIFETIME_SECONDS,
         result_lifetime_seconds=catalog.RESULT_LIFETIME_SECONDS,
+        failures_are_free=True,
     )
 )
 

@@ -94,8 +94,14 @@ class OmniHumanVideo(GenerationRequest):
         return MediaExpectation(resolution_class=self.output_resolution, has_audio=True)
 
     def stale_at(self) -> float | None:
-        """Masks live for 1 hour; a quarter of it is left for the provider to fetch them."""
-        return self._chosen_at + 0.75 * catalog.MASK_LIFETIME_SECONDS if self._chosen_at and self.mask_urls else None
+        """Masks live for 1 hour, of which a quarter is left for the provider to fetch them.
+
+        A subject that is named, and was not looked for yet, is stale from the beginning: it must never be sent as if
+        anybody might speak.
+        """
+        if self._chosen_at is None:
+            return float("-inf") if self.subject and not self.mask_urls else None
+        return self._chosen_at + 0.75 * catalog.MASK_LIFETIME_SECONDS if self.mask_urls else None
 
     def duration_source(self) -> DurationSource:
         """The video is as long as the recording, which must be shorter than 60 seconds."""
