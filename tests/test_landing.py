@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from prefect_genmedia.errors import ProviderError, ResultInvalid, StorageError
-from prefect_genmedia.jobs import landing
+from prefect_genmedia.errors import InvalidRequest, ProviderError, ResultInvalid, StorageError
+from prefect_genmedia.jobs import landing, storage
 from prefect_genmedia.jobs.landing import Landing
-from prefect_genmedia.jobs.storage import LocalFolder, storing
+from prefect_genmedia.jobs.storage import LocalFolder, RemoteFolder, storing, target_at
 from prefect_genmedia.providers.protocol import ResultStream
 
 
@@ -88,3 +90,53 @@ def test_a_storage_s_error_is_told_without_the_credentials_and_signatures_that_i
     assert "store.example/a.mp4" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "5ec12e7" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        "sftp://me:hunter2@store.example/media",
+        "s3://key:hunter2@bucket/media/film.mp4",
+        "simplecache::sftp://me:hunter2@store.example/media",
+    ],
+)
+def test_a_password_in_an_output_is_refused_with_where_it_belongs_and_not_repeated(output: str) -> None:
+    with pytest.raises(InvalidRequest, match="block://") as caught:
+        target_at(output)
+    assert "hunter2" not in f"{caught.value} {vars(caught.value)}"
+
+
+@pytest.mark.parametrize("output", ["s4://bucket/media", "s4://bucket/film.mp4"])
+def test_a_storage_that_nothing_here_opens_is_named_before_anything_is_paid(output: str) -> None:
+    with pytest.raises(InvalidRequest, match="s4://bucket"):
+        target_at(output)
+
+
+def test_a_storage_whose_library_is_missing_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(InvalidRequest, match=r"s3://bucket/media cannot be opened here: .*s3fs"):
+        target_at("s3://bucket/media")
+
+
+def test_a_storage_that_cannot_be_reached_may_be_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(url: str) -> None:
+        raise RuntimeError("no route to https://me:hunter2@store.example")
+
+    monkeypatch.setattr(storage, "url_to_fs", unreachable)
+    with pytest.raises(StorageError, match=r"no route to https://store\.example\.") as caught:
+        target_at("sftp://me@store.example/media")
+    assert (caught.value.retryable, caught.value.paid) == (True, "nothing")
+    assert "billed" not in str(caught.value.about("key", "id"))
+
+
+def test_a_storage_that_does_not_tell_whether_a_file_is_there_is_told_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    class NoCredentials(Exception):
+        """Stands for what a storage's library raises."""
+
+    def refused(*args: Any) -> None:
+        raise NoCredentials("Unable to locate credentials")
+
+    folder = RemoteFolder("memory://media")
+    monkeypatch.setattr(storage.fsspec, "open", refused)
+    with pytest.raises(StorageError, match="Unable to locate credentials"):
+        folder.digest("memory://media/film.mp4")

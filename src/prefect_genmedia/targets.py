@@ -24,7 +24,9 @@ async def target_of(output: str) -> Target:
     """Read an output: a path, an fsspec URL, or `block://SLUG/NAME[/folder]` for a stored filesystem Block.
 
     Raises:
-        InvalidRequest: there is no such Block, or it holds no files.
+        InvalidRequest: there is no such Block, or it holds no files; nothing here opens such a URL, or it holds a
+            password.
+        StorageError: the storage cannot be reached.
     """
     if not output.startswith(SCHEME):
         return target_at(output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from prefect_genmedia.jobs.storage import Target
 from prefect_genmedia.jobs.submit import expire_stale_sending
 from prefect_genmedia.jobs.wait import HEARTBEAT_SECONDS, wait_for_job
 from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.transport import excerpt, unsigned_text
 
 logger = logging.getLogger(__name__)
 
@@ -94,6 +96,17 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
 
 
 async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
+    """Whatever goes wrong with one job, those behind it must be collected before they expire."""
+    try:
+        return await _taken_up(ledger, around, job, clock)
+    except GenMediaError as error:
+        next_step = error.next_step.replace("{job}", job.key)
+        return Finding(await _present(ledger, job), f"{error.kind}: {error.message}", next_step)
+    except Exception as error:
+        return Finding(await _present(ledger, job), _told(error), "look into this; the next run tries the job again.")
+
+
+async def _taken_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
     if job.state is JobState.SENDING:
         await expire_stale_sending(ledger, job, clock)  # then it is listed with the unknown ones
         return None
@@ -119,8 +132,6 @@ async def _collect(ledger: Ledger, client: ProviderClient, around: Surroundings,
         )
     except JobTimeout:
         return await _still_there(ledger, job)
-    except GenMediaError as error:
-        return Finding(await ledger.get(job.key) or job, f"{error.kind}: {error.message}", error.next_step)
     return Finding(delivered, "delivered")
 
 
@@ -133,12 +144,27 @@ async def _wake(ledger: Ledger, client: ProviderClient, around: Surroundings, jo
     except GenMediaError as error:
         logger.info("Job %s failed, which its run will tell: %s", job.provider_job_id, error)
     await around.resume(job)
-    return Finding(await ledger.get(job.key) or job, "its run was resumed")
+    return Finding(await _present(ledger, job), "its run was resumed")
 
 
 async def _still_there(ledger: Ledger, job: Job) -> Finding:
-    present = await ledger.get(job.key) or job
+    present = await _present(ledger, job)
     return Finding(present, f"still {present.provider_status or 'at the provider'}")
+
+
+async def _present(ledger: Ledger, job: Job) -> Job:
+    """The job as the ledger has it now, where it tells: the ledger may be what the trouble is about."""
+    try:
+        return await ledger.get(job.key) or job
+    except Exception:
+        return job
+
+
+def _told(error: Exception) -> str:
+    """An error that is not of ours, in words; where it came from stands in the log, without what it may quote."""
+    told = f"{type(error).__name__}: {excerpt(unsigned_text(str(error)), 300)}"
+    logger.warning("%s\n%s", told, "".join(traceback.format_tb(error.__traceback__)))
+    return told
 
 
 async def _standing(job: Job, around: Surroundings, clock: Clock) -> Standing:

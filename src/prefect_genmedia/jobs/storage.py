@@ -18,9 +18,8 @@ from uuid import uuid4
 import fsspec
 from fsspec.core import url_to_fs
 
-from prefect_genmedia.errors import GenMediaError, StorageError
-from prefect_genmedia.transport import excerpt
-from prefect_genmedia.transport.redact import unsigned_url
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, StorageError
+from prefect_genmedia.transport import excerpt, unsigned_text
 
 QUARANTINE = "quarantine"
 """Folder beside the target for files that were paid for and do not verify."""
@@ -31,9 +30,16 @@ NOTHING: Mapping[str, bytes] = MappingProxyType({})
 """No files beside the one."""
 
 
+_PASSWORD = re.compile(r"://[^/?#@]*:[^/?#]*@")
+"""Also inside of chained URLs, such as `simplecache::sftp://…`."""
+
+
 @contextlib.contextmanager
-def storing() -> Iterator[None]:
+def storing(paid: str | None = None) -> Iterator[None]:
     """Tell a storage's failure as ours: each storage has errors of its own.
+
+    Parameters:
+        paid: what this cost, in words, where no job is paid yet.
 
     Raises:
         StorageError: the block failed in another way than with an error of ours; retryable.
@@ -44,8 +50,8 @@ def storing() -> Iterator[None]:
         raise
     except Exception as error:
         # A storage's words may quote its URL, with credentials or a signature in it.
-        told = excerpt(re.sub(r"\w+://\S+", lambda url: unsigned_url(url.group()), str(error)), 300)
-        failure = StorageError(f"The storage failed: {type(error).__name__}: {told}.")
+        told = excerpt(unsigned_text(str(error)), 300)
+        failure = StorageError(f"The storage failed: {type(error).__name__}: {told}.", paid=paid)
     else:
         return
     raise failure
@@ -193,14 +199,38 @@ class Target:
 
 
 def target_at(output: str) -> Target:
-    """Read a path or URL: one that ends in .mp4 names the file itself, any other a folder."""
+    """Read a path or URL: one that ends in .mp4 names the file itself, any other a folder.
+
+    Raises:
+        InvalidRequest: nothing here opens such a URL, or it holds a password.
+        StorageError: the storage cannot be reached.
+    """
     folder, name = output, None
     if output.lower().endswith(".mp4"):
         folder, separator, name = output.replace("\\", "/").rpartition("/")
         folder = folder if separator else "."
     if "://" in folder and not folder.startswith("file://"):
-        return Target(RemoteFolder(folder), name)
+        return Target(_remote(folder), name)
     return Target(LocalFolder(Path(folder.removeprefix("file://") or "/")), name)
+
+
+def _remote(url: str) -> RemoteFolder:
+    if _PASSWORD.search(url):
+        raise _no_place(
+            "holds a password, and a file's URL is stored and shown with its job: put credentials into the storage's "
+            "own configuration (fsspec's, or its library's), or into a filesystem Block, and give block://TYPE/NAME"
+        )
+    problem = ""
+    with storing(paid="nothing"):  # some connect here
+        try:
+            return RemoteFolder(url)
+        except (ImportError, ValueError) as error:
+            problem = f"{unsigned_text(url)} cannot be opened here: {unsigned_text(str(error))}"
+    raise _no_place(problem)
+
+
+def _no_place(problem: str) -> InvalidRequest:
+    return InvalidRequest.of("The output", [FieldProblem("output", problem)])
 
 
 def sha256_of(file: Any) -> str:

@@ -164,6 +164,7 @@ async def deliver_step(job: Job | str, output: str | None, credentials: Provider
                 target = await target_of(output or settings.media_folder)
                 done = await deliver(ledger, client, present, target)
             except GenMediaError as error:
+                error.about(present.key, present.provider_job_id)
                 emit_job_event("undelivered", present, error=error.kind, message=error.message)
                 raise
     delivery = done.delivery
