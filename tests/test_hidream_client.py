@@ -1,6 +1,7 @@
 """HiDream over HTTP: what is sent, and what each answer means."""
 
 import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -259,3 +260,25 @@ async def test_a_url_that_no_longer_works_is_worth_asking_for_another(api: Api, 
         await api.download()
     assert caught.value.retryable
     assert "5ec2e7" not in str(caught.value)
+
+
+QUOTED_URL = "https://bucket.example.com/portrait.jpg?v=7&X-Tos-Credential=AKLT1&X-Tos-Signature=5ec2e7"
+
+
+def assert_only_the_url_is_shown(error: GenMediaError) -> None:
+    """What signs the user's own URL is theirs alone, and the ledger, cards and events hold what the error says."""
+    assert "https://bucket.example.com/portrait.jpg?v=7" in error.message
+    for part in ("5ec2e7", "AKLT1"):
+        assert part.encode() not in pickle.dumps(error)
+
+
+@pytest.mark.parametrize("status", [400, 403, 502])
+async def test_a_signed_url_that_an_answer_quotes_gets_into_no_error(api: Api, status: int) -> None:
+    answer = httpx.Response(status, json={"code": status, "message": f"Cannot fetch {QUOTED_URL}."})
+    assert_only_the_url_is_shown(await api.refusal(answer))
+
+
+async def test_a_signed_url_that_a_failed_job_quotes_gets_into_no_error(api: Api) -> None:
+    seen = await api.look(sub_task(4, description=f"无法下载 {QUOTED_URL} 请检查"))
+    assert seen.failure
+    assert_only_the_url_is_shown(seen.failure)

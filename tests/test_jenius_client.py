@@ -303,3 +303,25 @@ async def test_a_key_in_a_failed_task_gets_into_no_error(api: Api) -> None:
 def test_a_client_and_its_account_show_nothing_of_the_key() -> None:
     client = JeniusClient(KEY)
     assert KEY not in f"{client} {vars(client)} {client.account}"
+
+
+QUOTED_URL = "https://bucket.example.com/portrait.jpg?v=7&X-Tos-Credential=AKLT1&X-Tos-Signature=5ec2e7"
+
+
+def assert_only_the_url_is_shown(error: GenMediaError) -> None:
+    """What signs the user's own URL is theirs alone, and the ledger, cards and events hold what the error says."""
+    assert "https://bucket.example.com/portrait.jpg?v=7" in error.message
+    for part in ("5ec2e7", "AKLT1"):
+        assert part.encode() not in pickle.dumps(error)
+
+
+@pytest.mark.parametrize("status", [400, 403, 502])
+async def test_a_signed_url_that_an_answer_quotes_gets_into_no_error(api: Api, status: int) -> None:
+    answer = httpx.Response(status, json={"code": status, "message": f"Cannot fetch {QUOTED_URL}."})
+    assert_only_the_url_is_shown(await api.refusal(answer))
+
+
+async def test_a_signed_url_that_a_failed_job_quotes_gets_into_no_error(api: Api) -> None:
+    seen = await api.look(status="failed", error_msg=f"无法下载 {QUOTED_URL} 请检查")
+    assert seen.failure
+    assert_only_the_url_is_shown(seen.failure)

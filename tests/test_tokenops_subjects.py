@@ -390,3 +390,16 @@ async def test_a_picture_that_is_refused_is_no_reason_to_try_again(web: respx.Ro
     web.post(f"{BASE}/omnihuman/subject/detection").respond(400, json={"error": "[50411] Pre Img Risk Not Pass"})
     with pytest.raises(InputRefused, match="image was refused"):
         await client.detect_subjects(PORTRAIT)
+
+
+async def test_our_own_signed_url_of_a_portrait_that_an_answer_quotes_gets_into_no_error(
+    web: respx.Router, client: TokenOpsClient
+) -> None:
+    signed = "https://bucket.example.com/inputs/5a.jpg?X-Amz-Credential=AKIA1&X-Amz-Signature=5ec2e7"
+    refusal = {"error": {"message": f"[50411] cannot use {signed}"}}
+    web.post(f"{BASE}/omnihuman/subject/detection").respond(400, json=refusal)
+    with pytest.raises(InputRefused) as caught:
+        await client.detect_subjects(signed)
+    assert "https://bucket.example.com/inputs/5a.jpg" in str(caught.value)
+    for part in ("5ec2e7", "AKIA1"):
+        assert part not in f"{caught.value} {vars(caught.value)}"

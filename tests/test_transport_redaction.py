@@ -1,5 +1,7 @@
 """Secrets and signatures stay out of what people and databases see; everything else of a URL stays in."""
 
+import html
+import json
 import string
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -7,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefect_genmedia.transport import MASK, Redactor, excerpt, unsigned_url
+from prefect_genmedia.transport import MASK, Redactor, excerpt, unsigned_text, unsigned_url
 
 KEY_CHARACTERS = string.ascii_letters + string.digits + "-_.~+/=:"
 
@@ -173,3 +175,49 @@ def test_unsigning_twice_changes_nothing_more(
 ) -> None:
     once = unsigned_url(f"{scheme}://{user}{host}{path}?{query}&{urlencode(signature)}{fragment}")
     assert unsigned_url(once) == once
+
+
+# --- unsigned_text ---
+
+
+@pytest.mark.parametrize("url", SIGNED.values(), ids=SIGNED.keys())
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Cannot fetch {}.",
+        "无法下载 {}\uff0c请检查。",
+        "无法下载{}\uff08403\uff09",
+        'Error while fetching "{}", got 403.',
+        "<img src='{}'> and more",
+        "see ({}), please",
+    ],
+)
+def test_a_quoted_url_loses_its_signature_and_the_sentence_nothing(sentence: str, url: str) -> None:
+    assert unsigned_text(sentence.format(url)) == sentence.format(f"{url.split('?')[0]}?versionId=7")
+
+
+@pytest.mark.parametrize("url", SIGNED.values(), ids=SIGNED.keys())
+def test_a_url_in_json_and_in_json_inside_json_loses_its_signature_and_stays_json(url: str) -> None:
+    inner = json.dumps({"url": url, "code": 7}).replace("&", "\\u0026")
+    for told in ({"detail": inner, "url": url}, {"detail": html.escape(url)}):
+        cleaned = unsigned_text(json.dumps(told, separators=(",", ":")))
+        assert json.loads(cleaned).keys() == told.keys()
+        for part in ("5ec2e7", "AKIA", "LTAI", "tokn"):
+            assert part not in cleaned
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["千军万马", "a: b", "https://example.com/a.jpg?id=7, twice", "POST /videos answered 400", "http://[::1", ""],
+)
+def test_a_text_with_nothing_secret_is_not_changed(text: str) -> None:
+    assert unsigned_text(text) == text
+
+
+def test_what_looks_like_a_url_and_cannot_be_read_shows_nothing() -> None:
+    assert unsigned_text("at https://me:hunter2@[bad/x now") == f"at https://{MASK} now"
+
+
+def test_a_redactor_takes_signatures_and_passwords_of_urls_too() -> None:
+    said = Redactor(["sk-1/2"]).clean("sftp://me:hunter2@h/a and https://h/a?k=sk-1%2F2&X-Amz-Signature=5ec2e7")
+    assert said == "sftp://h/a and https://h/a?k=sk-1%2F2"

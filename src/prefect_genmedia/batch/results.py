@@ -15,6 +15,7 @@ from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.prices import CURRENCY, Price
 from prefect_genmedia.jobs.storage import Storage
+from prefect_genmedia.transport import unsigned_text
 
 NOT_SENT = "not_sent"
 """State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""
@@ -76,7 +77,7 @@ class Result:
     def take_error(self, error: BaseException) -> None:
         """Write down why the row has no file."""
         self.error_kind = error.kind if isinstance(error, GenMediaError) else type(error).__name__
-        self.error_message = error.message if isinstance(error, GenMediaError) else str(error)
+        self.error_message = error.message if isinstance(error, GenMediaError) else unsigned_text(str(error))
 
 
 _COSTS = frozenset(

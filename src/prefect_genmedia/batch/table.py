@@ -16,6 +16,7 @@ from anyio import to_thread
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.storage import Storage, target_at
 from prefect_genmedia.targets import SCHEME, BlockFolder, target_of
+from prefect_genmedia.transport import unsigned_text
 
 TableFormat = Literal["csv", "jsonl", "parquet"]
 
@@ -67,7 +68,7 @@ def read_table(source: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     except InvalidRequest:
         raise
     except (OSError, ValueError, csv.Error) as error:  # a Parquet file's own errors are ValueErrors
-        reason = f"{source!r} cannot be read: {type(error).__name__}: {error}"
+        reason = unsigned_text(f"{source!r} cannot be read: {type(error).__name__}: {error}")
     raise _refusal(reason)
 
 
@@ -88,7 +89,7 @@ async def read_rows(source: str | Sequence[Mapping[str, Any]]) -> list[dict[str,
         content = await to_thread.run_sync(storage.read, source)
         return [_filled(row) for row in reader(content)]
     except (OSError, ValueError, csv.Error) as error:
-        reason = f"{source!r} cannot be read: {type(error).__name__}: {error}"
+        reason = unsigned_text(f"{source!r} cannot be read: {type(error).__name__}: {error}")
     raise _refusal(reason)
 
 

@@ -16,7 +16,7 @@ from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia.inputs.reading import Held
 from prefect_genmedia.jobs.storage import RemoteFolder
 from prefect_genmedia.providers.inputs import is_public
-from prefect_genmedia.transport import excerpt
+from prefect_genmedia.transport import excerpt, unsigned_text
 
 SETTING = "PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL"
 
@@ -74,10 +74,11 @@ class Publication:
         except (GenMediaError, NotPublishable):
             raise
         except (ImportError, ValueError, NotImplementedError) as error:
-            raise NotPublishable(f"cannot be published through {SETTING}: {error}") from None
+            raise NotPublishable(f"cannot be published through {SETTING}: {unsigned_text(str(error))}") from None
         except Exception as error:
+            told = excerpt(unsigned_text(str(error)), 300)
             failure = ProviderError(
-                f"Publishing through {SETTING} failed: {type(error).__name__}: {excerpt(str(error), 300)}.",
+                f"Publishing through {SETTING} failed: {type(error).__name__}: {told}.",
                 outcome="unsent",
                 next_step=f"check {SETTING} and the storage's credentials.",
             )

@@ -15,7 +15,7 @@ from anyio import to_thread
 
 from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia.providers.inputs import absence, is_public, local_path
-from prefect_genmedia.transport import FetchRules, body_of, excerpt, fetch
+from prefect_genmedia.transport import FetchRules, body_of, excerpt, fetch, unsigned_text
 
 MAX_INPUT_BYTES = 100 * 1024**2
 """The largest input that is read, in bytes."""
@@ -129,10 +129,11 @@ def _copied(url: str, limit: int, path: Path) -> Reading:
     except PermissionError:
         return Unusable("may not be read by this process")
     except (ImportError, IsADirectoryError, NotImplementedError, ValueError) as error:
-        return Unusable(f"cannot be read: {error}")
+        return Unusable(f"cannot be read: {unsigned_text(str(error))}")
     except Exception as error:  # each storage has errors of its own
+        told = excerpt(unsigned_text(str(error)), 300)
         return ProviderError(
-            f"An input cannot be read from its storage: {type(error).__name__}: {excerpt(str(error), 300)}.",
+            f"An input cannot be read from its storage: {type(error).__name__}: {told}.",
             outcome="unsent",
         )
     return Held(path, size, digest.hexdigest()) if size else Unusable("is empty")

@@ -3,7 +3,7 @@
 from prefect_genmedia.transport.api import ApiClient, Gates
 from prefect_genmedia.transport.fetch import FetchRules, body_of, fetch
 from prefect_genmedia.transport.leases import LoopShared
-from prefect_genmedia.transport.redact import MASK, Redactor, excerpt, unsigned_url
+from prefect_genmedia.transport.redact import MASK, Redactor, excerpt, unsigned_text, unsigned_url
 from prefect_genmedia.transport.retry_after import retry_after_seconds
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "excerpt",
     "fetch",
     "retry_after_seconds",
+    "unsigned_text",
     "unsigned_url",
 ]

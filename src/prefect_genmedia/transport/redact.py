@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -19,8 +20,15 @@ _BESIDE = {
 }
 
 
+# A URL inside a text ends where one cannot go on: at quotes, as in JSON, and at Chinese punctuation, too. What stands
+# for an ampersand in HTML, and in JSON inside JSON, belongs to it.
+_URL_IN_TEXT = re.compile(r"""\w+://(?:[^\s"'<>\\`{}|^\u2018-\u201f\u3000-\u303f\uff01-\uff5e]|\\+u0026)+""")
+_ESCAPED_AMPERSAND = re.compile(r"&amp;|\\+u0026")
+_END_OF_A_PHRASE = ".,;:!?)"
+
+
 class Redactor:
-    """Replaces known secrets in any text.
+    """Replaces known secrets, and what signs the URLs, in any text.
 
     Parameters:
         secrets: the secrets; those shorter than four characters are ignored, they would mangle every text.
@@ -31,7 +39,11 @@ class Redactor:
         self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
 
     def clean(self, text: str) -> str:
-        """The text without any secret."""
+        """The text without any secret, and with each URL as `unsigned_url` shows it."""
+        # Twice: reading a URL may undo an escape that hid a secret.
+        return self._masked(unsigned_text(self._masked(text)))
+
+    def _masked(self, text: str) -> str:
         for secret in self._secrets:
             text = text.replace(secret, MASK)
         return text
@@ -61,6 +73,22 @@ def unsigned_url(url: str) -> str:
     ]
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, urlencode(kept, errors="surrogateescape"), ""))
+
+
+def unsigned_text(text: str) -> str:
+    """The text with each URL in it as `unsigned_url` shows it: providers quote those that they cannot fetch."""
+    return _URL_IN_TEXT.sub(_unsigned, text)
+
+
+def _unsigned(found: re.Match[str]) -> str:
+    whole = _ESCAPED_AMPERSAND.sub("&", found.group())
+    url = whole.rstrip(_END_OF_A_PHRASE)
+    if not set("?@#") & set(url):
+        return found.group()
+    try:
+        return unsigned_url(url) + whole[len(url) :]
+    except ValueError:  # no URL that anybody could read
+        return f"{url.partition('://')[0]}://{MASK}"
 
 
 def excerpt(text: str, limit: int = 2000) -> str:
