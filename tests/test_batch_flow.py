@@ -203,6 +203,20 @@ async def test_speakers_are_selected_inside_the_row_and_not_again_in_a_rerun(bat
     assert batch.simulator.world.requests["tokenops.detect"] == detections
 
 
+async def test_a_row_that_expired_is_sent_again_with_its_speaker(batch: Batch, ledger: Ledger) -> None:
+    inputs = {"image_url": batch.simulator.portrait_url, "audio_url": batch.simulator.speech_url}
+    table = [{"id": "talk", "subject": "leftmost", "output_resolution": 720, **inputs}]
+    with pytest.raises(errors.BatchIncomplete):  # five seconds are not seven: the file does not verify
+        await batch.run(table, "omnihuman")
+    (job,) = await ledger.jobs()
+    await ledger.note(job, expires_at=1.0)
+    assert (await batch.run(table, "omnihuman", dry_run=True)).states == {"submit": 1}
+    with pytest.raises(errors.BatchIncomplete):
+        await batch.run(table, "omnihuman")
+    first, second = (job.body["mask_urls"] for job in batch.simulator.world.jobs.values())
+    assert len(first) == len(second) == 1
+
+
 async def test_the_budget_stops_a_batch_and_a_larger_one_lets_it_go_on(batch: Batch) -> None:
     with pytest.raises(errors.BudgetStop, match="2 of 2 jobs"):
         await batch.run(lakes(4), max_jobs=2)

@@ -119,6 +119,18 @@ async def test_a_row_whose_reservation_another_run_gave_back_reserves_anew_or_is
         assert (await budget.state()).jobs == 0
 
 
+@pytest.mark.parametrize(("provider", "comes_back"), [("tokenops", True), ("jenius", False)])
+async def test_a_failed_job_gives_its_money_back_where_its_provider_documents_that_it_is_free(
+    provider: str, comes_back: bool, ledger: Ledger
+) -> None:
+    await (budget := Budget(ledger, "b", 1, None)).open()
+    job = await ledger.reserve(wanted(1).model_copy(update={"provider": provider}))
+    await budget.reserve(holder_of(job.identity, 1), 0.1)
+    for state in (JobState.SENDING, JobState.SUBMITTED, JobState.FAILED):
+        job = await ledger.move(job, state) or job
+    assert await budget.release(job.identity, 1) is comes_back
+
+
 async def test_a_budget_remembers_what_is_reserved_when_its_limit_changes(shared_ledger: str) -> None:
     async with open_ledger(shared_ledger) as ledger:
         await (first := Budget(ledger, "b", None, 1.0)).open()

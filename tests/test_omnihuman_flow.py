@@ -318,6 +318,19 @@ async def test_the_tasks_work_in_somebody_elses_sync_flow(
     assert Path(delivery.uri).is_file()
 
 
+async def test_a_speaker_that_is_only_named_is_looked_for_before_anything_is_sent(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    @flow
+    async def their_flow() -> None:
+        request = OmniHumanVideo(image_url=simulator.portrait_url, audio_url=simulator.speech_url, subject="rightmost")
+        await submit(request, credentials)
+
+    await their_flow()
+    (job,) = simulator.world.jobs.values()
+    assert len(job.body["mask_urls"]) == 1
+
+
 async def test_the_key_is_nowhere_to_be_found_after_a_run(
     simulator: RunningSimulator,
     tmp_path: Path,

@@ -1,0 +1,300 @@
+"""What may never cost twice, or be lost, because of one wrong word: refusals on the way, absences, moved files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefect_genmedia import TokenOpsCredentials
+from prefect_genmedia.batch.run import next_attempt
+from prefect_genmedia.errors import InvalidRequest, JobExpired, JobTimeout, StorageError, SubmissionUnknown
+from prefect_genmedia.jobs import Claim, Job, JobState, Ledger, PollPolicy, deliver, submit_once, wait_for_job
+from prefect_genmedia.jobs.clock import Clock
+from prefect_genmedia.jobs.storage import target_at
+from prefect_genmedia.jobs.wait import HEARTBEAT_SECONDS
+from prefect_genmedia.providers.protocol import MediaExpectation, Observation, Phase, ProviderClient
+from prefect_genmedia.providers.tokenops import JimengVideo
+from prefect_genmedia.simulator import RunningSimulator
+
+REQUEST = JimengVideo(prompt="a lake at dawn", model="jimeng-video-3.0-720P")
+HOUR = 3600.0
+
+
+class QuickClock(Clock):
+    """A clock on which waiting takes no time, from the present moment on."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.passed
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
+
+    async def sleep(self, seconds: float) -> None:
+        self.passed += max(seconds, 0.0)
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def clock() -> QuickClock:
+    return QuickClock()
+
+
+@pytest.fixture
+async def client(credentials: TokenOpsCredentials) -> AsyncIterator[ProviderClient]:
+    async with credentials.client() as opened:
+        yield opened
+
+
+class Provider:
+    """A provider of which each look gets the next answer, and further ones the last."""
+
+    def __init__(self, *answers: Observation | Exception, clock: Clock, **moments: Observation) -> None:
+        self.answers = list(answers)
+        self.looks: list[float] = []
+        self.clock = clock
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        self.looks.append(self.clock.now())
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+RUNNING = Observation(Phase.RUNNING, "running")
+DONE = Observation(Phase.SUCCEEDED, "completed")
+
+
+async def submitted(ledger: Ledger, seconds_ago: float = 0.0, **facts: Any) -> Job:
+    """A job that was accepted so many seconds ago."""
+    now = Clock().now()
+    wanted = Job(key="", identity=f"{seconds_ago}{facts}", provider="tokenops", model="m", scope="s", **facts)
+    job = await ledger.move(await ledger.reserve(wanted), JobState.SENDING)
+    assert job is not None
+    times = {"submitted_at": now - seconds_ago, "expires_at": now - seconds_ago + 12 * HOUR}
+    job = await ledger.move(job, JobState.SUBMITTED, provider_job_id="107", **times)
+    assert job is not None
+    return job
+
+
+# --- a file that is not there ---
+
+
+async def finished(ledger: Ledger, client: ProviderClient, scope: str = "s") -> Job:
+    job = await submit_once(ledger, client, REQUEST, Claim(scope=scope, root_run_id="first"))
+    return await wait_for_job(ledger, client, job, 30.0, PollPolicy(shortest=0.02, longest=0.1))
+
+
+async def test_a_refused_download_is_no_reason_to_pay_again_while_the_provider_has_the_file(
+    ledger: Ledger, client: ProviderClient, simulator: RunningSimulator, clock: QuickClock, tmp_path: Path
+) -> None:
+    job = await finished(ledger, client)
+    target = target_at(str(tmp_path / "media"))
+    simulator.order("content_gone", times=2)
+    with pytest.raises(JobExpired, match=r"Nothing is paid again\."):
+        await deliver(ledger, client, job, target)
+    again = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="second"))
+    assert (again.key, again.state) == (job.key, JobState.SUCCEEDED)
+    clock.passed = 2 * HOUR
+    with pytest.raises(JobExpired, match="new attempt"):
+        await deliver(ledger, client, again, target, clock)
+    lost = await ledger.get(job.key)
+    assert lost is not None
+    assert (lost.state, next_attempt(lost)) == (JobState.UNDELIVERABLE, 2)
+    same_run = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="first"))
+    assert (same_run.key, simulator.accepted) == (job.key, 1)
+    anew = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="second"))
+    assert (anew.attempt, simulator.accepted) == (2, 2)
+
+
+async def test_a_delivered_file_that_was_moved_is_never_paid_for_again(
+    ledger: Ledger, client: ProviderClient, simulator: RunningSimulator, clock: QuickClock, tmp_path: Path
+) -> None:
+    target = target_at(str(tmp_path / "media"))
+    job = await deliver(ledger, client, await finished(ledger, client), target)
+    assert job.delivery is not None
+    file, archive = Path(job.delivery.uri), tmp_path / "archive.mp4"
+    file.rename(archive)
+    clock.passed = 13 * HOUR
+    simulator.order("content_gone")
+    with pytest.raises(JobExpired, match=r"put the file back\. A new one is paid again"):
+        await deliver(ledger, client, job, target, clock)
+    lost = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="another"), clock)
+    assert (lost.key, lost.state, next_attempt(lost)) == (job.key, JobState.UNDELIVERABLE, None)
+    archive.rename(file)
+    healed = await deliver(ledger, client, lost, target, clock)
+    assert (healed.state, healed.delivery, simulator.accepted) == (JobState.DELIVERED, job.delivery, 1)
+
+
+async def test_a_storage_that_cannot_be_read_has_not_lost_the_file(
+    ledger: Ledger, client: ProviderClient, simulator: RunningSimulator, tmp_path: Path
+) -> None:
+    target = target_at(str(tmp_path / "media"))
+    job = await deliver(ledger, client, await finished(ledger, client), target)
+    assert job.delivery is not None
+    Path(job.delivery.uri).unlink()
+    Path(job.delivery.uri).mkdir()  # opening it fails, but not because there is nothing
+    with pytest.raises(StorageError, match="IsADirectoryError"):
+        await deliver(ledger, client, job, target)
+    assert await ledger.get(job.key) == job
+
+
+@pytest.mark.parametrize("state", [JobState.SUBMITTED, JobState.FAILED])
+async def test_only_a_job_with_a_file_is_downloaded(
+    state: JobState, ledger: Ledger, client: ProviderClient, tmp_path: Path
+) -> None:
+    job = await submitted(ledger)
+    if state is JobState.FAILED:
+        job = await ledger.move(job, state, error_kind="InvalidRequest", error_message="wait for it first") or job
+    with pytest.raises(InvalidRequest, match="wait for it first"):
+        await deliver(ledger, client, job, target_at(str(tmp_path)))
+    assert await ledger.get(job.key) == job
+
+
+def test_a_bad_file_is_fetched_anew_until_its_time_is_over_and_then_asked_for_anew() -> None:
+    facts = {"identity": "i", "provider": "tokenops", "state": "undeliverable", "error_kind": "ResultInvalid"}
+    job = Job(key="k", expires_at=Clock().now() + HOUR, **facts)
+    assert next_attempt(job) is None
+    assert next_attempt(job.model_copy(update={"expires_at": Clock().now() - 1.0})) == 2
+
+
+@pytest.mark.parametrize(("provider", "words"), [("tokenops", "provider's word"), ("jenius", "does not document")])
+def test_what_a_failed_job_cost_is_told_as_its_provider_documents_it(provider: str, words: str) -> None:
+    job = Job(key="k", identity="i", provider=provider, state=JobState.FAILED, error_kind="GenerationFailed")
+    assert words in str(job.failure())
+
+
+# --- a job that is not found ---
+
+
+async def test_a_job_that_is_not_found_for_a_moment_is_not_gone(ledger: Ledger, clock: QuickClock) -> None:
+    missing = JobExpired("GET answered 404.")
+    provider: Any = Provider(RUNNING, *[missing] * 8, RUNNING, *[missing] * 8, DONE, clock=clock)
+    job = await submitted(ledger, seconds_ago=200.0)
+    done = await wait_for_job(ledger, provider, job, HOUR, PollPolicy(longest=15.0, jitter=0.0), clock=clock)
+    assert done.state is JobState.SUCCEEDED
+
+
+async def test_a_job_that_is_not_found_for_minutes_is_gone(ledger: Ledger, clock: QuickClock) -> None:
+    provider: Any = Provider(RUNNING, JobExpired("GET answered 404."), clock=clock)
+    with pytest.raises(JobExpired):
+        await wait_for_job(ledger, provider, await submitted(ledger), HOUR, clock=clock)
+    assert 180.0 <= clock.passed < 240.0
+
+
+@pytest.mark.parametrize(("hours", "ends"), [(1.0, JobTimeout), (13.0, JobExpired)])
+async def test_a_single_look_believes_that_a_job_is_gone_when_its_time_is_over(
+    hours: float, ends: type[Exception], ledger: Ledger, clock: QuickClock
+) -> None:
+    provider: Any = Provider(JobExpired("GET answered 404."), clock=clock)
+    with pytest.raises(ends):
+        await wait_for_job(ledger, provider, await submitted(ledger, hours * HOUR), 0.0, clock=clock)
+
+
+# --- what is learned ---
+
+
+async def test_what_was_found_done_late_teaches_nothing_about_usual_durations(
+    ledger: Ledger, clock: QuickClock
+) -> None:
+    length = MediaExpectation(seconds=5.0)
+    for number in range(3):
+        job = await submitted(ledger, 10 * HOUR, label=str(number), expectation=length)
+        await wait_for_job(ledger, Provider(DONE, clock=clock), job, 20 * HOUR, clock=clock)  # type: ignore[arg-type]
+    assert await ledger.typical_seconds("tokenops", "m", 5.0) is None
+    for number in range(3):
+        job = await submitted(ledger, label=f"watched {number}", expectation=length)
+        await wait_for_job(ledger, Provider(RUNNING, DONE, clock=clock), job, HOUR, clock=clock)  # type: ignore[arg-type]
+    assert await ledger.typical_seconds("tokenops", "m", 5.0) is not None
+
+
+async def test_a_usual_duration_of_hours_is_not_slept_through(ledger: Ledger, clock: QuickClock) -> None:
+    for number in range(3):
+        job = await submitted(ledger, label=str(number))
+        await ledger.move(job, JobState.SUCCEEDED, took_seconds=10 * HOUR)
+    provider: Any = Provider(*[RUNNING] * 4, DONE, clock=clock)
+    job = await submitted(ledger)
+    begun = clock.now()
+    beats: list[float] = []
+    note = ledger.note
+
+    async def heard(noted: Job, **changes: object) -> Job | None:
+        beats.append(clock.now() - begun)
+        return await note(noted, **changes)
+
+    ledger.note = heard  # type: ignore[method-assign]
+    await wait_for_job(ledger, provider, job, 12 * HOUR, clock=clock)
+    assert [round(look - begun, -1) for look in provider.looks] == [60, 120, 240, 480, 960]
+    gaps = [later - earlier for earlier, later in zip([0.0, *beats], beats, strict=False)]
+    assert max(gaps) <= 2 * HEARTBEAT_SECONDS + 1
+
+
+# --- a ledger that is away, a task that is cancelled ---
+
+
+def away(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, times: int, gone: Callable[[JobState], bool]) -> None:
+    """Let the ledger fail so often when a job is to be moved to such a state."""
+    move, left = ledger.move, [times]
+
+    async def failing(job: Job, state: JobState, **changes: object) -> Job | None:
+        if gone(state) and left[0] > 0:
+            left[0] -= 1
+            raise ConnectionError("the database is away")
+        return await move(job, state, **changes)
+
+    monkeypatch.setattr(ledger, "move", failing)
+
+
+async def test_an_accepted_job_is_written_down_when_the_ledger_is_back(
+    ledger: Ledger,
+    client: ProviderClient,
+    simulator: RunningSimulator,
+    clock: QuickClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    away(ledger, monkeypatch, 3, lambda state: state is JobState.SUBMITTED)
+    told: list[str] = []
+    job = await submit_once(ledger, client, REQUEST, Claim(scope="s", tell=told.append), clock)
+    assert (job.state, simulator.accepted, len(told)) == (JobState.SUBMITTED, 1, 3)
+    assert f"accepted it as {job.provider_job_id}" in told[0]
+
+
+async def test_an_accepted_job_that_cannot_be_written_down_is_told_with_its_id(
+    ledger: Ledger,
+    client: ProviderClient,
+    simulator: RunningSimulator,
+    clock: QuickClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    away(ledger, monkeypatch, 1000, lambda state: state is JobState.SUBMITTED)
+    with pytest.raises(SubmissionUnknown) as caught:
+        await submit_once(ledger, client, REQUEST, Claim(scope="s"), clock)
+    (accepted,) = simulator.world.jobs
+    assert f"jobs adopt {caught.value.job_key} {accepted}" in str(caught.value)
+
+
+async def test_a_cancellation_before_the_first_byte_leaves_nothing_unknown(
+    ledger: Ledger, client: ProviderClient, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, started = ledger.start_sending, asyncio.Event()
+
+    async def slowly(*arguments: Any) -> Job | None:
+        started.set()
+        await asyncio.sleep(0.05)
+        return await start(*arguments)
+
+    monkeypatch.setattr(ledger, "start_sending", slowly)
+    submitting = asyncio.create_task(submit_once(ledger, client, REQUEST, Claim(scope="s")))
+    await started.wait()
+    submitting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await submitting
+    (job,) = await ledger.jobs()
+    assert (job.state, simulator.accepted) == (JobState.RESERVED, 0)
