@@ -49,7 +49,9 @@ class GenMediaSettings(PrefectBaseSettings):
         default=0.75, gt=0, description="A job is never looked at more often than this, in seconds."
     )
     poll_longest_seconds: float = Field(
-        default=15.0, gt=0, description="Once its usual duration has nearly passed, a job is looked at at least this often, in seconds."
+        default=15.0,
+        gt=0,
+        description="Once its usual duration has nearly passed, a job is looked at at least this often, in seconds.",
     )
 
     callback_url: str | None = Field(
