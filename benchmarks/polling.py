@@ -1,9 +1,9 @@
-"""How late news of a result is, and how many looks it takes, against the seeds' fixed interval.
+"""How late news of a result is, and how many looks it takes, against a fixed interval.
 
 Run with `make bench BENCH=polling`. Time is simulated, so the figures are the same on every machine. Jobs come one
 after the other, as in a schedule, each as long as a model's usually are, give or take a quarter; the first ones teach
-what is typical. The seeds' examples look every 15 s at jobs of about two minutes: here the interval is scaled to each
-length.
+what is typical. The providers' examples look every 15 s at jobs of about two minutes: here that interval is scaled to
+each length.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from prefect_genmedia.providers.protocol import Observation, Phase
 
 JOBS = 100
 TYPICAL_SECONDS = (5.0, 30.0, 120.0, 600.0)
-SEED_INTERVAL = 15.0 / 120.0
-"""The interval of the seeds' examples, as a share of the job's length."""
+FIXED_INTERVAL = 15.0 / 120.0
+"""The interval of the providers' examples, as a share of the job's length."""
 
 
 class SimulatedClock(Clock):
@@ -65,7 +65,7 @@ async def ours(ledger: Ledger, clock: SimulatedClock, model: str, number: int, l
     return provider.looks, (clock.now() - provider.done_at) / length
 
 
-async def seeds(length: float, interval: float) -> tuple[int, float]:
+async def at_fixed_intervals(length: float, interval: float) -> tuple[int, float]:
     """The same with a fixed interval."""
     looks = int(length // interval) + 1
     return looks, (looks * interval - length) / length
@@ -78,7 +78,7 @@ def means(rows: list[tuple[int, float]]) -> str:
 
 async def main() -> None:
     random.seed(1)
-    print("| typical job | looks a job | news late by | seeds' interval: looks | news late by |")
+    print("| typical job | looks a job | news late by | fixed interval: looks | news late by |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:
         clock = SimulatedClock()
@@ -86,7 +86,7 @@ async def main() -> None:
             for typical in TYPICAL_SECONDS:
                 lengths = [typical * random.uniform(0.75, 1.25) for _ in range(JOBS)]
                 own = [await ours(ledger, clock, f"m{typical}", n, length) for n, length in enumerate(lengths)]
-                fixed = [await seeds(length, typical * SEED_INTERVAL) for length in lengths]
+                fixed = [await at_fixed_intervals(length, typical * FIXED_INTERVAL) for length in lengths]
                 print(f"| {typical:.0f} s | {means(own)} | {means(fixed)} |")
 
 

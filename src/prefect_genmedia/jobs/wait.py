@@ -52,7 +52,7 @@ class PollPolicy:
     longest: float = 15.0
     jitter: float = 0.2
     first_look: float = 0.85
-    early: float = 60.0
+    early: float = 120.0
     watch_callback: float | None = None
 
     def next_interval(self, elapsed: float, typical: float | None) -> float:
