@@ -31,8 +31,8 @@ MAX_BODY_BYTES = 256 * 1024
 """A callback says what happened, and carries no media."""
 
 Heard = Callable[[Job, str], Awaitable[None]]
-"""Awaited with the job, and the provider's words for its parts, the first time a callback for it comes; after the
-provider has its answer, so that it may take its time."""
+"""Awaited with the job as it was, and the provider's words for its parts, each time a callback for it comes; after the
+provider has its answer, so that it may take its time. The first time the job has no `notified_at` yet."""
 
 
 def callback_token(secret: str, job_key: str) -> str:
@@ -62,7 +62,7 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
     Parameters:
         ledger_url: the ledger to record callbacks in; PostgreSQL where the receiver runs on another machine.
         secret: the callback secret, the same as the workers have.
-        heard: told of each job's first callback.
+        heard: told of each callback.
         clock: the time to write down.
     """
     ledgers: list[Ledger] = []
@@ -88,9 +88,7 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
         if job.notified_at is None:
             await ledgers[0].note(job, notified_at=clock.now())
             logger.info("Callback for job %s (%s)", job.provider_job_id, job.key)
-            if heard is not None:
-                return JSONResponse(KNOWN, background=BackgroundTask(heard, job, _words(body)))
-        return JSONResponse(KNOWN)
+        return JSONResponse(KNOWN, background=BackgroundTask(heard, job, _words(body)) if heard is not None else None)
 
     async def health(request: Request) -> Response:
         return JSONResponse({"healthy": True})

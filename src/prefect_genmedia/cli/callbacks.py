@@ -26,7 +26,8 @@ def serve_callbacks(host: str, port: int, console: Console) -> int:
         return 2
 
     async def heard(job: Job, words: str) -> None:
-        emit_job_event("notified", job, provider_status=words)
+        if job.notified_at is None:
+            emit_job_event("notified", job, provider_status=words)
         await resume_run_of(job)
 
     app = callback_app(settings.ledger, settings.callback_secret.get_secret_value(), heard)

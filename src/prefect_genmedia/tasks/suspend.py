@@ -6,7 +6,7 @@ from typing import Literal
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound, Pause
 from prefect.flow_runs import aresume_flow_run, asuspend_flow_run
 from prefect.logging import get_run_logger
 
@@ -27,17 +27,36 @@ async def suspend_until_done(job: Job) -> None:
     """Suspend the flow run until its job is done; call it in a deployed flow, between submitting and waiting.
 
     `reconcile_jobs` (on a schedule) and `prefect-genmedia callbacks` resume the run. It then starts from its beginning
-    in a new process, finds its job in the ledger, and goes on. A run that is resumed before its job is done just waits.
+    in a new process, finds its job in the ledger, and goes on. A run that is resumed before its job is done just waits,
+    and so does one whose job's callback has come.
 
     Raises:
         RuntimeError: the run has no deployment, so nothing could start it again.
     """
-    async with open_ledger(current_settings().ledger) as ledger:
-        present = await ledger.get(job.key)
-    if present is not None and present.state is not JobState.SUBMITTED:
+    if await _has_news(job):
         return
     get_run_logger().info("Job %s is at the provider; this run sleeps until it is done", job.provider_job_id)
-    await asuspend_flow_run(timeout=int(FORGOTTEN_SECONDS), key=pause_key(job))
+    try:
+        await asuspend_flow_run(timeout=int(FORGOTTEN_SECONDS), key=pause_key(job))
+    except Pause:
+        # Whoever had news until now found the run awake, and resumed nothing; it stands in the ledger, so look again.
+        await _resume_if_news(job)
+        raise
+
+
+async def _has_news(job: Job) -> bool:
+    """Whether the job is past being made, or the provider has called back: then waiting finds out at once."""
+    async with open_ledger(current_settings().ledger) as ledger:
+        present = await ledger.get(job.key)
+    return present is not None and (present.state is not JobState.SUBMITTED or present.notified_at is not None)
+
+
+async def _resume_if_news(job: Job) -> None:
+    try:
+        if await _has_news(job):
+            await resume_run_of(job)
+    except Exception as error:  # the run sleeps, and reconcile_jobs looks as well
+        get_run_logger().warning("Job %s was not looked at once more: %s", job.key, type(error).__name__)
 
 
 async def standing_of(job: Job) -> Standing:
@@ -58,5 +77,8 @@ async def resume_run_of(job: Job) -> Resumed:
     """Resume the run that is suspended for a job, if one is."""
     if job.flow_run_id is None or await standing_of(job) != "suspended":
         return "not waiting"
-    await aresume_flow_run(UUID(job.flow_run_id))
+    try:
+        await aresume_flow_run(UUID(job.flow_run_id))
+    except (NotPausedError, FlowPauseTimeout, RuntimeError):  # somebody else was faster, or it is too late
+        return "not waiting"
     return "resumed"
