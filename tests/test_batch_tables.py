@@ -11,8 +11,9 @@ import pytest
 
 from prefect_genmedia import errors
 from prefect_genmedia.batch.results import COLUMNS, Results
-from prefect_genmedia.batch.rows import SHOWN_PROBLEMS, check_rows, file_stem, refuse
+from prefect_genmedia.batch.rows import SHOWN_PROBLEMS, check_rows, refuse
 from prefect_genmedia.batch.table import TableFile, encode_table, read_table
+from prefect_genmedia.jobs.naming import file_stem
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
 
 ROWS: list[dict[str, Any]] = [
@@ -101,6 +102,22 @@ def test_file_names_are_safe_and_tell_ids_apart(name: str) -> None:
     assert not stem.startswith(".")
     assert len(stem.encode()) < 200
     assert stem == file_stem(name) != file_stem(name + "?")
+
+
+def test_rows_that_would_share_a_file_on_some_disk_are_told_before_anything_is_paid() -> None:
+    ids = ["Anna", "anna", "a b", file_stem("a b"), "Straße", "STRASSE", "clip", "clip-2", "Anna"]
+    good, bad = check_rows([{"id": row_id, "prompt": "x"} for row_id in ids], "jimeng")
+    assert [row.id for row in good] == ["Anna", "a b", "Straße", "clip", "clip-2"]
+    assert [row.id for row in bad] == ["anna", file_stem("a b"), "STRASSE", "Anna"]
+    problems = [problem.problem for row in bad for problem in row.problems]
+    assert all(problem.startswith("names the same file as") for problem in problems[:3])
+    assert problems[3] == "stands in another row, too"
+
+
+def test_a_part_of_a_table_leaves_out_what_the_whole_leaves_out() -> None:
+    table = [{"id": row_id, "prompt": "x"} for row_id in ("Anna", "anna", "berta")]
+    good, bad = check_rows(table, "jimeng", {"anna", "berta"}.__contains__)
+    assert ([(row.id, row.position) for row in good], [row.id for row in bad]) == ([("berta", 2)], ["anna"])
 
 
 async def test_results_are_replaced_whole(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ async def test_a_portrait_and_a_recording_become_a_verified_video(
     with av.open(delivery.uri) as container:
         assert sum(1 for _ in container.decode(video=0)) > 150
     stem = f"omnihuman-{delivery.provider_job_id}"
-    assert final_files(tmp_path / "out") == [f"{stem}.jpg", f"{stem}.json", f"{stem}.mp4"]
+    assert final_files(tmp_path / "out") == [f"{stem}.mp4", f"{stem}.mp4.jpg", f"{stem}.mp4.json"]
     assert simulator.accepted == 1
 
 

@@ -235,6 +235,19 @@ async def test_what_goes_wrong_in_a_shard_stands_in_the_batchs_table(batch: Batc
     assert {row["error_kind"] for row in batch.results.values()} == {"JobTimeout"}
 
 
+async def test_rows_that_are_left_out_are_left_out_of_every_shard(
+    batch: Batch, machines: Machines, tmp_path: Path
+) -> None:
+    twins = [{**row, "id": row["id"].upper()} for row in lakes(4)]
+    rows = [*lakes(4), *twins, {"id": "bad", "model": "jimeng-video-3.0-720P", "frames": 7}, *lakes(1)]
+    table = tmp_path / "lakes.jsonl"
+    table.write_bytes(encode_table(rows, ("id", "model", "prompt", "frames"), "jsonl"))
+    for given in (rows, str(table)):
+        report = await batch.run(given, skip_invalid=True)
+        assert report.states == {"delivered": 4, "invalid": 6}
+    assert batch.simulator.accepted == 4
+
+
 async def test_shards_share_one_budget(batch: Batch, machines: Machines) -> None:
     with pytest.raises(BudgetStop, match="5 of 5 jobs"):
         await batch.run(lakes(8), max_jobs=5)

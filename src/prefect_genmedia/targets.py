@@ -15,7 +15,11 @@ from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
+<<<<<<< HEAD
 from prefect_genmedia.jobs.storage import NOTHING, Target, staged_here, storing, target_at
+=======
+from prefect_genmedia.jobs.storage import NOTHING, Target, inside, staged_here, target_at
+>>>>>>> 0d0611a (Nothing that stands at the output is written over; relative places are absolute, or refused where a worker deletes them)
 
 SCHEME = "block://"
 
@@ -80,9 +84,19 @@ class BlockFolder:
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
         """Write each file as a whole into the Block; returns `block://…`."""
         for other, content in beside.items():
-            _waited_for(self._block.write_path(self._path_of(other), content))
-        _waited_for(self._block.write_path(self._path_of(name), staged.read_bytes()))
+            _waited_for(self._block.write_path(self._path_of(inside(other)), content))
+        _waited_for(self._block.write_path(self._path_of(inside(name)), staged.read_bytes()))
         return self.uri_of(name)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of what stands under a name; None if nothing does, or the Block cannot read.
+
+        A Block's interface tells of a file only by reading it, and each Block has errors of its own.
+        """
+        try:
+            return len(self.read(self.uri_of(name)))
+        except Exception:
+            return None
 
     def uri_of(self, name: str) -> str:
         """`block://…` of a file in the folder."""

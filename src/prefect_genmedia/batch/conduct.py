@@ -18,7 +18,7 @@ from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.held import Opened, quiet_rows
 from prefect_genmedia.batch.keeper import Sharding, keeper_of
 from prefect_genmedia.batch.results import INVALID, Results
-from prefect_genmedia.batch.rows import BadRow, Row, check_rows, file_stem, refuse
+from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.run import BatchRun, Limits, next_attempt
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
@@ -26,9 +26,12 @@ from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import TAKEN, JobState
+from prefect_genmedia.jobs.naming import file_stem
 from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
+from prefect_genmedia.jobs.storage import anywhere
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.in_flight import check_limit
+from prefect_genmedia.tasks.remote import place_of_files, refuse_passing
 from prefect_genmedia.tasks.support import explained, root_run_id
 from prefect_genmedia.tasks.terminal import Bar, terminal_bar
 
@@ -108,16 +111,20 @@ async def conduct(
     split = sharding or Sharding()
     shard = split.shard
     async with explained(0), end_told(shard) as end, AsyncExitStack() as stack:
+        settings = current_settings()
+        read = table if isinstance(table, str) else None
+        await refuse_passing({"table": read, **place_of_files(output, settings), "results": results})
         name = batch_id or (stem_of(table) if isinstance(table, str) else root_run_id())
         wanted = await read_rows(table)
-        rows, bad = check_rows(shard.part_of(wanted) if shard else wanted, kind)
+        rows, bad = check_rows(wanted, kind, shard.has if shard else None)
         if bad and not skip_invalid:
             raise refuse(bad)
         prices = price_table(money.prices)
         _check_prices(rows, prices, money)
-        settings = current_settings()
-        folder = output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}"
+        folder = anywhere(output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
         location = results or _beside(table, folder, name)
+        if isinstance(table, str) and anywhere(location) == anywhere(table):
+            raise InvalidRequest.of("The batch", [FieldProblem("results", "is the table itself")])
         places = (None, None) if shard else (location, await storage_of(location))
         kept = Results([row.id for row in rows], bad, *places)
         ledger = await stack.enter_async_context(open_ledger(settings.ledger))
@@ -131,7 +138,9 @@ async def conduct(
         await run.look_up()
         if dry_run:
             return await _plan(run, bad)
-        keeper = None if split.shards == 1 else await keeper_of(run, split, table, wanted)
+        left_out = {row.position for row in bad}
+        rest = [fields for position, fields in enumerate(wanted) if position not in left_out]
+        keeper = None if split.shards == 1 else await keeper_of(run, split, table, rest)
         run.budgets = await _budgets(run, money)
         get_run_logger().info("Batch %s: %d rows, %d of them known to the ledger", name, len(rows), len(run.known))
         with quiet_rows(len(rows)), terminal_bar(name) as bar:

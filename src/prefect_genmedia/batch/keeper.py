@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +29,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
-from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT
+from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT
 from prefect_genmedia.batch.run import BatchRun, next_attempt
 from prefect_genmedia.batch.shards import (
     BEAT_KEY,
@@ -45,6 +44,7 @@ from prefect_genmedia.batch.shards import (
 from prefect_genmedia.errors import BatchIncomplete
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.jobs.prices import priced_as
+from prefect_genmedia.jobs.storage import anywhere
 
 LOOK_SECONDS = 2.0
 """How often the shards' runs are looked at, in seconds."""
@@ -224,6 +224,7 @@ class Keeper:
 
     async def _finish(self) -> None:
         """The last word on every row: the ledger's, and what only the row's own shard knows."""
+        left_out = {result.id for result in self.run.results.all() if result.state == INVALID}
         jobs = await self.run.jobs.look()
         for row in self.run.rows:
             result, job = self.run.results.of(row.id), jobs.get(row.id)
@@ -233,6 +234,8 @@ class Keeper:
                 result.take_job(job, self.run.prices.get(priced_as(row.request)))
         for kept in self.shards:
             for row_id, told in (kept.end or ShardEnd()).rows.items():
+                if row_id in left_out:
+                    continue
                 result = self.run.results.of(row_id)
                 result.error_kind, result.error_message = told.error_kind, told.error_message
                 if told.state == NOT_SENT:
@@ -264,7 +267,7 @@ async def keeper_of(
         run: the whole batch.
         sharding: into how many parts, and what runs them.
         table: where the table is, for the shards to read themselves; or the rows, of which each is given its own.
-        rows: the rows as they stand in the table.
+        rows: the rows as they stand in the table, without those that are left out.
 
     Raises:
         InvalidRequest: it cannot be split so; nothing was submitted.
@@ -285,10 +288,10 @@ def _parameters(
     """What a shard's run is given: this run's own parameters, but for its part of the rows and of the places."""
     given: dict[str, Any] = dict(flow_run.parameters)
     return given | {
-        "table": _anywhere(table) if isinstance(table, str) else [dict(row) for row in shard.part_of(rows)],
+        "table": anywhere(table) if isinstance(table, str) else [dict(row) for row in shard.part_of(rows)],
         "credentials": _name_of(given.get("credentials", "default")),
         "batch_id": run.batch_id,
-        "output": _anywhere(run.output),
+        "output": run.output,
         "results": None,
         "max_in_flight": share_of(run.limits.max_in_flight, shard),
         "canary": 0,
@@ -298,11 +301,6 @@ def _parameters(
         "shard_deployment": None,
         "shard": shard.model_dump(),
     }
-
-
-def _anywhere(location: str) -> str:
-    """A path that means the same in another process's folder."""
-    return location if "://" in location else str(Path(location).expanduser().absolute())
 
 
 def _name_of(credentials: Any) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.jobs.naming import file_stem
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.providers.registry import request_type
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
@@ -49,32 +48,28 @@ class BadRow:
     problems: tuple[FieldProblem, ...]
 
 
-def file_stem(name: str) -> str:
-    """A name as it can stand in a file name: itself if possible, else a likeness with a digest."""
-    likeness = re.sub(r"[^\w.\-]+", "_", name).strip("._") or "row"
-    if likeness == name and len(likeness) <= 80:
-        return name
-    return f"{likeness[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def check_rows(table: Sequence[Mapping[str, Any]], kind: str) -> tuple[list[Row], list[BadRow]]:
+def check_rows(
+    table: Sequence[Mapping[str, Any]], kind: str, has: Callable[[str], bool] | None = None
+) -> tuple[list[Row], list[BadRow]]:
     """Make a request of each row.
 
     Parameters:
         table: rows with `id`, `kind` and the fields of that kind of request.
         kind: the kind of rows that name none.
+        has: tells by its id whether a row is wanted; None wants all. Ids are compared with those of the whole table.
 
     Returns:
         The good rows and the bad ones, each in the table's order.
     """
     good: list[Row] = []
     bad: list[BadRow] = []
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for position, fields in enumerate(table):
         row_id = id_of(fields)
         name = row_id or f"#{position + 1}"
         problems = [*_id_problems(row_id, seen)]
-        seen.add(row_id)
+        if has is not None and not has(row_id):
+            continue
         request = _request(fields, kind, problems)
         if request is None or problems:
             found = [FieldProblem(f"row {name}.{each.field}".rstrip("."), each.problem) for each in problems]
@@ -102,11 +97,18 @@ def id_of(fields: Mapping[str, Any]) -> str:
     return str(value).strip()
 
 
-def _id_problems(row_id: str, seen: set[str]) -> Iterator[FieldProblem]:
+def _id_problems(row_id: str, seen: dict[str, str]) -> Iterator[FieldProblem]:
+    """What is wrong with an id; `seen` has the earlier ones, by what their files are called on any disk."""
     if not row_id:
         yield FieldProblem("id", "is missing")
-    elif row_id in seen:
+        return
+    name = file_stem(row_id).casefold()
+    if name not in seen:
+        seen[name] = row_id
+    elif seen[name] == row_id:
         yield FieldProblem("id", "stands in another row, too")
+    else:
+        yield FieldProblem("id", f"names the same file as {seen[name]!r} on a disk that does not tell Anna from anna")
 
 
 def _request(fields: Mapping[str, Any], kind: str, problems: list[FieldProblem]) -> GenerationRequest | None:

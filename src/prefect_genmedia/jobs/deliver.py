@@ -16,10 +16,11 @@ from prefect_genmedia.jobs.landing import Landing
 from prefect_genmedia.jobs.ledger import Ledger
 from prefect_genmedia.jobs.media import MediaFacts, examine_video, mismatches
 from prefect_genmedia.jobs.model import TAKEN, Delivery, Job, JobState
-from prefect_genmedia.jobs.storage import QUARANTINE, Storage, Target, storing
+from prefect_genmedia.jobs.naming import MAKER, free_name, poster_name, quarantine_name, sidecar_name
+from prefect_genmedia.jobs.storage import Storage, Target, storing
 from prefect_genmedia.providers.protocol import ProviderClient
 
-MADE_BY = f"prefect-genmedia {version('prefect-genmedia')}"
+MADE_BY = f"{MAKER} {version('prefect-genmedia')}"
 """Who wrote a sidecar; found once, since the installation's records are parsed for it."""
 
 
@@ -27,7 +28,8 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
     """Make sure that the job's verified file is at the target, and return the job with its delivery.
 
     A job that is delivered already is not downloaded again while its file still has the same digest. Where the
-    provider made several files, the further ones stand beside the first as `…-2.mp4` and so on.
+    provider made several files, the further ones stand beside the first as `…~2.mp4` and so on. What stands there
+    already and is not ours to replace stays, see `free_name`: the delivery tells the true names.
 
     That the file is not there is believed of the provider only when its time is over: a proxy that stands in between
     says the same, and what is believed to be gone may be paid for again.
@@ -65,9 +67,7 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
 
 async def _fetched(client: ProviderClient, job: Job, target: Target) -> Delivery:
     """Every file of the job, downloaded and verified."""
-    name = target.name or f"{job.kind or job.provider}-{job.provider_job_id or job.key}.mp4"
-    names = [name, *(f"{name[:-4]}-{index + 1}.mp4" for index in range(1, job.outputs))]
-    first, *others = [await _download(client, job, target.storage, each, index) for index, each in enumerate(names)]
+    first, *others = [await _download(client, job, target, index) for index in range(job.outputs)]
     return first.model_copy(update={"others": tuple(others)})
 
 
@@ -112,28 +112,31 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> Job:
         job = await ledger.get(job.key) or job
 
 
-async def _download(client: ProviderClient, job: Job, storage: Storage, name: str, index: int) -> Delivery:
-    landing = Landing(storage)
+async def _download(client: ProviderClient, job: Job, target: Target, index: int) -> Delivery:
+    landing = Landing(target.storage)
     try:
         async with client.open_result(job.provider_job_id or "", index) as stream:
             await landing.receive(stream)
-        return await to_thread.run_sync(_land, landing, job, storage, name)
+        return await to_thread.run_sync(_land, landing, job, target, index)
     finally:
         if landing.is_open:
             await to_thread.run_sync(landing.close)
 
 
-def _land(landing: Landing, job: Job, storage: Storage, name: str) -> Delivery:
+def _land(landing: Landing, job: Job, target: Target, index: int) -> Delivery:
     """Verify what has arrived, and publish it: one trip to a thread for the whole of a small file's disk work."""
+    storage = target.storage
     with closing(landing):
         staged, digest = landing.settle()
         try:
             facts = _verify(staged, job)
         except ResultInvalid as error:
             with storing():
-                kept = storage.publish(staged, f"{QUARANTINE}/{name}")
+                kept = storage.publish(staged, quarantine_name(job, target, index))
             error.message += f" It is kept as {kept}."
             raise
+        with storing():
+            name = free_name(job, target, index)
         delivery = Delivery(
             uri=storage.uri_of(name),
             sha256=digest,
@@ -158,8 +161,7 @@ def _verify(path: Path, job: Job) -> MediaFacts:
 
 
 def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Delivery, facts: MediaFacts) -> Delivery:
-    stem = name.rsplit(".", 1)[0]
-    poster, sidecar = f"{stem}.jpg", f"{stem}.json"
+    poster, sidecar = poster_name(name), sidecar_name(name)
     told = json.dumps(sidecar_of(job, delivery, name), ensure_ascii=False, indent=2).encode()
     with storing():
         storage.publish(staged, name, {poster: facts.poster, sidecar: told})

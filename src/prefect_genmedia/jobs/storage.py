@@ -19,6 +19,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, StorageError
+from prefect_genmedia.providers.inputs import local_path
 from prefect_genmedia.transport import excerpt, unsigned_text
 
 QUARANTINE = "quarantine"
@@ -77,7 +78,16 @@ class Storage(Protocol):
 
         Raises:
             OSError: it could not be written; nothing is there under the final name.
+            StorageError: the name leads out of the folder.
         """
+        ...
+
+    def size(self, name: str) -> int | None:
+        """Bytes of what stands under a name in the folder; None if nothing does, as far as can be seen."""
+        ...
+
+    def read(self, uri: str) -> bytes:
+        """The bytes of a small file; whatever the storage raises where it is not there."""
         ...
 
     def uri_of(self, name: str) -> str:
@@ -111,15 +121,26 @@ class LocalFolder:
 
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
         """Flush each file to disk, rename it, and flush the folder: after a power cut it is whole or not there."""
-        target = self.folder / name
+        target = self.folder / inside(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         for other, content in beside.items():
             with self.staging() as path:
                 path.write_bytes(content)
-                _name(path, self.folder / other)
+                _name(path, self.folder / inside(other))
         _name(staged, target)
         _flush(target.parent)
         return str(target)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of what stands under a name, be it a link that leads nowhere."""
+        try:
+            return (self.folder / name).lstat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def read(self, uri: str) -> bytes:
+        """The bytes of a small file."""
+        return Path(uri).read_bytes()
 
     def uri_of(self, name: str) -> str:
         """Path of a file in the folder."""
@@ -163,7 +184,7 @@ class RemoteFolder:
             with self.staging() as path:
                 path.write_bytes(content)
                 self.publish(path, other)
-        target = f"{self._root}/{name}"
+        target = f"{self._root}/{inside(name)}"
         self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
         protocol = urlsplit(self.url).scheme
         first = target if protocol in _ATOMIC_PROTOCOLS else f"{target}.{uuid4().hex}.part"
@@ -175,6 +196,19 @@ class RemoteFolder:
         if first != target:
             self._fs.mv(first, target)
         return self.uri_of(name)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of what stands under a name."""
+        try:
+            return int(self._fs.info(f"{self._root}/{name}")["size"] or 0)
+        except (FileNotFoundError, PermissionError):  # who may not list a bucket gets 403 for what is not there
+            return None
+
+    def read(self, uri: str) -> bytes:
+        """The bytes of a small file."""
+        with fsspec.open(uri, "rb") as file:
+            content: bytes = file.read()
+            return content
 
     def uri_of(self, name: str) -> str:
         """URL of a file in the folder."""
@@ -196,6 +230,29 @@ class Target:
 
     storage: Storage
     name: str | None = None
+
+
+def inside(name: str) -> str:
+    """A name that surely is one of a file in the folder.
+
+    Raises:
+        StorageError: it leads out of the folder.
+    """
+    if any(part in ("", ".", "..") for part in re.split(r"[/\\]", name)):
+        raise StorageError(f"{name!r} is no name of a file in a folder.", retryable=False)
+    return name
+
+
+def is_relative(location: str) -> bool:
+    """Whether a path or URL means another place in another process's folder."""
+    path = local_path(location)
+    return path is not None and not path.is_absolute()
+
+
+def anywhere(location: str) -> str:
+    """A path or URL that means the same in another process's folder."""
+    path = local_path(location)
+    return location if path is None or ("://" in location and path.is_absolute()) else str(path.absolute())
 
 
 def target_at(output: str) -> Target:

@@ -20,6 +20,7 @@ from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.targets import target_of
+from prefect_genmedia.tasks.remote import lasting_place
 from prefect_genmedia.tasks.support import emit_job_event
 from prefect_genmedia.tasks.suspend import resume_run_of, standing_of
 
@@ -49,7 +50,8 @@ async def reconcile_ledger(credentials: Sequence[str] = ("default",)) -> list[Fi
                         return
             yield None
 
-        around = Surroundings(client_for, standing_of, resume_run_of, target_of, settings.media_folder, flow_run.id)
+        folder = await lasting_place(None, settings)
+        around = Surroundings(client_for, standing_of, resume_run_of, target_of, folder, flow_run.id)
         async for finding in reconcile(ledger, around):
             findings.append(finding)
             logger.info("Job %s (%s): %s", finding.job.provider_job_id, finding.job.key, finding.action)

@@ -27,7 +27,7 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.checks import ready, rejoined
-from prefect_genmedia.tasks.remote import warn_of_mortal_ledger
+from prefect_genmedia.tasks.remote import lasting_place, warn_of_mortal_ledger
 from prefect_genmedia.tasks.subjects import with_subject
 from prefect_genmedia.tasks.support import (
     RunListener,
@@ -72,7 +72,8 @@ async def submit_step(
     block = await load_credentials(request.provider, credentials)
     settings = current_settings()
     await warn_of_mortal_ledger(settings)
-    await target_of(output or settings.media_folder)  # a place that cannot be must be known before anything is paid
+    place = await lasting_place(output, settings)
+    await target_of(place)  # a place that cannot be must be known before anything is paid
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         # Only here, so that base64 and signed URLs never pass through Prefect.
         joined = await rejoined(ledger, client, request, idempotency_key, variant)
@@ -88,7 +89,7 @@ async def submit_step(
             variant=variant,
             label=label or request.kind,
             flow_run_id=flow_run.id,
-            output=output,
+            output=place if output or place != settings.media_folder else None,
             expectation=prepared.expectation,
             prices=prices,
             spend=spend,
@@ -161,7 +162,7 @@ async def deliver_step(job: Job | str, output: str | None, credentials: Provider
         block = await load_credentials(present.provider, credentials)
         async with block.client() as client:
             try:
-                target = await target_of(output or settings.media_folder)
+                target = await target_of(await lasting_place(output, settings))
                 done = await deliver(ledger, client, present, target)
             except GenMediaError as error:
                 error.about(present.key, present.provider_job_id)
