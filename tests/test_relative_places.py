@@ -1,4 +1,4 @@
-"""A relative path is one in the run's folder: kept as an absolute one, and refused where a worker deletes the folder."""
+"""A relative path is one in the run's folder: made absolute, and refused where a worker deletes that folder."""
 
 from __future__ import annotations
 

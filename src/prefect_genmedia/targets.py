@@ -15,11 +15,7 @@ from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-<<<<<<< HEAD
-from prefect_genmedia.jobs.storage import NOTHING, Target, staged_here, storing, target_at
-=======
-from prefect_genmedia.jobs.storage import NOTHING, Target, inside, staged_here, target_at
->>>>>>> 0d0611a (Nothing that stands at the output is written over; relative places are absolute, or refused where a worker deletes them)
+from prefect_genmedia.jobs.storage import NOTHING, Target, inside, staged_here, storing, target_at
 
 SCHEME = "block://"
 
@@ -91,7 +87,8 @@ class BlockFolder:
     def size(self, name: str) -> int | None:
         """Bytes of what stands under a name; None if nothing does, or the Block cannot read.
 
-        A Block's interface tells of a file only by reading it, and each Block has errors of its own.
+        A Block's interface tells of a file only by reading it. Whatever it raises is taken as "not there": else a Block
+        that may only be written to would never get a file.
         """
         try:
             return len(self.read(self.uri_of(name)))

@@ -52,7 +52,13 @@ def wanted_name(job: Job, target: Target, index: int = 0) -> str:
 
 
 def quarantine_name(job: Job, target: Target, index: int = 0) -> str:
-    """What one of a job's files is called that does not verify: a name of its own; parameters as in `wanted_name`."""
+    """What one of a job's files is called that does not verify: a name that no other job has.
+
+    Parameters:
+        job: the file's job.
+        target: where it goes.
+        index: which of the job's files, from 0.
+    """
     return f"{QUARANTINE}/{_marked(wanted_name(job, target, index), f'-{job.key}')}"
 
 
