@@ -22,7 +22,7 @@ from prefect_genmedia.providers.tokenops.catalog import (
 from prefect_genmedia.providers.tokenops.jimeng import ContentElement
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
 from prefect_genmedia.tasks.attempts import attempts
-from prefect_genmedia.tasks.in_flight import in_flight
+from prefect_genmedia.tasks.holding_limit import holding_limit
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
 
@@ -102,12 +102,14 @@ async def jimeng_video(
     label = label_of(image_urls[0]) if image_urls else prompt[:40]
     for attempt in attempts(request, resubmit_on_output_refusal):
         with attempt:
-            async with in_flight(attempt.request, credentials, idempotency_key, attempt.variant):
+            async with holding_limit(
+                attempt.request, credentials=credentials, idempotency_key=idempotency_key, variant=attempt.variant
+            ):
                 job = await submit(
                     attempt.request,
-                    credentials,
-                    idempotency_key,
-                    attempt.variant,
+                    credentials=credentials,
+                    idempotency_key=idempotency_key,
+                    variant=attempt.variant,
                     label=label,
                     output=output,
                     ask_again=attempt.is_last,
@@ -115,5 +117,5 @@ async def jimeng_video(
                 )
                 if suspend_while_waiting:
                     await suspend_until_done(job)
-                job = await wait_for_job(job, credentials, timeout_seconds)
-    return await download_result(job, output, credentials)
+                job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout_seconds)
+    return await download_result(job, output, credentials=credentials)

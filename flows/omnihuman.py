@@ -24,7 +24,7 @@ from prefect_genmedia.tasks import (
 from prefect_genmedia.tasks.ask import ask_subject
 from prefect_genmedia.tasks.attempts import attempts
 from prefect_genmedia.tasks.checks import job_of_gone_inputs
-from prefect_genmedia.tasks.in_flight import in_flight
+from prefect_genmedia.tasks.holding_limit import holding_limit
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
 
@@ -93,27 +93,34 @@ async def omnihuman_video(
             pe_fast_mode=pe_fast_mode,
             seed=seed,
         )
-    if await job_of_gone_inputs(request, credentials, idempotency_key) is None:
+    if await job_of_gone_inputs(request, credentials=credentials, idempotency_key=idempotency_key) is None:
         if preflight:
-            request = await check_inputs(request, credentials)
+            request = await check_inputs(request, credentials=credentials)
         if recognize:
-            await recognize_subject(image_url, credentials)
-        detection = await detect_subjects(image_url, credentials)
+            await recognize_subject(image_url, credentials=credentials)
+        detection = await detect_subjects(image_url, credentials=credentials)
         if subject == "ask":
             selection = await ask_subject(
-                image_url, detection, credentials, ask_timeout_seconds, ask_fallback, suspend_while_asking
+                image_url,
+                detection,
+                credentials=credentials,
+                timeout_seconds=ask_timeout_seconds,
+                fallback=ask_fallback,
+                suspend=suspend_while_asking,
             )
         else:
-            selection = await select_subject(detection, subject, credentials)
+            selection = await select_subject(detection, subject, credentials=credentials)
         request = request.with_subject(selection)
     for attempt in attempts(request, resubmit_on_output_refusal):
         with attempt:
-            async with in_flight(attempt.request, credentials, idempotency_key, attempt.variant):
+            async with holding_limit(
+                attempt.request, credentials=credentials, idempotency_key=idempotency_key, variant=attempt.variant
+            ):
                 job = await submit(
                     attempt.request,
-                    credentials,
-                    idempotency_key,
-                    attempt.variant,
+                    credentials=credentials,
+                    idempotency_key=idempotency_key,
+                    variant=attempt.variant,
                     label=label_of(image_url),
                     output=output,
                     preflight=preflight,
@@ -121,5 +128,5 @@ async def omnihuman_video(
                 )
                 if suspend_while_waiting:
                     await suspend_until_done(job)
-                job = await wait_for_job(job, credentials, timeout_seconds)
-    return await download_result(job, output, credentials)
+                job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout_seconds)
+    return await download_result(job, output, credentials=credentials)

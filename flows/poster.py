@@ -14,7 +14,7 @@ from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
-from prefect_genmedia.tasks.in_flight import in_flight
+from prefect_genmedia.tasks.holding_limit import holding_limit
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
 
@@ -65,11 +65,16 @@ async def live_poster(
     """
     with inputs_may_be_gone():  # a rerun goes on with its paid job without them
         request = LivePoster(image_url=image_url, scene=scene)
-    async with in_flight(request, credentials, idempotency_key):
+    async with holding_limit(request, credentials=credentials, idempotency_key=idempotency_key):
         job = await submit(
-            request, credentials, idempotency_key, label=label_of(image_url), output=output, preflight=preflight
+            request,
+            credentials=credentials,
+            idempotency_key=idempotency_key,
+            label=label_of(image_url),
+            output=output,
+            preflight=preflight,
         )
         if suspend_while_waiting:
             await suspend_until_done(job)
-        job = await wait_for_job(job, credentials, timeout_seconds)
-    return await download_result(job, output, credentials)
+        job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout_seconds)
+    return await download_result(job, output, credentials=credentials)

@@ -22,5 +22,5 @@ async def reconcile_jobs(
     Returns:
         How many jobs need a person; the table on the run's page names them, and the command that settles each.
     """
-    findings = await reconcile_ledger(credentials or ["default"])
+    findings = await reconcile_ledger(credentials=credentials or ["default"])
     return sum(bool(finding.next_step) for finding in findings)

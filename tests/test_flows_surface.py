@@ -1,14 +1,16 @@
-"""What the UI's run form is made of: every flow's parameters, described and typed."""
+"""What people call: every flow's parameters, described and typed for the run form, and how the tasks take theirs."""
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 
 import pytest
 from prefect import Flow
 
 import prefect_genmedia.flows
+from prefect_genmedia import tasks
 
 
 def every_flow() -> list[Flow[..., object]]:
@@ -31,3 +33,11 @@ def test_every_parameter_is_described_in_the_run_form(flow: Flow[..., object]) -
 @pytest.mark.parametrize("flow", every_flow(), ids=lambda flow: flow.name)
 def test_no_parameter_takes_a_secret(flow: Flow[..., object]) -> None:
     assert not {"api_key", "token", "secret", "password"} & set(flow.parameters.properties)
+
+
+@pytest.mark.parametrize("name", tasks.__all__)
+def test_a_task_takes_credentials_and_what_follows_them_by_name(name: str) -> None:
+    parameters = inspect.signature(getattr(tasks, name).fn).parameters
+    names = list(parameters)
+    after = names[names.index("credentials") :] if "credentials" in names else []
+    assert {parameters[each].kind for each in after} <= {inspect.Parameter.KEYWORD_ONLY}

@@ -94,9 +94,9 @@ async def test_what_another_task_makes_of_a_delivery_has_the_file_as_its_upstrea
 
     @flow
     async def their_flow() -> str:
-        job = await submit(JimengVideo(prompt="a lake at dawn"), credentials)
-        job = await wait_for_job(job, credentials)
-        return await publish(await download_result(job, None, credentials))
+        job = await submit(JimengVideo(prompt="a lake at dawn"), credentials=credentials)
+        job = await wait_for_job(job, credentials=credentials)
+        return await publish(await download_result(job, credentials=credentials))
 
     uri = await their_flow()
     made = await events.named(MATERIALIZED)

@@ -299,17 +299,17 @@ async def test_the_tasks_work_in_somebody_elses_sync_flow(
 ) -> None:
     @flow
     def their_flow() -> Delivery:
-        detection = detect_subjects.submit(simulator.portrait_url, credentials).result()
-        selection = select_subject.submit(detection, "rightmost", credentials).result()
+        detection = detect_subjects.submit(simulator.portrait_url, credentials=credentials).result()
+        selection = select_subject.submit(detection, "rightmost", credentials=credentials).result()
         request = OmniHumanVideo(
             image_url=simulator.portrait_url,
             audio_url=simulator.speech_url,
             mask_urls=selection.mask_urls,
             output_resolution=720,
         )
-        job = submit.submit(request, credentials).result()
-        done = wait_for_job.submit(job.provider_job_id, credentials).result()
-        result: Delivery = download_result.submit(done, None, credentials).result()
+        job = submit.submit(request, credentials=credentials).result()
+        done = wait_for_job.submit(job.provider_job_id, credentials=credentials).result()
+        result: Delivery = download_result.submit(done, credentials=credentials).result()
         return result
 
     import anyio.to_thread

@@ -265,10 +265,10 @@ async def test_masks_that_grew_old_while_waiting_are_made_anew(
     @flow
     async def late() -> Job:
         request = OmniHumanVideo(image_url=simulator.portrait_url, audio_url=simulator.speech_url)
-        detection = await detect_subjects(simulator.portrait_url, credentials)
-        chosen = request.with_subject(await select_subject(detection, "leftmost", credentials))
+        detection = await detect_subjects(simulator.portrait_url, credentials=credentials)
+        chosen = request.with_subject(await select_subject(detection, "leftmost", credentials=credentials))
         chosen._chosen_at = time.time() - 3000
-        return await submit(chosen, credentials)
+        return await submit(chosen, credentials=credentials)
 
     await late()
     assert simulator.world.requests["tokenops.detect"] == 2

@@ -30,7 +30,7 @@ from prefect_genmedia.jobs.naming import file_stem
 from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.jobs.storage import anywhere
 from prefect_genmedia.settings import current_settings
-from prefect_genmedia.tasks.in_flight import check_limit
+from prefect_genmedia.tasks.holding_limit import check_limit
 from prefect_genmedia.tasks.remote import place_of_files, refuse_passing
 from prefect_genmedia.tasks.support import explained, root_run_id
 from prefect_genmedia.tasks.terminal import Bar, terminal_bar

@@ -21,7 +21,7 @@ from prefect_genmedia.jobs.model import AT_PROVIDER, TAKEN, Job, JobState
 from prefect_genmedia.jobs.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
-from prefect_genmedia.tasks.in_flight import place_in
+from prefect_genmedia.tasks.holding_limit import place_in
 from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
 from prefect_genmedia.tasks.subjects import detect_subjects, select_subject
 from prefect_genmedia.tasks.support import RunListener
@@ -171,12 +171,16 @@ class RowLife:
         if known is not None and known.state in TAKEN and not known.may_follow(SYSTEM_CLOCK.now()):
             return request  # `submit_once` completes it, should it have to be sent after all
         block = cast(TokenOpsCredentials, self.credentials)
-        detection = await _patiently(lambda: detect_subjects.fn(request.image_url, block, request.model))
-        return request.with_subject(await _patiently(lambda: select_subject.fn(detection, request.subject, block)))
+        detection = await _patiently(
+            lambda: detect_subjects.fn(request.image_url, credentials=block, model=request.model)
+        )
+        return request.with_subject(
+            await _patiently(lambda: select_subject.fn(detection, request.subject, credentials=block))
+        )
 
     @asynccontextmanager
     async def _limit(self) -> AsyncIterator[None]:
-        joins = self.known is not None and self.known.state in AT_PROVIDER  # see `in_flight`
+        joins = self.known is not None and self.known.state in AT_PROVIDER  # see `holding_limit`
         async with place_in(self.concurrency_limit) if self.concurrency_limit and not joins else nullcontext():
             yield
 

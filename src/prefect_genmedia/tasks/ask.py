@@ -42,6 +42,7 @@ ANSWER_KEY = "genmedia-subject-answer"
 async def ask_subject(
     image_url: str,
     detection: Detection,
+    *,
     credentials: TokenOpsCredentials | str = "default",
     timeout_seconds: float = 3600.0,
     fallback: Fallback = "fail",
@@ -71,7 +72,7 @@ async def ask_subject(
         points = await aread_flow_run_input(POINTS_KEY)
         picture = ""
         if points is None:  # else the run started anew, and the numbers mean what they meant when it asked
-            gallery = await show_subjects(image_url, detection, credentials)
+            gallery = await show_subjects(image_url, detection, credentials=credentials)
             points, picture = [list(each) for each in gallery.points], _picture(gallery)
             await acreate_flow_run_input(POINTS_KEY, points)
         get_run_logger().info("%d subjects: resume this run with the number of the one that shall speak", len(points))
@@ -79,8 +80,8 @@ async def ask_subject(
         point = points[number]
         await acreate_flow_run_input(ANSWER_KEY, point)
     if time.monotonic() - asked_at > MASK_LIFETIME_SECONDS * 0.8:
-        detection = await detect_subjects(image_url, credentials)
-    return await select_subject(detection, (point[0], point[1]), credentials)
+        detection = await detect_subjects(image_url, credentials=credentials)
+    return await select_subject(detection, (point[0], point[1]), credentials=credentials)
 
 
 @task(
@@ -92,7 +93,7 @@ async def ask_subject(
     persist_result=False,  # a picture
 )
 async def show_subjects(
-    image_url: str, detection: Detection, credentials: TokenOpsCredentials | str = "default"
+    image_url: str, detection: Detection, *, credentials: TokenOpsCredentials | str = "default"
 ) -> Gallery:
     """Show the picture with its subjects outlined and numbered, as an artifact of the run.
 

@@ -24,7 +24,7 @@ from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, current_scope,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
 )
-async def check_inputs(request: Request, credentials: ProviderCredentials | str = "default") -> Request:
+async def check_inputs(request: Request, *, credentials: ProviderCredentials | str = "default") -> Request:
     """Check what is documented about a request's inputs, and whether they can travel; nothing is sent to the provider.
 
     `submit` does the same by itself. A flow that asks the provider something before it submits calls this first.
@@ -47,7 +47,10 @@ async def check_inputs(request: Request, credentials: ProviderCredentials | str 
 
 
 async def job_of_gone_inputs(
-    request: GenerationRequest, credentials: ProviderCredentials | str = "default", idempotency_key: str | None = None
+    request: GenerationRequest,
+    *,
+    credentials: ProviderCredentials | str = "default",
+    idempotency_key: str | None = None,
 ) -> Job | None:
     """The paid job of a rerun whose local files are gone; None where they are there, or no job is. Call it in a flow.
 

@@ -34,6 +34,7 @@ DEFAULT_TIMEOUT_SECONDS = 1800.0
 )
 async def submit(
     request: GenerationRequest,
+    *,
     credentials: ProviderCredentials | str = "default",
     idempotency_key: str | None = None,
     variant: int = 0,
@@ -78,6 +79,7 @@ async def submit(
 )
 async def wait_for_job(
     job: Job | str,
+    *,
     credentials: ProviderCredentials | str = "default",
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
 ) -> Job:
@@ -111,7 +113,7 @@ async def wait_for_job(
     cache_policy=NO_CACHE,
 )
 async def download_result(
-    job: Job | str, output: str | None = None, credentials: ProviderCredentials | str = "default"
+    job: Job | str, output: str | None = None, *, credentials: ProviderCredentials | str = "default"
 ) -> Delivery:
     """Download a finished job's file, verify it, and put it under its final name; show it as a card.
 

@@ -26,7 +26,7 @@ from prefect_genmedia.tasks.suspend import resume_run_of, standing_of
 
 
 @task(task_run_name="reconcile", cache_policy=NO_CACHE)
-async def reconcile_ledger(credentials: Sequence[str] = ("default",)) -> list[Finding]:
+async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list[Finding]:
     """Deliver the jobs whose runs are gone, closest expiry first, and list those that need a person.
 
     Parameters:

@@ -29,7 +29,7 @@ from prefect_genmedia.transport import FetchRules
     cache_policy=NO_CACHE,
 )
 async def detect_subjects(
-    image_url: str, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
+    image_url: str, *, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
 ) -> Detection:
     """Find the people in a picture (seed 001, "步骤1:主体检测").
 
@@ -60,7 +60,7 @@ async def detect_subjects(
     cache_policy=NO_CACHE,
 )
 async def recognize_subject(
-    image_url: str, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
+    image_url: str, *, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
 ) -> Recognition:
     """Make sure that a picture holds a person, or something like one (seed 001, "步骤2:主体识别").
 
@@ -91,7 +91,7 @@ async def recognize_subject(
     cache_policy=NO_CACHE,
 )
 async def select_subject(
-    detection: Detection, subject: Subject = "auto", credentials: TokenOpsCredentials | str = "default"
+    detection: Detection, subject: Subject = "auto", *, credentials: TokenOpsCredentials | str = "default"
 ) -> SubjectSelection:
     """Choose who speaks.
 
@@ -133,8 +133,8 @@ async def with_subject(request: GenerationRequest, credentials: ProviderCredenti
     if not isinstance(request, OmniHumanVideo) or not request.subject:
         return request
     block = cast(TokenOpsCredentials, credentials)
-    detection = await detect_subjects.fn(request.image_url, block, request.model)
-    return request.with_subject(await select_subject.fn(detection, request.subject, block))
+    detection = await detect_subjects.fn(request.image_url, credentials=block, model=request.model)
+    return request.with_subject(await select_subject.fn(detection, request.subject, credentials=block))
 
 
 async def reachable(image_url: str, rules: FetchRules) -> str:

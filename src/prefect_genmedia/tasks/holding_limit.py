@@ -22,8 +22,9 @@ from prefect_genmedia.tasks.support import current_scope, explained
 
 
 @asynccontextmanager
-async def in_flight(
+async def holding_limit(
     request: GenerationRequest,
+    *,
     credentials: ProviderCredentials | str = "default",
     idempotency_key: str | None = None,
     variant: int = 0,
