@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from prefect import serve
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
-from prefect.schedules import Cron, Interval, Schedule
 from prefect.types.entrypoint import EntrypointType
 
 from prefect_genmedia.deploying.deployments import load_flow
-from prefect_genmedia.deploying.files import DEPLOYMENTS, DeploymentSpec, PrefectFile, ScheduleSpec, read_spec
+from prefect_genmedia.deploying.files import DEPLOYMENTS, DeploymentSpec, PrefectFile, read_spec
 
 RUNS_AT_ONCE = 8
 
@@ -38,27 +37,12 @@ def served(spec: DeploymentSpec) -> RunnerDeployment:
         description=spec.description,
         tags=spec.tags,
         parameters=spec.parameters,
-        schedules=[_schedule(each) for each in spec.schedules],
-        concurrency_limit=ConcurrencyLimitConfig(
-            limit=limit.limit,
-            collision_strategy=ConcurrencyLimitStrategy(limit.collision_strategy),
-            grace_period_seconds=limit.grace_period_seconds,
-        )
-        if limit
-        else None,
+        schedules=[each.to_create(each.active) for each in spec.schedules],
+        concurrency_limit=ConcurrencyLimitConfig.model_validate(limit.model_dump()) if limit else None,
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     assert isinstance(deployment, RunnerDeployment)  # a coroutine only where a loop runs
     return deployment
-
-
-def _schedule(spec: ScheduleSpec) -> Schedule:
-    if spec.cron is not None:
-        return Cron(spec.cron, spec.timezone, active=spec.active, parameters=spec.parameters, slug=spec.slug)
-    assert spec.interval is not None  # the one or the other
-    return Interval(
-        spec.interval, timezone=spec.timezone, active=spec.active, parameters=spec.parameters, slug=spec.slug
-    )
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect import Flow
 from prefect.client.orchestration import PrefectClient
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
+from prefect.client.schemas.objects import ConcurrencyOptions
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound
@@ -143,10 +143,7 @@ def _concurrency_options(spec: DeploymentSpec) -> ConcurrencyOptions | None:
     limit = spec.concurrency_limit
     if limit is None:
         return None
-    strategy = ConcurrencyLimitStrategy(limit.collision_strategy)
-    if limit.grace_period_seconds is None:
-        return ConcurrencyOptions(collision_strategy=strategy)
-    return ConcurrencyOptions(collision_strategy=strategy, grace_period_seconds=limit.grace_period_seconds)
+    return ConcurrencyOptions.model_validate(limit.model_dump(exclude={"limit"}, exclude_none=True))
 
 
 def _schedules_in_words(spec: DeploymentSpec, switches: dict[str | None, bool]) -> str:
