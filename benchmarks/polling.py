@@ -61,7 +61,7 @@ async def ours(ledger: Ledger, clock: SimulatedClock, model: str, number: int, l
     for state in (JobState.SENDING, JobState.SUBMITTED):
         job = await ledger.move(job, state, provider_job_id=str(number)) or job
     provider = OneJob(clock, clock.now() + length)
-    await wait_for_job(ledger, provider, job, 7200.0, PollPolicy(), clock=clock)  # type: ignore[arg-type]
+    await wait_for_job(ledger, provider, job, 7200.0, PollPolicy(), clock=clock)
     return provider.looks, (clock.now() - provider.done_at) / length
 
 

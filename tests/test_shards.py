@@ -261,7 +261,7 @@ async def test_a_cancelled_batch_cancels_its_shards(batch: Batch, machines: Mach
     async with get_client() as client:
         begun = await machines.begun(client, 2)
         running.cancel()
-        with contextlib.suppress(BaseException):
+        with contextlib.suppress(asyncio.CancelledError):
             await running
         states = {(await client.read_flow_run(run.id)).state_name for run in begun}
     assert states <= {"Cancelled", "Cancelling"}
@@ -281,7 +281,7 @@ async def test_a_batch_that_was_killed_and_is_started_again_takes_up_its_shards(
         killed = asyncio.create_task(run_flow_async(generate_batch, whole, parameters, return_type="state"))
         begun = await machines.begun(client, 2)
         killed.cancel()
-        with contextlib.suppress(BaseException):
+        with contextlib.suppress(asyncio.CancelledError):
             await killed
         await client.set_flow_run_state(whole.id, Pending(), force=True)
         machines.idle = False

@@ -202,7 +202,7 @@ def is_fetchable(url: str) -> bool:
 
 
 DOCUMENTED: dict[str, Any] = {
-    "model": lambda value: value in catalog.MODELS,
+    "model": lambda value: value in (*get_args(catalog.JimengModel), catalog.OMNIHUMAN_MODEL),
     "req_key": lambda value: value in {key.name for key in catalog.REQ_KEYS} | {catalog.OMNIHUMAN_REQ_KEY},
     "prompt": lambda value: isinstance(value, str),
     "seed": lambda value: type(value) is int and value >= -1,

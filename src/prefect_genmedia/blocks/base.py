@@ -65,7 +65,8 @@ class ProviderCredentials(CredentialsBlock):
         """Use the client that all users of this account share in the running event loop."""
 
         async def opened() -> ProviderClient:
-            return self.get_client()  # type: ignore[no-any-return]
+            client: ProviderClient = self.get_client()
+            return client
 
         async with _CLIENTS.lease((type(self), self._settings_key()), opened) as shared:
             yield shared

@@ -94,7 +94,7 @@ def make_server(
     class CuttableProtocol(H11Protocol):
         """Keeps each connection at hand by its peer's address, so that a fault can cut it without an answer."""
 
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # narrower: TCP
             super().connection_made(transport)
             connections[transport.get_extra_info("peername")[:2]] = transport
 
@@ -132,8 +132,7 @@ async def serve(world: World, host: str, port: int, announce: Any) -> None:
 
 
 async def _until_up(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:
-    # uvicorn tells by an attribute only
-    while not server.started and not serving.done():  # noqa: ASYNC110
+    while not server.started and not serving.done():  # noqa: ASYNC110 - uvicorn tells by an attribute only
         await asyncio.sleep(0.01)
 
 

@@ -65,5 +65,5 @@ def _reseeded(request: Request, number: int) -> Request:
     """The request with a seed of its own for each attempt; the same one when a run is retried."""
     if number == 0 or "seed" not in type(request).model_fields:
         return request
-    seed = zlib.crc32(f"{getattr(request, 'seed')}:{number}".encode()) % 2**31  # noqa: B009 - not every request has one
+    seed = zlib.crc32(f"{request.model_dump(include={'seed'})['seed']}:{number}".encode()) % 2**31
     return request.model_copy(update={"seed": seed})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from prefect_genmedia.providers.inputs import PictureLimits
 
@@ -20,8 +20,6 @@ OutputResolution = Literal[720, 1080]
 MAX_MASKS = 5
 MAX_AUDIO_SECONDS = 60.0
 """The recording must be shorter than this."""
-OMNIHUMAN_PROMPT_ADVICE = 300
-"""Characters that are recommended at most; more is the provider's to judge."""
 
 # --- Jimeng video 3.0 (seed 001, "支持的参数"; PROVIDERS.md, "Jimeng req_keys") ---
 
@@ -53,7 +51,6 @@ JIMENG_PICTURES = PictureLimits(
     max_ratio=3.0,
 )
 """Pictures of Jimeng (PROVIDERS.md, "Jimeng req_keys")."""
-FRAMES_OF_SECONDS: dict[int, Frames] = {5: 121, 10: 241}
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,6 @@ JIMENG_RESOLUTION: dict[JimengModel, int] = {
     "jimeng-video-3.0-720P": 720,
     "jimeng-video-3.0-1080P": 1080,
 }
-MODELS: tuple[str, ...] = (*get_args(JimengModel), OMNIHUMAN_MODEL)
 
 # --- Job states (seed 001, "任务状态说明"; the tolerant ones from PROVIDERS.md) ---
 
