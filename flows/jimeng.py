@@ -1,4 +1,4 @@
-"""A video from text or pictures: submit → wait → download (seed 001, "完整流程示例" of Jimeng)."""
+"""A video from text or pictures: submit → wait → download (TokenOps, "完整流程示例" of Jimeng)."""
 
 from __future__ import annotations
 

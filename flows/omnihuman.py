@@ -1,4 +1,4 @@
-"""A portrait speaks a recording: check → detect → select → submit → wait → download (seed 001, "完整流程示例")."""
+"""A portrait speaks a recording: check → detect → select → submit → wait → download (TokenOps, "完整流程示例")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A picture becomes a live poster: submit → wait → download (seed 000, "使用流程")."""
+"""A picture becomes a live poster: submit → wait → download (Jenius, "使用流程")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A video is redrawn in another style: submit → wait → download (seed 002)."""
+"""A video is redrawn in another style: submit → wait → download (HiDream, "请求参数")."""
 
 from __future__ import annotations
 

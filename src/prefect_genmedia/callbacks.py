@@ -2,7 +2,7 @@
 
 A callback is a hint and never a result: it is unsigned, so all that it does is to let the waiting task look at once.
 Its path holds a token that only whoever knows the callback secret can make, one for each job, so nobody else can even
-hint. HiDream documents: a POST at the end, 200 wanted within 5 seconds, at most 3 tries (PROVIDERS.md, "HiDream").
+hint. HiDream documents: a POST at the end, 200 wanted within 5 seconds, at most 3 tries (docs/providers/hidream.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Preflight: what is documented about inputs is checked before anything is paid (PROVIDERS.md; limits in the catalogs).
+"""Preflight: what is documented about inputs is checked before anything is paid (docs/providers/, and the catalogs).
 
 Only what a provider documents is a problem; everything else is left to the provider. Where it cannot be looked from
 here, that is told, and the submission goes on.

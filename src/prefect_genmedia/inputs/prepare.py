@@ -190,7 +190,7 @@ def _unusable(inputs: Sequence[RequestInput], readings: Mapping[str, Reading]) -
 def _travels_inline(inputs: Sequence[RequestInput], readings: Mapping[str, Reading]) -> bool:
     """Whether the user's own files travel inside of the request: all of them, or none.
 
-    Providers take the pictures of one request as URLs or as base64, not both (PROVIDERS.md, "Jimeng req_keys").
+    Providers take the pictures of one request as URLs or as base64, not both (docs/providers/tokenops.md).
     """
     held = [readings.get(each.url) for each in inputs if is_own(each.url)]
     fits = all(not isinstance(each, Held) or each.size <= MAX_INLINE_BYTES for each in held)

@@ -40,7 +40,7 @@ LIST_PRICES: dict[str, Price] = {
     "tokenops/jimeng-video-3.0-720P": Price(per_second=0.28, as_of=_LIST_PRICE),
     "tokenops/OmniHuman_1.5": Price(per_second=1.2, as_of="reported by others, 2026-11"),
 }
-"""By `provider/model`; PROVIDERS.md, "List price". Jenius bills in points and HiDream by plan: give those yourself."""
+"""By `provider/model`; docs/providers/tokenops.md. Jenius bills in points and HiDream by plan: give those yourself."""
 
 
 def price_table(own: Mapping[str, float | Price] | None) -> dict[str, Price]:

@@ -1,4 +1,4 @@
-"""HiDream on the wire, as its document describes it (seed 002); results, tokens and callbacks from PROVIDERS.md.
+"""HiDream on the wire, as its page describes it; results, tokens and callbacks as in docs/providers/hidream.md.
 
 Its error codes are published nowhere, but for that a code other than 0 is an error also with HTTP 200: here they are
 HTTP statuses, in the body of a 200 wherever no gateway would answer by itself.

@@ -1,4 +1,4 @@
-"""Jenius on the wire, as its document describes it (seed 000); the envelope and the task's fields from PROVIDERS.md.
+"""Jenius on the wire, as its page describes it; the envelope and the task's fields as in docs/providers/jenius.md.
 
 Its error codes are published nowhere: here they are HTTP statuses, in the body where the answer itself is a 200.
 """

@@ -1,4 +1,4 @@
-"""TokenOps on the wire, as its document describes it (seed 001); codes and upstream behaviour from PROVIDERS.md."""
+"""TokenOps on the wire, as its page describes it; codes and upstream behaviour as in docs/providers/tokenops.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOOKS = {
     "detection": "jimeng_realman_avatar_object_detection",
     "recognition": "jimeng_realman_avatar_picture_create_role_omni_v15",
 }
-# model → req_key → number of pictures it takes (seed 001, "支持的参数"; PROVIDERS.md for the numbers).
+# model → req_key → number of pictures it takes (TokenOps' page, "支持的参数"; numbers: docs/providers/tokenops.md).
 _JIMENG: dict[str, dict[str, tuple[int, ...]]] = {
     "jimeng-video-3.0-pro": {"jimeng_ti2v_v30_pro": (0, 1)},
     "jimeng-video-3.0-720P": {

@@ -31,7 +31,7 @@ from prefect_genmedia.transport import FetchRules
 async def detect_subjects(
     image_url: str, *, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
 ) -> Detection:
-    """Find the people in a picture (seed 001, "步骤1:主体检测").
+    """Find the people in a picture (TokenOps' page, "步骤1:主体检测").
 
     Parameters:
         image_url: URL, path or fsspec URL of the picture; what the provider cannot fetch is published, see the setting
@@ -62,7 +62,7 @@ async def detect_subjects(
 async def recognize_subject(
     image_url: str, *, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
 ) -> Recognition:
-    """Make sure that a picture holds a person, or something like one (seed 001, "步骤2:主体识别").
+    """Make sure that a picture holds a person, or something like one (TokenOps' page, "步骤2:主体识别").
 
     Parameters:
         image_url: URL, path or fsspec URL of the picture; what the provider cannot fetch is published, see the setting

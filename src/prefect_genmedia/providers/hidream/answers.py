@@ -1,6 +1,6 @@
 """Reading HiDream's answers: the envelope, tokens, and the states of a task's sub-tasks as one.
 
-Sources: seed 002 for the envelope and the submission; PROVIDERS.md, "HiDream", for results, states and codes.
+Sources: HiDream's page for the envelope and the submission; docs/providers/hidream.md for results, states and codes.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class SubTask:
             return "without a task_status"
         if self.status == catalog.DONE and not self.url:
             return "done, without a file yet"
-        # Negative ones are pending (PROVIDERS.md, "Result").
+        # Negative ones are pending (docs/providers/hidream.md, "On the wire").
         return catalog.STATUS_WORDS.get(max(self.status, catalog.WAITING), f"task_status {self.status}")
 
     @property

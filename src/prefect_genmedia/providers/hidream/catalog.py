@@ -1,4 +1,4 @@
-"""HiDream's documented values. Sources: seed 002 (HiDream's page) and PROVIDERS.md ("HiDream")."""
+"""HiDream's documented values. Sources: HiDream's page, and what docs/providers/hidream.md names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GOOD_CODE = 0
 """What the body's `code` is where the answer is a yes; anything else is an error, also with HTTP 200."""
 MODEL_UNAVAILABLE_CODE = "2031"
 
-# --- Styles (seed 002, "style目前支持"; `van_goph` is spelled so there) ---
+# --- Styles (HiDream's page, "style目前支持"; `van_goph` is spelled so there) ---
 
 StyleName = Literal[
     "barbie_doll",
@@ -49,7 +49,7 @@ STYLES: dict[StyleName, str] = {
 STYLE_CHOICES = ", ".join(f"{name} ({chinese})" for name, chinese in STYLES.items())
 """Every style in one text, for forms and field descriptions."""
 
-# --- States of a sub-task (PROVIDERS.md, "Result") ---
+# --- States of a sub-task (docs/providers/hidream.md, "On the wire") ---
 
 WAITING, DONE, PROCESSING, FAILED, REFUSED = 0, 1, 2, 3, 4
 STATUS_WORDS: dict[int, str] = {
@@ -62,7 +62,7 @@ STATUS_WORDS: dict[int, str] = {
 NO_RESULT_FROM = 1000
 """A task_status of this or more: there is no result."""
 
-# --- Limits and lifetimes (PROVIDERS.md, "HiDream") ---
+# --- Limits and lifetimes (docs/providers/hidream.md) ---
 
 SUBMISSIONS_PER_MINUTE = 2.0
 """Stylization tasks that an account may submit in a minute."""

@@ -1,4 +1,4 @@
-"""HiDream over HTTP: submit a stylization, look at one task or many, fetch files, exchange an API key (seed 002)."""
+"""HiDream over HTTP: submit a stylization, look at one task or many, fetch files, exchange a key (HiDream's page)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prefect_genmedia.providers.results import open_url
 from prefect_genmedia.transport import ApiClient, FetchRules, Gates
 
 _DIRECT_KEY = "sk-"
-"""Keys that begin so are sent as the token itself, without an exchange (PROVIDERS.md, "Token")."""
+"""Keys that begin so are sent as the token itself, without an exchange (docs/providers/hidream.md)."""
 
 
 class HiDreamClient:

@@ -1,4 +1,4 @@
-"""The HiDream request: a video in another style (seed 002, "请求参数")."""
+"""The HiDream request: a video in another style (HiDream's page, "请求参数")."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class StylizedVideo(GenerationRequest):
         }
 
     def inputs(self) -> tuple[RequestInput, ...]:
-        """The video, which may also travel as base64 (seed 002, "video_name")."""
+        """The video, which may also travel as base64 (HiDream's page, "video_name")."""
         return () if self.video_url is None else (RequestInput("video_url", self.video_url, inline=True),)
 
     def _video_name(self, url: str) -> str:

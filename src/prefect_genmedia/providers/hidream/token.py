@@ -1,4 +1,4 @@
-"""HiDream's token: given as it is, or exchanged for an API key and renewed before it ends (PROVIDERS.md, "Token")."""
+"""HiDream's token: given as it is, or exchanged for an API key and renewed in time (docs/providers/hidream.md)."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class TokenAuth(httpx.Auth):
         self._user_id = user_id
 
     def auth_flow(self, request: httpx.Request) -> Any:
-        """Add the headers (seed 002, "Header")."""
+        """Add the headers (HiDream's page, "Header")."""
         request.headers["Authorization"] = f"Bearer {self._keeper.present}"
         if self._user_id:
             request.headers["API-User-ID"] = self._user_id

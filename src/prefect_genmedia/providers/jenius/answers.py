@@ -1,6 +1,6 @@
 """Reading Jenius' answers: HTTP status first, then the body's `code`, then the task's status.
 
-Sources: seed 000 for the states and `live_poster_url`; PROVIDERS.md, "Jenius", for the envelope and the task's fields.
+Sources: Jenius' page for the states and `live_poster_url`; docs/providers/jenius.md for envelope and fields.
 """
 
 from __future__ import annotations

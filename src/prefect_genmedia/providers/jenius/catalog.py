@@ -1,4 +1,4 @@
-"""Jenius' documented values. Sources: seed 000 (Jenius' page) and PROVIDERS.md ("Jenius")."""
+"""Jenius' documented values. Sources: Jenius' page, and what docs/providers/jenius.md names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GOOD_CODE = 200
 MODEL = "poster"
 """Jenius names no model; its plugin's name stands in tables and prices."""
 
-# --- Scenes (seed 000, "图像特效生成参考列表") ---
+# --- Scenes (Jenius' page, "图像特效生成参考列表") ---
 
 SceneName = Literal["youqian", "zhongming", "anime_cake", "real_cake", "firework"]
 
@@ -69,7 +69,7 @@ SCENE_CHOICES = "; ".join(
 )
 """Every scene in one text, for forms and field descriptions."""
 
-# --- Task states (seed 000, "检查任务状态") ---
+# --- Task states (Jenius' page, "检查任务状态") ---
 
 QUEUED_STATUSES = frozenset({"created", "pending"})
 RUNNING_STATUSES = frozenset({"processing"})

@@ -1,4 +1,4 @@
-"""Jenius over HTTP: create a poster task, look at it, fetch its file (seed 000)."""
+"""Jenius over HTTP: create a poster task, look at it, fetch its file (Jenius' page)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Jenius request: a live poster of one picture in a predefined scene (seed 000, "使用流程")."""
+"""The Jenius request: a live poster of one picture in a predefined scene (Jenius' page, "使用流程")."""
 
 from __future__ import annotations
 

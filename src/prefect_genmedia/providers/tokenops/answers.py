@@ -1,6 +1,6 @@
 """Reading TokenOps' answers: errors into the tree, states into phases, content into a URL.
 
-Sources: seed 001 for the shapes; PROVIDERS.md, "TokenOps", for codes, tolerant states and the undocumented error body.
+Sources: TokenOps' page for the shapes; docs/providers/tokenops.md for codes, states and the undocumented error body.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TokenOps' documented values. Sources: seed 001 (TokenOps' page) and PROVIDERS.md ("TokenOps", "Jimeng req_keys")."""
+"""TokenOps' documented values. Sources: TokenOps' page, and what docs/providers/tokenops.md names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prefect_genmedia.providers.inputs import PictureLimits
 
 BASE_URL = "https://api.tokenops.ai/v1"
 
-# --- OmniHuman 1.5 (seed 001, "即梦 OmniHuman 数字人") ---
+# --- OmniHuman 1.5 (TokenOps' page, "即梦 OmniHuman 数字人") ---
 
 OMNIHUMAN_MODEL = "OmniHuman_1.5"
 OMNIHUMAN_REQ_KEY = "jimeng_realman_avatar_picture_omni_v15"
@@ -21,7 +21,7 @@ MAX_MASKS = 5
 MAX_AUDIO_SECONDS = 60.0
 """The recording must be shorter than this."""
 
-# --- Jimeng video 3.0 (seed 001, "支持的参数"; PROVIDERS.md, "Jimeng req_keys") ---
+# --- Jimeng video 3.0 (TokenOps' page, "支持的参数"; docs/providers/tokenops.md) ---
 
 JimengModel = Literal["jimeng-video-3.0-pro", "jimeng-video-3.0-720P", "jimeng-video-3.0-1080P"]
 AspectRatio = Literal["16:9", "4:3", "1:1", "3:4", "9:16", "21:9"]
@@ -50,7 +50,7 @@ JIMENG_PICTURES = PictureLimits(
     min_side=320,
     max_ratio=3.0,
 )
-"""Pictures of Jimeng (PROVIDERS.md, "Jimeng req_keys")."""
+"""Pictures of Jimeng (docs/providers/tokenops.md)."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +80,14 @@ JIMENG_RESOLUTION: dict[JimengModel, int] = {
     "jimeng-video-3.0-1080P": 1080,
 }
 
-# --- Job states (seed 001, "任务状态说明"; the tolerant ones from PROVIDERS.md) ---
+# --- Job states (TokenOps' page, "任务状态说明"; the tolerant ones: docs/providers/tokenops.md) ---
 
 QUEUED_STATUSES = frozenset({"in_queue", "queued", "pending", "created"})
 RUNNING_STATUSES = frozenset({"processing", "in_progress", "running", "generating"})
 SUCCEEDED_STATUSES = frozenset({"completed", "succeeded", "success", "done"})
 FAILED_STATUSES = frozenset({"failed", "cancelled", "canceled", "expired", "not_found", "error"})
 
-# --- Lifetimes, in seconds (PROVIDERS.md, "Upstream lifetimes") ---
+# --- Lifetimes, in seconds (docs/providers/tokenops.md, "Status, errors, lifetimes") ---
 
 RESULT_LIFETIME_SECONDS = 3600.0
 JOB_LIFETIME_SECONDS = 12 * 3600.0

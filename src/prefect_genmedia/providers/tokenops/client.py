@@ -1,4 +1,4 @@
-"""TokenOps over HTTP: create a video, look at it, open its content, detect and recognize subjects (seed 001)."""
+"""TokenOps over HTTP: create a video, look at it, open its content, detect and recognize subjects (TokenOps' page)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Jimeng 3.0 request: a video from text or pictures (seed 001, "支持的参数" and "Content 字段结构")."""
+"""The Jimeng 3.0 request: a video from text or pictures (TokenOps' page, "支持的参数" and "Content 字段结构")."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ class JimengVideo(GenerationRequest):
         return body
 
     def inputs(self) -> tuple[RequestInput, ...]:
-        """The pictures; `content` documents that they may travel as base64 (seed 001, "使用 Base64 编码的图片")."""
+        """The pictures; in `content` they may travel as base64 (TokenOps' page, "使用 Base64 编码的图片")."""
         places = [(f"image_urls.{number}", url) for number, url in enumerate(self.image_urls)]
         places += [
             (f"content.{number}.image_url", element.image_url.url)

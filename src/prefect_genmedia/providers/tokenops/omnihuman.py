@@ -1,4 +1,4 @@
-"""The OmniHuman 1.5 request: a portrait speaks a recording (seed 001, "数字人视频生成参数说明")."""
+"""The OmniHuman 1.5 request: a portrait speaks a recording (TokenOps' page, "数字人视频生成参数说明")."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is in a picture, and who of them speaks (seed 001, "完整流程示例", for the default rule)."""
+"""Who is in a picture, and who of them speaks (TokenOps' page, "完整流程示例", for the default rule)."""
 
 from __future__ import annotations
 
