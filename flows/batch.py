@@ -53,27 +53,29 @@ async def generate_batch(
     Parameters:
         table: The rows: a path, fsspec URL or block://SLUG/NAME/path ending in .csv, .jsonl or .parquet, or the rows
             themselves. Each has an id, a kind, and the fields of that kind of request.
-        kind: The kind of rows that name none.
+        kind: Kind of the rows that do not name one.
         credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
         batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
         output: Folder or fsspec URL for the videos.
         results: Table of results to write (.csv, .jsonl, .parquet); beside the table by default.
         max_in_flight: Jobs at the providers at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.
-        canary: So many rows must pass before the rest is begun.
-        breaker: So many of the same credentials, quota, storage or unknown error in a row stop it; 0: never.
-        max_jobs: Jobs that the budget holds, over all its runs.
-        max_cost: CNY that the budget holds, over all its runs; estimated.
+        canary: Number of rows that must be delivered before the others start.
+        breaker: Stop after this many consecutive rows with the same credentials, quota, storage or unknown-submission
+            error; 0 never stops.
+        max_jobs: Most jobs that may be paid for, over all runs that share the budget.
+        max_cost: Most CNY that may be paid, estimated, over the same runs.
         budget: Name of the budget, to share it between batches; the batch's id by default.
         budget_period: Whether each UTC day has a budget of its own.
         budget_per_account: Whether each account has a budget of its own.
-        prices: CNY per second by `provider/model`, in place of the list prices; every sum is an estimate.
-        skip_invalid: Leave rows out that cannot be right.
+        prices: Prices in CNY by `provider/model`, over the list prices: a number is per second, `{"per_job": 2.0}` is
+            per result. Every sum is an estimate.
+        skip_invalid: Leave invalid rows out, instead of refusing the table.
         dry_run: Only show what would be done and its estimated cost.
         timeout_seconds: How long to wait for each result, in seconds.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
         shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
-        shard: Left empty; the part that a run does which another one has started.
+        shard: Leave empty: the batch sets it for the runs that it starts.
 
     Raises:
         InvalidRequest: rows cannot be right; all of them are named, and nothing was submitted.

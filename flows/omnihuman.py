@@ -75,9 +75,9 @@ async def omnihuman_video(
         preflight: Check what the provider documents about the inputs before anything is sent; all problems at once.
         ask_timeout_seconds: How long to wait for a person, with subject ask.
         ask_fallback: Who speaks when nobody answers: the largest subject, or nobody, and the run fails.
-        suspend_while_asking: Give the process up while waiting for a person; for deployments only.
-        suspend_while_waiting: Give the process up until the job is done; for deployments, with reconcile_jobs on a
-            schedule or the callback receiver.
+        suspend_while_asking: Free the worker's process while waiting for a person; for deployments only.
+        suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
+            a schedule or the callback receiver.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.

@@ -50,8 +50,8 @@ async def stylize_video(
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
-        suspend_while_waiting: Give the process up until the job is done; for deployments, with reconcile_jobs on a
-            schedule or the callback receiver.
+        suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
+            a schedule or the callback receiver.
 
     Raises:
         InvalidRequest: before anything is paid.

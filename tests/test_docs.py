@@ -124,11 +124,11 @@ def type_words(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
         inner = schema.get("items", {})
         return f"list of {type_words(inner, definitions)}" if inner.get("type") else "list"
     words = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
-    least = next((f", {sign} {schema[key]:g}" for key, sign in BOUNDS.items() if key in schema), "")
-    return words.get(schema.get("type", ""), "object") + least
+    bounds = " ".join(f"{word} {schema[key]:g}" for key, word in BOUNDS.items() if key in schema)
+    return words.get(schema.get("type", ""), "object") + (f", {bounds}" if bounds else "")
 
 
-BOUNDS = {"minimum": "from", "exclusiveMinimum": "above"}
+BOUNDS = {"minimum": "from", "exclusiveMinimum": "above", "maximum": "to", "exclusiveMaximum": "below"}
 
 
 def default_words(value: Any) -> str:

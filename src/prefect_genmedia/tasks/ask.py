@@ -59,7 +59,7 @@ async def ask_subject(
         credentials: a TokenOps Block, or its name.
         timeout_seconds: how long to wait for the person.
         fallback: what happens then: the largest subject speaks, or the run fails.
-        suspend: give the process up while waiting (deployments only); the run starts anew when it is answered.
+        suspend: free the worker's process while waiting (deployments only); the run starts anew when it is answered.
 
     Raises:
         NoSubject: nobody was detected, or nobody answered in time and the fallback is to fail. Nothing was paid.
