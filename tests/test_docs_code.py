@@ -229,4 +229,5 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "python": check_python,
     "python3": check_python,
     "source": lambda words: None,
+    "unset": check_export,
 }

@@ -34,8 +34,9 @@ class GenMediaSettings(PrefectBaseSettings):
     publish_url: str | None = Field(
         default=None,
         description="Folder of a storage that can sign URLs, such as `s3://bucket/inputs`: local files and fsspec URLs "
-        "that are given as inputs are put there for the provider to fetch, under their digest. The storage's access "
-        "is configured as fsspec and the storage's own library read it. Let the storage delete what is some days old.",
+        "that are given as inputs are put there for the provider to fetch, under their digest. Credentials "
+        "for the storage are taken from where fsspec and the storage's library look for them. Let the storage delete "
+        "what is some days old.",
     )
     publish_seconds: int = Field(
         default=24 * 3600,
@@ -87,7 +88,7 @@ def current_settings() -> GenMediaSettings:
     Reading them takes milliseconds, several times a job, and a batch has thousands of jobs. Files are read once a
     process, as Prefect reads its own.
     """
-    return _read(tuple(os.environ.get(name) for name in _VARIABLES), os.getcwd())  # noqa: PTH109 - a string will do
+    return _read(tuple(os.environ.get(name) for name in _VARIABLES), str(Path.cwd()))
 
 
 @functools.lru_cache(maxsize=8)
