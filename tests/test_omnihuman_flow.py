@@ -324,7 +324,7 @@ async def test_a_speaker_that_is_only_named_is_looked_for_before_anything_is_sen
     @flow
     async def their_flow() -> None:
         request = OmniHumanVideo(image_url=simulator.portrait_url, audio_url=simulator.speech_url, subject="rightmost")
-        await submit(request, credentials)
+        await submit(request, credentials=credentials)
 
     await their_flow()
     (job,) = simulator.world.jobs.values()

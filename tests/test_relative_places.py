@@ -101,9 +101,9 @@ async def test_a_file_that_is_fetched_alone_is_not_put_where_it_would_be_deleted
 ) -> None:
     @flow
     async def fetch() -> None:
-        job = await tasks.submit(JimengVideo(**LAKE), credentials)
-        done = await tasks.wait_for_job(job, credentials)
-        await tasks.download_result(done, "media", credentials)
+        job = await tasks.submit(JimengVideo(**LAKE), credentials=credentials)
+        done = await tasks.wait_for_job(job, credentials=credentials)
+        await tasks.download_result(done, "media", credentials=credentials)
 
     with pytest.raises(InvalidRequest, match="a worker deletes"):
         await worker(fetch)
