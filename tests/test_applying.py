@@ -112,7 +112,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("wrong", [*WRONG, "the alerts' Block", "a pool's type", "a pool of containers"])
+@pytest.mark.parametrize("wrong", [*WRONG, "the alerts' Block", "a pool's type", "a pool of containers", "an output"])
 async def test_what_cannot_be_right_is_told_before_anything_is_changed(wrong: str, tmp_path: Path) -> None:
     documents = "{block: tokenops-credentials, name: untouched, fields: {api_key: KEY}}"
     given: dict[str, Any] = {"documents_file": f"documents: [{documents}]"}
@@ -127,6 +127,7 @@ async def test_what_cannot_be_right_is_told_before_anything_is_changed(wrong: st
         "the alerts' Block": {"alerts": "slack-webhook/nobody"},
         "a pool's type": {"pool_type": "no-such"},
         "a pool of containers": {"pool_type": "docker"},
+        "an output": {"output": "sftp://me:hunter2@store.example/media"},
     }.get(wrong, {})
 
     with pytest.raises(InvalidRequest):

@@ -30,6 +30,7 @@ from prefect_genmedia.deploying.files import (
 from prefect_genmedia.deploying.infrastructure import apply_automation, apply_limit, apply_output, apply_work_pool
 from prefect_genmedia.deploying.probe import probe
 from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.jobs.storage import without_password
 
 LEDGER_DOCUMENT = "secret/genmedia-ledger-url"
 """The Block document that containers take the ledger's database from."""
@@ -96,6 +97,7 @@ class _Declared:
 
 
 def _declared(options: Options) -> _Declared:
+    without_password(options.output or "")
     prefect_file = read_spec(PrefectFile, DEPLOYMENTS, "prefect.yaml", options.prefect_file)
     server = read_spec(ServerFile, DEPLOYMENTS, "server.yaml", options.server_file)
     automations = read_spec(AutomationsFile, DEPLOYMENTS, "automations.yaml", options.automations_file)

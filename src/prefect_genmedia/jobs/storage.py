@@ -271,16 +271,25 @@ def target_at(output: str) -> Target:
     return Target(LocalFolder(Path(folder.removeprefix("file://") or "/")), name)
 
 
-def _remote(url: str) -> RemoteFolder:
+def without_password(url: str) -> str:
+    """The URL of an output, which is stored and shown with each file.
+
+    Raises:
+        InvalidRequest: it holds a password.
+    """
     if _PASSWORD.search(url):
         raise _no_place(
             "holds a password, and a file's URL is stored and shown with its job: put credentials into the storage's "
             "own configuration (fsspec's, or its library's), or into a filesystem Block, and give block://TYPE/NAME"
         )
+    return url
+
+
+def _remote(url: str) -> RemoteFolder:
     problem = ""
     with storing(paid="nothing"):  # some connect here
         try:
-            return RemoteFolder(url)
+            return RemoteFolder(without_password(url))
         except (ImportError, ValueError) as error:
             problem = f"{unsigned_text(url)} cannot be opened here: {unsigned_text(str(error))}"
     raise _no_place(problem)
