@@ -18,7 +18,7 @@ from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.jobs import submit
 
 submit.STALE_SENDING_SECONDS = 0.5  # nobody waits minutes for a dead process here
-lives.RETRY_SECONDS = [0.02, 0.1, 0.3]
+lives.RETRY_DELAYS = [0.02, 0.1, 0.3]
 
 
 def run(parameters: dict[str, Any]) -> int:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between attempts, and videos of five frames: five seconds long, decoded in no time."""
-    monkeypatch.setattr(lives, "RETRY_SECONDS", [0.02, 0.02, 0.02])
+    monkeypatch.setattr(lives, "RETRY_DELAYS", [0.02, 0.02, 0.02])
     rendered = World._rendered
 
     async def few_frames(world: World, recipe: Recipe) -> bytes:

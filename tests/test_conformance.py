@@ -110,7 +110,7 @@ async def live_on(ledger: Ledger, client: Any, request: GenerationRequest, folde
     for _ in range(4):
         try:
             return await live(ledger, client, request, folder)
-        except errors.GenMediaError as error:  # noqa: PERF203 - four times at most
+        except errors.GenMediaError as error:
             failure = error
     return failure
 

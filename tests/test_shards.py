@@ -134,7 +134,7 @@ async def machines(
 ) -> AsyncIterator[Machines]:
     await credentials.save("shards", overwrite=True)
     monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(lives, "RETRY_SECONDS", [0.02, 0.02, 0.02])
+    monkeypatch.setattr(lives, "RETRY_DELAYS", [0.02, 0.02, 0.02])
     async with get_client() as client:
         flow_id = await client.create_flow(generate_batch)
         schema = generate_batch.parameters.model_dump_for_openapi()

@@ -56,7 +56,7 @@ async def publish_result_card(job: Job, delivery: Delivery) -> None:
         delivery: the file.
     """
     content = await read_file(delivery.poster_uri) if delivery.poster_uri else None
-    poster = await to_thread.run_sync(_thumbnail, content) if content else None
+    poster = await to_thread.run_sync(thumbnail, content, CARD_POSTER_WIDTH) if content else None
     await acreate_markdown_artifact(
         key=f"genmedia-{job.kind}",
         markdown=result_card(job, delivery, poster),
@@ -99,7 +99,7 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None) -> 
         lines += [f"{_sentence(_cost(job))} {_same_request(job)}", ""]
     lines += ["## What to do", "", f"- Here in the UI: {_in_ui(error, key)}"]
     if error.next_step:
-        lines.append(f"- Elsewhere: {_sentence(error.next_step.replace('{job}', key))}")
+        lines.append(f"- Elsewhere: {_sentence(error.next_step_for())}")
     lines += ["", *_table(facts)]
     await acreate_markdown_artifact(
         key="genmedia-failure", markdown="\n".join(lines) + "\n", description=f"{error.kind}: {error.message}"[:500]
@@ -226,12 +226,19 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) or not text else ".")
 
 
-def _thumbnail(content: bytes) -> str | None:
+def thumbnail(content: bytes, width: int) -> str | None:
+    """A picture as a small `data:` URI; None where it cannot be read: what shows it is worth showing without.
+
+    Parameters:
+        content: the picture's file.
+        width: pixels at most; it is twice as high at most.
+    """
+    output = io.BytesIO()
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            picture.thumbnail((CARD_POSTER_WIDTH, CARD_POSTER_WIDTH * 2))
-            output = io.BytesIO()
-            picture.convert("RGB").save(output, "JPEG", quality=75)
+            picture.draft("RGB", (width, width))  # a JPEG is decoded no larger than is needed
+            picture.thumbnail((width, 2 * width))
+            picture.convert("RGB").save(output, "JPEG", quality=70)
     except OSError:
-        return None  # the card is worth showing without it
+        return None
     return "data:image/jpeg;base64," + base64.b64encode(output.getvalue()).decode()

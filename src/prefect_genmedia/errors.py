@@ -105,6 +105,14 @@ class GenMediaError(Exception):
             self.paid = "the job was accepted before; nothing is paid again"
         return self
 
+    def next_step_for(self, job_key: str | None = None) -> str:
+        """What a person can do next, with the job's key in its commands.
+
+        Parameters:
+            job_key: the job it is about, where the error itself does not name one.
+        """
+        return self.next_step.replace("{job}", self.job_key or job_key or "JOB")
+
     def __str__(self) -> str:
         """Everything a person needs, in one paragraph."""
         parts = [self.message]
@@ -113,7 +121,7 @@ class GenMediaError(Exception):
             parts.append(f"Job {self.job_key} ({at_provider})." if self.job_key else f"Job: {at_provider}.")
         parts.append(f"Paid: {self.paid}.")
         if self.next_step:
-            parts.append(f"Next: {self.next_step.replace('{job}', self.job_key or 'JOB')}")
+            parts.append(f"Next: {self.next_step_for()}")
         return " ".join(parts)
 
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 from collections.abc import AsyncIterator, Sequence
 
 from anyio import to_thread
-from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact
 
+from prefect_genmedia.artifacts import thumbnail
 from prefect_genmedia.batch.results import Result
 from prefect_genmedia.targets import read_file
 
@@ -79,7 +77,7 @@ async def _cells(delivered: Sequence[Result]) -> AsyncIterator[str]:
 
 async def _cell(result: Result) -> str:
     content = await read_file(result.poster_uri) if result.poster_uri else None
-    picture = await to_thread.run_sync(_thumbnail, content) if content else None
+    picture = await to_thread.run_sync(thumbnail, content, WIDTH) if content else None
     name = result.id.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;").replace("\n", " ")
     return (f"![{name}]({picture})<br>" if picture else "") + f"{name} · {result.seconds or 0.0:.1f} s"
 
@@ -92,15 +90,3 @@ def _table(page: Sequence[str]) -> list[str]:
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _thumbnail(content: bytes) -> str | None:
-    output = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.draft("RGB", (WIDTH, WIDTH))  # a JPEG is decoded no larger than is needed
-            picture.thumbnail((WIDTH, 2 * WIDTH))
-            picture.convert("RGB").save(output, "JPEG", quality=70)
-    except OSError:
-        return None  # the gallery is worth showing without it
-    return "data:image/jpeg;base64," + base64.b64encode(output.getvalue()).decode()

@@ -24,10 +24,7 @@ from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.tasks.holding_limit import place_in
 from prefect_genmedia.tasks.steps import deliver_step, submit_step, wait_step
 from prefect_genmedia.tasks.subjects import detect_subjects, select_subject
-from prefect_genmedia.tasks.support import RunListener
-
-RETRY_SECONDS = [2.0, 10.0, 30.0]
-"""Seconds between the attempts of one step."""
+from prefect_genmedia.tasks.support import RETRY_DELAYS, RunListener
 
 DELIVERIES_AT_ONCE = 4
 """Downloads that are verified at once: decoding keeps the processors busy, and forty threads of it starve the rest."""
@@ -201,10 +198,10 @@ async def generate_row(row_id: str, life: RowLife) -> Job:
 
 async def _patiently(step: Callable[[], Awaitable[T]]) -> T:
     """Repeat a step whose error says that this is safe; a request to slow down is left to the caller."""
-    for pause in [*RETRY_SECONDS, None]:
+    for pause in [*RETRY_DELAYS, None]:
         try:
             return await step()
-        except RateLimited:  # noqa: PERF203 - a loop of at most a few attempts
+        except RateLimited:
             raise
         except GenMediaError as error:
             if not error.retryable or pause is None:

@@ -14,6 +14,7 @@ from prefect.artifacts import (
 
 from prefect_genmedia import errors
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import JobState
 from prefect_genmedia.jobs.prices import CURRENCY
 from prefect_genmedia.tasks.terminal import Bar
@@ -126,8 +127,10 @@ async def publish_failures(batch_id: str, results: Results) -> None:
 
 def _next_step(kind: str, job_keys: Sequence[str | None]) -> str:
     """What a person does about rows that ended with an error of this kind."""
-    told: str = getattr(getattr(errors, kind, None), "next_step", "")
-    return told.replace("{job}", job_keys[0] or "JOB" if len(job_keys) == 1 else "JOB")
+    error = getattr(errors, kind, None)
+    if not (isinstance(error, type) and issubclass(error, GenMediaError)):
+        return ""  # not one of ours
+    return error().next_step_for(job_keys[0] if len(job_keys) == 1 else None)
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:

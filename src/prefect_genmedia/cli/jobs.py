@@ -119,7 +119,7 @@ def show(job: str, /, *, as_json: AsJson = False) -> None:
             table.add_row(f"[bold]{name}[/]", escape(words))
     _console().print(table)
     if found.state is JobState.UNKNOWN:
-        _console().print(f"\nNext: {found.failure().next_step.format(job=found.key)}", soft_wrap=True)
+        _console().print(f"\nNext: {escape(found.failure().next_step_for())}", soft_wrap=True)
 
 
 @app.command

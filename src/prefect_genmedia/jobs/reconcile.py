@@ -92,7 +92,7 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
         if finding is not None:
             yield finding
     for job in await ledger.jobs({JobState.UNKNOWN}):
-        yield Finding(job, "left as it is", job.failure().next_step.format(job=job.key))
+        yield Finding(job, "left as it is", job.failure().next_step_for())
 
 
 async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
@@ -100,8 +100,7 @@ async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock)
     try:
         return await _taken_up(ledger, around, job, clock)
     except GenMediaError as error:
-        next_step = error.next_step.replace("{job}", job.key)
-        return Finding(await _present(ledger, job), f"{error.kind}: {error.message}", next_step)
+        return Finding(await _present(ledger, job), f"{error.kind}: {error.message}", error.next_step_for(job.key))
     except Exception as error:
         return Finding(await _present(ledger, job), _told(error), "look into this; the next run tries the job again.")
 

@@ -224,7 +224,7 @@ async def _finish(work: Awaitable[T]) -> T:
     while not task.done():
         try:
             await asyncio.wait({task})
-        except asyncio.CancelledError as cancellation:  # noqa: PERF203 - a loop of at most a few cancellations
+        except asyncio.CancelledError as cancellation:
             cancelled = cancellation
     if cancelled is not None:
         if not task.cancelled():
@@ -273,7 +273,7 @@ async def _written(
     for pause in (*WRITE_PAUSES, None):
         try:
             return await write()
-        except GenMediaError:  # noqa: PERF203 - a loop of at most a few tries
+        except GenMediaError:
             raise
         except Exception as error:
             tell(f"Job {job.key}: {said}; the ledger cannot be written to now: {type(error).__name__}")

@@ -30,7 +30,7 @@ from prefect_genmedia.providers.tokenops.gallery import Gallery, draw_gallery
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
 from prefect_genmedia.tasks.pictures import fetch_picture
 from prefect_genmedia.tasks.subjects import detect_subjects, reachable, select_subject
-from prefect_genmedia.tasks.support import RETRY_DELAYS, retry_if_safe
+from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, retry_if_safe
 
 Fallback = Literal["largest", "fail"]
 
@@ -86,7 +86,7 @@ async def ask_subject(
 
 @task(
     task_run_name="draw the subjects",
-    retries=2,
+    retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
