@@ -214,6 +214,11 @@ def test_a_text_with_nothing_secret_is_not_changed(text: str) -> None:
     assert unsigned_text(text) == text
 
 
+def test_megabytes_of_base64_beside_a_url_are_read_once() -> None:
+    base64 = "iVBORw0KGgo" * 200_000
+    assert unsigned_text(f"{base64} https://h/a?sig=5ec2e7 {base64}") == f"{base64} https://h/a {base64}"
+
+
 def test_what_looks_like_a_url_and_cannot_be_read_shows_nothing() -> None:
     assert unsigned_text("at https://me:hunter2@[bad/x now") == f"at https://{MASK} now"
 

@@ -21,8 +21,9 @@ _BESIDE = {
 
 
 # A URL inside a text ends where one cannot go on: at quotes, as in JSON, and at Chinese punctuation, too. What stands
-# for an ampersand in HTML, and in JSON inside JSON, belongs to it.
-_URL_IN_TEXT = re.compile(r"""\w+://(?:[^\s"'<>\\`{}|^\u2018-\u201f\u3000-\u303f\uff01-\uff5e]|\\+u0026)+""")
+# for an ampersand in HTML, and in JSON inside JSON, belongs to it. Its scheme is not looked for: words before it may be
+# megabytes of base64.
+_URL_IN_TEXT = re.compile(r"""://(?:[^\s"'<>\\`{}|^\u2018-\u201f\u3000-\u303f\uff01-\uff5e]|\\+u0026)+""")
 _ESCAPED_AMPERSAND = re.compile(r"&amp;|\\+u0026")
 _END_OF_A_PHRASE = ".,;:!?)"
 
@@ -82,13 +83,13 @@ def unsigned_text(text: str) -> str:
 
 def _unsigned(found: re.Match[str]) -> str:
     whole = _ESCAPED_AMPERSAND.sub("&", found.group())
-    url = whole.rstrip(_END_OF_A_PHRASE)
-    if not set("?@#") & set(url):
+    rest = whole.rstrip(_END_OF_A_PHRASE)  # `://…`
+    if not set("?@#") & set(rest):
         return found.group()
     try:
-        return unsigned_url(url) + whole[len(url) :]
+        return unsigned_url(f"x{rest}").removeprefix("x") + whole[len(rest) :]
     except ValueError:  # no URL that anybody could read
-        return f"{url.partition('://')[0]}://{MASK}"
+        return f"://{MASK}"
 
 
 def excerpt(text: str, limit: int = 2000) -> str:
