@@ -309,7 +309,7 @@ def sha256_of(file: Any) -> str:
 
 def _name(path: Path, target: Path) -> None:
     _flush(path)
-    os.replace(path, target)  # noqa: PTH105 - the atomic one, by its own name
+    path.replace(target)  # atomic: a reader sees the whole file or none
 
 
 def _flush(path: Path) -> None:
