@@ -16,7 +16,7 @@ from prefect.flow_engine import run_flow_async
 from prefect_genmedia.callbacks import callback_app, callback_url
 from prefect_genmedia.jobs import Job, JobState, Ledger
 from prefect_genmedia.tasks import suspend
-from prefect_genmedia.tasks.suspend import resume_run_of, suspend_until_done
+from prefect_genmedia.tasks.suspend import resume_run_of, suspend_until_done, wake_sleepers
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -134,3 +134,28 @@ async def test_a_run_that_is_resumed_twice_is_resumed_once(sleeping: Sleeper) ->
     assert await sleeping.goes() is None
     assert await resume_run_of(sleeping.job) == "resumed"
     assert await resume_run_of(sleeping.job) == "not waiting"
+
+
+@pytest.mark.parametrize("ended", [JobState.SUCCEEDED, JobState.FAILED])
+async def test_a_run_that_sleeps_for_a_job_which_another_run_took_up_is_woken_when_that_has_ended(
+    ended: JobState, sleeping: Sleeper, ledger: Ledger
+) -> None:
+    assert await sleeping.goes() is None
+    taken = await ledger.note(sleeping.job, flow_run_id="another")
+    assert taken
+    assert await wake_sleepers(ledger) == [], "there is no news yet"
+    await ledger.move(taken, ended)
+    assert await resume_run_of(taken) == "not waiting"
+    assert await wake_sleepers(ledger) == [sleeping.run.name]
+    assert await sleeping.state() == "Resuming"
+    assert await sleeping.goes() == GONE_ON
+
+
+async def test_runs_that_sleep_for_something_else_are_left_alone(
+    sleeping: Sleeper, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(suspend, "pause_key", lambda job: f"another-{job.key}")
+    assert await sleeping.goes() is None
+    await ledger.move(sleeping.job, JobState.SUCCEEDED)
+    assert await wake_sleepers(ledger) == []
+    assert await sleeping.state() == "Suspended"

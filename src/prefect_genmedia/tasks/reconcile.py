@@ -22,7 +22,7 @@ from prefect_genmedia.settings import current_settings
 from prefect_genmedia.targets import target_of
 from prefect_genmedia.tasks.remote import lasting_place
 from prefect_genmedia.tasks.support import emit_job_event
-from prefect_genmedia.tasks.suspend import resume_run_of, standing_of
+from prefect_genmedia.tasks.suspend import resume_run_of, standing_of, wake_sleepers
 
 
 @task(task_run_name="reconcile", cache_policy=NO_CACHE)
@@ -58,7 +58,9 @@ async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list
             if finding.job.state is JobState.DELIVERED:
                 emit_job_event("delivered", finding.job, reconciled=True)
                 tell_assets(finding.job)
-    await publish_reconcile_table(findings)
+        await publish_reconcile_table(findings)
+        for name in await wake_sleepers(ledger):
+            logger.info("Run %s slept although its job has news, and was resumed", name)
     return findings
 
 

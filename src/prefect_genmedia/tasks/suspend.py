@@ -6,11 +6,13 @@ from typing import Literal
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound, Pause
 from prefect.flow_runs import aresume_flow_run, asuspend_flow_run
 from prefect.logging import get_run_logger
 
-from prefect_genmedia.jobs.ledger import open_ledger
+from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia.jobs.reconcile import Standing
 from prefect_genmedia.settings import current_settings
@@ -18,9 +20,14 @@ from prefect_genmedia.settings import current_settings
 Resumed = Literal["resumed", "not waiting"]
 
 
+_PAUSE = "genmedia-job-"
+_PAGE = 200
+"""Runs that Prefect's server gives at once."""
+
+
 def pause_key(job: Job) -> str:
     """The name of a run's suspension for this job; a run suspends for each job once."""
-    return f"genmedia-job-{job.key}"
+    return f"{_PAUSE}{job.key}"
 
 
 async def suspend_until_done(job: Job) -> None:
@@ -47,8 +54,11 @@ async def suspend_until_done(job: Job) -> None:
 async def _has_news(job: Job) -> bool:
     """Whether the job is past being made, or the provider has called back: then waiting finds out at once."""
     async with open_ledger(current_settings().ledger) as ledger:
-        present = await ledger.get(job.key)
-    return present is not None and (present.state is not JobState.SUBMITTED or present.notified_at is not None)
+        return _is_news(await ledger.get(job.key))
+
+
+def _is_news(job: Job | None) -> bool:
+    return job is not None and (job.state is not JobState.SUBMITTED or job.notified_at is not None)
 
 
 async def _resume_if_news(job: Job) -> None:
@@ -73,12 +83,48 @@ async def standing_of(job: Job) -> Standing:
     return "alive"
 
 
+async def wake_sleepers(ledger: Ledger) -> list[str]:
+    """Resume every run that sleeps although there is news of its job.
+
+    A job knows the run that last took it up. Another one may sleep for the same job, having joined it; or a run was not
+    resumed when the news came, since the server did not answer.
+
+    Parameters:
+        ledger: tells what became of the jobs; runs that sleep for jobs of other ledgers are left alone.
+
+    Returns:
+        The names of the runs that were resumed.
+    """
+    woken = []
+    for run in await _sleeping_runs():
+        key = ((run.state and run.state.state_details.pause_key) or "").removeprefix(_PAUSE)
+        if _is_news(await ledger.get(key)) and await _resumed(run.id):
+            woken.append(run.name)
+    return woken
+
+
+async def _sleeping_runs() -> list[FlowRun]:
+    paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+    found: list[FlowRun] = []
+    async with get_client() as client:
+        while True:
+            page = await client.read_flow_runs(flow_run_filter=paused, limit=_PAGE, offset=len(found))
+            found += page
+            if len(page) < _PAGE:
+                break
+    return [run for run in found if run.state and (run.state.state_details.pause_key or "").startswith(_PAUSE)]
+
+
 async def resume_run_of(job: Job) -> Resumed:
     """Resume the run that is suspended for a job, if one is."""
     if job.flow_run_id is None or await standing_of(job) != "suspended":
         return "not waiting"
+    return "resumed" if await _resumed(UUID(job.flow_run_id)) else "not waiting"
+
+
+async def _resumed(run_id: UUID) -> bool:
     try:
-        await aresume_flow_run(UUID(job.flow_run_id))
+        await aresume_flow_run(run_id)
     except (NotPausedError, FlowPauseTimeout, RuntimeError):  # somebody else was faster, or it is too late
-        return "not waiting"
-    return "resumed"
+        return False
+    return True
