@@ -81,7 +81,7 @@ def _check_has_file(job: Job) -> None:
 
 def _explained(error: JobExpired, job: Job, now: float) -> JobExpired:
     """Say what can be done about a file that is not there."""
-    if not job.is_over(now):
+    if not job.is_over(now) and not job.may_follow(now):
         error.next_step = (
             "see whether something between here and the provider refuses the download, then retry: by its documents "
             "the provider still has the file. Nothing is paid again."
