@@ -46,11 +46,12 @@ check: $(READY)
 	$(BIN)/lint-imports
 	$(BIN)/pytest --noconftest tests/test_docstrings.py
 
-# Every benchmark; BENCH=batch for one of them, JOBS=200 for a quick one. Each writes its figures to bench-output/.
+# Every benchmark; BENCH=batch for one of them, JOBS=200 for a quick one, GATE=50 for fewer jobs in flight. Each writes its figures to bench-output/.
 BENCH ?= batch polling download overhead ledger
 JOBS ?= 1000
+GATE ?= 200
 bench: $(READY)
-	for name in $(BENCH); do echo "== $$name" && JOBS=$(JOBS) $(BIN)/python benchmarks/$$name.py || exit; done
+	for name in $(BENCH); do echo "== $$name" && JOBS=$(JOBS) GATE=$(GATE) $(BIN)/python benchmarks/$$name.py || exit; done
 
 docs: $(READY)
 	$(BIN)/mkdocs build --strict

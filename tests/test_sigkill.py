@@ -30,7 +30,7 @@ from prefect_genmedia.jobs import Job, JobState, open_ledger
 from prefect_genmedia.jobs.media import examine_video
 from prefect_genmedia.simulator import RunningSimulator
 
-KILLS = int(os.environ.get("GENMEDIA_KILLS", "50"))
+KILLS = int(os.environ.get("GENMEDIA_KILLS", "25"))
 SEED = int(os.environ.get("GENMEDIA_SEED", str(random.randrange(10**6))))
 AT_ONCE = 3
 SUBMIT_LATENCY = 0.1
