@@ -44,6 +44,8 @@ async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list
         @asynccontextmanager
         async def client_for(job: Job) -> AsyncIterator[ProviderClient | None]:
             for block in blocks:
+                if block.provider != job.provider:  # its trouble is none of this job's
+                    continue
                 async with block.client() as client:
                     if str(client.account) == job.account:
                         yield client
