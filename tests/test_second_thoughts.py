@@ -239,13 +239,21 @@ async def test_a_usual_duration_of_hours_is_not_slept_through(ledger: Ledger, cl
 # --- a ledger that is away, a task that is cancelled ---
 
 
-def away(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, times: int, gone: Callable[[JobState], bool]) -> None:
-    """Let the ledger fail so often when a job is to be moved to such a state."""
+def away(
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+    gone: Callable[[JobState], bool],
+    written: bool = False,
+) -> None:
+    """Let the ledger fail so often when a job is to be moved to such a state; or do it, and lose the answer."""
     move, left = ledger.move, [times]
 
     async def failing(job: Job, state: JobState, **changes: object) -> Job | None:
         if gone(state) and left[0] > 0:
             left[0] -= 1
+            if written:
+                await move(job, state, **changes)
             raise ConnectionError("the database is away")
         return await move(job, state, **changes)
 
@@ -264,6 +272,34 @@ async def test_an_accepted_job_is_written_down_when_the_ledger_is_back(
     job = await submit_once(ledger, client, REQUEST, Claim(scope="s", tell=told.append), clock)
     assert (job.state, simulator.accepted, len(told)) == (JobState.SUBMITTED, 1, 3)
     assert f"accepted it as {job.provider_job_id}" in told[0]
+
+
+async def test_an_accepted_job_that_was_written_down_without_an_answer_is_taken_for_what_it_is(
+    ledger: Ledger, client: ProviderClient, clock: QuickClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away(ledger, monkeypatch, 1, lambda state: state is JobState.SUBMITTED, written=True)
+    job = await submit_once(ledger, client, REQUEST, Claim(scope="s"), clock)
+    assert (job.state, await ledger.get(job.key)) == (JobState.SUBMITTED, job)
+
+
+async def test_that_nothing_was_sent_is_written_once_since_others_may_send_from_then_on(
+    ledger: Ledger,
+    client: ProviderClient,
+    simulator: RunningSimulator,
+    clock: QuickClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulator.order("rate_limited", times=1)
+    tries: list[JobState] = []
+
+    def counted(state: JobState) -> bool:
+        tries.append(state)
+        return state is JobState.RESERVED
+
+    away(ledger, monkeypatch, 1, counted, written=True)
+    with pytest.raises(ConnectionError):
+        await submit_once(ledger, client, REQUEST, Claim(scope="s"), clock)
+    assert tries.count(JobState.RESERVED) == 1
 
 
 async def test_an_accepted_job_that_cannot_be_written_down_is_told_with_its_id(

@@ -252,6 +252,11 @@ async def _send(
         failure = errors.ProviderError(f"Submitting broke: {type(error).__name__}.", outcome="uncertain")
     else:
         return await _written(lambda: _accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
+    if failure.outcome == "unsent":
+        # Once only: where it was written and just the answer was lost, another process may be sending the job by now,
+        # and a second try would take back that process's mark.
+        await _record_failure(ledger, job, failure, clock)
+        raise failure
     await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
     if failure.outcome == "uncertain":
         raise SubmissionUnknown(
@@ -302,6 +307,8 @@ async def _accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) 
     while submitted is None:
         # Somebody took us for dead and said `unknown`; this answer is certain and settles it.
         present = await ledger.get(job.key)
+        if present is not None and present.state in ACCEPTED and present.provider_job_id == provider_job_id:
+            return present  # an earlier try was written, and only its answer was lost
         if present is None or present.state is not JobState.UNKNOWN:
             raise SubmissionUnknown(
                 f"The provider accepted it as {provider_job_id}, but the job was decided otherwise meanwhile."
