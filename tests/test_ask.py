@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from PIL import Image, ImageDraw
+from prefect import tags
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    FlowRunFilterTags,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.flow_runs import aresume_flow_run
 
@@ -17,28 +25,40 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.providers.tokenops.gallery import draw_gallery
 from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.tasks import ask
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
-async def paused_run() -> FlowRun:
-    only_paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+async def asking_run(tag: str) -> FlowRun:
+    """The run with this tag, as soon as it is paused and its form can be answered."""
+    only_own = FlowRunFilter(
+        tags=FlowRunFilterTags(all_=[tag]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])),
+    )
     async with get_client() as client:
-        for _ in range(200):
-            if found := await client.read_flow_runs(flow_run_filter=only_paused):
-                return found[0]
+        while not (found := await client.read_flow_runs(flow_run_filter=only_own)):
             await asyncio.sleep(0.1)
-    raise AssertionError("no run is paused")
+        (run,) = found
+        assert run.state
+        assert run.state.state_details.run_input_keyset
+        while not await client.filter_flow_run_input(
+            run.id, run.state.state_details.run_input_keyset["schema"], 1, set()
+        ):
+            await asyncio.sleep(0.1)
+    return run
 
 
 @pytest.mark.parametrize("number", [0, 1])
 async def test_the_person_with_the_chosen_number_speaks(
     number: int, simulator: RunningSimulator, credentials: TokenOpsCredentials
 ) -> None:
-    running = asyncio.create_task(
-        omnihuman_video(simulator.portrait_url, simulator.speech_url, subject="ask", credentials=credentials)
-    )
-    run = await paused_run()
+    tag = str(uuid4())
+    with tags(tag):
+        running = asyncio.create_task(
+            omnihuman_video(simulator.portrait_url, simulator.speech_url, subject="ask", credentials=credentials)
+        )
+    run = await asking_run(tag)
     await aresume_flow_run(run.id, run_input={"subject": str(number)})
     delivery: Delivery = await running
     assert delivery.seconds > 7
@@ -48,8 +68,19 @@ async def test_the_person_with_the_chosen_number_speaks(
 
 
 async def test_nobody_answering_lets_the_largest_speak_where_that_was_asked_for(
-    simulator: RunningSimulator, credentials: TokenOpsCredentials
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answers = 0
+
+    async def answering(*args: Any, **options: Any) -> None:
+        nonlocal answers
+        answers += 1
+        if answers == 1:
+            raise RuntimeError("the server is away")
+        await aresume_flow_run(*args, **options)
+
+    monkeypatch.setattr(ask, "aresume_flow_run", answering)
+    monkeypatch.setattr(ask, "ANSWER_AGAIN_SECONDS", 0.02)
     await omnihuman_video(
         simulator.portrait_url,
         simulator.speech_url,
@@ -58,6 +89,7 @@ async def test_nobody_answering_lets_the_largest_speak_where_that_was_asked_for(
         ask_fallback="largest",
         credentials=credentials,
     )
+    assert answers >= 2
     assert simulator.accepted == 1
 
 

@@ -233,8 +233,10 @@ async def test_a_limit_that_does_not_exist_is_named_before_anything_is_sent(simu
 async def test_a_run_joins_its_paid_job_while_others_hold_every_place(simulator: RunningSimulator) -> None:
     name = await limited_to("full", 1)
     credentials = of(simulator, concurrency_limit=name, max_in_flight=1)
+    simulator.world.settings.run_seconds = 3600.0
     with pytest.raises(errors.JobTimeout):
         await jimeng_video("a lake", credentials=credentials, idempotency_key="joined", timeout_seconds=0.05)
+    simulator.world.settings.run_seconds = 0.2
     async with concurrency(name, strict=True):
         await jimeng_video("a lake", credentials=credentials, idempotency_key="joined")
     assert simulator.accepted == 1

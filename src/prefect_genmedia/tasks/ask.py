@@ -38,6 +38,9 @@ PAUSE_KEY = "genmedia-subject"
 POINTS_KEY = "genmedia-subject-points"
 ANSWER_KEY = "genmedia-subject-answer"
 
+ANSWER_AGAIN_SECONDS = 2.0
+"""Between attempts to answer for the person where the server did not take the answer."""
+
 
 async def ask_subject(
     image_url: str,
@@ -159,8 +162,16 @@ async def _answering_itself(seconds: float | None) -> AsyncIterator[None]:
 
     async def answer() -> None:
         await asyncio.sleep(seconds)
-        logger.warning("Nobody chose a subject within %.0f s: the largest one speaks", seconds)
-        await aresume_flow_run(own_run, run_input={"subject": "0"})
+        # The server may be away, or not have the pause yet; a person who answers after all ends the block.
+        while True:
+            try:
+                await aresume_flow_run(own_run, run_input={"subject": "0"})
+            except Exception as trouble:
+                logger.debug("The run could not be resumed yet: %r", trouble)
+                await asyncio.sleep(ANSWER_AGAIN_SECONDS)
+            else:
+                logger.warning("Nobody chose a subject within %.0f s: the largest one speaks", seconds)
+                return
 
     timer = asyncio.create_task(answer())
     try:
