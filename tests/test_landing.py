@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fsspec.registry import _registry
 
 from prefect_genmedia.errors import InvalidRequest, ProviderError, ResultInvalid, StorageError
 from prefect_genmedia.jobs import landing, storage
@@ -113,6 +114,7 @@ def test_a_storage_that_nothing_here_opens_is_named_before_anything_is_paid(outp
 
 
 def test_a_storage_whose_library_is_missing_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(_registry, "s3", raising=False)  # where S3 was opened before in this process
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(InvalidRequest, match=r"s3://bucket/media cannot be opened here: .*s3fs"):
         target_at("s3://bucket/media")
