@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -18,6 +19,10 @@ from prefect_genmedia import TokenOpsCredentials, tasks
 from prefect_genmedia.jobs import Ledger, open_ledger
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.world import Settings
+
+# The same examples everywhere and each time, however slow the machine is.
+settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session")
