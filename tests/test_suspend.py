@@ -54,14 +54,18 @@ class Sleeper:
 
 
 @pytest.fixture
-async def sleeping(ledger: Ledger) -> Sleeper:
+async def sleeping(ledger: Ledger) -> AsyncIterator[Sleeper]:
+    """A run that could sleep; nothing of it is left for tests that look at what is paused or deployed."""
     async with get_client() as client:
         flow_id = await client.create_flow(sleeper)
         deployment = await client.create_deployment(flow_id=flow_id, name="sleeper", enforce_parameter_schema=False)
         run = await client.create_flow_run_from_deployment(deployment)
     reserved = await ledger.reserve(Job(key="", identity=str(run.id), provider="hidream", flow_run_id=str(run.id)))
     sending = await ledger.move(reserved, JobState.SENDING) or reserved
-    return Sleeper(run, await ledger.move(sending, JobState.SUBMITTED, provider_job_id="b178") or sending)
+    yield Sleeper(run, await ledger.move(sending, JobState.SUBMITTED, provider_job_id="b178") or sending)
+    async with get_client() as client:
+        await client.delete_flow_run(run.id)
+        await client.delete_deployment(deployment)
 
 
 @pytest.fixture
