@@ -25,16 +25,17 @@ HOUR = 3600.0
 
 
 class QuickClock(Clock):
-    """A clock on which waiting takes no time, from the present moment on."""
+    """A clock that stands at the moment it was made: only waiting moves it, and takes no time."""
 
     def __init__(self) -> None:
+        self.begun = super().now()
         self.passed = 0.0
 
     def now(self) -> float:
-        return super().now() + self.passed
+        return self.begun + self.passed
 
     def monotonic(self) -> float:
-        return super().monotonic() + self.passed
+        return self.passed
 
     async def sleep(self, seconds: float) -> None:
         self.passed += max(seconds, 0.0)
@@ -89,7 +90,7 @@ async def submitted(ledger: Ledger, seconds_ago: float = 0.0, **facts: Any) -> J
 
 async def finished(ledger: Ledger, client: ProviderClient, scope: str = "s") -> Job:
     job = await submit_once(ledger, client, REQUEST, Claim(scope=scope, root_run_id="first"))
-    return await wait_for_job(ledger, client, job, 30.0, PollPolicy(shortest=0.02, longest=0.1))
+    return await wait_for_job(ledger, client, job, 600.0, PollPolicy(shortest=0.02, longest=0.1))
 
 
 async def test_a_refused_download_is_no_reason_to_pay_again_while_the_provider_has_the_file(
@@ -319,17 +320,18 @@ async def test_an_accepted_job_that_cannot_be_written_down_is_told_with_its_id(
 async def test_a_cancellation_before_the_first_byte_leaves_nothing_unknown(
     ledger: Ledger, client: ProviderClient, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, started = ledger.start_sending, asyncio.Event()
+    start, started, may_start = ledger.start_sending, asyncio.Event(), asyncio.Event()
 
     async def slowly(*arguments: Any) -> Job | None:
         started.set()
-        await asyncio.sleep(0.05)
+        await may_start.wait()
         return await start(*arguments)
 
     monkeypatch.setattr(ledger, "start_sending", slowly)
     submitting = asyncio.create_task(submit_once(ledger, client, REQUEST, Claim(scope="s")))
     await started.wait()
     submitting.cancel()
+    may_start.set()
     with pytest.raises(asyncio.CancelledError):
         await submitting
     (job,) = await ledger.jobs()
