@@ -100,10 +100,19 @@ async def test_what_was_never_shown_does_not_appear_at_its_end(drawn: list[tuple
 async def bars_of_run(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> list[Any]:
-    """The progress artifacts of a run whose wait is shown from the first moment."""
+    """The progress artifacts of a run whose wait is shown from the first moment, and whose job is done after that."""
+    create = progress.acreate_progress_artifact
+
+    async def drawn(*args: Any, **options: Any) -> UUID:
+        artifact: UUID = await create(*args, **options)
+        simulator.world.settings.run_seconds = 0.0
+        return artifact
+
+    monkeypatch.setattr(progress, "acreate_progress_artifact", drawn)
     monkeypatch.setattr(progress, "FIRST_SHOWN_SECONDS", 0.0)
     monkeypatch.setattr(progress, "TICK_SECONDS", 0.02)
-    simulator.world.settings.run_seconds = 1.0
+    monkeypatch.setattr(progress, "PATIENCE_SECONDS", 120.0)
+    simulator.world.settings.run_seconds = 3600.0
     state = await omnihuman_video(
         simulator.portrait_url, simulator.speech_url, credentials=credentials, return_state=True
     )
