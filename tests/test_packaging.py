@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 from prefect.settings import get_current_settings
-from stranger import copy_of_the_repository, files_of_git
+from stranger import copy_of_the_repository
 
 from prefect_genmedia.blocks import CREDENTIALS
 
@@ -41,11 +41,25 @@ OURS = re.compile(
 """Paths of a machine, and what looks like a real key."""
 
 
+pytestmark = pytest.mark.timeout(1200)  # each build installs what it needs into an environment of its own
+
+
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository at one moment: whoever works in the repository meanwhile changes nothing here."""
+    return copy_of_the_repository(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture(scope="module")
+def files(source: Path) -> list[str]:
+    """The names of the files in the copy, before a build adds its own."""
+    return [path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()]
+
+
+@pytest.fixture(scope="module")
+def built(source: Path, files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source archive, and the wheel that was built from that archive alone."""
     pytest.importorskip("build")
-    source = copy_of_the_repository(tmp_path_factory.mktemp("source"))
     output = tmp_path_factory.mktemp("built")
     commit(source)
     env = {**os.environ, "SETUPTOOLS_SCM_PRETEND_VERSION": "1.2.3"}
@@ -73,30 +87,21 @@ def metadata(wheel: zipfile.ZipFile) -> Message:
     return email.message_from_string(wheel.read(name).decode())
 
 
-def test_the_wheel_has_every_module_and_asset_and_nothing_else(wheel: zipfile.ZipFile) -> None:
-    source = ROOT / "src"
-    wanted = {f"prefect_genmedia/{path}" for path in packaged(source / "prefect_genmedia")}
-    for folder, name in MAPPED.items():
-        wanted |= {f"prefect_genmedia/{name}/{path}" for path in packaged(ROOT / folder)}
+def test_the_wheel_has_every_module_and_asset_and_nothing_else(wheel: zipfile.ZipFile, files: list[str]) -> None:
+    wanted = set()
+    for folder, name in {"src/prefect_genmedia": ".", **MAPPED}.items():
+        inside = [PurePosixPath(file).relative_to(folder) for file in files if file.startswith(f"{folder}/")]
+        wanted |= {str(PurePosixPath("prefect_genmedia", name, path)) for path in inside}
     found = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert found == wanted
 
 
-def packaged(folder: Path) -> set[str]:
-    """What belongs into the wheel of a folder."""
-    return {
-        str(PurePosixPath(name).relative_to(PurePosixPath(*folder.relative_to(ROOT).parts)))
-        for name in files_of_git()
-        if (ROOT / name).is_relative_to(folder)
-    }
-
-
-def test_the_source_archive_has_what_the_wheel_is_built_from_and_nothing_else(built: Path) -> None:
+def test_the_source_archive_has_what_the_wheel_is_built_from_and_nothing_else(built: Path, files: list[str]) -> None:
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
     made = {"PKG-INFO", "setup.cfg"}
-    wanted = {name for name in files_of_git() if name in BUILT_FROM or name.startswith(FOLDERS)}
+    wanted = {name for name in files if name in BUILT_FROM or name.startswith(FOLDERS)}
     assert {name for name in names - made if ".egg-info/" not in name} == wanted
 
 
