@@ -70,7 +70,7 @@ def is_reserved(url: str) -> bool:
 @functools.lru_cache(maxsize=128)
 def _fetched(url: str) -> bytes:
     try:
-        answer = httpx.get(url, timeout=10.0, follow_redirects=True)
+        answer = httpx.get(url, timeout=60.0, follow_redirects=True)
         answer.raise_for_status()
     except httpx.HTTPError as error:
         raise UnusableInput(f"{url} cannot be fetched: {error}") from None

@@ -109,7 +109,13 @@ def make_server(
 
     world.drop = drop
     config = uvicorn.Config(
-        build_app(world, dialects), host=host, port=port, http=CuttableProtocol, log_level="error", lifespan="off"
+        build_app(world, dialects),
+        host=host,
+        port=port,
+        http=CuttableProtocol,
+        log_level="error",
+        lifespan="off",
+        timeout_keep_alive=60,  # longer than clients keep theirs: only faults cut a connection that is in use
     )
     return uvicorn.Server(config)
 
@@ -162,7 +168,7 @@ def run_simulator(
 
     thread = threading.Thread(target=lambda: asyncio.run(work()), name="simulator", daemon=True)
     thread.start()
-    up.wait(30)
+    up.wait(120)
     world.base_url = bound_url(server[0])
     try:
         yield RunningSimulator(world.base_url, world)
