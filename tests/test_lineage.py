@@ -25,7 +25,7 @@ class Events:
     """What was sent to Prefect since the test began."""
 
     async def named(self, name: str) -> list[Event]:
-        sent = EventsWorker.drain_all(timeout=30)
+        sent = EventsWorker.drain_all(timeout=120)
         if sent is not None:
             await sent
         return [event for client in AssertingEventsClient.all for event in client.events if event.event == name]
@@ -33,11 +33,11 @@ class Events:
 
 @pytest.fixture
 def events(prefect_server: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Events]:
-    EventsWorker.drain_all(timeout=30)
+    EventsWorker.drain_all(timeout=120)
     AssertingEventsClient.reset()
     monkeypatch.setattr(EventsWorker, "_client_override", (AssertingEventsClient, ()))
     yield Events()
-    EventsWorker.drain_all(timeout=30)
+    EventsWorker.drain_all(timeout=120)
     AssertingEventsClient.reset()
 
 
