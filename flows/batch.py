@@ -82,9 +82,32 @@ async def generate_batch(
         BudgetStop: the budget is used up; what it held is done.
         BatchIncomplete: some rows have no file; the table of results says why.
     """
-    limits = Limits(max_in_flight, canary, breaker, timeout_seconds, concurrency_limit)
-    money = Money(prices, max_jobs, max_cost, budget, budget_period, budget_per_account)
-    split = Sharding(shards, shard_deployment, shard)
+    limits = Limits(
+        max_in_flight=max_in_flight,
+        canary=canary,
+        breaker=breaker,
+        timeout_seconds=timeout_seconds,
+        concurrency_limit=concurrency_limit,
+    )
+    money = Money(
+        prices=prices,
+        max_jobs=max_jobs,
+        max_cost=max_cost,
+        budget=budget,
+        period=budget_period,
+        per_account=budget_per_account,
+    )
+    split = Sharding(shards=shards, deployment=shard_deployment, shard=shard)
     return await conduct(
-        table, kind, credentials, batch_id, output, results, limits, money, skip_invalid, dry_run, split
+        table,
+        kind=kind,
+        credentials=credentials,
+        batch_id=batch_id,
+        output=output,
+        results=results,
+        limits=limits,
+        money=money,
+        skip_invalid=skip_invalid,
+        dry_run=dry_run,
+        sharding=split,
     )

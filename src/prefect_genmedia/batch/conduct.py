@@ -58,7 +58,7 @@ class BatchReport(BaseModel):
         return self.states.get(JobState.DELIVERED.value, 0)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Money:
     """What a batch may cost. See the flow `generate_batch` for each."""
 
@@ -77,6 +77,7 @@ class Money:
 
 async def conduct(
     table: str | Sequence[Mapping[str, Any]],
+    *,
     kind: str,
     credentials: ProviderCredentials | str,
     batch_id: str | None,
@@ -134,7 +135,16 @@ async def conduct(
         for limit in {limits.concurrency_limit or each.block.concurrency_limit for each in opened.values()}:
             if limit:
                 await check_limit(limit)
-        run = BatchRun(name, rows, opened, ledger, folder, limits, prices, kept)
+        run = BatchRun(
+            batch_id=name,
+            rows=rows,
+            opened=opened,
+            ledger=ledger,
+            output=folder,
+            limits=limits,
+            prices=prices,
+            results=kept,
+        )
         await run.look_up()
         if dry_run:
             return await _plan(run, bad)

@@ -67,7 +67,7 @@ _LEDGER_SHARE = 20
 _UNDER_WAY = AT_PROVIDER | {JobState.RESERVED, JobState.SENDING}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sharding:
     """How a batch is split over machines. See the flow `generate_batch` for each.
 

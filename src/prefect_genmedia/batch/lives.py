@@ -87,6 +87,7 @@ class RowLife:
 
     def __init__(
         self,
+        *,
         row: Row,
         known: Job | None,
         credentials: ProviderCredentials,
@@ -148,7 +149,7 @@ class RowLife:
         return submit_step(
             request,
             self.credentials,
-            self.scope,
+            idempotency_key=self.scope,
             label=self.row.id,
             output=self.output,
             prices=self.prices,

@@ -30,7 +30,7 @@ from prefect_genmedia.targets import target_of
 _MEASURED_AT_ONCE = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Limits:
     """What a batch may do. Times in seconds.
 
@@ -49,7 +49,7 @@ class Limits:
     concurrency_limit: str | None = None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class BatchRun:
     """A batch on its way.
 
@@ -160,14 +160,14 @@ class BatchRun:
             result.state = IN_FLIGHT
             attempt, spend = await self._reserve(row, known)
             life = RowLife(
-                row,
-                known,
-                opened.credentials,
-                self.jobs.scope(row),
-                f"{self.output.rstrip('/')}/{row.file_name}",
-                self.limits.timeout_seconds,
-                place,
-                self.limits.concurrency_limit or opened.block.concurrency_limit,
+                row=row,
+                known=known,
+                credentials=opened.credentials,
+                scope=self.jobs.scope(row),
+                output=f"{self.output.rstrip('/')}/{row.file_name}",
+                timeout_seconds=self.limits.timeout_seconds,
+                place=place,
+                concurrency_limit=self.limits.concurrency_limit or opened.block.concurrency_limit,
                 accepted=self._accepted,
                 stopped=lambda: self.stop is not None,
                 delivering=self._delivering,

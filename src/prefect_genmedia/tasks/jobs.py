@@ -64,7 +64,16 @@ async def submit(
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError: nothing was paid.
     """
     async with explained(RETRIES):
-        job = await submit_step(request, credentials, idempotency_key, variant, label, output, ask_again, preflight)
+        job = await submit_step(
+            request,
+            credentials,
+            idempotency_key=idempotency_key,
+            variant=variant,
+            label=label,
+            output=output,
+            ask_again=ask_again,
+            preflight=preflight,
+        )
     emit_job_event("submitted", job)
     await name_run_after(job)
     return job

@@ -45,6 +45,7 @@ CALLBACK_LOOK_SECONDS = 0.5
 async def submit_step(
     request: GenerationRequest,
     credentials: ProviderCredentials | str,
+    *,
     idempotency_key: str | None = None,
     variant: int = 0,
     label: str = "",
