@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+# Neither this machine's profiles, nor results that earlier tests have left; read when Prefect is imported.
+os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="genmedia-tests-")
 
 from prefect.testing.utilities import prefect_test_harness
 from servers import postgres, postgres_tools
@@ -19,6 +24,8 @@ from prefect_genmedia import TokenOpsCredentials, tasks
 from prefect_genmedia.jobs import Ledger, open_ledger
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.world import Settings
+
+atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 
 # The same examples everywhere and each time, however slow the machine is.
 settings.register_profile("steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -76,7 +83,7 @@ def shared_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[st
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[None]:
     """Prefect's own test server, started once."""
-    with prefect_test_harness(server_startup_timeout=90):
+    with prefect_test_harness(server_startup_timeout=300):
         yield
 
 

@@ -34,15 +34,15 @@ def postgres() -> Iterator[str]:
     tools = postgres_tools()
     assert tools is not None
     user = "postgres" if os.geteuid() == 0 else None
-    port = free_port()
     folder = Path(tempfile.mkdtemp(prefix="genmedia-pg-"))
     if user is not None:
         shutil.chown(folder, user)
     data = folder / "data"
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "user": user, "cwd": folder}
     subprocess.run([tools / "initdb", "-D", data, "-U", "genmedia", "-A", "trust", "-E", "UTF8"], check=True, **quiet)
+    port = free_port()  # only now: another process may take it while the database is made
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    control = [tools / "pg_ctl", "-D", data, "-w", "-t", "30"]
+    control = [tools / "pg_ctl", "-D", data, "-w", "-t", "120"]
     subprocess.run([*control, "-o", options, "-l", folder / "log", "start"], check=True, **quiet)
     try:
         yield f"postgresql://genmedia@127.0.0.1:{port}/postgres"
@@ -65,10 +65,10 @@ def redis() -> Iterator[str]:
             yield f"redis://127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(120)
 
 
-def _until_listening(process: subprocess.Popen[bytes], port: int, seconds: float = 30.0) -> None:
+def _until_listening(process: subprocess.Popen[bytes], port: int, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
@@ -98,11 +98,13 @@ class Member:
 
     def kill(self) -> set[int]:
         """SIGKILL it and everything that it started, at once; returns the ids."""
+        if self.process.poll() is not None:
+            return set()  # its id may be another process's by now
         everyone = {self.process.pid, *descendants(self.process.pid)}
         for pid in everyone:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(30)
+        self.process.wait(120)
         return everyone
 
 

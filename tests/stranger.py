@@ -85,7 +85,7 @@ class Stranger:
     def run(self, command: str, allowed: int = 0) -> str:
         """Type a command, wait for it, and return what it printed."""
         with self.terminal(command) as (process, log):
-            code = process.wait(300)
+            code = process.wait(600)
             said = log.read_text("utf-8", errors="replace")
         assert code == allowed, f"$ {command}\n{said}"
         return said
@@ -117,14 +117,14 @@ def control_c(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
     try:
-        process.wait(60)
+        process.wait(120)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def until_it_says(words: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 240.0) -> None:
+def until_it_says(words: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 400.0) -> None:
     """Wait for words in what a command prints."""
     deadline = time.monotonic() + seconds
     while words not in (said := log.read_text("utf-8", errors="replace")):

@@ -16,8 +16,11 @@ from pathlib import Path
 
 import httpx
 
-START_SECONDS = 90.0
+START_SECONDS = 240.0
+"""How long a server may take until it answers, in seconds; one that has ended is told at once."""
+
 STOP_SECONDS = 15.0
+"""How long it may take to end by itself, in seconds."""
 
 
 @dataclass(frozen=True)
