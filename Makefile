@@ -39,10 +39,15 @@ test-lowest:
 kill-test: $(READY)
 	GENMEDIA_KILLS=1000 $(BIN)/pytest -s tests/test_sigkill.py
 
+# The package under its users' names for it, flows included: a type checker cannot see into an editable install.
+AS_INSTALLED := $(VENV)/as-installed
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	rm -rf $(AS_INSTALLED) && mkdir -p $(AS_INSTALLED)/prefect_genmedia
+	ln -s $(CURDIR)/src/prefect_genmedia/* $(CURDIR)/flows $(AS_INSTALLED)/prefect_genmedia
+	MYPYPATH=$(AS_INSTALLED) $(BIN)/mypy --config-file= --strict --follow-imports=silent --cache-dir .mypy_cache/user tests/user_code.py
 	$(BIN)/lint-imports
 	$(BIN)/pytest --noconftest tests/test_docstrings.py
 

@@ -49,7 +49,7 @@ class BatchReport(BaseModel):
     states: dict[str, int] = Field(description="How many rows are in each state; `delivered` have a verified file.")
     estimated_cost: float = Field(description="What the jobs probably cost, or would cost in a dry run; estimated.")
     currency: str = CURRENCY
-    results: str | None = Field(None, description="Path or URL of the table of results; None for a dry run.")
+    results: str | None = Field(default=None, description="Path or URL of the table of results; None for a dry run.")
     dry_run: bool = False
 
     @property

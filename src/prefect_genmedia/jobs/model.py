@@ -88,11 +88,13 @@ class Delivery(BaseModel):
     height: int = Field(description="Height of the picture in pixels.")
     codec: str = Field(description="Video codec, such as h264.")
     has_audio: bool = Field(description="Whether there is a sound track.")
-    poster_uri: str | None = Field(None, description="Path or URL of the poster frame, a JPEG.")
-    sidecar_uri: str | None = Field(None, description="Path or URL of the JSON that tells where the file is from.")
-    job_key: str = Field("", description="The job's key in the ledger.")
-    provider_job_id: str = Field("", description="The provider's id of the job.")
-    others: tuple[Delivery, ...] = Field((), description="Further files, where the provider made several.")
+    poster_uri: str | None = Field(default=None, description="Path or URL of the poster frame, a JPEG.")
+    sidecar_uri: str | None = Field(
+        default=None, description="Path or URL of the JSON that tells where the file is from."
+    )
+    job_key: str = Field(default="", description="The job's key in the ledger.")
+    provider_job_id: str = Field(default="", description="The provider's id of the job.")
+    others: tuple[Delivery, ...] = Field(default=(), description="Further files, where the provider made several.")
 
 
 class Job(BaseModel):
@@ -102,47 +104,56 @@ class Job(BaseModel):
 
     key: str = Field(description="The row's key; stands in logs, errors and commands.")
     identity: str = Field(description="Digest of account, the user's inputs, scope and variant.")
-    attempt: int = Field(1, description="1, or more where an earlier attempt ended without a result.")
-    scope: str = Field("", description="What `the same request` is bounded by: a root flow run or an idempotency key.")
-    variant: int = Field(0, description="Tells apart several wanted results of the same request.")
+    attempt: int = Field(default=1, description="1, or more where an earlier attempt ended without a result.")
+    scope: str = Field(
+        default="", description="What `the same request` is bounded by: a root flow run or an idempotency key."
+    )
+    variant: int = Field(default=0, description="Tells apart several wanted results of the same request.")
     provider: str = Field(description="The provider's name.")
-    account: str = Field("", description="Provider, fingerprint of the credential, base URL.")
-    kind: str = Field("", description="The kind of request, such as omnihuman.")
-    model: str = Field("", description="The provider's model.")
-    label: str = Field("", description="A few words that name the request for people.")
+    account: str = Field(default="", description="Provider, fingerprint of the credential, base URL.")
+    kind: str = Field(default="", description="The kind of request, such as omnihuman.")
+    model: str = Field(default="", description="The provider's model.")
+    label: str = Field(default="", description="A few words that name the request for people.")
     request: dict[str, Any] = Field(default_factory=dict, description="The request, without secrets and signatures.")
     expectation: MediaExpectation = Field(default_factory=MediaExpectation, description="What the file must be like.")
     state: JobState = JobState.RESERVED
     provider_job_id: str | None = None
-    provider_status: str | None = Field(None, description="The provider's own last word.")
-    outputs: int = Field(1, description="How many files the provider has.")
+    provider_status: str | None = Field(default=None, description="The provider's own last word.")
+    outputs: int = Field(default=1, description="How many files the provider has.")
     created_at: float = 0.0
-    not_before: float | None = Field(None, description="The provider asked not to submit before this time.")
+    not_before: float | None = Field(default=None, description="The provider asked not to submit before this time.")
     sent_at: float | None = None
     submitted_at: float | None = None
-    running_at: float | None = Field(None, description="When the provider was first seen working on it.")
-    notified_at: float | None = Field(None, description="When the provider's callback came, where it sends one.")
+    running_at: float | None = Field(default=None, description="When the provider was first seen working on it.")
+    notified_at: float | None = Field(
+        default=None, description="When the provider's callback came, where it sends one."
+    )
     succeeded_at: float | None = None
     took_seconds: float | None = Field(
-        None, description="From acceptance to result, where somebody watched; what was found done late teaches nothing."
+        default=None,
+        description="From acceptance to result, where somebody watched; what was found done late teaches nothing.",
     )
     delivered_at: float | None = None
     updated_at: float = 0.0
-    expires_at: float | None = Field(None, description="When the provider forgets the job or its file.")
+    expires_at: float | None = Field(default=None, description="When the provider forgets the job or its file.")
     error_kind: str | None = None
     error_message: str | None = None
     error_code: str | None = None
     delivery: Delivery | None = None
-    flow_run_id: str | None = Field(None, description="The flow run that last took the job up.")
+    flow_run_id: str | None = Field(default=None, description="The flow run that last took the job up.")
     root_run_id: str | None = Field(
-        None, description="The root flow run (or lone task run) that asked for this attempt."
+        default=None, description="The root flow run (or lone task run) that asked for this attempt."
     )
-    output: str | None = Field(None, description="Where the run wants its file: a path or URL; None for the default.")
+    output: str | None = Field(
+        default=None, description="Where the run wants its file: a path or URL; None for the default."
+    )
     estimated_cost: float | None = None
     currency: str | None = None
-    price: float | None = Field(None, description="What the provider says that it cost, in its own unit.")
-    points_remaining: float | None = Field(None, description="What the provider says that the account has left.")
-    note: str | None = Field(None, description="What a person decided, and when.")
+    price: float | None = Field(default=None, description="What the provider says that it cost, in its own unit.")
+    points_remaining: float | None = Field(
+        default=None, description="What the provider says that the account has left."
+    )
+    note: str | None = Field(default=None, description="What a person decided, and when.")
 
     def failure(self) -> GenMediaError:
         """The error that the job ended with, as it was written down."""

@@ -19,9 +19,9 @@ class Price(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    per_second: float = Field(0.0, ge=0, description="CNY for each second of the result.")
-    per_job: float = Field(0.0, ge=0, description="CNY for each result, however long.")
-    as_of: str = Field("", description="When the price was true, and where it is from.")
+    per_second: float = Field(default=0.0, ge=0, description="CNY for each second of the result.")
+    per_job: float = Field(default=0.0, ge=0, description="CNY for each result, however long.")
+    as_of: str = Field(default="", description="When the price was true, and where it is from.")
 
     def of(self, seconds: float | None) -> float | None:
         """CNY for a result of `seconds`; None where the price depends on a length that is not known."""

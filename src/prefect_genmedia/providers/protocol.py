@@ -101,8 +101,8 @@ class GenerationRequest(BaseModel):
 
     # Private: a dump, a repr, a ledger or a sidecar shows the user's own path, never base64 or a signature.
     _sent: Mapping[str, SentInput] = PrivateAttr(default_factory=dict)
-    _found: MediaExpectation | None = PrivateAttr(None)
-    _prepared_at: float | None = PrivateAttr(None)
+    _found: MediaExpectation | None = PrivateAttr(default=None)
+    _prepared_at: float | None = PrivateAttr(default=None)
 
     @model_validator(mode="wrap")
     @classmethod

@@ -22,18 +22,19 @@ class StylizedVideo(GenerationRequest):
     provider: ClassVar[str] = "hidream"
     kind: ClassVar[str] = "stylize"
 
-    video_url: InputUrl | None = Field(None, description="URL or path of the video.")
+    video_url: InputUrl | None = Field(default=None, description="URL or path of the video.")
     video_base64: str | None = Field(
-        None, min_length=1, repr=False, description="The video's bytes as base64 text, in place of its URL."
+        default=None, min_length=1, repr=False, description="The video's bytes as base64 text, in place of its URL."
     )
-    prompt: str = Field("", description="What the video shall look like; in place of a style, or beside it.")
-    style: catalog.StyleName | None = Field(None, description=f"The style: {catalog.STYLE_CHOICES}.")
+    prompt: str = Field(default="", description="What the video shall look like; in place of a style, or beside it.")
+    style: catalog.StyleName | None = Field(default=None, description=f"The style: {catalog.STYLE_CHOICES}.")
     request_id: str = Field(
-        "",
+        default="",
         description="An id of your own for this call, which HiDream gives back.",
     )
     notify_url: PublicUrl | None = Field(
-        None, description="Public URL that HiDream POSTs to at the end: main_task_id and sub_task_results, unsigned."
+        default=None,
+        description="Public URL that HiDream POSTs to at the end: main_task_id and sub_task_results, unsigned.",
     )
 
     @field_validator("video_base64")

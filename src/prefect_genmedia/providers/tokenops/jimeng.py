@@ -64,24 +64,30 @@ class JimengVideo(GenerationRequest):
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "jimeng"
 
-    model: catalog.JimengModel = Field("jimeng-video-3.0-pro", description="The model's name at TokenOps.")
+    model: catalog.JimengModel = Field(default="jimeng-video-3.0-pro", description="The model's name at TokenOps.")
     prompt: str = Field(
-        "",
+        default="",
         max_length=catalog.JIMENG_PROMPT_LIMIT,
         description="What the video shows; 400 characters or fewer are recommended, 800 are the limit.",
     )
-    req_key: str | None = Field(None, description="The service's name; derived from the model and inputs if not given.")
-    image_urls: tuple[InputUrl, ...] = Field(
-        (), max_length=2, description="URL or path of the first frame, or of the first and the last frame."
+    req_key: str | None = Field(
+        default=None, description="The service's name; derived from the model and inputs if not given."
     )
-    content: tuple[ContentElement, ...] = Field((), description="Text and pictures in the platform's content form.")
-    frames: catalog.Frames | None = Field(None, description="121 frames (5 s) or 241 frames (10 s).")
-    seconds: Literal[5, 10] | None = Field(None, description="5 or 10 seconds, in place of frames.")
-    aspect_ratio: catalog.AspectRatio | None = Field(None, description="Ratio of a video from text; 16:9 by default.")
-    size: str | None = Field(None, description="Width x height such as 1280x720, in place of aspect_ratio.")
-    seed: Seed = Field(-1, description="Random seed; -1 lets the provider choose.")
-    template_id: catalog.CameraTemplate | None = Field(None, description="Camera movement, for recamera only.")
-    camera_strength: catalog.CameraStrength | None = Field(None, description="Its strength, for recamera only.")
+    image_urls: tuple[InputUrl, ...] = Field(
+        default=(), max_length=2, description="URL or path of the first frame, or of the first and the last frame."
+    )
+    content: tuple[ContentElement, ...] = Field(
+        default=(), description="Text and pictures in the platform's content form."
+    )
+    frames: catalog.Frames | None = Field(default=None, description="121 frames (5 s) or 241 frames (10 s).")
+    seconds: Literal[5, 10] | None = Field(default=None, description="5 or 10 seconds, in place of frames.")
+    aspect_ratio: catalog.AspectRatio | None = Field(
+        default=None, description="Ratio of a video from text; 16:9 by default."
+    )
+    size: str | None = Field(default=None, description="Width x height such as 1280x720, in place of aspect_ratio.")
+    seed: Seed = Field(default=-1, description="Random seed; -1 lets the provider choose.")
+    template_id: catalog.CameraTemplate | None = Field(default=None, description="Camera movement, for recamera only.")
+    camera_strength: catalog.CameraStrength | None = Field(default=None, description="Its strength, for recamera only.")
 
     @field_validator("seconds", mode="before")
     @classmethod

@@ -21,26 +21,29 @@ class OmniHumanVideo(GenerationRequest):
 
     image_url: InputUrl = Field(description="URL or path of the portrait; a clear picture from the front is best.")
     audio_url: InputUrl = Field(description="URL or path of the recording to speak; shorter than 60 seconds.")
-    prompt: str = Field("", description="How to speak and move; 300 characters or fewer are recommended.")
+    prompt: str = Field(default="", description="How to speak and move; 300 characters or fewer are recommended.")
     mask_urls: Annotated[tuple[InputUrl, ...], Field(max_length=catalog.MAX_MASKS)] = Field(
-        (), description="Masks from subject detection, valid for 1 hour: only people in their white areas speak."
+        default=(),
+        description="Masks from subject detection, valid for 1 hour: only people in their white areas speak.",
     )
     masks_as: Literal["mask_urls", "content"] = Field(
-        "mask_urls",
+        default="mask_urls",
         description="Send masks in `mask_urls`, or as content elements with `role: mask_image`.",
     )
     subject: str = Field(
-        "",
+        default="",
         description="The user's own words for whom the masks show, such as `largest`; stands for the masks in the "
         "job's identity, since mask URLs differ at each detection. Not sent.",
     )
-    output_resolution: catalog.OutputResolution = Field(1080, description="Resolution class of the video: 720 or 1080.")
-    pe_fast_mode: bool = Field(False, description="Faster generation at lower quality.")
-    seed: Seed = Field(-1, description="Random seed; -1 lets the provider choose.")
-    model: str = Field(catalog.OMNIHUMAN_MODEL, min_length=1, description="The model's name at TokenOps.")
-    req_key: str = Field(catalog.OMNIHUMAN_REQ_KEY, min_length=1, description="The service's name at TokenOps.")
+    output_resolution: catalog.OutputResolution = Field(
+        default=1080, description="Resolution class of the video: 720 or 1080."
+    )
+    pe_fast_mode: bool = Field(default=False, description="Faster generation at lower quality.")
+    seed: Seed = Field(default=-1, description="Random seed; -1 lets the provider choose.")
+    model: str = Field(default=catalog.OMNIHUMAN_MODEL, min_length=1, description="The model's name at TokenOps.")
+    req_key: str = Field(default=catalog.OMNIHUMAN_REQ_KEY, min_length=1, description="The service's name at TokenOps.")
 
-    _chosen_at: float | None = PrivateAttr(None)
+    _chosen_at: float | None = PrivateAttr(default=None)
 
     @field_validator("subject")
     @classmethod

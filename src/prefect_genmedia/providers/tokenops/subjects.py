@@ -29,8 +29,8 @@ class Detection(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     found: bool = Field(description="Whether the picture contains a subject.")
-    mask_urls: tuple[str, ...] = Field((), description="One mask picture a subject, at most 5, largest first.")
-    request_id: str = Field("", description="The provider's id of this call.")
+    mask_urls: tuple[str, ...] = Field(default=(), description="One mask picture a subject, at most 5, largest first.")
+    request_id: str = Field(default="", description="The provider's id of this call.")
 
 
 class Recognition(BaseModel):
@@ -39,8 +39,8 @@ class Recognition(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     found: bool = Field(description="Whether the picture contains a person or a humanlike subject.")
-    task_id: str = Field("", description="The provider's id of the recognition task.")
-    request_id: str = Field("", description="The provider's id of this call.")
+    task_id: str = Field(default="", description="The provider's id of the recognition task.")
+    request_id: str = Field(default="", description="The provider's id of this call.")
 
 
 class SubjectSelection(BaseModel):
