@@ -14,6 +14,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import anyio
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
@@ -23,15 +24,19 @@ from starlette.routing import Route
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import Job
+from prefect_genmedia.providers.registry import provider_named
 
 logger = logging.getLogger(__name__)
 
 KNOWN = {"received": True, "known": True}
+ANSWER_SECONDS = 4.0
+"""A callback that cannot be written down for so long is refused, so that HiDream, which waits for 5 s, comes again."""
+
 MAX_BODY_BYTES = 256 * 1024
 """A callback says what happened, and carries no media."""
 
 Heard = Callable[[Job, str], Awaitable[None]]
-"""Awaited with the job as it was, and the provider's words for its parts, each time a callback for it comes; after the
+"""Awaited with the job as it was, and the provider's words for its state, each time a callback for it comes; after the
 provider has its answer, so that it may take its time. The first time the job has no `notified_at` yet."""
 
 
@@ -57,7 +62,7 @@ def callback_url(public_url: str, secret: str, job: Job) -> str:
 
 
 def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock: Clock = SYSTEM_CLOCK) -> Starlette:
-    """The receiver, as an ASGI application to serve or to mount.
+    """The receiver, as an ASGI application to serve or to mount; `callback_receiver` is one that tells Prefect, too.
 
     Parameters:
         ledger_url: the ledger to record callbacks in; PostgreSQL where the receiver runs on another machine.
@@ -65,12 +70,11 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
         heard: told of each callback.
         clock: the time to write down.
     """
-    ledgers: list[Ledger] = []
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with open_ledger(ledger_url, clock) as ledger:
-            ledgers.append(ledger)
+        # Served by itself, it keeps the connections between callbacks. A mounted app's lifespan is run by nobody.
+        async with open_ledger(ledger_url, clock):
             yield
 
     async def receive(request: Request) -> Response:
@@ -78,17 +82,19 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
         # In constant time: how long a wrong token takes to refuse tells nothing about the right one.
         if not hmac.compare_digest(token.encode(), callback_token(secret, key).encode()):
             return Response(status_code=404)
-        body = await _capped_body(request)
-        if body is None:
-            return Response(status_code=413)
-        job = await ledgers[0].get(key)
-        if job is None or job.provider != provider:
-            # The token is right, so it was one of ours once: nothing to be told again and again.
-            return JSONResponse({"received": True, "known": False})
-        if job.notified_at is None:
-            await ledgers[0].note(job, notified_at=clock.now())
-            logger.info("Callback for job %s (%s)", job.provider_job_id, job.key)
-        return JSONResponse(KNOWN, background=BackgroundTask(heard, job, _words(body)) if heard is not None else None)
+        with anyio.move_on_after(ANSWER_SECONDS):
+            body = await _capped_body(request)
+            if body is None:
+                return Response(status_code=413)
+            words = _words(provider, body)
+            async with open_ledger(ledger_url, clock) as ledger:
+                job = await _record(ledger, provider, key, words, clock.now())
+            if job is None:
+                # The token is right, so it was one of ours once: nothing to be told again and again.
+                return JSONResponse({"received": True, "known": False})
+            return JSONResponse(KNOWN, background=BackgroundTask(heard, job, words) if heard is not None else None)
+        logger.warning("A callback for job %s could not be written down in time", key)
+        return Response(status_code=503)  # the provider tries again
 
     async def health(request: Request) -> Response:
         return JSONResponse({"healthy": True})
@@ -100,6 +106,19 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
         ],
         lifespan=lifespan,
     )
+
+
+async def _record(ledger: Ledger, provider: str, key: str, words: str, now: float) -> Job | None:
+    """Write the first callback of a job down; the job as it was before, None where there is no such job."""
+    told = {"provider_status": words} if words else {}
+    while (job := await ledger.get(key)) is not None and job.provider == provider:
+        if job.notified_at is not None:
+            return job
+        # None where the job has left its state in between: its acceptance may be written down at this very moment.
+        if await ledger.note(job, notified_at=now, **told) is not None:
+            logger.info("Callback for job %s (%s)", job.provider_job_id, job.key)
+            return job
+    return None
 
 
 async def _capped_body(request: Request) -> bytes | None:
@@ -114,11 +133,10 @@ async def _capped_body(request: Request) -> bytes | None:
     return bytes(body)
 
 
-def _words(body: bytes) -> str:
-    """What a callback says of its parts, cut short: for the event, not for any decision."""
+def _words(provider: str, body: bytes) -> str:
+    """What a callback says of the job, cut short: for people to read, not for any decision."""
     try:
-        payload = json.loads(body)
-        parts = payload["sub_task_results"]
-        return ", ".join(str(part.get("task_status")) for part in parts)[:200]
-    except (ValueError, TypeError, KeyError, AttributeError):
+        read = provider_named(provider).callback_words
+        return read(json.loads(body))[:200] if read is not None else ""
+    except (KeyError, ValueError, RecursionError):  # no such provider, or no JSON
         return ""

@@ -347,6 +347,8 @@ class Provider:
         job_lifetime_seconds: how long the provider knows a job, and
         result_lifetime_seconds: how long a finished file can be fetched; None where nothing is documented.
         failures_are_free: whether the provider's documents say that failed jobs are not billed.
+        callback_words: reads what the JSON of a callback says of the job, in the words of its polls; never raises.
+            None where the provider sends none.
     """
 
     name: str
@@ -354,3 +356,4 @@ class Provider:
     job_lifetime_seconds: float | None = None
     result_lifetime_seconds: float | None = None
     failures_are_free: bool = False
+    callback_words: Callable[[Any], str] | None = None

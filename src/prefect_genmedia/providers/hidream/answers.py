@@ -171,6 +171,16 @@ def file_urls(sub_tasks: list[SubTask]) -> list[str]:
     return [sub_task.url for sub_task in sub_tasks if sub_task.phase is Phase.SUCCEEDED and sub_task.url]
 
 
+def callback_words(payload: Any) -> str:
+    """What a callback says of its task, in the words of a poll; empty where it says nothing that is understood.
+
+    Parameters:
+        payload: its body, as JSON.
+    """
+    sub_tasks = sub_tasks_in(payload)
+    return _words(sub_tasks) if sub_tasks else ""
+
+
 def _failure(status: str, sub_tasks: list[SubTask], redactor: Redactor) -> GenerationFailed:
     descriptions = "; ".join(dict.fromkeys(sub_task.description for sub_task in sub_tasks if sub_task.description))
     words = f": {excerpt(redactor.clean(descriptions), 500).rstrip('.。')}" if descriptions else ""
