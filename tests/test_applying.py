@@ -96,6 +96,8 @@ async def test_a_deployments_own_variables_do_not_take_the_shared_ledger_from_it
         await apply_work_pool(client, "merging", "process", dry=False)
         await apply_deployment(client, spec, "merging", profile, dry=False)
         stored = await client.read_deployment_by_name("decide-job/with-env")
+        await client.delete_deployment(stored.id)
+        await client.delete_work_pool("merging")
     assert stored.job_variables == {
         "image": "own",
         "env": {"LEDGER_URL": "shared", "OUTPUT": "s3://own", "TZ": "UTC"},

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import TaskRun
 from prefect.filesystems import LocalFileSystem
 
 from prefect_genmedia import TokenOpsCredentials, errors
@@ -57,6 +59,12 @@ class Batch:
     async def run(self, table: Any, kind: str = "jimeng", **options: Any) -> BatchReport:
         places = {"output": str(self.folder / "out"), "results": str(self.folder / "results.csv")}
         return await generate_batch(table, kind, self.credentials, **{"batch_id": "lakes", **places, **options})
+
+    async def until_accepted(self, count: int, running: asyncio.Task[BatchReport]) -> None:
+        """Wait until so many jobs of a batch that is under way are at the provider."""
+        while self.simulator.accepted < count:
+            assert not running.done()
+            await asyncio.sleep(0.02)
 
     @property
     def results(self) -> dict[str, dict[str, Any]]:
@@ -257,11 +265,11 @@ async def test_the_same_error_again_and_again_stops_the_batch(fault: str, kind: 
 
 async def test_a_stopped_batch_finishes_what_is_in_flight(batch: Batch) -> None:
     table = lakes(12)
-    batch.simulator.world.settings.run_seconds = 1.5
+    batch.simulator.world.settings.run_seconds = 3600.0
     running = asyncio.create_task(batch.run(table, breaker=2, max_in_flight=4))
-    while batch.simulator.accepted < 4:
-        await asyncio.sleep(0.02)
+    await batch.until_accepted(4, running)
     batch.simulator.order("refuse_key", times=100)
+    batch.simulator.world.settings.run_seconds = 0.2
     with pytest.raises(errors.BatchIncomplete):
         await running
     assert batch.states[:4] == ["delivered"] * 4
@@ -306,14 +314,25 @@ async def test_a_named_concurrency_limit_must_exist_and_is_held(batch: Batch) ->
     assert (await batch.run(lakes(2), concurrency_limit="providers")).delivered == 2
 
 
+async def all_ended(client: PrefectClient, run: FlowRunFilter, count: int) -> list[TaskRun]:
+    """The task runs of a flow run, once so many have ended: the server hears of them later, by events."""
+    deadline = time.monotonic() + 120
+    while True:
+        found = await client.read_task_runs(flow_run_filter=run)
+        ended = [each for each in found if each.state is not None and each.state.is_final()]
+        if len(ended) >= count or time.monotonic() > deadline:
+            return found
+        await asyncio.sleep(0.2)
+
+
 async def test_a_batch_shows_one_task_run_a_row_one_progress_and_one_gallery(batch: Batch) -> None:
     state = await generate_batch(
         lakes(3), "jimeng", batch.credentials, "shown", output=str(batch.folder), return_state=True
     )
     async with get_client() as client:
-        run_id = state.state_details.flow_run_id
-        found = await client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
-        artifacts = await client.read_artifacts(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run_id])))
+        run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        found = await all_ended(client, run, 3)
+        artifacts = await client.read_artifacts(flow_run_filter=run)
     assert sorted(each.name for each in found) == ["row-0", "row-1", "row-2"]
     shown = {artifact.key: artifact for artifact in artifacts if (artifact.key or "").startswith("genmedia-batch")}
     assert sorted(shown) == ["genmedia-batch", "genmedia-batch-gallery"]
@@ -338,15 +357,15 @@ async def test_a_batch_that_stops_says_what_was_paid_and_how_to_go_on(batch: Bat
 
 
 async def test_a_cancelled_batch_leaves_a_true_table_and_its_jobs_to_be_joined(batch: Batch, ledger: Ledger) -> None:
-    batch.simulator.world.settings.run_seconds = 2.0
+    batch.simulator.world.settings.run_seconds = 3600.0
     running = asyncio.create_task(batch.run(lakes(3)))
-    while batch.simulator.accepted < 3:
-        await asyncio.sleep(0.02)
+    await batch.until_accepted(3, running)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert {job.state for job in await ledger.jobs()} == {JobState.SUBMITTED}
     assert set(batch.states) == {"submitted"}
+    batch.simulator.world.settings.run_seconds = 0.2
     assert (await batch.run(lakes(3))).delivered == 3
     assert batch.submissions == 3
 

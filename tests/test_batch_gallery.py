@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import random
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,11 @@ def pages(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def poster(folder: Path, noise: bool = False) -> str:
     path = folder / f"poster-{noise}.jpg"
     size = (480, 960)
-    picture = Image.frombytes("RGB", size, os.urandom(3 * size[0] * size[1])) if noise else Image.new("RGB", size)
+    picture = (
+        Image.frombytes("RGB", size, random.Random(1).randbytes(3 * size[0] * size[1]))
+        if noise
+        else Image.new("RGB", size)
+    )
     picture.save(path, quality=95)
     return str(path)
 

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 
 from prefect_genmedia import errors
+from prefect_genmedia.batch import results as written
 from prefect_genmedia.batch.results import COLUMNS, Results
 from prefect_genmedia.batch.rows import SHOWN_PROBLEMS, check_rows, refuse
 from prefect_genmedia.batch.table import TableFile, encode_table, read_table
@@ -120,7 +121,8 @@ def test_a_part_of_a_table_leaves_out_what_the_whole_leaves_out() -> None:
     assert ([(row.id, row.position) for row in good], [row.id for row in bad]) == ([("berta", 2)], ["anna"])
 
 
-async def test_results_are_replaced_whole(tmp_path: Path) -> None:
+async def test_results_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written, "SAVE_SECONDS", 3600.0)
     results = Results(["a", "b"], [], str(tmp_path / "results.jsonl"))
     await results.save(now=True)
     results.of("a").state = "delivered"

@@ -97,7 +97,7 @@ async def test_the_waiting_task_looks_at_once_when_the_callback_comes(
     policy = PollPolicy(shortest=3600.0, longest=3600.0, watch_callback=0.01)
     waiting = asyncio.create_task(wait_for_job(ledger, provider, job, 7200.0, policy))
     await receiver.post(callback_url("https://callbacks.example", SECRET, job), json=BODY)
-    done = await asyncio.wait_for(waiting, 10)
+    done = await asyncio.wait_for(waiting, 120)
     assert done.state is JobState.SUCCEEDED
     assert provider.looks == 1
 

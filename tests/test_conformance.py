@@ -36,6 +36,8 @@ from prefect_genmedia.simulator.faults import STAGES
 from prefect_genmedia.simulator.world import Settings
 
 POLICY = PollPolicy(shortest=0.03, longest=0.1)
+PATIENCE = 400.0
+"""Seconds that only a hang takes."""
 PORTRAIT, SPEECH, CLIP = (f"https://example.com/{name}" for name in ("portrait.jpg", "speech.mp3", "clip.mp4"))
 
 
@@ -100,7 +102,7 @@ async def client(case: Case, simulator: RunningSimulator) -> AsyncIterator[Any]:
 async def live(ledger: Ledger, client: Any, request: GenerationRequest, folder: Path) -> Job:
     """The whole life of a job."""
     job = await submit_once(ledger, client, request, Claim(scope="test", expectation=request.expectation()))
-    job = await wait_for_job(ledger, client, job, 60.0, POLICY)
+    job = await wait_for_job(ledger, client, job, PATIENCE, POLICY)
     return await deliver(ledger, client, job, target_at(str(folder)))
 
 
@@ -189,7 +191,7 @@ def resume(name: str, url: str, key: str, ledger_url: str, job_key: str, folder:
         async with open_ledger(ledger_url) as ledger:
             job = await ledger.get(job_key)
             assert job
-            job = await wait_for_job(ledger, client, job, 10.0, POLICY)
+            job = await wait_for_job(ledger, client, job, PATIENCE, POLICY)
             await deliver(ledger, client, job, target_at(folder))
         await client.aclose()
 
@@ -207,8 +209,11 @@ async def test_a_fresh_process_takes_a_job_up_by_its_key(
     arguments = (name, simulator.url, simulator.key, ledger_url, job.key, str(tmp_path / "out"))
     process = multiprocessing.get_context("forkserver").Process(target=resume, args=arguments)
     process.start()
-    process.join(60)
-    assert process.exitcode == 0
+    try:
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    finally:
+        process.kill()
     assert simulator.accepted == 1
     taken_up = await ledger.get(job.key)
     assert taken_up

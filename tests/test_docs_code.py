@@ -57,8 +57,8 @@ def running_simulator() -> Iterator[RunningSimulator]:
 
 
 @pytest.fixture(scope="module")
-def stored_blocks(prefect_server: None, running_simulator: RunningSimulator) -> Callable[[], None]:
-    """Stores the credentials that a reader has after the first step, for the simulator; has done so once."""
+def store_blocks(prefect_server: None, running_simulator: RunningSimulator) -> Iterator[Callable[[], None]]:
+    """Stores the credentials that a reader has after the first step, for the simulator."""
     key = running_simulator.key
 
     def store() -> None:
@@ -66,8 +66,9 @@ def stored_blocks(prefect_server: None, running_simulator: RunningSimulator) -> 
         JeniusCredentials(api_key=key, base_url=running_simulator.jenius_url).save("default", overwrite=True)
         HiDreamCredentials(api_key=key, base_url=running_simulator.hidream_url).save("default", overwrite=True)
 
-    store()
-    return store
+    yield store
+    for block in (TokenOpsCredentials, JeniusCredentials, HiDreamCredentials):
+        block.delete("default")
 
 
 @pytest.fixture
@@ -89,8 +90,9 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("reader")
 @pytest.mark.parametrize("page", [page for page in RUN if blocks_of(page)], ids=name_of)
 def test_what_a_page_shows_works_in_the_order_in_which_it_is_read(
-    page: Path, simulator: RunningSimulator, stored_blocks: Callable[[], None], tmp_path: Path
+    page: Path, simulator: RunningSimulator, store_blocks: Callable[[], None], tmp_path: Path
 ) -> None:
+    store_blocks()
     names: dict[str, Any] = {"__name__": f"page_{page.stem.replace('-', '_')}"}
     for block in blocks_of(page):
         text = block.text.replace(SIMULATOR, simulator.url)
@@ -99,7 +101,7 @@ def test_what_a_page_shows_works_in_the_order_in_which_it_is_read(
         if block.language == "python":
             run_python(text, names, tmp_path / f"{page.stem}_{block.line}.py")
             if ".save(" in text:
-                stored_blocks()  # in place of the real addresses that the page has just stored
+                store_blocks()  # in place of the real addresses that the page has just stored
         elif block.language == "console":
             for line in text.splitlines():
                 assert line.startswith("$ "), f"{block.place}: a command begins with `$ `"
@@ -191,7 +193,7 @@ def check_curl(words: list[str]) -> None:
     options = dict(zip(words[::2], words[1::2], strict=False)) if len(words) > 1 else {}
     url = next(word for word in words if word.startswith("http"))
     data = options.get("-d") or (words[words.index("-d") + 1] if "-d" in words else None)
-    answer = httpx.request("POST" if "-X" in words else "GET", url, content=data)
+    answer = httpx.request("POST" if "-X" in words else "GET", url, content=data, timeout=120.0)
     assert answer.is_success, answer.text
 
 

@@ -63,7 +63,8 @@ class SigningFileSystem(MemoryFileSystem):
 @pytest.fixture(autouse=True)
 def storage() -> Iterator[type[SigningFileSystem]]:
     fsspec.register_implementation("signed", SigningFileSystem, clobber=True)
-    for remembered in (SigningFileSystem.store, SigningFileSystem.uploads, SigningFileSystem.signed):
+    stores = (MemoryFileSystem.store, SigningFileSystem.store)
+    for remembered in (*stores, SigningFileSystem.uploads, SigningFileSystem.signed):
         remembered.clear()
     yield SigningFileSystem
     MemoryFileSystem.store.clear()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import io
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.flows.jimeng import jimeng_video
@@ -16,15 +14,6 @@ from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
-
-
-def picture() -> str:
-    """A picture of this file's own: what a user types into `content` stands in the run's parameters, where another
-    test makes sure that the shipped portrait never does."""
-    output = io.BytesIO()
-    with Image.open(io.BytesIO(asset("portrait.jpg"))) as portrait:
-        portrait.resize((640, 360)).save(output, "JPEG", quality=60)
-    return "data:image/jpeg;base64," + base64.b64encode(output.getvalue()).decode()
 
 
 @pytest.mark.parametrize(
@@ -82,7 +71,10 @@ async def test_the_text_in_content_wins_over_the_prompt(
 ) -> None:
     content = [
         {"type": "text", "text": "让画面中的小猫跳跃玩耍"},
-        {"type": "image_base64", "image_url": {"url": picture()}},
+        {
+            "type": "image_base64",
+            "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(asset("portrait.jpg")).decode()},
+        },
     ]
     await jimeng_video("not this", content=content, seconds=5, size="1280x720", credentials=credentials)
     (job,) = simulator.world.jobs.values()
