@@ -169,10 +169,12 @@ async def test_a_poster_is_paid_once_and_delivered(jenius: Life) -> None:
     ("fault", "words"),
     [("fail_input", "图片未通过审核"), ("fail_output", "生成内容未通过审核"), ("fail_internal", "内部错误")],
 )
-async def test_a_failed_poster_tells_why(jenius: Life, fault: str, words: str) -> None:
+async def test_a_failed_poster_tells_why_and_the_price_it_was_given(jenius: Life, fault: str, words: str) -> None:
     jenius.simulator.order(fault)
-    with pytest.raises(GenerationFailed, match=words):
-        await jenius.finished()
+    for _ in ("the first error", "the ledger's"):
+        with pytest.raises(GenerationFailed, match=words) as caught:
+            await jenius.finished()
+        assert "does not document whether failed jobs are billed; it names a price of" in caught.value.paid
 
 
 async def test_the_simulated_jenius_refuses_what_is_not_documented(simulator: RunningSimulator) -> None:

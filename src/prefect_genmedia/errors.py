@@ -34,6 +34,9 @@ from typing_extensions import Self
 SendOutcome = Literal["unsent", "refused", "uncertain"]
 """What a failed request did at the provider: nothing, a documented no, or nobody can know."""
 
+UNDOCUMENTED_BILLING = "the provider does not document whether failed jobs are billed"
+"""What a job cost that was accepted and then given up, unless the provider says more; see `Job.told_in`."""
+
 
 class GenMediaError(Exception):
     """Base of the tree: what happened, to which job, what it cost, and what to do next.
@@ -222,7 +225,7 @@ class OutputRefused(GenMediaError):
     """The provider refused what it had generated."""
 
     outcome: SendOutcome = "refused"
-    paid = "nothing, by the provider's word that refused outputs are not billed"
+    paid = UNDOCUMENTED_BILLING
     next_step = "run again for a new attempt, best with another seed or prompt."
 
 
@@ -230,7 +233,7 @@ class GenerationFailed(GenMediaError):
     """The provider's generation failed for a reason of its own."""
 
     outcome: SendOutcome = "refused"
-    paid = "nothing, by the provider's word that failed generations are not billed"
+    paid = UNDOCUMENTED_BILLING
     next_step = "run again for a new attempt."
 
 

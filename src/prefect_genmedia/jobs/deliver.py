@@ -62,7 +62,7 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
             await ledger.move(job, JobState.UNDELIVERABLE, **facts)
     except GenMediaError as error:
         failure = error
-    raise failure.about(job.key, job.provider_job_id)
+    raise job.told_in(failure)
 
 
 async def _fetched(client: ProviderClient, job: Job, target: Target) -> Delivery:

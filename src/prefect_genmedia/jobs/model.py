@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia import errors
 from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
-from prefect_genmedia.providers.protocol import UNDOCUMENTED_BILLING, MediaExpectation
-from prefect_genmedia.providers.registry import providers_with_free_failures
+from prefect_genmedia.providers.protocol import MediaExpectation
+from prefect_genmedia.providers.registry import paid_for_failure
 from prefect_genmedia.transport.api import SUBMIT_SECONDS
+
+ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 
 STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
 """A job that is `sending` for longer has lost its process: the submission's own timeout, and some seconds of skew."""
@@ -159,9 +161,17 @@ class Job(BaseModel):
         """The error that the job ended with, as it was written down."""
         kind = getattr(errors, self.error_kind or "", errors.GenerationFailed)
         error: GenMediaError = kind(self.error_message or "The provider gave no reason.", code=self.error_code)
-        failed = isinstance(error, GenerationFailed | OutputRefused)
-        if failed and self.provider not in providers_with_free_failures():
-            error.paid = UNDOCUMENTED_BILLING
+        return self.told_in(error)
+
+    def told_in(self, error: ErrorType) -> ErrorType:
+        """Name this job in an error, and what it cost if the provider gave it up; returns the same error.
+
+        Parameters:
+            error: what went wrong with the job, whoever found it.
+        """
+        refused_later = isinstance(error, InputRefused) and self.provider_job_id is not None
+        if refused_later or isinstance(error, GenerationFailed | OutputRefused):
+            error.paid = paid_for_failure(self.provider, self.price)
         return error.about(self.key, self.provider_job_id)
 
     def is_over(self, now: float) -> bool:

@@ -245,7 +245,7 @@ async def _send(
     try:
         accepted = await client.submit(request)
     except GenMediaError as error:
-        failure = error.about(job.key, None)
+        failure = job.told_in(error)
     except Exception as error:
         # A fault of our own after the first byte: what the provider did is just as unknown.
         logger.exception("Submitting job %s broke", job.key)

@@ -290,8 +290,9 @@ class _Watch:
                 error_kind=failure.kind,
                 error_message=failure.message,
                 error_code=failure.code,
+                **_prices(observation),
             )
-            raise failure.about(self.job.key, self.job.provider_job_id)
+            raise self.job.told_in(failure)
         return False
 
     async def _note(self, observation: Observation) -> None:
@@ -302,8 +303,7 @@ class _Watch:
 
     def _success_facts(self, observation: Observation) -> dict[str, object]:
         facts: dict[str, object] = {"provider_status": observation.status, "outputs": observation.outputs}
-        told = {"price": observation.price, "points_remaining": observation.points_remaining}
-        facts |= {name: value for name, value in told.items() if value is not None}
+        facts |= _prices(observation)
         if self.is_watched:
             facts["took_seconds"] = max(self.clock.now() - self.job.age_origin, 0.0)
         lifetime = provider_named(self.job.provider).result_lifetime_seconds
@@ -322,3 +322,9 @@ class _Watch:
         if self.job.state is JobState.FAILED:
             raise self.job.failure()
         return self.job
+
+
+def _prices(observation: Observation) -> dict[str, object]:
+    """What the provider told of money; what it did not tell leaves what it told before."""
+    told = {"price": observation.price, "points_remaining": observation.points_remaining}
+    return {name: value for name, value in told.items() if value is not None}

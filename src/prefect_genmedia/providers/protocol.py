@@ -333,10 +333,6 @@ class ProviderClient(Protocol):
         ...
 
 
-UNDOCUMENTED_BILLING = "the provider does not document whether failed jobs are billed"
-"""What a failed job cost where `Provider.failures_are_free` is not known."""
-
-
 @dataclass(frozen=True)
 class Provider:
     """All that is registered about a provider.
@@ -346,7 +342,8 @@ class Provider:
         requests: the request models it takes.
         job_lifetime_seconds: how long the provider knows a job, and
         result_lifetime_seconds: how long a finished file can be fetched; None where nothing is documented.
-        failures_are_free: whether the provider's documents say that failed jobs are not billed.
+        failures_are_free: whether the provider's documents say that failed jobs are not billed; errors say so then, and
+            budgets give back what was held for them.
         callback_words: reads what the JSON of a callback says of the job, in the words of its polls; never raises.
             None where the provider sends none.
     """

@@ -15,7 +15,7 @@ from prefect_genmedia.errors import GenerationFailed, ProviderError
 from prefect_genmedia.providers.answers import ErrorAnswer, name_in, number_in, read_json, unreadable
 from prefect_genmedia.providers.hidream import catalog
 from prefect_genmedia.providers.hidream.token import Token
-from prefect_genmedia.providers.protocol import UNDOCUMENTED_BILLING, Accepted, Observation, Phase
+from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
 from prefect_genmedia.transport import Redactor, excerpt
 
 
@@ -187,13 +187,12 @@ def _failure(status: str, sub_tasks: list[SubTask], redactor: Redactor) -> Gener
     codes = ", ".join(dict.fromkeys(str(sub_task.status) for sub_task in sub_tasks))
     said = f"The provider reports {status!r}{words}."
     if not any(sub_task.status == catalog.REFUSED for sub_task in sub_tasks):
-        return GenerationFailed(said, code=codes, paid=UNDOCUMENTED_BILLING)
+        return GenerationFailed(said, code=codes)
     # Not told is whether the input or the output was refused. InputRefused would bar an input for ever that may be
     # fine, OutputRefused would promise that nothing was billed and a new attempt can pass: neither is known.
     return GenerationFailed(
         f"{said} It does not say whether the input or the output was refused.",
         code=codes,
-        paid=UNDOCUMENTED_BILLING,
         next_step="change the video, prompt or style, or run again for a new attempt.",
     )
 

@@ -13,7 +13,7 @@ import httpx
 from prefect_genmedia.errors import GenerationFailed, ProviderError
 from prefect_genmedia.providers.answers import ErrorAnswer, name_in, number_in, read_json, unreadable
 from prefect_genmedia.providers.jenius import catalog
-from prefect_genmedia.providers.protocol import UNDOCUMENTED_BILLING, Accepted, Observation, Phase
+from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
 from prefect_genmedia.transport import Redactor, excerpt
 
 
@@ -65,7 +65,7 @@ def observation(task: dict[str, Any], redactor: Redactor) -> Observation:
     if word in catalog.SUCCEEDED_STATUSES:
         return Observation(Phase.SUCCEEDED, status, price=price)
     if word in catalog.FAILED_STATUSES:
-        return Observation(Phase.FAILED, status, failure=_failure(status, task, price, redactor), price=price)
+        return Observation(Phase.FAILED, status, failure=_failure(status, task, redactor), price=price)
     if word in catalog.QUEUED_STATUSES:
         return Observation(Phase.QUEUED, status, price=price)
     return Observation(Phase.RUNNING, status, recognized=word in catalog.RUNNING_STATUSES, price=price)
@@ -83,10 +83,9 @@ def result_url(task: dict[str, Any]) -> str:
     return url
 
 
-def _failure(status: str, task: dict[str, Any], price: float | None, redactor: Redactor) -> GenerationFailed:
+def _failure(status: str, task: dict[str, Any], redactor: Redactor) -> GenerationFailed:
     reason = redactor.clean(str(task.get("error_msg") or "no details"))
     return GenerationFailed(
         f"The provider reports {status!r}: {excerpt(reason, 500).rstrip('.。')}.",
         body=excerpt(redactor.clean(json.dumps(task, ensure_ascii=False))),
-        paid=UNDOCUMENTED_BILLING if price is None else f"{UNDOCUMENTED_BILLING}; the task's price is {price:g}",
     )

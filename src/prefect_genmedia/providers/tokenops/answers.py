@@ -119,7 +119,7 @@ def _failure(status: str, payload: dict[str, Any], redactor: Redactor) -> GenMed
     refusal = _REFUSALS.get(upstream or "")
     if refusal is not None:
         kind, note = refusal
-        return kind(f"{said} {note}", **facts, paid="refused jobs are not billed")
+        return kind(f"{said} {note}", **facts)
     if status.lower() in ("expired", "not_found"):
         return JobExpired(said, **facts)
     return GenerationFailed(said, **facts)
