@@ -14,6 +14,7 @@ from prefect_genmedia.batch.conduct import Money
 from prefect_genmedia.batch.keeper import Sharding
 from prefect_genmedia.batch.run import Limits
 from prefect_genmedia.batch.shards import Shard
+from prefect_genmedia.tasks.parameters import refuse_base64
 
 
 def _run_name() -> str:
@@ -82,6 +83,7 @@ async def generate_batch(
         BudgetStop: the budget is used up; what it held is done.
         BatchIncomplete: some rows have no file; the table of results says why.
     """
+    await refuse_base64()
     limits = Limits(
         max_in_flight=max_in_flight,
         canary=canary,

@@ -23,6 +23,7 @@ from prefect_genmedia.providers.tokenops.jimeng import ContentElement
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
 from prefect_genmedia.tasks.attempts import attempts
 from prefect_genmedia.tasks.holding_limit import holding_limit
+from prefect_genmedia.tasks.parameters import refuse_base64
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
 
@@ -69,8 +70,8 @@ async def jimeng_video(
         template_id: A camera movement through one picture (720P only).
         camera_strength: How strong the movement is.
         req_key: The service's name; found from the model and the inputs if left empty.
-        content: Text and pictures in the platform's content form; its text wins over the prompt. What stands in it is
-            stored with the run: give a picture by its path rather than as base64.
+        content: Text and pictures in the platform's content form; its text wins over the prompt. Pictures by their
+            path or URL: base64 would be stored with the run, and is refused.
         credentials: TokenOps credentials: a Block, or the name of one.
         output: Folder, file name ending in .mp4, or fsspec URL for the video.
         timeout_seconds: How long to wait for the result, in seconds.
@@ -84,6 +85,7 @@ async def jimeng_video(
         InvalidRequest: before anything is paid, with every problem.
         GenMediaError: see the errors' table in the documentation.
     """
+    await refuse_base64()
     with inputs_may_be_gone():  # a rerun goes on with its paid job without them
         request = JimengVideo(
             model=model,

@@ -25,6 +25,7 @@ from prefect_genmedia.tasks.ask import ask_subject
 from prefect_genmedia.tasks.attempts import attempts
 from prefect_genmedia.tasks.checks import job_of_gone_inputs
 from prefect_genmedia.tasks.holding_limit import holding_limit
+from prefect_genmedia.tasks.parameters import refuse_base64
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
 
@@ -83,6 +84,7 @@ async def omnihuman_video(
         NoSubject, InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
+    await refuse_base64()
     with inputs_may_be_gone():  # a rerun goes on with its paid job without them
         request = OmniHumanVideo(
             image_url=image_url,

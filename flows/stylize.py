@@ -15,6 +15,7 @@ from prefect_genmedia.providers.hidream.catalog import StyleName
 from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
 from prefect_genmedia.tasks.holding_limit import holding_limit
+from prefect_genmedia.tasks.parameters import refuse_base64
 from prefect_genmedia.tasks.support import label_of
 from prefect_genmedia.tasks.suspend import suspend_until_done
 
@@ -30,6 +31,7 @@ async def stylize_video(
     style: StyleName | None = None,
     prompt: str = "",
     notify_url: str | None = None,
+    request_id: str = "",
     credentials: HiDreamCredentials | str = "default",
     output: str | None = None,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
@@ -45,6 +47,7 @@ async def stylize_video(
             cartoon 卡通, anime 动漫, vector_art 矢量艺术, abstract 抽象, watercolor 水彩.
         prompt: What the video shall look like; in place of a style, or beside it.
         notify_url: Public URL that HiDream POSTs to at the end; the flow itself does not need it.
+        request_id: An id of your own for this call, which HiDream gives back.
         credentials: HiDream credentials: a Block, or the name of one.
         output: Folder, file name ending in .mp4, or fsspec URL for the video.
         timeout_seconds: How long to wait for the result, in seconds.
@@ -57,8 +60,11 @@ async def stylize_video(
         InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
+    await refuse_base64()
     with inputs_may_be_gone():  # a rerun goes on with its paid job without them
-        request = StylizedVideo(video_url=video_url, style=style, prompt=prompt, notify_url=notify_url)
+        request = StylizedVideo(
+            video_url=video_url, style=style, prompt=prompt, notify_url=notify_url, request_id=request_id
+        )
     async with holding_limit(request, credentials=credentials, idempotency_key=idempotency_key):
         job = await submit(
             request,

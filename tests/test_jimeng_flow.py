@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from prefect import tags
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.flows.jimeng import jimeng_video
@@ -14,6 +18,17 @@ from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "cat.jpg"
+    path.write_bytes(asset("portrait.jpg"))
+    return path
+
+
+def inline(picture: Path) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(picture.read_bytes()).decode()
 
 
 @pytest.mark.parametrize(
@@ -66,20 +81,30 @@ async def test_the_service_follows_from_model_and_inputs_and_the_file_is_what_wa
     assert delivery.seconds == pytest.approx(seconds, abs=0.1)
 
 
-async def test_the_text_in_content_wins_over_the_prompt(
-    simulator: RunningSimulator, credentials: TokenOpsCredentials
+async def test_the_text_in_content_wins_over_the_prompt_and_a_picture_travels_as_base64(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, picture: Path
 ) -> None:
-    content = [
-        {"type": "text", "text": "让画面中的小猫跳跃玩耍"},
-        {
-            "type": "image_base64",
-            "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(asset("portrait.jpg")).decode()},
-        },
-    ]
+    text = {"type": "text", "text": "让画面中的小猫跳跃玩耍"}
+    content = [text, {"type": "image_url", "image_url": {"url": str(picture)}}]
     await jimeng_video("not this", content=content, seconds=5, size="1280x720", credentials=credentials)
     (job,) = simulator.world.jobs.values()
-    assert job.body["content"] == content
+    assert job.body["content"] == [text, {"type": "image_base64", "image_url": {"url": inline(picture)}}]
     assert job.body["seconds"] == "5"
+
+
+async def test_base64_in_a_parameter_is_refused_and_taken_out_of_what_prefect_has_stored(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, picture: Path
+) -> None:
+    content = [{"type": "image_base64", "image_url": {"url": inline(picture)}}]
+    tag = str(uuid4())
+    with tags(tag), pytest.raises(errors.InvalidRequest, match=r"content\.0\.image_url\.url: is a file as base64"):
+        await jimeng_video("a cat", content=content, credentials=credentials)
+    async with get_client() as client:
+        (run,) = await client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[tag])))
+    assert run.parameters["prompt"] == "a cat"
+    stored = run.parameters["content"][0]["image_url"]["url"]
+    assert stored == f"{len(inline(picture))} characters of base64, not stored"
+    assert not simulator.world.requests
 
 
 async def test_a_file_of_the_wrong_length_is_not_delivered(

@@ -104,6 +104,8 @@ async def retried_by_person() -> bool:
 
 def label_of(url: str) -> str:
     """The file name in a URL: what people call the input; never its query, which may hold a signature."""
+    if url[:5].lower() == "data:":
+        return "data"
     return unquote(PurePosixPath(urlsplit(url).path).name) or "input"
 
 

@@ -1,0 +1,63 @@
+"""A run's parameters are stored by Prefect as they were given: no file's content may stay in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.runtime import flow_run
+from pydantic import BaseModel
+
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+
+WHY = (
+    "is a file as base64 text, which would be stored with the run: give the file's path or URL; "
+    "it is sent as base64 where the provider takes that"
+)
+
+
+async def refuse_base64() -> None:
+    """Refuse files that stand in the run's parameters as base64 text, and take them out of what Prefect has stored.
+
+    Raises:
+        InvalidRequest: there are some; each one's place is named, and nothing was sent.
+    """
+    problems = [FieldProblem(place, WHY) for place in _places(flow_run.parameters)]
+    if not problems:
+        return
+    if flow_run.id:
+        async with get_client() as client:
+            stored = (await client.read_flow_run(UUID(flow_run.id))).parameters
+            await client.update_flow_run(UUID(flow_run.id), parameters=_emptied(stored))
+    raise InvalidRequest.of("The run", problems)
+
+
+def _places(value: Any, place: str = "") -> Iterator[str]:
+    if _is_inline(value, place):
+        yield place
+    for name, inner in _within(value):
+        yield from _places(inner, f"{place}.{name}" if place else str(name))
+
+
+def _emptied(value: Any, place: str = "") -> Any:
+    """The same parameters, with each file's text replaced by its length."""
+    if _is_inline(value, place):
+        return f"{len(value)} characters of base64, not stored"
+    if isinstance(value, dict):
+        return {name: _emptied(inner, name) for name, inner in value.items()}
+    return [_emptied(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _within(value: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, BaseModel):
+        yield from value
+    elif isinstance(value, Mapping):
+        yield from value.items()
+    elif isinstance(value, (list, tuple)):
+        yield from enumerate(value)
+
+
+def _is_inline(value: Any, place: str) -> bool:
+    return isinstance(value, str) and (value[:5].lower() == "data:" or place.endswith("video_base64"))
