@@ -44,7 +44,7 @@ async def test_an_unknown_submission_says_how_to_decide_it_in_the_ui(cards: list
     (card,) = cards
     assert "run `decide-job/decide` with job `3f2a`" in card
     assert "`prefect-genmedia jobs adopt 3f2a PROVIDER_ID`" in card
-    assert "8.60 CNY by list price; an estimate, not a bill." in card
+    assert "Estimated cost: 8.60 CNY by the price table; an estimate, not a bill." in card
     assert "1970-01-01 00:00:00 UTC" in card
 
 
@@ -89,12 +89,28 @@ async def test_every_error_says_what_was_paid_and_what_to_do(kind: type[Any], ca
     assert "{" not in card, "a placeholder is left"
 
 
+DELIVERY = Delivery(
+    uri="/m/a.mp4", sha256="00", bytes=1, seconds=1, width=16, height=9, codec="h264", has_audio=True
+)
+
+
+def test_the_card_of_a_file_tells_how_long_each_step_took() -> None:
+    moments = {"submitted_at": 100.0, "running_at": 100.8, "succeeded_at": 104.0, "delivered_at": 104.5}
+    card = result_card(JOB.model_copy(update=moments), DELIVERY, None)
+    assert "| Time | 0.8 s queued, 3.2 s generating, 0.5 s until downloaded and verified |" in card
+    unseen = result_card(JOB.model_copy(update=moments | {"running_at": None}), DELIVERY, None)
+    assert "| Time | 4.0 s at the provider, 0.5 s until downloaded and verified |" in unseen
+
+
+def test_a_cost_that_nobody_knows_is_told_with_what_would_tell_it() -> None:
+    unpriced = JOB.model_copy(update={"estimated_cost": None, "provider": "jenius", "model": "poster"})
+    card = result_card(unpriced, DELIVERY, None)
+    assert "| Estimated cost | not known: give a price of `jenius/poster` in the setting `prices` |" in card
+
+
 def test_what_is_too_long_for_a_table_stands_below_it_where_it_wraps() -> None:
     prompt = "自然说话,面带微笑," * 20
-    delivery = Delivery(
-        uri="/m/a.mp4", sha256="00", bytes=1, seconds=1, width=16, height=9, codec="h264", has_audio=True
-    )
-    card = result_card(JOB.model_copy(update={"request": {"prompt": prompt, "seed": 7}}), delivery, None)
+    card = result_card(JOB.model_copy(update={"request": {"prompt": prompt, "seed": 7}}), DELIVERY, None)
     assert f"\n**prompt**: {prompt}" in card
     assert "| seed | 7 |" in card
     assert all(len(line) < 2 * LONGEST_CELL for line in card.splitlines() if line.startswith("|"))

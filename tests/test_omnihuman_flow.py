@@ -216,9 +216,19 @@ async def test_a_lasting_fault_ends_in_the_right_error_and_no_file(
     assert final_files(tmp_path / "out") == []
 
 
-async def test_the_run_shows_a_card_with_the_poster_frame(
-    simulator: RunningSimulator, credentials: TokenOpsCredentials
+@pytest.mark.parametrize(
+    ("prices", "cost"),
+    [("", "8.60"), ('{"tokenops/OmniHuman_1.5": {"per_job": 3.0}}', "3.00")],  # 7.17 s at 1.2 a second by the list
+    ids=["list price", "own price"],
+)
+async def test_the_run_shows_a_card_with_the_poster_frame_and_the_estimated_cost(
+    prices: str,
+    cost: str,
+    simulator: RunningSimulator,
+    credentials: TokenOpsCredentials,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_GENMEDIA_PRICES", prices)
     state = await omnihuman_video(
         simulator.portrait_url, simulator.speech_url, credentials=credentials, return_state=True
     )
@@ -228,7 +238,7 @@ async def test_the_run_shows_a_card_with_the_poster_frame(
     (card,) = [artifact for artifact in shown if artifact.key == "genmedia-omnihuman"]
     assert "data:image/jpeg;base64," in card.data
     assert "1920×1080" in card.data
-    assert "8.60 CNY by list price; an estimate" in card.data  # 7.17 s at 1.2 a second
+    assert f"{cost} CNY by the price table; an estimate" in card.data
 
 
 async def test_a_failed_run_shows_what_was_paid_and_what_to_do_next(

@@ -23,3 +23,19 @@ def test_a_variable_that_is_filled_in_is_taken(monkeypatch: pytest.MonkeyPatch) 
     assert settings.callback_url == "https://callbacks.example.com"
     assert settings.callback_secret
     assert settings.callback_secret.get_secret_value() == "a long random text"
+
+
+def test_prices_of_ones_own_stand_in_place_of_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(
+        f"{PREFIX}PRICES", '{"tokenops/OmniHuman_1.5": 1.5, "jenius/poster": {"per_job": 2.0}, "hidream/video_edit": 0.5}'
+    )
+    table = current_settings().price_table
+    assert table["tokenops/OmniHuman_1.5"].of(10) == 15
+    assert table["jenius/poster"].of(None) == 2
+    assert table["tokenops/jimeng-video-3.0-pro"].of(5) == 5
+
+
+def test_prices_that_are_no_json_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(f"{PREFIX}PRICES", "1.5 a second")
+    with pytest.raises(ValueError, match="prices"):
+        current_settings()

@@ -96,7 +96,7 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None) -> 
     # Paragraphs, since the UI does not wrap what stands in a table.
     lines = [f"# {error.kind}", "", _sentence(error.message), "", "## What was paid", "", _sentence(error.paid), ""]
     if job is not None and maybe_paid:
-        lines += [f"{_sentence(_cost(job))} {_same_request(job)}", ""]
+        lines += [f"Estimated cost: {_cost(job)}. {_same_request(job)}", ""]
     lines += ["## What to do", "", f"- Here in the UI: {_in_ui(error, key)}"]
     if error.next_step:
         lines.append(f"- Elsewhere: {_sentence(error.next_step_for())}")
@@ -163,7 +163,7 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
         "Job": f"`{job.provider_job_id}` at the provider, `{job.key}` in the ledger",
         "Time": _timing(job),
         "Estimated cost": _cost(job),
-        "Price": "" if job.price is None else f"{job.price:g}, as {job.provider} tells",
+        "Price": "" if job.price is None else f"{job.price:g} in {job.provider}'s own unit, as it tells",
         "Left on the account": "" if job.points_remaining is None else f"{job.points_remaining:g}",
     }
     lines = [f"# {job.kind} · {_cell(job.label or job.key)}", ""]
@@ -188,16 +188,17 @@ def _table(facts: Mapping[str, str]) -> list[str]:
 def _timing(job: Job) -> str:
     if job.submitted_at is None or job.succeeded_at is None:
         return ""
-    total = job.succeeded_at - job.submitted_at
+    steps = {"queued": (job.submitted_at, job.running_at), "generating": (job.running_at, job.succeeded_at)}
     if job.running_at is None:
-        return f"{total:.1f} s at the provider"
-    return f"{job.running_at - job.submitted_at:.1f} s queued, {job.succeeded_at - job.running_at:.1f} s generating"
+        steps = {"at the provider": (job.submitted_at, job.succeeded_at)}
+    steps["until downloaded and verified"] = (job.succeeded_at, job.delivered_at)
+    return ", ".join(f"{end - begin:.1f} s {step}" for step, (begin, end) in steps.items() if begin and end)
 
 
 def _cost(job: Job) -> str:
     if job.estimated_cost is None:
-        return ""
-    return f"{job.estimated_cost:.2f} {job.currency} by list price; an estimate, not a bill"
+        return f"not known: give a price of `{job.provider}/{job.model}` in the setting `prices`"
+    return f"{job.estimated_cost:.2f} {job.currency} by the price table; an estimate, not a bill"
 
 
 def _moment(seconds: float | None) -> str:

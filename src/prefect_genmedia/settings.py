@@ -11,6 +11,8 @@ from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
+from prefect_genmedia.jobs.prices import Price, price_table
+
 
 class GenMediaSettings(PrefectBaseSettings):
     """Settings named `PREFECT_INTEGRATIONS_GENMEDIA_…`, or `[integrations.genmedia]` in `prefect.toml`."""
@@ -50,9 +52,15 @@ class GenMediaSettings(PrefectBaseSettings):
         default=0.75, gt=0, description="A job is never looked at more often than this, in seconds."
     )
     poll_longest_seconds: float = Field(
-        default=15.0,
+        default=60.0,
         gt=0,
         description="Once its usual duration has nearly passed, a job is looked at at least this often, in seconds.",
+    )
+
+    prices: dict[str, float | Price] | None = Field(
+        default=None,
+        description="Your prices in CNY by `provider/model`, over the list prices, as JSON: a number is per second, "
+        '`{"per_job": 2.0}` is per result. Every sum made of them is an estimate.',
     )
 
     callback_url: str | None = Field(
@@ -75,6 +83,11 @@ class GenMediaSettings(PrefectBaseSettings):
     def ledger(self) -> str:
         """The ledger's database URL."""
         return self.ledger_url or f"sqlite:///{_home() / 'ledger.db'}"
+
+    @property
+    def price_table(self) -> dict[str, Price]:
+        """What results probably cost: the list prices, and your own in their place."""
+        return price_table(self.prices)
 
     @property
     def media_folder(self) -> str:

@@ -120,7 +120,7 @@ async def conduct(
         rows, bad = check_rows(wanted, kind, shard.has if shard else None)
         if bad and not skip_invalid:
             raise refuse(bad)
-        prices = price_table(money.prices)
+        prices = price_table({**(settings.prices or {}), **(money.prices or {})})
         _check_prices(rows, prices, money)
         folder = anywhere(output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
         location = results or _beside(table, folder, name)

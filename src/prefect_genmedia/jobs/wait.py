@@ -49,7 +49,7 @@ class PollPolicy:
 
     fraction: float = 0.1
     shortest: float = 0.75
-    longest: float = 15.0
+    longest: float = 60.0
     jitter: float = 0.2
     first_look: float = 0.85
     early: float = 120.0

@@ -20,7 +20,7 @@ from prefect_genmedia.inputs import DiscreetClient
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, Spend, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia.jobs.prices import LIST_PRICES, PriceTable
+from prefect_genmedia.jobs.prices import PriceTable
 from prefect_genmedia.jobs.submit import Claim, submit_once
 from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -52,7 +52,7 @@ async def submit_step(
     output: str | None = None,
     ask_again: bool = True,
     preflight: bool = True,
-    prices: PriceTable = LIST_PRICES,
+    prices: PriceTable | None = None,
     spend: Spend | None = None,
 ) -> Job:
     """Submit a request, once; see the task `submit`.
@@ -66,7 +66,7 @@ async def submit_step(
         output: where its file shall be; None takes the setting.
         ask_again: whether what failed earlier may be asked for anew.
         preflight: whether inputs are looked at before they are sent.
-        prices: what results probably cost.
+        prices: what results probably cost; None takes the settings'.
         spend: reserves its money in the step in which it begins to be sent.
     """
     logger = get_run_logger()
@@ -92,7 +92,7 @@ async def submit_step(
             flow_run_id=flow_run.id,
             output=place if output or place != settings.media_folder else None,
             expectation=prepared.expectation,
-            prices=prices,
+            prices=settings.price_table if prices is None else prices,
             spend=spend,
             max_in_flight=block.max_in_flight,
             tell=logger.info,
