@@ -89,9 +89,7 @@ async def test_every_error_says_what_was_paid_and_what_to_do(kind: type[Any], ca
     assert "{" not in card, "a placeholder is left"
 
 
-DELIVERY = Delivery(
-    uri="/m/a.mp4", sha256="00", bytes=1, seconds=1, width=16, height=9, codec="h264", has_audio=True
-)
+DELIVERY = Delivery(uri="/m/a.mp4", sha256="00", bytes=1, seconds=1, width=16, height=9, codec="h264", has_audio=True)
 
 
 def test_the_card_of_a_file_tells_how_long_each_step_took() -> None:

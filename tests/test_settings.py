@@ -27,7 +27,8 @@ def test_a_variable_that_is_filled_in_is_taken(monkeypatch: pytest.MonkeyPatch) 
 
 def test_prices_of_ones_own_stand_in_place_of_the_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(
-        f"{PREFIX}PRICES", '{"tokenops/OmniHuman_1.5": 1.5, "jenius/poster": {"per_job": 2.0}, "hidream/video_edit": 0.5}'
+        f"{PREFIX}PRICES",
+        '{"tokenops/OmniHuman_1.5": 1.5, "jenius/poster": {"per_job": 2.0}, "hidream/video_edit": 0.5}',
     )
     table = current_settings().price_table
     assert table["tokenops/OmniHuman_1.5"].of(10) == 15
