@@ -80,7 +80,7 @@ def _until_listening(process: subprocess.Popen[bytes], port: int, seconds: float
 
 def ask_api(api: str, method: str, path: str, body: Any = None) -> Any:
     """Call a Prefect server's API as patiently as Prefect's own client: on SQLite it is busy at times, and says 503."""
-    for _ in range(120):
+    for _ in range(300):
         answer = httpx.request(method, f"{api}{path}", json=body, timeout=120.0)
         if answer.status_code != 503:
             break

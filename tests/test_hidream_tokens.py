@@ -230,8 +230,7 @@ async def test_a_token_that_was_exchanged_gets_into_no_error_either(keyed: Api) 
 # --- Pace ---
 
 
-@respx.mock(assert_all_called=False)
-def test_submissions_keep_their_pace_and_looks_do_not_wait_for_them(respx_mock: respx.Router) -> None:
+def test_submissions_keep_their_pace_and_looks_do_not_wait_for_them() -> None:
     sent = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -239,7 +238,7 @@ def test_submissions_keep_their_pace_and_looks_do_not_wait_for_them(respx_mock: 
         return httpx.Response(200, text=DOCUMENT)
 
     async def work() -> None:
-        api = Api(respx_mock, token=TOKENS[0], submissions_per_minute=600.0)
+        api = Api(web, token=TOKENS[0], submissions_per_minute=600.0)
         api.web.post(SUBMIT).mock(side_effect=answer)
         api.task(sub_task(2))
         submissions = [asyncio.create_task(api.submit()) for _ in range(12)]
@@ -250,7 +249,8 @@ def test_submissions_keep_their_pace_and_looks_do_not_wait_for_them(respx_mock: 
         await asyncio.gather(*submissions)
         await api.client.aclose()
 
-    in_idle_time(work)
+    with respx.mock as web:
+        in_idle_time(work)
     assert sent == pytest.approx([number * 0.1 for number in range(12)], abs=0.01)
 
 
