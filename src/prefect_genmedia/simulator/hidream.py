@@ -190,6 +190,8 @@ class HiDream(Dialect):
             for attempt in range(_CALLBACK_TRIES):
                 if attempt:
                     await asyncio.sleep(_CALLBACK_PAUSE)
+                if job.id not in self.world.jobs:  # forgotten by a reset
+                    return
                 self.world.requests["hidream.callback"] += 1
                 try:
                     if (await client.post(url, json=body)).status_code == httpx.codes.OK:
