@@ -43,6 +43,7 @@ async def generate_batch(
     budget_per_account: bool = False,
     prices: dict[str, float | Price] | None = None,
     skip_invalid: bool = False,
+    preflight: bool = True,
     dry_run: bool = False,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
@@ -72,6 +73,7 @@ async def generate_batch(
         prices: Prices in CNY by `provider/model`, over the list prices: a number is per second, `{"per_job": 2.0}` is
             per result. Every sum is an estimate.
         skip_invalid: Leave invalid rows out, instead of refusing the table.
+        preflight: Check what the providers document about the inputs of all rows before anything is submitted.
         dry_run: Only show what would be done and its estimated cost.
         timeout_seconds: How long to wait for each result, in seconds.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
@@ -110,6 +112,7 @@ async def generate_batch(
         limits=limits,
         money=money,
         skip_invalid=skip_invalid,
+        preflight=preflight,
         dry_run=dry_run,
         sharding=split,
     )

@@ -17,8 +17,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from prefect_genmedia.errors import InvalidRequest, ProviderError
-from prefect_genmedia.inputs import DiscreetClient, Publication, identified, prepared, prepared_url
-from prefect_genmedia.inputs import prepare as preparing
+from prefect_genmedia.inputs import DiscreetClient, Publication, identified, looking, preflight, prepared, prepared_url
 from prefect_genmedia.jobs import Claim, Ledger, submit_once
 from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.submit import shown_request
@@ -222,7 +221,7 @@ async def test_pictures_of_one_request_travel_one_way(portrait: Path, storage: t
 async def test_a_file_too_large_for_base64_is_published_or_refused(
     clip: Path, monkeypatch: pytest.MonkeyPatch, storage: type[SigningFileSystem]
 ) -> None:
-    monkeypatch.setattr(preparing, "MAX_INLINE_BYTES", 1000)
+    monkeypatch.setattr(preflight, "MAX_INLINE_BYTES", 1000)
     request = StylizedVideo(video_url=str(clip), style="anime")
     with pytest.raises(InvalidRequest, match=f"too much for base64.*{SETTING}"):
         await prepared(request, RULES, NOWHERE)
@@ -265,7 +264,7 @@ async def test_a_storage_that_fails_is_worth_a_retry_and_nothing_was_paid(
 async def test_files_that_are_gone_empty_or_too_large_are_named_at_once(
     portrait: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(preparing, "MAX_INPUT_BYTES", 50_000)
+    monkeypatch.setattr(looking, "MAX_INPUT_BYTES", 50_000)
     masks = ["memory://gone.png", str(portrait.with_name("empty.png"))]
     Path(masks[1]).touch()
     request = OmniHumanVideo(image_url=str(portrait), audio_url=str(speech), mask_urls=tuple(masks))

@@ -95,7 +95,7 @@ async def test_all_bad_inputs_are_named_at_once_before_anything_is_sent(
 async def test_a_recording_of_a_minute_is_refused_before_it_is_paid(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_genmedia.inputs.preflight.media_seconds", lambda path: 60.0)
+    monkeypatch.setattr("prefect_genmedia.inputs.looking.media_seconds", lambda path: 60.0)
     with pytest.raises(errors.InvalidRequest, match="must be shorter than 60 s"):
         await run(simulator, credentials)
     assert simulator.accepted == 0

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from PIL import Image
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -253,6 +254,22 @@ async def test_shards_share_one_budget(batch: Batch, machines: Machines) -> None
         await batch.run(lakes(8), max_jobs=5)
     assert batch.simulator.accepted == 5
     assert batch.states == {"delivered": 5, "not_sent": 3}
+
+
+async def test_rows_with_bad_pictures_are_found_by_the_batch_and_left_out_by_its_shards(
+    batch: Batch, machines: Machines, tmp_path: Path
+) -> None:
+    Image.new("RGB", (100, 100)).save(tmp_path / "small.png")
+    rows = lakes(6)
+    rows[1]["image_urls"] = rows[4]["image_urls"] = str(tmp_path / "small.png")
+    table = tmp_path / "lakes.csv"
+    table.write_bytes(encode_table(rows, ("id", "model", "prompt", "image_urls"), "csv"))
+    with pytest.raises(InvalidRequest, match=r"row row-1\.image_urls\.0: is 100×100 pixels.*row row-4"):
+        await batch.run(rows, table=str(table))
+    assert machines.done == []
+    report = await batch.run(rows, table=str(table), skip_invalid=True)
+    assert (report.states, batch.simulator.accepted) == ({"delivered": 4, "invalid": 2}, 4)
+    assert [run.parameters["preflight"] for run in machines.done] == [False, False]
 
 
 async def test_a_cancelled_batch_cancels_its_shards(batch: Batch, machines: Machines) -> None:

@@ -17,6 +17,8 @@ from prefect_genmedia.batch.budget import Budget, BudgetPeriod, budget_name
 from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.held import Opened, quiet_rows
 from prefect_genmedia.batch.keeper import Sharding, keeper_of
+from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.preflight import Looked, look_over
 from prefect_genmedia.batch.results import INVALID, Results
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.run import BatchRun, Limits, next_attempt
@@ -86,6 +88,7 @@ async def conduct(
     limits: Limits,
     money: Money,
     skip_invalid: bool = False,
+    preflight: bool = True,
     dry_run: bool = False,
     sharding: Sharding | None = None,
 ) -> BatchReport:
@@ -101,6 +104,7 @@ async def conduct(
         limits: what may be done at once, and when to stop.
         money: what may be spent.
         skip_invalid: leave out rows that cannot be right, instead of ending.
+        preflight: look at the inputs of all rows before anything is submitted.
         dry_run: check and estimate only; nothing is submitted.
         sharding: which part of the batch this is, or into how many it is split; None does all of it here.
 
@@ -118,8 +122,6 @@ async def conduct(
         name = batch_id or (stem_of(table) if isinstance(table, str) else root_run_id())
         wanted = await read_rows(table)
         rows, bad = check_rows(wanted, kind, shard.has if shard else None)
-        if bad and not skip_invalid:
-            raise refuse(bad)
         prices = price_table({**(settings.prices or {}), **(money.prices or {})})
         _check_prices(rows, prices, money)
         folder = anywhere(output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
@@ -127,7 +129,6 @@ async def conduct(
         if isinstance(table, str) and anywhere(location) == anywhere(table):
             raise InvalidRequest.of("The batch", [FieldProblem("results", "is the table itself")])
         places = (None, None) if shard else (location, await storage_of(location))
-        kept = Results([row.id for row in rows], bad, *places)
         ledger = await stack.enter_async_context(open_ledger(settings.ledger))
         if shard is not None:
             await shard.check_ledger(ledger)
@@ -135,22 +136,34 @@ async def conduct(
         for limit in {limits.concurrency_limit or each.block.concurrency_limit for each in opened.values()}:
             if limit:
                 await check_limit(limit)
+        jobs = Known(name, rows, opened, ledger)
+        known = await jobs.begin()
+        to_submit = [row for row in rows if next_attempt(known.get(row.id)) is not None]
+        looked = await look_over(to_submit, opened) if preflight else Looked()
+        bad = sorted([*bad, *looked.bad], key=lambda row: row.position)
+        if bad and not skip_invalid:
+            raise refuse(bad)
+        unfit = {row.id for row in looked.bad}
+        rows = [row for row in rows if row.id not in unfit]
+        kept = Results([row.id for row in rows], bad, *places)
         run = BatchRun(
             batch_id=name,
             rows=rows,
             opened=opened,
-            ledger=ledger,
+            jobs=jobs,
             output=folder,
             limits=limits,
             prices=prices,
             results=kept,
+            known=known,
+            preflight=preflight,
+            looked=looked,
         )
-        await run.look_up()
         if dry_run:
             return await _plan(run, bad)
         left_out = {row.position for row in bad}
         rest = [fields for position, fields in enumerate(wanted) if position not in left_out]
-        keeper = None if split.shards == 1 else await keeper_of(run, split, table, rest)
+        keeper = None if split.shards == 1 else await keeper_of(run, split, table, rest, unfit)
         run.budgets = await _budgets(run, money)
         get_run_logger().info("Batch %s: %d rows, %d of them known to the ledger", name, len(rows), len(run.known))
         with quiet_rows(len(rows)), terminal_bar(name) as bar:
@@ -272,7 +285,7 @@ async def _budgets(run: BatchRun, money: Money) -> dict[str, Budget]:
     for opened in run.opened.values():
         account = str(opened.account)
         name = budget_name(money.budget or run.batch_id, money.period, account if money.per_account else None)
-        budgets[account] = Budget(run.ledger, name, money.max_jobs, money.max_cost)
+        budgets[account] = Budget(run.jobs.ledger, name, money.max_jobs, money.max_cost)
         state = await budgets[account].open()
         get_run_logger().info(
             "Budget %s: %d jobs and about %.2f %s (estimate) are reserved", name, state.jobs, state.cost, CURRENCY

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -259,7 +259,11 @@ class Keeper:
 
 
 async def keeper_of(
-    run: BatchRun, sharding: Sharding, table: str | Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+    run: BatchRun,
+    sharding: Sharding,
+    table: str | Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    unfit: Set[str],
 ) -> Keeper:
     """Prepare a batch to be split.
 
@@ -268,6 +272,7 @@ async def keeper_of(
         sharding: into how many parts, and what runs them.
         table: where the table is, for the shards to read themselves; or the rows, of which each is given its own.
         rows: the rows as they stand in the table, without those that are left out.
+        unfit: ids of rows that are left out for what is in their inputs, at which the shards do not look again.
 
     Raises:
         InvalidRequest: it cannot be split so; nothing was submitted.
@@ -276,7 +281,7 @@ async def keeper_of(
         raise refused("shards", "cannot be split again")
     shards = [
         Kept(shard, _parameters(run, shard, table, rows))
-        for shard in shards_of(sharding.shards, await run.ledger.fingerprint())
+        for shard in shards_of(sharding.shards, await run.jobs.ledger.fingerprint(), unfit)
         if any(shard.has(row.id) for row in run.rows)
     ]
     return Keeper(run, await deployment_for(len(shards), sharding.deployment), shards)
@@ -297,9 +302,10 @@ def _parameters(
         "canary": 0,
         "budget": given.get("budget") or run.batch_id,
         "skip_invalid": True,  # the whole table's check has refused what is to be refused
+        "preflight": False,  # it has looked at all inputs, too
         "shards": 1,
         "shard_deployment": None,
-        "shard": shard.model_dump(),
+        "shard": shard.model_dump(mode="json"),
     }
 
 

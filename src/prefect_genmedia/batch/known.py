@@ -37,7 +37,7 @@ class Known:
         self._batch_id = batch_id
         self._rows = rows
         self._opened = opened
-        self._ledger = ledger
+        self.ledger = ledger
         self._identities: dict[str, str] = {}
         self._reading = asyncio.Semaphore(_READ_AT_ONCE)
 
@@ -67,12 +67,12 @@ class Known:
         """The last attempt at a row."""
         identity = self.identity(row)
         if identity is not None:
-            return await self._ledger.newest(identity)
-        jobs = await self._ledger.newest_in(self._full_scope(row))
+            return await self.ledger.newest(identity)
+        jobs = await self.ledger.newest_in(self._full_scope(row))
         return _last_in_scope(jobs).get(self._full_scope(row))
 
     async def _newest(self) -> dict[str, Job]:
-        return await self._ledger.newest_in(current_scope(f"batch:{self._batch_id}:"))
+        return await self.ledger.newest_in(current_scope(f"batch:{self._batch_id}:"))
 
     def _of_rows(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
         by_scope = _last_in_scope(jobs)

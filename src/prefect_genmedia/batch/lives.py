@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from typing import TypeVar, cast
 
@@ -15,6 +15,7 @@ from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.blocks import ProviderCredentials, TokenOpsCredentials
 from prefect_genmedia.errors import GenMediaError, RateLimited
+from prefect_genmedia.inputs import Seen
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK
 from prefect_genmedia.jobs.ledger import Spend
 from prefect_genmedia.jobs.model import AT_PROVIDER, TAKEN, Job, JobState
@@ -83,6 +84,8 @@ class RowLife:
         delivering: a place among the deliveries under way.
         prices: what results cost.
         spend: reserves its money when it begins to be sent; None where nothing limits that.
+        preflight: whether its inputs are checked.
+        seen: what was seen in them before the batch began; None where they were not looked at.
     """
 
     def __init__(
@@ -101,6 +104,8 @@ class RowLife:
         delivering: asyncio.Semaphore,
         prices: PriceTable,
         spend: Spend | None,
+        preflight: bool,
+        seen: Mapping[str, Seen] | None,
     ) -> None:
         """Do nothing yet."""
         self.row = row
@@ -116,6 +121,8 @@ class RowLife:
         self.delivering = delivering
         self.prices = prices
         self.spend = spend
+        self.preflight = preflight
+        self.seen = seen
 
     async def live(self) -> Job:
         """Go the whole way; returns the delivered job."""
@@ -152,6 +159,8 @@ class RowLife:
             idempotency_key=self.scope,
             label=self.row.id,
             output=self.output,
+            preflight=self.preflight,
+            seen=self.seen,
             prices=self.prices,
             spend=self.spend,
         )

@@ -47,6 +47,18 @@ class BadRow:
     position: int
     problems: tuple[FieldProblem, ...]
 
+    @classmethod
+    def of(cls, name: str, position: int, problems: Sequence[FieldProblem]) -> BadRow:
+        """The row by this name, whose problems are told with it.
+
+        Parameters:
+            name: its id, or where it stands in the table.
+            position: which row of the table it is, from 0.
+            problems: what is wrong with its fields.
+        """
+        told = (FieldProblem(f"row {name}.{each.field}".rstrip("."), each.problem) for each in problems)
+        return cls(name, position, tuple(told))
+
 
 def check_rows(
     table: Sequence[Mapping[str, Any]], kind: str, has: Callable[[str], bool] | None = None
@@ -72,8 +84,7 @@ def check_rows(
             continue
         request = _request(fields, kind, problems)
         if request is None or problems:
-            found = [FieldProblem(f"row {name}.{each.field}".rstrip("."), each.problem) for each in problems]
-            bad.append(BadRow(name, position, tuple(found)))
+            bad.append(BadRow.of(name, position, problems))
         else:
             good.append(Row(row_id, request, position))
     return good, bad

@@ -15,13 +15,14 @@ from prefect_genmedia.batch.budget import Budget, holder_of
 from prefect_genmedia.batch.held import Opened
 from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.lives import DELIVERIES_AT_ONCE, Place, RowLife, generate_row
+from prefect_genmedia.batch.preflight import Looked
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
 from prefect_genmedia.inputs import measured
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK
-from prefect_genmedia.jobs.ledger import Ledger, Spend
+from prefect_genmedia.jobs.ledger import Spend
 from prefect_genmedia.jobs.model import Job, JobState
 from prefect_genmedia.jobs.prices import Price, length_limit, priced_as
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -57,41 +58,41 @@ class BatchRun:
         batch_id: its name; rows of the same name and content are the same wanted result.
         rows: what is wanted.
         opened: Blocks and clients, by provider.
-        ledger: the jobs.
+        jobs: which jobs of the ledger are its rows.
         output: folder for the files.
         limits: what it may do.
         prices: what results cost.
         results: what became of each row.
+        known: what earlier runs have left, by row id.
+        preflight: whether inputs are checked; where a row's were not, its own task does it.
+        looked: what the look at the inputs has found.
         budgets: by account (as text); empty where nothing limits the money.
     """
 
     batch_id: str
     rows: Sequence[Row]
     opened: Mapping[str, Opened]
-    ledger: Ledger
+    jobs: Known
     output: str
     limits: Limits
     prices: Mapping[str, Price]
     results: Results
+    known: dict[str, Job]
+    preflight: bool
+    looked: Looked
     budgets: Mapping[str, Budget] = field(default_factory=dict)
-    known: dict[str, Job] = field(default_factory=dict)
     stop: GenMediaError | None = None
 
     def __post_init__(self) -> None:
         """Start with every place free."""
         of_accounts = [opened.block.max_in_flight or self.limits.max_in_flight for opened in self.opened.values()]
-        self.jobs = Known(self.batch_id, self.rows, self.opened, self.ledger)
         self.slots = Slots(min(self.limits.max_in_flight, sum(of_accounts)))
         self.breaker = Breaker(self.limits.breaker)
         # Downloads that fall behind must not pile up: so many rows may be begun at once.
         self._begun = asyncio.Semaphore(2 * self.limits.max_in_flight + 8)
         self._delivering = asyncio.Semaphore(DELIVERIES_AT_ONCE)
         self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
-        self._lengths: dict[str, float | None] = {}
-
-    async def look_up(self) -> None:
-        """Read what earlier runs have left."""
-        self.known = await self.jobs.begin()
+        self._lengths = dict(self.looked.seconds)
 
     async def go(self) -> None:
         """Do every row that the limits allow; results and `stop` tell the rest."""
@@ -173,6 +174,8 @@ class BatchRun:
                 delivering=self._delivering,
                 prices=self.prices,
                 spend=spend,
+                preflight=self.preflight,
+                seen=self.looked.seen.get(row.id),
             )
             job = await generate_row(row.id, life)
         except BudgetStop as stop:

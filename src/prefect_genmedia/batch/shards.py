@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -50,6 +50,9 @@ class Shard(BaseModel):
     number: int = Field(ge=1, description="Which part, from 1.")
     of: int = Field(ge=1, description="How many parts there are.")
     ledger: str = Field(description="Digest that tells the batch's ledger from others: all parts must use the same.")
+    unfit: frozenset[str] = Field(
+        frozenset(), description="Ids of its rows that the batch leaves out for what is in their inputs."
+    )
 
     @model_validator(mode="after")
     def _exists(self) -> Self:
@@ -62,9 +65,8 @@ class Shard(BaseModel):
         return f"shard {self.number} of {self.of}"
 
     def has(self, row_id: str) -> bool:
-        """Whether a row is in this part: by its id alone, so that a table may grow and each row stays where it is."""
-        digest = hashlib.sha256(row_id.encode()).digest()
-        return int.from_bytes(digest[:8], "big") % self.of == self.number - 1
+        """Whether a row is in this part, and to be done."""
+        return row_id not in self.unfit and _part_of(row_id, self.of) == self.number
 
     def part_of(self, table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
         """The table's rows that are in this part."""
@@ -85,9 +87,29 @@ class Shard(BaseModel):
             raise InvalidRequest.of("The shard", [problem])
 
 
-def shards_of(count: int, ledger: str) -> list[Shard]:
-    """Every part of a batch that is split into `count`; `ledger` is the digest of its ledger."""
-    return [Shard(number=number, of=count, ledger=ledger) for number in range(1, count + 1)]
+def shards_of(count: int, ledger: str, unfit: Set[str] = frozenset()) -> list[Shard]:
+    """Every part of a batch that is split.
+
+    Parameters:
+        count: how many parts there are.
+        ledger: the digest of the batch's ledger.
+        unfit: ids of rows that are left out for what is in their inputs.
+    """
+    return [
+        Shard(
+            number=number,
+            of=count,
+            ledger=ledger,
+            unfit=frozenset(row_id for row_id in unfit if _part_of(row_id, count) == number),
+        )
+        for number in range(1, count + 1)
+    ]
+
+
+def _part_of(row_id: str, count: int) -> int:
+    """In which part a row is: by its id alone, so that a table may grow and each row stays where it is."""
+    digest = hashlib.sha256(row_id.encode()).digest()
+    return int.from_bytes(digest[:8], "big") % count + 1
 
 
 def share_of(total: int, shard: Shard) -> int:

@@ -4,7 +4,22 @@ Knows requests only by what they say of their inputs, and nothing of Prefect.
 """
 
 from prefect_genmedia.inputs.discreet import DiscreetClient
+from prefect_genmedia.inputs.looking import Look, Seen, look_at, looks_wanted
+from prefect_genmedia.inputs.preflight import judged
 from prefect_genmedia.inputs.prepare import Prepared, identified, measured, prepared, prepared_url
 from prefect_genmedia.inputs.publish import Publication
 
-__all__ = ["DiscreetClient", "Prepared", "Publication", "identified", "measured", "prepared", "prepared_url"]
+__all__ = [
+    "DiscreetClient",
+    "Look",
+    "Prepared",
+    "Publication",
+    "Seen",
+    "identified",
+    "judged",
+    "look_at",
+    "looks_wanted",
+    "measured",
+    "prepared",
+    "prepared_url",
+]

@@ -15,17 +15,14 @@ from typing import Generic, TypeVar
 from anyio import to_thread
 
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
-from prefect_genmedia.inputs.preflight import Findings, Tell, check_pictures, check_recording
-from prefect_genmedia.inputs.publish import HOW_TO_PUBLISH, NotPublishable, Publication, media_type_of
+from prefect_genmedia.inputs.looking import Seen, looks_wanted, seen_in_all
+from prefect_genmedia.inputs.preflight import Tell, judged, travels_inline
+from prefect_genmedia.inputs.publish import NotPublishable, Publication, media_type_of
 from prefect_genmedia.inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
 from prefect_genmedia.jobs.media import media_seconds
 from prefect_genmedia.providers.inputs import RequestInput, SentInput, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
 from prefect_genmedia.transport import FetchRules
-
-MAX_INLINE_BYTES = 20 * 1024**2
-"""The largest file that travels inside of a request, in bytes: a slow line must send it, a third larger as base64, well
-within the time that a submission may take, or nobody can know whether it was paid."""
 
 PREPARED_SECONDS = 3600.0
 """How long what was prepared is taken as it is: its signed URLs must outlive the job's wait at the provider."""
@@ -56,6 +53,7 @@ async def prepared(
     publication: Publication,
     *,
     preflight: bool = True,
+    before: Mapping[str, Seen] | None = None,
     tell: Tell = _logger.warning,
 ) -> Prepared[Request]:
     """Look at a request's inputs and bring the user's own files to where the provider can take them.
@@ -68,6 +66,8 @@ async def prepared(
         rules: what a fetch of an http(s) input may do.
         publication: where own files are published.
         preflight: whether documented limits are checked.
+        before: what was seen of its inputs in an earlier look, by URL, of which everything was told then: nothing of it
+            is fetched again. The user's own files are read, to be sent, and looked at where their bytes have changed.
         tell: told what cannot be checked from here.
 
     A request that was prepared not long ago is taken as it is.
@@ -79,25 +79,19 @@ async def prepared(
     known = request.preparation()
     if known is not None and 0 <= time.time() - known[2] < PREPARED_SECONDS:
         return Prepared(request, *known[:2])
-    inputs, source = request.inputs(), request.duration_source()
-    if not inputs and source is None:
+    inputs = request.inputs()
+    if not inputs and request.duration_source() is None:
         return Prepared(request, {}, MediaExpectation())
+    wanted, seen = looks_wanted(request, preflight), dict(before or {})
+    unread = {url: want for url, want in wanted.items() if is_own(url) or url not in seen}
     with TemporaryDirectory(prefix="genmedia-") as folder:
-        limits = _limits(inputs, source.url if source else None, preflight)
+        limits = {url: want.max_bytes for url, want in unread.items()}
         readings = await read_all(limits, rules, Path(folder))
-        problems = _unusable(inputs, readings)
-        if preflight:
-            problems += await to_thread.run_sync(check_pictures, inputs, readings, tell)
-        findings = Findings()
-        if source is not None:
-            findings = await to_thread.run_sync(check_recording, source, readings.get(source.url), preflight, tell)
+        seen |= await to_thread.run_sync(seen_in_all, readings, unread, seen)
+        findings = judged(request, seen, publication, preflight, _logger.debug if before else tell)
         own = {each.url: each for each in inputs if is_own(each.url)}
-        inline = _travels_inline(inputs, readings)
-        problems += findings.problems
-        if own and not inline and not publication.url:
-            problems += [FieldProblem(each.field, _cannot_travel(inputs, each)) for each in own.values()]
-        _raise_for(request, problems, readings, own)
-        sent = await _sent(request, own, readings, publication, inline)
+        _raise_for(request, findings.problems, readings, own)
+        sent = await _sent(request, own, readings, publication, travels_inline(inputs, seen))
     found = MediaExpectation(seconds=findings.seconds)
     return Prepared(request.prepared(sent, found, time.time()), sent, found)
 
@@ -163,50 +157,6 @@ async def prepared_url(url: str, field: str, rules: FetchRules, publication: Pub
         except NotPublishable as error:
             problem = FieldProblem(field, str(error))
     raise InvalidRequest.of("The input", [problem])
-
-
-def _limits(inputs: Sequence[RequestInput], measured: str | None, preflight: bool) -> dict[str, int]:
-    """How many bytes to read of each input; what need not be looked at is not fetched."""
-    limits: dict[str, int] = {}
-    for each in inputs:
-        if is_own(each.url):
-            limits[each.url] = MAX_INPUT_BYTES
-        elif each.url == measured:
-            limits[each.url] = MAX_INPUT_BYTES + 1
-        elif each.picture is not None and preflight:
-            limits[each.url] = max(limits.get(each.url, 0), each.picture.max_bytes + 1)
-    return limits
-
-
-def _unusable(inputs: Sequence[RequestInput], readings: Mapping[str, Reading]) -> list[FieldProblem]:
-    problems = []
-    for each in inputs:
-        reading = readings.get(each.url)
-        if isinstance(reading, Unusable):
-            problems.append(FieldProblem(each.field, reading.problem))
-    return problems
-
-
-def _travels_inline(inputs: Sequence[RequestInput], readings: Mapping[str, Reading]) -> bool:
-    """Whether the user's own files travel inside of the request: all of them, or none.
-
-    Providers take the pictures of one request as URLs or as base64, not both (docs/providers/tokenops.md).
-    """
-    held = [readings.get(each.url) for each in inputs if is_own(each.url)]
-    fits = all(not isinstance(each, Held) or each.size <= MAX_INLINE_BYTES for each in held)
-    return bool(held) and fits and _may_be_inline(inputs)
-
-
-def _may_be_inline(inputs: Sequence[RequestInput]) -> bool:
-    return all(each.inline and (is_own(each.url) or each.url.startswith("data:")) for each in inputs)
-
-
-def _cannot_travel(inputs: Sequence[RequestInput], each: RequestInput) -> str:
-    if not each.inline:
-        return f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}"
-    if not _may_be_inline(inputs):
-        return f"cannot travel as base64 beside an http(s) URL: {HOW_TO_PUBLISH}"
-    return f"is larger than {MAX_INLINE_BYTES / 1024**2:.0f} MiB, too much for base64: {HOW_TO_PUBLISH}"
 
 
 def _raise_for(

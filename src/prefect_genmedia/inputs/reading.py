@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import anyio
 import fsspec
 from anyio import to_thread
+from fsspec.core import url_to_fs
 
 from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia.providers.inputs import absence, is_public, local_path
@@ -121,22 +123,59 @@ def _copied(url: str, limit: int, path: Path) -> Reading:
             for piece in _pieces(url):
                 size += len(piece)
                 if size > limit:
-                    return Unusable(f"is larger than {limit / 1024**2:.0f} MiB")
+                    return _too_large(limit)
                 file.write(piece)
                 digest.update(piece)
-    except FileNotFoundError:
-        return Unusable(absence(url) or "is not there")
-    except PermissionError:
-        return Unusable("may not be read by this process")
-    except (ImportError, IsADirectoryError, NotImplementedError, ValueError) as error:
-        return Unusable(f"cannot be read: {unsigned_text(str(error))}")
-    except Exception as error:  # each storage has errors of its own
-        told = excerpt(unsigned_text(str(error)), 300)
-        return ProviderError(
-            f"An input cannot be read from its storage: {type(error).__name__}: {told}.",
-            outcome="unsent",
-        )
+    except Exception as error:
+        return _trouble(url, error)
     return Held(path, size, digest.hexdigest()) if size else Unusable("is empty")
+
+
+def size_of(url: str, limit: int) -> int | Unusable | GenMediaError:
+    """The size of a user's own file in bytes, without reading it; nothing is raised. Blocks; run it in a thread.
+
+    Parameters:
+        url: where the user has it.
+        limit: a file that has more bytes is unusable.
+    """
+    try:
+        size = _size(url)
+    except Exception as error:
+        return _trouble(url, error)
+    if size > limit:
+        return _too_large(limit)
+    return size or Unusable("is empty")
+
+
+def _size(url: str) -> int:
+    local = local_path(url)
+    if local is not None:
+        with local.open("rb") as source:  # it is there, and may be read
+            return os.fstat(source.fileno()).st_size
+    fs, path = url_to_fs(url)
+    info = fs.info(path)
+    if info["type"] == "directory":
+        raise IsADirectoryError("it is a folder")
+    return int(info["size"])
+
+
+def _too_large(limit: int) -> Unusable:
+    return Unusable(f"is larger than {limit / 1024**2:.0f} MiB")
+
+
+def _trouble(url: str, error: Exception) -> Unusable | GenMediaError:
+    """Why a user's own file cannot be read: a problem of the user's, or a failure of its storage."""
+    if isinstance(error, FileNotFoundError):
+        return Unusable(absence(url) or "is not there")
+    if isinstance(error, PermissionError):
+        return Unusable("may not be read by this process")
+    if isinstance(error, (ImportError, IsADirectoryError, NotImplementedError, ValueError)):
+        return Unusable(f"cannot be read: {unsigned_text(str(error))}")
+    told = excerpt(unsigned_text(str(error)), 300)  # each storage has errors of its own
+    return ProviderError(
+        f"An input cannot be read from its storage: {type(error).__name__}: {told}.",
+        outcome="unsent",
+    )
 
 
 def _pieces(url: str) -> Iterator[bytes]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
-from prefect_genmedia.inputs import Prepared, Publication, prepared
+from prefect_genmedia.inputs import Prepared, Publication, Seen, prepared
 from prefect_genmedia.inputs.prepare import Request
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import Job
@@ -95,14 +97,18 @@ async def rejoined(
     return job
 
 
-async def ready(request: Request, client: ProviderClient, preflight: bool) -> Prepared[Request]:
+async def ready(
+    request: Request, client: ProviderClient, preflight: bool, seen: Mapping[str, Seen] | None = None
+) -> Prepared[Request]:
     """The request with its inputs where the provider can take them; never to be passed through Prefect as it is.
 
     Parameters:
         request: what is wanted.
         client: the client of the account that pays.
         preflight: whether documented limits are checked.
+        seen: what was seen in its inputs already, by URL; None where they were not looked at.
     """
     settings = current_settings()
     publication = Publication(settings.publish_url, settings.publish_seconds)
-    return await prepared(request, client.fetch_rules, publication, preflight=preflight, tell=get_run_logger().warning)
+    tell = get_run_logger().warning
+    return await prepared(request, client.fetch_rules, publication, preflight=preflight, before=seen, tell=tell)

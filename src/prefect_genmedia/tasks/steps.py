@@ -8,6 +8,7 @@ and asset tell it, and handling an event costs Prefect's server as much as a req
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -16,7 +17,7 @@ from prefect_genmedia import jobs
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.callbacks import callback_url
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
-from prefect_genmedia.inputs import DiscreetClient
+from prefect_genmedia.inputs import DiscreetClient, Seen
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, Spend, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
@@ -52,6 +53,7 @@ async def submit_step(
     output: str | None = None,
     ask_again: bool = True,
     preflight: bool = True,
+    seen: Mapping[str, Seen] | None = None,
     prices: PriceTable | None = None,
     spend: Spend | None = None,
 ) -> Job:
@@ -66,6 +68,7 @@ async def submit_step(
         output: where its file shall be; None takes the setting.
         ask_again: whether what failed earlier may be asked for anew.
         preflight: whether inputs are looked at before they are sent.
+        seen: what was seen in them already, by URL; None where they were not looked at.
         prices: what results probably cost; None takes the settings'.
         spend: reserves its money in the step in which it begins to be sent.
     """
@@ -80,7 +83,7 @@ async def submit_step(
         joined = await rejoined(ledger, client, request, idempotency_key, variant)
         if joined is not None:
             return joined
-        prepared = await ready(request, client, preflight)
+        prepared = await ready(request, client, preflight, seen)
         claim = Claim(
             scope=current_scope(idempotency_key),
             root_run_id=root_run_id(),

@@ -1,0 +1,129 @@
+"""Preflight of a table: what the rows would be made of is looked at, each input once, before anything is submitted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from prefect.logging import get_run_logger
+
+from prefect_genmedia.batch.held import Opened
+from prefect_genmedia.batch.rows import BadRow, Row
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.inputs import Publication, Seen, judged, look_at, looks_wanted
+from prefect_genmedia.inputs.looking import Wanted
+from prefect_genmedia.settings import current_settings
+from prefect_genmedia.transport import FetchRules
+
+LOOKS_AT_ONCE = 8
+"""Inputs that are looked at at once: recordings are decoded, and there may be a whole table of them."""
+
+GIVEN_UP_AFTER = 8
+"""A host or storage that did not answer so many times in a row is not asked for the rest of the table: each would take
+a timeout."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a look at the inputs of a batch's rows has found.
+
+    Parameters:
+        bad: the rows that cannot be right, with everything that is wrong with their inputs.
+        seen: what was seen of each row's inputs, by the row's id and the input's URL.
+        seconds: how long recordings play, by URL, in seconds; None where that cannot be told from here.
+    """
+
+    bad: list[BadRow] = field(default_factory=list)
+    seen: dict[str, Mapping[str, Seen]] = field(default_factory=dict)
+    seconds: dict[str, float | None] = field(default_factory=dict)
+
+
+async def look_over(rows: Sequence[Row], opened: Mapping[str, Opened]) -> Looked:
+    """Check what is documented about the inputs of rows that are to be submitted; nothing is sent to a provider.
+
+    What cannot be looked at from here is told in one line, and is no problem.
+
+    Parameters:
+        rows: the rows.
+        opened: Blocks and clients, by provider.
+    """
+    settings = current_settings()
+    publication = Publication(settings.publish_url, settings.publish_seconds)
+    by_row = {row.id: wanted for row in rows if (wanted := looks_wanted(row.request, preflight=True))}
+    of_rows = [row for row in rows if row.id in by_row]
+    if not of_rows:
+        return Looked()
+    looks = _Looks()
+    for row in of_rows:
+        looks.want(by_row[row.id], opened[row.request.provider].client.fetch_rules)
+    get_run_logger().info("Looking at %d inputs of %d rows, before anything is submitted", len(looks), len(of_rows))
+    await looks.all()
+    looked, unseen = Looked(), []
+    for row in of_rows:
+        seen = {url: looks.seen[url] for url in by_row[row.id]}
+        told: list[str] = []
+        findings = judged(row.request, seen, publication, True, told.append)
+        source = row.request.duration_source()
+        if source is not None:
+            looked.seconds[source.url] = findings.seconds
+        if findings.problems:
+            looked.bad.append(BadRow.of(row.id, row.position, findings.problems))
+            continue
+        looked.seen[row.id] = seen
+        told += [each.message for each in seen.values() if isinstance(each, GenMediaError)]
+        unseen += [f"row {row.id}: {told[0]}"] if told else []
+    if unseen:
+        get_run_logger().warning(
+            "%d of %d rows have inputs that cannot be looked at from here; they go on without that. The first is %s",
+            len(unseen),
+            len(of_rows),
+            unseen[0],
+        )
+    return looked
+
+
+class _Looks:
+    """Looks at inputs, each once for all the rows that name it, some at a time."""
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Seen] = {}
+        self._wanted: dict[str, Wanted] = {}
+        self._rules: dict[str, FetchRules] = {}
+        self._silent: Counter[str] = Counter()
+        self._trouble: dict[str, GenMediaError] = {}
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def want(self, wanted: Mapping[str, Wanted], rules: FetchRules) -> None:
+        """Note what one row wants to be looked at."""
+        for url, look in wanted.items():
+            self._wanted[url] = self._wanted[url] | look if url in self._wanted else look
+            self._rules.setdefault(url, rules)
+
+    async def all(self) -> None:
+        """Look at everything that is wanted."""
+        todo = iter(self._wanted.items())
+        await asyncio.gather(*(self._work(todo) for _ in range(LOOKS_AT_ONCE)))
+
+    async def _work(self, todo: Iterator[tuple[str, Wanted]]) -> None:
+        for url, wanted in todo:
+            place = _place_of(url)
+            if place and self._silent[place] >= GIVEN_UP_AFTER:
+                self.seen[url] = self._trouble[place]
+                continue
+            seen = await look_at(url, wanted, self._rules[url])
+            self.seen[url] = seen
+            if isinstance(seen, GenMediaError) and seen.http_status is None:
+                self._silent[place] += 1
+                self._trouble[place] = seen
+            else:
+                self._silent[place] = 0
+
+
+def _place_of(url: str) -> str:
+    """The host or storage that an input comes from; empty for this machine, and what a request holds itself."""
+    return "" if url.startswith("data:") else urlsplit(url).netloc
