@@ -25,7 +25,7 @@ from prefect_genmedia.tasks.attempts import attempts
 from prefect_genmedia.tasks.holding_limit import holding_limit
 from prefect_genmedia.tasks.parameters import refuse_base64
 from prefect_genmedia.tasks.support import label_of
-from prefect_genmedia.tasks.suspend import suspend_until_done
+from prefect_genmedia.tasks.suspend import check_can_suspend, suspend_until_done
 
 
 def _run_name() -> str:
@@ -86,6 +86,7 @@ async def jimeng_video(
         GenMediaError: see the errors' table in the documentation.
     """
     await refuse_base64()
+    await check_can_suspend(suspend_while_waiting=suspend_while_waiting)
     with inputs_may_be_gone():  # a rerun goes on with its paid job without them
         request = JimengVideo(
             model=model,

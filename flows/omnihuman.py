@@ -27,7 +27,7 @@ from prefect_genmedia.tasks.checks import job_of_gone_inputs
 from prefect_genmedia.tasks.holding_limit import holding_limit
 from prefect_genmedia.tasks.parameters import refuse_base64
 from prefect_genmedia.tasks.support import label_of
-from prefect_genmedia.tasks.suspend import suspend_until_done
+from prefect_genmedia.tasks.suspend import check_can_suspend, suspend_until_done
 
 
 def _run_name() -> str:
@@ -76,7 +76,8 @@ async def omnihuman_video(
         preflight: Check what the provider documents about the inputs before anything is sent; all problems at once.
         ask_timeout_seconds: How long to wait for a person, with subject ask.
         ask_fallback: Who speaks when nobody answers: the largest subject, or nobody, and the run fails.
-        suspend_while_asking: Free the worker's process while waiting for a person; for deployments only.
+        suspend_while_asking: Free the worker's process while waiting for a person; for deployments, with reconcile_jobs
+            on a schedule where ask_fallback is largest.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
 
@@ -85,6 +86,9 @@ async def omnihuman_video(
         GenMediaError: see the errors' table in the documentation.
     """
     await refuse_base64()
+    await check_can_suspend(
+        suspend_while_asking=suspend_while_asking and subject == "ask", suspend_while_waiting=suspend_while_waiting
+    )
     with inputs_may_be_gone():  # a rerun goes on with its paid job without them
         request = OmniHumanVideo(
             image_url=image_url,

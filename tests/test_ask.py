@@ -25,6 +25,8 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.providers.tokenops.gallery import draw_gallery
 from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator import tokenops as dialect
+from prefect_genmedia.simulator.media import draw_masks
 from prefect_genmedia.tasks import ask
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -105,6 +107,43 @@ async def test_nobody_answering_fails_the_run_before_anything_is_paid(
             credentials=credentials,
         )
     assert simulator.accepted == 0
+
+
+class AnHourLater:
+    """A clock on which more than a mask's life has passed by each look at it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def monotonic(self) -> float:
+        self.seconds += ask.MASK_LIFETIME_SECONDS
+        return self.seconds
+
+
+@pytest.mark.parametrize("hours", [0, 1])
+async def test_after_an_hour_masks_are_detected_again_and_matched_to_the_same_choice(
+    hours: int, simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hours:
+        monkeypatch.setattr(ask, "time", AnHourLater())
+    tag = str(uuid4())
+    with tags(tag):
+        running = asyncio.create_task(
+            omnihuman_video(simulator.portrait_url, simulator.speech_url, subject="ask", credentials=credentials)
+        )
+    run = await asking_run(tag)
+
+    def reversed_masks(*arguments: Any) -> list[bytes]:
+        return draw_masks(*arguments)[::-1]
+
+    # What is detected from now on comes in another order, so that only the place in the picture tells who is meant.
+    monkeypatch.setattr(dialect, "draw_masks", reversed_masks)
+    await aresume_flow_run(run.id, run_input={"subject": "1"})
+    await running
+    detected = [url for url, file in simulator.world.files.items() if file.media_type == "image/png"]
+    assert len(detected) == 2 + 2 * hours
+    (job,) = simulator.world.jobs.values()
+    assert job.body["mask_urls"] == [f"{simulator.url}/files/{detected[[1, 2][hours]]}"]
 
 
 def test_each_subjects_point_lies_inside_its_mask_even_where_its_middle_does_not() -> None:

@@ -123,7 +123,7 @@ async def test_a_later_callback_wakes_a_run_that_the_first_did_not(
 ) -> None:
     assert await sleeping.goes() is None
 
-    async def no_server(run_id: Any) -> None:
+    async def no_server(run_id: Any, **options: Any) -> None:
         raise RuntimeError("the server did not take it")
 
     with monkeypatch.context() as broken:

@@ -31,12 +31,18 @@ from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
 from prefect_genmedia.tasks.pictures import fetch_picture
 from prefect_genmedia.tasks.subjects import detect_subjects, reachable, select_subject
 from prefect_genmedia.tasks.support import RETRIES, RETRY_DELAYS, retry_if_safe
+from prefect_genmedia.tasks.suspend import check_can_suspend, resumed, sleeping_runs
 
 Fallback = Literal["largest", "fail"]
 
 PAUSE_KEY = "genmedia-subject"
+OR_LARGEST_KEY = "genmedia-subject-or-largest"
+"""In place of `PAUSE_KEY`, the name of a suspension that `answer_overdue` ends."""
 POINTS_KEY = "genmedia-subject-points"
 ANSWER_KEY = "genmedia-subject-answer"
+
+GRACE_SECONDS = 24 * 3600.0
+"""How long the server keeps a suspended question alive past its time, for `answer_overdue` to come."""
 
 ANSWER_AGAIN_SECONDS = 2.0
 """Between attempts to answer for the person where the server did not take the answer."""
@@ -63,10 +69,13 @@ async def ask_subject(
         timeout_seconds: how long to wait for the person.
         fallback: what happens then: the largest subject speaks, or the run fails.
         suspend: free the worker's process while waiting (deployments only); the run starts anew when it is answered.
+            It is `reconcile_jobs` then that lets the largest subject speak when nobody answered in time.
 
     Raises:
         NoSubject: nobody was detected, or nobody answered in time and the fallback is to fail. Nothing was paid.
+        InvalidRequest: the run shall suspend, and has no deployment.
     """
+    await check_can_suspend(suspend=suspend)
     if not detection.found or not detection.mask_urls:
         raise NoSubject("No person was detected in the picture that could be chosen.")
     asked_at = time.monotonic()
@@ -138,10 +147,11 @@ def _picture(gallery: Gallery) -> str:
 
 
 async def _answer(form: Any, timeout_seconds: float, fallback: Fallback, suspend: bool) -> int:
+    # Prefect fails a run whose pause times out, so where there is a fallback somebody answers before that.
     if suspend:
-        answered: Any = await asuspend_flow_run(wait_for_input=form, timeout=int(timeout_seconds), key=PAUSE_KEY)
+        key, grace = (OR_LARGEST_KEY, GRACE_SECONDS) if fallback == "largest" else (PAUSE_KEY, 0.0)
+        answered: Any = await asuspend_flow_run(wait_for_input=form, timeout=int(timeout_seconds + grace), key=key)
         return int(answered.subject)
-    # Prefect fails a run whose pause times out, so where there is a fallback the run answers itself before that.
     patience = timeout_seconds + (300.0 if fallback == "largest" else 0.0)
     try:
         async with _answering_itself(timeout_seconds if fallback == "largest" else None):
@@ -149,6 +159,21 @@ async def _answer(form: Any, timeout_seconds: float, fallback: Fallback, suspend
     except FlowPauseTimeout:
         raise NoSubject(f"Nobody chose a subject within {timeout_seconds:.0f} s.") from None
     return int(answered.subject)
+
+
+async def answer_overdue() -> list[str]:
+    """Let the largest subject speak in every run that sleeps over its question for longer than it was to wait.
+
+    Returns:
+        The names of the runs that were resumed.
+    """
+    answered = []
+    for run in await sleeping_runs(OR_LARGEST_KEY):
+        ends_at = run.state.state_details.pause_timeout if run.state is not None else None
+        overdue = ends_at is not None and time.time() >= ends_at.timestamp() - GRACE_SECONDS
+        if overdue and await resumed(run.id, {"subject": "0"}):
+            answered.append(run.name)
+    return answered
 
 
 @asynccontextmanager

@@ -20,6 +20,7 @@ from prefect_genmedia.lineage import tell_assets
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.targets import target_of
+from prefect_genmedia.tasks.ask import answer_overdue
 from prefect_genmedia.tasks.remote import lasting_place
 from prefect_genmedia.tasks.support import emit_job_event
 from prefect_genmedia.tasks.suspend import resume_run_of, standing_of, wake_sleepers
@@ -63,6 +64,8 @@ async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list
         await publish_reconcile_table(findings)
         for name in await wake_sleepers(ledger):
             logger.info("Run %s slept although its job has news, and was resumed", name)
+    for name in await answer_overdue():
+        logger.info("Nobody chose a subject for run %s in time: the largest one speaks", name)
     return findings
 
 

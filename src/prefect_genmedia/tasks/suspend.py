@@ -8,14 +8,17 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound, Pause
 from prefect.flow_runs import aresume_flow_run, asuspend_flow_run
 from prefect.logging import get_run_logger
 
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia.jobs.reconcile import Standing
 from prefect_genmedia.settings import current_settings
+from prefect_genmedia.tasks.support import explained
 
 Resumed = Literal["resumed", "not waiting"]
 
@@ -30,6 +33,26 @@ def pause_key(job: Job) -> str:
     return f"{_PAUSE}{job.key}"
 
 
+async def check_can_suspend(**asked: bool) -> None:
+    """Make sure that a run which shall suspend can; call it in a flow, before anything is sent.
+
+    Parameters:
+        **asked: the flow's parameters that suspend it, by name, and whether they do.
+
+    Raises:
+        InvalidRequest: the run has no deployment, or another run's process waits for it: nothing could start it again.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if run is not None and run.deployment_id is not None and run.parent_task_run_id is None:
+        return
+    problem = "for runs of deployments only, and not for subflows: nothing could start this run again"
+    problems = [FieldProblem(name, problem) for name, wanted in asked.items() if wanted]
+    if problems:
+        async with explained(0):
+            raise InvalidRequest.of("The run", problems)
+
+
 async def suspend_until_done(job: Job) -> None:
     """Suspend the flow run until its job is done; call it in a deployed flow, between submitting and waiting.
 
@@ -38,7 +61,7 @@ async def suspend_until_done(job: Job) -> None:
     and so does one whose job's callback has come.
 
     Raises:
-        RuntimeError: the run has no deployment, so nothing could start it again.
+        RuntimeError: the run has no deployment; `check_can_suspend` says so before the job is paid.
     """
     if await _has_news(job):
         return
@@ -96,14 +119,19 @@ async def wake_sleepers(ledger: Ledger) -> list[str]:
         The names of the runs that were resumed.
     """
     woken = []
-    for run in await _sleeping_runs():
+    for run in await sleeping_runs(_PAUSE):
         key = ((run.state and run.state.state_details.pause_key) or "").removeprefix(_PAUSE)
-        if _is_news(await ledger.get(key)) and await _resumed(run.id):
+        if _is_news(await ledger.get(key)) and await resumed(run.id):
             woken.append(run.name)
     return woken
 
 
-async def _sleeping_runs() -> list[FlowRun]:
+async def sleeping_runs(pause: str) -> list[FlowRun]:
+    """The runs that sleep for one reason.
+
+    Parameters:
+        pause: how the key of their suspension begins.
+    """
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
     found: list[FlowRun] = []
     async with get_client() as client:
@@ -112,19 +140,25 @@ async def _sleeping_runs() -> list[FlowRun]:
             found += page
             if len(page) < _PAGE:
                 break
-    return [run for run in found if run.state and (run.state.state_details.pause_key or "").startswith(_PAUSE)]
+    return [run for run in found if run.state and (run.state.state_details.pause_key or "").startswith(pause)]
 
 
 async def resume_run_of(job: Job) -> Resumed:
     """Resume the run that is suspended for a job, if one is."""
     if job.flow_run_id is None or await standing_of(job) != "suspended":
         return "not waiting"
-    return "resumed" if await _resumed(UUID(job.flow_run_id)) else "not waiting"
+    return "resumed" if await resumed(UUID(job.flow_run_id)) else "not waiting"
 
 
-async def _resumed(run_id: UUID) -> bool:
+async def resumed(run_id: UUID, answer: dict[str, str] | None = None) -> bool:
+    """Resume a run; False where somebody else was faster, or it is too late.
+
+    Parameters:
+        run_id: the run.
+        answer: what its form asks for, where it waits for that.
+    """
     try:
-        await aresume_flow_run(run_id)
-    except (NotPausedError, FlowPauseTimeout, RuntimeError):  # somebody else was faster, or it is too late
+        await aresume_flow_run(run_id, run_input=answer)
+    except (NotPausedError, FlowPauseTimeout, RuntimeError):
         return False
     return True
