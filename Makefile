@@ -39,16 +39,17 @@ test-lowest:
 kill-test: $(READY)
 	GENMEDIA_KILLS=1000 $(BIN)/pytest -s tests/test_sigkill.py
 
-# The package under its users' names for it, flows included: a type checker cannot see into an editable install.
+# The whole package under the names that users know, flows included: what reads files cannot see into an editable install.
 AS_INSTALLED := $(VENV)/as-installed
 check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	rm -rf $(AS_INSTALLED) && mkdir -p $(AS_INSTALLED)/prefect_genmedia
-	ln -s $(CURDIR)/src/prefect_genmedia/* $(CURDIR)/flows $(AS_INSTALLED)/prefect_genmedia
+	ln -s "$(CURDIR)"/src/prefect_genmedia/* "$(CURDIR)"/flows "$(CURDIR)"/deployments $(AS_INSTALLED)/prefect_genmedia
+	ln -s "$(CURDIR)"/blocks $(AS_INSTALLED)/prefect_genmedia/block_documents
 	MYPYPATH=$(AS_INSTALLED) $(BIN)/mypy --config-file= --strict --follow-imports=silent --cache-dir .mypy_cache/user tests/user_code.py
-	$(BIN)/lint-imports
+	PYTHONPATH=$(AS_INSTALLED) $(BIN)/lint-imports
 	$(BIN)/pytest --noconftest tests/test_docstrings.py
 
 # Every benchmark; BENCH=batch for one of them, JOBS=200 for a quick one, GATE=50 for fewer jobs in flight. Each writes its figures to bench-output/.
