@@ -260,12 +260,14 @@ def test_every_problem_is_listed() -> None:
         assert str(problem) in str(error)
 
 
-def test_one_problem_is_called_one() -> None:
-    assert "Order has 1 problem: seed: " in str(refusal(prompt="short"))
+def test_one_problem_is_not_counted() -> None:
+    assert str(refusal(prompt="short")).startswith("Order, seed: ")
 
 
-def test_a_problem_of_no_field_is_only_its_sentence() -> None:
-    assert "Order has 1 problem: does not fit." in str(InvalidRequest.of("Order", [FieldProblem("", "does not fit")]))
+@pytest.mark.parametrize("field", ["", "order"])
+def test_a_problem_of_no_field_or_of_the_subject_itself_is_only_its_sentence(field: str) -> None:
+    error = InvalidRequest.of("The order", [FieldProblem(field, "it does not fit")])
+    assert str(error).startswith("The order: it does not fit. Paid: ")
 
 
 def test_nothing_of_the_input_is_repeated() -> None:

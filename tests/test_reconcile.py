@@ -97,7 +97,7 @@ async def test_a_place_that_cannot_be_is_told_with_what_to_do_and_without_its_pa
 ) -> None:
     await submitted(ledger, "first", output=output)
     (finding,) = await World("", Exception(), "over").findings(ledger)
-    assert finding.action.startswith("InvalidRequest: The output has 1 problem")
+    assert finding.action.startswith("InvalidRequest: The output: ")
     assert finding.job.state is JobState.SUCCEEDED, "it is paid, and tried again by the next run"
     assert finding.next_step
     assert "hunter2" not in finding.action

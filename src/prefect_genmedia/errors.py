@@ -155,9 +155,13 @@ class InvalidRequest(GenMediaError):
             subject: a few words that name the request.
             problems: what is wrong with it.
         """
-        lines = "; ".join(str(problem) for problem in problems)
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        error = cls(f"{subject} has {count}: {lines}.")
+        if len(problems) != 1:
+            said = f"{subject} has {len(problems)} problems: {'; '.join(map(str, problems))}"
+        elif problems[0].field in ("", *subject.lower().split()):
+            said = f"{subject}: {problems[0].problem}"
+        else:
+            said = f"{subject}, {problems[0]}"
+        error = cls(f"{said}.")
         error.problems = tuple(problems)
         return error
 
