@@ -99,3 +99,28 @@ def test_help_offers_each_option_once_and_no_opposites(command: str, capsys: pyt
     told = capsys.readouterr().out
     for noise in ("--empty-", "--no-", "default: ()", "default: False"):
         assert noise not in told
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["simulator", "callbacks", "demo", "deploy", "jobs"]
+    + [f"jobs {name}" for name in ("list", "show", "adopt", "resubmit", "abandon", "export")],
+)
+def test_help_shows_an_example_that_can_be_typed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    app([*command.split(), "--help"], result_action="return_value")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    examples = [
+        words[1:] for words in lines if words[: 1 + len(command.split())] == f"prefect-genmedia {command}".split()
+    ]
+    assert examples
+    for words in examples:
+        app.parse_args(words, print_error=False, exit_on_error=False)
+
+
+def test_the_help_of_deploy_says_which_server_it_is_and_that_it_can_be_repeated(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    app(["deploy", "--help"], result_action="return_value")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "the server in PREFECT_API_URL" in told
+    assert "as often as you like" in told

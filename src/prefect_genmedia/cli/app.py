@@ -16,12 +16,33 @@ app = App(
     version=version("prefect-genmedia"),
 )
 
-app.command(
-    "prefect_genmedia.cli.jobs:app", name="jobs", help="Look into the job ledger, and settle what only a person can."
-)
-app.command(
-    "prefect_genmedia.cli.deploy:deploy", name="deploy", help="Apply Blocks, deployments and automations to a server."
-)
+JOBS = """Look into the job ledger, and settle what only a person can.
+
+For example:
+```
+prefect-genmedia jobs list --state unknown
+prefect-genmedia jobs show 3f2a
+```
+Next: `adopt`, `resubmit` or `abandon` what is unknown, then run its flow again.
+"""
+
+DEPLOY = """Apply Blocks, work pool, limits, deployments and automations to the server in PREFECT_API_URL.
+
+Run it as often as you like: it creates what is missing, updates what differs, and leaves alone what does not.
+Schedules and automations that were switched on or off in the UI stay so.
+
+For example:
+```
+export GENMEDIA_TOKENOPS_API_KEY=sk-your-key
+prefect-genmedia deploy --check
+prefect-genmedia deploy
+```
+Next: `prefect worker start --pool genmedia`. Schedules that pay are off: switch them on in the UI.
+"""
+
+# What the two say of themselves stands here: taking it from their modules would load them for each `--help`.
+app.command("prefect_genmedia.cli.jobs:app", name="jobs", help=JOBS)
+app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
 app.register_install_completion_command()
 
 
@@ -36,6 +57,12 @@ def simulator(
     key: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
 ) -> None:
     """Serve a double of the providers, to develop against without paying.
+
+    For example:
+    ```
+    prefect-genmedia simulator --run-seconds 1
+    ```
+    Next: save a credentials Block with the `base_url` and `api_key` that it prints.
 
     Parameters
     ----------
@@ -80,6 +107,12 @@ def callbacks(*, host: str = "127.0.0.1", port: int = 8788) -> None:
 
     Needs PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET, here and where the flows run, and a ledger that both reach.
 
+    For example:
+    ```
+    prefect-genmedia callbacks --host 0.0.0.0
+    ```
+    Next: set PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_URL to its public address where the flows run.
+
     Parameters
     ----------
     host
@@ -99,6 +132,12 @@ def demo(
     keep: Annotated[bool, Parameter(negative="", show_default=False)] = False,
 ) -> None:
     """Run the main job on a Prefect server of its own, against the simulator: a portrait speaks a recording.
+
+    For example:
+    ```
+    prefect-genmedia demo --keep
+    ```
+    Next: open the run's page, whose address it prints, in a browser.
 
     Parameters
     ----------

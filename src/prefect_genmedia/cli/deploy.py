@@ -49,10 +49,7 @@ def deploy(
     automations_file: Path | None = None,
     documents_file: Path | None = None,
 ) -> None:
-    """Apply Blocks, work pool, limits, deployments and automations to the server in PREFECT_API_URL.
-
-    Run it as often as you like: it creates what is missing, updates what differs, and leaves alone what does not.
-    Schedules and automations that were switched on or off in the UI stay so.
+    """Apply to the server; what `--help` says of it stands in `cli/app.py`.
 
     Parameters
     ----------

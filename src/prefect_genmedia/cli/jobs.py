@@ -24,7 +24,7 @@ from prefect_genmedia.jobs.ledger import Ledger, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.settings import current_settings
 
-app = App(name="jobs", help="Look into the job ledger, and settle what only a person can.")
+app = App(name="jobs")
 
 AsJson = Annotated[Switch, Parameter(name="--json")]
 Format = Annotated[Literal["csv", "jsonl"], Parameter(name="--format")]
@@ -52,6 +52,12 @@ def list_jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs: those that need you, then those at a provider by expiry, then the newest.
+
+    For example:
+    ```
+    prefect-genmedia jobs list --state unknown --state failed
+    ```
+    Next: `prefect-genmedia jobs show KEY` tells all about one of them.
 
     Parameters
     ----------
@@ -100,6 +106,12 @@ async def _listed(ledger: Ledger, states: frozenset[JobState], provider: str | N
 def show(job: str, /, *, as_json: AsJson = False) -> None:
     """Show all that is known about a job.
 
+    For example:
+    ```
+    prefect-genmedia jobs show 3f2a
+    ```
+    Next: what a person must do, if anything, stands at the end.
+
     Parameters
     ----------
     job
@@ -126,6 +138,12 @@ def show(job: str, /, *, as_json: AsJson = False) -> None:
 def adopt(job: str, provider_job_id: str, /) -> None:
     """Settle an unknown submission: it did arrive, and this is the provider's id of it.
 
+    For example:
+    ```
+    prefect-genmedia jobs adopt 3f2a 10762451179911711518
+    ```
+    Next: run the flow again, or let `reconcile_jobs` collect it.
+
     Parameters
     ----------
     job
@@ -141,6 +159,12 @@ def adopt(job: str, provider_job_id: str, /) -> None:
 def resubmit(job: str, /) -> None:
     """Settle an unknown submission: it never arrived, and the next run may send it again.
 
+    For example:
+    ```
+    prefect-genmedia jobs resubmit 3f2a
+    ```
+    Next: run the flow again: it sends the request as a new attempt.
+
     Parameters
     ----------
     job
@@ -154,6 +178,12 @@ def resubmit(job: str, /) -> None:
 def abandon(job: str, /) -> None:
     """Let an unknown submission be: nothing sends it again in its scope.
 
+    For example:
+    ```
+    prefect-genmedia jobs abandon 3f2a
+    ```
+    Next: for another result, use another idempotency key or variant.
+
     Parameters
     ----------
     job
@@ -165,6 +195,11 @@ def abandon(job: str, /) -> None:
 @app.command
 def export(*, output: Path | None = None, file_format: Format = "csv") -> None:
     """Write the whole ledger as a table, for accounting.
+
+    For example:
+    ```
+    prefect-genmedia jobs export --output ledger.csv
+    ```
 
     Parameters
     ----------
