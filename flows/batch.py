@@ -60,7 +60,7 @@ async def generate_batch(
         batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
         output: Folder or fsspec URL for the videos.
         results: Table of results to write (.csv, .jsonl, .parquet); beside the table by default.
-        max_in_flight: Jobs at the providers at once.
+        max_in_flight: Jobs of each account at its provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.
         canary: Number of rows that must be delivered before the others start.
         breaker: Stop after this many consecutive rows with the same credentials, quota, storage or unknown-submission

@@ -15,9 +15,10 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
 from prefect.filesystems import LocalFileSystem
 
-from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia.batch import BatchReport, known, lives, run
 from prefect_genmedia.batch.budget import Budget
+from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.inputs import identified
@@ -58,7 +59,8 @@ class Batch:
 
     async def run(self, table: Any, kind: str = "jimeng", **options: Any) -> BatchReport:
         places = {"output": str(self.folder / "out"), "results": str(self.folder / "results.csv")}
-        return await generate_batch(table, kind, self.credentials, **{"batch_id": "lakes", **places, **options})
+        named = {"batch_id": "lakes", "credentials": self.credentials, **places}
+        return await generate_batch(table, kind, **{**named, **options})
 
     async def until_accepted(self, count: int, running: asyncio.Task[BatchReport]) -> None:
         """Wait until so many jobs of a batch that is under way are at the provider."""
@@ -304,6 +306,57 @@ async def test_a_provider_that_asks_to_slow_down_gets_fewer_jobs_and_all_of_them
     batch.simulator.order("rate_limited", times=6, retry_after=0.05)
     report = await batch.run(lakes(6), max_in_flight=4)
     assert report.delivered == batch.simulator.accepted == 6
+
+
+@pytest.fixture
+async def accounts(simulator: RunningSimulator, credentials: TokenOpsCredentials) -> str:
+    """The name of the Blocks of two accounts."""
+    await credentials.save("accounts", overwrite=True)
+    jenius = JeniusCredentials(api_key=simulator.key, base_url=simulator.jenius_url)
+    await jenius.save("accounts", overwrite=True)
+    return "accounts"
+
+
+def posters(count: int, picture: str) -> list[dict[str, Any]]:
+    return [
+        {"id": f"card-{number}", "kind": "poster", "image_url": f"{picture}?{number}", "scene": "firework"}
+        for number in range(count)
+    ]
+
+
+async def test_rows_of_one_account_take_no_places_of_anothers(batch: Batch, accounts: str, ledger: Ledger) -> None:
+    batch.simulator.world.settings.run_seconds = 3600.0
+    table = [*posters(3, batch.simulator.portrait_url), *lakes(1)]
+    running = asyncio.create_task(batch.run(table, credentials=accounts, max_in_flight=1))
+    while {job.provider for job in await ledger.jobs([JobState.SUBMITTED])} != {"jenius", "tokenops"}:
+        assert not running.done()
+        await asyncio.sleep(0.02)
+    assert batch.simulator.accepted == 2
+    batch.simulator.world.settings.run_seconds = 0.1
+    assert (await running).delivered == 4
+
+
+async def test_a_provider_that_asks_to_slow_down_slows_down_its_own_rows_only(
+    batch: Batch, accounts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Slots] = []
+
+    class Noticed(Slots):
+        slowed = 0
+
+        def __init__(self, limit: int) -> None:
+            super().__init__(limit)
+            made.append(self)
+
+        def slower(self) -> None:
+            self.slowed += 1
+            super().slower()
+
+    monkeypatch.setattr(run, "Slots", Noticed)
+    batch.simulator.order("rate_limited", times=3, provider="tokenops", retry_after=0.05)
+    table = [*lakes(3), *posters(2, batch.simulator.portrait_url)]
+    assert (await batch.run(table, credentials=accounts, max_in_flight=4)).delivered == 5
+    assert sorted(getattr(slots, "slowed", 0) > 0 for slots in made) == [False, True]
 
 
 async def test_a_named_concurrency_limit_must_exist_and_is_held(batch: Batch) -> None:

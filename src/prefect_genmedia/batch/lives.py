@@ -131,6 +131,7 @@ class RowLife:
             return await self._deliver(self.known)
         async with self._limit():
             job = await self._submit()
+            self.place.slots.faster()
             self.accepted()
             job = await wait_step(job, self.credentials, self.timeout_seconds, RowListener())
         self.place.leave()  # a download takes nothing from the provider's jobs in flight

@@ -36,7 +36,7 @@ class Limits:
     """What a batch may do. Times in seconds.
 
     Parameters:
-        max_in_flight: jobs at the provider at once.
+        max_in_flight: jobs of each account at its provider at once.
         canary: how many rows must pass before the rest is begun.
         breaker: how many of the same breaking error in a row stop it; 0 for never.
         timeout_seconds: how long to wait for a result.
@@ -48,6 +48,24 @@ class Limits:
     breaker: int = 3
     timeout_seconds: float = 1800.0
     concurrency_limit: str | None = None
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What rows of one account wait for: nothing that another account's rows hold.
+
+    Parameters:
+        slots: its jobs in flight.
+        begun: its rows under way. Downloads that fall behind must not pile up.
+    """
+
+    slots: Slots
+    begun: asyncio.Semaphore
+
+    @classmethod
+    def of(cls, opened: Opened, limits: Limits) -> _Lane:
+        places = min(limits.max_in_flight, opened.block.max_in_flight or limits.max_in_flight)
+        return cls(Slots(places), asyncio.Semaphore(2 * limits.max_in_flight + 8))
 
 
 @dataclass(kw_only=True)
@@ -85,11 +103,8 @@ class BatchRun:
 
     def __post_init__(self) -> None:
         """Start with every place free."""
-        of_accounts = [opened.block.max_in_flight or self.limits.max_in_flight for opened in self.opened.values()]
-        self.slots = Slots(min(self.limits.max_in_flight, sum(of_accounts)))
+        self._lanes = {provider: _Lane.of(opened, self.limits) for provider, opened in self.opened.items()}
         self.breaker = Breaker(self.limits.breaker)
-        # Downloads that fall behind must not pile up: so many rows may be begun at once.
-        self._begun = asyncio.Semaphore(2 * self.limits.max_in_flight + 8)
         self._delivering = asyncio.Semaphore(DELIVERIES_AT_ONCE)
         self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
         self._lengths = dict(self.looked.seconds)
@@ -128,18 +143,14 @@ class BatchRun:
         return 0
 
     async def _all(self, rows: Sequence[Row]) -> None:
+        """Do rows, those of each account in their turn: an account that is slow holds up nobody else's."""
         under_way: set[asyncio.Task[None]] = set()
+        by_lane: dict[str, list[Row]] = {}
+        for row in rows:
+            by_lane.setdefault(row.request.provider, []).append(row)
+        for provider, its_rows in by_lane.items():
+            _keep(under_way, asyncio.create_task(self._begin(its_rows, self._lanes[provider], under_way)))
         try:
-            for row in rows:
-                await self._begun.acquire()
-                await self.slots.acquire()
-                if self.stop is not None:
-                    self.slots.release()
-                    self._begun.release()
-                    break
-                doing = asyncio.create_task(self._one(row, Place(self.slots)))
-                under_way.add(doing)
-                doing.add_done_callback(under_way.discard)
             await _all_of(under_way)
         except BaseException:
             for doing in under_way:
@@ -147,7 +158,19 @@ class BatchRun:
             await asyncio.gather(*under_way, return_exceptions=True)  # each says that its job lives on
             raise
 
-    async def _one(self, row: Row, place: Place) -> None:
+    async def _begin(self, rows: Sequence[Row], lane: _Lane, under_way: set[asyncio.Task[None]]) -> None:
+        """Begin rows of one account as places become free."""
+        for row in rows:
+            await lane.begun.acquire()
+            await lane.slots.acquire()
+            if self.stop is not None:
+                lane.slots.release()
+                lane.begun.release()
+                break
+            _keep(under_way, asyncio.create_task(self._one(row, lane)))
+
+    async def _one(self, row: Row, lane: _Lane) -> None:
+        place = Place(lane.slots)
         result = self.results.of(row.id)
         known = self.known.pop(row.id, None)
         opened = self.opened[row.request.provider]
@@ -169,7 +192,7 @@ class BatchRun:
                 timeout_seconds=self.limits.timeout_seconds,
                 place=place,
                 concurrency_limit=self.limits.concurrency_limit or opened.block.concurrency_limit,
-                accepted=self._accepted,
+                accepted=self.breaker.accepted,
                 stopped=lambda: self.stop is not None,
                 delivering=self._delivering,
                 prices=self.prices,
@@ -196,7 +219,7 @@ class BatchRun:
                 await self._give_back(row, attempt, job)
         finally:
             place.leave()
-            self._begun.release()
+            lane.begun.release()
 
     async def _is_whole(self, job: Job) -> bool:
         """Whether a delivered job's files are still what was verified: then there is nothing to do, and to show."""
@@ -208,10 +231,6 @@ class BatchRun:
                 if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
                     return False
         return True
-
-    def _accepted(self) -> None:
-        self.slots.faster()
-        self.breaker.accepted()
 
     async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
         job = await self.jobs.newest(row)
@@ -306,6 +325,11 @@ def next_attempt(known: Job | None) -> int | None:
     if known.state is JobState.RESERVED:
         return known.attempt
     return known.attempt + 1 if known.may_follow(SYSTEM_CLOCK.now()) else None
+
+
+def _keep(under_way: set[asyncio.Task[None]], doing: asyncio.Task[None]) -> None:
+    under_way.add(doing)
+    doing.add_done_callback(under_way.discard)
 
 
 async def _all_of(doing: set[asyncio.Task[None]]) -> None:
