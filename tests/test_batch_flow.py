@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -293,6 +295,27 @@ async def test_a_dry_run_sends_nothing_and_estimates_the_cost(batch: Batch) -> N
     assert report.states == {"verify": 1, "submit": 2}
     assert report.estimated_cost == pytest.approx(2 * 5 * 0.28)
     assert report.results is None
+
+
+async def test_a_dry_run_prints_its_plan_by_model_and_what_would_be_done(
+    batch: Batch, accounts: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await batch.run(lakes(1))
+    table = [*lakes(3), *posters(2, batch.simulator.portrait_url), {"id": "odd", "frames": 7}]
+    with caplog.at_level(logging.INFO):
+        await batch.run(table, credentials=accounts, skip_invalid=True, dry_run=True)
+    (told,) = [record.getMessage() for record in caplog.records if "Dry run" in record.getMessage()]
+    words, *lines = told.splitlines()
+    assert words.endswith("1 verify, 4 submit, 1 invalid; about 2.80 CNY (estimate)")
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines if "─" not in line]
+    assert cells == [
+        ["model", "what would be done", "rows", "estimated CNY"],
+        ["–", "leave out: it is invalid", "1", "0.00"],
+        ["jenius/poster", "submit", "2", "no price"],
+        ["tokenops/jimeng-video-3.0-720P", "submit", "2", "2.80"],
+        ["tokenops/jimeng-video-3.0-720P", "verify its file, which is paid", "1", "0.00"],
+        ["total", "6", "2.80"],
+    ]
 
 
 async def test_a_dry_run_measures_recordings_to_estimate(batch: Batch) -> None:

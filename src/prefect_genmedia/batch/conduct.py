@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.held import Opened, quiet_rows
 from prefect_genmedia.batch.keeper import Sharding, keeper_of
 from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Looked, look_over
 from prefect_genmedia.batch.results import INVALID, Results
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
@@ -27,7 +29,7 @@ from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_o
 from prefect_genmedia.blocks import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
 from prefect_genmedia.jobs.ledger import open_ledger
-from prefect_genmedia.jobs.model import TAKEN, JobState
+from prefect_genmedia.jobs.model import JobState
 from prefect_genmedia.jobs.naming import file_stem
 from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.jobs.storage import anywhere
@@ -242,39 +244,17 @@ async def _shown(name: str, results: Results, bar: Bar, shard: Shard | None) -> 
 
 
 async def _plan(run: BatchRun, bad: Sequence[BadRow]) -> BatchReport:
-    """What a run would do now; nothing is sent to a provider."""
-    lines: list[dict[str, object]] = []
-    states: dict[str, int] = {}
-    total = 0.0
-    for row in run.rows:
-        known = run.known.get(row.id)
-        if next_attempt(known) is not None:
-            plan, cost = "submit", await run.estimate(row.request)
-        elif known is not None and known.state in TAKEN:
-            plan, cost = ("verify" if known.state is JobState.DELIVERED else "join"), 0.0
-        else:
-            plan, cost = "needs a person" if known and known.state is JobState.UNKNOWN else "refused", 0.0
-        states[plan] = states.get(plan, 0) + 1
-        total += cost or 0.0
-        lines.append(
-            {
-                "row": row.id,
-                "kind": row.request.kind,
-                "model": row.request.model_name,
-                "plan": plan,
-                "estimated cost": None if cost is None else round(cost, 4),
-                "job": known.key if known else "",
-            }
-        )
-    for each in bad:
-        states[INVALID] = states.get(INVALID, 0) + 1
-        lines.append({"row": each.id, "plan": "left out", "problems": "; ".join(map(str, each.problems))})
-    counted = ", ".join(f"{number} {state}" for state, number in states.items())
-    words = f"{counted}; about {total:.2f} {CURRENCY} (estimate)"
-    get_run_logger().info("Dry run of batch %s: %s", run.batch_id, words)
-    await show.publish_plan(run.batch_id, lines, words)
+    """Show what a run would do now; nothing is sent to a provider."""
+    plan = await plan_of(run, bad)
+    words = plan_words(plan)
+    get_run_logger().info("Dry run of batch %s: %s\n%s", run.batch_id, words, plan_text(plan))
+    await show.publish_plan(run.batch_id, [row.line() for row in plan], words)
     return BatchReport(
-        batch_id=run.batch_id, rows=len(lines), states=states, estimated_cost=round(total, 6), dry_run=True
+        batch_id=run.batch_id,
+        rows=len(plan),
+        states=dict(Counter(row.what for row in plan)),
+        estimated_cost=round(sum(row.cost or 0.0 for row in plan), 6),
+        dry_run=True,
     )
 
 
