@@ -128,16 +128,12 @@ async def conduct(
         _check_prices(rows, prices, money)
         folder = anywhere(output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
         location = results or _beside(table, folder, name)
-        if isinstance(table, str) and anywhere(location) == anywhere(table):
-            raise InvalidRequest.of("The batch", [FieldProblem("results", "is the table itself")])
+        _check_location(location, table)
         places = (None, None) if shard else (location, await storage_of(location))
         ledger = await stack.enter_async_context(open_ledger(settings.ledger))
         if shard is not None:
             await shard.check_ledger(ledger)
-        opened = await _opened(stack, rows, credentials)
-        for limit in {limits.concurrency_limit or each.block.concurrency_limit for each in opened.values()}:
-            if limit:
-                await check_limit(limit)
+        opened = await _opened(stack, rows, credentials, limits)
         jobs = Known(name, rows, opened, ledger)
         known = await jobs.begin()
         to_submit = [row for row in rows if next_attempt(known.get(row.id)) is not None]
@@ -177,13 +173,16 @@ async def conduct(
 
 
 async def _opened(
-    stack: AsyncExitStack, rows: Sequence[Row], credentials: ProviderCredentials | str
+    stack: AsyncExitStack, rows: Sequence[Row], credentials: ProviderCredentials | str, limits: Limits
 ) -> dict[str, Opened]:
     """One lease of each client around the whole batch: the rows' own share it."""
     opened = {}
     for provider in sorted({row.request.provider for row in rows}):
         block = await load_credentials(provider, credentials)
         opened[provider] = Opened(block, await stack.enter_async_context(block.client()))
+    for limit in {limits.concurrency_limit or each.block.concurrency_limit for each in opened.values()}:
+        if limit:
+            await check_limit(limit)
     return opened
 
 
@@ -283,6 +282,11 @@ def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], money: Money
             FieldProblem(f"prices.{name}", "is needed for max_cost, and no price is known") for name in unpriced
         ]
         raise InvalidRequest.of("The batch", problems)
+
+
+def _check_location(location: str, table: str | Sequence[Mapping[str, Any]]) -> None:
+    if isinstance(table, str) and anywhere(location) == anywhere(table):
+        raise InvalidRequest.of("The batch", [FieldProblem("results", "is the table itself")])
 
 
 def _beside(table: str | Sequence[Mapping[str, Any]], folder: str, name: str) -> str:
