@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -24,6 +25,10 @@ from prefect_genmedia import TokenOpsCredentials, tasks
 from prefect_genmedia.jobs import Ledger, open_ledger
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.world import Settings
+
+# Where a shell has started this in the background it ignores Ctrl-C, and so would all that is started from here: what
+# stays up until Ctrl-C, and Prefect's workers, which end themselves by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 atexit.register(shutil.rmtree, os.environ["PREFECT_HOME"], ignore_errors=True)
 

@@ -20,6 +20,12 @@ import httpx
 
 from prefect_genmedia.cli.local_server import free_port
 
+PATIENCE = 240.0
+"""Seconds until something that takes seconds must have happened: a busy machine stands still at times."""
+
+HTTP = httpx.Client(timeout=PATIENCE / 2, limits=httpx.Limits(max_keepalive_connections=0))
+"""One for all questions, since each client reads the certificates anew; no connection outlives its server."""
+
 
 def postgres_tools() -> Path | None:
     """The folder of initdb and pg_ctl; Debian keeps them out of the path."""
@@ -42,7 +48,7 @@ def postgres() -> Iterator[str]:
     subprocess.run([tools / "initdb", "-D", data, "-U", "genmedia", "-A", "trust", "-E", "UTF8"], check=True, **quiet)
     port = free_port()  # only now: another process may take it while the database is made
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    control = [tools / "pg_ctl", "-D", data, "-w", "-t", "120"]
+    control = [tools / "pg_ctl", "-D", data, "-w", "-t", f"{PATIENCE:.0f}"]
     subprocess.run([*control, "-o", options, "-l", folder / "log", "start"], check=True, **quiet)
     try:
         yield f"postgresql://genmedia@127.0.0.1:{port}/postgres"
@@ -64,12 +70,11 @@ def redis() -> Iterator[str]:
             _until_listening(process, port)
             yield f"redis://127.0.0.1:{port}"
         finally:
-            process.terminate()
-            process.wait(120)
+            stop(process)
 
 
-def _until_listening(process: subprocess.Popen[bytes], port: int, seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
+def _until_listening(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -80,9 +85,10 @@ def _until_listening(process: subprocess.Popen[bytes], port: int, seconds: float
 
 def ask_api(api: str, method: str, path: str, body: Any = None) -> Any:
     """Call a Prefect server's API as patiently as Prefect's own client: on SQLite it is busy at times, and says 503."""
-    for _ in range(300):
-        answer = httpx.request(method, f"{api}{path}", json=body, timeout=120.0)
-        if answer.status_code != 503:
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        answer = HTTP.request(method, f"{api}{path}", json=body)
+        if answer.status_code != 503 or time.monotonic() > deadline:
             break
         time.sleep(0.5)
     answer.raise_for_status()
@@ -104,8 +110,18 @@ class Member:
         for pid in everyone:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        self.process.wait(120)
+        self.process.wait(PATIENCE)
         return everyone
+
+
+def stop(process: subprocess.Popen[Any]) -> None:
+    """Ask it to end, and see that it does; one that does not is killed."""
+    process.terminate()
+    try:
+        process.wait(PATIENCE / 2)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def descendants(pid: int) -> set[int]:
@@ -132,12 +148,12 @@ def member(name: str, command: list[str], env: Mapping[str, str], logs: Path) ->
         started.kill()  # nothing of it is needed any more
 
 
-def until(condition: Callable[[], object], what: Callable[[], str] | str, seconds: float = 120.0) -> None:
+def until(condition: Callable[[], object], what: Callable[[], str] | str) -> None:
     """Wait for something that other processes do; a server that is not there yet is asked again."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.TransportError):
             if condition():
                 return
         time.sleep(0.2)
-    raise AssertionError(f"not within {seconds} s: {what if isinstance(what, str) else what()}")
+    raise AssertionError(f"not within {PATIENCE:.0f} s: {what if isinstance(what, str) else what()}")

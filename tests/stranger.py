@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+PATIENCE = 1200.0
+"""Seconds that a command may take: it may install everything, on a slow machine."""
 TOOLS = ("bash", "cat", "env", "ls", "make", "mkdir", "rm", "sh", "touch", "uname")
 """All that is on the path beside Python: no git, no curl, no compiler."""
 FOR_THE_REGISTRY = ("PIP_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
@@ -85,7 +87,7 @@ class Stranger:
     def run(self, command: str, allowed: int = 0) -> str:
         """Type a command, wait for it, and return what it printed."""
         with self.terminal(command) as (process, log):
-            code = process.wait(600)
+            code = process.wait(PATIENCE)
             said = log.read_text("utf-8", errors="replace")
         assert code == allowed, f"$ {command}\n{said}"
         return said
@@ -117,17 +119,17 @@ def control_c(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         os.killpg(process.pid, signal.SIGINT)
     try:
-        process.wait(120)
+        process.wait(PATIENCE / 5)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
-def until_it_says(words: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 400.0) -> None:
+def until_it_says(words: str, process: subprocess.Popen[bytes], log: Path) -> None:
     """Wait for words in what a command prints."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while words not in (said := log.read_text("utf-8", errors="replace")):
         assert process.poll() is None, f"it ended:\n{said}"
-        assert time.monotonic() < deadline, f"not within {seconds} s: {words!r} in\n{said}"
+        assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {words!r} in\n{said}"
         time.sleep(0.1)

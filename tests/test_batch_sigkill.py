@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,19 @@ from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
 
 ROWS = 200
+AT_ONCE = 8
 SEED = int(os.environ.get("GENMEDIA_SEED", str(random.randrange(10**6))))
 NOT_HERE = {"stuck", "silent_video", "short_video", "small_video"}
 """A job that never ends ends no batch, and the tiny videos of this test are always as they should be."""
 FAULTS = [(name, stage) for stage in ("submit", "job", "poll", "content") for name in STAGES[stage]]
 """Every kind, for every sixth row or so. Failing jobs are more than one of each: those whose submission has no certain
 answer are never looked at."""
+MOST_KILLS = 6
 MOST_RUNS = 30
 
 
 @pytest.mark.server
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(1200)
 def test_a_batch_that_is_killed_until_it_is_done_pays_each_row_once(
     simulator: RunningSimulator, ledger_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,7 +61,7 @@ def test_a_batch_that_is_killed_until_it_is_done_pays_each_row_once(
         "batch_id": "killed",
         "output": str(tmp_path / "out"),
         "results": str(tmp_path / "results.jsonl"),
-        "max_in_flight": 16,
+        "max_in_flight": AT_ONCE,
         "breaker": 0,
         "max_jobs": ROWS,
     }
@@ -69,7 +72,7 @@ def test_a_batch_that_is_killed_until_it_is_done_pays_each_row_once(
             f"T(api_key={simulator.key!r}, base_url={simulator.tokenops_url!r}).save('killed')"
         )
         subprocess.run([sys.executable, "-c", create], env=dict(server.env), check=True)
-        kills, runs = until_done(parameters, dict(server.env), chance, tmp_path)
+        kills, runs = until_done(parameters, dict(server.env), chance, simulator, tmp_path)
     jobs = asyncio.run(all_jobs(ledger_url))
     states = dict(Counter(job.state.value for job in jobs))
     sys.stdout.write(f"{kills} kills in {runs} runs; jobs: {states}\n")
@@ -88,7 +91,9 @@ def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(World, "_rendered", tiny)
 
 
-def until_done(parameters: dict[str, Any], env: dict[str, str], chance: random.Random, folder: Path) -> tuple[int, int]:
+def until_done(
+    parameters: dict[str, Any], env: dict[str, str], chance: random.Random, simulator: RunningSimulator, folder: Path
+) -> tuple[int, int]:
     """Start the batch, kill it at a random moment, and again, until a run ends with nothing left to do."""
     kills = 0
     command = [sys.executable, str(Path(__file__).parent / "batch_zygote.py")]
@@ -109,10 +114,11 @@ def until_done(parameters: dict[str, Any], env: dict[str, str], chance: random.R
 
         for run in range(1, MOST_RUNS + 1):
             pid = ask(json.dumps(parameters))["pid"]
-            killer = threading.Timer(chance.uniform(1.0, 4.0 + kills), kill, [pid])
-            killer.start()  # the random moment is the test
-            code = ask(f"wait {pid}")["code"]
-            killer.cancel()
+            if kills < MOST_KILLS:
+                with killing(pid, simulator, chance.randrange(ROWS), chance.uniform(0.0, 0.3)):
+                    code = ask(f"wait {pid}")["code"]
+            else:
+                code = ask(f"wait {pid}")["code"]
             if code == -signal.SIGKILL:
                 kills += 1
                 time.sleep(0.5)  # what it was sending is stale from then on
@@ -130,9 +136,27 @@ def is_settled(row: dict[str, Any]) -> bool:
     return row["state"] in ("delivered", "unknown") or row["error_kind"] == "InputRefused"
 
 
-def kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+@contextlib.contextmanager
+def killing(pid: int, simulator: RunningSimulator, requests: int, seconds: float) -> Iterator[None]:
+    """Kill it so many seconds after so many requests, unless it has ended by then; how fast it is does not matter."""
+    ended = threading.Event()
+    enough = simulator.world.requests.total() + requests
+
+    def kill() -> None:
+        while simulator.world.requests.total() < enough:
+            if ended.wait(0.002):
+                return
+        if not ended.wait(seconds):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        killer.join()
 
 
 def check_payments(simulator: RunningSimulator, jobs: list[Job]) -> None:
@@ -159,7 +183,9 @@ def check_table(folder: Path, jobs: list[Job], simulator: RunningSimulator) -> N
             with Path(row["path"]).open("rb") as file:
                 assert sha256_of(file) == row["sha256"]
             assert simulator.world.jobs[row["provider_job_id"]].body["prompt"] == f"lake {row['id'][1:]}"
-    assert sum(row["state"] == "delivered" for row in table) >= ROWS * 0.75
+    # Nobody knows of what was being sent at a kill, and each fault may cost a row; all else is delivered.
+    delivered = sum(row["state"] == "delivered" for row in table)
+    assert delivered >= ROWS - MOST_KILLS * AT_ONCE - sum(3 if stage == "job" else 1 for _, stage in FAULTS)
     files = {path.name for path in (folder / "out").iterdir() if path.suffix == ".mp4"}
     assert files == {f"{row['id']}.mp4" for row in table if row["state"] == "delivered"}
 

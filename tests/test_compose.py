@@ -8,16 +8,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import prefect.settings
 import pytest
 import yaml
-from servers import postgres, postgres_tools, until
+from servers import HTTP, PATIENCE, ask_api, postgres, postgres_tools, redis, stop, until
 
 from prefect_genmedia.cli.local_server import free_port
 from prefect_genmedia.settings import GenMediaSettings
@@ -118,22 +117,8 @@ def test_docker_understands_the_compose_file(tmp_path: Path) -> None:
     subprocess.run(command, check=True)
 
 
-@contextmanager
-def redis() -> Iterator[int]:
-    port = free_port()
-    process = subprocess.Popen(
-        ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        yield port
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 @pytest.mark.server
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 @pytest.mark.skipif(
     postgres_tools() is None or not shutil.which("redis-server"), reason="no PostgreSQL or no Redis here"
 )
@@ -159,14 +144,14 @@ def test_the_parts_run_a_scheduled_flow_together_on_postgresql_and_redis(tmp_pat
             ],
             check=True,
         )
-        redis_port = stack.enter_context(redis())
+        messages = stack.enter_context(redis())
         port = free_port()
 
         def here(value: str) -> str:
             value = value.replace(
                 "genmedia:${POSTGRES_PASSWORD:?}@postgres:5432", f"genmedia@127.0.0.1:{database.port}"
             )
-            value = value.replace("redis://redis:6379", f"redis://127.0.0.1:{redis_port}")
+            value = value.replace("redis://redis:6379", messages)
             value = value.replace("http://server:4200", f"http://127.0.0.1:{port}").replace("/media-out", str(tmp_path))
             value = value.replace("${PREFECT_SERVER_ENCRYPTION_KEY:?}", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")
             value = value.replace("${GENMEDIA_CALLBACK_SECRET:?}", "a long random text")
@@ -178,36 +163,32 @@ def test_the_parts_run_a_scheduled_flow_together_on_postgresql_and_redis(tmp_pat
             program = {"prefect": "prefect", "prefect-genmedia": "prefect_genmedia.cli"}[command[0]]
             env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
             env |= {name: here(value) for name, value in SERVICES[service]["environment"].items()}
+            # The place of a run that the killed worker was about to start is free again after a minute, not after five.
+            env["PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION"] = "60"
             env["PREFECT_HOME"] = str(tmp_path / f"home-{service}-{free_port()}")
             log = stack.enter_context((tmp_path / f"{service}.log").open("ab"))
             return subprocess.Popen(
                 [sys.executable, "-m", program, *command[1:], *more], env=env, cwd=tmp_path, stdout=log, stderr=log
             )
 
-        def stopped_at_the_end(process: subprocess.Popen[bytes]) -> None:
-            stack.callback(process.wait, 60)
-            stack.callback(process.terminate)
-
-        assert start("migrate").wait(120) == 0
-        stopped_at_the_end(start("server", "--port", str(port)))
-        stopped_at_the_end(start("services"))
+        assert start("migrate").wait(PATIENCE) == 0
+        stack.callback(stop, start("server", "--port", str(port)))
+        stack.callback(stop, start("services"))
         api = f"http://127.0.0.1:{port}/api"
-        until(lambda: httpx.get(f"{api}/health").is_success, "the server answers", 90)
-        assert start("deploy", "--prefect-file", str(tmp_path / "prefect.yaml")).wait(60) == 0
+        until(lambda: HTTP.get(f"{api}/health").is_success, "the server answers")
+        assert start("deploy", "--prefect-file", str(tmp_path / "prefect.yaml")).wait(PATIENCE) == 0
         first, second = start("worker"), start("worker")
-        stopped_at_the_end(second)
-        completed = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-        until(lambda: len(httpx.post(f"{api}/flow_runs/filter", json=completed).json()) >= 1, "a run completed", 90)
+        stack.callback(stop, second)
+
+        def completed() -> int:
+            wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+            return int(ask_api(api, "POST", "/flow_runs/count", wanted))
+
+        until(completed, "a run completed")
         first.kill()
         first.wait()
-        already = len(httpx.post(f"{api}/flow_runs/filter", json=completed).json())
-        until(
-            lambda: len(httpx.post(f"{api}/flow_runs/filter", json=completed).json()) > already,
-            "another run completed",
-            60,
-        )
+        already = completed()
+        until(lambda: completed() > already, "another run completed")
         # Events of the runs came through Redis, and into the database.
         heartbeats = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}}}
-        until(
-            lambda: httpx.post(f"{api}/events/filter", json=heartbeats).json()["total"] > 0, "a heartbeat arrived", 30
-        )
+        until(lambda: ask_api(api, "POST", "/events/filter", heartbeats)["total"], "a heartbeat arrived")

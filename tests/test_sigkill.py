@@ -23,7 +23,7 @@ from threading import Lock
 from typing import Any
 
 import pytest
-from servers import ask_api
+from servers import PATIENCE, ask_api
 
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.jobs import Job, JobState, open_ledger
@@ -75,7 +75,7 @@ class Lab:
 
     def final_state(self, flow_run_id: str, pid: int) -> dict[str, Any]:
         """Wait until the process has ended, and give the run's state."""
-        deadline = time.monotonic() + 180  # a busy server on SQLite answers 503 for a while, and Prefect's client waits
+        deadline = time.monotonic() + PATIENCE  # a busy server on SQLite answers 503, and Prefect's client waits
         while time.monotonic() < deadline and alive(pid):
             time.sleep(0.02)
         assert not alive(pid), "the retried run does not end"
@@ -115,11 +115,11 @@ def lab(running_simulator: RunningSimulator, simulator: RunningSimulator, tmp_pa
             finally:
                 assert zygote.stdin
                 zygote.stdin.close()
-                zygote.wait(30)
+                zygote.wait(PATIENCE)
 
 
 @pytest.mark.server
-@pytest.mark.timeout(60 + KILLS * 20)
+@pytest.mark.timeout(1200 + KILLS * 20)
 def test_a_run_that_is_killed_at_any_moment_and_retried_is_paid_once(
     lab: Lab, ledger_url: str, record_property: Callable[[str, object], None]
 ) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import ask_api, until
+from servers import ask_api, stop, until
 
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.jobs import Job, JobState, open_ledger
 from prefect_genmedia.simulator import RunningSimulator
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
 SETUP = """
 import os, sys
@@ -57,9 +57,9 @@ class Team:
         found: list[dict[str, Any]] = self.call("POST", "/artifacts/filter", only_this_run)
         return found
 
-    def events(self, name: str) -> int:
-        wanted = {"filter": {"event": {"name": [name]}}}
-        return int(self.call("POST", "/events/filter", wanted)["total"])
+    def events(self, name: str, job: Job) -> int:
+        wanted = {"event": {"name": [name]}, "resource": {"id": [f"genmedia.job.{job.key}"]}}
+        return int(self.call("POST", "/events/filter", {"filter": wanted})["total"])
 
 
 @contextmanager
@@ -69,8 +69,7 @@ def process(command: list[str], server: LocalServer, log: Path) -> Iterator[subp
     try:
         yield started
     finally:
-        started.terminate()
-        started.wait(60)
+        stop(started)
 
 
 @pytest.fixture(scope="module")
@@ -108,23 +107,24 @@ def jobs_of(home: Path) -> list[Job]:
 def test_a_cancelled_run_says_so_and_its_job_is_collected_by_reconcile(
     team: Team, simulator: RunningSimulator, home: Path
 ) -> None:
-    simulator.world.settings.run_seconds = 12.0
+    simulator.world.settings.run_seconds = 3600.0
+    known = {job.key for job in jobs_of(home)}
     run = team.start("omnihuman-video/omnihuman", image_url=simulator.portrait_url, audio_url=simulator.speech_url)
-    until(lambda: [job for job in jobs_of(home) if job.state is JobState.SUBMITTED], "submitted")
+    until(lambda: [job.state for job in jobs_of(home) if job.key not in known] == [JobState.SUBMITTED], "submitted")
     until(lambda: simulator.world.requests["tokenops.poll"], "waited for")
     team.set_state(run, "CANCELLING")
-    until(lambda: team.state(run) == "CANCELLED", "cancelled", 90)
-    (job,) = jobs_of(home)
+    until(lambda: team.state(run) == "CANCELLED", "cancelled")
+    (job,) = (job for job in jobs_of(home) if job.key not in known)
     assert job.state is JobState.SUBMITTED
-    until(lambda: team.events("genmedia.job.detached") >= 1, "the event")
+    until(lambda: team.events("genmedia.job.detached", job) == 1, "the event")
     assert any("stopped, not lost" in str(card["data"]) for card in team.artifacts(run))
 
     simulator.world.settings.run_seconds = 0.1
     until(lambda: simulator.world.is_over(next(iter(simulator.world.jobs.values()))), "done at the provider")
     reconcile = team.start("reconcile-jobs/reconcile")
-    until(lambda: team.state(reconcile) in ("COMPLETED", "FAILED", "CRASHED"), "reconciled", 90)
+    until(lambda: team.state(reconcile) in ("COMPLETED", "FAILED", "CRASHED"), "reconciled")
     assert team.state(reconcile) == "COMPLETED"
-    (job,) = jobs_of(home)
+    (job,) = (job for job in jobs_of(home) if job.key not in known)
     assert job.state is JobState.DELIVERED
     assert job.delivery
     assert Path(job.delivery.uri).stat().st_size == job.delivery.bytes
@@ -145,13 +145,13 @@ def test_a_run_that_sleeps_while_its_job_is_made_is_woken_and_delivers(
     )
     until(lambda: team.state(run) == "PAUSED", "suspended")
     first = team.start("reconcile-jobs/reconcile")
-    until(lambda: team.state(first) == "COMPLETED", "reconciled while the job is being made", 90)
+    until(lambda: team.state(first) == "COMPLETED", "reconciled while the job is being made")
     assert team.state(run) == "PAUSED"
 
     simulator.world.settings.run_seconds = 0.0
     second = team.start("reconcile-jobs/reconcile")
-    until(lambda: team.state(second) == "COMPLETED", "reconciled when it was done", 90)
-    until(lambda: team.state(run) == "COMPLETED", "woken and delivered", 90)
+    until(lambda: team.state(second) == "COMPLETED", "reconciled when it was done")
+    until(lambda: team.state(run) == "COMPLETED", "woken and delivered")
     (job,) = [job for job in jobs_of(home) if job.key not in known]
     assert job.state is JobState.DELIVERED
     assert simulator.accepted == 1

@@ -91,15 +91,12 @@ def local_server(home: Path, settings: Mapping[str, str] | None = None) -> Itera
 
 def _until_healthy(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            break
-        try:
-            if httpx.get(url, timeout=2.0).is_success:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
+    with httpx.Client(timeout=2.0) as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(httpx.HTTPError):
+                if client.get(url).is_success:
+                    return
+            time.sleep(0.2)
     raise RuntimeError(f"The Prefect server did not come up:\n{log.read_text(errors='replace')[-2000:]}")
 
 
