@@ -17,14 +17,13 @@ demo: $(INSTALLED)
 deploy: $(INSTALLED)
 	$(BIN)/prefect-genmedia deploy $(ARGS)
 
-# Everything: first what shares two processes, then one by one what starts servers and workers and kills them.
+# Everything, in two processes; which files go together is said in tests/conftest.py.
 # ARGS="tests/test_errors.py -k pickle" runs a part.
 test: $(READY)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	$(BIN)/pytest -n 2 --dist loadfile -m "not server"
-	$(BIN)/pytest -m server
+	$(BIN)/pytest -n 2 --dist loadfile
 endif
 
 # The oldest Python and the oldest packages that pyproject.toml allows. ARGS as above, -m "not server" for nearly all.

@@ -7,8 +7,11 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -103,3 +106,34 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.getreports(outcome):
             for name, value in report.user_properties:
                 terminalreporter.write_line(f"{report.nodeid.split('::')[0]}: {name}: {value}")
+
+
+@cache
+def starts_servers(file: Path) -> bool:
+    return "mark.server" in file.read_text("utf-8")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first, so that no process is left with one of them at the end."""
+    sizes = Counter(item.path for item in items)
+    items.sort(key=lambda item: (not starts_servers(item.path), -sizes[item.path], item.path))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files that start servers, and kill them, go to one process: no two of them run at once.
+
+    But for `test_getting_started.py`, which mostly installs.
+    """
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Dealer(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            alone = starts_servers(config.rootpath / file) and not file.endswith("test_getting_started.py")
+            return "servers" if alone else file
+
+    config.option.loadscopereorder = False  # the order is made above
+    return Dealer(config, log)
