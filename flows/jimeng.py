@@ -20,12 +20,10 @@ from prefect_genmedia.providers.tokenops.catalog import (
     JimengModel,
 )
 from prefect_genmedia.providers.tokenops.jimeng import ContentElement
-from prefect_genmedia.tasks import download_result, submit, wait_for_job
-from prefect_genmedia.tasks.attempts import attempts
-from prefect_genmedia.tasks.holding_limit import holding_limit
+from prefect_genmedia.tasks.generate import generate
 from prefect_genmedia.tasks.parameters import refuse_base64
 from prefect_genmedia.tasks.support import label_of
-from prefect_genmedia.tasks.suspend import check_can_suspend, suspend_until_done
+from prefect_genmedia.tasks.suspend import check_can_suspend
 
 
 def _run_name() -> str:
@@ -103,22 +101,14 @@ async def jimeng_video(
             camera_strength=camera_strength,
         )
     label = label_of(image_urls[0]) if image_urls else prompt[:40]
-    for attempt in attempts(request, resubmit_on_output_refusal):
-        with attempt:
-            async with holding_limit(
-                attempt.request, credentials=credentials, idempotency_key=idempotency_key, variant=attempt.variant
-            ):
-                job = await submit(
-                    attempt.request,
-                    credentials=credentials,
-                    idempotency_key=idempotency_key,
-                    variant=attempt.variant,
-                    label=label,
-                    output=output,
-                    ask_again=attempt.is_last,
-                    preflight=preflight,
-                )
-                if suspend_while_waiting:
-                    await suspend_until_done(job)
-                job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout_seconds)
-    return await download_result(job, output, credentials=credentials)
+    return await generate(
+        request,
+        credentials=credentials,
+        label=label,
+        output=output,
+        timeout_seconds=timeout_seconds,
+        idempotency_key=idempotency_key,
+        resubmit_on_output_refusal=resubmit_on_output_refusal,
+        preflight=preflight,
+        suspend_while_waiting=suspend_while_waiting,
+    )

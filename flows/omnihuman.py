@@ -12,22 +12,13 @@ from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
-from prefect_genmedia.tasks import (
-    check_inputs,
-    detect_subjects,
-    download_result,
-    recognize_subject,
-    select_subject,
-    submit,
-    wait_for_job,
-)
+from prefect_genmedia.tasks import check_inputs, detect_subjects, recognize_subject, select_subject
 from prefect_genmedia.tasks.ask import ask_subject
-from prefect_genmedia.tasks.attempts import attempts
 from prefect_genmedia.tasks.checks import job_of_gone_inputs
-from prefect_genmedia.tasks.holding_limit import holding_limit
+from prefect_genmedia.tasks.generate import generate
 from prefect_genmedia.tasks.parameters import refuse_base64
 from prefect_genmedia.tasks.support import label_of
-from prefect_genmedia.tasks.suspend import check_can_suspend, suspend_until_done
+from prefect_genmedia.tasks.suspend import check_can_suspend
 
 
 def _run_name() -> str:
@@ -117,22 +108,14 @@ async def omnihuman_video(
         else:
             selection = await select_subject(detection, subject, credentials=credentials)
         request = request.with_subject(selection)
-    for attempt in attempts(request, resubmit_on_output_refusal):
-        with attempt:
-            async with holding_limit(
-                attempt.request, credentials=credentials, idempotency_key=idempotency_key, variant=attempt.variant
-            ):
-                job = await submit(
-                    attempt.request,
-                    credentials=credentials,
-                    idempotency_key=idempotency_key,
-                    variant=attempt.variant,
-                    label=label_of(image_url),
-                    output=output,
-                    preflight=preflight,
-                    ask_again=attempt.is_last,
-                )
-                if suspend_while_waiting:
-                    await suspend_until_done(job)
-                job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout_seconds)
-    return await download_result(job, output, credentials=credentials)
+    return await generate(
+        request,
+        credentials=credentials,
+        label=label_of(image_url),
+        output=output,
+        timeout_seconds=timeout_seconds,
+        idempotency_key=idempotency_key,
+        resubmit_on_output_refusal=resubmit_on_output_refusal,
+        preflight=preflight,
+        suspend_while_waiting=suspend_while_waiting,
+    )

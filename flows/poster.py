@@ -13,11 +13,10 @@ from prefect_genmedia.jobs import Delivery
 from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
-from prefect_genmedia.tasks import download_result, submit, wait_for_job
-from prefect_genmedia.tasks.holding_limit import holding_limit
+from prefect_genmedia.tasks.generate import generate
 from prefect_genmedia.tasks.parameters import refuse_base64
 from prefect_genmedia.tasks.support import label_of
-from prefect_genmedia.tasks.suspend import check_can_suspend, suspend_until_done
+from prefect_genmedia.tasks.suspend import check_can_suspend
 
 
 def _run_name() -> str:
@@ -68,16 +67,13 @@ async def live_poster(
     await check_can_suspend(suspend_while_waiting=suspend_while_waiting)
     with inputs_may_be_gone():  # a rerun goes on with its paid job without them
         request = LivePoster(image_url=image_url, scene=scene)
-    async with holding_limit(request, credentials=credentials, idempotency_key=idempotency_key):
-        job = await submit(
-            request,
-            credentials=credentials,
-            idempotency_key=idempotency_key,
-            label=label_of(image_url),
-            output=output,
-            preflight=preflight,
-        )
-        if suspend_while_waiting:
-            await suspend_until_done(job)
-        job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout_seconds)
-    return await download_result(job, output, credentials=credentials)
+    return await generate(
+        request,
+        credentials=credentials,
+        label=label_of(image_url),
+        output=output,
+        timeout_seconds=timeout_seconds,
+        idempotency_key=idempotency_key,
+        preflight=preflight,
+        suspend_while_waiting=suspend_while_waiting,
+    )

@@ -239,6 +239,7 @@ async def test_the_run_shows_a_card_with_the_poster_frame_and_the_estimated_cost
     assert "data:image/jpeg;base64," in card.data
     assert "1920×1080" in card.data
     assert f"{cost} CNY by the price table; an estimate" in card.data
+    assert "is completed at tokenops; verified and delivered: 7." in str(state.message)
 
 
 async def test_a_failed_run_shows_what_was_paid_and_what_to_do_next(
