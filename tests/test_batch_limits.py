@@ -14,7 +14,7 @@ from prefect_genmedia.batch.budget import Budget, BudgetState, budget_name, hold
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.jobs import Job, JobState, Ledger, open_ledger
 from prefect_genmedia.jobs.clock import Clock
-from prefect_genmedia.jobs.prices import Price, price_table
+from prefect_genmedia.providers.prices import Price, price_table
 
 
 def in_own_loop(url: str, who: int, wanted: int) -> int:

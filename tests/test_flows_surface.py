@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 
 import pytest
 from prefect import Flow
@@ -41,3 +43,10 @@ def test_a_task_takes_credentials_and_what_follows_them_by_name(name: str) -> No
     names = list(parameters)
     after = names[names.index("credentials") :] if "credentials" in names else []
     assert {parameters[each].kind for each in after} <= {inspect.Parameter.KEYWORD_ONLY}
+
+
+def test_importing_the_package_loads_neither_database_nor_decoder() -> None:
+    """They take three times as long to import as all the rest, and whoever loads a Block needs none of them."""
+    code = "import sys, prefect_genmedia; print(*{'sqlalchemy', 'av'} & set(sys.modules))"
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert told.split() == []

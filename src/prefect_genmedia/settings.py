@@ -11,7 +11,7 @@ from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from prefect_genmedia.jobs.prices import Price, price_table
+from prefect_genmedia.providers.prices import Price, price_table
 
 
 class GenMediaSettings(PrefectBaseSettings):

@@ -14,7 +14,7 @@ from prefect_genmedia.jobs import schema
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia.jobs.ledger import Ledger, Spend
 from prefect_genmedia.jobs.model import NEVER_PAID, Job, JobState
-from prefect_genmedia.jobs.prices import CURRENCY, MICROS, in_micros
+from prefect_genmedia.providers.prices import CURRENCY, MICROS, in_micros
 from prefect_genmedia.providers.registry import providers_with_free_failures
 
 BudgetPeriod = Literal["total", "day"]

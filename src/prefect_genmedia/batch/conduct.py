@@ -31,8 +31,8 @@ from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, I
 from prefect_genmedia.jobs.ledger import open_ledger
 from prefect_genmedia.jobs.model import JobState
 from prefect_genmedia.jobs.naming import file_stem
-from prefect_genmedia.jobs.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.jobs.storage import anywhere
+from prefect_genmedia.providers.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks.holding_limit import check_limit
 from prefect_genmedia.tasks.remote import place_of_files, refuse_passing

@@ -43,8 +43,8 @@ from prefect_genmedia.batch.shards import (
 )
 from prefect_genmedia.errors import BatchIncomplete
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia.jobs.prices import priced_as
 from prefect_genmedia.jobs.storage import anywhere
+from prefect_genmedia.providers.prices import priced_as
 
 LOOK_SECONDS = 2.0
 """How often the shards' runs are looked at, in seconds."""

@@ -19,7 +19,7 @@ from prefect_genmedia.inputs import Seen
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK
 from prefect_genmedia.jobs.ledger import Spend
 from prefect_genmedia.jobs.model import AT_PROVIDER, TAKEN, Job, JobState
-from prefect_genmedia.jobs.prices import PriceTable
+from prefect_genmedia.providers.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.tasks.holding_limit import place_in

@@ -15,7 +15,7 @@ from prefect_genmedia.batch.results import INVALID
 from prefect_genmedia.batch.rows import BadRow
 from prefect_genmedia.batch.run import BatchRun, next_attempt
 from prefect_genmedia.jobs.model import TAKEN, Job, JobState
-from prefect_genmedia.jobs.prices import CURRENCY, priced_as
+from prefect_genmedia.providers.prices import CURRENCY, priced_as
 
 _MEANINGS = {
     "submit": "submit",

@@ -13,8 +13,8 @@ from prefect_genmedia.batch.rows import BadRow
 from prefect_genmedia.batch.table import TableFile
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import Job, JobState
-from prefect_genmedia.jobs.prices import CURRENCY, Price
 from prefect_genmedia.jobs.storage import Storage
+from prefect_genmedia.providers.prices import CURRENCY, Price
 from prefect_genmedia.transport import unsigned_text
 
 NOT_SENT = "not_sent"

@@ -24,7 +24,7 @@ from prefect_genmedia.inputs import measured
 from prefect_genmedia.jobs.clock import SYSTEM_CLOCK
 from prefect_genmedia.jobs.ledger import Spend
 from prefect_genmedia.jobs.model import Job, JobState
-from prefect_genmedia.jobs.prices import Price, length_limit, priced_as
+from prefect_genmedia.providers.prices import Price, length_limit, priced_as
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.targets import target_of
 

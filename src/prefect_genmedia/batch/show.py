@@ -16,7 +16,7 @@ from prefect_genmedia import errors
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.jobs.model import JobState
-from prefect_genmedia.jobs.prices import CURRENCY
+from prefect_genmedia.providers.prices import CURRENCY
 from prefect_genmedia.tasks.terminal import Bar
 
 PROGRESS_SECONDS = 2.0

@@ -16,7 +16,7 @@ from prefect_genmedia.jobs.identity import identity_of
 from prefect_genmedia.jobs.ledger import Ledger, Spend
 from prefect_genmedia.jobs.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia.jobs.places import LONGEST_WAIT_SECONDS, Places
-from prefect_genmedia.jobs.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
+from prefect_genmedia.providers.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, MediaExpectation, ProviderClient
 from prefect_genmedia.providers.registry import provider_named
 from prefect_genmedia.transport.redact import unsigned_url

@@ -21,9 +21,9 @@ from prefect_genmedia.inputs import DiscreetClient, Seen
 from prefect_genmedia.jobs.deliver import deliver
 from prefect_genmedia.jobs.ledger import Ledger, Spend, open_ledger
 from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia.jobs.prices import PriceTable
 from prefect_genmedia.jobs.submit import Claim, submit_once
 from prefect_genmedia.lineage import tell_assets
+from prefect_genmedia.providers.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.targets import target_of
