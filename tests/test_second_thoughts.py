@@ -208,6 +208,7 @@ async def test_what_was_found_done_late_teaches_nothing_about_usual_durations(
     length = MediaExpectation(seconds=5.0)
     for number in range(3):
         job = await submitted(ledger, 10 * HOUR, label=str(number), expectation=length)
+        # A wait only polls, so the stand-in has nothing else: ignored here and below.
         await wait_for_job(ledger, Provider(DONE, clock=clock), job, 20 * HOUR, clock=clock)  # type: ignore[arg-type]
     assert await ledger.typical_seconds("tokenops", "m", 5.0) is None
     for number in range(3):
@@ -230,7 +231,7 @@ async def test_a_usual_duration_of_hours_is_not_slept_through(ledger: Ledger, cl
         beats.append(clock.now() - begun)
         return await note(noted, **changes)
 
-    ledger.note = heard  # type: ignore[method-assign]
+    ledger.note = heard  # type: ignore[method-assign] # the real one, overheard
     await wait_for_job(ledger, provider, job, 12 * HOUR, clock=clock)
     assert [round(look - begun, -1) for look in provider.looks] == [120, 240, 480, 960]
     gaps = [later - earlier for earlier, later in zip([0.0, *beats], beats, strict=False)]
