@@ -265,7 +265,7 @@ def batch(jobs: int, gate: int) -> dict[str, Any]:
 
 def lag(url: str) -> float:
     """How late news of a result is on average, as a share of the job's time."""
-    from prefect_genmedia.jobs import open_ledger
+    from prefect_genmedia._core import open_ledger
 
     async def read() -> float:
         async with open_ledger(url) as ledger:

@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from prefect_genmedia.jobs import Delivery, Job, JobState, Ledger, open_ledger
+from prefect_genmedia._core import Delivery, Job, JobState, Ledger, open_ledger
 
 JOBS = 300
 FILE = Delivery(

@@ -14,8 +14,8 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from prefect_genmedia.jobs import Job, JobState, Ledger, PollPolicy, open_ledger, wait_for_job
-from prefect_genmedia.jobs.clock import Clock
+from prefect_genmedia._core import Job, JobState, Ledger, PollPolicy, open_ledger, wait_for_job
+from prefect_genmedia._core.clock import Clock
 from prefect_genmedia.providers.protocol import Observation, Phase
 
 JOBS = 100

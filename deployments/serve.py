@@ -15,8 +15,8 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 
-from prefect_genmedia.deploying.deployments import load_flow
-from prefect_genmedia.deploying.files import DEPLOYMENTS, DeploymentSpec, PrefectFile, read_spec
+from prefect_genmedia.deploy.deployments import load_flow
+from prefect_genmedia.deploy.files import DEPLOYMENTS, DeploymentSpec, PrefectFile, read_spec
 
 RUNS_AT_ONCE = 8
 

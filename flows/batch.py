@@ -11,10 +11,10 @@ from pydantic import Field
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
 from prefect_genmedia.batch import BatchReport, Price, conduct
 from prefect_genmedia.batch.conduct import Money
-from prefect_genmedia.batch.keeper import Sharding
-from prefect_genmedia.batch.run import Limits
+from prefect_genmedia.batch.supervisor import Sharding
+from prefect_genmedia.batch.scheduler import Limits
 from prefect_genmedia.batch.shards import Shard
-from prefect_genmedia.tasks.parameters import refuse_base64
+from prefect_genmedia._prefect.parameters import refuse_base64
 
 
 def _run_name() -> str:

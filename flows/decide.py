@@ -6,7 +6,7 @@ from typing import Literal
 
 from prefect import flow
 
-from prefect_genmedia.jobs import JobState
+from prefect_genmedia._core import JobState
 from prefect_genmedia.tasks import settle_job
 
 

@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia.jobs import Delivery
+from prefect_genmedia._core import Delivery
 from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.providers.tokenops.catalog import (
@@ -20,10 +20,10 @@ from prefect_genmedia.providers.tokenops.catalog import (
     JimengModel,
 )
 from prefect_genmedia.providers.tokenops.jimeng import ContentElement
-from prefect_genmedia.tasks.generate import generate
-from prefect_genmedia.tasks.parameters import refuse_base64
-from prefect_genmedia.tasks.support import label_of
-from prefect_genmedia.tasks.suspend import check_can_suspend
+from prefect_genmedia._prefect.generate import generate
+from prefect_genmedia._prefect.parameters import refuse_base64
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
 def _run_name() -> str:

@@ -9,14 +9,14 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from prefect_genmedia import HiDreamCredentials
-from prefect_genmedia.jobs import Delivery
+from prefect_genmedia._core import Delivery
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.hidream.catalog import StyleName
 from prefect_genmedia.providers.inputs import inputs_may_be_gone
-from prefect_genmedia.tasks.generate import generate
-from prefect_genmedia.tasks.parameters import refuse_base64
-from prefect_genmedia.tasks.support import label_of
-from prefect_genmedia.tasks.suspend import check_can_suspend
+from prefect_genmedia._prefect.generate import generate
+from prefect_genmedia._prefect.parameters import refuse_base64
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
 def _run_name() -> str:

@@ -25,7 +25,7 @@ from prefect.testing.utilities import prefect_test_harness
 from servers import postgres, postgres_tools
 
 from prefect_genmedia import TokenOpsCredentials, tasks
-from prefect_genmedia.jobs import Ledger, open_ledger
+from prefect_genmedia._core import Ledger, open_ledger
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.world import Settings
 

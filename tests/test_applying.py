@@ -12,12 +12,12 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound, PrefectHTTPStatusError
 
 from prefect_genmedia import HiDreamCredentials, TokenOpsCredentials
-from prefect_genmedia.deploying import Options, Outcome
-from prefect_genmedia.deploying import apply as apply_all
-from prefect_genmedia.deploying.deployments import apply_deployment
-from prefect_genmedia.deploying.documents import apply_document
-from prefect_genmedia.deploying.files import DeploymentSpec, DocumentSpec
-from prefect_genmedia.deploying.infrastructure import apply_work_pool
+from prefect_genmedia.deploy import Options, Outcome
+from prefect_genmedia.deploy import apply as apply_all
+from prefect_genmedia.deploy.deployments import apply_deployment
+from prefect_genmedia.deploy.documents import apply_document
+from prefect_genmedia.deploy.files import DeploymentSpec, DocumentSpec
+from prefect_genmedia.deploy.infrastructure import apply_work_pool
 from prefect_genmedia.errors import InvalidRequest
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

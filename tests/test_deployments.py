@@ -16,8 +16,8 @@ import yaml
 from prefect.cli.deploy._models import DeploymentConfig, PrefectYamlModel, RawScheduleConfig
 from prefect.server.events.schemas.automations import AutomationCore
 
-from prefect_genmedia.deploying.documents import BLOCKS, read_secrets
-from prefect_genmedia.deploying.files import (
+from prefect_genmedia.deploy.documents import BLOCKS, read_secrets
+from prefect_genmedia.deploy.files import (
     BLOCK_DOCUMENTS,
     DEPLOYMENTS,
     AutomationsFile,
@@ -115,7 +115,7 @@ def test_no_schedule_that_pays_starts_switched_on() -> None:
 def test_schedules_pass_parameters_that_the_flow_takes() -> None:
     from prefect.utilities.callables import parameter_schema
 
-    from prefect_genmedia.deploying.deployments import load_flow
+    from prefect_genmedia.deploy.deployments import load_flow
 
     for deployment in DECLARED.deployments:
         flow = load_flow(deployment)

@@ -20,7 +20,7 @@ from documents import FENCE, PAGES, ROOT, Block, blocks_of, name_of, project
 from prefect import Flow
 
 from prefect_genmedia import errors
-from prefect_genmedia.blocks import CREDENTIALS
+from prefect_genmedia._prefect.credentials import CREDENTIALS
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers import registry

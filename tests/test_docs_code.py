@@ -23,7 +23,7 @@ from documents import PAGES, ROOT, Block, blocks_of, name_of, project
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
 from prefect_genmedia.cli.app import app
-from prefect_genmedia.deploying.files import PrefectFile
+from prefect_genmedia.deploy.files import PrefectFile
 from prefect_genmedia.providers import registry
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.simulator import RunningSimulator, run_simulator, world

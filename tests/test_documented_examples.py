@@ -12,7 +12,7 @@ from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia.jobs import Delivery
+from prefect_genmedia._core import Delivery
 from prefect_genmedia.simulator import RunningSimulator
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

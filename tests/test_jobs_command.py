@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from prefect_genmedia.cli.app import app
-from prefect_genmedia.jobs import Job, JobState, Ledger
+from prefect_genmedia._core import Job, JobState, Ledger
 
 HOUR = 3600.0
 

@@ -12,8 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from prefect_genmedia.jobs import Job, JobState, Ledger, open_ledger
-from prefect_genmedia.jobs.model import LEGAL_MOVES
+from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
+from prefect_genmedia._core.model import LEGAL_MOVES
 from prefect_genmedia.providers.protocol import MediaExpectation
 
 STATES = st.sampled_from(list(JobState))

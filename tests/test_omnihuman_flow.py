@@ -17,8 +17,8 @@ from prefect.filesystems import LocalFileSystem
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia.flows.omnihuman import omnihuman_video
-from prefect_genmedia.inputs.reading import read_all
-from prefect_genmedia.jobs import Delivery, Ledger
+from prefect_genmedia._inputs.reading import read_all
+from prefect_genmedia._core import Delivery, Ledger
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
@@ -95,7 +95,7 @@ async def test_all_bad_inputs_are_named_at_once_before_anything_is_sent(
 async def test_a_recording_of_a_minute_is_refused_before_it_is_paid(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_genmedia.inputs.looking.media_seconds", lambda path: 60.0)
+    monkeypatch.setattr("prefect_genmedia._inputs.inspect.media_seconds", lambda path: 60.0)
     with pytest.raises(errors.InvalidRequest, match="must be shorter than 60 s"):
         await run(simulator, credentials)
     assert simulator.accepted == 0
@@ -129,7 +129,7 @@ async def test_the_recording_is_read_once_although_it_is_checked_before_it_is_su
         read.extend(limits)
         return await read_all(limits, rules, folder)
 
-    monkeypatch.setattr("prefect_genmedia.inputs.prepare.read_all", counted)
+    monkeypatch.setattr("prefect_genmedia._inputs.prepare.read_all", counted)
     await run(simulator, credentials)
     await run(simulator, credentials, preflight=False)
     assert read == [simulator.speech_url] * 2

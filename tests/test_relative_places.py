@@ -20,7 +20,7 @@ from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.reconcile import reconcile_jobs
-from prefect_genmedia.jobs import Ledger
+from prefect_genmedia._core import Ledger
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.simulator import RunningSimulator
 

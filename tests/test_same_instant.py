@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia.jobs import Claim, open_ledger, submit_once
+from prefect_genmedia._core import Claim, open_ledger, submit_once
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 

@@ -23,9 +23,9 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.flows.reconcile import reconcile_jobs
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia.jobs import Delivery
+from prefect_genmedia._core import Delivery
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.tasks import ask
+from prefect_genmedia.providers.tokenops import ask
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -10,7 +10,7 @@ import pytest
 
 from prefect_genmedia.errors import ProviderError
 from prefect_genmedia.providers.tokenops import TokenOpsClient
-from prefect_genmedia.transport import ApiClient, Gates, Redactor
+from prefect_genmedia._transport import ApiClient, Gates, Redactor
 
 KEY = "sk-live-0123456789"
 BASE = "https://api.example.com/v1"
@@ -163,7 +163,7 @@ async def test_a_redirect_that_cannot_be_read_leaves_a_paid_post_uncertain() -> 
 
 
 async def test_a_paid_post_without_an_answer_in_time_is_uncertain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_genmedia.transport.api.SUBMIT_SECONDS", 0.0)
+    monkeypatch.setattr("prefect_genmedia._transport.api.SUBMIT_SECONDS", 0.0)
 
     async def never(request: httpx.Request) -> httpx.Response:
         await asyncio.Event().wait()

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from prefect_genmedia.transport import LoopShared
+from prefect_genmedia._transport import LoopShared
 
 
 class Resource:

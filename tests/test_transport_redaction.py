@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefect_genmedia.transport import MASK, Redactor, excerpt, unsigned_text, unsigned_url
+from prefect_genmedia._transport import MASK, Redactor, excerpt, unsigned_text, unsigned_url
 
 KEY_CHARACTERS = string.ascii_letters + string.digits + "-_.~+/=:"
 

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from prefect_genmedia.errors import GenerationFailed
-from prefect_genmedia.providers.answers import ErrorAnswer, paid_submission, read_json, unreadable
+from prefect_genmedia.providers.responses import ErrorAnswer, paid_submission, read_json, unreadable
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.inputs import PublicUrl
 from prefect_genmedia.providers.protocol import (
@@ -30,7 +30,7 @@ from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json
 from prefect_genmedia.simulator.faults import Fault
 from prefect_genmedia.simulator.media import Recipe, fetch_input
 from prefect_genmedia.simulator.world import SimulatedJob
-from prefect_genmedia.transport import ApiClient, FetchRules, Redactor
+from prefect_genmedia._transport import ApiClient, FetchRules, Redactor
 
 PREFIX = "/toy"
 

@@ -26,7 +26,7 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.flows.reconcile import reconcile_jobs
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia.jobs import Delivery, Job, JobState
+from prefect_genmedia._core import Delivery, Job, JobState
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.protocol import GenerationRequest

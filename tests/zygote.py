@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
 
 from prefect_genmedia.flows.omnihuman import omnihuman_video
-from prefect_genmedia.jobs import submit
+from prefect_genmedia._core import submit
 
 submit.STALE_SENDING_SECONDS = 0.5  # nobody waits minutes for a dead process here
 

@@ -7,7 +7,7 @@ Tasks are in `prefect_genmedia.tasks`, request models in `prefect_genmedia.provi
 
 from importlib.metadata import version
 
-from prefect_genmedia.blocks import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
+from prefect_genmedia._prefect.credentials import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
 
 __version__ = version("prefect-genmedia")
 

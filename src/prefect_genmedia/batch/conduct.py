@@ -14,30 +14,30 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia.batch import show
-from prefect_genmedia.batch.budget import Budget, BudgetPeriod, budget_name
+from prefect_genmedia._core.budgets import Budget, BudgetPeriod, budget_name
 from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.held import Opened, quiet_rows
-from prefect_genmedia.batch.keeper import Sharding, keeper_of
+from prefect_genmedia.batch.supervisor import Sharding, keeper_of
 from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Looked, look_over
 from prefect_genmedia.batch.results import INVALID, Results
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
-from prefect_genmedia.batch.run import BatchRun, Limits, next_attempt
+from prefect_genmedia.batch.scheduler import BatchRun, Limits, next_attempt
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
-from prefect_genmedia.blocks import ProviderCredentials, load_credentials
+from prefect_genmedia._prefect.credentials import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
-from prefect_genmedia.jobs.ledger import open_ledger
-from prefect_genmedia.jobs.model import JobState
-from prefect_genmedia.jobs.naming import file_stem
-from prefect_genmedia.jobs.storage import anywhere
+from prefect_genmedia._core.ledger import open_ledger
+from prefect_genmedia._core.model import JobState
+from prefect_genmedia._core.naming import file_stem
+from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia.providers.prices import CURRENCY, Price, price_table, priced_as
 from prefect_genmedia.settings import current_settings
-from prefect_genmedia.tasks.holding_limit import check_limit
-from prefect_genmedia.tasks.remote import place_of_files, refuse_passing
-from prefect_genmedia.tasks.support import explained, root_run_id
-from prefect_genmedia.tasks.terminal import Bar, terminal_bar
+from prefect_genmedia._prefect.concurrency import check_limit
+from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
+from prefect_genmedia._prefect.run import explained, root_run_id
+from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 
 LOOK_SECONDS = 0.5
 """How often it is seen whether progress and results are due, in seconds."""

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
-from prefect_genmedia.blocks import ProviderCredentials
+from prefect_genmedia._prefect.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import Account, ProviderClient
 
 QUIET_FROM = 100

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 from prefect_genmedia.batch.held import Opened
 from prefect_genmedia.batch.rows import Row
-from prefect_genmedia.inputs import identified
-from prefect_genmedia.jobs.identity import identity_of
-from prefect_genmedia.jobs.ledger import Ledger
-from prefect_genmedia.jobs.model import Job
+from prefect_genmedia._inputs import identified
+from prefect_genmedia._core.identity import identity_of
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import Job
 from prefect_genmedia.providers.inputs import is_public, local_path
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.tasks.support import current_scope
+from prefect_genmedia._prefect.run import current_scope
 
 _READ_AT_ONCE = 4
 

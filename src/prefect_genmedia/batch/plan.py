@@ -13,8 +13,8 @@ from rich.table import Table
 
 from prefect_genmedia.batch.results import INVALID
 from prefect_genmedia.batch.rows import BadRow
-from prefect_genmedia.batch.run import BatchRun, next_attempt
-from prefect_genmedia.jobs.model import TAKEN, Job, JobState
+from prefect_genmedia.batch.scheduler import BatchRun, next_attempt
+from prefect_genmedia._core.model import TAKEN, Job, JobState
 from prefect_genmedia.providers.prices import CURRENCY, priced_as
 
 _MEANINGS = {

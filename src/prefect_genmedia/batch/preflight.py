@@ -13,10 +13,10 @@ from prefect.logging import get_run_logger
 from prefect_genmedia.batch.held import Opened
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.inputs import Publication, Seen, judged, look_at, looks_wanted
-from prefect_genmedia.inputs.looking import Wanted
+from prefect_genmedia._inputs import Publication, Seen, judged, look_at, looks_wanted
+from prefect_genmedia._inputs.inspect import Wanted
 from prefect_genmedia.settings import current_settings
-from prefect_genmedia.transport import FetchRules
+from prefect_genmedia._transport import FetchRules
 
 LOOKS_AT_ONCE = 8
 """Inputs that are looked at at once: recordings are decoded, and there may be a whole table of them."""

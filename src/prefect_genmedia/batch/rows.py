@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.jobs.naming import file_stem
+from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.providers.registry import request_type
 from prefect_genmedia.providers.tokenops import OmniHumanVideo

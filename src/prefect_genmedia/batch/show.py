@@ -15,9 +15,9 @@ from prefect.artifacts import (
 from prefect_genmedia import errors
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.jobs.model import JobState
+from prefect_genmedia._core.model import JobState
 from prefect_genmedia.providers.prices import CURRENCY
-from prefect_genmedia.tasks.terminal import Bar
+from prefect_genmedia._prefect.terminal import Bar
 
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""

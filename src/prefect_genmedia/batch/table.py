@@ -14,9 +14,9 @@ import fsspec
 from anyio import to_thread
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.jobs.storage import Storage, target_at
-from prefect_genmedia.targets import SCHEME, BlockFolder, target_of
-from prefect_genmedia.transport import unsigned_text
+from prefect_genmedia._media.storage import Storage, target_at
+from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
+from prefect_genmedia._transport import unsigned_text
 
 TableFormat = Literal["csv", "jsonl", "parquet"]
 

@@ -83,7 +83,7 @@ def simulator(
 
     from prefect_genmedia.simulator import hidream, jenius
     from prefect_genmedia.simulator.server import serve
-    from prefect_genmedia.simulator.tokenops import PREFIX
+    from prefect_genmedia.providers.tokenops.simulator import PREFIX
     from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
 
     console = Console()

@@ -6,7 +6,7 @@ import uvicorn
 from rich.console import Console
 
 from prefect_genmedia.errors import InvalidRequest
-from prefect_genmedia.tasks.receiver import callback_receiver
+from prefect_genmedia.callbacks.receiver import callback_receiver
 
 
 def serve_callbacks(host: str, port: int, console: Console) -> int:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from prefect_genmedia.blocks import CREDENTIALS
+from prefect_genmedia._prefect.credentials import CREDENTIALS
 
 if TYPE_CHECKING:
     ProviderName = str

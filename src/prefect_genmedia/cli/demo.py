@@ -19,7 +19,7 @@ from rich.markup import escape
 
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.errors import ResultInvalid
-from prefect_genmedia.jobs.media import examine_video, media_seconds
+from prefect_genmedia._media.verify import examine_video, media_seconds
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.media import ASSETS
 from prefect_genmedia.simulator.world import Settings

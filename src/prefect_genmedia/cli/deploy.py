@@ -16,7 +16,7 @@ from rich.table import Table
 
 from prefect_genmedia.cli.choices import ProviderName, Switch
 from prefect_genmedia.cli.stop import stop
-from prefect_genmedia.deploying import Change, Options, Outcome, apply
+from prefect_genmedia.deploy import Change, Options, Outcome, apply
 from prefect_genmedia.errors import InvalidRequest
 
 _COLOURS = {

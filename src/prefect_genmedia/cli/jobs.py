@@ -19,9 +19,9 @@ from rich.table import Column, Table
 from prefect_genmedia.cli.choices import ProviderName, Switch
 from prefect_genmedia.cli.stop import stop
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.jobs.decide import Decision, decide
-from prefect_genmedia.jobs.ledger import Ledger, open_ledger
-from prefect_genmedia.jobs.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.decide import Decision, decide
+from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.settings import current_settings
 
 app = App(name="jobs")

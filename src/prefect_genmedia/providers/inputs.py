@@ -1,7 +1,7 @@
 """What several providers' requests share: field types, and the files that a request names.
 
 A user names a file where it is: an http(s) URL, a path of this machine, or a storage URL such as `s3://bucket/key`.
-The package `prefect_genmedia.inputs` turns the latter two into what a provider takes, just before they are sent.
+The package `prefect_genmedia._inputs` turns the latter two into what a provider takes, just before they are sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import fsspec
 from pydantic import AfterValidator, Field
 
-from prefect_genmedia.transport import unsigned_url
+from prefect_genmedia._transport import unsigned_url
 
 _SHOWN_NAME = 120
 """Characters of a missing file's name that an error repeats at most."""

@@ -23,7 +23,7 @@ from prefect_genmedia.providers.inputs import (
     inputs_may_be_gone,
     is_public,
 )
-from prefect_genmedia.transport import FetchRules
+from prefect_genmedia._transport import FetchRules
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class GenerationRequest(BaseModel):
             return sent.url
         if is_public(url):
             return url
-        problem = "is not a URL that the provider can fetch; prefect_genmedia.inputs.prepared makes one"
+        problem = "is not a URL that the provider can fetch; prefect_genmedia._inputs.prepared makes one"
         field = next((each.field for each in self.inputs() if each.url == url), "")
         raise InvalidRequest.of(f"{type(self).__name__} request", [FieldProblem(field, problem)])
 

@@ -14,10 +14,10 @@ from starlette.routing import BaseRoute, Route
 
 from prefect_genmedia.simulator.dialect import Dialect
 from prefect_genmedia.simulator.faults import STAGES, broken_file, fault_from
-from prefect_genmedia.simulator.hidream import HiDream
-from prefect_genmedia.simulator.jenius import Jenius
+from prefect_genmedia.providers.hidream.simulator import HiDream
+from prefect_genmedia.providers.jenius.simulator import Jenius
 from prefect_genmedia.simulator.media import ASSETS, CLIP, asset
-from prefect_genmedia.simulator.tokenops import TokenOps
+from prefect_genmedia.providers.tokenops.simulator import TokenOps
 from prefect_genmedia.simulator.world import World
 
 DIALECTS: tuple[type[Dialect], ...] = (TokenOps, Jenius, HiDream)

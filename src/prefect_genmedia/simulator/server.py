@@ -16,10 +16,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from prefect_genmedia.simulator.app import DIALECTS, build_app
 from prefect_genmedia.simulator.dialect import Dialect
 from prefect_genmedia.simulator.faults import Fault
-from prefect_genmedia.simulator.hidream import PREFIX as HIDREAM_PREFIX
-from prefect_genmedia.simulator.jenius import PREFIX as JENIUS_PREFIX
+from prefect_genmedia.providers.hidream.simulator import PREFIX as HIDREAM_PREFIX
+from prefect_genmedia.providers.jenius.simulator import PREFIX as JENIUS_PREFIX
 from prefect_genmedia.simulator.media import CLIP
-from prefect_genmedia.simulator.tokenops import PREFIX as TOKENOPS_PREFIX
+from prefect_genmedia.providers.tokenops.simulator import PREFIX as TOKENOPS_PREFIX
 from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
 
 

@@ -1,9 +1,9 @@
 """The Prefect tasks: one per provider call, each usable alone in anyone's flow."""
 
-from prefect_genmedia.tasks.checks import check_inputs
-from prefect_genmedia.tasks.jobs import download_result, submit, wait_for_job
-from prefect_genmedia.tasks.reconcile import reconcile_ledger, settle_job
-from prefect_genmedia.tasks.subjects import detect_subjects, recognize_subject, select_subject
+from prefect_genmedia._prefect.checks import check_inputs
+from prefect_genmedia._prefect.jobs import download_result, submit, wait_for_job
+from prefect_genmedia._prefect.reconcile import reconcile_ledger, settle_job
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
 
 __all__ = [
     "check_inputs",

@@ -1,6 +1,6 @@
 """HiDream: videos redrawn in another style."""
 
-from prefect_genmedia.providers.hidream.answers import callback_words
+from prefect_genmedia.providers.hidream.responses import callback_words
 from prefect_genmedia.providers.hidream.client import HiDreamClient
 from prefect_genmedia.providers.hidream.stylize import StylizedVideo
 from prefect_genmedia.providers.protocol import Provider

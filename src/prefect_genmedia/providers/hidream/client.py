@@ -10,13 +10,13 @@ from typing import Any
 import httpx
 
 from prefect_genmedia.errors import CredentialsError, GenMediaError, ProviderError, RateLimited
-from prefect_genmedia.providers.answers import paid_submission
-from prefect_genmedia.providers.hidream import answers, catalog
+from prefect_genmedia.providers.responses import paid_submission
+from prefect_genmedia.providers.hidream import catalog, responses
 from prefect_genmedia.providers.hidream.stylize import StylizedVideo
 from prefect_genmedia.providers.hidream.token import ApiKeyAuth, LearningRedactor, Token, TokenAuth, TokenKeeper
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
 from prefect_genmedia.providers.results import open_url
-from prefect_genmedia.transport import ApiClient, FetchRules, Gates
+from prefect_genmedia._transport import ApiClient, FetchRules, Gates
 
 _DIRECT_KEY = "sk-"
 """Keys that begin so are sent as the token itself, without an exchange (docs/providers/hidream.md)."""
@@ -89,7 +89,7 @@ class HiDreamClient:
         try:
             with paid_submission():
                 response = await self._api.post_paid(catalog.SUBMIT_PATH, request.body())
-                return answers.accepted(response, "POST …/video_edit/async", self._redactor)
+                return responses.accepted(response, "POST …/video_edit/async", self._redactor)
         except RateLimited as error:
             # Two submissions a minute are documented, a Retry-After header is not.
             raise error.after(self._pause if error.retry_after is None else error.retry_after) from None
@@ -104,7 +104,7 @@ class HiDreamClient:
         Raises:
             CredentialsError, JobExpired, RateLimited, ProviderError.
         """
-        return answers.observation(await self._sub_tasks(provider_job_id), self._redactor)
+        return responses.observation(await self._sub_tasks(provider_job_id), self._redactor)
 
     async def poll_many(self, provider_job_ids: Sequence[str]) -> dict[str, Observation]:
         """POST …/async/results/batch: look at many tasks at once.
@@ -123,9 +123,9 @@ class HiDreamClient:
             raise ProviderError(f"{what} answered without a list of results.")
         seen = {}
         for task in result:
-            sub_tasks = answers.sub_tasks_in(task)
+            sub_tasks = responses.sub_tasks_in(task)
             if sub_tasks is not None and task.get("task_id") in provider_job_ids:
-                seen[str(task["task_id"])] = answers.observation(sub_tasks, self._redactor)
+                seen[str(task["task_id"])] = responses.observation(sub_tasks, self._redactor)
         return seen
 
     @asynccontextmanager
@@ -140,7 +140,7 @@ class HiDreamClient:
             JobExpired: the file is gone.
             ProviderError: no file came; retryable.
         """
-        urls = answers.file_urls(await self._sub_tasks(provider_job_id))
+        urls = responses.file_urls(await self._sub_tasks(provider_job_id))
         if not 0 <= index < len(urls):
             raise ProviderError(f"The task has {len(urls)} finished files, and no number {index}.")
         async with self._api.download_turn(), open_url(urls[index], self.fetch_rules) as stream:
@@ -152,10 +152,10 @@ class HiDreamClient:
         if self._keys is not None:
             await self._keys.aclose()
 
-    async def _sub_tasks(self, task_id: str) -> list[answers.SubTask]:
+    async def _sub_tasks(self, task_id: str) -> list[responses.SubTask]:
         what = "GET …/async/results"
         result = await self._read(what, lambda: self._api.get(catalog.RESULTS_PATH, {"task_id": task_id}))
-        sub_tasks = answers.sub_tasks_in(result)
+        sub_tasks = responses.sub_tasks_in(result)
         if sub_tasks is None:
             raise ProviderError(f"{what} answered without sub_task_results.")
         return sub_tasks
@@ -164,18 +164,18 @@ class HiDreamClient:
         """Make a call that costs nothing; once more with another token where the first one is refused."""
         token = await self._tokens.fresh()
         try:
-            return answers.result_in(await call(), what, self._redactor)
+            return responses.result_in(await call(), what, self._redactor)
         except CredentialsError:
             if not self._tokens.renewable:
                 raise
         await self._tokens.replace(token)
-        return answers.result_in(await call(), what, self._redactor)
+        return responses.result_in(await call(), what, self._redactor)
 
     async def _exchange(self) -> Token:
         assert self._keys is not None  # only a client with a key exchanges it
         try:
             response = await self._keys.get(catalog.TOKEN_PATH)
-            token = answers.token_in(response, "The exchange of the API key", self._redactor, self._now())
+            token = responses.token_in(response, "The exchange of the API key", self._redactor, self._now())
         except GenMediaError as error:
             error.outcome = "unsent"  # of a submission that waits for this token, nothing has left yet
             raise

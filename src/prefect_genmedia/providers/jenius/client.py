@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 import httpx
 
-from prefect_genmedia.providers.answers import paid_submission, unreadable
+from prefect_genmedia.providers.responses import paid_submission, unreadable
 from prefect_genmedia.providers.bearer import BearerAuth
-from prefect_genmedia.providers.jenius import answers, catalog
+from prefect_genmedia.providers.jenius import catalog, responses
 from prefect_genmedia.providers.jenius.poster import LivePoster
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
 from prefect_genmedia.providers.results import open_url
-from prefect_genmedia.transport import ApiClient, FetchRules, Gates, Redactor
+from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
 
 
 class JeniusClient:
@@ -57,7 +57,7 @@ class JeniusClient:
         """
         with paid_submission():
             response = await self._api.post_paid(catalog.TASKS_PATH, request.body())
-            accepted = answers.accepted(answers.task_in(response, "POST /tasks", self._redactor))
+            accepted = responses.accepted(responses.task_in(response, "POST /tasks", self._redactor))
             if accepted is None:
                 raise unreadable(response, "POST /tasks", self._redactor, "no uuid in its task")
             return accepted
@@ -68,7 +68,7 @@ class JeniusClient:
         Raises:
             CredentialsError, JobExpired, RateLimited, ProviderError.
         """
-        return answers.observation(await self._task(provider_job_id), self._redactor)
+        return responses.observation(await self._task(provider_job_id), self._redactor)
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
@@ -80,10 +80,10 @@ class JeniusClient:
             ProviderError: no file came; retryable.
         """
         task = await self._task(provider_job_id)
-        failure = answers.observation(task, self._redactor).failure
+        failure = responses.observation(task, self._redactor).failure
         if failure is not None:
             raise failure
-        url = answers.result_url(task)
+        url = responses.result_url(task)
         async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
             yield stream
 
@@ -94,7 +94,7 @@ class JeniusClient:
     async def _task(self, uuid: str) -> dict[str, Any]:
         what = "GET /tasks/{uuid}"
         response = await self._api.get(f"{catalog.TASKS_PATH}/{quote(uuid, safe='')}")
-        task = answers.task_in(response, what, self._redactor)
+        task = responses.task_in(response, what, self._redactor)
         if "status" not in task:
             raise unreadable(response, what, self._redactor, "no status in its task")
         return task

@@ -10,16 +10,16 @@ from urllib.parse import quote
 import httpx
 
 from prefect_genmedia.errors import ProviderError
-from prefect_genmedia.providers.answers import paid_submission, unreadable
+from prefect_genmedia.providers.responses import paid_submission, unreadable
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
 from prefect_genmedia.providers.results import open_url, result_stream
-from prefect_genmedia.providers.tokenops import answers, catalog
+from prefect_genmedia.providers.tokenops import catalog, responses
 from prefect_genmedia.providers.tokenops.jimeng import JimengVideo
 from prefect_genmedia.providers.tokenops.omnihuman import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
-from prefect_genmedia.transport import ApiClient, FetchRules, Gates, Redactor
-from prefect_genmedia.transport.api import read_body
+from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
+from prefect_genmedia._transport.api import read_body
 
 
 class TokenOpsClient:
@@ -77,7 +77,7 @@ class TokenOpsClient:
         payload = self._read(response, "GET /videos/{id}")
         if "status" not in payload:
             raise ProviderError("GET /videos/{id} answered without a status.", http_status=response.status_code)
-        return answers.observation(payload, self._redactor)
+        return responses.observation(payload, self._redactor)
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
@@ -92,7 +92,7 @@ class TokenOpsClient:
             if not response.is_success or _is_json(response):
                 await read_body(response, "GET /videos/{id}/content", self._redactor)
                 payload = self._read(response, "GET /videos/{id}/content")
-                url = answers.result_url(payload)
+                url = responses.result_url(payload)
             else:
                 yield result_stream(response)
                 return
@@ -147,8 +147,8 @@ class TokenOpsClient:
         return payload
 
     def _read(self, response: httpx.Response, what: str) -> dict[str, Any]:
-        answers.raise_for_error(response, what, self._redactor)
-        return answers.read_json(response, what, self._redactor)
+        responses.raise_for_error(response, what, self._redactor)
+        return responses.read_json(response, what, self._redactor)
 
 
 def _video(provider_job_id: str) -> str:

@@ -13,7 +13,7 @@ from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.inputs import InputUrl, RequestInput, Seed, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
 from prefect_genmedia.providers.tokenops import catalog
-from prefect_genmedia.transport import unsigned_url
+from prefect_genmedia._transport import unsigned_url
 
 
 class _Url(BaseModel):

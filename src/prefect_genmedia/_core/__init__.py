@@ -1,0 +1,20 @@
+"""The job life: ledger, submit once, wait, deliver. Knows providers only by their protocol, and nothing of Prefect."""
+
+from prefect_genmedia._core.deliver import deliver
+from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.model import Delivery, Job, JobState
+from prefect_genmedia._core.submit import Claim, submit_once
+from prefect_genmedia._core.poll import PollPolicy, wait_for_job
+
+__all__ = [
+    "Claim",
+    "Delivery",
+    "Job",
+    "JobState",
+    "Ledger",
+    "PollPolicy",
+    "deliver",
+    "open_ledger",
+    "submit_once",
+    "wait_for_job",
+]

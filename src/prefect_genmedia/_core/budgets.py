@@ -1,0 +1,210 @@
+"""Budgets: reservations in the ledger, so that runs and machines that spend together never spend too much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from sqlalchemy import Connection, and_, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from prefect_genmedia.errors import BudgetStop
+from prefect_genmedia._core import schema
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.ledger import Ledger, Spend
+from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
+from prefect_genmedia.providers.prices import CURRENCY, MICROS, in_micros
+from prefect_genmedia.providers.registry import providers_with_free_failures
+
+BudgetPeriod = Literal["total", "day"]
+
+
+@dataclass(frozen=True)
+class BudgetState:
+    """How much of a budget is taken. Costs in CNY, estimated."""
+
+    name: str
+    jobs: int
+    cost: float
+    max_jobs: int | None
+    max_cost: float | None
+
+
+def budget_name(name: str, period: BudgetPeriod, account: str | None, clock: Clock = SYSTEM_CLOCK) -> str:
+    """The name under which a budget is counted.
+
+    Parameters:
+        name: what the user calls it.
+        period: `day` counts each UTC day for itself.
+        account: counts each account for itself; None for all together.
+        clock: the time.
+    """
+    parts = [name]
+    if period == "day":
+        parts.append(datetime.fromtimestamp(clock.now(), timezone.utc).strftime("%Y-%m-%d"))
+    if account is not None:
+        parts.append(account)
+    return " · ".join(parts)[:255]
+
+
+class Budget:
+    """One budget, as this process sees it.
+
+    Parameters:
+        ledger: where it is counted.
+        name: which one; see `budget_name`.
+        max_jobs: how many jobs it holds; None for any number.
+        max_cost: how much money, in CNY; None for any sum.
+        clock: the time.
+    """
+
+    def __init__(
+        self, ledger: Ledger, name: str, max_jobs: int | None, max_cost: float | None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
+        """Write nothing yet."""
+        self.name = name
+        self.max_jobs = max_jobs
+        self.max_cost = max_cost
+        self._ledger = ledger
+        self._clock = clock
+
+    async def open(self) -> BudgetState:
+        """Write the limits down; the last one to say them counts, what is reserved stays."""
+        now = self._clock.now()
+        limits: dict[str, Any] = {
+            "limit_jobs": self.max_jobs,
+            "limit_micros": None if self.max_cost is None else in_micros(self.max_cost),
+            "updated_at": now,
+        }
+        fresh = {"name": self.name, "reserved_jobs": 0, "reserved_micros": 0, "currency": CURRENCY, "created_at": now}
+
+        def write(connection: Connection) -> None:
+            statement = _insert(connection, schema.budgets).values(**fresh, **limits)
+            connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=limits))
+
+        await self._ledger.transact(write)
+        return await self.state()
+
+    async def reserve(self, holder: str, cost: float | None) -> None:
+        """Take a job and its cost out of the budget, unless this holder has done so already.
+
+        Parameters:
+            holder: the identity and attempt that the money is for, see `holder_of`.
+            cost: CNY, estimated; None counts as nothing.
+
+        Raises:
+            BudgetStop: the budget does not hold it.
+        """
+        await self._ledger.transact(lambda connection: self._reserve(connection, holder, cost))
+
+    def spender(self, cost: float | None) -> Spend:
+        """What reserves for a job in the very transaction in which it begins to be sent.
+
+        Whatever another run has given back until then is reserved anew, or the job is not sent.
+
+        Parameters:
+            cost: CNY, estimated; None takes what the ledger says of the job.
+        """
+
+        def spend(connection: Connection, job: Job) -> None:
+            known = job.estimated_cost if cost is None else cost
+            self._reserve(connection, holder_of(job.identity, job.attempt), known)
+
+        return spend
+
+    async def release(self, identity: str, attempt: int) -> bool:
+        """Give back what is reserved for an attempt, unless its job was sent and may be paid.
+
+        Parameters:
+            identity: whose reservation.
+            attempt: which attempt at it.
+
+        Returns:
+            Whether there was something to give back.
+        """
+        held, jobs, holder = schema.reservations, schema.jobs, holder_of(identity, attempt)
+        free = jobs.c.state.in_([state.value for state in NEVER_PAID])
+        failed_free = and_(
+            jobs.c.state == JobState.FAILED.value, jobs.c.provider.in_(sorted(providers_with_free_failures()))
+        )
+        paid = select(jobs.c.key).where(jobs.c.identity == identity, jobs.c.attempt == attempt, ~or_(free, failed_free))
+
+        def give(connection: Connection) -> bool:
+            self._lock(connection)
+            mine = delete(held).where(held.c.budget == self.name, held.c.holder == holder, ~paid.exists())
+            row = connection.execute(mine.returning(held.c.micros)).first()
+            if row is not None:
+                connection.execute(self._change(-1, -row[0]))
+            return row is not None
+
+        return await self._ledger.transact(give)
+
+    async def state(self) -> BudgetState:
+        """How much is taken now."""
+        return await self._ledger.transact(self._state)
+
+    def _state(self, connection: Connection) -> BudgetState:
+        budgets = schema.budgets
+        row = connection.execute(select(budgets).where(budgets.c.name == self.name)).one()
+        limit = row.limit_micros
+        return BudgetState(
+            name=self.name,
+            jobs=row.reserved_jobs,
+            cost=row.reserved_micros / MICROS,
+            max_jobs=row.limit_jobs,
+            max_cost=None if limit is None else limit / MICROS,
+        )
+
+    def _lock(self, connection: Connection) -> None:
+        """Write the budget's row first: whoever comes at the same time waits here, and only then looks at the rest."""
+        mine = update(schema.budgets).where(schema.budgets.c.name == self.name)
+        connection.execute(mine.values(updated_at=self._clock.now()))
+
+    def _reserve(self, connection: Connection, holder: str, cost: float | None) -> None:
+        budgets, held, micros = schema.budgets, schema.reservations, in_micros(cost or 0.0)
+        self._lock(connection)
+        mine = select(held.c.holder).where(held.c.budget == self.name, held.c.holder == holder)
+        if connection.execute(mine).first() is not None:
+            return
+        fits = self._change(1, micros).where(
+            or_(budgets.c.limit_jobs.is_(None), budgets.c.reserved_jobs + 1 <= budgets.c.limit_jobs),
+            or_(budgets.c.limit_micros.is_(None), budgets.c.reserved_micros + micros <= budgets.c.limit_micros),
+        )
+        if connection.execute(fits.returning(budgets.c.name)).first() is None:
+            raise _stop(self._state(connection), cost)
+        values = {"budget": self.name, "holder": holder, "micros": micros, "created_at": self._clock.now()}
+        connection.execute(held.insert().values(**values))
+
+    def _change(self, jobs: int, micros: int) -> Any:
+        budgets = schema.budgets
+        more = {
+            "reserved_jobs": budgets.c.reserved_jobs + jobs,
+            "reserved_micros": budgets.c.reserved_micros + micros,
+        }
+        return update(budgets).where(budgets.c.name == self.name).values(**more)
+
+
+def holder_of(identity: str, attempt: int) -> str:
+    """Who holds a reservation: an attempt at a wanted result, whichever process makes it.
+
+    Parameters:
+        identity: the wanted result.
+        attempt: which attempt at it.
+    """
+    return f"{identity}:{attempt}"
+
+
+def _stop(state: BudgetState, cost: float | None) -> BudgetStop:
+    limits = []
+    if state.max_jobs is not None:
+        limits.append(f"{state.jobs} of {state.max_jobs} jobs")
+    if state.max_cost is not None:
+        limits.append(f"an estimated {state.cost:.2f} of {state.max_cost:.2f} {CURRENCY}")
+    wanted = f" another estimated {cost:.2f} {CURRENCY}" if cost else " another job"
+    return BudgetStop(f"The budget {state.name!r} has {' and '.join(limits)} reserved and does not hold{wanted}.")
+
+
+def _insert(connection: Connection, table: Any) -> Any:
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table)

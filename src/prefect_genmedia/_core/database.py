@@ -1,0 +1,204 @@
+"""The ledger's connections: a pool on PostgreSQL; on SQLite one thread, which writes down together what comes together.
+
+SQLite has one writer at a time, and each commit waits for the disk. So what many jobs of one process want to write at
+the same moment goes into one transaction: nobody is told that it is written before that one is on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, make_url
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from prefect_genmedia._core import schema
+
+BUSY_SECONDS = 30.0
+"""How long a write waits for another process's, in seconds."""
+
+T = TypeVar("T")
+
+
+class Database(Protocol):
+    """Where statements go; bound to one event loop."""
+
+    dialect: str
+    """`sqlite` or `postgresql`."""
+
+    async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """Execute one statement that commits by itself, and give its rows.
+
+        Parameters:
+            statement: an SQLAlchemy statement.
+            values: its bound values, by name.
+        """
+        ...
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Do some statements in one transaction: all of them, or none where `work` raises."""
+        ...
+
+    async def close(self) -> None:
+        """Close every connection."""
+        ...
+
+
+async def open_database(url: str) -> Database:
+    """Connect to the database at `url` and bring it to the present schema."""
+    target = make_url(url)
+    if target.get_backend_name() == "sqlite":
+        database: Database = SqliteThread(target.set(drivername="sqlite"))
+    else:
+        driver = "postgresql+asyncpg" if target.drivername in ("postgresql", "postgres") else target.drivername
+        database = Pool(target.set(drivername=driver))
+    try:
+        if not await database.transact(schema.is_current):
+            await database.transact(schema.migrate)
+    except BaseException:
+        await database.close()
+        raise
+    return database
+
+
+class Pool:
+    """A pool of connections, for a server that has many writers itself."""
+
+    def __init__(self, url: URL) -> None:
+        """Connect to nothing yet."""
+        self._engine = _pool(url)
+        self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
+        self.dialect = self._engine.dialect.name
+
+    async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """Execute one statement that commits by itself."""
+        async with self._single.connect() as connection:
+            return (await connection.execute(statement, values)).fetchall()
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Do some statements in one transaction."""
+        async with self._engine.begin() as connection:
+            return await connection.run_sync(work)
+
+    async def close(self) -> None:
+        """Close the pool."""
+        await self._engine.dispose()
+
+
+_Entry = tuple[Callable[[Connection], Any], bool, "asyncio.Future[Any]"]
+
+
+class SqliteThread:
+    """One connection in one thread; see the module."""
+
+    dialect = "sqlite"
+
+    def __init__(self, url: URL) -> None:
+        """Connect to nothing yet."""
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        self._engine = _sqlite_engine(url)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        self._connection: Connection | None = None
+        self._waiting: list[_Entry] = []
+        self._draining: asyncio.Task[None] | None = None
+
+    async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
+        """Execute one statement; what others bring meanwhile is committed with it."""
+
+        def work(connection: Connection) -> Sequence[Row[Any]]:
+            return connection.execute(statement, values).fetchall()
+
+        return await self._do(work, not isinstance(statement, Select))
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Do some statements in one transaction."""
+        return await self._do(work, writes=True)
+
+    async def close(self) -> None:
+        """Write what is left, and close."""
+        if self._draining is not None:
+            await self._draining
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=False)
+
+    async def _do(self, work: Callable[[Connection], T], writes: bool) -> T:
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._waiting.append((work, writes, done))
+        if self._draining is None or self._draining.done():
+            self._draining = asyncio.create_task(self._drain())
+        return await done
+
+    async def _drain(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            outcomes = await loop.run_in_executor(self._thread, self._together, group)
+            for (_, _, done), (value, error) in zip(group, outcomes, strict=True):
+                if done.done():
+                    continue  # whoever asked was cancelled; it is written all the same
+                if error is not None:
+                    done.set_exception(error)
+                else:
+                    done.set_result(value)
+
+    def _together(self, group: list[_Entry]) -> list[tuple[Any, BaseException | None]]:
+        try:
+            return [(value, None) for value in self._attempt(group)]
+        except Exception as error:
+            if len(group) == 1:
+                return [(None, error)]
+        return [self._together([entry])[0] for entry in group]  # one of them is at fault: let the others pass
+
+    def _attempt(self, group: list[_Entry]) -> list[Any]:
+        if self._connection is None:
+            self._connection = self._engine.connect()
+        connection = self._connection
+        writes = any(writes for _, writes, _ in group)
+        if writes:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            values = [work(connection) for work, _, _ in group]
+            if writes:
+                connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            if writes and connection.connection.in_transaction:
+                connection.exec_driver_sql("ROLLBACK")
+            raise
+        finally:
+            connection.commit()  # ends what SQLAlchemy takes for a transaction; the database has none
+        return values
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._engine.dispose()
+
+
+def _pool(url: URL) -> AsyncEngine:
+    return create_async_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True)
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(
+        url,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _: object) -> None:
+        connection.isolation_level = None  # the driver opens no transactions of its own
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        # FULL, not NORMAL: "sending" must outlive a power cut, or the same submission would be paid again.
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.close()
+
+    return engine

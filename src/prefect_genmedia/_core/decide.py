@@ -1,0 +1,93 @@
+"""What a person decides about a submission that nobody else can settle."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import datetime, timezone
+from typing import Literal
+
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState
+from prefect_genmedia._core.submit import expire_stale_sending
+from prefect_genmedia.providers.registry import provider_named
+
+Decision = Literal["adopt", "resubmit", "abandon"]
+
+_TARGET: dict[Decision, JobState] = {
+    "adopt": JobState.SUBMITTED,
+    "resubmit": JobState.REJECTED,
+    "abandon": JobState.ABANDONED,
+}
+_FROM: dict[Decision, frozenset[JobState]] = {
+    "adopt": frozenset({JobState.UNKNOWN, JobState.ABANDONED}),
+    "resubmit": frozenset({JobState.UNKNOWN}),
+    "abandon": frozenset({JobState.UNKNOWN, JobState.RESERVED}),
+}
+
+
+async def decide(
+    ledger: Ledger,
+    name: str,
+    decision: Decision,
+    provider_job_id: str | None = None,
+    by: str | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Job:
+    """Carry out a person's decision.
+
+    Parameters:
+        ledger: the jobs.
+        name: the job's key, or the beginning of it.
+        decision: `adopt`: it did arrive, and this is the provider's id of it. `resubmit`: it never arrived, and the
+            next run may send it again. `abandon`: let it be; nothing sends it again in its scope.
+        provider_job_id: the provider's id, for `adopt`.
+        by: who decides; the operating system's user by default.
+        clock: the time.
+
+    Returns:
+        The job as it is now.
+
+    Raises:
+        InvalidRequest: there is no such job, or it is not one to decide about.
+    """
+    job = await ledger.find(name)
+    if job is None:
+        raise _refusal("job", f"the ledger has no job {name!r}")
+    job = await expire_stale_sending(ledger, job, clock) or job
+    if job.state not in _FROM[decision]:
+        raise _refusal("job", f"{job.key} is {job.state.value}: there is nothing to {decision}")
+    facts: dict[str, object] = {"note": _note(job, decision, provider_job_id, by, clock)}
+    if decision == "adopt":
+        facts |= await _adoption(ledger, job, provider_job_id, clock)
+    assert _TARGET[decision] in LEGAL_MOVES[job.state]  # the tables above agree with the job life
+    moved = await ledger.move(job, _TARGET[decision], **facts)
+    if moved is None:
+        raise _refusal("job", f"{job.key} was changed by somebody else at this moment; look at it again")
+    return moved
+
+
+async def _adoption(ledger: Ledger, job: Job, provider_job_id: str | None, clock: Clock) -> dict[str, object]:
+    if not provider_job_id or provider_job_id != provider_job_id.strip():
+        raise _refusal("provider_job_id", "name the provider's id of the job, as its console shows it")
+    other = await ledger.find(provider_job_id)
+    if other is not None and other.key != job.key:
+        raise _refusal("provider_job_id", f"{provider_job_id} already belongs to job {other.key}")
+    facts: dict[str, object] = {"provider_job_id": provider_job_id, "error_kind": None, "error_message": None}
+    lifetime = provider_named(job.provider).job_lifetime_seconds
+    if lifetime is not None:
+        facts["expires_at"] = (job.sent_at or clock.now()) + lifetime
+    # The provider accepted it when it was sent, not when a person found it.
+    return facts | {"submitted_at": job.sent_at or clock.now()}
+
+
+def _note(job: Job, decision: Decision, provider_job_id: str | None, by: str | None, clock: Clock) -> str:
+    when = datetime.fromtimestamp(clock.now(), timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    words = f"{decision} {provider_job_id}" if decision == "adopt" else decision
+    line = f"{when}, {by or getpass.getuser()}: {words}"
+    return f"{job.note}\n{line}" if job.note else line
+
+
+def _refusal(field: str, problem: str) -> InvalidRequest:
+    return InvalidRequest.of("The decision", [FieldProblem(field, problem)])

@@ -1,0 +1,193 @@
+"""Delivery: download, verify, publish. Delivered means that the file under its final name is whole and right."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from anyio import to_thread
+
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired, ResultInvalid
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._media.staged import Landing
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._media.verify import MediaFacts, examine_video, mismatches
+from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
+from prefect_genmedia._core.naming import MAKER, free_name, poster_name, quarantine_name, sidecar_name
+from prefect_genmedia._media.storage import Storage, Target, storing
+from prefect_genmedia.providers.protocol import ProviderClient
+
+MADE_BY = f"{MAKER} {version('prefect-genmedia')}"
+"""Who wrote a sidecar; found once, since the installation's records are parsed for it."""
+
+
+async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Target, clock: Clock = SYSTEM_CLOCK) -> Job:
+    """Make sure that the job's verified file is at the target, and return the job with its delivery.
+
+    A job that is delivered already is not downloaded again while its file still has the same digest. Where the
+    provider made several files, the further ones stand beside the first as `…~2.mp4` and so on. What stands there
+    already and is not ours to replace stays, see `free_name`: the delivery tells the true names.
+
+    That the file is not there is believed of the provider only when its time is over: a proxy that stands in between
+    says the same, and what is believed to be gone may be paid for again.
+
+    Parameters:
+        ledger: where the job is written down.
+        client: the client of the job's account.
+        job: a job that succeeded, was delivered before, or could not be.
+        target: where the file shall be.
+        clock: what tells the time and waits.
+
+    Raises:
+        InvalidRequest: the job has no file yet: it must be waited for.
+        GenMediaError: the job has failed; what its provider gave as the reason.
+        ResultInvalid: the file does not verify; it is in quarantine beside the target. Retryable.
+        JobExpired: the provider does not have the file, or no longer.
+        ProviderError: the download failed; retryable.
+        StorageError: the file cannot be written; retryable.
+    """
+    _check_has_file(job)
+    failure: GenMediaError
+    try:
+        if job.delivery is not None and await _still_there(job.delivery, target.storage):
+            return job if job.state is JobState.DELIVERED else await _delivered(ledger, job, job.delivery)
+        return await _delivered(ledger, job, await _fetched(client, job, target))
+    except (ResultInvalid, JobExpired) as error:
+        failure = _explained(error, job, clock.now()) if isinstance(error, JobExpired) else error
+        if isinstance(error, ResultInvalid) or job.is_over(clock.now()):
+            facts = {"error_kind": error.kind, "error_message": error.message, "error_code": error.code}
+            await ledger.move(job, JobState.UNDELIVERABLE, **facts)
+    except GenMediaError as error:
+        failure = error
+    raise job.told_in(failure)
+
+
+async def _fetched(client: ProviderClient, job: Job, target: Target) -> Delivery:
+    """Every file of the job, downloaded and verified."""
+    first, *others = [await _download(client, job, target, index) for index in range(job.outputs)]
+    return first.model_copy(update={"others": tuple(others)})
+
+
+def _check_has_file(job: Job) -> None:
+    if job.state is JobState.FAILED:
+        raise job.failure()
+    if job.state not in TAKEN - {JobState.SUBMITTED}:
+        problem = f"{job.key} is {job.state.value}: it has no file yet, wait for it first"
+        raise InvalidRequest.of("The download", [FieldProblem("job", problem)])
+
+
+def _explained(error: JobExpired, job: Job, now: float) -> JobExpired:
+    """Say what can be done about a file that is not there."""
+    if not job.is_over(now) and not job.may_follow(now):
+        error.next_step = (
+            "see whether something between here and the provider refuses the download, then retry: by its documents "
+            "the provider still has the file. Nothing is paid again."
+        )
+    elif job.delivery is not None:
+        error.message += f" It was delivered to {job.delivery.uri}, and is not there any more, or not the same."
+        error.next_step = (
+            "put the file back. A new one is paid again, and made only where you ask for another result: "
+            "a new run, another idempotency key, or another id of the row."
+        )
+    return error
+
+
+async def _still_there(delivery: Delivery, storage: Storage) -> bool:
+    for file in (delivery, *delivery.others):
+        if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
+            return False
+    return True
+
+
+async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> Job:
+    facts = {"delivery": delivery, "error_kind": None, "error_message": None, "error_code": None}
+    while True:
+        moved = await ledger.move(job, JobState.DELIVERED, **facts)
+        if moved is not None:
+            return moved
+        # Another process delivered, or failed to, in the meantime; our file verifies, so it is delivered now.
+        job = await ledger.get(job.key) or job
+
+
+async def _download(client: ProviderClient, job: Job, target: Target, index: int) -> Delivery:
+    landing = Landing(target.storage)
+    try:
+        async with client.open_result(job.provider_job_id or "", index) as stream:
+            await landing.receive(stream)
+        return await to_thread.run_sync(_land, landing, job, target, index)
+    finally:
+        if landing.is_open:
+            await to_thread.run_sync(landing.close)
+
+
+def _land(landing: Landing, job: Job, target: Target, index: int) -> Delivery:
+    """Verify what has arrived, and publish it: one trip to a thread for the whole of a small file's disk work."""
+    storage = target.storage
+    with closing(landing):
+        staged, digest = landing.settle()
+        try:
+            facts = _verify(staged, job)
+        except ResultInvalid as error:
+            with storing():
+                kept = storage.publish(staged, quarantine_name(job, target, index))
+            error.message += f" It is kept as {kept}."
+            raise
+        with storing():
+            name = free_name(job, target, index)
+        delivery = Delivery(
+            uri=storage.uri_of(name),
+            sha256=digest,
+            bytes=landing.size,
+            seconds=facts.seconds,
+            width=facts.width,
+            height=facts.height,
+            codec=facts.codec,
+            has_audio=facts.has_audio,
+            job_key=job.key,
+            provider_job_id=job.provider_job_id or "",
+        )
+        return _publish(storage, staged, name, job, delivery, facts)
+
+
+def _verify(path: Path, job: Job) -> MediaFacts:
+    facts = examine_video(path)
+    problems = mismatches(facts, job.expectation)
+    if problems:
+        raise ResultInvalid("The file is not what was asked for: " + "; ".join(problems) + ".", retryable=False)
+    return facts
+
+
+def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Delivery, facts: MediaFacts) -> Delivery:
+    poster, sidecar = poster_name(name), sidecar_name(name)
+    told = json.dumps(sidecar_of(job, delivery, name), ensure_ascii=False, indent=2).encode()
+    with storing():
+        storage.publish(staged, name, {poster: facts.poster, sidecar: told})
+    return delivery.model_copy(update={"poster_uri": storage.uri_of(poster), "sidecar_uri": storage.uri_of(sidecar)})
+
+
+def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
+    """Where a file is from and what is in it: no secret, no signed URL.
+
+    Parameters:
+        job: the file's job.
+        delivery: the file.
+        name: the file's name, in its folder.
+    """
+    return {
+        "file": name,
+        "made_by": MADE_BY,
+        "provider": job.provider,
+        "model": job.model,
+        "kind": job.kind,
+        "job_key": job.key,
+        "provider_job_id": job.provider_job_id,
+        "request": job.request,
+        "media": delivery.model_dump(
+            exclude={"uri", "poster_uri", "sidecar_uri", "job_key", "provider_job_id", "others"}
+        ),
+        "submitted_at": job.submitted_at,
+        "succeeded_at": job.succeeded_at,
+    }

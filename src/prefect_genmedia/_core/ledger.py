@@ -1,0 +1,329 @@
+"""The ledger: one row a job, and the only place that changes one.
+
+Every operation on a job is a single SQL statement that stands by itself, so there is no transaction to hold open, to
+deadlock or to lose, and a move from one state to another succeeds in exactly one process.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import socket
+import statistics
+from collections.abc import AsyncIterator, Callable, Collection
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from pydantic import BaseModel
+from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, select, text, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from prefect_genmedia._core import schema
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.database import Database, open_database
+from prefect_genmedia._core.model import FORGOTTEN_SECONDS, LEGAL_MOVES, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._transport import LoopShared
+
+T = TypeVar("T")
+
+Spend = Callable[[Connection, Job], None]
+"""Reserves a job's money in the transaction in which it begins to be sent; raises where there is none."""
+
+_TIME_OF_STATE = {
+    JobState.SENDING: "sent_at",
+    JobState.SUBMITTED: "submitted_at",
+    JobState.SUCCEEDED: "succeeded_at",
+    JobState.DELIVERED: "delivered_at",
+}
+
+
+# The statements of every job's life are made once: making one takes longer than executing it.
+_JOBS = schema.jobs
+_BY_KEY = select(_JOBS).where(_JOBS.c.key == bindparam("key")).limit(1)
+_NEWEST = select(_JOBS).where(_JOBS.c.identity == bindparam("identity")).order_by(_JOBS.c.attempt.desc()).limit(1)
+_TOOK = (
+    select(_JOBS.c.took_seconds)
+    .where(_JOBS.c.provider == bindparam("provider"), _JOBS.c.model == bindparam("model"))
+    .where(_JOBS.c.took_seconds.is_not(None))
+    .order_by(_JOBS.c.succeeded_at.desc())
+    .limit(50)
+)
+_TOOK_OF_LENGTH = _TOOK.where(
+    _JOBS.c.expectation["seconds"].as_float().between(bindparam("shortest"), bindparam("longest"))
+)
+_RESERVE = {
+    "sqlite": _JOBS.insert().prefix_with("OR IGNORE").returning(*_JOBS.c),
+    "postgresql": postgresql.insert(_JOBS)
+    .on_conflict_do_nothing(index_elements=["identity", "attempt"])
+    .returning(*_JOBS.c),
+}
+
+
+_NEW = "new_"
+"""Begins the parameter of each field that an update sets: a field may also be in its condition."""
+
+
+@functools.cache
+def _update(names: tuple[str, ...]) -> ReturningUpdate[Any]:
+    """Set these fields of one job, where it still is in the state it was read in."""
+    where = (_JOBS.c.key == bindparam("its_key"), _JOBS.c.state == bindparam("its_state"))
+    values = {name: bindparam(_NEW + name, type_=_JOBS.c[name].type) for name in names}
+    return update(_JOBS).where(*where).values(values).returning(*_JOBS.c)
+
+
+_WHICH_POSTGRESQL = text(
+    "SELECT system_identifier::text, current_database(), current_schema() FROM pg_control_system()"
+)
+
+
+class Ledger:
+    """The jobs of one database, in one event loop; get one from `open_ledger`."""
+
+    def __init__(self, database: Database, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._database = database
+        self._clock = clock
+
+    async def reserve(self, job: Job) -> Job:
+        """Write a new job down, unless its identity and attempt are there already; returns the row that is there."""
+        now = self._clock.now()
+        values = _columns(job.model_copy(update={"key": job.key or new_key(), "created_at": now, "updated_at": now}))
+        row = await self._one(_RESERVE[self._database.dialect], values)
+        if row is None:
+            row = await self._one(select(_JOBS).where(_JOBS.c.identity == job.identity, _JOBS.c.attempt == job.attempt))
+        return _job(row)
+
+    async def move(self, job: Job, state: JobState, **changes: Any) -> Job | None:
+        """Take a job to another state, if it still is where `job` says it is.
+
+        Parameters:
+            job: the job as it was read.
+            state: where it shall go.
+            changes: further fields of `Job` to set with it.
+
+        Returns:
+            The job as it is now; None where another process has moved it in between.
+
+        Raises:
+            ValueError: there is no such way in the job life.
+        """
+        if state not in LEGAL_MOVES[job.state]:
+            raise ValueError(f"a job never goes from {job.state.value} to {state.value}")
+        now = self._clock.now()
+        values = {"state": state.value, "updated_at": now, **_plain(changes)}
+        if state in _TIME_OF_STATE:
+            values.setdefault(_TIME_OF_STATE[state], now)
+        return await self._update(job, values)
+
+    async def start_sending(
+        self, job: Job, flow_run_id: str | None, max_in_flight: int | None = None, spend: Spend | None = None
+    ) -> Job | None:
+        """Take a reserved job to `sending`, if its account has a place in flight for it, and its budget the money.
+
+        All of it is one step, over all processes: of those that see the last free place, one gets it.
+
+        Parameters:
+            job: the job as it was read.
+            flow_run_id: the flow run that sends it.
+            max_in_flight: how many jobs of the account may be in flight with it; None for any number.
+            spend: reserves its money; None where nothing limits that.
+
+        Returns:
+            The job, to be sent now; None where there is no place, or another process has moved it.
+
+        Raises:
+            BudgetStop: there is no money for it, says `spend`; it stays reserved.
+        """
+        if max_in_flight is None and spend is None:
+            return await self.move(job, JobState.SENDING, flow_run_id=flow_run_id)
+        table, now = schema.jobs, self._clock.now()
+        values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "flow_run_id": flow_run_id}
+        statement = update(table).where(table.c.key == job.key, table.c.state == JobState.RESERVED.value)
+        if max_in_flight is not None:
+            statement = statement.where(_count_in_flight(job.account, now).scalar_subquery() < max_in_flight)
+
+        def take(connection: Connection) -> Job | None:
+            # SQLite lets one write at a time by itself.
+            if max_in_flight is not None and connection.dialect.name == "postgresql":
+                connection.execute(select(func.pg_advisory_xact_lock(_lock_of(job.account))))
+            row = connection.execute(statement.values(**values).returning(*table.c)).fetchone()
+            taken = None if row is None else _job(row)
+            if taken is not None and spend is not None:
+                spend(connection, taken)
+            return taken
+
+        return await self._database.transact(take)
+
+    async def in_flight(self, account: str) -> int:
+        """How many jobs of an account may be under way at its provider now."""
+        row = await self._one(_count_in_flight(account, self._clock.now()))
+        return 0 if row is None else int(row[0])
+
+    async def note(self, job: Job, **changes: Any) -> Job | None:
+        """Set fields of a job that stays in its state; None where it has left that state in between."""
+        return await self._update(job, {"updated_at": self._clock.now(), **_plain(changes)})
+
+    async def take_over(self, job: Job, flow_run_id: str | None) -> Job | None:
+        """Make a job this run's own; of several runs that saw the same row, one gets it and the others get None.
+
+        Parameters:
+            job: the job, as it was read.
+            flow_run_id: the run that takes it; None where there is no flow.
+        """
+        statement = (
+            update(_JOBS)
+            .where(_JOBS.c.key == job.key, _JOBS.c.state == job.state.value, _JOBS.c.updated_at == job.updated_at)
+            .values(flow_run_id=flow_run_id, updated_at=self._clock.now())
+        )
+        row = await self._one(statement.returning(*_JOBS.c))
+        return None if row is None else _job(row)
+
+    async def get(self, key: str) -> Job | None:
+        """The job with this key."""
+        row = await self._one(_BY_KEY, {"key": key})
+        return None if row is None else _job(row)
+
+    async def find(self, name: str) -> Job | None:
+        """The job that a person means: by key, by the start of a key, or by the provider's id."""
+        exact = await self.get(name) or await self._maybe(
+            select(_JOBS).where(_JOBS.c.provider_job_id == name).order_by(_JOBS.c.created_at.desc())
+        )
+        if exact is not None or len(name) < 4:
+            return exact
+        beginning = select(_JOBS).where(_JOBS.c.key.startswith(name, autoescape=True)).limit(2)
+        found = await self._all(beginning)
+        return found[0] if len(found) == 1 else None
+
+    async def newest(self, identity: str) -> Job | None:
+        """The last attempt at an identity."""
+        row = await self._one(_NEWEST, {"identity": identity})
+        return None if row is None else _job(row)
+
+    async def newest_in(self, scope: str) -> dict[str, Job]:
+        """The last attempt at each identity whose scope begins with `scope`, by identity."""
+        statement = select(_JOBS).where(_JOBS.c.scope.startswith(scope, autoescape=True)).order_by(_JOBS.c.attempt)
+        return {job.identity: job for job in await self._all(statement)}
+
+    async def jobs(
+        self,
+        states: Collection[JobState] = (),
+        provider: str | None = None,
+        limit: int | None = None,
+        *,
+        by_expiry: bool = True,
+    ) -> list[Job]:
+        """Jobs, closest expiry first, then newest first; `states` empty means every state.
+
+        Parameters:
+            states: only jobs in one of these.
+            provider: only jobs of this provider.
+            limit: at most this many.
+            by_expiry: whether expiry counts; else newest first alone.
+        """
+        order = [_JOBS.c.expires_at.asc().nulls_last()] if by_expiry else []
+        statement = select(_JOBS).order_by(*order, _JOBS.c.created_at.desc())
+        if states:
+            statement = statement.where(_JOBS.c.state.in_([state.value for state in states]))
+        if provider is not None:
+            statement = statement.where(_JOBS.c.provider == provider)
+        return await self._all(statement.limit(limit))
+
+    async def typical_seconds(self, provider: str, model: str, length_seconds: float | None) -> float | None:
+        """How long such a job usually takes from acceptance to result: the median of the last 50 watched ones.
+
+        Parameters:
+            provider: the provider's name.
+            model: the provider's model.
+            length_seconds: the result's duration; results within a factor of 1.5 count as like. None: any length.
+
+        Returns:
+            Seconds, or None while fewer than three such jobs are known.
+        """
+        values: dict[str, Any] = {"provider": provider, "model": model}
+        if length_seconds:
+            values |= {"shortest": length_seconds / 1.5, "longest": length_seconds * 1.5}
+        rows = await self._database.run(_TOOK_OF_LENGTH if length_seconds else _TOOK, values)
+        found = [float(row[0]) for row in rows]
+        return statistics.median(found) if len(found) >= 3 else None
+
+    async def fingerprint(self) -> str:
+        """A digest that tells this ledger from every other: processes that share it get the same one."""
+        if self._database.dialect == "sqlite":
+            rows = await self._database.run(text("PRAGMA database_list"))
+            words = [socket.gethostname(), *(str(row[2]) for row in rows if row[1] == "main")]
+        else:
+            rows = await self._database.run(_WHICH_POSTGRESQL)
+            words = [str(part) for part in rows[0]]
+        return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+    async def transact(self, work: Callable[[Connection], T]) -> T:
+        """Do what needs more than one statement in one transaction: budgets."""
+        return await self._database.transact(work)
+
+    async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
+        told = {_NEW + name: value for name, value in values.items()}
+        row = await self._one(_update(tuple(values)), {"its_key": job.key, "its_state": job.state.value, **told})
+        return None if row is None else _job(row)
+
+    async def _one(self, statement: Any, values: dict[str, Any] | None = None) -> Row[Any] | None:
+        rows = await self._database.run(statement, values)
+        return rows[0] if rows else None
+
+    async def _maybe(self, statement: Select[Any]) -> Job | None:
+        row = await self._one(statement.limit(1))
+        return None if row is None else _job(row)
+
+    async def _all(self, statement: Select[Any]) -> list[Job]:
+        return [_job(row) for row in await self._database.run(statement)]
+
+
+_DATABASES: LoopShared[Database] = LoopShared(lambda database: database.close())
+
+
+@asynccontextmanager
+async def open_ledger(url: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Ledger]:
+    """Use the ledger at `url`, brought to the present schema; its connections are shared within the event loop.
+
+    Parameters:
+        url: `sqlite:///path`, `postgresql://…`, or either with an async driver named.
+        clock: the time to write down.
+    """
+    async with _DATABASES.lease(url, lambda: open_database(url)) as database:
+        yield Ledger(database, clock)
+
+
+def new_key() -> str:
+    """A new job's key: 12 hexadecimal digits, short enough to type."""
+    return uuid4().hex[:12]
+
+
+def _count_in_flight(account: str, now: float) -> Select[Any]:
+    """Counts what is `sending` or `submitted`, without what a dead process left and what its provider has forgotten."""
+    jobs = schema.jobs.alias()
+    sending = and_(jobs.c.state == JobState.SENDING.value, jobs.c.sent_at > now - STALE_SENDING_SECONDS)
+    ends = func.coalesce(jobs.c.expires_at, jobs.c.submitted_at + FORGOTTEN_SECONDS)
+    submitted = and_(jobs.c.state == JobState.SUBMITTED.value, ends > now)
+    return select(func.count()).select_from(jobs).where(jobs.c.account == account, or_(sending, submitted))
+
+
+def _lock_of(account: str) -> int:
+    """The number of an account's advisory lock in PostgreSQL: 64 bits with a sign."""
+    return int.from_bytes(hashlib.sha256(f"genmedia in flight {account}".encode()).digest()[:8], "big", signed=True)
+
+
+def _columns(job: Job) -> dict[str, Any]:
+    return job.model_dump(mode="json")
+
+
+def _plain(changes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        for name, value in changes.items()
+    }
+
+
+def _job(row: Row[Any] | None) -> Job:
+    if row is None:
+        raise LookupError("the ledger's row has vanished")
+    return Job.model_validate(dict(row._mapping))

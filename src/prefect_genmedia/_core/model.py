@@ -1,0 +1,203 @@
+"""A job: one requested result, its states, and the only ways from one state to another."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_genmedia import errors
+from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
+from prefect_genmedia.providers.protocol import MediaExpectation
+from prefect_genmedia.providers.registry import paid_for_failure
+from prefect_genmedia._transport.api import SUBMIT_SECONDS
+
+ErrorType = TypeVar("ErrorType", bound=GenMediaError)
+
+STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
+"""A job that is `sending` for longer has lost its process: the submission's own timeout, and some seconds of skew."""
+
+FORGOTTEN_SECONDS = 12 * 3600.0
+"""No provider is documented to know a job for longer; where none says when its jobs end, they are gone by then."""
+
+
+class JobState(str, Enum):
+    """Where a job is in its life."""
+
+    RESERVED = "reserved"
+    """Written down; nothing was sent yet, or surely nothing arrived."""
+    SENDING = "sending"
+    """The submission may be on its way: committed before the first byte."""
+    SUBMITTED = "submitted"
+    """The provider accepted it and its id is known."""
+    SUCCEEDED = "succeeded"
+    """The provider has a file for us."""
+    DELIVERED = "delivered"
+    """The verified file is on storage under its final name."""
+    UNDELIVERABLE = "undeliverable"
+    """Paid, but the file is bad (in quarantine) or has expired."""
+    FAILED = "failed"
+    """The provider gave up after accepting; its reason is kept."""
+    REJECTED = "rejected"
+    """The provider said no to the submission, or a person found that it never arrived; nothing was paid."""
+    UNKNOWN = "unknown"
+    """Sent without a certain answer: a person adopts, resubmits or abandons it."""
+    ABANDONED = "abandoned"
+    """A person gave it up; it is never sent again in its scope."""
+
+
+LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
+    JobState.RESERVED: frozenset({JobState.SENDING, JobState.ABANDONED}),
+    JobState.SENDING: frozenset({JobState.SUBMITTED, JobState.REJECTED, JobState.RESERVED, JobState.UNKNOWN}),
+    JobState.SUBMITTED: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.UNDELIVERABLE}),
+    JobState.SUCCEEDED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
+    # A file that was lost or in quarantine may be fetched again while the provider has it.
+    JobState.DELIVERED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
+    JobState.UNDELIVERABLE: frozenset({JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE}),
+    JobState.FAILED: frozenset(),
+    JobState.REJECTED: frozenset(),
+    # A late but certain answer, or a person's word, settles an unknown one.
+    JobState.UNKNOWN: frozenset({JobState.SUBMITTED, JobState.REJECTED, JobState.ABANDONED}),
+    JobState.ABANDONED: frozenset({JobState.SUBMITTED}),
+}
+
+AT_PROVIDER = frozenset({JobState.SUBMITTED, JobState.SUCCEEDED})
+"""States in which a paid result is waiting, or being made, at the provider."""
+
+NEVER_PAID = frozenset({JobState.RESERVED, JobState.REJECTED})
+"""States of a job that cost nothing. Failed ones cost nothing where `Provider.failures_are_free`."""
+
+ACCEPTED = frozenset(
+    {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.FAILED}
+)
+"""States that only a submission the provider accepted can reach."""
+
+TAKEN = ACCEPTED - {JobState.FAILED}
+"""States of a job that the provider has accepted, and not given up."""
+
+
+class Delivery(BaseModel):
+    """The verified file of a job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    uri: str = Field(description="Absolute path, or URL on the storage, of the file.")
+    sha256: str = Field(description="Digest of the file's bytes, in hex.")
+    bytes: int = Field(description="Size of the file.")
+    seconds: float = Field(description="Duration.")
+    width: int = Field(description="Width of the picture in pixels.")
+    height: int = Field(description="Height of the picture in pixels.")
+    codec: str = Field(description="Video codec, such as h264.")
+    has_audio: bool = Field(description="Whether there is a sound track.")
+    poster_uri: str | None = Field(default=None, description="Path or URL of the poster frame, a JPEG.")
+    sidecar_uri: str | None = Field(
+        default=None, description="Path or URL of the JSON that tells where the file is from."
+    )
+    job_key: str = Field(default="", description="The job's key in the ledger.")
+    provider_job_id: str = Field(default="", description="The provider's id of the job.")
+    others: tuple[Delivery, ...] = Field(default=(), description="Further files, where the provider made several.")
+
+
+class Job(BaseModel):
+    """One row of the ledger: one requested result. Times are seconds since 1970, UTC."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str = Field(description="The row's key; stands in logs, errors and commands.")
+    identity: str = Field(description="Digest of account, the user's inputs, scope and variant.")
+    attempt: int = Field(default=1, description="1, or more where an earlier attempt ended without a result.")
+    scope: str = Field(
+        default="", description="What `the same request` is bounded by: a root flow run or an idempotency key."
+    )
+    variant: int = Field(default=0, description="Tells apart several wanted results of the same request.")
+    provider: str = Field(description="The provider's name.")
+    account: str = Field(default="", description="Provider, fingerprint of the credential, base URL.")
+    kind: str = Field(default="", description="The kind of request, such as omnihuman.")
+    model: str = Field(default="", description="The provider's model.")
+    label: str = Field(default="", description="A few words that name the request for people.")
+    request: dict[str, Any] = Field(default_factory=dict, description="The request, without secrets and signatures.")
+    expectation: MediaExpectation = Field(default_factory=MediaExpectation, description="What the file must be like.")
+    state: JobState = JobState.RESERVED
+    provider_job_id: str | None = None
+    provider_status: str | None = Field(default=None, description="The provider's own last word.")
+    outputs: int = Field(default=1, description="How many files the provider has.")
+    created_at: float = 0.0
+    not_before: float | None = Field(default=None, description="The provider asked not to submit before this time.")
+    sent_at: float | None = None
+    submitted_at: float | None = None
+    running_at: float | None = Field(default=None, description="When the provider was first seen working on it.")
+    notified_at: float | None = Field(
+        default=None, description="When the provider's callback came, where it sends one."
+    )
+    succeeded_at: float | None = None
+    took_seconds: float | None = Field(
+        default=None,
+        description="From acceptance to result, where somebody watched; what was found done late teaches nothing.",
+    )
+    delivered_at: float | None = None
+    updated_at: float = 0.0
+    expires_at: float | None = Field(default=None, description="When the provider forgets the job or its file.")
+    error_kind: str | None = None
+    error_message: str | None = None
+    error_code: str | None = None
+    delivery: Delivery | None = None
+    flow_run_id: str | None = Field(default=None, description="The flow run that last took the job up.")
+    root_run_id: str | None = Field(
+        default=None, description="The root flow run (or lone task run) that asked for this attempt."
+    )
+    output: str | None = Field(
+        default=None, description="Where the run wants its file: a path or URL; None for the default."
+    )
+    estimated_cost: float | None = None
+    currency: str | None = None
+    price: float | None = Field(default=None, description="What the provider says that it cost, in its own unit.")
+    points_remaining: float | None = Field(
+        default=None, description="What the provider says that the account has left."
+    )
+    note: str | None = Field(default=None, description="What a person decided, and when.")
+
+    def failure(self) -> GenMediaError:
+        """The error that the job ended with, as it was written down."""
+        kind = getattr(errors, self.error_kind or "", errors.GenerationFailed)
+        error: GenMediaError = kind(self.error_message or "The provider gave no reason.", code=self.error_code)
+        return self.told_in(error)
+
+    def told_in(self, error: ErrorType) -> ErrorType:
+        """Name this job in an error, and what it cost if the provider gave it up; returns the same error.
+
+        Parameters:
+            error: what went wrong with the job, whoever found it.
+        """
+        refused_later = isinstance(error, InputRefused) and self.provider_job_id is not None
+        if refused_later or isinstance(error, GenerationFailed | OutputRefused):
+            error.paid = paid_for_failure(self.provider, self.price)
+        return error.about(self.key, self.provider_job_id)
+
+    def is_over(self, now: float) -> bool:
+        """Whether the time is over for which the provider knows the job, or has its file.
+
+        Parameters:
+            now: seconds since 1970.
+        """
+        ends_at = self.age_origin + FORGOTTEN_SECONDS if self.expires_at is None else self.expires_at
+        return now > ends_at
+
+    def may_follow(self, now: float) -> bool:
+        """Whether another attempt may follow this one, which costs again where this one did.
+
+        Not where the input was refused, nor while the provider may still have the file, nor for what was delivered
+        once: nobody pays twice for a file that was moved, without saying so.
+
+        Parameters:
+            now: seconds since 1970.
+        """
+        if self.state in (JobState.FAILED, JobState.REJECTED):
+            return self.error_kind != InputRefused.__name__
+        is_lost = self.error_kind == JobExpired.__name__ or self.is_over(now)
+        return self.state is JobState.UNDELIVERABLE and self.delivery is None and is_lost
+
+    @property
+    def age_origin(self) -> float:
+        """When the provider accepted the job, or else when it was written down."""
+        return self.submitted_at or self.created_at

@@ -1,0 +1,142 @@
+"""What a job's files are called, and when a file may take the place of another: nothing that is not ours is lost."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+from prefect_genmedia.errors import StorageError
+from prefect_genmedia._core.model import Job
+from prefect_genmedia._media.storage import QUARANTINE, Storage, Target
+
+MAKER = "prefect-genmedia"
+"""How what a sidecar says about who made a file begins."""
+
+logger = logging.getLogger(__name__)
+
+
+def file_stem(name: str) -> str:
+    """A name as it can stand in a file name: itself if possible, else a likeness with a digest."""
+    likeness = re.sub(r"[^\w.\-]+", "_", name).strip("._") or "row"
+    if likeness == name and len(likeness) <= 80:
+        return name
+    return f"{likeness[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def poster_name(name: str) -> str:
+    """What a file's poster frame is called: after the whole file name, so that it is nobody's `anna.jpg`."""
+    return f"{name}.jpg"
+
+
+def sidecar_name(name: str) -> str:
+    """What a file's sidecar is called: after the whole file name, so that it is nobody's `anna.json`."""
+    return f"{name}.json"
+
+
+def wanted_name(job: Job, target: Target, index: int = 0) -> str:
+    """What one of a job's files is called where nothing stands in its way.
+
+    Parameters:
+        job: the file's job.
+        target: where it goes.
+        index: which of the job's files, from 0. No `file_stem` has a `~`, so a further one has no other row's name.
+    """
+    name = target.name or f"{file_stem(f'{job.kind or job.provider}-{job.provider_job_id or job.key}')}.mp4"
+    return name if index == 0 else _marked(name, f"~{index + 1}")
+
+
+def quarantine_name(job: Job, target: Target, index: int = 0) -> str:
+    """What one of a job's files is called that does not verify: a name that no other job has.
+
+    Parameters:
+        job: the file's job.
+        target: where it goes.
+        index: which of the job's files, from 0.
+    """
+    return f"{QUARANTINE}/{_marked(wanted_name(job, target, index), f'-{job.key}')}"
+
+
+def free_name(job: Job, target: Target, index: int = 0) -> str:
+    """The name that one of a job's files is published under. Blocks; run it in a thread.
+
+    That is its wanted name, unless something else stands there: then the job's key is added. Replaced is only what is
+    the job's own, and, where the user has given the name, what this package made; never what the job was made from.
+
+    Parameters:
+        job: the file's job.
+        target: where it goes.
+        index: which of the job's files, from 0.
+
+    Raises:
+        StorageError: both names are taken by others.
+    """
+    wanted = wanted_name(job, target, index)
+    if _may_take(job, target, wanted):
+        return wanted
+    own = _marked(wanted, f"-{job.key}")
+    if _may_take(job, target, own):
+        logger.warning("%s is another file, and stays: job %s gets %s", target.storage.uri_of(wanted), job.key, own)
+        return own
+    raise StorageError(f"{wanted} and {own} stand in {target.storage.uri_of('')} already, and are other files.")
+
+
+def _may_take(job: Job, target: Target, name: str) -> bool:
+    standing = target.storage.size(name)
+    if standing is None:
+        return True
+    told = _told(target.storage, name)
+    if told.get("job_key") == job.key:
+        return True
+    is_ours = str(told.get("made_by")).startswith(MAKER) and told.get("media", {}).get("bytes") == standing
+    return is_ours and target.name is not None and not _is_input(job, target.storage.uri_of(name))
+
+
+def _told(storage: Storage, name: str) -> Mapping[str, Any]:
+    """What the sidecar of a file says; nothing where it has none of ours."""
+    try:
+        told = json.loads(storage.read(storage.uri_of(sidecar_name(name))))
+    except Exception:  # each storage has errors of its own; a file that nobody vouches for is left alone
+        return {}
+    return told if isinstance(told, dict) and isinstance(told.get("media"), dict) else {}
+
+
+def _is_input(job: Job, uri: str) -> bool:
+    """Whether a job may be made from the file, or from its poster frame, as far as names tell."""
+    texts = list(_texts(job.request))
+    return any(_may_be_same(text, each) for each in (uri, poster_name(uri)) for text in texts)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _texts(inner)
+
+
+def _may_be_same(location: str, other: str) -> bool:
+    """Whether one path is the end of the other: a path may be relative, and a URL another way to the same file."""
+    paths = [_parts(location), _parts(other)]
+    shared = min(map(len, paths))
+    return shared > 0 and paths[0][-shared:] == paths[1][-shared:]
+
+
+def _parts(location: str) -> list[str]:
+    is_url = "://" in location
+    path = unquote(re.sub(r"^[\w+.-]+://[^/]*", "", location).partition("?")[0]) if is_url else location
+    parts = posixpath.normpath(path.replace("\\", "/")).casefold().split("/")
+    return [part for part in parts if part not in ("", ".", "..", "~")]
+
+
+def _marked(name: str, mark: str) -> str:
+    stem, dot, ending = name.rpartition(".")
+    return f"{stem}{mark}{dot}{ending}"

@@ -1,0 +1,330 @@
+"""Waiting for a job: patient with the network, honest about time, and never the reason why a paid job is lost."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Protocol
+
+from prefect_genmedia.errors import (
+    CredentialsError,
+    GenerationFailed,
+    GenMediaError,
+    JobExpired,
+    JobTimeout,
+    RateLimited,
+)
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia.providers.protocol import Observation, Phase, ProviderClient
+from prefect_genmedia.providers.registry import provider_named
+
+HEARTBEAT_SECONDS = 30.0
+"""A waiting process says this often, in seconds, that it lives; see `reconcile`."""
+
+MISSING_SECONDS = 180.0
+"""A job that the provider does not find for so long, in seconds, at look after look, is believed to be gone: a gateway
+that is being replaced, or a copy that lags behind, does not find jobs either."""
+
+
+@dataclass(frozen=True)
+class PollPolicy:
+    """How often to look. Times in seconds.
+
+    The interval grows with the time that has passed, so that the news is late by about `fraction` of the generation
+    time at most, whether that is five seconds or ten minutes.
+
+    Parameters:
+        fraction: the interval, as a share of the time since the job was accepted.
+        shortest: never look more often.
+        longest: never look less often, once such a job's usual duration has nearly passed.
+        jitter: the share of the interval that is random, so that many jobs do not look at once.
+        first_look: the share of the typical duration after which looks become frequent.
+        early: the first look of all, in seconds, where the typical duration is much longer: it may have been learned
+            from other days. Each further look until then comes after twice as long.
+        watch_callback: how often to see in the ledger whether the provider's callback has come; None where none is
+            expected.
+    """
+
+    fraction: float = 0.1
+    shortest: float = 0.75
+    longest: float = 60.0
+    jitter: float = 0.2
+    first_look: float = 0.85
+    early: float = 120.0
+    watch_callback: float | None = None
+
+    def next_interval(self, elapsed: float, typical: float | None) -> float:
+        """Seconds until the next look, `elapsed` seconds after the job was accepted.
+
+        Parameters:
+            elapsed: seconds since the job was accepted.
+            typical: seconds that such a job usually takes; None where nobody knows yet.
+        """
+        if typical is not None and elapsed < typical * self.first_look:
+            return max(min(typical * self.first_look - elapsed, max(elapsed, self.early)), self.shortest)
+        base = min(max(elapsed * self.fraction, self.shortest), self.longest)
+        return base * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load, hides nothing
+
+
+class WaitListener(Protocol):
+    """Whoever wants to hear of a job's progress; called only on change."""
+
+    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
+        """The wait begins: such a job usually takes `typical` seconds, of which `elapsed` have passed.
+
+        Parameters:
+            job: the job that is waited for.
+            elapsed: seconds since it was accepted.
+            typical: seconds that such a job usually takes; None where nobody knows yet.
+        """
+        ...
+
+    def changed(self, job: Job, observation: Observation) -> None:
+        """The provider's word for the job is a new one.
+
+        Parameters:
+            job: the job that is waited for.
+            observation: what the provider said.
+        """
+        ...
+
+    def advanced(self, job: Job, percent: float) -> None:
+        """The provider's word is the same, and its percentage, from 0 to 100, a new one.
+
+        Parameters:
+            job: the job that is waited for.
+            percent: how far it is, from 0 to 100.
+        """
+        ...
+
+    def troubled(self, job: Job, error: GenMediaError) -> None:
+        """A look failed; called once for each kind of failure.
+
+        Parameters:
+            job: the job that is waited for.
+            error: why the look failed.
+        """
+        ...
+
+
+class _Silent:
+    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
+        pass
+
+    def changed(self, job: Job, observation: Observation) -> None:
+        pass
+
+    def advanced(self, job: Job, percent: float) -> None:
+        pass
+
+    def troubled(self, job: Job, error: GenMediaError) -> None:
+        pass
+
+
+async def wait_for_job(
+    ledger: Ledger,
+    client: ProviderClient,
+    job: Job,
+    timeout_seconds: float,
+    policy: PollPolicy | None = None,
+    listener: WaitListener | None = None,
+    clock: Clock = SYSTEM_CLOCK,
+) -> Job:
+    """Wait until the provider has the result, and write that down.
+
+    Parameters:
+        ledger: where the job stands.
+        client: the job's account.
+        job: a job that the provider accepted.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job.
+        policy: how often to look.
+        listener: hears of changes.
+        clock: the time.
+
+    Returns:
+        The job, succeeded (or delivered already).
+
+    Raises:
+        JobTimeout: the time is over; the job lives on.
+        CredentialsError: the key is no longer accepted; the job lives on.
+        JobExpired: the provider no longer knows the job.
+        InputRefused, OutputRefused, GenerationFailed: the provider gave up.
+    """
+    watch = _Watch(ledger, client, job, policy or PollPolicy(), listener or _Silent(), clock)
+    return await watch.until_done(timeout_seconds)
+
+
+class _Watch:
+    def __init__(
+        self,
+        ledger: Ledger,
+        client: ProviderClient,
+        job: Job,
+        policy: PollPolicy,
+        listener: WaitListener,
+        clock: Clock,
+    ) -> None:
+        self.ledger = ledger
+        self.client = client
+        self.job = job
+        self.policy = policy
+        self.listener = listener
+        self.clock = clock
+        self.last_word: str | None = None
+        self.last_percent: float | None = None
+        self.last_trouble: str | None = None
+        self.hinted: float | None = None
+        self.missing_since: float | None = None
+        self.is_watched = False
+        self.last_heartbeat = clock.monotonic()
+        self.notified = False
+
+    async def until_done(self, timeout_seconds: float) -> Job:
+        if self.job.state is not JobState.SUBMITTED:
+            return self._settled()
+        # Wall-clock time says how old the job is; from here on only the monotonic clock counts.
+        age = max(self.clock.now() - self.job.age_origin, 0.0)
+        begun = self.clock.monotonic()
+        self.is_watched = age < HEARTBEAT_SECONDS
+        typical = await self._typical_seconds()
+        self.listener.expecting(self.job, age, typical)
+        looks = 0
+        while True:
+            elapsed = age + self.clock.monotonic() - begun
+            pause = self.hinted or self.policy.next_interval(elapsed, typical)
+            pause = min(pause, timeout_seconds - elapsed)
+            await self._pause(pause)
+            observation = await self._look()
+            if observation is not None and await self._take(observation):
+                return self.job
+            looks += 1
+            if typical is None and looks % 3 == 0:  # others may have ended meanwhile
+                typical = await self._typical_seconds()
+            if age + self.clock.monotonic() - begun >= timeout_seconds:
+                raise JobTimeout(
+                    f"No result within {timeout_seconds:.0f} s; the provider's last word was "
+                    f"{self.last_word or 'never heard'!r}."
+                ).about(self.job.key, self.job.provider_job_id)
+
+    async def _typical_seconds(self) -> float | None:
+        return await self.ledger.typical_seconds(self.job.provider, self.job.model, self.job.expectation.seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        """Let the time until the next look pass, unless the provider's callback comes first."""
+        step = self.policy.watch_callback
+        until = self.clock.monotonic() + seconds
+        while (left := until - self.clock.monotonic()) > 0:
+            await self._heartbeat()
+            if step is None or self.notified:
+                await self.clock.sleep(min(HEARTBEAT_SECONDS, left))
+            elif await self._is_notified():
+                return
+            else:
+                await self.clock.sleep(min(step, left))
+
+    async def _is_notified(self) -> bool:
+        present = await self.ledger.get(self.job.key)
+        self.notified = present is not None and present.notified_at is not None
+        return self.notified
+
+    async def _heartbeat(self) -> None:
+        if self.clock.monotonic() - self.last_heartbeat >= HEARTBEAT_SECONDS:
+            self.last_heartbeat = self.clock.monotonic()
+            self.job = await self.ledger.note(self.job) or self.job
+
+    async def _look(self) -> Observation | None:
+        """One look at the job; None if it told nothing."""
+        self.hinted = None
+        try:
+            return await self.client.poll(self.job.provider_job_id or "")
+        except CredentialsError as error:
+            raise error.about(self.job.key, self.job.provider_job_id) from None
+        except JobExpired as error:
+            if self._is_gone():
+                await self._moved(
+                    JobState.UNDELIVERABLE, error_kind=error.kind, error_message=error.message, error_code=error.code
+                )
+                raise error.about(self.job.key, self.job.provider_job_id) from None
+            self._tell_trouble(error)
+        except RateLimited as error:
+            self.hinted = error.retry_after
+            self._tell_trouble(error)
+        except GenMediaError as error:
+            self._tell_trouble(error)
+        return None
+
+    def _is_gone(self) -> bool:
+        """Whether a job that is not found will not be found again."""
+        now = self.clock.monotonic()
+        self.missing_since = now if self.missing_since is None else self.missing_since
+        return self.job.is_over(self.clock.now()) or now - self.missing_since >= MISSING_SECONDS
+
+    def _tell_trouble(self, error: GenMediaError) -> None:
+        kind = f"{error.kind} {error.http_status}"
+        if kind != self.last_trouble:
+            self.last_trouble = kind
+            self.listener.troubled(self.job, error)
+
+    async def _take(self, observation: Observation) -> bool:
+        """Write down what was seen; True when the job is done."""
+        self.last_trouble = self.missing_since = None
+        if observation.status != self.last_word:
+            self.last_word = observation.status
+            self.listener.changed(self.job, observation)
+            if observation.phase in (Phase.QUEUED, Phase.RUNNING):
+                await self._note(observation)
+        elif observation.progress is not None and observation.progress != self.last_percent:
+            self.listener.advanced(self.job, observation.progress)
+        self.last_percent = observation.progress
+        if observation.phase is Phase.SUCCEEDED:
+            await self._moved(JobState.SUCCEEDED, **self._success_facts(observation))
+            return True
+        self.is_watched = True
+        if observation.phase is Phase.FAILED:
+            failure = observation.failure or GenerationFailed("The provider gave no reason.")
+            await self._moved(
+                JobState.UNDELIVERABLE if isinstance(failure, JobExpired) else JobState.FAILED,
+                provider_status=observation.status,
+                error_kind=failure.kind,
+                error_message=failure.message,
+                error_code=failure.code,
+                **_prices(observation),
+            )
+            raise self.job.told_in(failure)
+        return False
+
+    async def _note(self, observation: Observation) -> None:
+        changes: dict[str, object] = {"provider_status": observation.status}
+        if observation.phase is Phase.RUNNING and self.job.running_at is None:
+            changes["running_at"] = self.clock.now()
+        self.job = await self.ledger.note(self.job, **changes) or self.job
+
+    def _success_facts(self, observation: Observation) -> dict[str, object]:
+        facts: dict[str, object] = {"provider_status": observation.status, "outputs": observation.outputs}
+        facts |= _prices(observation)
+        if self.is_watched:
+            facts["took_seconds"] = max(self.clock.now() - self.job.age_origin, 0.0)
+        lifetime = provider_named(self.job.provider).result_lifetime_seconds
+        if lifetime is not None:
+            facts["expires_at"] = self.clock.now() + lifetime
+        return facts
+
+    async def _moved(self, state: JobState, **changes: object) -> None:
+        moved = await self.ledger.move(self.job, state, **changes)
+        if moved is None:  # another process that waits for the same job was faster
+            moved = await self.ledger.get(self.job.key) or self.job
+        self.job = moved
+
+    def _settled(self) -> Job:
+        """A job that is past waiting: its result, or the error it ended with."""
+        if self.job.state is JobState.FAILED:
+            raise self.job.failure()
+        return self.job
+
+
+def _prices(observation: Observation) -> dict[str, object]:
+    """What the provider told of money; what it did not tell leaves what it told before."""
+    told = {"price": observation.price, "points_remaining": observation.points_remaining}
+    return {name: value for name, value in told.items() if value is not None}

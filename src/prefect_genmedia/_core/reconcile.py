@@ -1,0 +1,172 @@
+"""Reconciling: taking up the jobs whose runs are gone, before the provider forgets them."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Literal
+
+from prefect_genmedia.errors import GenMediaError, JobTimeout
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.deliver import deliver
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._media.storage import Target
+from prefect_genmedia._core.submit import expire_stale_sending
+from prefect_genmedia._core.poll import HEARTBEAT_SECONDS, wait_for_job
+from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia._transport import excerpt, unsigned_text
+
+logger = logging.getLogger(__name__)
+
+SILENT_SECONDS = 6 * HEARTBEAT_SECONDS
+"""A job that nobody has touched for this long, in seconds, has lost its process, whatever its run's state says."""
+
+Standing = Literal["alive", "suspended", "over"]
+"""What became of the flow run that takes care of a job: it works, sleeps until the job is done, or has ended."""
+
+StandingOf = Callable[[Job], Awaitable[Standing]]
+"""Tells what became of a job's flow run."""
+
+TargetOf = Callable[[str], Awaitable[Target]]
+"""Reads where a file goes from what a run was given as its output."""
+
+Resume = Callable[[Job], Awaitable[object]]
+"""Wakes the flow run that sleeps until a job is done."""
+
+ClientFor = Callable[[Job], AbstractAsyncContextManager[ProviderClient | None]]
+"""Opens the client of a job's account; None where no credentials for it are at hand."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What reconciling found, and did, about one job.
+
+    Parameters:
+        job: the job as it is now.
+        action: what was done, in a few words.
+        next_step: what a person has to do; empty where nothing.
+    """
+
+    job: Job
+    action: str
+    next_step: str = ""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What reconciling needs to know of the world outside the ledger.
+
+    Parameters:
+        client_for: opens the client of a job's account.
+        standing_of: tells what became of a job's flow run.
+        resume: wakes a flow run that sleeps until a job is done.
+        target_of: reads a run's output.
+        default_output: where files go whose run named no place.
+        flow_run_id: the run that reconciles.
+    """
+
+    client_for: ClientFor
+    standing_of: StandingOf
+    resume: Resume
+    target_of: TargetOf
+    default_output: str
+    flow_run_id: str | None = None
+
+
+async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Finding]:
+    """Deliver what was paid for and left behind, closest expiry first; then name what needs a person.
+
+    Any number of these may run at once: each job is taken over by one of them.
+
+    Parameters:
+        ledger: where the jobs are written down.
+        around: what is to be known of the world outside the ledger.
+        clock: what tells the time and waits.
+    """
+    for job in await ledger.jobs({JobState.SENDING, *AT_PROVIDER}):
+        finding = await _take_up(ledger, around, job, clock)
+        if finding is not None:
+            yield finding
+    for job in await ledger.jobs({JobState.UNKNOWN}):
+        yield Finding(job, "left as it is", job.failure().next_step_for())
+
+
+async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
+    """Whatever goes wrong with one job, those behind it must be collected before they expire."""
+    try:
+        return await _taken_up(ledger, around, job, clock)
+    except GenMediaError as error:
+        return Finding(await _present(ledger, job), f"{error.kind}: {error.message}", error.next_step_for(job.key))
+    except Exception as error:
+        return Finding(await _present(ledger, job), _told(error), "look into this; the next run tries the job again.")
+
+
+async def _taken_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
+    if job.state is JobState.SENDING:
+        await expire_stale_sending(ledger, job, clock)  # then it is listed with the unknown ones
+        return None
+    standing = await _standing(job, around, clock)
+    if standing == "alive":
+        return None
+    mine = await ledger.take_over(job, job.flow_run_id if standing == "suspended" else around.flow_run_id)
+    if mine is None:
+        return None
+    async with around.client_for(mine) as client:
+        if client is None:
+            return Finding(mine, "no credentials", f"name the credentials Block of {mine.account}.")
+        settle = _wake if standing == "suspended" else _collect
+        return await settle(ledger, client, around, mine, clock)
+
+
+async def _collect(ledger: Ledger, client: ProviderClient, around: Surroundings, job: Job, clock: Clock) -> Finding:
+    """Look once, and deliver what is done."""
+    try:
+        done = await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
+        delivered = await deliver(
+            ledger, client, done, await around.target_of(job.output or around.default_output), clock
+        )
+    except JobTimeout:
+        return await _still_there(ledger, job)
+    return Finding(delivered, "delivered")
+
+
+async def _wake(ledger: Ledger, client: ProviderClient, around: Surroundings, job: Job, clock: Clock) -> Finding:
+    """Look once, and wake the run when there is news: it delivers, or fails, by itself."""
+    try:
+        await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
+    except JobTimeout:
+        return await _still_there(ledger, job)
+    except GenMediaError as error:
+        logger.info("Job %s failed, which its run will tell: %s", job.provider_job_id, error)
+    await around.resume(job)
+    return Finding(await _present(ledger, job), "its run was resumed")
+
+
+async def _still_there(ledger: Ledger, job: Job) -> Finding:
+    present = await _present(ledger, job)
+    return Finding(present, f"still {present.provider_status or 'at the provider'}")
+
+
+async def _present(ledger: Ledger, job: Job) -> Job:
+    """The job as the ledger has it now, where it tells: the ledger may be what the trouble is about."""
+    try:
+        return await ledger.get(job.key) or job
+    except Exception:
+        return job
+
+
+def _told(error: Exception) -> str:
+    """An error that is not of ours, in words; where it came from stands in the log, without what it may quote."""
+    told = f"{type(error).__name__}: {excerpt(unsigned_text(str(error)), 300)}"
+    logger.warning("%s\n%s", told, "".join(traceback.format_tb(error.__traceback__)))
+    return told
+
+
+async def _standing(job: Job, around: Surroundings, clock: Clock) -> Standing:
+    standing: Standing = await around.standing_of(job) if job.flow_run_id is not None else "alive"
+    silent = clock.now() - job.updated_at > SILENT_SECONDS
+    return "over" if standing == "alive" and silent else standing

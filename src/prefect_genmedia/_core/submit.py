@@ -1,0 +1,364 @@
+"""Submit once: whatever calls again, and from wherever, one requested result is sent and paid once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from prefect_genmedia import errors
+from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.identity import identity_of
+from prefect_genmedia._core.ledger import Ledger, Spend
+from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
+from prefect_genmedia.providers.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
+from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, MediaExpectation, ProviderClient
+from prefect_genmedia.providers.registry import provider_named
+from prefect_genmedia._transport.redact import unsigned_url
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WRITE_PAUSES = (0.2, 1.0, 3.0, 10.0, 20.0, 30.0, 60.0)
+"""Seconds between the tries to write down what became of a submission: nobody else knows it."""
+
+JOIN_SECONDS = (0.02, 0.5)
+"""How often a process looks whether another one's submission has its answer: at first, and at the longest."""
+
+
+async def _never() -> bool:
+    return False
+
+
+def _no_callback(job: Job) -> str | None:
+    return None
+
+
+async def _as_it_is(request: GenerationRequest) -> GenerationRequest:
+    return request
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What makes a request one particular wanted result, and who asks for it.
+
+    Parameters:
+        scope: what bounds "the same request": a root flow run's id, or an idempotency key.
+        variant: tells apart several wanted results of the same request.
+        label: a few words that name the request for people.
+        flow_run_id: the flow run that asks.
+        root_run_id: its root flow run, or the task run where there is no flow.
+        retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
+        ask_again: whether what failed earlier may be asked for anew at all.
+        callback_url: where the provider shall say that a job has ended; None for nowhere.
+        output: where it wants its file, for whoever delivers it in its place.
+        expectation: what the file must be like, beyond what the request alone says.
+        prices: what a result probably costs, by `provider/model`; every figure made from them is an estimate.
+        max_in_flight: how many jobs of the account may be in flight when it is sent; None for any number.
+        spend: reserves its money in the step in which it begins to be sent; None where nothing limits that.
+        tell: told, in a sentence, what is worth a line: that it waits for a place, that the ledger does not answer.
+        renewed: makes the request anew where something in it has grown too old while it waited; the same identity.
+    """
+
+    scope: str
+    variant: int = 0
+    label: str = ""
+    flow_run_id: str | None = None
+    root_run_id: str | None = None
+    retried_by_person: Callable[[], Awaitable[bool]] = _never
+    ask_again: bool = True
+    callback_url: Callable[[Job], str | None] = _no_callback
+    output: str | None = None
+    expectation: MediaExpectation = field(default_factory=MediaExpectation)
+    prices: PriceTable = field(default_factory=lambda: LIST_PRICES)
+    max_in_flight: int | None = None
+    spend: Spend | None = None
+    tell: Callable[[str], None] = logger.info
+    renewed: Callable[[GenerationRequest], Awaitable[GenerationRequest]] = _as_it_is
+
+
+async def submit_once(
+    ledger: Ledger, client: ProviderClient, request: GenerationRequest, claim: Claim, clock: Clock = SYSTEM_CLOCK
+) -> Job:
+    """Make sure that the request is submitted, and return its job, whoever submitted it.
+
+    A job that ended without a result may get a new attempt here, see `_wants_new_attempt`.
+
+    Parameters:
+        ledger: where the job is written down.
+        client: the client of the account that pays.
+        request: what is wanted.
+        claim: which result exactly, and who asks.
+        clock: what tells the time and waits.
+
+    Raises:
+        SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
+        RateLimited: no place in flight became free in time; nothing was sent.
+        BudgetStop: the claim's `spend` found no money for it; nothing was sent.
+        GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
+    """
+    pause = JOIN_SECONDS[0]
+    places = Places(claim.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, claim.tell)
+    request.body()  # a request that cannot be written must fail before anything is written down
+    while True:
+        job = await _newest_or_new(ledger, client, request, claim, clock)
+        if job.state in ACCEPTED:
+            return job
+        if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
+            raise unresolved(job)
+        if job.state is JobState.SENDING:
+            if await expire_stale_sending(ledger, job, clock) is None:
+                await clock.sleep(pause)
+                pause = min(pause * 1.5, JOIN_SECONDS[1])
+            continue
+        if job.not_before is not None:
+            await clock.sleep(job.not_before - clock.now())
+        async with AsyncExitStack() as turn:
+            starting: asyncio.Future[Job | None] | None = None
+            try:
+                async with places.line(ledger, job, clock):
+                    stale_at = request.stale_at()
+                    if stale_at is not None and stale_at < clock.now():
+                        request = await claim.renewed(request)
+                    await turn.enter_async_context(client.turn())
+                    starting = asyncio.ensure_future(
+                        ledger.start_sending(job, claim.flow_run_id, claim.max_in_flight, claim.spend)
+                    )
+                    mine = await _finish(starting)
+            except asyncio.CancelledError:
+                await _finish(_unsent(ledger, starting))
+                raise
+            if mine is not None:
+                told = request.notifying(claim.callback_url(mine))
+                return await _finish(_send(ledger, client, told, mine, claim.tell, clock))
+
+
+async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
+    """Turn a `sending` job whose process must be dead into `unknown`; None if it is not stale, or moved on.
+
+    Parameters:
+        ledger: where the job is written down.
+        job: the job, as it was read.
+        clock: what tells the time and waits.
+    """
+    if job.state is not JobState.SENDING or clock.now() - (job.sent_at or 0.0) < STALE_SENDING_SECONDS:
+        return None
+    return await ledger.move(
+        job,
+        JobState.UNKNOWN,
+        error_kind=SubmissionUnknown.__name__,
+        error_message="The process that was sending this submission ended before its answer was written down.",
+    )
+
+
+async def _newest_or_new(
+    ledger: Ledger, client: ProviderClient, request: GenerationRequest, claim: Claim, clock: Clock
+) -> Job:
+    identity = identity_of(client.account, request, claim.scope, claim.variant)
+    newest = await ledger.newest(identity)
+    if newest is not None and not await _wants_new_attempt(newest, claim, clock):
+        return newest
+    expectation = request.expectation().model_copy(update=claim.expectation.model_dump(exclude_none=True))
+    price = claim.prices.get(priced_as(request))
+    cost = price.of(expectation.seconds) if price is not None else None
+    return await ledger.reserve(
+        Job(
+            key="",
+            identity=identity,
+            attempt=newest.attempt + 1 if newest else 1,
+            scope=claim.scope,
+            variant=claim.variant,
+            provider=client.account.provider,
+            account=str(client.account),
+            kind=request.kind,
+            model=request.model_name,
+            label=claim.label,
+            request=shown_request(request),
+            expectation=expectation,
+            flow_run_id=claim.flow_run_id,
+            root_run_id=claim.root_run_id,
+            estimated_cost=cost,
+            currency=None if cost is None else CURRENCY,
+            output=claim.output,
+        )
+    )
+
+
+async def _wants_new_attempt(job: Job, claim: Claim, clock: Clock) -> bool:
+    """Whether an attempt that ended without a result is followed by another.
+
+    A refused submission cost nothing and may be repeated. What the provider had accepted is only asked for again by
+    another run or by a person: an automatic retry gets the same failure once more.
+    """
+    if not job.may_follow(clock.now()):
+        if job.state in (JobState.FAILED, JobState.REJECTED):
+            raise job.failure()
+        return False
+    if job.state is JobState.REJECTED:
+        return True
+    if claim.ask_again and (job.root_run_id != claim.root_run_id or await claim.retried_by_person()):
+        return True
+    if job.state is JobState.FAILED:
+        raise job.failure()
+    return False
+
+
+async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | None] | None) -> None:
+    """Take back that a job is being sent: its task was cancelled in between, and not a byte has left."""
+    if starting is not None and not starting.cancelled() and starting.exception() is None:
+        mine = starting.result()
+        if mine is not None:
+            await ledger.move(mine, JobState.RESERVED)
+
+
+async def _finish(work: Awaitable[T]) -> T:
+    """Let what must not be left half done end, even if its task is cancelled; then it is."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as cancellation:
+            cancelled = cancellation
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # seen: the ledger has it
+        raise cancelled
+    return task.result()
+
+
+async def _send(
+    ledger: Ledger,
+    client: ProviderClient,
+    request: GenerationRequest,
+    job: Job,
+    tell: Callable[[str], None],
+    clock: Clock,
+) -> Job:
+    failure: GenMediaError
+    try:
+        accepted = await client.submit(request)
+    except GenMediaError as error:
+        failure = job.told_in(error)
+    except Exception as error:
+        # A fault of our own after the first byte: what the provider did is just as unknown.
+        logger.exception("Submitting job %s broke", job.key)
+        failure = errors.ProviderError(f"Submitting broke: {type(error).__name__}.", outcome="uncertain")
+    else:
+        return await _written(lambda: _accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
+    if failure.outcome == "unsent":
+        # Once only: where it was written and just the answer was lost, another process may be sending the job by now,
+        # and a second try would take back that process's mark.
+        await _record_failure(ledger, job, failure, clock)
+        raise failure
+    await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
+    if failure.outcome == "uncertain":
+        raise SubmissionUnknown(
+            f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
+        ).about(job.key, None)
+    raise failure
+
+
+async def _written(
+    write: Callable[[], Awaitable[T]],
+    job: Job,
+    became: Accepted | GenMediaError,
+    tell: Callable[[str], None],
+    clock: Clock,
+) -> T:
+    """Write down what became of a submission, again and again while the ledger does not take it."""
+    provider_job_id = became.provider_job_id
+    said = f"the provider accepted it as {provider_job_id}" if isinstance(became, Accepted) else became.message
+    for pause in (*WRITE_PAUSES, None):
+        try:
+            return await write()
+        except GenMediaError:
+            raise
+        except Exception as error:
+            tell(f"Job {job.key}: {said}; the ledger cannot be written to now: {type(error).__name__}")
+            logger.warning("The ledger does not take what became of job %s", job.key, exc_info=error)
+            if pause is None:
+                break
+            await clock.sleep(pause)
+    lost = SubmissionUnknown(f"The ledger did not take what became of the submission: {said}.")
+    if provider_job_id:
+        lost.next_step = f"`prefect-genmedia jobs adopt {{job}} {provider_job_id}`, once the ledger can be written to."
+    raise lost.about(job.key, provider_job_id)
+
+
+async def _accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) -> Job:
+    lifetime = provider_named(job.provider).job_lifetime_seconds
+    provider_job_id = accepted.provider_job_id
+    facts: dict[str, Any] = {
+        "provider_job_id": provider_job_id,
+        "provider_status": accepted.status,
+        "price": accepted.price,
+        "points_remaining": accepted.points_remaining,
+    }
+    if lifetime is not None:
+        facts["expires_at"] = clock.now() + lifetime
+    submitted = await ledger.move(job, JobState.SUBMITTED, **facts)
+    while submitted is None:
+        # Somebody took us for dead and said `unknown`; this answer is certain and settles it.
+        present = await ledger.get(job.key)
+        if present is not None and present.state in ACCEPTED and present.provider_job_id == provider_job_id:
+            return present  # an earlier try was written, and only its answer was lost
+        if present is None or present.state is not JobState.UNKNOWN:
+            raise SubmissionUnknown(
+                f"The provider accepted it as {provider_job_id}, but the job was decided otherwise meanwhile."
+            ).about(job.key, provider_job_id)
+        submitted = await ledger.move(
+            present, JobState.SUBMITTED, **facts, error_kind=None, error_message=None, error_code=None
+        )
+    return submitted
+
+
+async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, clock: Clock) -> None:
+    facts: dict[str, Any] = {
+        "error_kind": failure.kind,
+        "error_message": failure.message,
+        "error_code": failure.code,
+    }
+    if failure.outcome == "unsent":
+        wait = failure.retry_after if isinstance(failure, RateLimited) else None
+        facts["not_before"] = clock.now() + wait if wait else None
+        await ledger.move(job, JobState.RESERVED, **facts)
+    elif failure.outcome == "refused":
+        await ledger.move(job, JobState.REJECTED, **facts)
+    else:
+        await ledger.move(job, JobState.UNKNOWN, **facts | {"error_kind": SubmissionUnknown.__name__})
+
+
+def unresolved(job: Job) -> SubmissionUnknown:
+    """The error of whoever asks for what was sent without a certain answer."""
+    if job.state is JobState.ABANDONED:
+        return SubmissionUnknown(
+            "A person abandoned this submission; it is not sent again.",
+            next_step="use another idempotency key or variant for a new one, or "
+            "`prefect-genmedia jobs adopt {job} PROVIDER_ID` if it did arrive.",
+        ).about(job.key, job.provider_job_id)
+    return SubmissionUnknown(f"An earlier submission of this request has no certain answer: {job.error_message}").about(
+        job.key, job.provider_job_id
+    )
+
+
+def shown_request(request: GenerationRequest) -> dict[str, Any]:
+    """The request as it may be stored and shown: URLs without signatures, `data:` URIs cut to their media type."""
+    shown: dict[str, Any] = _shown(request.model_dump(mode="json", exclude_none=True))
+    return shown
+
+
+def _shown(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _shown(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_shown(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(("http://", "https://", "data:")):
+        return unsigned_url(value)
+    return value

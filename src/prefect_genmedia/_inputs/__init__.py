@@ -1,0 +1,25 @@
+"""Inputs from where people have them: looked at before anything is paid, and brought to where a provider takes them.
+
+Knows requests only by what they say of their inputs, and nothing of Prefect.
+"""
+
+from prefect_genmedia._inputs.redacting import DiscreetClient
+from prefect_genmedia._inputs.inspect import Look, Seen, look_at, looks_wanted
+from prefect_genmedia._inputs.validate import judged
+from prefect_genmedia._inputs.prepare import Prepared, identified, measured, prepared, prepared_url
+from prefect_genmedia._inputs.publish import Publication
+
+__all__ = [
+    "DiscreetClient",
+    "Look",
+    "Prepared",
+    "Publication",
+    "Seen",
+    "identified",
+    "judged",
+    "look_at",
+    "looks_wanted",
+    "measured",
+    "prepared",
+    "prepared_url",
+]

@@ -1,0 +1,209 @@
+"""Preparing a request: its inputs are looked at, and brought to where the provider can take them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Generic, TypeVar
+
+from anyio import to_thread
+
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia._inputs.inspect import Seen, looks_wanted, seen_in_all
+from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
+from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
+from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
+from prefect_genmedia._media.verify import media_seconds
+from prefect_genmedia.providers.inputs import RequestInput, SentInput, input_url
+from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
+from prefect_genmedia._transport import FetchRules
+
+PREPARED_SECONDS = 3600.0
+"""How long what was prepared is taken as it is: its signed URLs must outlive the job's wait at the provider."""
+
+Request = TypeVar("Request", bound=GenerationRequest)
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared(Generic[Request]):
+    """A request that can be sent.
+
+    Parameters:
+        request: the same request; its dump, its repr and its identity show nothing of how inputs travel.
+        sent: what is sent in place of users' own files, by their URLs.
+        expectation: what the inputs say about the result: how long it must be.
+    """
+
+    request: Request
+    sent: Mapping[str, SentInput]
+    expectation: MediaExpectation
+
+
+async def prepared(
+    request: Request,
+    rules: FetchRules,
+    publication: Publication,
+    *,
+    preflight: bool = True,
+    before: Mapping[str, Seen] | None = None,
+    tell: Tell = _logger.warning,
+) -> Prepared[Request]:
+    """Look at a request's inputs and bring the user's own files to where the provider can take them.
+
+    http(s) inputs stay as they are. A user's own file (a path, or an fsspec URL) travels as base64 where the provider
+    documents that, or else behind a signed URL. Each input is read at most once.
+
+    Parameters:
+        request: what is asked for.
+        rules: what a fetch of an http(s) input may do.
+        publication: where own files are published.
+        preflight: whether documented limits are checked.
+        before: what was seen of its inputs in an earlier look, by URL, of which everything was told then: nothing of it
+            is fetched again. The user's own files are read, to be sent, and looked at where their bytes have changed.
+        tell: told what cannot be checked from here.
+
+    A request that was prepared not long ago is taken as it is.
+
+    Raises:
+        InvalidRequest: with every problem of every input; nothing was sent.
+        ProviderError: a storage failed; retryable, nothing was sent.
+    """
+    known = request.preparation()
+    if known is not None and 0 <= time.time() - known[2] < PREPARED_SECONDS:
+        return Prepared(request, *known[:2])
+    inputs = request.inputs()
+    if not inputs and request.duration_source() is None:
+        return Prepared(request, {}, MediaExpectation())
+    wanted, seen = looks_wanted(request, preflight), dict(before or {})
+    unread = {url: want for url, want in wanted.items() if is_own(url) or url not in seen}
+    with TemporaryDirectory(prefix="genmedia-") as folder:
+        limits = {url: want.max_bytes for url, want in unread.items()}
+        readings = await read_all(limits, rules, Path(folder))
+        seen |= await to_thread.run_sync(seen_in_all, readings, unread, seen)
+        findings = judged(request, seen, publication, preflight, _logger.debug if before else tell)
+        own = {each.url: each for each in inputs if is_own(each.url)}
+        _raise_for(request, findings.problems, readings, own)
+        sent = await _sent(request, own, readings, publication, travels_inline(inputs, seen))
+    found = MediaExpectation(seconds=findings.seconds)
+    return Prepared(request.prepared(sent, found, time.time()), sent, found)
+
+
+async def identified(request: Request, rules: FetchRules) -> Request:
+    """The request as its identity needs it, for whoever looks a job up without submitting: own files by their bytes.
+
+    Nothing is checked, published or encoded. Files that cannot be read now keep their names in the identity.
+
+    Parameters:
+        request: what is asked for.
+        rules: what a fetch may do; nothing but the user's own files is read.
+    """
+    if request.preparation() is not None:
+        return request
+    limits = {each.url: MAX_INPUT_BYTES for each in request.inputs() if is_own(each.url)}
+    with TemporaryDirectory(prefix="genmedia-") as folder:
+        readings = await read_all(limits, rules, Path(folder))
+    return request.sending({url: SentInput(held.sha256) for url, held in readings.items() if isinstance(held, Held)})
+
+
+async def measured(url: str, rules: FetchRules) -> float | None:
+    """How long a recording or video plays, in seconds; None where it cannot be read from here, or nothing in it plays.
+
+    Parameters:
+        url: where the user has it.
+        rules: what a fetch may do.
+    """
+    with TemporaryDirectory(prefix="genmedia-") as folder:
+        (reading,) = (await read_all({url: MAX_INPUT_BYTES + 1}, rules, Path(folder))).values()
+        if not isinstance(reading, Held) or reading.size > MAX_INPUT_BYTES:
+            return None
+        return await to_thread.run_sync(media_seconds, reading.path)
+
+
+async def prepared_url(url: str, field: str, rules: FetchRules, publication: Publication) -> str:
+    """The URL that a provider is given for one input: itself if it is http(s), or else a signed one.
+
+    Parameters:
+        url: where the user has it.
+        field: what errors call it.
+        rules: what a fetch may do.
+        publication: where own files are published.
+
+    Raises:
+        InvalidRequest: it is not there, or cannot be published.
+        ProviderError: a storage failed; retryable.
+    """
+    try:
+        input_url(url)
+    except ValueError as error:
+        raise InvalidRequest.of("The input", [FieldProblem(field, str(error))]) from None
+    if not is_own(url):
+        return url
+    with TemporaryDirectory(prefix="genmedia-") as folder:
+        (reading,) = (await read_all({url: MAX_INPUT_BYTES}, rules, Path(folder))).values()
+        if isinstance(reading, GenMediaError):
+            raise reading
+        if isinstance(reading, Unusable):
+            raise InvalidRequest.of("The input", [FieldProblem(field, reading.problem)])
+        try:
+            return await to_thread.run_sync(publication.publish, reading, url)
+        except NotPublishable as error:
+            problem = FieldProblem(field, str(error))
+    raise InvalidRequest.of("The input", [problem])
+
+
+def _raise_for(
+    request: GenerationRequest,
+    problems: Sequence[FieldProblem],
+    readings: Mapping[str, Reading],
+    own: Mapping[str, RequestInput],
+) -> None:
+    if problems:
+        raise InvalidRequest.of(f"{type(request).__name__} request", problems)
+    for url in own:
+        reading = readings[url]
+        if isinstance(reading, GenMediaError):
+            raise reading
+
+
+async def _sent(
+    request: GenerationRequest,
+    own: Mapping[str, RequestInput],
+    readings: Mapping[str, Reading],
+    publication: Publication,
+    inline: bool,
+) -> dict[str, SentInput]:
+    held = {url: reading for url, reading in readings.items() if url in own and isinstance(reading, Held)}
+    if inline:
+        return {url: await to_thread.run_sync(_inline, each, url) for url, each in held.items()}
+    by_digest = {each.sha256: (each, url) for url, each in held.items()}
+    outcomes = await asyncio.gather(
+        *(to_thread.run_sync(publication.publish, each, url) for each, url in by_digest.values()),
+        return_exceptions=True,
+    )
+    published = dict(zip(by_digest, outcomes, strict=True))
+    problems, sent = [], {}
+    for url, each in held.items():
+        outcome = published[each.sha256]
+        if isinstance(outcome, str):
+            sent[url] = SentInput(each.sha256, url=outcome)
+        elif isinstance(outcome, NotPublishable):
+            problems.append(FieldProblem(own[url].field, str(outcome)))
+    if problems:
+        raise InvalidRequest.of(f"{type(request).__name__} request", problems)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return sent
+
+
+def _inline(held: Held, url: str) -> SentInput:
+    text = base64.b64encode(held.path.read_bytes()).decode()
+    return SentInput(held.sha256, base64=text, media_type=media_type_of(held.path, url))

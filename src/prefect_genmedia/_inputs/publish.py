@@ -1,0 +1,141 @@
+"""Publishing a user's own file where a provider can fetch it: under its digest, once, behind a URL that ends."""
+
+from __future__ import annotations
+
+import mimetypes
+import shutil
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import urlsplit
+
+from fsspec.core import url_to_fs
+
+from prefect_genmedia.errors import GenMediaError, ProviderError
+from prefect_genmedia._inputs.reading import Held
+from prefect_genmedia._media.storage import RemoteFolder
+from prefect_genmedia.providers.inputs import is_public
+from prefect_genmedia._transport import excerpt, unsigned_text
+
+SETTING = "PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL"
+
+HOW_TO_PUBLISH = f"set {SETTING} to a storage that can sign URLs, such as s3://bucket/inputs, or give an http(s) URL"
+
+_SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
+    (b"\xff\xd8\xff", 0, ".jpg"),
+    (b"\x89PNG\r\n\x1a\n", 0, ".png"),
+    (b"WEBP", 8, ".webp"),
+    (b"WAVE", 8, ".wav"),
+    (b"ID3", 0, ".mp3"),
+    (b"\xff\xfb", 0, ".mp3"),
+    (b"\xff\xf3", 0, ".mp3"),
+    (b"ftypM4A", 4, ".m4a"),
+    (b"ftyp", 4, ".mp4"),
+    (b"OggS", 0, ".ogg"),
+    (b"fLaC", 0, ".flac"),
+)
+
+
+class NotPublishable(Exception):
+    """Nothing is set that could publish a file; the text says what to set."""
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Where users' own files are published for providers to fetch.
+
+    Parameters:
+        url: an fsspec URL of a folder whose storage can sign URLs, such as `s3://bucket/inputs`; None for nowhere.
+        seconds: how long a signed URL is valid. Providers may fetch it late: a task waits for up to 12 h.
+    """
+
+    url: str | None = None
+    seconds: int = 24 * 3600
+
+    def publish(self, held: Held, name: str) -> str:
+        """Upload the file, unless it is there already, and sign a URL of it. Blocks; run it in a thread.
+
+        Parameters:
+            held: the file.
+            name: the user's name of it, for its ending where its bytes do not tell.
+
+        Returns:
+            The signed URL; its path has the file's digest.
+
+        Raises:
+            NotPublishable: no storage is set, or it cannot sign.
+            ProviderError: the storage failed; retryable, nothing was sent to the provider.
+        """
+        if not self.url:
+            raise NotPublishable(f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}")
+        try:
+            return self._publish(self.url, held, f"{held.sha256}{ending_of(held.path, name)}")
+        except (GenMediaError, NotPublishable):
+            raise
+        except (ImportError, ValueError, NotImplementedError) as error:
+            raise NotPublishable(f"cannot be published through {SETTING}: {unsigned_text(str(error))}") from None
+        except Exception as error:
+            told = excerpt(unsigned_text(str(error)), 300)
+            failure = ProviderError(
+                f"Publishing through {SETTING} failed: {type(error).__name__}: {told}.",
+                outcome="unsent",
+                next_step=f"check {SETTING} and the storage's credentials.",
+            )
+        raise failure
+
+    def _publish(self, url: str, held: Held, name: str) -> str:
+        fs, root = url_to_fs(url.rstrip("/"))
+        target = f"{root}/{name}"
+        signed = self._signed(fs, target)  # before the upload: a storage that cannot sign should not be filled
+        # A listing that this process remembers may be older than the storage's clean-up.
+        fs.invalidate_cache(root)
+        if not _is_there(fs, target, held.size):
+            with TemporaryDirectory(prefix="genmedia-") as folder:
+                named = Path(folder) / name  # storages read the Content-Type off the ending
+                shutil.copyfile(held.path, named)
+                RemoteFolder(url).publish(named, name)
+        return signed
+
+    def _signed(self, fs: Any, target: str) -> str:
+        try:
+            signed = str(fs.sign(target, expiration=self.seconds))
+        except (NotImplementedError, AttributeError):
+            signed = ""
+        if not is_public(signed):
+            raise NotPublishable(f"cannot be published: the storage of {SETTING} cannot sign URLs; {HOW_TO_PUBLISH}")
+        return signed
+
+
+def ending_of(path: Path, name: str) -> str:
+    """The ending that a file's bytes tell, or else its name's: the same bytes are the same file under every name.
+
+    Parameters:
+        path: the file.
+        name: its name, where the bytes do not tell.
+    """
+    with path.open("rb") as file:
+        head = file.read(32)
+    for signature, offset, ending in _SIGNATURES:
+        if head[offset : offset + len(signature)] == signature:
+            return ending
+    suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
+    return suffix if len(suffix) <= 6 and suffix[1:].isalnum() and suffix.isascii() else ""
+
+
+def media_type_of(path: Path, name: str) -> str:
+    """The file's type, such as `image/png`.
+
+    Parameters:
+        path: the file.
+        name: its name, where the bytes do not tell.
+    """
+    return mimetypes.guess_type(f"x{ending_of(path, name)}")[0] or "application/octet-stream"
+
+
+def _is_there(fs: Any, target: str, size: int) -> bool:
+    try:
+        info = fs.info(target)
+    except FileNotFoundError:
+        return False
+    return bool(info.get("type") == "file" and info.get("size") == size)

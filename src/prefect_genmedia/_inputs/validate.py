@@ -1,0 +1,197 @@
+"""Preflight: what is documented about inputs is checked before anything is paid (docs/providers/, and the catalogs).
+
+Only what a provider documents is a problem; everything else is left to the provider. Where it cannot be looked from
+here, that is told, and the submission goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import log
+
+from prefect_genmedia.errors import FieldProblem, GenMediaError
+from prefect_genmedia._inputs.inspect import Look, Picture, Seen
+from prefect_genmedia._inputs.publish import HOW_TO_PUBLISH, Publication
+from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Unusable, is_own
+from prefect_genmedia.providers.inputs import PictureLimits, RequestInput, is_public
+from prefect_genmedia.providers.protocol import DurationSource, GenerationRequest
+
+MAX_INLINE_BYTES = 20 * 1024**2
+"""The largest file that travels inside of a request, in bytes: a slow line must send it, a third larger as base64, well
+within the time that a submission may take, or nobody can know whether it was paid."""
+
+SAME_RATIO = 0.01
+"""How far two aspect ratios may be apart and still count as the same: sizes are whole pixels."""
+
+_NOT_MEASURED = "The recording cannot be measured from here, so its length is not checked"
+
+Tell = Callable[[str], None]
+"""Told what could not be checked, in one sentence."""
+
+
+@dataclass
+class Findings:
+    """What the look at all inputs of a request found.
+
+    Parameters:
+        problems: what is wrong with them.
+        seconds: how long the recording plays that the result must be as long as; None where that is not known.
+    """
+
+    problems: list[FieldProblem] = field(default_factory=list)
+    seconds: float | None = None
+
+
+def judged(
+    request: GenerationRequest, seen: Mapping[str, Seen], publication: Publication, preflight: bool, tell: Tell
+) -> Findings:
+    """What is wrong with a request's inputs: with each of them, and with how they can travel.
+
+    Parameters:
+        request: what is asked for.
+        seen: what was seen of its inputs, by URL.
+        publication: where own files are published.
+        preflight: whether documented limits are checked.
+        tell: told what cannot be checked from here.
+    """
+    inputs, source = request.inputs(), request.duration_source()
+    problems = _unusable(inputs, seen)
+    if preflight:
+        problems += check_pictures(inputs, seen, tell)
+    recording = Findings()
+    if source is not None:
+        recording = check_recording(source, seen.get(source.url), preflight, tell)
+    problems += recording.problems
+    own = {each.url: each for each in inputs if is_own(each.url)}
+    if own and not publication.url and not travels_inline(inputs, seen):
+        problems += [FieldProblem(each.field, _cannot_travel(inputs, each)) for each in own.values()]
+    return Findings(problems, recording.seconds)
+
+
+def travels_inline(inputs: Sequence[RequestInput], seen: Mapping[str, Seen]) -> bool:
+    """Whether the user's own files travel inside of the request: all of them, or none.
+
+    Providers take the pictures of one request as URLs or as base64, not both (docs/providers/tokenops.md).
+
+    Parameters:
+        inputs: the request's files.
+        seen: what was seen of them, by URL.
+    """
+    own = [seen.get(each.url) for each in inputs if is_own(each.url)]
+    fits = all(not isinstance(each, Look) or each.size <= MAX_INLINE_BYTES for each in own)
+    return bool(own) and fits and _may_be_inline(inputs)
+
+
+def picture_problems(look: Look, limits: PictureLimits) -> list[str]:
+    """In what a picture is not as documented, in words.
+
+    Parameters:
+        look: what was seen in it.
+        limits: what the provider documents.
+    """
+    problems = []
+    if look.size > limits.max_bytes:
+        problems.append(f"is larger than {limits.max_bytes / 1024**2:.1f} MB")
+    picture = look.picture
+    if picture is None:
+        return [*problems, f"is not a {' or '.join(limits.formats)} picture"]
+    if picture.format not in limits.formats:
+        problems.append(f"is {picture.format}, not {' or '.join(limits.formats)}")
+    size = f"is {picture.width}×{picture.height} pixels"
+    long, short = max(picture.width, picture.height), min(picture.width, picture.height)
+    if long > limits.max_side:
+        problems.append(f"{size}, more than {limits.max_side}×{limits.max_side}")
+    if short < limits.min_side:
+        problems.append(f"{size}: its short side must be {limits.min_side} or more")
+    if long > short * limits.max_ratio:
+        problems.append(f"{size}: its long side must not be more than {limits.max_ratio:g} times the short one")
+    return problems
+
+
+def check_pictures(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], tell: Tell) -> list[FieldProblem]:
+    """Check every picture whose limits are documented.
+
+    Parameters:
+        inputs: the request's files.
+        seen: what was seen of them, by URL.
+        tell: told what could not be checked.
+    """
+    problems = []
+    for each in inputs:
+        look = seen.get(each.url)
+        if each.picture is None or look is None:
+            continue
+        if isinstance(look, GenMediaError):
+            if not is_own(each.url):
+                tell(f"{each.field} cannot be looked at from here, so it is not checked: {look.message}")
+        elif isinstance(look, Look):
+            if is_public(each.url) and look.picture is None:
+                # It may be a page that only we are shown.
+                tell(f"{each.field} cannot be looked at from here, so it is not checked: the URL gave no picture.")
+                continue
+            problems += [FieldProblem(each.field, problem) for problem in picture_problems(look, each.picture)]
+            problems += _ratio_problems(each, look.picture, inputs, seen)
+    return problems
+
+
+def check_recording(source: DurationSource, look: Seen | None, preflight: bool, tell: Tell) -> Findings:
+    """Check what is documented about the recording that the result is as long as.
+
+    Parameters:
+        source: the input, and what is documented about it.
+        look: what was seen in it.
+        preflight: whether anything is checked; it is measured in any case, since the result is compared with it.
+        tell: told if it cannot be measured.
+    """
+    if isinstance(look, GenMediaError):
+        if not is_own(source.url):
+            tell(f"{_NOT_MEASURED}: {look.message}")
+        return Findings()
+    if not isinstance(look, Look):
+        return Findings()
+    if look.size > MAX_INPUT_BYTES:
+        tell(f"{_NOT_MEASURED}: The file is larger than {MAX_INPUT_BYTES} bytes.")
+        return Findings()
+    is_silent = look.sound is False or (look.sound is None and not is_public(source.url))
+    if preflight and source.needs_sound and is_silent:
+        return Findings([FieldProblem(source.field, "has no sound in it")])
+    if look.seconds is None:
+        tell(f"{_NOT_MEASURED}: The file holds no sound or picture that plays.")
+        return Findings()
+    limit = source.below_seconds
+    if preflight and limit is not None and look.seconds >= limit:
+        problem = f"plays {look.seconds:.1f} s and must be shorter than {limit:.0f} s"
+        return Findings([FieldProblem(source.field, problem)], look.seconds)
+    return Findings(seconds=look.seconds)
+
+
+def _unusable(inputs: Sequence[RequestInput], seen: Mapping[str, Seen]) -> list[FieldProblem]:
+    looks = ((each.field, seen.get(each.url)) for each in inputs)
+    return [FieldProblem(field, look.problem) for field, look in looks if isinstance(look, Unusable)]
+
+
+def _may_be_inline(inputs: Sequence[RequestInput]) -> bool:
+    return all(each.inline and (is_own(each.url) or each.url.startswith("data:")) for each in inputs)
+
+
+def _cannot_travel(inputs: Sequence[RequestInput], each: RequestInput) -> str:
+    if not each.inline:
+        return f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}"
+    if not _may_be_inline(inputs):
+        return f"cannot travel as base64 beside an http(s) URL: {HOW_TO_PUBLISH}"
+    return f"is larger than {MAX_INLINE_BYTES / 1024**2:.0f} MiB, too much for base64: {HOW_TO_PUBLISH}"
+
+
+def _ratio_problems(
+    each: RequestInput, own: Picture | None, inputs: Sequence[RequestInput], seen: Mapping[str, Seen]
+) -> list[FieldProblem]:
+    first = next((other for other in inputs if other.field == each.ratio_of), None)
+    other = seen.get(first.url) if first is not None else None
+    wanted = other.picture if isinstance(other, Look) else None
+    if first is None or own is None or wanted is None:
+        return []
+    if any(abs(log(one / two)) <= SAME_RATIO for one in own.ratios for two in wanted.ratios):
+        return []
+    sizes = f"{own.width}×{own.height} and {wanted.width}×{wanted.height}"
+    return [FieldProblem(each.field, f"must have the same aspect ratio as {first.field}: they are {sizes}")]

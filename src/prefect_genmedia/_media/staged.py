@@ -1,0 +1,96 @@
+"""A download on its way to the disk: hashed and written in threads, in as few trips to them as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from anyio import to_thread
+
+from prefect_genmedia.errors import ProviderError, ResultInvalid
+from prefect_genmedia._media.storage import Storage, storing
+from prefect_genmedia.providers.protocol import ResultStream
+
+MAX_BYTES = 4 * 1024**3
+"""The largest file that is taken, in bytes: a runaway answer must not fill the disk."""
+
+PIECE_BYTES = 1 << 20
+"""What is held in memory before it is written. A file that is no larger needs no trip to a thread of its own."""
+
+
+class Landing:
+    """A file that arrives, under a name that nobody takes for the final one.
+
+    Its methods block, except `receive`; `close` may be called twice, and must be called.
+
+    Parameters:
+        storage: where it is staged.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        """Touch nothing yet."""
+        self._storage = storage
+        self._place = ExitStack()
+        self._opened: tuple[Path, IO[bytes]] | None = None
+        self._digest = hashlib.sha256()
+        self._held = bytearray()
+        self.size = 0
+
+    async def receive(self, stream: ResultStream) -> None:
+        """Take in the whole stream; its last piece stays in memory until `settle`.
+
+        Raises:
+            ResultInvalid: it is larger than `MAX_BYTES`.
+            ProviderError: it is cut short, empty, or no video by its own words; retryable.
+            StorageError: it cannot be written; retryable.
+        """
+        writing: asyncio.Future[Any] | None = None
+        try:
+            async for chunk in stream.chunks():
+                self._held += chunk
+                self.size += len(chunk)
+                if self.size > MAX_BYTES:
+                    raise ResultInvalid(f"The file is larger than {MAX_BYTES} bytes.", retryable=False)
+                if len(self._held) >= PIECE_BYTES:
+                    if writing is not None:
+                        await writing
+                    piece, self._held = self._held, bytearray()
+                    # One piece is written while the next one arrives.
+                    writing = asyncio.ensure_future(to_thread.run_sync(self._write, piece))
+        finally:
+            if writing is not None:
+                await writing
+        if stream.content_length is not None and self.size != stream.content_length:
+            raise ProviderError(f"The download ended after {self.size} of {stream.content_length} bytes.")
+        if self.size == 0:
+            raise ProviderError("The download is empty.")
+        if "html" in stream.content_type or "json" in stream.content_type:
+            raise ProviderError(f"The download is {stream.content_type}, not a video.")
+
+    def settle(self) -> tuple[Path, str]:
+        """Write what is left; returns the whole file's path and its SHA-256 in hex."""
+        path, file = self._write(self._held)
+        with storing():
+            file.close()
+        return path, self._digest.hexdigest()
+
+    def close(self) -> None:
+        """Remove what has not been published."""
+        self._place.close()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to close."""
+        return self._opened is not None
+
+    def _write(self, piece: bytearray) -> tuple[Path, IO[bytes]]:
+        self._digest.update(piece)
+        with storing():
+            if self._opened is None:
+                path = self._place.enter_context(self._storage.staging())
+                self._opened = path, self._place.enter_context(path.open("xb"))
+            self._opened[1].write(piece)
+            return self._opened

@@ -1,0 +1,245 @@
+"""What a run shows in the Prefect UI: a card for each delivered file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from anyio import to_thread
+from PIL import Image
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.runtime import deployment, flow_run
+
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
+from prefect_genmedia._core.reconcile import Finding
+from prefect_genmedia._prefect.targets import read_file
+
+_NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
+"""Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""
+
+_NEW_RUN = "start a new run with other inputs (*Copy to new run*); *Retry* would send the same ones."
+
+_IN_UI = {
+    "InvalidRequest": _NEW_RUN,
+    "NoSubject": _NEW_RUN,
+    "InputRefused": _NEW_RUN,
+    "CredentialsError": "correct the Block under *Blocks*, then {retry}.",
+    "SubmissionUnknown": (
+        "look into the provider's console for a job of that minute. Under *Deployments* run `decide-job/decide` with "
+        "job `{job}`: *adopt* it with its id at the "
+        "provider, *resubmit* or *abandon* it. Then {retry}."
+    ),
+    "JobTimeout": "nothing, where `reconcile-jobs/reconcile` is on: it delivers the file. Or, later, {retry}.",
+    "BudgetStop": "start a new run with the same table and `batch_id`, and with a larger limit (*Copy to new run*).",
+    "BatchIncomplete": "start a new run with the same table and `batch_id` (*Copy to new run*).",
+}
+"""What to do about an error, by its name, in the UI's words; for the others the run is retried."""
+
+_MAYBE_PAID = TAKEN | {JobState.UNKNOWN}
+
+LONGEST_CELL = 90
+"""Characters that a table shows beside a fact's name in a window of usual width."""
+
+CARD_POSTER_WIDTH = 320
+"""Pixels: the artifact's text holds the picture, so it is kept to some 20 kB."""
+
+
+async def publish_result_card(job: Job, delivery: Delivery) -> None:
+    """Show a delivered file on its run's page: poster frame, facts, request, where it is.
+
+    Parameters:
+        job: the job that the file is of.
+        delivery: the file.
+    """
+    content = await read_file(delivery.poster_uri) if delivery.poster_uri else None
+    poster = await to_thread.run_sync(thumbnail, content, CARD_POSTER_WIDTH) if content else None
+    await acreate_markdown_artifact(
+        key=f"genmedia-{job.kind}",
+        markdown=result_card(job, delivery, poster),
+        description=f"{job.kind} · {job.label}",
+    )
+
+
+async def publish_detached_card(job: Job) -> None:
+    """Say on a stopped run's page that its job lives on."""
+    await acreate_markdown_artifact(
+        key=f"genmedia-{job.kind}",
+        markdown=(
+            f"# {_cell(job.label or job.kind)}: stopped, not lost\n\n"
+            f"Job `{job.provider_job_id}` was accepted by {job.provider} and is paid. It lives on there: run again "
+            f"with the same inputs, or let `reconcile_jobs` collect it.\n\n"
+            f"`prefect-genmedia jobs show {job.key}` shows it.\n"
+        ),
+        description=f"{job.kind} · {job.label} · stopped, to be collected",
+    )
+
+
+async def publish_failure_card(error: GenMediaError, job: Job | None = None) -> None:
+    """Say on a failed run's page what happened, what was paid, and what to do next.
+
+    Parameters:
+        error: what the run, or one of its tasks, fails with.
+        job: the job it is about, as the ledger has it.
+    """
+    key = error.job_key or "none"
+    maybe_paid = job is not None and job.state in _MAYBE_PAID
+    facts = {
+        "Job": f"`{key}` in the ledger, `{error.provider_job_id or 'no id'}` at the provider" if error.job_key else "",
+        "Request": f"{job.kind} · {_cell(job.label)} · {job.model} at {job.provider}" if job is not None else "",
+        "Sent": _moment(job.sent_at) if job is not None else "",
+        "Provider's code": _cell(error.code or ""),
+    }
+    # Paragraphs, since the UI does not wrap what stands in a table.
+    lines = [f"# {error.kind}", "", _sentence(error.message), "", "## What was paid", "", _sentence(error.paid), ""]
+    if job is not None and maybe_paid:
+        lines += [f"Estimated cost: {_cost(job)}. {_same_request(job)}", ""]
+    lines += ["## What to do", "", f"- Here in the UI: {_in_ui(error, key)}"]
+    if error.next_step:
+        lines.append(f"- Elsewhere: {_sentence(error.next_step_for())}")
+    lines += ["", *_table(facts)]
+    await acreate_markdown_artifact(
+        key="genmedia-failure", markdown="\n".join(lines) + "\n", description=f"{error.kind}: {error.message}"[:500]
+    )
+
+
+async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
+    """Show what a reconciling did, and what needs a person."""
+    rows = [
+        {
+            "needs a person": "yes" if finding.next_step else "",
+            "what was done": finding.action,
+            "next": finding.next_step,
+            "job": finding.job.key,
+            "at the provider": finding.job.provider_job_id or "",
+            "request": f"{finding.job.kind} · {finding.job.label}",
+            "state": finding.job.state.value,
+            "file": finding.job.delivery.uri if finding.job.delivery else "",
+        }
+        for finding in sorted(findings, key=lambda finding: not finding.next_step)
+    ]
+    await acreate_table_artifact(
+        key="genmedia-reconcile",
+        table=rows or [{"result": "every paid job is delivered or has a run that waits for it"}],
+        description=f"{len(rows)} jobs, {sum(bool(row['next']) for row in rows)} need a person",
+    )
+
+
+def _in_ui(error: GenMediaError, job: str) -> str:
+    """What a person does who has nothing but the UI."""
+    command = f"`prefect flow-run retry {flow_run.id} --entrypoint FLOW`, since it has no deployment"
+    retry = "*Retry* this run" if deployment.id else f"retry this run with {command}"
+    return _sentence(_IN_UI.get(error.kind, "{retry}").format(job=job, retry=retry))
+
+
+def _same_request(job: Job) -> str:
+    """What joins this job, and what would be paid anew: the difference that nobody guesses."""
+    if job.scope.startswith("key:"):
+        return "A new run with the same inputs and the same key (`idempotency_key`, or batch and row) joins this job."
+    return (
+        "A retry of this run stays with this job. A **new run** with the same inputs is a new request, and is paid "
+        "again."
+    )
+
+
+def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
+    """The card's markdown.
+
+    Parameters:
+        job: the delivered job.
+        delivery: its file.
+        poster: the poster frame as a `data:` URI, or None.
+    """
+    sound = "with sound" if delivery.has_audio else "without sound"
+    facts = {
+        "File": _link(delivery.uri),
+        "Video": f"{delivery.seconds:.2f} s · {delivery.width}×{delivery.height} · {delivery.codec} · {sound}",
+        "Size": f"{delivery.bytes / 1e6:.2f} MB",
+        "SHA-256": f"`{delivery.sha256}`",
+        "Model": f"{job.model} at {job.provider}",
+        "Job": f"`{job.provider_job_id}` at the provider, `{job.key}` in the ledger",
+        "Time": _timing(job),
+        "Estimated cost": _cost(job),
+        "Price": "" if job.price is None else f"{job.price:g} in {job.provider}'s own unit, as it tells",
+        "Left on the account": "" if job.points_remaining is None else f"{job.points_remaining:g}",
+    }
+    lines = [f"# {job.kind} · {_cell(job.label or job.key)}", ""]
+    if poster:
+        lines += [f"![poster frame]({poster})", ""]
+    asked = {name: _cell(value) for name, value in job.request.items() if name not in _NOT_ASKED_FOR}
+    lines += [*_table(facts), "", "## Request", "", *_table(asked)]
+    return "\n".join(lines) + "\n"
+
+
+def _table(facts: Mapping[str, str]) -> list[str]:
+    """A table of two columns, and below it what is too long for one: the UI does not wrap what stands in a table.
+
+    The first fact is the table's head, since an empty head shows as a bar.
+    """
+    told = {name: value for name, value in facts.items() if value not in ("", "None")}
+    rows = [f"| {name} | {value} |" for name, value in told.items() if len(value) <= LONGEST_CELL]
+    long = [f"\n**{name}**: {value}" for name, value in told.items() if len(value) > LONGEST_CELL]
+    return [*rows[:1], *(["| --- | --- |"] if rows else []), *rows[1:], *long]
+
+
+def _timing(job: Job) -> str:
+    if job.submitted_at is None or job.succeeded_at is None:
+        return ""
+    steps = {"queued": (job.submitted_at, job.running_at), "generating": (job.running_at, job.succeeded_at)}
+    if job.running_at is None:
+        steps = {"at the provider": (job.submitted_at, job.succeeded_at)}
+    steps["until downloaded and verified"] = (job.succeeded_at, job.delivered_at)
+    return ", ".join(f"{end - begin:.1f} s {step}" for step, (begin, end) in steps.items() if begin and end)
+
+
+def _cost(job: Job) -> str:
+    if job.estimated_cost is None:
+        return f"not known: give a price of `{job.provider}/{job.model}` in the setting `prices`"
+    return f"{job.estimated_cost:.2f} {job.currency} by the price table; an estimate, not a bill"
+
+
+def _moment(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _link(uri: str) -> str:
+    return f"[{uri}]({uri})" if uri.startswith(("http://", "https://")) else f"`{uri}`"
+
+
+def _cell(value: Any) -> str:
+    return _text(value).replace("|", "\\|")
+
+
+def _text(value: Any) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    for sign, escaped in (("<", "&lt;"), ("\n", " "), ("[", "\\[")):
+        text = text.replace(sign, escaped)
+    return text
+
+
+def _sentence(text: str) -> str:
+    text = _text(text).strip()
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) or not text else ".")
+
+
+def thumbnail(content: bytes, width: int) -> str | None:
+    """A picture as a small `data:` URI; None where it cannot be read: what shows it is worth showing without.
+
+    Parameters:
+        content: the picture's file.
+        width: pixels at most; it is twice as high at most.
+    """
+    output = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.draft("RGB", (width, width))  # a JPEG is decoded no larger than is needed
+            picture.thumbnail((width, 2 * width))
+            picture.convert("RGB").save(output, "JPEG", quality=70)
+    except OSError:
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(output.getvalue()).decode()

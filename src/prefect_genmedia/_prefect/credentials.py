@@ -1,0 +1,49 @@
+"""Credentials Blocks: who pays, and where the API is. Flows and tasks take a Block or its name, never a secret."""
+
+from __future__ import annotations
+
+from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.hidream.block import HiDreamCredentials
+from prefect_genmedia.providers.jenius.block import JeniusCredentials
+from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
+from prefect_genmedia.errors import CredentialsError
+
+__all__ = [
+    "CREDENTIALS",
+    "HiDreamCredentials",
+    "JeniusCredentials",
+    "ProviderCredentials",
+    "TokenOpsCredentials",
+    "load_credentials",
+]
+
+CREDENTIALS: dict[str, type[ProviderCredentials]] = {
+    block.provider: block for block in (TokenOpsCredentials, JeniusCredentials, HiDreamCredentials)
+}
+"""The Block type of each provider."""
+
+
+async def load_credentials(provider: str, credentials: ProviderCredentials | str) -> ProviderCredentials:
+    """The Block itself: loaded where only its name is given.
+
+    Parameters:
+        provider: the provider it must belong to.
+        credentials: a Block, or the name of a stored one.
+
+    Raises:
+        CredentialsError: there is no such Block, or it belongs to another provider.
+    """
+    block_type = CREDENTIALS[provider]
+    if isinstance(credentials, str):
+        try:
+            loaded = await block_type.aload(credentials)
+        except ValueError:
+            raise CredentialsError(
+                f"There is no {block_type.get_block_type_slug()} Block named {credentials!r}.",
+                next_step=f"create it in the UI under Blocks, or in code with {block_type.__name__}(…).save(…).",
+            ) from None
+        assert isinstance(loaded, ProviderCredentials)  # tells the type checker
+        return loaded
+    if credentials.provider != provider:
+        raise CredentialsError(f"{type(credentials).__name__} does not open {provider}.")
+    return credentials

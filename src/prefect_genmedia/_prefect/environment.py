@@ -1,0 +1,115 @@
+"""Noticing what would die with the machine, or with the run: a ledger in a container, files in a worker's folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+from prefect.context import FlowRunContext
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
+
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia._media.storage import anywhere, is_relative
+from prefect_genmedia.settings import GenMediaSettings
+
+_warned: set[str] = set()
+
+
+async def warn_of_mortal_ledger(settings: GenMediaSettings) -> None:
+    """Warn once a process when the ledger is the default file and the run looks like it runs on a passing machine.
+
+    Without the ledger nobody knows what was paid: a container that is thrown away takes the promise with it. Whoever
+    has set a ledger has chosen its place.
+    """
+    url = settings.ledger
+    if settings.ledger_url is not None or url in _warned:
+        return
+    _warned.add(url)
+    reason = _container() or await _remote_work_pool()
+    if reason:
+        get_run_logger().warning(
+            "The job ledger is a SQLite file, and this run is %s: when the machine goes, so does the record of "
+            "what was paid. Set PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL to a PostgreSQL URL; Prefect's own will do.",
+            reason,
+        )
+
+
+def _container() -> str | None:
+    if "KUBERNETES_SERVICE_HOST" in os.environ:
+        return "in Kubernetes"
+    if any(name in os.environ for name in ("ECS_CONTAINER_METADATA_URI_V4", "CLOUD_RUN_JOB", "K_SERVICE")):
+        return "in a cloud container"
+    return "in a container" if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() else None
+
+
+def place_of_files(output: str | None, settings: GenMediaSettings) -> dict[str, str]:
+    """Where a run's files go, by the name of what says so.
+
+    Parameters:
+        output: what the run was given; None takes the setting.
+        settings: the settings.
+    """
+    return {"output": output} if output else {"the setting OUTPUT": settings.media_folder}
+
+
+async def lasting_place(output: str | None, settings: GenMediaSettings) -> str:
+    """Where a run's files go, as a path or URL that means the same in any process.
+
+    Parameters:
+        output: what the run was given; None takes the setting.
+        settings: the settings.
+
+    Raises:
+        InvalidRequest: see `refuse_passing`.
+    """
+    await refuse_passing(place_of_files(output, settings))
+    return anywhere(output or settings.media_folder)
+
+
+async def refuse_passing(places: Mapping[str, str | None]) -> None:
+    """Refuse relative paths in a run of a work pool: its folder is removed when it ends, with all that is in it.
+
+    Runs of `.serve()` and plain scripts have no work pool, and keep their folder.
+
+    Parameters:
+        places: paths and URLs, by the name of what says them; None is none.
+
+    Raises:
+        InvalidRequest: some are relative, and the run is one of a work pool; all of them are named.
+    """
+    relative = {name: place for name, place in places.items() if place is not None and is_relative(place)}
+    if not relative or await _work_pool_name() is None:
+        return
+    why = "is relative, and a worker deletes its run's folder: give an absolute path or a storage URL"
+    raise InvalidRequest.of("The run", [FieldProblem(name, f"{place!r} {why}") for name, place in relative.items()])
+
+
+async def _work_pool_name() -> str | None:
+    """The work pool whose worker has started this process; None where none has."""
+    context = FlowRunContext.get()
+    if context and context.flow_run and context.flow_run.work_pool_name:
+        return context.flow_run.work_pool_name
+    started = os.environ.get("PREFECT__FLOW_RUN_ID")  # a flow inside of a flow has no work pool of its own
+    if started is None:
+        return None
+    try:
+        async with get_client() as client:
+            return (await client.read_flow_run(UUID(started))).work_pool_name
+    except (ObjectNotFound, ValueError):
+        return None
+
+
+async def _remote_work_pool() -> str | None:
+    pool_name = await _work_pool_name()
+    if pool_name is None:
+        return None
+    try:
+        async with get_client() as client:
+            pool = await client.read_work_pool(pool_name)
+    except ObjectNotFound:
+        return None
+    return None if pool.type == "process" else f"on the {pool.type} work pool {pool_name!r}"

@@ -1,0 +1,245 @@
+"""How far a wait is: a progress bar on the run's page, and one in the terminal of whoever runs the flow by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+)
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.model import Job
+from prefect_genmedia.providers.protocol import Observation
+from prefect_genmedia._prefect.run import RunListener
+from prefect_genmedia._prefect.terminal import Bar, terminal_bar
+
+KEY = "genmedia-progress"
+
+CAP = 95.0
+"""Percent: nothing is done before it is delivered, whatever the clock or the provider says."""
+
+NOTICEABLE = 5.0
+"""Percent by which the bar on the run's page must have moved to be drawn anew: an update costs 7 ms."""
+
+FIRST_SHOWN_SECONDS = 2.0
+"""What is over sooner, in seconds, needs no bar on the run's page."""
+
+TICK_SECONDS = 0.5
+PATIENCE_SECONDS = 5.0
+"""How long, in seconds, a paid result waits for a picture of it to be drawn."""
+
+
+class Gauge:
+    """How far a job is: what the provider tells, or else the time it took so far of the time such jobs usually take.
+
+    Parameters:
+        clock: the time.
+    """
+
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
+        """Know nothing yet."""
+        self.job: Job | None = None
+        self._clock = clock
+        self._origin = clock.monotonic()
+        self._typical: float | None = None
+        self._told: float | None = None
+        self._word = "waiting"
+
+    def expect(self, job: Job, elapsed: float, typical: float | None) -> None:
+        """Such jobs usually take `typical` seconds, of which `elapsed` have passed.
+
+        Parameters:
+            job: the job that is waited for.
+            elapsed: seconds since it was accepted.
+            typical: seconds that such a job usually takes; None where nobody knows yet.
+        """
+        self.job = job
+        self._origin = self._clock.monotonic() - elapsed
+        self._typical = typical
+        self._word = job.provider_status or self._word
+
+    def hear(self, word: str, percent: float | None) -> None:
+        """The provider says where the job is.
+
+        Parameters:
+            word: the provider's word for where the job is.
+            percent: how far it is, from 0 to 100; None where the provider does not tell.
+        """
+        self._word = word or self._word
+        self._told = percent or None  # some say 0 until they say 100
+
+    @property
+    def percent(self) -> float | None:
+        """From 0 to 95; None where nobody knows."""
+        if self._told is not None:
+            return min(self._told, CAP)
+        if not self._typical:
+            return None
+        return min(100.0 * (self._clock.monotonic() - self._origin) / self._typical, CAP)
+
+    @property
+    def words(self) -> str:
+        """The job, the provider's word for it, and how long such jobs usually take."""
+        usual = f" · usually {self._typical:.0f} s" if self._typical else ""
+        return f"{title_of(self.job)} · {self._word}{usual}" if self.job is not None else self._word
+
+    @property
+    def brief(self) -> str:
+        """The same for a terminal's line, which has a log above it."""
+        return f"{self.job.label or self.job.kind} · {self._word}" if self.job is not None else self._word
+
+
+class PageBar:
+    """The progress artifact of a job on its run's page; the same one when the run is tried again."""
+
+    def __init__(self) -> None:
+        """Show nothing yet."""
+        self._artifact: UUID | None = None
+        self._shown: tuple[float, str] | None = None
+
+    async def show(self, job: Job, percent: float | None, words: str) -> None:
+        """Bring it up to date, if that would be noticed.
+
+        Parameters:
+            job: the job that is waited for.
+            percent: how far it is, from 0 to 100; None is shown as 0.
+            words: what stands beside the bar.
+        """
+        now = (float(round(percent or 0.0)), words)
+        if self._shown is not None and words == self._shown[1] and abs(now[0] - self._shown[0]) < NOTICEABLE:
+            return
+        self._artifact = self._artifact or await _bar_of(job.provider_job_id)
+        if self._artifact is None:
+            self._artifact = await acreate_progress_artifact(now[0], key=KEY, description=words)
+        else:
+            await aupdate_progress_artifact(self._artifact, now[0], words)
+        self._shown = now
+
+    async def end(self, job: Job, percent: float | None, words: str) -> None:
+        """Say how the wait ended, where there is a bar.
+
+        Parameters:
+            job: the job that was waited for.
+            percent: how far it came, from 0 to 100; None leaves the bar where it is.
+            words: how the wait ended.
+        """
+        if self._shown is not None:
+            await self.show(job, self._shown[0] if percent is None else percent, f"{title_of(job)} · {words}")
+
+
+class ShowingListener(RunListener):
+    """Tells a job's progress in the run's log, as events, and to a gauge."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        """Listen for the gauge, too."""
+        super().__init__()
+        self._gauge = gauge
+
+    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
+        """The wait begins."""
+        super().expecting(job, elapsed, typical)
+        self._gauge.expect(job, elapsed, typical)
+
+    def changed(self, job: Job, observation: Observation) -> None:
+        """The provider's word for the job is a new one."""
+        super().changed(job, observation)
+        self._gauge.hear(observation.status, observation.progress)
+
+    def advanced(self, job: Job, percent: float) -> None:
+        """The provider's percentage is a new one."""
+        self._gauge.hear("", percent)
+
+
+@asynccontextmanager
+async def shown_progress() -> AsyncIterator[ShowingListener]:
+    """Show how far a wait is while the block runs; yields who must be told."""
+    gauge, page, over = Gauge(), PageBar(), asyncio.Event()
+    ending: tuple[float | None, str] = (None, "the wait failed")
+    with terminal_bar(gauge.brief) as bar:
+        showing = asyncio.create_task(_keep_showing(gauge, page, bar, over))
+        try:
+            yield ShowingListener(gauge)
+            ending = (CAP, "generated, to be downloaded")
+        except asyncio.CancelledError:
+            ending = (None, "stopped; the job lives on at the provider and is paid")
+            raise
+        except GenMediaError as error:
+            ending = (None, _reason(error))
+            raise
+        finally:
+            over.set()
+            await _whatever(showing)
+            if gauge.job is not None:
+                await _whatever(page.end(gauge.job, *ending))
+
+
+@asynccontextmanager
+async def shown_delivery() -> AsyncIterator[None]:
+    """Say on a job's bar that its file did not come, where the block ends so."""
+    try:
+        yield
+    except GenMediaError as error:
+        await _whatever(_end(error.provider_job_id, CAP, f"{error.provider_job_id} · not delivered: {_reason(error)}"))
+        raise
+
+
+async def show_delivered(job: Job) -> None:
+    """Fill the bar of a job that is delivered, where this run has one."""
+    await _whatever(_end(job.provider_job_id, 100.0, f"{title_of(job)} · delivered"))
+
+
+def title_of(job: Job) -> str:
+    """What a bar calls a job; it holds the provider's id, which finds the bar again."""
+    return f"{job.kind} · {job.label or job.key} · {job.provider_job_id}"
+
+
+def _reason(error: GenMediaError) -> str:
+    return f"{error.kind}: {error.message}"[:500]
+
+
+async def _keep_showing(gauge: Gauge, page: PageBar, bar: Bar, over: asyncio.Event) -> None:
+    begun = SYSTEM_CLOCK.monotonic()
+    while not over.is_set():
+        bar.show(gauge.percent, gauge.brief)
+        if gauge.job is not None and SYSTEM_CLOCK.monotonic() - begun >= FIRST_SHOWN_SECONDS:
+            await _whatever(page.show(gauge.job, gauge.percent, gauge.words))
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(over.wait(), TICK_SECONDS)
+
+
+async def _end(provider_job_id: str | None, percent: float, words: str) -> None:
+    artifact = await _bar_of(provider_job_id)
+    if artifact is not None:
+        await aupdate_progress_artifact(artifact, percent, words)
+
+
+async def _bar_of(provider_job_id: str | None) -> UUID | None:
+    """The job's bar among those of this run."""
+    if not flow_run.id or provider_job_id is None:
+        return None
+    ours = ArtifactFilter(
+        flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(str(flow_run.id))]), key=ArtifactFilterKey(any_=[KEY])
+    )
+    async with get_client() as client:
+        found = await client.read_artifacts(artifact_filter=ours)
+    return next((each.id for each in found if provider_job_id in (each.description or "")), None)
+
+
+async def _whatever(showing: Awaitable[object]) -> None:
+    """Wait for something to be shown, not long, and whatever comes of it: no paid job fails for its picture."""
+    try:
+        await asyncio.wait_for(showing, PATIENCE_SECONDS)
+    except Exception as error:
+        get_run_logger().debug("Progress cannot be shown now: %r", error)

@@ -1,0 +1,107 @@
+"""Tasks about what was paid for and left behind: taking it up, and what a person decides."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from prefect_genmedia._prefect.cards import publish_reconcile_table
+from prefect_genmedia._prefect.credentials import CREDENTIALS, ProviderCredentials
+from prefect_genmedia._core.decide import Decision, decide
+from prefect_genmedia._core.ledger import open_ledger
+from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
+from prefect_genmedia._prefect.assets import tell_assets
+from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.settings import current_settings
+from prefect_genmedia._prefect.targets import target_of
+from prefect_genmedia.providers.tokenops.ask import answer_overdue
+from prefect_genmedia._prefect.environment import lasting_place
+from prefect_genmedia._prefect.run import emit_job_event
+from prefect_genmedia._prefect.suspension import resume_run_of, standing_of, wake_sleepers
+
+
+@task(task_run_name="reconcile", cache_policy=NO_CACHE)
+async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list[Finding]:
+    """Deliver the jobs whose runs are gone, closest expiry first, and list those that need a person.
+
+    Parameters:
+        credentials: names of credentials Blocks, of any provider; a job is taken up with the one of its account.
+
+    Returns:
+        What was found and done, one entry a job.
+    """
+    settings = current_settings()
+    logger = get_run_logger()
+    blocks = await _stored_blocks(credentials)
+    findings = []
+    async with open_ledger(settings.ledger) as ledger:
+
+        @asynccontextmanager
+        async def client_for(job: Job) -> AsyncIterator[ProviderClient | None]:
+            for block in blocks:
+                if block.provider != job.provider:  # its trouble is none of this job's
+                    continue
+                async with block.client() as client:
+                    if str(client.account) == job.account:
+                        yield client
+                        return
+            yield None
+
+        folder = await lasting_place(None, settings)
+        around = Surroundings(client_for, standing_of, resume_run_of, target_of, folder, flow_run.id)
+        async for finding in reconcile(ledger, around):
+            findings.append(finding)
+            logger.info("Job %s (%s): %s", finding.job.provider_job_id, finding.job.key, finding.action)
+            if finding.job.state is JobState.DELIVERED:
+                emit_job_event("delivered", finding.job, reconciled=True)
+                tell_assets(finding.job)
+        await publish_reconcile_table(findings)
+        for name in await wake_sleepers(ledger):
+            logger.info("Run %s slept although its job has news, and was resumed", name)
+    for name in await answer_overdue():
+        logger.info("Nobody chose a subject for run %s in time: the largest one speaks", name)
+    return findings
+
+
+@task(task_run_name="{decision}", cache_policy=NO_CACHE)
+async def settle_job(
+    job: str, decision: Decision, provider_job_id: str | None = None, decided_by: str | None = None
+) -> Job:
+    """Carry out a person's decision about a submission without a certain answer.
+
+    Parameters:
+        job: the job's key, or the beginning of it.
+        decision: `adopt`, `resubmit` or `abandon`.
+        provider_job_id: the provider's id of the job, for `adopt`.
+        decided_by: who decides, for the record.
+
+    Raises:
+        InvalidRequest: there is no such job, or it is not one to decide about.
+    """
+    async with open_ledger(current_settings().ledger) as ledger:
+        settled = await decide(ledger, job, decision, provider_job_id, decided_by)
+    get_run_logger().info("Job %s is %s now", settled.key, settled.state.value)
+    emit_job_event("decided", settled, decision=decision)
+    return settled
+
+
+async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
+    found: list[ProviderCredentials] = []
+    for block_type in CREDENTIALS.values():
+        for name in names:
+            try:
+                block = await block_type.aload(name)
+            except ValueError:  # this provider has no Block of that name
+                continue
+            assert isinstance(block, ProviderCredentials)  # tells the type checker
+            found.append(block)
+    if not found:
+        # Not a failure: a fresh server has no jobs either, and a job without credentials is reported as such.
+        get_run_logger().warning("No credentials Block is named %s", " or ".join(map(repr, names)))
+    return found

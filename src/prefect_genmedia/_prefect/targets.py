@@ -1,0 +1,147 @@
+"""Where a run's files go: a folder, an fsspec URL, or a Prefect filesystem Block by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from anyio import to_thread
+from prefect.blocks.core import Block
+from prefect.filesystems import WritableFileSystem
+from prefect.utilities.asyncutils import run_coro_as_sync
+
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia._media.storage import NOTHING, Target, inside, staged_here, storing, target_at
+
+SCHEME = "block://"
+
+
+async def target_of(output: str) -> Target:
+    """Read an output: a path, an fsspec URL, or `block://SLUG/NAME[/folder]` for a stored filesystem Block.
+
+    Raises:
+        InvalidRequest: there is no such Block, or it holds no files; nothing here opens such a URL, or it holds a
+            password.
+        StorageError: the storage cannot be reached.
+    """
+    if not output.startswith(SCHEME):
+        return target_at(output)
+    slug, _, rest = output.removeprefix(SCHEME).partition("/")
+    name, _, path = rest.partition("/")
+    try:
+        block: Any = await Block.aload(f"{slug}/{name}")
+    except ValueError:
+        raise _refusal(f"there is no {slug} Block named {name!r}") from None
+    if not isinstance(block, WritableFileSystem):
+        raise _refusal(f"the {slug} Block {name!r} is no filesystem")
+    folder, file = path, None
+    if path.lower().endswith(".mp4"):
+        folder, _, file = path.rpartition("/")
+    return Target(BlockFolder(block, f"{SCHEME}{slug}/{name}", folder.strip("/")), file)
+
+
+async def read_file(uri: str) -> bytes | None:
+    """The bytes of a delivered small file, such as a poster; None where it cannot be read."""
+    try:
+        if uri.startswith(SCHEME):
+            target = await target_of(uri.rpartition("/")[0])
+            assert isinstance(target.storage, BlockFolder)  # the scheme says so
+            return await to_thread.run_sync(target.storage.read, uri)
+        return await to_thread.run_sync(_read_anywhere, uri)
+    except (OSError, ValueError, InvalidRequest):
+        return None
+
+
+def _read_anywhere(uri: str) -> bytes:
+    with fsspec.open(uri, "rb") as file:
+        content: bytes = file.read()
+        return content
+
+
+class BlockFolder:
+    """A folder inside a Prefect filesystem Block; its calls block, and run in threads like any storage's.
+
+    The Block's interface takes a file as a whole, so each file passes through memory once.
+    """
+
+    def __init__(self, block: WritableFileSystem, url: str, folder: str) -> None:
+        self._block = block
+        self._url = url
+        self._folder = folder
+
+    def staging(self) -> contextlib.AbstractContextManager[Path]:
+        """A private file of this machine: what is written to the Block is verified before."""
+        return staged_here()
+
+    def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
+        """Write each file as a whole into the Block; returns `block://…`."""
+        for other, content in beside.items():
+            _waited_for(self._block.write_path(self._path_of(inside(other)), content))
+        _waited_for(self._block.write_path(self._path_of(inside(name)), staged.read_bytes()))
+        return self.uri_of(name)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of what stands under a name; None if nothing does, or the Block cannot read.
+
+        A Block's interface tells of a file only by reading it. Whatever it raises is taken as "not there": else a Block
+        that may only be written to would never get a file.
+        """
+        try:
+            return len(self.read(self.uri_of(name)))
+        except Exception:
+            return None
+
+    def uri_of(self, name: str) -> str:
+        """`block://…` of a file in the folder."""
+        return f"{self._url}/{self._path_of(name)}"
+
+    def _path_of(self, name: str) -> str:
+        return f"{self._folder}/{name}" if self._folder else name
+
+    def digest(self, uri: str) -> str | None:
+        """SHA-256 of a written file; None if it is not there, or the Block cannot read.
+
+        Raises:
+            StorageError: nobody can tell; what cannot be read now is not lost.
+        """
+        with storing():
+            try:
+                return hashlib.sha256(self.read(uri)).hexdigest()
+            except Exception as error:
+                if _says_absent(error):
+                    return None
+                raise
+
+    def read(self, uri: str) -> bytes:
+        """The bytes of a written file.
+
+        Raises:
+            OSError, ValueError: it is not there, or the Block cannot read.
+        """
+        path = uri.removeprefix(f"{self._url}/")
+        read = getattr(self._block, "read_path", None)  # a Block may only write
+        if path == uri or read is None:
+            raise ValueError(f"{uri} is not in a Block that can be read")
+        content: bytes = _waited_for(read(path))
+        return content
+
+
+def _says_absent(error: Exception) -> bool:
+    """Whether a Block's own error means that there is no such file: each storage has its own words for it."""
+    if isinstance(error, FileNotFoundError | ValueError):
+        return True
+    words = f"{type(error).__name__} {error}"
+    return any(word in words for word in ("NoSuchKey", "NotFound", "Not Found", "404"))
+
+
+def _waited_for(result: Any) -> Any:
+    """The value of a Block's call: its methods wait by themselves in a thread, or hand out a coroutine."""
+    return run_coro_as_sync(result) if hasattr(result, "__await__") else result
+
+
+def _refusal(problem: str) -> InvalidRequest:
+    return InvalidRequest.of("The output", [FieldProblem("output", problem)])

@@ -1,0 +1,240 @@
+"""The HTTP client of one account: a gate, explicit timeouts, and network failures told by what they did."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio
+import httpx
+from aiolimiter import AsyncLimiter
+
+from prefect_genmedia.errors import ProviderError, SendOutcome
+from prefect_genmedia._transport.redact import Redactor, unsigned_url
+
+USER_AGENT = f"prefect-genmedia/{version('prefect-genmedia')}"
+
+TIMEOUTS = httpx.Timeout(connect=10.0, read=60.0, write=60.0, pool=30.0)
+"""Seconds for each step of a request; the gate keeps the pool from ever being waited for."""
+
+IDLE_CONNECTIONS = 4
+"""Connections that are kept for the next request: the pool asks the system about each idle one, at every request."""
+
+SUBMIT_SECONDS = 180.0
+"""The longest a paid POST may take from its first byte to its answer, in seconds."""
+
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+
+
+@dataclass(frozen=True)
+class Gates:
+    """How many requests and downloads of one account are under way at once.
+
+    The gate stands in front of httpx's pool because the pool scans all its queued requests at every step: a thousand
+    queued ones take three times as long as a thousand that come in eight at a time.
+    """
+
+    requests: int = 8
+    downloads: int = 4
+
+
+@functools.cache
+def shared_ssl_context() -> ssl.SSLContext:
+    """The process's one SSL context: making one costs tens of milliseconds."""
+    return httpx.create_ssl_context()
+
+
+class ApiClient:
+    """Talks to one account's API; made and closed inside one event loop.
+
+    Parameters:
+        base_url: the API's root, without a trailing slash.
+        auth: puts the credential on each request.
+        redactor: knows the credential, to keep it out of every error.
+        gates: how many requests and downloads may be under way.
+        transport: replaces the network, for tests.
+        submissions_per_minute: how often `turn()` is given, at most; None for as often as the gate allows.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        auth: httpx.Auth,
+        redactor: Redactor,
+        gates: Gates | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        submissions_per_minute: float | None = None,
+    ) -> None:
+        """Open no connection yet."""
+        gates = gates or Gates()
+        self.base_url = base_url.rstrip("/")
+        self.redactor = redactor
+        self._requests = asyncio.Semaphore(gates.requests)
+        self._downloads = asyncio.Semaphore(gates.downloads)
+        # Evenly spaced, not a full minute's allowance at once: a burst and what follows it would break the limit of a
+        # provider that counts over a sliding minute.
+        self._pace = AsyncLimiter(1, 60.0 / submissions_per_minute) if submissions_per_minute else None
+        options: dict[str, Any] = {
+            "auth": auth,
+            "headers": {"User-Agent": USER_AGENT},
+            "timeout": TIMEOUTS,
+            "verify": shared_ssl_context(),
+            "transport": transport,
+        }
+        slots = gates.requests + gates.downloads
+        limits = httpx.Limits(max_connections=slots, max_keepalive_connections=IDLE_CONNECTIONS)
+        self._client = httpx.AsyncClient(**options, limits=limits)
+        # A paid POST always travels on a connection of its own: a kept-alive one that the server closes at that very
+        # moment would leave an answer that nobody can interpret.
+        self._fresh = httpx.AsyncClient(
+            **options, limits=httpx.Limits(max_connections=gates.requests, max_keepalive_connections=0)
+        )
+
+    async def get(self, path: str, params: Mapping[str, str] | None = None) -> httpx.Response:
+        """GET `path` below the base URL and read the whole answer, whatever its status.
+
+        Parameters:
+            path: what follows the base URL.
+            params: the query.
+
+        Raises:
+            ProviderError: no answer came; retryable.
+        """
+        async with self._requests:
+            return await self._send(self._client, "GET", path, params=params)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """POST a JSON `body` that costs nothing to repeat.
+
+        Parameters:
+            path: what follows the base URL.
+            body: what is sent, as JSON.
+
+        Raises:
+            ProviderError: no answer came; retryable.
+        """
+        async with self._requests:
+            return await self._send(self._client, "POST", path, json=body)
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait until the pace allows a submission and there is a place among the requests under way; hold the place."""
+        if self._pace is not None:
+            await self._pace.acquire()  # before the gate: whoever waits for the pace must not keep polls from theirs
+        async with self._requests:
+            yield
+
+    async def post_paid(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
+        """POST a JSON `body` that may cost money: sent once, on a fresh connection, within `SUBMIT_SECONDS`.
+
+        Call it inside `turn()`: it does not wait for a place itself, so that whoever writes down "sending" just before
+        it really is about to send.
+
+        Parameters:
+            path: what follows the base URL.
+            body: what is sent, as JSON.
+
+        Raises:
+            ProviderError: no answer came; its `outcome` tells whether the request was surely not sent.
+        """
+        with anyio.move_on_after(SUBMIT_SECONDS):
+            return await self._send(self._fresh, "POST", path, json=body)
+        raise ProviderError(f"POST {path} had no answer within {SUBMIT_SECONDS:.0f} s.", outcome="uncertain")
+
+    @asynccontextmanager
+    async def stream(self, path: str) -> AsyncIterator[httpx.Response]:
+        """GET `path` and hand the answer over before its body is read; redirects are not followed.
+
+        Raises:
+            ProviderError: no answer came; retryable.
+        """
+        async with self._downloads:
+            request = self._request(self._client, "GET", path)
+            response = await self._guarded(self._client.send(request, stream=True), f"GET {path}")
+            try:
+                yield response
+            finally:
+                await response.aclose()
+
+    @asynccontextmanager
+    async def download_turn(self) -> AsyncIterator[None]:
+        """Hold a place among the downloads under way."""
+        async with self._downloads:
+            yield
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._client.aclose()
+        await self._fresh.aclose()
+
+    async def _send(self, client: httpx.AsyncClient, method: str, path: str, **content: Any) -> httpx.Response:
+        what = f"{method} {path}"
+        return await self._guarded(client.send(self._request(client, method, path, **content)), what)
+
+    def _request(self, client: httpx.AsyncClient, method: str, path: str, **content: Any) -> httpx.Request:
+        url = self.base_url + path
+        reason = "the port is 0"
+        try:
+            if urlsplit(url).port != 0:
+                return client.build_request(method, url, **content)
+        except (httpx.InvalidURL, ValueError) as error:
+            reason = str(error)
+        raise ProviderError(f"{method} {path} failed: {reason}. Is base_url right?", outcome="unsent", retryable=False)
+
+    async def _guarded(self, call: Any, what: str) -> httpx.Response:
+        failure: ProviderError
+        try:
+            response: httpx.Response = await call
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            failure = network_failure(error, what, self.redactor)
+        else:
+            return response
+        # Raised out here so that the httpx error, which holds the request and its Authorization header, is not
+        # this error's context.
+        raise failure
+
+
+async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> None:
+    """Read the whole body of a streamed answer.
+
+    Parameters:
+        response: an answer whose body is not read yet.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
+    Raises:
+        ProviderError: the connection broke; retryable.
+    """
+    failure: ProviderError
+    try:
+        await response.aread()
+    except httpx.HTTPError as error:
+        failure = network_failure(error, what, redactor)
+    else:
+        return
+    raise failure
+
+
+def network_failure(error: httpx.HTTPError | httpx.InvalidURL, what: str, redactor: Redactor) -> ProviderError:
+    """Tell what a failed exchange did at the provider.
+
+    Nothing was sent where no connection came about (refused, DNS, TLS, connect or pool timeout); after that nobody
+    can know.
+
+    Parameters:
+        error: what httpx says.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+    """
+    outcome: SendOutcome = "unsent" if isinstance(error, _NEVER_SENT) else "uncertain"
+    reason = redactor.clean(str(error)).rstrip(".") or "no details"
+    method, _, target = what.rpartition(" ") if "://" in what else ("", "", what)
+    shown = f"{method} {unsigned_url(target)}".strip()
+    return ProviderError(f"{shown} failed: {type(error).__name__}: {reason}.", outcome=outcome)

@@ -1,0 +1,339 @@
+"""Running a batch: rows in their turn, within the limits, each in one task run; and what is known at each moment."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from anyio import to_thread
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+
+from prefect_genmedia.batch.breaker import Breaker
+from prefect_genmedia._core.budgets import Budget, holder_of
+from prefect_genmedia.batch.held import Opened
+from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.row_task import DELIVERIES_AT_ONCE, Place, RowLife, generate_row
+from prefect_genmedia.batch.preflight import Looked
+from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
+from prefect_genmedia.batch.rows import Row
+from prefect_genmedia.batch.slots import Slots
+from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
+from prefect_genmedia._inputs import measured
+from prefect_genmedia._core.clock import SYSTEM_CLOCK
+from prefect_genmedia._core.ledger import Spend
+from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia.providers.prices import Price, length_limit, priced_as
+from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia._prefect.targets import target_of
+
+_MEASURED_AT_ONCE = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a batch may do. Times in seconds.
+
+    Parameters:
+        max_in_flight: jobs of each account at its provider at once.
+        canary: how many rows must pass before the rest is begun.
+        breaker: how many of the same breaking error in a row stop it; 0 for never.
+        timeout_seconds: how long to wait for a result.
+        concurrency_limit: a Prefect global concurrency limit held by each job, or None.
+    """
+
+    max_in_flight: int = 8
+    canary: int = 0
+    breaker: int = 3
+    timeout_seconds: float = 1800.0
+    concurrency_limit: str | None = None
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """What rows of one account wait for: nothing that another account's rows hold.
+
+    Parameters:
+        slots: its jobs in flight.
+        begun: its rows under way. Downloads that fall behind must not pile up.
+    """
+
+    slots: Slots
+    begun: asyncio.Semaphore
+
+    @classmethod
+    def of(cls, opened: Opened, limits: Limits) -> _Lane:
+        places = min(limits.max_in_flight, opened.block.max_in_flight or limits.max_in_flight)
+        return cls(Slots(places), asyncio.Semaphore(2 * limits.max_in_flight + 8))
+
+
+@dataclass(kw_only=True)
+class BatchRun:
+    """A batch on its way.
+
+    Parameters:
+        batch_id: its name; rows of the same name and content are the same wanted result.
+        rows: what is wanted.
+        opened: Blocks and clients, by provider.
+        jobs: which jobs of the ledger are its rows.
+        output: folder for the files.
+        limits: what it may do.
+        prices: what results cost.
+        results: what became of each row.
+        known: what earlier runs have left, by row id.
+        preflight: whether inputs are checked; where a row's were not, its own task does it.
+        looked: what the look at the inputs has found.
+        budgets: by account (as text); empty where nothing limits the money.
+    """
+
+    batch_id: str
+    rows: Sequence[Row]
+    opened: Mapping[str, Opened]
+    jobs: Known
+    output: str
+    limits: Limits
+    prices: Mapping[str, Price]
+    results: Results
+    known: dict[str, Job]
+    preflight: bool
+    looked: Looked
+    budgets: Mapping[str, Budget] = field(default_factory=dict)
+    stop: GenMediaError | None = None
+
+    def __post_init__(self) -> None:
+        """Start with every place free."""
+        self._lanes = {provider: _Lane.of(opened, self.limits) for provider, opened in self.opened.items()}
+        self.breaker = Breaker(self.limits.breaker)
+        self._delivering = asyncio.Semaphore(DELIVERIES_AT_ONCE)
+        self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
+        self._lengths = dict(self.looked.seconds)
+
+    async def go(self) -> None:
+        """Do every row that the limits allow; results and `stop` tell the rest."""
+        await self._all(await self.go_ahead())
+
+    async def go_ahead(self) -> list[Row]:
+        """Do the canary rows; returns the rest, in its turn, which `stop` may say must not be begun."""
+        canary = self.rows[: self.limits.canary]
+        rest = sorted(self.rows[self.limits.canary :], key=self._turn)
+        if canary:
+            # Jobs that are at the provider already may hold the places in flight that the canary waits for.
+            joined = [row for row in rest if self._turn(row) == 0]
+            rest = rest[len(joined) :]
+            await self._all([*joined, *canary])
+        failed = [row for row in canary if self.results.of(row.id).state != JobState.DELIVERED.value]
+        if failed and self.stop is None:
+            first = self.results.of(failed[0].id)
+            self._stop(
+                BatchIncomplete(
+                    f"{len(failed)} of {len(canary)} canary rows have no file, the first is {failed[0].id!r} "
+                    f"({first.error_kind}: {first.error_message}); the rest was not begun."
+                )
+            )
+        return rest
+
+    def _turn(self, row: Row) -> int:
+        """What is at the provider first, since it expires there; then what is new; then what only has to be seen."""
+        known = self.known.get(row.id)
+        if known is None or next_attempt(known) is not None:
+            return 1
+        if known.state in (JobState.DELIVERED, JobState.UNKNOWN, JobState.ABANDONED):
+            return 2
+        return 0
+
+    async def _all(self, rows: Sequence[Row]) -> None:
+        """Do rows, those of each account in their turn: an account that is slow holds up nobody else's."""
+        under_way: set[asyncio.Task[None]] = set()
+        by_lane: dict[str, list[Row]] = {}
+        for row in rows:
+            by_lane.setdefault(row.request.provider, []).append(row)
+        for provider, its_rows in by_lane.items():
+            _keep(under_way, asyncio.create_task(self._begin(its_rows, self._lanes[provider], under_way)))
+        try:
+            await _all_of(under_way)
+        except BaseException:
+            for doing in under_way:
+                doing.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)  # each says that its job lives on
+            raise
+
+    async def _begin(self, rows: Sequence[Row], lane: _Lane, under_way: set[asyncio.Task[None]]) -> None:
+        """Begin rows of one account as places become free."""
+        for row in rows:
+            await lane.begun.acquire()
+            await lane.slots.acquire()
+            if self.stop is not None:
+                lane.slots.release()
+                lane.begun.release()
+                break
+            _keep(under_way, asyncio.create_task(self._one(row, lane)))
+
+    async def _one(self, row: Row, lane: _Lane) -> None:
+        place = Place(lane.slots)
+        result = self.results.of(row.id)
+        known = self.known.pop(row.id, None)
+        opened = self.opened[row.request.provider]
+        attempt: int | None = None
+        spend: Spend | None = None
+        try:
+            if known is not None and await self._is_whole(known):
+                place.leave()
+                self._take(row, known)
+                return
+            result.state = IN_FLIGHT
+            attempt, spend = await self._reserve(row, known)
+            life = RowLife(
+                row=row,
+                known=known,
+                credentials=opened.credentials,
+                scope=self.jobs.scope(row),
+                output=f"{self.output.rstrip('/')}/{row.file_name}",
+                timeout_seconds=self.limits.timeout_seconds,
+                place=place,
+                concurrency_limit=self.limits.concurrency_limit or opened.block.concurrency_limit,
+                accepted=self.breaker.accepted,
+                stopped=lambda: self.stop is not None,
+                delivering=self._delivering,
+                prices=self.prices,
+                spend=spend,
+                preflight=self.preflight,
+                seen=self.looked.seen.get(row.id),
+            )
+            job = await generate_row(row.id, life)
+        except BudgetStop as stop:
+            if spend is not None:
+                await self._give_back(row, attempt, None)
+            result.state = NOT_SENT
+            result.take_error(stop)
+            self._stop(stop)
+        except asyncio.CancelledError:
+            self._take(row, await self.jobs.newest(row))
+            raise
+        except Exception as error:
+            await self._failed(row, attempt, error)
+        else:
+            self.breaker.delivered()
+            self._take(row, job)
+            if attempt not in (None, job.attempt):
+                await self._give_back(row, attempt, job)
+        finally:
+            place.leave()
+            lane.begun.release()
+
+    async def _is_whole(self, job: Job) -> bool:
+        """Whether a delivered job's files are still what was verified: then there is nothing to do, and to show."""
+        if job.state is not JobState.DELIVERED or job.delivery is None:
+            return False
+        storage = (await target_of(self.output)).storage
+        async with self._delivering:
+            for file in (job.delivery, *job.delivery.others):
+                if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
+                    return False
+        return True
+
+    async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
+        job = await self.jobs.newest(row)
+        self._take(row, job)
+        self.results.of(row.id).take_error(error)
+        await self._give_back(row, attempt, job)
+        if isinstance(error, GenMediaError):
+            self.breaker.failed(error)
+        if self.breaker.reason is not None and self.stop is None:
+            reason = self.breaker.reason
+            self._stop(
+                BatchIncomplete(
+                    f"Stopped after {self.limits.breaker} rows in a row with the same {reason.kind}: {reason.message}",
+                    next_step=reason.next_step,
+                ).about(reason.job_key, None)
+            )
+
+    def _take(self, row: Row, job: Job | None) -> None:
+        result = self.results.of(row.id)
+        if job is None:
+            result.state = NOT_SENT
+        else:
+            result.take_job(job, self.prices.get(priced_as(row.request)))
+
+    def _stop(self, reason: GenMediaError) -> None:
+        if self.stop is not None:
+            return
+        self.stop = reason
+        counts = self.results.counts()
+        get_run_logger().error("Nothing more is submitted: %s", reason.message)
+        emit_event(
+            event="genmedia.batch.stopped",
+            resource={"prefect.resource.id": f"genmedia.batch.{self.batch_id}", "prefect.resource.name": self.batch_id},
+            payload={"error": reason.kind, "message": reason.message, "rows": dict(counts)},
+        )
+
+    async def _give_back(self, row: Row, attempt: int | None, job: Job | None) -> None:
+        """Give back what was reserved for the row, and was not sent or cost nothing."""
+        budget, identity = self._budget(row), job.identity if job else self.jobs.identity(row)
+        if budget is not None and identity is not None:
+            # Another run may have gone on to a further attempt than the foreseen one.
+            for each in {attempt or 1, job.attempt if job else 1}:
+                await budget.release(identity, each)
+
+    def _budget(self, row: Row) -> Budget | None:
+        return self.budgets.get(str(self.opened[row.request.provider].account))
+
+    async def _reserve(self, row: Row, known: Job | None) -> tuple[int | None, Spend | None]:
+        """Reserve the row's cost where a new submission is to come, before anything is done for it.
+
+        Returns:
+            The attempt that it is for, and what makes sure of it when it is sent: this run's reservation is also that
+            of any other run of the row, which may give it back meanwhile.
+        """
+        budget, identity, attempt = self._budget(row), self.jobs.identity(row), next_attempt(known)
+        if budget is None:
+            return None, None
+        if attempt is None or identity is None:
+            return None, budget.spender(None)
+        if known is not None and known.attempt < attempt:
+            # A run that was killed between the job's failure and this may have left it reserved.
+            await budget.release(identity, known.attempt)
+        cost = await self.estimate(row.request)
+        await budget.reserve(holder_of(identity, attempt), cost)
+        return attempt, budget.spender(cost)
+
+    async def estimate(self, request: GenerationRequest) -> float | None:
+        """CNY that a request probably costs; at the longest it may play where its length cannot be measured."""
+        price = self.prices.get(priced_as(request))
+        if price is None:
+            return None
+        return price.of(await self._length(request) if price.per_second else None)
+
+    async def _length(self, request: GenerationRequest) -> float | None:
+        source = request.duration_source()
+        if source is None:
+            return length_limit(request)
+        async with self._measuring:
+            if source.url not in self._lengths:
+                rules = self.opened[request.provider].client.fetch_rules
+                self._lengths[source.url] = await measured(source.url, rules)
+        return self._lengths[source.url] or length_limit(request)
+
+
+def next_attempt(known: Job | None) -> int | None:
+    """The attempt that a run would submit now; None where it joins what is there, or is refused.
+
+    What `submit_once` will do, foreseen: only the budget and the plan are made from it.
+    """
+    if known is None:
+        return 1
+    if known.state is JobState.RESERVED:
+        return known.attempt
+    return known.attempt + 1 if known.may_follow(SYSTEM_CLOCK.now()) else None
+
+
+def _keep(under_way: set[asyncio.Task[None]], doing: asyncio.Task[None]) -> None:
+    under_way.add(doing)
+    doing.add_done_callback(under_way.discard)
+
+
+async def _all_of(doing: set[asyncio.Task[None]]) -> None:
+    while doing:
+        done, _ = await asyncio.wait(set(doing), return_when=asyncio.FIRST_EXCEPTION)
+        for each in done:
+            each.result()

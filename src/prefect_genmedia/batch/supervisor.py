@@ -1,0 +1,355 @@
+"""Keeping a batch that is split: a run for each shard, begun again where it was lost, and one table of them all.
+
+Whatever becomes of a shard's run, nothing is paid twice: the rows' scope is the batch's, so another run of the same
+shard, even beside the first one, joins what the ledger has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterKey,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterIdempotencyKey,
+)
+from prefect.client.schemas.objects import Artifact, FlowRun
+from prefect.deployments import arun_deployment
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Cancelling, Crashed
+
+from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT
+from prefect_genmedia.batch.scheduler import BatchRun, next_attempt
+from prefect_genmedia.batch.shards import (
+    BEAT_KEY,
+    END_KEY,
+    Shard,
+    ShardEnd,
+    deployment_for,
+    refused,
+    shards_of,
+    share_of,
+)
+from prefect_genmedia.errors import BatchIncomplete
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._media.storage import anywhere
+from prefect_genmedia.providers.prices import priced_as
+
+LOOK_SECONDS = 2.0
+"""How often the shards' runs are looked at, in seconds."""
+
+SILENT_SECONDS = 90.0
+"""A run that has not touched its progress bar for so long is lost: nine beats, in seconds."""
+
+STARTING_SECONDS = 600.0
+"""How long a run may take from a worker's taking it up to its first beat, in seconds: images are pulled meanwhile."""
+
+MOST_LIVES = 3
+"""How many runs a shard is given."""
+
+_MOST_RUNS = 100
+"""How many runs of one shard one flow run may begin in all of its lives."""
+
+_LEDGER_SHARE = 20
+"""The ledger is read for a twentieth of the time at most, however long that takes with many rows."""
+
+_UNDER_WAY = AT_PROVIDER | {JobState.RESERVED, JobState.SENDING}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How a batch is split over machines. See the flow `generate_batch` for each.
+
+    The runs of the shards get the parameters of the flow run that starts them, but for their own part.
+    """
+
+    shards: int = 1
+    deployment: str | None = None
+    shard: Shard | None = None
+
+
+@dataclass
+class Kept:
+    """One shard, and the run that does it now."""
+
+    shard: Shard
+    parameters: dict[str, Any]
+    lives: int = 0
+    run_id: UUID | None = None
+    beat: object = None
+    """When its bar was last touched, by the server's clock: only that it changes counts."""
+    seen_at: float = 0.0
+    """When that was seen to change, by our own."""
+    end: ShardEnd | None = None
+
+    def is_silent(self, now: float) -> bool:
+        """Whether nothing was heard of its run for too long."""
+        return now - self.seen_at > (STARTING_SECONDS if self.beat is None else SILENT_SECONDS)
+
+
+@dataclass
+class Keeper:
+    """Runs every shard of a batch to its end, and brings what became of the rows into the batch's results.
+
+    Parameters:
+        run: the whole batch; nothing but its canary rows is done by this process.
+        deployment: what to run.
+        shards: every shard with rows, and the parameters of its run.
+    """
+
+    run: BatchRun
+    deployment: UUID
+    shards: Sequence[Kept]
+    _read_next: float = float("-inf")
+
+    async def go(self) -> None:
+        """Do the canary rows here, then all shards; results and the run's `stop` tell the rest.
+
+        Raises:
+            CancelledError: the batch was cancelled, and so were the shards' runs; their jobs live on.
+        """
+        await self.run.go_ahead()
+        if self.run.stop is not None:
+            return
+        before = dict(self.run.known)
+        try:
+            async with get_client() as client:
+                for kept in self.shards:
+                    await self._begin(client, kept)
+                while open_ones := [kept for kept in self.shards if kept.end is None]:
+                    await asyncio.sleep(LOOK_SECONDS)
+                    try:
+                        await self._look(client, open_ones)
+                        await self._read(before)
+                    except Exception as error:  # the shards go on while the server or the ledger does not answer
+                        get_run_logger().warning(
+                            "The shards cannot be looked at now: %s: %s", type(error).__name__, error
+                        )
+                        self._forgive(open_ones)
+        except BaseException:
+            await asyncio.shield(asyncio.ensure_future(self._cancel()))
+            raise
+        await self._finish()
+
+    async def _begin(self, client: PrefectClient, kept: Kept) -> None:
+        """Give the shard a run, or take up the one that an earlier life of this flow run has begun."""
+        kept.lives += 1
+        keys = [f"{flow_run.id}:{kept.shard.number}/{kept.shard.of}:{number}" for number in range(1, _MOST_RUNS + 1)]
+        earlier = await client.read_flow_runs(
+            flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
+        )
+        alive = [run for run in earlier if run.state is not None and not run.state.is_final()]
+        used = {run.idempotency_key for run in earlier}
+        fresh = next((key for key in keys if key not in used), keys[-1])
+        run = alive[0] if alive else await self._started(client, kept, fresh)
+        kept.run_id, kept.beat, kept.seen_at = run.id, None, time.monotonic()
+        get_run_logger().info("Batch %s: %s is run %s", self.run.batch_id, kept.shard, run.name)
+
+    async def _started(self, client: PrefectClient, kept: Kept, key: str) -> FlowRun:
+        return await arun_deployment(
+            self.deployment,
+            client,
+            parameters=kept.parameters,
+            flow_run_name=f"batch · {self.run.batch_id} · {kept.shard}",
+            timeout=0,
+            idempotency_key=key,
+        )
+
+    async def _look(self, client: PrefectClient, open_ones: Sequence[Kept]) -> None:
+        """See which shards have ended, and begin those anew whose run was lost."""
+        ids = [kept.run_id for kept in open_ones if kept.run_id is not None]
+        # The runs first: what they leave behind is there before they end.
+        runs = {run.id: run for run in await client.read_flow_runs(flow_run_filter=_these(ids))}
+        beats = await _artifacts(client, BEAT_KEY, ids)
+        ended = [run.id for run in runs.values() if run.state and run.state.is_final()]
+        ends = await _artifacts(client, END_KEY, ended) if ended else {}
+        now = time.monotonic()
+        for kept in open_ones:
+            run = runs.get(kept.run_id) if kept.run_id else None
+            end, beat = ends.get(run.id if run else None), beats.get(run.id if run else None)
+            if end is not None:
+                self._close(kept, ShardEnd.read(end))
+                continue
+            if beat is not None and beat.updated != kept.beat:
+                kept.beat, kept.seen_at = beat.updated, now
+            if run is not None and run.state is not None and run.state.is_scheduled():
+                kept.seen_at = now  # it waits for a worker, however long that takes
+            if (why := why_lost(kept, run, now)) is not None:
+                await self._take_up(client, kept, run, why)
+
+    async def _take_up(self, client: PrefectClient, kept: Kept, run: FlowRun | None, why: str) -> None:
+        if run is not None and run.state is not None and not run.state.is_final():
+            await client.set_flow_run_state(run.id, Crashed(message=f"{why}; another run goes on."), force=True)
+        if kept.lives >= MOST_LIVES:
+            stop = BatchIncomplete(f"The runs of {kept.shard} were lost {kept.lives} times; the last one {why}.")
+            self._close(kept, ShardEnd(stop))
+            return
+        get_run_logger().warning("The run of %s %s: another one goes on", kept.shard, why)
+        await self._begin(client, kept)
+
+    def _close(self, kept: Kept, end: ShardEnd) -> None:
+        kept.end = end
+        if end.stop is None:
+            get_run_logger().info("Batch %s: %s is done", self.run.batch_id, kept.shard)
+            return
+        get_run_logger().error("Batch %s: %s stopped: %s", self.run.batch_id, kept.shard, end.stop.message)
+        self.run.stop = self.run.stop or end.stop
+
+    async def _read(self, before: dict[str, Job]) -> None:
+        """Bring the results up to date while the shards run."""
+        begun = time.monotonic()
+        if begun < self._read_next:
+            return
+        jobs = await self.run.jobs.look()
+        for row in self.run.rows:
+            result, job, known = self.run.results.of(row.id), jobs.get(row.id), before.get(row.id)
+            is_as_before = job is not None and known is not None and job.updated_at == known.updated_at
+            if job is None or (is_as_before and next_attempt(job) is not None):
+                continue  # not its turn yet
+            result.take_job(job, self.run.prices.get(priced_as(row.request)))
+            if job.state in _UNDER_WAY:
+                result.state = IN_FLIGHT
+        self._read_next = time.monotonic() + _LEDGER_SHARE * (time.monotonic() - begun)
+
+    async def _finish(self) -> None:
+        """The last word on every row: the ledger's, and what only the row's own shard knows."""
+        left_out = {result.id for result in self.run.results.all() if result.state == INVALID}
+        jobs = await self.run.jobs.look()
+        for row in self.run.rows:
+            result, job = self.run.results.of(row.id), jobs.get(row.id)
+            if job is None:
+                result.state = NOT_SENT
+            else:
+                result.take_job(job, self.run.prices.get(priced_as(row.request)))
+        for kept in self.shards:
+            for row_id, told in (kept.end or ShardEnd()).rows.items():
+                if row_id in left_out:
+                    continue
+                result = self.run.results.of(row_id)
+                result.error_kind, result.error_message = told.error_kind, told.error_message
+                if told.state == NOT_SENT:
+                    result.state = NOT_SENT
+
+    async def _cancel(self) -> None:
+        """Cancel the shards' runs; what they have submitted lives on and is joined by the next run."""
+        async with get_client() as client:
+            for kept in self.shards:
+                if kept.end is None and kept.run_id is not None:
+                    try:
+                        await client.set_flow_run_state(kept.run_id, Cancelling(message="The batch was stopped."))
+                    except Exception as error:  # the others must be tried, too
+                        get_run_logger().warning("The run of %s cannot be cancelled: %s", kept.shard, error)
+
+    @staticmethod
+    def _forgive(open_ones: Sequence[Kept]) -> None:
+        """Count silence anew: while we heard nothing of the server, it may have heard nothing of the shards."""
+        for kept in open_ones:
+            kept.seen_at = time.monotonic()
+
+
+async def keeper_of(
+    run: BatchRun,
+    sharding: Sharding,
+    table: str | Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    unfit: Set[str],
+) -> Keeper:
+    """Prepare a batch to be split.
+
+    Parameters:
+        run: the whole batch.
+        sharding: into how many parts, and what runs them.
+        table: where the table is, for the shards to read themselves; or the rows, of which each is given its own.
+        rows: the rows as they stand in the table, without those that are left out.
+        unfit: ids of rows that are left out for what is in their inputs, at which the shards do not look again.
+
+    Raises:
+        InvalidRequest: it cannot be split so; nothing was submitted.
+    """
+    if sharding.shard is not None:
+        raise refused("shards", "cannot be split again")
+    shards = [
+        Kept(shard, _parameters(run, shard, table, rows))
+        for shard in shards_of(sharding.shards, await run.jobs.ledger.fingerprint(), unfit)
+        if any(shard.has(row.id) for row in run.rows)
+    ]
+    return Keeper(run, await deployment_for(len(shards), sharding.deployment), shards)
+
+
+def _parameters(
+    run: BatchRun, shard: Shard, table: str | Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What a shard's run is given: this run's own parameters, but for its part of the rows and of the places."""
+    given: dict[str, Any] = dict(flow_run.parameters)
+    return given | {
+        "table": anywhere(table) if isinstance(table, str) else [dict(row) for row in shard.part_of(rows)],
+        "credentials": _name_of(given.get("credentials", "default")),
+        "batch_id": run.batch_id,
+        "output": run.output,
+        "results": None,
+        "max_in_flight": share_of(run.limits.max_in_flight, shard),
+        "canary": 0,
+        "budget": given.get("budget") or run.batch_id,
+        "skip_invalid": True,  # the whole table's check has refused what is to be refused
+        "preflight": False,  # it has looked at all inputs, too
+        "shards": 1,
+        "shard_deployment": None,
+        "shard": shard.model_dump(mode="json"),
+    }
+
+
+def _name_of(credentials: Any) -> str:
+    """The name of a Block: what is in it never travels as a parameter."""
+    name = credentials if isinstance(credentials, str) else credentials._block_document_name
+    if name is None:
+        raise refused("credentials", "must be a Block that is saved, or its name: shards run on other machines")
+    return str(name)
+
+
+def why_lost(kept: Kept, run: FlowRun | None, now: float) -> str | None:
+    """Why a shard without an end must be begun again; None while its run may be alive.
+
+    Parameters:
+        kept: the shard.
+        run: its run, as the server has it; None where the server has none.
+        now: the present time of the monotonic clock, in seconds.
+    """
+    if run is None or run.state is None:
+        return "is gone"
+    if run.state.is_final():
+        return f"ended {run.state.name} before its end"
+    if kept.is_silent(now):
+        return f"gave no sign of life for {now - kept.seen_at:.0f} s"
+    return None
+
+
+def _these(ids: Sequence[UUID]) -> FlowRunFilter:
+    return FlowRunFilter(id=FlowRunFilterId(any_=list(ids)))
+
+
+async def _artifacts(client: PrefectClient, key: str, ids: Sequence[UUID]) -> dict[UUID | None, Artifact]:
+    """The last artifact with this key of each run."""
+    wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=ArtifactFilterFlowRunId(any_=list(ids)))
+    found: dict[UUID | None, Artifact] = {}
+    for artifact in await client.read_artifacts(artifact_filter=wanted):
+        known = found.get(artifact.flow_run_id)
+        if known is None or _when(artifact) > _when(known):
+            found[artifact.flow_run_id] = artifact
+    return found
+
+
+def _when(artifact: Artifact) -> datetime:
+    when = artifact.updated or artifact.created
+    assert when is not None  # what the server has, it has stamped
+    return when

@@ -1,0 +1,142 @@
+"""Hearing from a provider that a job is done, in place of asking: the receiver of its callbacks.
+
+A callback is a hint and never a result: it is unsigned, so all that it does is to let the waiting task look at once.
+Its path holds a token that only whoever knows the callback secret can make, one for each job, so nobody else can even
+hint. HiDream documents: a POST at the end, 200 wanted within 5 seconds, at most 3 tries (docs/providers/hidream.md).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.model import Job
+from prefect_genmedia.providers.registry import provider_named
+
+logger = logging.getLogger(__name__)
+
+KNOWN = {"received": True, "known": True}
+ANSWER_SECONDS = 4.0
+"""A callback that cannot be written down for so long is refused, so that HiDream, which waits for 5 s, comes again."""
+
+MAX_BODY_BYTES = 256 * 1024
+"""A callback says what happened, and carries no media."""
+
+Heard = Callable[[Job, str], Awaitable[None]]
+"""Awaited with the job as it was, and the provider's words for its state, each time a callback for it comes; after the
+provider has its answer, so that it may take its time. The first time the job has no `notified_at` yet."""
+
+
+def callback_token(secret: str, job_key: str) -> str:
+    """The token that a job's callback must bring: 128 bits that only the secret's owner can make.
+
+    Parameters:
+        secret: the receiver's secret, from the settings.
+        job_key: the job's key in the ledger.
+    """
+    return hmac.new(secret.encode(), job_key.encode(), hashlib.sha256).hexdigest()[:32]
+
+
+def callback_url(public_url: str, secret: str, job: Job) -> str:
+    """Where a provider shall POST when the job ends.
+
+    Parameters:
+        public_url: how the provider reaches the receiver, such as `https://callbacks.example.com`.
+        secret: the callback secret.
+        job: the job it is about.
+    """
+    return f"{public_url.rstrip('/')}/callbacks/{job.provider}/{job.key}/{callback_token(secret, job.key)}"
+
+
+def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock: Clock = SYSTEM_CLOCK) -> Starlette:
+    """The receiver, as an ASGI application to serve or to mount; `callback_receiver` is one that tells Prefect, too.
+
+    Parameters:
+        ledger_url: the ledger to record callbacks in; PostgreSQL where the receiver runs on another machine.
+        secret: the callback secret, the same as the workers have.
+        heard: told of each callback.
+        clock: the time to write down.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        # Served by itself, it keeps the connections between callbacks. A mounted app's lifespan is run by nobody.
+        async with open_ledger(ledger_url, clock):
+            yield
+
+    async def receive(request: Request) -> Response:
+        provider, key, token = (request.path_params[name] for name in ("provider", "key", "token"))
+        # In constant time: how long a wrong token takes to refuse tells nothing about the right one.
+        if not hmac.compare_digest(token.encode(), callback_token(secret, key).encode()):
+            return Response(status_code=404)
+        with anyio.move_on_after(ANSWER_SECONDS):
+            body = await _capped_body(request)
+            if body is None:
+                return Response(status_code=413)
+            words = _words(provider, body)
+            async with open_ledger(ledger_url, clock) as ledger:
+                job = await _record(ledger, provider, key, words, clock.now())
+            if job is None:
+                # The token is right, so it was one of ours once: nothing to be told again and again.
+                return JSONResponse({"received": True, "known": False})
+            return JSONResponse(KNOWN, background=BackgroundTask(heard, job, words) if heard is not None else None)
+        logger.warning("A callback for job %s could not be written down in time", key)
+        return Response(status_code=503)  # the provider tries again
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"healthy": True})
+
+    return Starlette(
+        routes=[
+            Route("/callbacks/{provider}/{key}/{token}", receive, methods=["POST"]),
+            Route("/health", health, methods=["GET"]),
+        ],
+        lifespan=lifespan,
+    )
+
+
+async def _record(ledger: Ledger, provider: str, key: str, words: str, now: float) -> Job | None:
+    """Write the first callback of a job down; the job as it was before, None where there is no such job."""
+    told = {"provider_status": words} if words else {}
+    while (job := await ledger.get(key)) is not None and job.provider == provider:
+        if job.notified_at is not None:
+            return job
+        # None where the job has left its state in between: its acceptance may be written down at this very moment.
+        if await ledger.note(job, notified_at=now, **told) is not None:
+            logger.info("Callback for job %s (%s)", job.provider_job_id, job.key)
+            return job
+    return None
+
+
+async def _capped_body(request: Request) -> bytes | None:
+    body = bytearray()
+    try:
+        async for piece in request.stream():
+            body += piece
+            if len(body) > MAX_BODY_BYTES:
+                return None
+    except ClientDisconnect:
+        pass  # what came is enough for a hint
+    return bytes(body)
+
+
+def _words(provider: str, body: bytes) -> str:
+    """What a callback says of the job, cut short: for people to read, not for any decision."""
+    try:
+        read = provider_named(provider).callback_words
+        return read(json.loads(body))[:200] if read is not None else ""
+    except (KeyError, ValueError, RecursionError):  # no such provider, or no JSON
+        return ""

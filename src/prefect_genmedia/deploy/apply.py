@@ -1,0 +1,172 @@
+"""All of it, in the order in which one thing needs the other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import PrefectClient, get_client
+
+from prefect_genmedia._prefect.credentials import CREDENTIALS, ProviderCredentials
+from prefect_genmedia.deploy.changes import Change
+from prefect_genmedia.deploy.deployments import apply_deployment
+from prefect_genmedia.deploy.documents import apply_block_type, apply_document, read_secrets
+from prefect_genmedia.deploy.files import (
+    BLOCK_DOCUMENTS,
+    DEFAULT_POOL,
+    DEPLOYMENTS,
+    AutomationsFile,
+    DeploymentSpec,
+    DocumentsFile,
+    DocumentSpec,
+    PoolProfile,
+    PrefectFile,
+    ServerFile,
+    read_spec,
+)
+from prefect_genmedia.deploy.infrastructure import apply_automation, apply_limit, apply_output, apply_work_pool
+from prefect_genmedia.deploy.probe import probe
+from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia._media.storage import without_password
+
+LEDGER_DOCUMENT = "secret/genmedia-ledger-url"
+"""The Block document that containers take the ledger's database from."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person chooses.
+
+    Parameters:
+        pool: the work pool's name; None takes the one that prefect.yaml names.
+        pool_type: the type of a pool that is to be created.
+        image: the image of containers, in place of the profile's.
+        output: where containers put files: an fsspec URL that all of them reach.
+        secrets: a file with keys, in place of environment variables.
+        alerts: `TYPE/NAME` of the notification Block for automations.
+        providers: only deployments and credentials of these; empty for all.
+        check: whether to look only, and try the keys.
+        prefect_file, server_file, automations_file, documents_file: a team's own, in place of the shipped ones.
+        environment: where values of Block documents come from.
+    """
+
+    pool: str | None = None
+    pool_type: str | None = None
+    image: str | None = None
+    output: str | None = None
+    secrets: Path | None = None
+    alerts: str | None = None
+    providers: frozenset[str] = frozenset()
+    check: bool = False
+    prefect_file: Path | None = None
+    server_file: Path | None = None
+    automations_file: Path | None = None
+    documents_file: Path | None = None
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+
+
+async def apply(options: Options) -> AsyncIterator[Change]:
+    """Apply everything to the server that Prefect is set to, and tell each step.
+
+    Every file and option is checked, against the server too, before the first thing is changed.
+
+    Raises:
+        InvalidRequest: a file or an option cannot be right.
+    """
+    declared = _declared(options)
+    async with get_client() as client:
+        if not options.check:
+            async for _ in _applied(client, options, declared, dry=True):
+                pass  # a rehearsal: what cannot be right stops it before anything is changed
+        async for change in _applied(client, options, declared, options.check):
+            yield change
+
+
+@dataclass(frozen=True)
+class _Declared:
+    """What the files say."""
+
+    prefect_file: PrefectFile
+    server: ServerFile
+    automations: AutomationsFile
+    documents: DocumentsFile
+    values: Mapping[str, str] = field(repr=False)
+
+
+def _declared(options: Options) -> _Declared:
+    without_password(options.output or "")
+    prefect_file = read_spec(PrefectFile, DEPLOYMENTS, "prefect.yaml", options.prefect_file)
+    server = read_spec(ServerFile, DEPLOYMENTS, "server.yaml", options.server_file)
+    automations = read_spec(AutomationsFile, DEPLOYMENTS, "automations.yaml", options.automations_file)
+    documents = read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml", options.documents_file)
+    values = {**options.environment, **(read_secrets(options.secrets) if options.secrets else {})}
+    return _Declared(prefect_file, server, automations, documents, values)
+
+
+async def _applied(client: PrefectClient, options: Options, declared: _Declared, dry: bool) -> AsyncIterator[Change]:
+    for block_type in CREDENTIALS.values():
+        yield await apply_block_type(client, block_type, dry)
+    present: dict[str, Block] = {}
+    for document in _chosen_documents(declared.documents.documents, options.providers):
+        change, block = await apply_document(client, document, declared.values, dry)
+        yield change
+        if block is not None:
+            present[change.name] = block
+        if options.check and isinstance(block, ProviderCredentials):
+            yield await probe(block)
+
+    pool, profile = await _pool(client, options, declared.prefect_file, declared.server)
+    variable = await apply_output(client, options.output, dry)
+    if variable is not None:
+        yield variable
+    _require_shared(profile, pool, LEDGER_DOCUMENT in present, variable is not None)
+    yield (await apply_work_pool(client, pool, options.pool_type, dry))[0]
+    for name, limit in declared.server.global_concurrency_limits.items():
+        yield await apply_limit(client, name, limit, dry)
+
+    job_variables = {**profile.job_variables, **({"image": options.image} if options.image else {})}
+    for deployment in _chosen(declared.prefect_file.deployments, options.providers):
+        yield await apply_deployment(client, deployment, pool, job_variables, dry)
+    for automation in declared.automations.automations:
+        yield await apply_automation(client, automation, options.alerts, dry)
+
+
+async def _pool(
+    client: PrefectClient, options: Options, prefect_file: PrefectFile, server: ServerFile
+) -> tuple[str, PoolProfile]:
+    """The pool to deploy to, and the profile of its type; nothing is created yet."""
+    named = {deployment.work_pool.name for deployment in prefect_file.deployments}
+    if options.pool is None and len(named) > 1:
+        raise InvalidRequest(
+            f"The deployments name several work pools ({', '.join(sorted(named))}): choose with --pool."
+        )
+    pool = options.pool or next(iter(named), DEFAULT_POOL)
+    _, pool_type = await apply_work_pool(client, pool, options.pool_type, dry=True)
+    profile = server.work_pools.get(pool_type, PoolProfile())
+    if options.image and "image" not in profile.job_variables:
+        raise InvalidRequest(f"Work pool {pool!r} is of type {pool_type}, which runs no image.")
+    return pool, profile
+
+
+def _require_shared(profile: PoolProfile, pool: str, ledger: bool, output: bool) -> None:
+    missing = []
+    if "ledger" in profile.requires and not ledger:
+        missing.append("a ledger that all containers share: set GENMEDIA_LEDGER_URL to a PostgreSQL URL")
+    if "output" in profile.requires and not output:
+        missing.append("a place for files that outlives a container: give --output s3://… or another fsspec URL")
+    if missing:
+        raise InvalidRequest(f"Work pool {pool!r} runs containers, and needs {'; and '.join(missing)}.")
+
+
+def _chosen(deployments: list[DeploymentSpec], providers: frozenset[str]) -> list[DeploymentSpec]:
+    """Those that are not tagged with a provider that was not chosen."""
+    left_out = (set(CREDENTIALS) - providers) if providers else set()
+    return [deployment for deployment in deployments if not left_out & set(deployment.tags)]
+
+
+def _chosen_documents(documents: list[DocumentSpec], providers: frozenset[str]) -> list[DocumentSpec]:
+    slugs = {CREDENTIALS[name].get_block_type_slug() for name in set(CREDENTIALS) - providers} if providers else set()
+    return [document for document in documents if document.block not in slugs]

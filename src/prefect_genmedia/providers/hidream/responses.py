@@ -1,0 +1,218 @@
+"""Reading HiDream's answers: the envelope, tokens, and the states of a task's sub-tasks as one.
+
+Sources: HiDream's page for the envelope and the submission; docs/providers/hidream.md for results, states and codes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from prefect_genmedia.errors import GenerationFailed, ProviderError
+from prefect_genmedia.providers.responses import ErrorAnswer, name_in, number_in, read_json, unreadable
+from prefect_genmedia.providers.hidream import catalog
+from prefect_genmedia.providers.hidream.token import Token
+from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
+from prefect_genmedia._transport import Redactor, excerpt
+
+
+def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
+    """The envelope's `result`.
+
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
+    Raises:
+        InvalidRequest, CredentialsError, QuotaError, RateLimited, JobExpired: the provider said no.
+        ProviderError: it failed, or answered something that no document explains; uncertain after a submission.
+    """
+    said_no = ErrorAnswer.in_envelope(response, what, redactor, catalog.GOOD_CODE)
+    if said_no is None:
+        return read_json(response, what, redactor).get("result")
+    if said_no.code == catalog.MODEL_UNAVAILABLE_CODE:
+        raise said_no.error(
+            ProviderError,
+            "The model is not available.",
+            outcome="refused",
+            retryable=False,
+            next_step="run again later, or ask the provider whether the account has access.",
+        )
+    # No list of codes is published. Those that are HTTP statuses are taken for them, all others for uncertain.
+    raise said_no.by_status()
+
+
+def token_in(response: httpx.Response, what: str, redactor: Redactor, now: float) -> Token:
+    """The token that was given for an API key.
+
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+        now: the time at which it was asked for, in seconds since 1970.
+
+    Raises:
+        GenMediaError: there is none.
+    """
+    result = result_in(response, what, redactor)
+    value = name_in(result.get("token")) if isinstance(result, dict) else None
+    if value is None:
+        raise ProviderError(f"{what} answered without a token.", http_status=response.status_code)
+    return Token.issued(value, result.get("expire_time"), now)
+
+
+def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepted:
+    """The yes to a submission.
+
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
+    Raises:
+        GenMediaError: it was refused, or nobody can know.
+    """
+    result = result_in(response, what, redactor)
+    task_id = name_in(result.get("task_id")) if isinstance(result, dict) else None
+    if task_id is None:
+        raise unreadable(response, what, redactor, "no task_id in its result")
+    return Accepted(task_id, catalog.STATUS_WORDS[catalog.WAITING])
+
+
+@dataclass(frozen=True)
+class SubTask:
+    """One file in the making.
+
+    Parameters:
+        status: its task_status; None where it is no number.
+        url: its file's URL.
+        completion: percent from 0 to 100, where the provider tells.
+        description: the provider's words about it.
+    """
+
+    status: int | None
+    url: str | None
+    completion: float | None
+    description: str
+
+    @classmethod
+    def read(cls, payload: dict[str, Any]) -> SubTask:
+        """Read an element of `sub_task_results`."""
+        status = number_in(payload.get("task_status"))
+        urls = (payload.get(name) for name in ("video", "url", "image"))
+        return cls(
+            status=int(status) if status is not None else None,
+            url=next((url for url in map(name_in, urls) if url), None),
+            completion=_percent(number_in(payload.get("task_completion"))),
+            description=str(payload.get("description") or ""),
+        )
+
+    @property
+    def word(self) -> str:
+        """Its status in words."""
+        if self.status is None:
+            return "without a task_status"
+        if self.status == catalog.DONE and not self.url:
+            return "done, without a file yet"
+        # Negative ones are pending (docs/providers/hidream.md, "On the wire").
+        return catalog.STATUS_WORDS.get(max(self.status, catalog.WAITING), f"task_status {self.status}")
+
+    @property
+    def recognized(self) -> bool:
+        """Whether its status is a known one."""
+        return self.status is not None and (self.status <= catalog.REFUSED or self.status >= catalog.NO_RESULT_FROM)
+
+    @property
+    def phase(self) -> Phase:
+        """Where it is; an unknown status counts as still running, and so does a finished one without a file."""
+        if self.status is None:
+            return Phase.RUNNING
+        if self.status == catalog.DONE and self.url:
+            return Phase.SUCCEEDED
+        if self.status in (catalog.FAILED, catalog.REFUSED) or self.status >= catalog.NO_RESULT_FROM:
+            return Phase.FAILED
+        return Phase.QUEUED if self.status <= catalog.WAITING else Phase.RUNNING
+
+
+def sub_tasks_in(result: Any) -> list[SubTask] | None:
+    """The sub-tasks of one task's result; None where it is not such a result."""
+    listed = result.get("sub_task_results") if isinstance(result, dict) else None
+    if not isinstance(listed, list):
+        return None
+    return [SubTask.read(payload) for payload in listed if isinstance(payload, dict)]
+
+
+def observation(sub_tasks: list[SubTask], redactor: Redactor) -> Observation:
+    """A task's state: over when every sub-task is, successful when one of them has a file.
+
+    Parameters:
+        sub_tasks: what the task consists of.
+        redactor: takes secrets out of what errors show.
+    """
+    phases = Counter(sub_task.phase for sub_task in sub_tasks)
+    status = _words(sub_tasks)
+    if not sub_tasks or phases[Phase.QUEUED] == len(sub_tasks):
+        return Observation(Phase.QUEUED, status)
+    if phases[Phase.QUEUED] or phases[Phase.RUNNING]:
+        known = all(sub_task.recognized for sub_task in sub_tasks)
+        return Observation(Phase.RUNNING, status, recognized=known, progress=_progress(sub_tasks))
+    if phases[Phase.SUCCEEDED]:
+        # What was made was paid: files that exist are delivered even where other sub-tasks failed.
+        return Observation(Phase.SUCCEEDED, status, progress=100.0, outputs=phases[Phase.SUCCEEDED])
+    return Observation(Phase.FAILED, status, failure=_failure(status, sub_tasks, redactor))
+
+
+def file_urls(sub_tasks: list[SubTask]) -> list[str]:
+    """The URLs of the finished files, in the order of their sub-tasks."""
+    return [sub_task.url for sub_task in sub_tasks if sub_task.phase is Phase.SUCCEEDED and sub_task.url]
+
+
+def callback_words(payload: Any) -> str:
+    """What a callback says of its task, in the words of a poll; empty where it says nothing that is understood.
+
+    Parameters:
+        payload: its body, as JSON.
+    """
+    sub_tasks = sub_tasks_in(payload)
+    return _words(sub_tasks) if sub_tasks else ""
+
+
+def _failure(status: str, sub_tasks: list[SubTask], redactor: Redactor) -> GenerationFailed:
+    descriptions = "; ".join(dict.fromkeys(sub_task.description for sub_task in sub_tasks if sub_task.description))
+    words = f": {excerpt(redactor.clean(descriptions), 500).rstrip('.。')}" if descriptions else ""
+    codes = ", ".join(dict.fromkeys(str(sub_task.status) for sub_task in sub_tasks))
+    said = f"The provider reports {status!r}{words}."
+    if not any(sub_task.status == catalog.REFUSED for sub_task in sub_tasks):
+        return GenerationFailed(said, code=codes)
+    # Not told is whether the input or the output was refused. InputRefused would bar an input for ever that may be
+    # fine, OutputRefused would promise that nothing was billed and a new attempt can pass: neither is known.
+    return GenerationFailed(
+        f"{said} It does not say whether the input or the output was refused.",
+        code=codes,
+        next_step="change the video, prompt or style, or run again for a new attempt.",
+    )
+
+
+def _words(sub_tasks: list[SubTask]) -> str:
+    counts = Counter(sub_task.word for sub_task in sub_tasks)
+    if not counts:
+        return catalog.STATUS_WORDS[catalog.WAITING]
+    if len(sub_tasks) == 1:
+        return sub_tasks[0].word
+    return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def _progress(sub_tasks: list[SubTask]) -> float | None:
+    known = [sub_task.completion for sub_task in sub_tasks if sub_task.completion is not None]
+    return sum(known) / len(known) if len(known) == len(sub_tasks) else None
+
+
+def _percent(completion: float | None) -> float | None:
+    """Its scale is not documented: up to 1 it is taken as a share, up to 100 as percent; it is only ever shown."""
+    if completion is None or not 0 <= completion <= 100:
+        return None
+    return completion * 100 if completion <= 1 else completion

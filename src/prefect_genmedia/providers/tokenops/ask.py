@@ -1,0 +1,219 @@
+"""Asking a person who shall speak: a form in the Prefect UI with the subjects outlined and numbered."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Literal
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import apause_flow_run, aresume_flow_run, asuspend_flow_run
+from prefect.input import RunInput
+from prefect.input.actions import acreate_flow_run_input, aread_flow_run_input
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import Field, create_model
+
+from prefect_genmedia._prefect.credentials import TokenOpsCredentials, load_credentials
+from prefect_genmedia.errors import NoSubject, ProviderError
+from prefect_genmedia.providers.tokenops import Detection
+from prefect_genmedia.providers.tokenops.catalog import MASK_LIFETIME_SECONDS
+from prefect_genmedia.providers.tokenops.gallery import Gallery, draw_gallery
+from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
+from prefect_genmedia._inputs.pictures import fetch_picture
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, reachable, select_subject
+from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, retry_if_safe
+from prefect_genmedia._prefect.suspension import check_can_suspend, resumed, sleeping_runs
+
+Fallback = Literal["largest", "fail"]
+
+PAUSE_KEY = "genmedia-subject"
+OR_LARGEST_KEY = "genmedia-subject-or-largest"
+"""In place of `PAUSE_KEY`, the name of a suspension that `answer_overdue` ends."""
+POINTS_KEY = "genmedia-subject-points"
+ANSWER_KEY = "genmedia-subject-answer"
+
+GRACE_SECONDS = 24 * 3600.0
+"""How long the server keeps a suspended question alive past its time, for `answer_overdue` to come."""
+
+ANSWER_AGAIN_SECONDS = 2.0
+"""Between attempts to answer for the person where the server did not take the answer."""
+
+
+async def ask_subject(
+    image_url: str,
+    detection: Detection,
+    *,
+    credentials: TokenOpsCredentials | str = "default",
+    timeout_seconds: float = 3600.0,
+    fallback: Fallback = "fail",
+    suspend: bool = False,
+) -> SubjectSelection:
+    """Pause the flow run until a person has picked the speaker in the UI; call it in a flow, not in a task.
+
+    The choice is kept as a point in the picture: masks live for an hour, and when they are detected anew the point
+    still finds the same person. A retried run does not ask again.
+
+    Parameters:
+        image_url: the picture.
+        detection: who was detected in it.
+        credentials: a TokenOps Block, or its name.
+        timeout_seconds: how long to wait for the person.
+        fallback: what happens then: the largest subject speaks, or the run fails.
+        suspend: free the worker's process while waiting (deployments only); the run starts anew when it is answered.
+            It is `reconcile_jobs` then that lets the largest subject speak when nobody answered in time.
+
+    Raises:
+        NoSubject: nobody was detected, or nobody answered in time and the fallback is to fail. Nothing was paid.
+        InvalidRequest: the run shall suspend, and has no deployment.
+    """
+    await check_can_suspend(suspend=suspend)
+    if not detection.found or not detection.mask_urls:
+        raise NoSubject("No person was detected in the picture that could be chosen.")
+    asked_at = time.monotonic()
+    point = await aread_flow_run_input(ANSWER_KEY)
+    if point is None:
+        points = await aread_flow_run_input(POINTS_KEY)
+        picture = ""
+        if points is None:  # else the run started anew, and the numbers mean what they meant when it asked
+            gallery = await show_subjects(image_url, detection, credentials=credentials)
+            points, picture = [list(each) for each in gallery.points], _picture(gallery)
+            await acreate_flow_run_input(POINTS_KEY, points)
+        get_run_logger().info("%d subjects: resume this run with the number of the one that shall speak", len(points))
+        number = await _answer(_form(len(points), picture), timeout_seconds, fallback, suspend)
+        point = points[number]
+        await acreate_flow_run_input(ANSWER_KEY, point)
+    if time.monotonic() - asked_at > MASK_LIFETIME_SECONDS * 0.8:
+        detection = await detect_subjects(image_url, credentials=credentials)
+    return await select_subject(detection, (point[0], point[1]), credentials=credentials)
+
+
+@task(
+    task_run_name="draw the subjects",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+    persist_result=False,  # a picture
+)
+async def show_subjects(
+    image_url: str, detection: Detection, *, credentials: TokenOpsCredentials | str = "default"
+) -> Gallery:
+    """Show the picture with its subjects outlined and numbered, as an artifact of the run.
+
+    Parameters:
+        image_url: the picture.
+        detection: who was detected in it.
+        credentials: a TokenOps Block, or its name.
+
+    Returns:
+        The picture that is shown, and one point inside each subject.
+
+    Raises:
+        ProviderError: the picture, or a mask, cannot be fetched.
+    """
+    block = await load_credentials("tokenops", credentials)
+    async with block.client() as client:
+        rules = client.fetch_rules
+        portrait, *masks = await asyncio.gather(
+            fetch_picture(await reachable(image_url, rules), rules),
+            *(fetch_picture(url, rules) for url in detection.mask_urls),
+        )
+    gallery = await asyncio.to_thread(_gallery, portrait, masks)
+    await acreate_markdown_artifact(
+        key="genmedia-subjects", markdown=f"# Who speaks?\n\n{_picture(gallery)}\n", description="Who speaks?"
+    )
+    return gallery
+
+
+def _gallery(portrait: bytes, masks: list[bytes]) -> Gallery:
+    try:
+        return draw_gallery(portrait, masks)
+    except (OSError, ValueError, SyntaxError) as error:
+        reason = str(error)
+    raise ProviderError(f"The picture, or a mask, cannot be read: {reason}.")
+
+
+def _picture(gallery: Gallery) -> str:
+    return f"![subjects](data:image/jpeg;base64,{base64.b64encode(gallery.picture).decode()})"
+
+
+async def _answer(form: Any, timeout_seconds: float, fallback: Fallback, suspend: bool) -> int:
+    # Prefect fails a run whose pause times out, so where there is a fallback somebody answers before that.
+    if suspend:
+        key, grace = (OR_LARGEST_KEY, GRACE_SECONDS) if fallback == "largest" else (PAUSE_KEY, 0.0)
+        answered: Any = await asuspend_flow_run(wait_for_input=form, timeout=int(timeout_seconds + grace), key=key)
+        return int(answered.subject)
+    patience = timeout_seconds + (300.0 if fallback == "largest" else 0.0)
+    try:
+        async with _answering_itself(timeout_seconds if fallback == "largest" else None):
+            answered = await apause_flow_run(wait_for_input=form, timeout=int(patience), poll_interval=2, key=PAUSE_KEY)
+    except FlowPauseTimeout:
+        raise NoSubject(f"Nobody chose a subject within {timeout_seconds:.0f} s.") from None
+    return int(answered.subject)
+
+
+async def answer_overdue() -> list[str]:
+    """Let the largest subject speak in every run that sleeps over its question for longer than it was to wait.
+
+    Returns:
+        The names of the runs that were resumed.
+    """
+    answered = []
+    for run in await sleeping_runs(OR_LARGEST_KEY):
+        ends_at = run.state.state_details.pause_timeout if run.state is not None else None
+        overdue = ends_at is not None and time.time() >= ends_at.timestamp() - GRACE_SECONDS
+        if overdue and await resumed(run.id, {"subject": "0"}):
+            answered.append(run.name)
+    return answered
+
+
+@asynccontextmanager
+async def _answering_itself(seconds: float | None) -> AsyncIterator[None]:
+    """Choose the largest subject if the block still waits after `seconds`."""
+    if seconds is None:
+        yield
+        return
+    own_run = UUID(str(flow_run.id))
+    logger = get_run_logger()
+
+    async def answer() -> None:
+        await asyncio.sleep(seconds)
+        # The server may be away, or not have the pause yet; a person who answers after all ends the block.
+        while True:
+            try:
+                await aresume_flow_run(own_run, run_input={"subject": "0"})
+            except Exception as trouble:
+                logger.debug("The run could not be resumed yet: %r", trouble)
+                await asyncio.sleep(ANSWER_AGAIN_SECONDS)
+            else:
+                logger.warning("Nobody chose a subject within %.0f s: the largest one speaks", seconds)
+                return
+
+    timer = asyncio.create_task(answer())
+    try:
+        yield
+    finally:
+        timer.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await timer
+
+
+def _form(count: int, picture: str) -> Any:
+    """The form: the picture with the numbers, and one choice; nothing is chosen until a person does."""
+    # As text, since Prefect's form leaves the number 0 out of its choices.
+    numbers: Any = Literal[tuple(map(str, range(count)))]
+    choice: Any = create_model(
+        "SubjectChoice",
+        __base__=RunInput,
+        subject=(numbers, Field(description="The number of the subject in the picture; 0 is the largest.")),
+    )
+    return choice.with_initial_data(description=f"Who shall speak?\n\n{picture}")

@@ -1,0 +1,69 @@
+"""The Block for TokenOps."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field, HttpUrl, SecretStr, field_validator
+
+from prefect_genmedia.providers.credentials import (
+    LOGOS,
+    ConcurrencyLimit,
+    MaxInFlight,
+    ProviderCredentials,
+    SubmissionsPerMinute,
+    plausible_key,
+)
+from prefect_genmedia.providers.tokenops import TokenOpsClient
+from prefect_genmedia.providers.tokenops.catalog import BASE_URL
+from prefect_genmedia.settings import current_settings
+
+
+class TokenOpsCredentials(ProviderCredentials):
+    """Access to TokenOps: Jimeng video and OmniHuman talking avatars.
+
+    Attributes:
+        api_key: The key from TokenOps' console.
+        base_url: The API's root.
+        submissions_per_minute: How many jobs may be submitted in a minute.
+        max_in_flight: How many jobs may be at the provider at once.
+        concurrency_limit: A Prefect global concurrency limit that each job holds.
+
+    Example:
+        Load stored credentials and make a client:
+        ```python
+        from prefect_genmedia import TokenOpsCredentials
+
+        credentials = TokenOpsCredentials.load("BLOCK_NAME")
+        client = credentials.get_client()
+        ```
+    """
+
+    _block_type_name = "TokenOps Credentials"
+    _block_type_slug = "tokenops-credentials"
+    _description = "Access to TokenOps: Jimeng video and OmniHuman talking avatars."
+    _logo_url = HttpUrl(f"{LOGOS}/tokenops.png")
+    _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/tokenops/")
+
+    provider: ClassVar[str] = "tokenops"
+
+    api_key: SecretStr = Field(title="API key", description="The key from TokenOps' console.")
+    base_url: str = Field(
+        default=BASE_URL,
+        title="Base URL",
+        description="The API's root; another one for a gateway or the simulator.",
+    )
+    submissions_per_minute: SubmissionsPerMinute = None
+    max_in_flight: MaxInFlight = None
+    concurrency_limit: ConcurrencyLimit = None
+
+    _key_is_plausible = field_validator("api_key")(plausible_key)
+
+    def get_client(self) -> TokenOpsClient:
+        """Make a client of one's own, for the running event loop; close it with `aclose()`."""
+        return TokenOpsClient(
+            self.api_key.get_secret_value(),
+            self.base_url,
+            allow_private_hosts=current_settings().allow_private_hosts,
+            submissions_per_minute=self.submissions_per_minute,
+        )
