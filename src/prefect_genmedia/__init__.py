@@ -7,7 +7,9 @@ Tasks are in `prefect_genmedia.tasks`, request models in `prefect_genmedia.provi
 
 from importlib.metadata import version
 
-from prefect_genmedia._prefect.credentials import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
+from prefect_genmedia.providers.hidream.block import HiDreamCredentials
+from prefect_genmedia.providers.jenius.block import JeniusCredentials
+from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
 
 __version__ = version("prefect-genmedia")
 

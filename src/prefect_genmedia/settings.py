@@ -11,7 +11,7 @@ from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from prefect_genmedia.providers.prices import Price, price_table
+from prefect_genmedia.prices import Price
 
 
 class GenMediaSettings(PrefectBaseSettings):
@@ -83,11 +83,6 @@ class GenMediaSettings(PrefectBaseSettings):
     def ledger(self) -> str:
         """The ledger's database URL."""
         return self.ledger_url or f"sqlite:///{_home() / 'ledger.db'}"
-
-    @property
-    def price_table(self) -> dict[str, Price]:
-        """What results probably cost: the list prices, and your own in their place."""
-        return price_table(self.prices)
 
     @property
     def media_folder(self) -> str:

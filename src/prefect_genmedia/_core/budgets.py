@@ -14,8 +14,8 @@ from prefect_genmedia._core import schema
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger, Spend
 from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
-from prefect_genmedia.providers.prices import CURRENCY, MICROS, in_micros
-from prefect_genmedia.providers.registry import providers_with_free_failures
+from prefect_genmedia.prices import CURRENCY, MICROS, in_micros
+from prefect_genmedia.providers.plugin import providers_with_free_failures
 
 BudgetPeriod = Literal["total", "day"]
 

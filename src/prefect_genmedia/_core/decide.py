@@ -11,7 +11,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState
 from prefect_genmedia._core.submit import expire_stale_sending
-from prefect_genmedia.providers.registry import provider_named
+from prefect_genmedia.providers.plugin import find_plugin
 
 Decision = Literal["adopt", "resubmit", "abandon"]
 
@@ -75,7 +75,8 @@ async def _adoption(ledger: Ledger, job: Job, provider_job_id: str | None, clock
     if other is not None and other.key != job.key:
         raise _refusal("provider_job_id", f"{provider_job_id} already belongs to job {other.key}")
     facts: dict[str, object] = {"provider_job_id": provider_job_id, "error_kind": None, "error_message": None}
-    lifetime = provider_named(job.provider).job_lifetime_seconds
+    plugin = find_plugin(job.provider)
+    lifetime = plugin.job_lifetime_seconds if plugin else None
     if lifetime is not None:
         facts["expires_at"] = (job.sent_at or clock.now()) + lifetime
     # The provider accepted it when it was sent, not when a person found it.

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_genmedia import errors
 from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
 from prefect_genmedia.providers.protocol import MediaExpectation
-from prefect_genmedia.providers.registry import paid_for_failure
+from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia._transport.api import SUBMIT_SECONDS
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
@@ -171,8 +171,16 @@ class Job(BaseModel):
         """
         refused_later = isinstance(error, InputRefused) and self.provider_job_id is not None
         if refused_later or isinstance(error, GenerationFailed | OutputRefused):
-            error.paid = paid_for_failure(self.provider, self.price)
+            error.paid = self.paid_for_failure()
         return error.about(self.key, self.provider_job_id)
+
+    def paid_for_failure(self) -> str:
+        """What the job cost if its provider accepted it and then refused it or gave up, in words."""
+        if self.provider in providers_with_free_failures():
+            return "nothing, by the provider's word that failed jobs are not billed"
+        if self.price is None:
+            return errors.UNDOCUMENTED_BILLING
+        return f"{errors.UNDOCUMENTED_BILLING}; it names a price of {self.price:g}"
 
     def is_over(self, now: float) -> bool:
         """Whether the time is over for which the provider knows the job, or has its file.

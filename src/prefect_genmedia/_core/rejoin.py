@@ -7,7 +7,6 @@ from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Job, JobState
 from prefect_genmedia._core.submit import unresolved
-from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.protocol import Account, GenerationRequest
 
 
@@ -21,8 +20,8 @@ async def rejoin(
     Parameters:
         ledger: where the job stands.
         account: who has paid.
-        request: what is asked for; made inside of `inputs_may_be_gone`.
-        scope: what bounds "the same request", as in `Claim`.
+        request: what is asked for.
+        scope: what bounds "the same request", as in `JobSpec`.
         variant: tells apart several wanted results of the same request.
 
     Returns:
@@ -53,7 +52,6 @@ async def rejoin(
 def _identity_by_names(account: Account, job: Job, kind: type[GenerationRequest]) -> str | None:
     """A job's identity as it would be now, when files that are gone have nothing but their names."""
     try:
-        with inputs_may_be_gone():
-            return identity_of(account, kind.model_validate(job.request), job.scope, job.variant)
+        return identity_of(account, kind.model_validate(job.request), job.scope, job.variant)
     except InvalidRequest:  # what is stored is not always all of it: base64 is cut
         return None

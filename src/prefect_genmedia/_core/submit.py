@@ -6,19 +6,22 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from prefect_genmedia import errors
 from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.costs import priced_as
 from prefect_genmedia._core.identity import identity_of
-from prefect_genmedia._core.ledger import Ledger, Spend
+from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
-from prefect_genmedia.providers.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
-from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, MediaExpectation, ProviderClient
-from prefect_genmedia.providers.registry import provider_named
+from prefect_genmedia._core.session import Session
+from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._inputs.redacting import without_inputs
+from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
+from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia._transport.redact import unsigned_url
 
 logger = logging.getLogger(__name__)
@@ -32,82 +35,29 @@ JOIN_SECONDS = (0.02, 0.5)
 """How often a process looks whether another one's submission has its answer: at first, and at the longest."""
 
 
-async def _never() -> bool:
-    return False
-
-
-def _no_callback(job: Job) -> str | None:
-    return None
-
-
-async def _as_it_is(request: GenerationRequest) -> GenerationRequest:
-    return request
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What makes a request one particular wanted result, and who asks for it.
-
-    Parameters:
-        scope: what bounds "the same request": a root flow run's id, or an idempotency key.
-        variant: tells apart several wanted results of the same request.
-        label: a few words that name the request for people.
-        flow_run_id: the flow run that asks.
-        root_run_id: its root flow run, or the task run where there is no flow.
-        retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
-        ask_again: whether what failed earlier may be asked for anew at all.
-        callback_url: where the provider shall say that a job has ended; None for nowhere.
-        output: where it wants its file, for whoever delivers it in its place.
-        expectation: what the file must be like, beyond what the request alone says.
-        prices: what a result probably costs, by `provider/model`; every figure made from them is an estimate.
-        max_in_flight: how many jobs of the account may be in flight when it is sent; None for any number.
-        spend: reserves its money in the step in which it begins to be sent; None where nothing limits that.
-        tell: told, in a sentence, what is worth a line: that it waits for a place, that the ledger does not answer.
-        renewed: makes the request anew where something in it has grown too old while it waited; the same identity.
-    """
-
-    scope: str
-    variant: int = 0
-    label: str = ""
-    flow_run_id: str | None = None
-    root_run_id: str | None = None
-    retried_by_person: Callable[[], Awaitable[bool]] = _never
-    ask_again: bool = True
-    callback_url: Callable[[Job], str | None] = _no_callback
-    output: str | None = None
-    expectation: MediaExpectation = field(default_factory=MediaExpectation)
-    prices: PriceTable = field(default_factory=lambda: LIST_PRICES)
-    max_in_flight: int | None = None
-    spend: Spend | None = None
-    tell: Callable[[str], None] = logger.info
-    renewed: Callable[[GenerationRequest], Awaitable[GenerationRequest]] = _as_it_is
-
-
-async def submit_once(
-    ledger: Ledger, client: ProviderClient, request: GenerationRequest, claim: Claim, clock: Clock = SYSTEM_CLOCK
-) -> Job:
+async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None) -> Job:
     """Make sure that the request is submitted, and return its job, whoever submitted it.
 
     A job that ended without a result may get a new attempt here, see `_wants_new_attempt`.
 
     Parameters:
-        ledger: where the job is written down.
-        client: the client of the account that pays.
-        request: what is wanted.
-        claim: which result exactly, and who asks.
-        clock: what tells the time and waits.
+        session: the account that pays, and the ledger.
+        spec: which result exactly is wanted.
+        prepared: the spec's request with its inputs prepared; None if its inputs are sent as the user gave them.
 
     Raises:
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
-        RateLimited: no place in flight became free in time; nothing was sent.
-        BudgetStop: the claim's `spend` found no money for it; nothing was sent.
+        RateLimited: no in-flight slot became free in time; nothing was sent.
+        BudgetStop: the spec's `spend` found no money for it; nothing was sent.
         GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
     """
+    ledger, clock = session.ledger, session.clock
+    prepared = prepared or PreparedRequest(spec.request)
     pause = JOIN_SECONDS[0]
-    places = Places(claim.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, claim.tell)
-    request.body()  # a request that cannot be written must fail before anything is written down
+    places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
+    prepared.body()  # a request that cannot be written must fail before anything is written down
     while True:
-        job = await _newest_or_new(ledger, client, request, claim, clock)
+        job = await _newest_or_new(session, spec, prepared)
         if job.state in ACCEPTED:
             return job
         if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
@@ -123,20 +73,33 @@ async def submit_once(
             starting: asyncio.Future[Job | None] | None = None
             try:
                 async with places.line(ledger, job, clock):
-                    stale_at = request.stale_at()
-                    if stale_at is not None and stale_at < clock.now():
-                        request = await claim.renewed(request)
-                    await turn.enter_async_context(client.turn())
+                    prepared = await completed(session, prepared)
+                    await turn.enter_async_context(session.client.turn())
                     starting = asyncio.ensure_future(
-                        ledger.start_sending(job, claim.flow_run_id, claim.max_in_flight, claim.spend)
+                        ledger.start_sending(job, session.run.flow_run_id, session.max_in_flight, spec.spend)
                     )
                     mine = await _finish(starting)
             except asyncio.CancelledError:
                 await _finish(_unsent(ledger, starting))
                 raise
             if mine is not None:
-                told = request.notifying(claim.callback_url(mine))
-                return await _finish(_send(ledger, client, told, mine, claim.tell, clock))
+                return await _finish(_send(session, prepared, mine))
+
+
+async def completed(session: Session, prepared: PreparedRequest[Any]) -> PreparedRequest[Any]:
+    """The request with what only the provider can tell, such as the masks of its speaker; as it is if that is there.
+
+    Parameters:
+        session: the account.
+        prepared: the request. Its identity does not change.
+
+    Raises:
+        GenMediaError: the provider's plug-in could not complete it; nothing was sent.
+    """
+    stale_at, resolve = prepared.request.stale_at(), session.plugin.resolve
+    if resolve is None or stale_at is None or stale_at >= session.clock.now():
+        return prepared
+    return prepared.with_request(await resolve(prepared.request, session))
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
@@ -157,52 +120,50 @@ async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_C
     )
 
 
-async def _newest_or_new(
-    ledger: Ledger, client: ProviderClient, request: GenerationRequest, claim: Claim, clock: Clock
-) -> Job:
-    identity = identity_of(client.account, request, claim.scope, claim.variant)
-    newest = await ledger.newest(identity)
-    if newest is not None and not await _wants_new_attempt(newest, claim, clock):
+async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Job:
+    identity = identity_of(session.account, prepared, spec.scope, spec.variant)
+    newest = await session.ledger.newest(identity)
+    if newest is not None and not await _wants_new_attempt(newest, spec, session):
         return newest
-    expectation = request.expectation().model_copy(update=claim.expectation.model_dump(exclude_none=True))
-    price = claim.prices.get(priced_as(request))
+    request, expectation = prepared.request, prepared.expectation()
+    price = session.prices.get(priced_as(request))
     cost = price.of(expectation.seconds) if price is not None else None
-    return await ledger.reserve(
+    return await session.ledger.reserve(
         Job(
             key="",
             identity=identity,
             attempt=newest.attempt + 1 if newest else 1,
-            scope=claim.scope,
-            variant=claim.variant,
-            provider=client.account.provider,
-            account=str(client.account),
+            scope=spec.scope,
+            variant=spec.variant,
+            provider=session.account.provider,
+            account=str(session.account),
             kind=request.kind,
             model=request.model_name,
-            label=claim.label,
+            label=spec.label,
             request=shown_request(request),
             expectation=expectation,
-            flow_run_id=claim.flow_run_id,
-            root_run_id=claim.root_run_id,
+            flow_run_id=session.run.flow_run_id,
+            root_run_id=session.run.root_run_id,
             estimated_cost=cost,
             currency=None if cost is None else CURRENCY,
-            output=claim.output,
+            output=spec.output,
         )
     )
 
 
-async def _wants_new_attempt(job: Job, claim: Claim, clock: Clock) -> bool:
+async def _wants_new_attempt(job: Job, spec: JobSpec, session: Session) -> bool:
     """Whether an attempt that ended without a result is followed by another.
 
     A refused submission cost nothing and may be repeated. What the provider had accepted is only asked for again by
     another run or by a person: an automatic retry gets the same failure once more.
     """
-    if not job.may_follow(clock.now()):
+    if not job.may_follow(session.clock.now()):
         if job.state in (JobState.FAILED, JobState.REJECTED):
             raise job.failure()
         return False
     if job.state is JobState.REJECTED:
         return True
-    if claim.ask_again and (job.root_run_id != claim.root_run_id or await claim.retried_by_person()):
+    if spec.ask_again and (job.root_run_id != session.run.root_run_id or await session.run.retried_by_person()):
         return True
     if job.state is JobState.FAILED:
         raise job.failure()
@@ -233,19 +194,14 @@ async def _finish(work: Awaitable[T]) -> T:
     return task.result()
 
 
-async def _send(
-    ledger: Ledger,
-    client: ProviderClient,
-    request: GenerationRequest,
-    job: Job,
-    tell: Callable[[str], None],
-    clock: Clock,
-) -> Job:
+async def _send(session: Session, prepared: PreparedRequest[Any], job: Job) -> Job:
+    ledger, clock, tell = session.ledger, session.clock, session.log.info
     failure: GenMediaError
     try:
-        accepted = await client.submit(request)
+        told = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
+        accepted = await session.client.submit(told)
     except GenMediaError as error:
-        failure = job.told_in(error)
+        failure = job.told_in(without_inputs(error, prepared.inputs))
     except Exception as error:
         # A fault of our own after the first byte: what the provider did is just as unknown.
         logger.exception("Submitting job %s broke", job.key)
@@ -293,7 +249,8 @@ async def _written(
 
 
 async def _accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) -> Job:
-    lifetime = provider_named(job.provider).job_lifetime_seconds
+    plugin = find_plugin(job.provider)
+    lifetime = plugin.job_lifetime_seconds if plugin else None
     provider_job_id = accepted.provider_job_id
     facts: dict[str, Any] = {
         "provider_job_id": provider_job_id,

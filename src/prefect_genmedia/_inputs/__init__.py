@@ -3,23 +3,23 @@
 Knows requests only by what they say of their inputs, and nothing of Prefect.
 """
 
-from prefect_genmedia._inputs.redacting import DiscreetClient
+from prefect_genmedia._inputs.redacting import without_inputs
 from prefect_genmedia._inputs.inspect import Look, Seen, look_at, looks_wanted
 from prefect_genmedia._inputs.validate import judged
-from prefect_genmedia._inputs.prepare import Prepared, identified, measured, prepared, prepared_url
+from prefect_genmedia._inputs.prepare import identified, is_fresh, measured, prepare, prepared_url
 from prefect_genmedia._inputs.publish import Publication
 
 __all__ = [
-    "DiscreetClient",
     "Look",
-    "Prepared",
     "Publication",
     "Seen",
     "identified",
+    "is_fresh",
     "judged",
     "look_at",
     "looks_wanted",
     "measured",
-    "prepared",
+    "prepare",
     "prepared_url",
+    "without_inputs",
 ]

@@ -7,10 +7,8 @@ import base64
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Generic, TypeVar
 
 from anyio import to_thread
 
@@ -20,34 +18,17 @@ from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
 from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
 from prefect_genmedia._media.verify import media_seconds
-from prefect_genmedia.providers.inputs import RequestInput, SentInput, input_url
-from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
+from prefect_genmedia.providers.inputs import RequestInput, SentInput, SentInputs, input_url
+from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, PreparedRequest, Request
 from prefect_genmedia._transport import FetchRules
 
 PREPARED_SECONDS = 3600.0
 """How long what was prepared is taken as it is: its signed URLs must outlive the job's wait at the provider."""
 
-Request = TypeVar("Request", bound=GenerationRequest)
-
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Prepared(Generic[Request]):
-    """A request that can be sent.
-
-    Parameters:
-        request: the same request; its dump, its repr and its identity show nothing of how inputs travel.
-        sent: what is sent in place of users' own files, by their URLs.
-        expectation: what the inputs say about the result: how long it must be.
-    """
-
-    request: Request
-    sent: Mapping[str, SentInput]
-    expectation: MediaExpectation
-
-
-async def prepared(
+async def prepare(
     request: Request,
     rules: FetchRules,
     publication: Publication,
@@ -55,7 +36,7 @@ async def prepared(
     preflight: bool = True,
     before: Mapping[str, Seen] | None = None,
     tell: Tell = _logger.warning,
-) -> Prepared[Request]:
+) -> PreparedRequest[Request]:
     """Look at a request's inputs and bring the user's own files to where the provider can take them.
 
     http(s) inputs stay as they are. A user's own file (a path, or an fsspec URL) travels as base64 where the provider
@@ -70,18 +51,13 @@ async def prepared(
             is fetched again. The user's own files are read, to be sent, and looked at where their bytes have changed.
         tell: told what cannot be checked from here.
 
-    A request that was prepared not long ago is taken as it is.
-
     Raises:
         InvalidRequest: with every problem of every input; nothing was sent.
         ProviderError: a storage failed; retryable, nothing was sent.
     """
-    known = request.preparation()
-    if known is not None and 0 <= time.time() - known[2] < PREPARED_SECONDS:
-        return Prepared(request, *known[:2])
     inputs = request.inputs()
     if not inputs and request.duration_source() is None:
-        return Prepared(request, {}, MediaExpectation())
+        return PreparedRequest(request, prepared_at=time.time())
     wanted, seen = looks_wanted(request, preflight), dict(before or {})
     unread = {url: want for url, want in wanted.items() if is_own(url) or url not in seen}
     with TemporaryDirectory(prefix="genmedia-") as folder:
@@ -93,10 +69,19 @@ async def prepared(
         _raise_for(request, findings.problems, readings, own)
         sent = await _sent(request, own, readings, publication, travels_inline(inputs, seen))
     found = MediaExpectation(seconds=findings.seconds)
-    return Prepared(request.prepared(sent, found, time.time()), sent, found)
+    return PreparedRequest(request, SentInputs(sent), found, time.time())
 
 
-async def identified(request: Request, rules: FetchRules) -> Request:
+def is_fresh(prepared: PreparedRequest[Request]) -> bool:
+    """Whether a request was prepared so recently that its signed URLs outlive the job's wait at the provider.
+
+    Parameters:
+        prepared: a request, prepared or not.
+    """
+    return prepared.prepared_at is not None and 0 <= time.time() - prepared.prepared_at < PREPARED_SECONDS
+
+
+async def identified(request: Request, rules: FetchRules) -> PreparedRequest[Request]:
     """The request as its identity needs it, for whoever looks a job up without submitting: own files by their bytes.
 
     Nothing is checked, published or encoded. Files that cannot be read now keep their names in the identity.
@@ -105,12 +90,11 @@ async def identified(request: Request, rules: FetchRules) -> Request:
         request: what is asked for.
         rules: what a fetch may do; nothing but the user's own files is read.
     """
-    if request.preparation() is not None:
-        return request
     limits = {each.url: MAX_INPUT_BYTES for each in request.inputs() if is_own(each.url)}
     with TemporaryDirectory(prefix="genmedia-") as folder:
         readings = await read_all(limits, rules, Path(folder))
-    return request.sending({url: SentInput(held.sha256) for url, held in readings.items() if isinstance(held, Held)})
+    digests = {url: SentInput(held.sha256) for url, held in readings.items() if isinstance(held, Held)}
+    return PreparedRequest(request, SentInputs(digests))
 
 
 async def measured(url: str, rules: FetchRules) -> float | None:

@@ -18,7 +18,7 @@ from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTER
 
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia._core.model import Delivery, Job
-from prefect_genmedia.providers.registry import request_type
+from prefect_genmedia.providers.plugin import request_type
 from prefect_genmedia._transport.redact import unsigned_url
 
 MATERIALIZED = "prefect.asset.materialization.succeeded"

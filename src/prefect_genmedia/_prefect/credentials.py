@@ -1,26 +1,15 @@
-"""Credentials Blocks: who pays, and where the API is. Flows and tasks take a Block or its name, never a secret."""
+"""Loading credentials Blocks. Flows and tasks take a Block or its name, never a secret."""
 
 from __future__ import annotations
 
-from prefect_genmedia.providers.credentials import ProviderCredentials
-from prefect_genmedia.providers.hidream.block import HiDreamCredentials
-from prefect_genmedia.providers.jenius.block import JeniusCredentials
-from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
 from prefect_genmedia.errors import CredentialsError
+from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.plugin import plugin_named, plugins
 
-__all__ = [
-    "CREDENTIALS",
-    "HiDreamCredentials",
-    "JeniusCredentials",
-    "ProviderCredentials",
-    "TokenOpsCredentials",
-    "load_credentials",
-]
 
-CREDENTIALS: dict[str, type[ProviderCredentials]] = {
-    block.provider: block for block in (TokenOpsCredentials, JeniusCredentials, HiDreamCredentials)
-}
-"""The Block type of each provider."""
+def credentials_types() -> dict[str, type[ProviderCredentials]]:
+    """The Block type of each provider, by the provider's name."""
+    return {plugin.name: plugin.credentials_type() for plugin in plugins()}
 
 
 async def load_credentials(provider: str, credentials: ProviderCredentials | str) -> ProviderCredentials:
@@ -33,7 +22,7 @@ async def load_credentials(provider: str, credentials: ProviderCredentials | str
     Raises:
         CredentialsError: there is no such Block, or it belongs to another provider.
     """
-    block_type = CREDENTIALS[provider]
+    block_type = plugin_named(provider).credentials_type()
     if isinstance(credentials, str):
         try:
             loaded = await block_type.aload(credentials)

@@ -70,6 +70,20 @@ async def lasting_place(output: str | None, settings: GenMediaSettings) -> str:
     return anywhere(output or settings.media_folder)
 
 
+async def lasting_output(output: str | None, settings: GenMediaSettings) -> str | None:
+    """A job's output as a path or URL that means the same in any process; None if it is the setting's own.
+
+    Parameters:
+        output: what the run was given; None takes the setting.
+        settings: the settings.
+
+    Raises:
+        InvalidRequest: see `refuse_passing`.
+    """
+    place = await lasting_place(output, settings)
+    return place if output or place != settings.media_folder else None
+
+
 async def refuse_passing(places: Mapping[str, str | None]) -> None:
     """Refuse relative paths in a run of a work pool: its folder is removed when it ends, with all that is in it.
 

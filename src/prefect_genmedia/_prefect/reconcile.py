@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_genmedia._prefect.cards import publish_reconcile_table
-from prefect_genmedia._prefect.credentials import CREDENTIALS, ProviderCredentials
-from prefect_genmedia._core.decide import Decision, decide
+from prefect_genmedia._prefect.credentials import credentials_types
+from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
@@ -20,14 +18,13 @@ from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia._prefect.targets import target_of
-from prefect_genmedia.providers.tokenops.ask import answer_overdue
+from prefect_genmedia.providers.plugin import imported, plugins
 from prefect_genmedia._prefect.environment import lasting_place
 from prefect_genmedia._prefect.run import emit_job_event
 from prefect_genmedia._prefect.suspension import resume_run_of, standing_of, wake_sleepers
 
 
-@task(task_run_name="reconcile", cache_policy=NO_CACHE)
-async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list[Finding]:
+async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
     """Deliver the jobs whose runs are gone, closest expiry first, and list those that need a person.
 
     Parameters:
@@ -64,36 +61,16 @@ async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list
         await publish_reconcile_table(findings)
         for name in await wake_sleepers(ledger):
             logger.info("Run %s slept although its job has news, and was resumed", name)
-    for name in await answer_overdue():
-        logger.info("Nobody chose a subject for run %s in time: the largest one speaks", name)
+    for plugin in plugins():
+        if plugin.reconcile is not None:
+            for line in await imported(plugin.reconcile)():
+                logger.info(line)
     return findings
-
-
-@task(task_run_name="{decision}", cache_policy=NO_CACHE)
-async def settle_job(
-    job: str, decision: Decision, provider_job_id: str | None = None, decided_by: str | None = None
-) -> Job:
-    """Carry out a person's decision about a submission without a certain answer.
-
-    Parameters:
-        job: the job's key, or the beginning of it.
-        decision: `adopt`, `resubmit` or `abandon`.
-        provider_job_id: the provider's id of the job, for `adopt`.
-        decided_by: who decides, for the record.
-
-    Raises:
-        InvalidRequest: there is no such job, or it is not one to decide about.
-    """
-    async with open_ledger(current_settings().ledger) as ledger:
-        settled = await decide(ledger, job, decision, provider_job_id, decided_by)
-    get_run_logger().info("Job %s is %s now", settled.key, settled.state.value)
-    emit_job_event("decided", settled, decision=decision)
-    return settled
 
 
 async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
     found: list[ProviderCredentials] = []
-    for block_type in CREDENTIALS.values():
+    for block_type in credentials_types().values():
         for name in names:
             try:
                 block = await block_type.aload(name)

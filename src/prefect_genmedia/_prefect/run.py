@@ -22,6 +22,8 @@ from prefect_genmedia._prefect.cards import publish_detached_card, publish_failu
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.polling import WaitListener
+from prefect_genmedia._core.session import JobHooks
 from prefect_genmedia.providers.protocol import Observation
 from prefect_genmedia.settings import current_settings
 
@@ -192,3 +194,27 @@ class RunListener:
     def troubled(self, job: Job, error: GenMediaError) -> None:
         """A look failed; the job is not to blame."""
         self.logger.warning("Job %s: a look failed and is repeated: %s", job.provider_job_id, error.message)
+
+
+class RunHooks(JobHooks):
+    """Reports jobs in the run's log and as Prefect events.
+
+    Parameters:
+        progress: who is notified of a job's progress; None logs it.
+    """
+
+    def __init__(self, progress: WaitListener | None = None) -> None:
+        """Report nothing yet."""
+        self._progress = progress
+
+    def event(self, what: str, job: Job, **payload: Any) -> None:
+        """Emit `genmedia.job.…`."""
+        emit_job_event(what, job, **payload)
+
+    async def detached(self, job: Job) -> None:
+        """Log it, emit an event, and show a card: the job continues at the provider."""
+        await tell_detached(job)
+
+    def listener(self) -> WaitListener:
+        """Who is notified of a job's progress."""
+        return self._progress or RunListener()

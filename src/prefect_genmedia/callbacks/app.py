@@ -7,7 +7,6 @@ hint. HiDream documents: a POST at the end, 200 wanted within 5 seconds, at most
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 import json
 import logging
@@ -21,10 +20,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from prefect_genmedia._core.callback_url import callback_token
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
-from prefect_genmedia.providers.registry import provider_named
+from prefect_genmedia.providers.plugin import find_plugin
 
 logger = logging.getLogger(__name__)
 
@@ -38,27 +38,6 @@ MAX_BODY_BYTES = 256 * 1024
 Heard = Callable[[Job, str], Awaitable[None]]
 """Awaited with the job as it was, and the provider's words for its state, each time a callback for it comes; after the
 provider has its answer, so that it may take its time. The first time the job has no `notified_at` yet."""
-
-
-def callback_token(secret: str, job_key: str) -> str:
-    """The token that a job's callback must bring: 128 bits that only the secret's owner can make.
-
-    Parameters:
-        secret: the receiver's secret, from the settings.
-        job_key: the job's key in the ledger.
-    """
-    return hmac.new(secret.encode(), job_key.encode(), hashlib.sha256).hexdigest()[:32]
-
-
-def callback_url(public_url: str, secret: str, job: Job) -> str:
-    """Where a provider shall POST when the job ends.
-
-    Parameters:
-        public_url: how the provider reaches the receiver, such as `https://callbacks.example.com`.
-        secret: the callback secret.
-        job: the job it is about.
-    """
-    return f"{public_url.rstrip('/')}/callbacks/{job.provider}/{job.key}/{callback_token(secret, job.key)}"
 
 
 def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock: Clock = SYSTEM_CLOCK) -> Starlette:
@@ -136,7 +115,8 @@ async def _capped_body(request: Request) -> bytes | None:
 def _words(provider: str, body: bytes) -> str:
     """What a callback says of the job, cut short: for people to read, not for any decision."""
     try:
-        read = provider_named(provider).callback_words
+        plugin = find_plugin(provider)
+        read = plugin.callback_words if plugin is not None else None
         return read(json.loads(body))[:200] if read is not None else ""
-    except (KeyError, ValueError, RecursionError):  # no such provider, or no JSON
+    except (ValueError, RecursionError):  # no JSON
         return ""

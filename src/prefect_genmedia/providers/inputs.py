@@ -9,9 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address
@@ -23,6 +21,7 @@ import fsspec
 from pydantic import AfterValidator, Field
 
 from prefect_genmedia._transport import unsigned_url
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 
 _SHOWN_NAME = 120
 """Characters of a missing file's name that an error repeats at most."""
@@ -55,16 +54,14 @@ def input_url(value: str) -> str:
     """Let a file through that can be brought to a provider: an http(s) URL, a path, or an fsspec URL.
 
     Raises:
-        Absent: it is a path where nothing is.
         ValueError: it is none of these; the sentence says why.
     """
     if is_public(value):
         return fetchable(value)
     if value[:5].lower() == "data:":
         raise ValueError("must be a URL or a path; base64 text does not belong here")
-    path = local_path(value)
-    if path is not None:
-        return _present(value, path)
+    if local_path(value) is not None:
+        return value  # whether the file exists is found out when the input is inspected
     try:
         parts = urlsplit(value)
         has_password = parts.password is not None
@@ -97,50 +94,15 @@ def local_path(value: str) -> Path | None:
         return Path(rest)
 
 
-class Absent(ValueError):
-    """A path where nothing is."""
-
-
 def absence(value: str) -> str | None:
-    """What to say of a path of this machine where nothing is, or is no more; None for every other input."""
+    """Why a local input cannot be read because no file exists at its path; None if one does, or the input is remote."""
     path = local_path(value) if not is_public(value) else None
-    if path is None or path.exists():
-        return None
+    try:
+        if path is None or path.exists():
+            return None
+    except (OSError, ValueError):  # the name is too long, or holds NUL
+        return "must be a URL, or the path of a file"
     return _absent(value, path)
-
-
-@contextmanager
-def inputs_may_be_gone(even_now: bool = False) -> Iterator[None]:
-    """Let requests be made in the block whose only fault is that files of this machine are gone.
-
-    Such a request cannot be submitted, but a rerun finds the paid job that was made of those files.
-
-    Parameters:
-        even_now: let such paths through at once, whatever else is wrong; for requests themselves.
-    """
-    token = _GONE.set("allowed" if even_now else "if nothing else is wrong")
-    try:
-        yield
-    finally:
-        _GONE.reset(token)
-
-
-def gone_is_forgiven() -> bool:
-    """Whether `inputs_may_be_gone` is around."""
-    return _GONE.get() != "refused"
-
-
-_GONE = ContextVar("inputs gone", default="refused")
-
-
-def _present(value: str, path: Path) -> str:
-    try:
-        if path.is_file() or (_GONE.get() == "allowed" and not path.exists()):
-            return value
-        sentence = _absent(value, path)
-        raise ValueError(sentence) if path.exists() else Absent(sentence)
-    except OSError:  # the name is too long
-        raise ValueError("must be a URL, or the path of a file") from None
 
 
 def _absent(value: str, path: Path) -> str:
@@ -220,6 +182,56 @@ class SentInput:
     url: str | None = field(default=None, repr=False)
     base64: str | None = field(default=None, repr=False)
     media_type: str = "application/octet-stream"
+
+
+@dataclass(frozen=True)
+class SentInputs:
+    """What is sent in place of the user's own files.
+
+    Parameters:
+        by_url: what is sent, by the URL or path that the user gave.
+    """
+
+    by_url: Mapping[str, SentInput] = field(default_factory=dict)
+
+    def url(self, url: str) -> str:
+        """The URL that the provider is sent for an input.
+
+        Parameters:
+            url: the URL or path that the user gave.
+
+        Raises:
+            InvalidRequest: the provider cannot fetch the input: the request was not prepared.
+        """
+        sent = self.by_url.get(url)
+        if sent is not None and sent.url is not None:
+            return sent.url
+        if is_public(url):
+            return url
+        problem = "an input is not a URL that the provider can fetch; the request must be prepared first"
+        raise InvalidRequest.of("The request", [FieldProblem("", problem)])
+
+    def base64(self, url: str) -> SentInput | None:
+        """The input as base64 text, if it is sent so; None if it is sent as a URL.
+
+        Parameters:
+            url: the URL or path that the user gave.
+        """
+        sent = self.by_url.get(url)
+        return sent if sent is not None and sent.base64 is not None else None
+
+    def identity(self, url: str) -> str:
+        """The input as it counts in a job's identity: a user's own file by the digest of its content.
+
+        Parameters:
+            url: the URL or path that the user gave.
+        """
+        sent = self.by_url.get(url)
+        return f"sha256:{sent.sha256}" if sent is not None else identity_of_url(url)
+
+
+AS_GIVEN = SentInputs()
+"""Every input is sent as the user gave it."""
 
 
 def identity_of_url(url: str) -> str:

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from hashlib import blake2b
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, PrivateAttr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from typing_extensions import Self
 
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
-from prefect_genmedia.providers.inputs import (
-    Absent,
-    RequestInput,
-    SentInput,
-    absence,
-    gone_is_forgiven,
-    identity_of_url,
-    inputs_may_be_gone,
-    is_public,
-)
+from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence
 from prefect_genmedia._transport import FetchRules
 
 
@@ -99,11 +90,6 @@ class GenerationRequest(BaseModel):
     provider: ClassVar[str]
     kind: ClassVar[str]
 
-    # Private: a dump, a repr, a ledger or a sidecar shows the user's own path, never base64 or a signature.
-    _sent: Mapping[str, SentInput] = PrivateAttr(default_factory=dict)
-    _found: MediaExpectation | None = PrivateAttr(default=None)
-    _prepared_at: float | None = PrivateAttr(default=None)
-
     @model_validator(mode="wrap")
     @classmethod
     def _explain(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -112,24 +98,11 @@ class GenerationRequest(BaseModel):
             return handler(data)
         except ValidationError as error:
             refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error)
-            only_gone = all(isinstance(each.get("ctx", {}).get("error"), Absent) for each in error.errors())
-        if only_gone and gone_is_forgiven():
-            try:
-                with inputs_may_be_gone(even_now=True):
-                    return handler(data)
-            except ValidationError as error:
-                refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error)
         raise refusal
 
     def __eq__(self, other: object) -> bool:
-        """Whether the user asks for the same; how inputs travel, and when they were looked at, is no part of it."""
+        """Whether the user asks for the same; when a speaker was selected is no part of it."""
         return type(self) is type(other) and self.__dict__ == other.__dict__
-
-    def __getstate__(self) -> dict[Any, Any]:
-        """What is pickled: a stored request is an unprepared one, without signed URLs and base64."""
-        state = super().__getstate__()
-        unprepared: dict[str, Any] = {"_sent": {}, "_found": None, "_prepared_at": None}
-        return {**state, "__pydantic_private__": {**(state.get("__pydantic_private__") or {}), **unprepared}}
 
     @property
     def model_name(self) -> str:
@@ -140,16 +113,22 @@ class GenerationRequest(BaseModel):
         """
         raise NotImplementedError
 
-    def body(self) -> dict[str, Any]:
+    def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The exact JSON that the provider is sent; unset options are left out.
+
+        Parameters:
+            inputs: what is sent in place of the user's own files.
 
         Raises:
             NotImplementedError: the provider's request does not say.
         """
         raise NotImplementedError
 
-    def identity_inputs(self) -> dict[str, Any]:
+    def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The user's own inputs, without anything volatile: what makes two requests the same one.
+
+        Parameters:
+            inputs: what is sent in place of the user's own files; their digests count in place of their names.
 
         Raises:
             NotImplementedError: the provider's request does not say.
@@ -177,53 +156,51 @@ class GenerationRequest(BaseModel):
         return ()
 
     def absent_inputs(self) -> list[FieldProblem]:
-        """The paths of this machine among its inputs where nothing is, or is no more."""
+        """The local inputs whose file does not exist, or no longer. Reads the disk."""
         said = ((each.field, absence(each.url)) for each in self.inputs() if not each.url.startswith("data:"))
         return [FieldProblem(field, problem) for field, problem in said if problem is not None]
 
-    def sending(self, sent: Mapping[str, SentInput]) -> Self:
-        """The same request, sending these in place of inputs that no provider can fetch; each by its own URL."""
-        prepared = self.model_copy()
-        prepared._sent = dict(sent)
-        return prepared
 
-    def prepared(self, sent: Mapping[str, SentInput], found: MediaExpectation, at: float) -> Self:
-        """The same request, sending these, and knowing what its inputs told about the result at that time.
+Request = TypeVar("Request", bound=GenerationRequest)
+
+
+@dataclass(frozen=True)
+class PreparedRequest(Generic[Request]):
+    """A request, what inspection found in its inputs, and what is sent in place of local files.
+
+    It lives in one process: signed URLs and base64 text are secrets, and are not pickled with it.
+
+    Parameters:
+        request: what the user asked for.
+        inputs: what is sent in place of the user's own files.
+        found: what the inputs say about the result, such as its duration.
+        prepared_at: when the inputs were read, in seconds since 1970; None if they were not.
+    """
+
+    request: Request
+    inputs: SentInputs = field(default=AS_GIVEN, repr=False)
+    found: MediaExpectation = MediaExpectation()
+    prepared_at: float | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the request alone: whoever loads it prepares it again."""
+        return PreparedRequest, (self.request,)
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that the provider is sent."""
+        return self.request.body(self.inputs)
+
+    def expectation(self) -> MediaExpectation:
+        """What the file must be like, by the request and by its inputs."""
+        return self.request.expectation().model_copy(update=self.found.model_dump(exclude_none=True))
+
+    def with_request(self, request: Request) -> PreparedRequest[Request]:
+        """The same inputs with another request: one that names a speaker, or a callback.
 
         Parameters:
-            sent: what is sent for an input, by its URL.
-            found: what the inputs tell about the result.
-            at: when they were looked at, in seconds since 1970.
+            request: a request with the same inputs.
         """
-        prepared = self.sending(sent)
-        prepared._found, prepared._prepared_at = found, at
-        return prepared
-
-    def preparation(self) -> tuple[Mapping[str, SentInput], MediaExpectation, float] | None:
-        """What it is sent with, what its inputs told, and when, in seconds since 1970; None if it is not prepared."""
-        if self._found is None or self._prepared_at is None:
-            return None
-        return self._sent, self._found, self._prepared_at
-
-    def _reachable(self, url: str) -> str:
-        """The URL that the provider is sent for an input.
-
-        Raises:
-            InvalidRequest: there is none, since the request was not prepared.
-        """
-        sent = self._sent.get(url)
-        if sent is not None and sent.url is not None:
-            return sent.url
-        if is_public(url):
-            return url
-        problem = "is not a URL that the provider can fetch; prefect_genmedia._inputs.prepared makes one"
-        field = next((each.field for each in self.inputs() if each.url == url), "")
-        raise InvalidRequest.of(f"{type(self).__name__} request", [FieldProblem(field, problem)])
-
-    def _in_identity(self, url: str) -> str:
-        """An input as the identity has it: a user's own file by its bytes, wherever it is and however it travels."""
-        sent = self._sent.get(url)
-        return f"sha256:{sent.sha256}" if sent is not None else identity_of_url(url)
+        return replace(self, request=request)
 
 
 class Phase(str, Enum):
@@ -286,6 +263,14 @@ class ResultStream:
     content_type: str
 
 
+class Sendable(Protocol):
+    """What a client is given to submit: a request, prepared or not."""
+
+    def body(self) -> dict[str, Any]:
+        """The JSON that the provider is sent."""
+        ...
+
+
 class ProviderClient(Protocol):
     """One account's dialect of *submit → poll → open the result*; lives in one event loop."""
 
@@ -297,8 +282,11 @@ class ProviderClient(Protocol):
         """Wait for the right to submit now (gate and pace), and hold it."""
         ...
 
-    async def submit(self, request: Any) -> Accepted:
+    async def submit(self, request: Sendable) -> Accepted:
         """Send the request, once, inside `turn()`.
+
+        Parameters:
+            request: its `body()` is the JSON to send.
 
         Raises:
             GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
@@ -331,26 +319,3 @@ class ProviderClient(Protocol):
     async def aclose(self) -> None:
         """Close the connections."""
         ...
-
-
-@dataclass(frozen=True)
-class Provider:
-    """All that is registered about a provider.
-
-    Parameters:
-        name: as in the vocabulary: `tokenops`, `jenius`, `hidream`.
-        requests: the request models it takes.
-        job_lifetime_seconds: how long the provider knows a job, and
-        result_lifetime_seconds: how long a finished file can be fetched; None where nothing is documented.
-        failures_are_free: whether the provider's documents say that failed jobs are not billed; errors say so then, and
-            budgets give back what was held for them.
-        callback_words: reads what the JSON of a callback says of the job, in the words of its polls; never raises.
-            None where the provider sends none.
-    """
-
-    name: str
-    requests: tuple[type[GenerationRequest], ...] = field(default=())
-    job_lifetime_seconds: float | None = None
-    result_lifetime_seconds: float | None = None
-    failures_are_free: bool = False
-    callback_words: Callable[[Any], str] | None = None

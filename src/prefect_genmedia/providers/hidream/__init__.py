@@ -1,11 +1,18 @@
 """HiDream: videos redrawn in another style."""
 
-from prefect_genmedia.providers.hidream.responses import callback_words
 from prefect_genmedia.providers.hidream.client import HiDreamClient
+from prefect_genmedia.providers.hidream.responses import callback_words
 from prefect_genmedia.providers.hidream.stylize import StylizedVideo
-from prefect_genmedia.providers.protocol import Provider
-from prefect_genmedia.providers.registry import register
+from prefect_genmedia.providers.plugin import ProviderPlugin
 
-PROVIDER = register(Provider(name="hidream", requests=(StylizedVideo,), callback_words=callback_words))
+PLUGIN = ProviderPlugin(
+    name="hidream",
+    title="HiDream",
+    requests=(StylizedVideo,),
+    credentials="prefect_genmedia.providers.hidream.block:HiDreamCredentials",
+    callback_words=callback_words,
+    simulator="prefect_genmedia.providers.hidream.simulator:HiDream",
+    documentation_url="https://www.hidreamai.com/docs",
+)
 
-__all__ = ["PROVIDER", "HiDreamClient", "StylizedVideo"]
+__all__ = ["PLUGIN", "HiDreamClient", "StylizedVideo"]

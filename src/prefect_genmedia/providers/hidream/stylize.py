@@ -12,7 +12,7 @@ from typing_extensions import Self
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.hidream import catalog
-from prefect_genmedia.providers.inputs import InputUrl, PublicUrl, RequestInput, identity_of_base64
+from prefect_genmedia.providers.inputs import AS_GIVEN, InputUrl, PublicUrl, RequestInput, identity_of_base64, SentInputs
 from prefect_genmedia.providers.protocol import GenerationRequest
 
 
@@ -72,12 +72,12 @@ class StylizedVideo(GenerationRequest):
         """The endpoint's name: HiDream names no model here."""
         return catalog.MODEL
 
-    def body(self) -> dict[str, Any]:
+    def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The JSON of the submission; what the user did not set is left out."""
         body: dict[str, Any] = {}
         if self.prompt:
             body["prompt"] = self.prompt
-        body["video_name"] = self.video_base64 if self.video_url is None else self._video_name(self.video_url)
+        body["video_name"] = self.video_base64 if self.video_url is None else _video_name(self.video_url, inputs)
         if self.style is not None:
             body["style"] = self.style
         if self.request_id:
@@ -92,10 +92,10 @@ class StylizedVideo(GenerationRequest):
             return self
         return self.model_copy(update={"notify_url": callback_url})
 
-    def identity_inputs(self) -> dict[str, Any]:
+    def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """Video, prompt and style. How the call is named and who hears of its end make it no other request."""
         return {
-            "video": self._in_identity(self.video_url)
+            "video": inputs.identity(self.video_url)
             if self.video_url
             else identity_of_base64(self.video_base64 or ""),
             "prompt": self.prompt,
@@ -106,9 +106,10 @@ class StylizedVideo(GenerationRequest):
         """The video, which may also travel as base64 (HiDream's page, "video_name")."""
         return () if self.video_url is None else (RequestInput("video_url", self.video_url, inline=True),)
 
-    def _video_name(self, url: str) -> str:
-        sent = self._sent.get(url)
-        return sent.base64 if sent is not None and sent.base64 is not None else self._reachable(url)
+
+def _video_name(url: str, inputs: SentInputs) -> str:
+    sent = inputs.base64(url)
+    return sent.base64 if sent is not None and sent.base64 is not None else inputs.url(url)
 
 
 def _sha256(text: str) -> str:

@@ -2,9 +2,15 @@
 
 from prefect_genmedia.providers.jenius.client import JeniusClient
 from prefect_genmedia.providers.jenius.poster import LivePoster
-from prefect_genmedia.providers.protocol import Provider
-from prefect_genmedia.providers.registry import register
+from prefect_genmedia.providers.plugin import ProviderPlugin
 
-PROVIDER = register(Provider(name="jenius", requests=(LivePoster,)))
+PLUGIN = ProviderPlugin(
+    name="jenius",
+    title="Jenius",
+    requests=(LivePoster,),
+    credentials="prefect_genmedia.providers.jenius.block:JeniusCredentials",
+    simulator="prefect_genmedia.providers.jenius.simulator:Jenius",
+    documentation_url="https://www.jenius.cn",
+)
 
-__all__ = ["PROVIDER", "JeniusClient", "LivePoster"]
+__all__ = ["PLUGIN", "JeniusClient", "LivePoster"]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from prefect_genmedia.providers.inputs import InputUrl, RequestInput
+from prefect_genmedia.providers.inputs import AS_GIVEN, InputUrl, RequestInput, SentInputs
 from prefect_genmedia.providers.jenius import catalog
 from prefect_genmedia.providers.protocol import GenerationRequest
 
@@ -25,13 +25,13 @@ class LivePoster(GenerationRequest):
         """The plugin's name: Jenius names no model."""
         return catalog.MODEL
 
-    def body(self) -> dict[str, Any]:
+    def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The JSON of `POST /tasks`: the scene travels as `prompt`."""
-        return {"prompt": self.scene, "image_url": self._reachable(self.image_url)}
+        return {"prompt": self.scene, "image_url": inputs.url(self.image_url)}
 
-    def identity_inputs(self) -> dict[str, Any]:
+    def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The scene, and the picture by its unsigned URL, or a user's own by its bytes."""
-        return {"image_url": self._in_identity(self.image_url), "scene": self.scene}
+        return {"image_url": inputs.identity(self.image_url), "scene": self.scene}
 
     def inputs(self) -> tuple[RequestInput, ...]:
         """The picture; only a URL is documented for it."""

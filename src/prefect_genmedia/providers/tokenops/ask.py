@@ -22,14 +22,14 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field, create_model
 
-from prefect_genmedia._prefect.credentials import TokenOpsCredentials, load_credentials
+from prefect_genmedia._prefect.session import open_session
+from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
 from prefect_genmedia.errors import NoSubject, ProviderError
 from prefect_genmedia.providers.tokenops import Detection
 from prefect_genmedia.providers.tokenops.catalog import MASK_LIFETIME_SECONDS
 from prefect_genmedia.providers.tokenops.gallery import Gallery, draw_gallery
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
-from prefect_genmedia._inputs.pictures import fetch_picture
-from prefect_genmedia.providers.tokenops.tasks import detect_subjects, reachable, select_subject
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
 from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, retry_if_safe
 from prefect_genmedia._prefect.suspension import check_can_suspend, resumed, sleeping_runs
 
@@ -120,12 +120,10 @@ async def show_subjects(
     Raises:
         ProviderError: the picture, or a mask, cannot be fetched.
     """
-    block = await load_credentials("tokenops", credentials)
-    async with block.client() as client:
-        rules = client.fetch_rules
+    async with open_session("tokenops", credentials) as session:
         portrait, *masks = await asyncio.gather(
-            fetch_picture(await reachable(image_url, rules), rules),
-            *(fetch_picture(url, rules) for url in detection.mask_urls),
+            session.fetch_picture(await session.public_url(image_url, "image_url")),
+            *map(session.fetch_picture, detection.mask_urls),
         )
     gallery = await asyncio.to_thread(_gallery, portrait, masks)
     await acreate_markdown_artifact(
@@ -165,14 +163,14 @@ async def answer_overdue() -> list[str]:
     """Let the largest subject speak in every run that sleeps over its question for longer than it was to wait.
 
     Returns:
-        The names of the runs that were resumed.
+        A log line for each run that was resumed.
     """
     answered = []
     for run in await sleeping_runs(OR_LARGEST_KEY):
         ends_at = run.state.state_details.pause_timeout if run.state is not None else None
         overdue = ends_at is not None and time.time() >= ends_at.timestamp() - GRACE_SECONDS
         if overdue and await resumed(run.id, {"subject": "0"}):
-            answered.append(run.name)
+            answered.append(f"Nobody chose a subject for run {run.name} in time: the largest one speaks")
     return answered
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prefect_genmedia.prices import Price
 from prefect_genmedia.providers.inputs import PictureLimits
 
 BASE_URL = "https://api.tokenops.ai/v1"
@@ -79,6 +80,17 @@ JIMENG_RESOLUTION: dict[JimengModel, int] = {
     "jimeng-video-3.0-720P": 720,
     "jimeng-video-3.0-1080P": 1080,
 }
+
+# --- Prices (docs/providers/tokenops.md). TokenOps's own prices are not known: these are the upstream's. ---
+
+_LIST_PRICE = "the upstream's list price, 2026-11"
+PRICES: dict[str, Price] = {
+    "jimeng-video-3.0-pro": Price(per_second=1.0, as_of=_LIST_PRICE),
+    "jimeng-video-3.0-1080P": Price(per_second=0.63, as_of=_LIST_PRICE),
+    "jimeng-video-3.0-720P": Price(per_second=0.28, as_of=_LIST_PRICE),
+    OMNIHUMAN_MODEL: Price(per_second=1.2, as_of="reported by others, 2026-11"),
+}
+"""CNY by model."""
 
 # --- Job states (TokenOps' page, "任务状态说明"; the tolerant ones: docs/providers/tokenops.md) ---
 

@@ -177,15 +177,15 @@ class JimengVideo(GenerationRequest):
                 return key
         raise AssertionError("a checked request always has a service")
 
-    def body(self) -> dict[str, Any]:
+    def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The JSON of `POST /videos`; what the user did not set is left to the documented default."""
-        inline = any(each.url in self._sent and self._sent[each.url].base64 for each in self.inputs())
+        inline = any(inputs.base64(each.url) for each in self.inputs())
         body: dict[str, Any] = {"model": self.model}
         if self.prompt and not inline:
             body["prompt"] = self.prompt
         body["req_key"] = self.service.name
         if self.image_urls and not inline:
-            body["image_urls"] = [self._reachable(url) for url in self.image_urls]
+            body["image_urls"] = [inputs.url(url) for url in self.image_urls]
         body |= self.model_dump(include={"seed"} & self.model_fields_set)
         body |= self.model_dump(
             include={"frames", "aspect_ratio", "size", "template_id", "camera_strength"}, exclude_none=True
@@ -195,12 +195,12 @@ class JimengVideo(GenerationRequest):
         if inline:
             # As the document's own example does it: text and base64 pictures are elements of one content.
             text = [{"type": "text", "text": self._text}] if self._text else []
-            body["content"] = text + [self._picture_element(each.url) for each in self.inputs()]
+            body["content"] = text + [_picture_element(each.url, inputs) for each in self.inputs()]
         elif self.content:
             body["content"] = [
                 element.model_dump(mode="json")
                 if isinstance(element, ContentText)
-                else self._picture_element(element.image_url.url)
+                else _picture_element(element.image_url.url, inputs)
                 for element in self.content
             ]
         return body
@@ -219,24 +219,16 @@ class JimengVideo(GenerationRequest):
             for number, (field, url) in enumerate(places)
         )
 
-    def _picture_element(self, url: str) -> dict[str, Any]:
-        sent = self._sent.get(url)
-        if sent is not None and sent.base64 is not None:
-            url = f"data:{sent.media_type};base64,{sent.base64}"
-        if url.startswith("data:"):
-            return {"type": "image_base64", "image_url": {"url": url}}
-        return {"type": "image_url", "image_url": {"url": self._reachable(url)}}
-
-    def identity_inputs(self) -> dict[str, Any]:
+    def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """Everything, with each picture by its unsigned URL or its bytes, and the same length or ratio as one value."""
-        inputs = self.model_dump(
+        options = self.model_dump(
             mode="json",
             exclude={"image_urls", "content", "frames", "seconds", "prompt", "req_key", "size", "aspect_ratio"},
         )
         pictures = [*self.image_urls, *(image.image_url.url for image in self._content_images)]
-        return inputs | {
+        return options | {
             "text": self._text,
-            "pictures": [self._in_identity(url) for url in pictures],
+            "pictures": [inputs.identity(url) for url in pictures],
             "length_seconds": self._length_seconds,
             "ratio": self._ratio,
             "service": self.service.name,
@@ -265,6 +257,14 @@ class JimengVideo(GenerationRequest):
         width, height = (int(side) for side in self.size.split("x"))
         ratios = [_ratio_of(name) for name in ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9")]
         return min(ratios, key=lambda ratio: abs(math.log(ratio * height / width)))
+
+
+def _picture_element(url: str, inputs: SentInputs) -> dict[str, Any]:
+    if (sent := inputs.base64(url)) is not None:
+        url = f"data:{sent.media_type};base64,{sent.base64}"
+    if url.startswith("data:"):
+        return {"type": "image_base64", "image_url": {"url": url}}
+    return {"type": "image_url", "image_url": {"url": inputs.url(url)}}
 
 
 def _ratio_of(name: str) -> float:

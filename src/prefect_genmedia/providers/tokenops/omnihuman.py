@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
 
-from prefect_genmedia.providers.inputs import InputUrl, RequestInput, Seed
+from prefect_genmedia.providers.inputs import AS_GIVEN, InputUrl, RequestInput, Seed, SentInputs
 from prefect_genmedia.providers.protocol import DurationSource, GenerationRequest, MediaExpectation
 from prefect_genmedia.providers.tokenops import catalog
 from prefect_genmedia.providers.tokenops.subjects import ASK, SubjectSelection, parse_subject
@@ -58,25 +58,24 @@ class OmniHumanVideo(GenerationRequest):
             {**self.model_dump(exclude_unset=True), "mask_urls": selection.mask_urls, "subject": selection.subject}
         )
         chosen._chosen_at = time.time()
-        preparation = self.preparation()
-        return chosen if preparation is None else chosen.prepared(*preparation)
+        return chosen
 
     @property
     def model_name(self) -> str:
         """The model's name at TokenOps."""
         return self.model
 
-    def body(self) -> dict[str, Any]:
+    def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The JSON of `POST /videos`; what the user did not set is left to the documented default."""
         content = [
-            {"type": "image_url", "image_url": {"url": self._reachable(self.image_url)}},
-            {"type": "audio_url", "audio_url": {"url": self._reachable(self.audio_url)}},
+            {"type": "image_url", "image_url": {"url": inputs.url(self.image_url)}},
+            {"type": "audio_url", "audio_url": {"url": inputs.url(self.audio_url)}},
         ]
         body: dict[str, Any] = {"model": self.model, "req_key": self.req_key}
         if self.prompt:
             body["prompt"] = self.prompt
         body |= {"generation_type": "omni_human", "output_resolution": self.output_resolution, "content": content}
-        masks = [self._reachable(url) for url in self.mask_urls]
+        masks = [inputs.url(url) for url in self.mask_urls]
         if masks and self.masks_as == "mask_urls":
             body["mask_urls"] = masks
         elif masks:
@@ -84,13 +83,13 @@ class OmniHumanVideo(GenerationRequest):
         body |= self.model_dump(include={"pe_fast_mode", "seed"} & self.model_fields_set)
         return body
 
-    def identity_inputs(self) -> dict[str, Any]:
+    def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """Everything but how masks travel; the subject's name in place of its masks where it is known."""
-        inputs = self.model_dump(mode="json", exclude={"mask_urls", "masks_as", "subject"})
-        inputs["image_url"] = self._in_identity(self.image_url)
-        inputs["audio_url"] = self._in_identity(self.audio_url)
-        inputs["speaker"] = self.subject or [self._in_identity(url) for url in self.mask_urls]
-        return inputs
+        options = self.model_dump(mode="json", exclude={"mask_urls", "masks_as", "subject"})
+        options["image_url"] = inputs.identity(self.image_url)
+        options["audio_url"] = inputs.identity(self.audio_url)
+        options["speaker"] = self.subject or [inputs.identity(url) for url in self.mask_urls]
+        return options
 
     def expectation(self) -> MediaExpectation:
         """A video of the asked resolution class that has sound."""

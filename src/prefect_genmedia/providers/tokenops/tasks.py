@@ -8,17 +8,20 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from prefect_genmedia._prefect.credentials import ProviderCredentials, TokenOpsCredentials, load_credentials
-from prefect_genmedia.errors import NoSubject
-from prefect_genmedia._inputs import Publication, prepared_url
-from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.providers.tokenops import Detection, OmniHumanVideo, Recognition
-from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
-from prefect_genmedia.providers.tokenops.subjects import Subject, SubjectSelection, select_masks
-from prefect_genmedia.settings import current_settings
-from prefect_genmedia._inputs.pictures import fetch_picture
 from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, explained, patience, retry_if_safe
-from prefect_genmedia._transport import FetchRules
+from prefect_genmedia._prefect.session import open_session
+from prefect_genmedia.errors import NoSubject
+from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
+from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
+from prefect_genmedia.providers.tokenops.client import TokenOpsClient
+from prefect_genmedia.providers.tokenops.resolve import detect
+from prefect_genmedia.providers.tokenops.subjects import (
+    Detection,
+    Recognition,
+    Subject,
+    SubjectSelection,
+    select_masks,
+)
 
 
 @task(
@@ -45,9 +48,8 @@ async def detect_subjects(
     Raises:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
-    block = await load_credentials("tokenops", credentials)
-    async with explained(RETRIES), block.client() as client, patience():
-        detection: Detection = await client.detect_subjects(await reachable(image_url, client.fetch_rules), model)
+    async with explained(RETRIES), open_session("tokenops", credentials) as session, patience():
+        detection = await detect(session, image_url, model)
     get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
     return detection
 
@@ -74,9 +76,9 @@ async def recognize_subject(
         NoSubject: it holds none.
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
-    block = await load_credentials("tokenops", credentials)
-    async with explained(RETRIES), block.client() as client, patience():
-        recognition: Recognition = await client.recognize_subject(await reachable(image_url, client.fetch_rules), model)
+    async with explained(RETRIES), open_session("tokenops", credentials) as session, patience():
+        client = cast(TokenOpsClient, session.client)
+        recognition = await client.recognize_subject(await session.public_url(image_url, "image_url"), model)
     if not recognition.found:
         raise NoSubject("No person, and nothing like one, was recognized in the picture.")
     get_run_logger().info("A subject was recognized")
@@ -109,45 +111,7 @@ async def select_subject(
         InvalidRequest: `subject` is not understood.
         ProviderError: a mask cannot be fetched.
     """
-    block = await load_credentials("tokenops", credentials)
-    async with explained(RETRIES), block.client() as client:
-
-        async def read(url: str) -> bytes:
-            return await fetch_picture(url, client.fetch_rules)
-
-        selection = await select_masks(detection, subject, read)
+    async with explained(RETRIES), open_session("tokenops", credentials) as session:
+        selection = await select_masks(detection, subject, session.fetch_picture)
     get_run_logger().info("Subject %s; masks sent: %d", selection.subject, len(selection.mask_urls))
     return selection
-
-
-async def with_subject(request: GenerationRequest, credentials: ProviderCredentials) -> GenerationRequest:
-    """The request with fresh masks of whom it names as its speaker; as it is where it names nobody.
-
-    Parameters:
-        request: what is wanted.
-        credentials: the provider's Block.
-
-    Raises:
-        NoSubject, InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
-    """
-    if not isinstance(request, OmniHumanVideo) or not request.subject:
-        return request
-    block = cast(TokenOpsCredentials, credentials)
-    detection = await detect_subjects.fn(request.image_url, credentials=block, model=request.model)
-    return request.with_subject(await select_subject.fn(detection, request.subject, credentials=block))
-
-
-async def reachable(image_url: str, rules: FetchRules) -> str:
-    """A URL of the picture that the provider can fetch: its own, or that of a published copy.
-
-    Parameters:
-        image_url: the picture, where the user has it.
-        rules: which hosts may be asked, and how.
-
-    Raises:
-        InvalidRequest: it is not there, or nothing is set to publish it with.
-    """
-    settings = current_settings()
-    return await prepared_url(
-        image_url, "image_url", rules, Publication(settings.publish_url, settings.publish_seconds)
-    )

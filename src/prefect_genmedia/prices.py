@@ -1,12 +1,10 @@
-"""What a result probably costs. Every figure made here is an estimate: what TokenOps itself charges is not known."""
+"""Prices of results, in CNY. Every sum made from them is an estimate."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from prefect_genmedia.providers.protocol import GenerationRequest
 
 CURRENCY = "CNY"
 
@@ -31,41 +29,20 @@ class Price(BaseModel):
 
 
 PriceTable = Mapping[str, Price]
-
-_LIST_PRICE = "the upstream's list price, 2026-11"
-
-LIST_PRICES: dict[str, Price] = {
-    "tokenops/jimeng-video-3.0-pro": Price(per_second=1.0, as_of=_LIST_PRICE),
-    "tokenops/jimeng-video-3.0-1080P": Price(per_second=0.63, as_of=_LIST_PRICE),
-    "tokenops/jimeng-video-3.0-720P": Price(per_second=0.28, as_of=_LIST_PRICE),
-    "tokenops/OmniHuman_1.5": Price(per_second=1.2, as_of="reported by others, 2026-11"),
-}
-"""By `provider/model`; docs/providers/tokenops.md. Jenius bills in points and HiDream by plan: give those yourself."""
+"""Prices by `provider/model`."""
 
 
-def price_table(own: Mapping[str, float | Price] | None) -> dict[str, Price]:
-    """The list prices, with one's own in their place.
+def price_table(listed: PriceTable, own: Mapping[str, float | Price] | None) -> dict[str, Price]:
+    """The list prices, with the user's own in their place.
 
     Parameters:
+        listed: the providers' list prices, by `provider/model`.
         own: by `provider/model`: CNY per second, or a `Price`.
     """
-    table = dict(LIST_PRICES)
+    table = dict(listed)
     for name, price in (own or {}).items():
         table[name] = price if isinstance(price, Price) else Price(per_second=price, as_of="your own")
     return table
-
-
-def priced_as(request: GenerationRequest) -> str:
-    """The name under which a request's price stands: `provider/model`."""
-    return f"{request.provider}/{request.model_name}"
-
-
-def length_limit(request: GenerationRequest) -> float | None:
-    """Seconds that the result plays at the longest, as far as the request alone tells."""
-    if (seconds := request.expectation().seconds) is not None:
-        return seconds
-    source = request.duration_source()
-    return source.below_seconds if source else None
 
 
 def in_micros(cost: float) -> int:

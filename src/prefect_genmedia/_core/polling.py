@@ -18,7 +18,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia.providers.protocol import Observation, Phase, ProviderClient
-from prefect_genmedia.providers.registry import provider_named
+from prefect_genmedia.providers.plugin import find_plugin
 
 HEARTBEAT_SECONDS = 30.0
 """A waiting process says this often, in seconds, that it lives; see `reconcile`."""
@@ -306,7 +306,8 @@ class _Watch:
         facts |= _prices(observation)
         if self.is_watched:
             facts["took_seconds"] = max(self.clock.now() - self.job.age_origin, 0.0)
-        lifetime = provider_named(self.job.provider).result_lifetime_seconds
+        plugin = find_plugin(self.job.provider)
+        lifetime = plugin.result_lifetime_seconds if plugin else None
         if lifetime is not None:
             facts["expires_at"] = self.clock.now() + lifetime
         return facts

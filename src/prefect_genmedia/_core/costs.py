@@ -1,0 +1,26 @@
+"""What a job probably costs, from the request and the price table."""
+
+from __future__ import annotations
+
+from prefect_genmedia.providers.protocol import GenerationRequest
+
+
+def priced_as(request: GenerationRequest) -> str:
+    """The name under which a request's price is listed: `provider/model`.
+
+    Parameters:
+        request: what is wanted.
+    """
+    return f"{request.provider}/{request.model_name}"
+
+
+def length_limit(request: GenerationRequest) -> float | None:
+    """Seconds that the result plays at the longest, as far as the request alone tells.
+
+    Parameters:
+        request: what is wanted.
+    """
+    if (seconds := request.expectation().seconds) is not None:
+        return seconds
+    source = request.duration_source()
+    return source.below_seconds if source else None

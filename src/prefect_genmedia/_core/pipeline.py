@@ -1,0 +1,228 @@
+"""The job lifecycle in five steps: resolve, submit, wait, deliver, and `run_job`, which is all of them.
+
+Tasks, batch rows and reconcile call these functions; there is no second copy of any step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefect_genmedia._core.deliver import deliver as publish_verified
+from prefect_genmedia._core.identity import identity_of
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
+from prefect_genmedia._core.polling import wait_for_job
+from prefect_genmedia._core.rejoin import rejoin
+from prefect_genmedia._core.session import Session
+from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._core.submit import completed, submit_once
+from prefect_genmedia._inputs.prepare import identified, is_fresh, prepare
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
+from prefect_genmedia.providers.protocol import PreparedRequest
+
+
+class RowHooks:
+    """Called by `run_job` between the steps. This base does nothing."""
+
+    def accepted(self, job: Job) -> None:
+        """The provider accepted the job."""
+
+    def generated(self, job: Job) -> None:
+        """The provider has the result; the job no longer holds an in-flight slot."""
+
+
+async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[Any]:
+    """Inspect the request's inputs, and bring local files to where the provider can fetch them.
+
+    Parameters:
+        session: the account that pays.
+        spec: the job.
+
+    Raises:
+        InvalidRequest: with every problem of every input; nothing was sent.
+        ProviderError: a storage failed; retryable, nothing was sent.
+    """
+    return await prepare(
+        spec.request,
+        session.client.fetch_rules,
+        session.publication,
+        preflight=spec.preflight,
+        before=spec.inspected,
+        tell=session.log.warning,
+    )
+
+
+async def find_job(session: Session, spec: JobSpec) -> Job | None:
+    """The job that the spec would join, if the ledger has one. Nothing is sent.
+
+    If local inputs no longer exist, the job is found by their names: it was paid for, and no longer needs them.
+
+    Parameters:
+        session: the account that pays.
+        spec: the job.
+
+    Raises:
+        InvalidRequest: inputs are gone, and several jobs may be meant.
+        SubmissionUnknown: inputs are gone, and the job was sent without a certain answer.
+    """
+    if gone := spec.request.absent_inputs():
+        job = await rejoin(session.ledger, session.account, spec.request, spec.scope, spec.variant)
+        if job is not None:
+            fields = ", ".join(problem.field for problem in gone)
+            session.log.warning("%s: the file no longer exists; joining job %s", fields, job.provider_job_id)
+        return job
+    known = await identified(spec.request, session.client.fetch_rules)
+    return await session.ledger.newest(identity_of(session.account, known, spec.scope, spec.variant))
+
+
+async def resolve(
+    session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None
+) -> PreparedRequest[Any] | Job:
+    """Make the request ready to be sent: its inputs prepared, and completed by the provider's plug-in.
+
+    Parameters:
+        session: the account that pays.
+        spec: the job.
+        prepared: the request, if it was prepared already.
+
+    Returns:
+        The request to send; or the job to join, if local inputs no longer exist.
+
+    Raises:
+        InvalidRequest: with every problem of every input; nothing was sent.
+        GenMediaError: the plug-in could not complete the request; nothing was sent.
+    """
+    if prepared is None or not is_fresh(prepared):
+        if spec.request.absent_inputs() and (job := await find_job(session, spec)) is not None:
+            return job
+        prepared = await prepare_request(session, spec)
+    newest = await session.ledger.newest(identity_of(session.account, prepared, spec.scope, spec.variant))
+    if newest is not None and newest.state in TAKEN and not newest.may_follow(session.clock.now()):
+        return prepared  # its job is joined; the provider need not be asked for a speaker again
+    return await completed(session, prepared)
+
+
+async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None) -> Job:
+    """Submit the request, once: whoever calls again with the same identity gets the same job.
+
+    Parameters:
+        session: the account that pays.
+        spec: the job.
+        prepared: the request, if it was prepared already.
+
+    Returns:
+        The job, accepted by the provider.
+
+    Raises:
+        SubmissionUnknown: it was sent without a certain answer; nothing sends it again.
+        GenMediaError: nothing was paid.
+    """
+    await session.target_of(spec.output or session.default_output)  # an impossible output is known before it is paid
+    ready = await resolve(session, spec, prepared)
+    if isinstance(ready, Job):
+        return ready
+    try:
+        job = await submit_once(session, spec, ready)
+    except SubmissionUnknown as error:
+        unknown = await session.ledger.get(error.job_key or "")
+        if unknown is not None:
+            session.hooks.event("unknown", unknown, message=error.message)
+        raise
+    session.log.info("Job %s is %s at %s (key %s)", job.provider_job_id, job.provider_status, job.provider, job.key)
+    return job
+
+
+async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
+    """Wait until the provider has the result.
+
+    Parameters:
+        session: the account.
+        job: a job that the provider accepted.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job.
+
+    Raises:
+        JobTimeout, CredentialsError: the job continues at the provider.
+        GenMediaError: the provider gave up.
+    """
+    ledger = session.ledger
+    if session.run.flow_run_id and job.flow_run_id != session.run.flow_run_id and job.state in AT_PROVIDER:
+        # This run's own now, so that reconcile leaves it alone while we wait for it.
+        job = await ledger.note(job, flow_run_id=session.run.flow_run_id) or job
+    try:
+        done = await wait_for_job(
+            ledger, session.client, job, timeout_seconds, session.policy, session.hooks.listener(), session.clock
+        )
+    except asyncio.CancelledError:
+        await session.hooks.detached(job)
+        raise
+    except GenMediaError as error:
+        session.hooks.event("failed", await ledger.get(job.key) or job, error=error.kind, message=error.message)
+        raise
+    if done.succeeded_at and done.submitted_at:
+        session.log.info("Job %s is done after %.1f s", done.provider_job_id, done.succeeded_at - done.submitted_at)
+    return done
+
+
+async def deliver(session: Session, job: Job, output: str | None) -> Job:
+    """Download, verify and publish the file.
+
+    Parameters:
+        session: the account.
+        job: a job whose result the provider has.
+        output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
+
+    Raises:
+        GenMediaError: the file could not be delivered.
+    """
+    try:
+        target = await session.target_of(output or session.default_output)
+        done = await publish_verified(session.ledger, session.client, job, target, session.clock)
+    except GenMediaError as error:
+        error.about(job.key, job.provider_job_id)
+        session.hooks.event("undelivered", job, error=error.kind, message=error.message)
+        raise
+    assert done.delivery is not None  # a delivered job has one
+    session.log.info("Delivered %s", done.delivery.uri)
+    return done
+
+
+async def run_job(session: Session, spec: JobSpec, hooks: RowHooks | None = None) -> Job:
+    """Take a job through its whole lifecycle: resolve, submit, wait, deliver.
+
+    Parameters:
+        session: the account that pays.
+        spec: the job.
+        hooks: called between the steps.
+
+    Returns:
+        The delivered job.
+
+    Raises:
+        GenMediaError: as the single steps.
+    """
+    hooks = hooks or RowHooks()
+    job = await submit(session, spec)
+    hooks.accepted(job)
+    job = await wait(session, job, spec.timeout_seconds)
+    hooks.generated(job)
+    return await deliver(session, job, spec.output)
+
+
+async def submitted_job(ledger: Ledger, job: Job | str) -> Job:
+    """A job as the ledger has it now.
+
+    Parameters:
+        ledger: where jobs are recorded.
+        job: the job, or its key, or the provider's id of it.
+
+    Raises:
+        InvalidRequest: the ledger has no such job, or it was not submitted.
+    """
+    name = job if isinstance(job, str) else job.key
+    found = await ledger.find(name)
+    if found is None:
+        raise InvalidRequest.of("The job", [FieldProblem("job", f"the ledger has no job {name!r}")])
+    if found.state in (JobState.RESERVED, JobState.SENDING, JobState.UNKNOWN):
+        raise InvalidRequest.of("The job", [FieldProblem("job", f"{name!r} is {found.state.value}, not submitted")])
+    return found

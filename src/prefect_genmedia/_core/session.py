@@ -1,0 +1,151 @@
+"""A session: one account's client, the ledger and the settings, opened once for a task or a whole batch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.polling import PollPolicy, WaitListener
+from prefect_genmedia._inputs.pictures import fetch_picture
+from prefect_genmedia._inputs.prepare import prepared_url
+from prefect_genmedia._inputs.publish import Publication
+from prefect_genmedia._media.storage import Target, target_at
+from prefect_genmedia.prices import PriceTable
+from prefect_genmedia.providers.plugin import ProviderPlugin, list_prices, plugin_named
+from prefect_genmedia.providers.protocol import Account, ProviderClient
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+_logger = logging.getLogger(__name__)
+
+
+async def _never() -> bool:
+    return False
+
+
+async def _local_target(output: str) -> Target:
+    return target_at(output)
+
+
+def _no_callback(job: Job) -> str | None:
+    return None
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """The run that asks for jobs.
+
+    Parameters:
+        flow_run_id: the flow run; None outside of flows.
+        root_run_id: its root flow run, or the task run where there is no flow.
+        retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
+    """
+
+    flow_run_id: str | None = None
+    root_run_id: str | None = None
+    retried_by_person: Callable[[], Awaitable[bool]] = _never
+
+    def scope(self, idempotency_key: str | None) -> str:
+        """What bounds "the same request": the user's key, or else the root run.
+
+        Parameters:
+            idempotency_key: the user's key, if one was given.
+        """
+        return f"key:{idempotency_key}" if idempotency_key else f"run:{self.root_run_id}"
+
+
+class JobHooks:
+    """What a session reports about its jobs. This base reports nothing."""
+
+    def event(self, what: str, job: Job, **payload: Any) -> None:
+        """Something happened to a job that others may act on.
+
+        Parameters:
+            what: such as `failed`; the last part of the event's name.
+            job: the job.
+            **payload: further facts; no secrets.
+        """
+
+    async def detached(self, job: Job) -> None:
+        """The run was cancelled while it waited for a paid job.
+
+        Parameters:
+            job: the job, which continues at the provider.
+        """
+
+    def listener(self) -> WaitListener | None:
+        """Who is notified of a job's progress; None for nobody."""
+        return None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What every step of the job lifecycle needs: who pays, where it is recorded, and by which settings.
+
+    Parameters:
+        client: the client of the account that pays.
+        ledger: where jobs are recorded.
+        run: the run that asks.
+        prices: what results probably cost, by `provider/model`. Every sum made from them is an estimate.
+        publication: where the user's own files are published for the provider to fetch.
+        max_in_flight: how many jobs of the account may be in flight; None for no limit.
+        callback_url: the address for a provider's callback about a job; None for no callback.
+        default_output: folder or URL of files for which no output was given.
+        target_of: reads an output, which may name a storage Block.
+        policy: how often jobs are polled.
+        hooks: what is reported about the jobs.
+        log: the run's log.
+        clock: tells the time and waits.
+    """
+
+    client: ProviderClient
+    ledger: Ledger
+    run: RunContext = RunContext()
+    prices: PriceTable = field(default_factory=list_prices)
+    publication: Publication = Publication()
+    max_in_flight: int | None = None
+    callback_url: Callable[[Job], str | None] = _no_callback
+    default_output: str = "."
+    target_of: Callable[[str], Awaitable[Target]] = _local_target
+    policy: PollPolicy = PollPolicy()
+    hooks: JobHooks = field(default_factory=JobHooks)
+    log: Logger = _logger
+    clock: Clock = SYSTEM_CLOCK
+
+    @property
+    def account(self) -> Account:
+        """Who pays."""
+        return self.client.account
+
+    @property
+    def plugin(self) -> ProviderPlugin:
+        """The provider's plug-in."""
+        return plugin_named(self.account.provider)
+
+    async def public_url(self, url: str, field: str) -> str:
+        """A URL of an input that the provider can fetch: the input's own, or that of a published copy.
+
+        Parameters:
+            url: where the user has the input.
+            field: the field's name, for errors.
+
+        Raises:
+            InvalidRequest: the input does not exist, or cannot be published.
+        """
+        return await prepared_url(url, field, self.client.fetch_rules, self.publication)
+
+    async def fetch_picture(self, url: str) -> bytes:
+        """The bytes of a picture, such as a mask.
+
+        Parameters:
+            url: an http or https URL.
+
+        Raises:
+            ProviderError: the picture cannot be fetched.
+        """
+        return await fetch_picture(url, self.client.fetch_rules)

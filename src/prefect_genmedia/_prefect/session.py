@@ -1,0 +1,133 @@
+"""Opening a session inside a Prefect run: the one place that opens a Block, its client and the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.pipeline import submitted_job
+from prefect_genmedia._core.polling import PollPolicy
+from prefect_genmedia._core.session import JobHooks, RunContext, Session
+from prefect_genmedia._inputs.publish import Publication
+from prefect_genmedia._prefect.credentials import load_credentials
+from prefect_genmedia._prefect.environment import warn_of_mortal_ledger
+from prefect_genmedia._prefect.run import RunHooks, retried_by_person, root_run_id
+from prefect_genmedia._prefect.targets import target_of
+from prefect_genmedia._core.callback_url import callback_url
+from prefect_genmedia.prices import PriceTable, price_table
+from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.plugin import list_prices
+from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.settings import GenMediaSettings, current_settings
+
+CALLBACK_POLL_SECONDS = 0.5
+"""How often a wait reads in the ledger whether the provider's callback has come, in seconds."""
+
+
+@asynccontextmanager
+async def open_session(
+    provider: str, credentials: ProviderCredentials | str, hooks: JobHooks | None = None
+) -> AsyncIterator[Session]:
+    """Open the client of an account and the ledger, by the settings, for the running flow or task.
+
+    Parameters:
+        provider: the provider's name.
+        credentials: the provider's Block, or its name.
+        hooks: what is reported about the jobs; None for logs and events of the run.
+
+    Raises:
+        CredentialsError: there is no such Block, or it belongs to another provider.
+    """
+    settings = current_settings()
+    block = await load_credentials(provider, credentials)
+    async with block.client() as client, open_ledger(settings.ledger) as ledger:
+        yield await session_of(block, client, ledger, settings, hooks)
+
+
+@asynccontextmanager
+async def open_session_of(
+    job: Job | str, credentials: ProviderCredentials | str, hooks: JobHooks | None = None
+) -> AsyncIterator[tuple[Session, Job]]:
+    """Open the session of a job's account; yields it with the job as the ledger has it now.
+
+    Parameters:
+        job: the job, or its key, or the provider's id of it.
+        credentials: the provider's Block, or its name.
+        hooks: what is reported about the job; None for logs and events of the run.
+
+    Raises:
+        InvalidRequest: the ledger has no such job, or it was not submitted.
+        CredentialsError: there is no such Block, or it belongs to another provider.
+    """
+    settings = current_settings()
+    async with open_ledger(settings.ledger) as ledger:
+        found = await submitted_job(ledger, job)
+        block = await load_credentials(found.provider, credentials)
+        async with block.client() as client:
+            yield await session_of(block, client, ledger, settings, hooks), found
+
+
+async def session_of(
+    block: ProviderCredentials,
+    client: ProviderClient,
+    ledger: Ledger,
+    settings: GenMediaSettings,
+    hooks: JobHooks | None = None,
+) -> Session:
+    """The session over what is open already.
+
+    Parameters:
+        block: the account's Block.
+        client: its client.
+        ledger: the ledger.
+        settings: the settings.
+        hooks: what is reported about the jobs; None for logs and events of the run.
+    """
+    await warn_of_mortal_ledger(settings)
+    return Session(
+        client=client,
+        ledger=ledger,
+        run=RunContext(flow_run.id, root_run_id(), retried_by_person),
+        prices=prices_of(settings),
+        publication=Publication(settings.publish_url, settings.publish_seconds),
+        max_in_flight=block.max_in_flight,
+        callback_url=lambda job: _callback_url(settings, job),
+        default_output=settings.media_folder,
+        target_of=target_of,
+        policy=poll_policy(settings),
+        hooks=hooks or RunHooks(),
+        log=get_run_logger(),
+    )
+
+
+def prices_of(settings: GenMediaSettings) -> PriceTable:
+    """What results probably cost: the providers' list prices, and the user's own in their place.
+
+    Parameters:
+        settings: the settings.
+    """
+    return price_table(list_prices(), settings.prices)
+
+
+def poll_policy(settings: GenMediaSettings) -> PollPolicy:
+    """How often jobs are polled, by the settings.
+
+    Parameters:
+        settings: the settings.
+    """
+    return PollPolicy(
+        shortest=settings.poll_shortest_seconds,
+        longest=settings.poll_longest_seconds,
+        watch_callback=CALLBACK_POLL_SECONDS if settings.callback_url else None,
+    )
+
+
+def _callback_url(settings: GenMediaSettings, job: Job) -> str | None:
+    if settings.callback_url is None or settings.callback_secret is None:
+        return None
+    return callback_url(settings.callback_url, settings.callback_secret.get_secret_value(), job)

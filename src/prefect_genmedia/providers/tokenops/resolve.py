@@ -1,0 +1,43 @@
+"""Completing an OmniHuman request before it is sent: its speaker is detected and selected anew."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from prefect_genmedia.providers.plugin import ResolveSession
+from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.providers.tokenops import catalog
+from prefect_genmedia.providers.tokenops.client import TokenOpsClient
+from prefect_genmedia.providers.tokenops.omnihuman import OmniHumanVideo
+from prefect_genmedia.providers.tokenops.subjects import Detection, select_masks
+
+
+async def resolve(request: GenerationRequest, session: ResolveSession) -> GenerationRequest:
+    """The request with fresh masks of the subject that it names; as it is if it names none.
+
+    Parameters:
+        request: what is wanted.
+        session: the account.
+
+    Raises:
+        NoSubject, InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
+    """
+    if not isinstance(request, OmniHumanVideo) or not request.subject:
+        return request
+    detection = await detect(session, request.image_url, request.model)
+    return request.with_subject(await select_masks(detection, request.subject, session.fetch_picture))
+
+
+async def detect(session: ResolveSession, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Detection:
+    """Find the people in a picture.
+
+    Parameters:
+        session: the account.
+        image_url: the picture, where the user has it.
+        model: the model's name at TokenOps.
+
+    Raises:
+        InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
+    """
+    client = cast(TokenOpsClient, session.client)
+    return await client.detect_subjects(await session.public_url(image_url, "image_url"), model)

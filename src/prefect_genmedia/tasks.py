@@ -1,0 +1,233 @@
+"""The Prefect tasks: one for each step of a job, each usable alone in anyone's flow. They take and return plain values.
+
+A provider's own tasks are in its package, such as `prefect_genmedia.providers.tokenops.tasks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+
+from prefect_genmedia._core import pipeline
+from prefect_genmedia._core.decide import Decision, decide
+from prefect_genmedia._core.ledger import open_ledger
+from prefect_genmedia._core.model import Delivery, Job
+from prefect_genmedia._core.reconcile import Finding
+from prefect_genmedia._core.spec import DEFAULT_TIMEOUT_SECONDS, JobSpec
+from prefect_genmedia._prefect.cards import publish_result_card
+from prefect_genmedia._prefect.assets import tell_assets
+from prefect_genmedia._prefect.environment import lasting_output
+from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress
+from prefect_genmedia._prefect.reconcile import reconcile_all
+from prefect_genmedia._prefect.run import (
+    RETRIES,
+    RETRY_DELAYS,
+    RunHooks,
+    emit_job_event,
+    explained,
+    job_run_name,
+    name_run_after,
+    retry_if_safe,
+)
+from prefect_genmedia._prefect.session import open_session, open_session_of
+from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
+from prefect_genmedia.settings import current_settings
+
+
+@task(
+    task_run_name="check inputs",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+)
+async def check_inputs(
+    request: Request, *, credentials: ProviderCredentials | str = "default"
+) -> PreparedRequest[Request]:
+    """Check what is documented about a request's inputs, and whether they can travel. Nothing is sent to the provider.
+
+    `submit` does the same by itself. A flow that asks the provider something before it submits calls this first.
+
+    Parameters:
+        request: what is wanted.
+        credentials: the provider's Block, or its name.
+
+    Returns:
+        The prepared request, for `submit`, which does not read its inputs again. How inputs are sent is a secret and
+        stays in this process: a stored result holds the request alone.
+
+    Raises:
+        InvalidRequest: with every problem of every input.
+        ProviderError: a storage failed; retryable.
+    """
+    async with explained(RETRIES), open_session(request.provider, credentials) as session:
+        return await pipeline.prepare_request(session, JobSpec(request, scope=""))
+
+
+@task(
+    task_run_name="submit {request.kind}",
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+)
+async def submit(
+    request: GenerationRequest | PreparedRequest[GenerationRequest],
+    *,
+    credentials: ProviderCredentials | str = "default",
+    idempotency_key: str | None = None,
+    variant: int = 0,
+    label: str = "",
+    output: str | None = None,
+    ask_again: bool = True,
+    preflight: bool = True,
+) -> Job:
+    """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
+
+    Parameters:
+        request: what is wanted. Its files may be http(s) URLs, paths, or fsspec URLs; what no provider can fetch is
+            sent as base64 or published, see the setting `publish_url`.
+        credentials: the provider's Block, or its name.
+        idempotency_key: makes "the same request" hold across flow runs; by default it holds within one.
+        variant: tells apart several wanted results of the same request.
+        label: a few words that name the request for people.
+        output: where the file will be wanted, for `reconcile_jobs`, should this run not live to fetch it.
+        ask_again: whether a rerun may ask anew for what the provider had failed to make.
+        preflight: check what the provider documents about the inputs before anything is paid; all problems at once.
+
+    Returns:
+        The job, accepted by the provider.
+
+    Raises:
+        SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
+        InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError: nothing was paid.
+    """
+    prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
+    wanted = prepared.request
+    async with explained(RETRIES), open_session(wanted.provider, credentials) as session:
+        spec = JobSpec(
+            wanted,
+            scope=session.run.scope(idempotency_key),
+            variant=variant,
+            label=label or wanted.kind,
+            output=await lasting_output(output, current_settings()),
+            ask_again=ask_again,
+            preflight=preflight,
+        )
+        job = await pipeline.submit(session, spec, prepared)
+    emit_job_event("submitted", job)
+    await name_run_after(job)
+    return job
+
+
+@task(
+    task_run_name=job_run_name("wait"),
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+)
+async def wait_for_job(
+    job: Job | str,
+    *,
+    credentials: ProviderCredentials | str = "default",
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+) -> Job:
+    """Wait until the provider has the result.
+
+    Bad answers while polling never end the wait, and nor does an unknown status; only the provider's own failure, a
+    key that is no longer accepted, or the timeout do.
+
+    Parameters:
+        job: the job, or its key, or the provider's id of it.
+        credentials: the provider's Block, or its name.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job.
+
+    Returns:
+        The job, ready to be downloaded.
+
+    Raises:
+        JobTimeout: the time is over; the job continues, and waiting again goes on with it.
+        InputRefused, OutputRefused, GenerationFailed, JobExpired: the provider gave up.
+        CredentialsError: the key is no longer accepted.
+    """
+    async with explained(RETRIES), shown_progress() as listener:
+        async with open_session_of(job, credentials, RunHooks(listener)) as (session, found):
+            return await pipeline.wait(session, found, timeout_seconds)
+
+
+@task(
+    task_run_name=job_run_name("download"),
+    retries=RETRIES,
+    retry_delay_seconds=RETRY_DELAYS,
+    retry_condition_fn=retry_if_safe,
+    cache_policy=NO_CACHE,
+)
+async def download_result(
+    job: Job | str, output: str | None = None, *, credentials: ProviderCredentials | str = "default"
+) -> Delivery:
+    """Download a finished job's file, verify it, and put it under its final name; show it as a card.
+
+    Parameters:
+        job: the job, or its key, or the provider's id of it.
+        output: a folder, a file name ending in .mp4, or an fsspec URL of either; by default the media folder of the
+            settings.
+        credentials: the provider's Block, or its name.
+
+    Returns:
+        The verified file: path or URL, sha256, duration, size, resolution, sound.
+
+    Raises:
+        ResultInvalid: the file does not verify; it is in quarantine, never under the final name.
+        JobExpired: the provider no longer has it.
+        ProviderError: the download failed.
+        StorageError: the file cannot be written to its output.
+    """
+    async with explained(RETRIES), shown_delivery(), open_session_of(job, credentials) as (session, found):
+        done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()))
+        tell_assets(done, made=done != found)
+    delivery = done.delivery
+    assert delivery is not None  # a delivered job has one
+    emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
+    await publish_result_card(done, delivery)
+    await show_delivered(done)
+    return delivery
+
+
+@task(task_run_name="reconcile", cache_policy=NO_CACHE)
+async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list[Finding]:
+    """Deliver the jobs whose runs are gone, closest expiry first, and list those that need a person.
+
+    Parameters:
+        credentials: names of credentials Blocks, of any provider; a job is taken over with the one of its account.
+
+    Returns:
+        What was found and done, one entry a job.
+    """
+    return await reconcile_all(credentials)
+
+
+@task(task_run_name="{decision}", cache_policy=NO_CACHE)
+async def settle_job(
+    job: str, decision: Decision, provider_job_id: str | None = None, decided_by: str | None = None
+) -> Job:
+    """Carry out a person's decision about a submission without a certain answer.
+
+    Parameters:
+        job: the job's key, or the beginning of it.
+        decision: `adopt`, `resubmit` or `abandon`.
+        provider_job_id: the provider's id of the job, for `adopt`.
+        decided_by: who decides, for the record.
+
+    Raises:
+        InvalidRequest: there is no such job, or it is not one to decide about.
+    """
+    async with open_ledger(current_settings().ledger) as ledger:
+        settled = await decide(ledger, job, decision, provider_job_id, decided_by)
+    get_run_logger().info("Job %s is %s now", settled.key, settled.state.value)
+    emit_job_event("decided", settled, decision=decision)
+    return settled
