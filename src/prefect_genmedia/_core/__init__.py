@@ -4,7 +4,7 @@ from prefect_genmedia._core.deliver import deliver
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Delivery, Job, JobState
 from prefect_genmedia._core.submit import Claim, submit_once
-from prefect_genmedia._core.poll import PollPolicy, wait_for_job
+from prefect_genmedia._core.polling import PollPolicy, wait_for_job
 
 __all__ = [
     "Claim",

@@ -16,7 +16,7 @@ from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._media.storage import Target
 from prefect_genmedia._core.submit import expire_stale_sending
-from prefect_genmedia._core.poll import HEARTBEAT_SECONDS, wait_for_job
+from prefect_genmedia._core.polling import HEARTBEAT_SECONDS, wait_for_job
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia._transport import excerpt, unsigned_text
 

@@ -6,17 +6,18 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from prefect_genmedia import errors
 from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
+from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger, Spend
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
-from prefect_genmedia.providers.prices import CURRENCY, LIST_PRICES, PriceTable, priced_as
+from prefect_genmedia.providers.prices import CURRENCY, LIST_PRICES, PriceTable, estimated_cost
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, MediaExpectation, ProviderClient
 from prefect_genmedia.providers.registry import provider_named
 from prefect_genmedia._transport.redact import unsigned_url
@@ -88,7 +89,7 @@ async def submit_once(
 ) -> Job:
     """Make sure that the request is submitted, and return its job, whoever submitted it.
 
-    A job that ended without a result may get a new attempt here, see `_wants_new_attempt`.
+    A job that ended without a result may get a new attempt here, see `next_attempt`.
 
     Parameters:
         ledger: where the job is written down.
@@ -162,16 +163,18 @@ async def _newest_or_new(
 ) -> Job:
     identity = identity_of(client.account, request, claim.scope, claim.variant)
     newest = await ledger.newest(identity)
-    if newest is not None and not await _wants_new_attempt(newest, claim, clock):
+    attempt = await _next_attempt(newest, claim, clock)
+    if newest is not None and attempt in (None, newest.attempt):
+        if newest.state in (JobState.FAILED, JobState.REJECTED):
+            raise newest.failure()
         return newest
     expectation = request.expectation().model_copy(update=claim.expectation.model_dump(exclude_none=True))
-    price = claim.prices.get(priced_as(request))
-    cost = price.of(expectation.seconds) if price is not None else None
+    cost = estimated_cost(request, claim.prices, expectation.seconds)
     return await ledger.reserve(
         Job(
             key="",
             identity=identity,
-            attempt=newest.attempt + 1 if newest else 1,
+            attempt=attempt or 1,
             scope=claim.scope,
             variant=claim.variant,
             provider=client.account.provider,
@@ -190,23 +193,15 @@ async def _newest_or_new(
     )
 
 
-async def _wants_new_attempt(job: Job, claim: Claim, clock: Clock) -> bool:
-    """Whether an attempt that ended without a result is followed by another.
-
-    A refused submission cost nothing and may be repeated. What the provider had accepted is only asked for again by
-    another run or by a person: an automatic retry gets the same failure once more.
-    """
-    if not job.may_follow(clock.now()):
-        if job.state in (JobState.FAILED, JobState.REJECTED):
-            raise job.failure()
-        return False
-    if job.state is JobState.REJECTED:
-        return True
-    if claim.ask_again and (job.root_run_id != claim.root_run_id or await claim.retried_by_person()):
-        return True
-    if job.state is JobState.FAILED:
-        raise job.failure()
-    return False
+async def _next_attempt(newest: Job | None, claim: Claim, clock: Clock) -> int | None:
+    """`next_attempt` of the claim; Prefect is asked for the run's retries only where they decide."""
+    asker, now = Asker(claim.root_run_id, claim.ask_again), clock.now()
+    attempt = next_attempt(newest, asker, now)
+    if attempt is None:
+        attempt_by_person = next_attempt(newest, replace(asker, retried_by_person=True), now)
+        if attempt_by_person is not None and await claim.retried_by_person():
+            return attempt_by_person
+    return attempt
 
 
 async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | None] | None) -> None:

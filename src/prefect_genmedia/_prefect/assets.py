@@ -18,6 +18,7 @@ from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTER
 
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia._core.model import Delivery, Job
+from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.registry import request_type
 from prefect_genmedia._transport.redact import unsigned_url
 
@@ -80,7 +81,8 @@ def _asset(uri: str, job: Job) -> Asset | None:
 def _sources(job: Job) -> list[Asset]:
     """The user's own inputs, as the ledger has them; not the masks, which live for an hour."""
     try:
-        inputs = request_type(job.kind).model_validate(job.request).inputs()
+        with inputs_may_be_gone(even_now=True):  # they may be on another machine, or deleted since
+            inputs = request_type(job.kind).model_validate(job.request).inputs()
     except (KeyError, InvalidRequest):  # a provider of another version
         return []
     assets = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
@@ -17,7 +15,7 @@ from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
 from prefect_genmedia.providers.tokenops.subjects import Subject, SubjectSelection, select_masks
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia._inputs.pictures import fetch_picture
-from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, explained, patience, retry_if_safe
+from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, explained, patience, retry_if_safe, run_name
 from prefect_genmedia._transport import FetchRules
 
 
@@ -45,11 +43,8 @@ async def detect_subjects(
     Raises:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
-    block = await load_credentials("tokenops", credentials)
-    async with explained(RETRIES), block.client() as client, patience():
-        detection: Detection = await client.detect_subjects(await reachable(image_url, client.fetch_rules), model)
-    get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
-    return detection
+    async with explained():
+        return await detect(image_url, await load_credentials("tokenops", credentials), model)
 
 
 @task(
@@ -75,7 +70,7 @@ async def recognize_subject(
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
     block = await load_credentials("tokenops", credentials)
-    async with explained(RETRIES), block.client() as client, patience():
+    async with explained(), block.client() as client, patience():
         recognition: Recognition = await client.recognize_subject(await reachable(image_url, client.fetch_rules), model)
     if not recognition.found:
         raise NoSubject("No person, and nothing like one, was recognized in the picture.")
@@ -84,7 +79,7 @@ async def recognize_subject(
 
 
 @task(
-    task_run_name="select subject {subject}",
+    task_run_name=run_name("select subject", "subject"),
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
@@ -109,8 +104,40 @@ async def select_subject(
         InvalidRequest: `subject` is not understood.
         ProviderError: a mask cannot be fetched.
     """
-    block = await load_credentials("tokenops", credentials)
-    async with explained(RETRIES), block.client() as client:
+    async with explained():
+        return await select(detection, subject, await load_credentials("tokenops", credentials))
+
+
+async def detect(image_url: str, block: ProviderCredentials, model: str) -> Detection:
+    """Detect the people in a picture; the task `detect_subjects` without its failure card.
+
+    Parameters:
+        image_url: the picture.
+        block: a TokenOps Block.
+        model: the model's name at TokenOps.
+
+    Raises:
+        InvalidRequest, CredentialsError, QuotaError, InputRefused, ProviderError.
+        RateLimited: after the time that the provider asked for.
+    """
+    async with block.client() as client, patience():
+        detection: Detection = await client.detect_subjects(await reachable(image_url, client.fetch_rules), model)
+    get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
+    return detection
+
+
+async def select(detection: Detection, subject: Subject, block: ProviderCredentials) -> SubjectSelection:
+    """Choose who speaks; the task `select_subject` without its failure card.
+
+    Parameters:
+        detection: who was detected.
+        subject: the choice, as for the task.
+        block: a TokenOps Block; says which hosts masks may come from.
+
+    Raises:
+        NoSubject, InvalidRequest, ProviderError.
+    """
+    async with block.client() as client:
 
         async def read(url: str) -> bytes:
             return await fetch_picture(url, client.fetch_rules)
@@ -132,9 +159,8 @@ async def with_subject(request: GenerationRequest, credentials: ProviderCredenti
     """
     if not isinstance(request, OmniHumanVideo) or not request.subject:
         return request
-    block = cast(TokenOpsCredentials, credentials)
-    detection = await detect_subjects.fn(request.image_url, credentials=block, model=request.model)
-    return request.with_subject(await select_subject.fn(detection, request.subject, credentials=block))
+    detection = await detect(request.image_url, credentials, request.model)
+    return request.with_subject(await select(detection, request.subject, credentials))
 
 
 async def reachable(image_url: str, rules: FetchRules) -> str:
