@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -20,12 +21,13 @@ from prefect_genmedia.providers.tokenops.catalog import (
     JimengModel,
 )
 from prefect_genmedia.providers.tokenops.jimeng import ContentElement
-from prefect_genmedia._prefect.generate import generate
+from prefect_genmedia._prefect.generate import completed, generate, returns_state
 from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run import JobRunName, label_of
 from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
+@JobRunName
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     pictures = parameters.get("image_urls") or []
@@ -33,6 +35,7 @@ def _run_name() -> str:
 
 
 @flow(name="jimeng-video", flow_run_name=_run_name)
+@returns_state
 async def jimeng_video(
     prompt: str = "",
     model: JimengModel = "jimeng-video-3.0-pro",
@@ -53,7 +56,7 @@ async def jimeng_video(
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
-) -> Delivery:
+) -> State[Delivery]:
     """Make a video from text or pictures, and deliver it verified.
 
     Parameters:
@@ -101,7 +104,7 @@ async def jimeng_video(
             camera_strength=camera_strength,
         )
     label = label_of(image_urls[0]) if image_urls else prompt[:40]
-    return await generate(
+    delivery = await generate(
         request,
         credentials=credentials,
         label=label,
@@ -112,3 +115,4 @@ async def jimeng_video(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
     )
+    return await completed(delivery)

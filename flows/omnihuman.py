@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -15,18 +16,20 @@ from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.tasks import check_inputs, detect_subjects, recognize_subject, select_subject
 from prefect_genmedia.providers.tokenops.ask import ask_subject
 from prefect_genmedia._prefect.checks import job_of_gone_inputs
-from prefect_genmedia._prefect.generate import generate
+from prefect_genmedia._prefect.generate import completed, generate, returns_state
 from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run import JobRunName, label_of
 from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
+@JobRunName
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     return f"omnihuman · {label_of(parameters['image_url'])}"
 
 
 @flow(name="omnihuman-video", flow_run_name=_run_name)
+@returns_state
 async def omnihuman_video(
     image_url: str,
     audio_url: str,
@@ -46,7 +49,7 @@ async def omnihuman_video(
     ask_fallback: Literal["largest", "fail"] = "fail",
     suspend_while_asking: bool = False,
     suspend_while_waiting: bool = False,
-) -> Delivery:
+) -> State[Delivery]:
     """Make a portrait speak a recording, and deliver the verified video.
 
     Parameters:
@@ -108,7 +111,7 @@ async def omnihuman_video(
         else:
             selection = await select_subject(detection, subject, credentials=credentials)
         request = request.with_subject(selection)
-    return await generate(
+    delivery = await generate(
         request,
         credentials=credentials,
         label=label_of(image_url),
@@ -119,3 +122,4 @@ async def omnihuman_video(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
     )
+    return await completed(delivery)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -13,18 +14,20 @@ from prefect_genmedia._core import Delivery
 from prefect_genmedia.providers.inputs import inputs_may_be_gone
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
-from prefect_genmedia._prefect.generate import generate
+from prefect_genmedia._prefect.generate import completed, generate, returns_state
 from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run import JobRunName, label_of
 from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
+@JobRunName
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     return f"poster · {parameters['scene']} · {label_of(parameters['image_url'])}"
 
 
 @flow(name="live-poster", flow_run_name=_run_name)
+@returns_state
 async def live_poster(
     image_url: str,
     scene: SceneName,
@@ -34,7 +37,7 @@ async def live_poster(
     idempotency_key: str | None = None,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
-) -> Delivery:
+) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
 
     Parameters:
@@ -67,7 +70,7 @@ async def live_poster(
     await check_can_suspend(suspend_while_waiting=suspend_while_waiting)
     with inputs_may_be_gone():  # a rerun goes on with its paid job without them
         request = LivePoster(image_url=image_url, scene=scene)
-    return await generate(
+    delivery = await generate(
         request,
         credentials=credentials,
         label=label_of(image_url),
@@ -77,3 +80,4 @@ async def live_poster(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
     )
+    return await completed(delivery)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -13,18 +14,20 @@ from prefect_genmedia._core import Delivery
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.hidream.catalog import StyleName
 from prefect_genmedia.providers.inputs import inputs_may_be_gone
-from prefect_genmedia._prefect.generate import generate
+from prefect_genmedia._prefect.generate import completed, generate, returns_state
 from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run import JobRunName, label_of
 from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
+@JobRunName
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     return f"stylize · {parameters['style'] or 'prompt'} · {label_of(parameters['video_url'])}"
 
 
 @flow(name="stylize-video", flow_run_name=_run_name)
+@returns_state
 async def stylize_video(
     video_url: str,
     style: StyleName | None = None,
@@ -37,7 +40,7 @@ async def stylize_video(
     idempotency_key: str | None = None,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
-) -> Delivery:
+) -> State[Delivery]:
     """Redraw a video in a style or as a prompt describes, and deliver the verified video.
 
     Parameters:
@@ -65,7 +68,7 @@ async def stylize_video(
         request = StylizedVideo(
             video_url=video_url, style=style, prompt=prompt, notify_url=notify_url, request_id=request_id
         )
-    return await generate(
+    delivery = await generate(
         request,
         credentials=credentials,
         label=label_of(video_url),
@@ -75,3 +78,4 @@ async def stylize_video(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
     )
+    return await completed(delivery)

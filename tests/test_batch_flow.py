@@ -444,7 +444,3 @@ async def test_a_cancelled_batch_leaves_a_true_table_and_its_jobs_to_be_joined(b
     batch.simulator.world.settings.run_seconds = 0.2
     assert (await batch.run(lakes(3))).delivered == 3
     assert batch.submissions == 3
-
-
-def test_the_plan_foresees_what_a_run_submits() -> None:
-    assert run.next_attempt(None) == 1

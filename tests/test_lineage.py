@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prefect import flow
@@ -18,6 +19,7 @@ from prefect_genmedia._core import Delivery
 from prefect_genmedia._prefect.assets import MATERIALIZED, asset_key
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator.media import ASSETS
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
 
 
@@ -102,6 +104,27 @@ async def test_what_another_task_makes_of_a_delivery_has_the_file_as_its_upstrea
     made = await events.named(MATERIALIZED)
     (theirs,) = (event for event in made if event.resource.id == "s3://site/hero.mp4")
     assert [each.id for each in theirs.related if each.role == "asset"] == [f"file://{uri}"]
+
+
+async def test_sources_are_told_although_a_local_one_is_not_on_this_machine(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, events: Events, tmp_path: Path
+) -> None:
+    first, last = tmp_path / "first.jpg", tmp_path / "last.jpg"
+    for picture in (first, last):
+        picture.write_bytes((ASSETS / "portrait.jpg").read_bytes())
+
+    @flow
+    async def their_flow() -> None:
+        request = JimengVideo(model="jimeng-video-3.0-720P", image_urls=(str(first), str(last)), prompt="she smiles")
+        job = await submit(request, credentials=credentials)
+        first.unlink()
+        last.unlink()
+        last.mkdir()  # something else has the name here
+        await download_result(await wait_for_job(job, credentials=credentials), credentials=credentials)
+
+    await their_flow()
+    (event,) = await events.named(MATERIALIZED)
+    assert [each.id for each in event.related if each.role == "asset"] == [f"file://{first}", f"file://{last}"]
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia.batch.scheduler import next_attempt
 from prefect_genmedia.errors import InvalidRequest, JobExpired, JobTimeout, StorageError, SubmissionUnknown
 from prefect_genmedia._core import Claim, Job, JobState, Ledger, PollPolicy, deliver, submit_once, wait_for_job
+from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS
@@ -22,6 +22,7 @@ from prefect_genmedia.simulator import RunningSimulator
 
 REQUEST = JimengVideo(prompt="a lake at dawn", model="jimeng-video-3.0-720P")
 HOUR = 3600.0
+ANOTHER_RUN = Asker("another")
 
 
 class QuickClock(Clock):
@@ -108,7 +109,7 @@ async def test_a_refused_download_is_no_reason_to_pay_again_while_the_provider_h
         await deliver(ledger, client, again, target, clock)
     lost = await ledger.get(job.key)
     assert lost is not None
-    assert (lost.state, next_attempt(lost)) == (JobState.UNDELIVERABLE, 2)
+    assert (lost.state, next_attempt(lost, ANOTHER_RUN, clock.now())) == (JobState.UNDELIVERABLE, 2)
     same_run = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="first"))
     assert (same_run.key, simulator.accepted) == (job.key, 1)
     anew = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="second"))
@@ -128,7 +129,11 @@ async def test_a_delivered_file_that_was_moved_is_never_paid_for_again(
     with pytest.raises(JobExpired, match=r"put the file back\. A new one is paid again"):
         await deliver(ledger, client, job, target, clock)
     lost = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="another"), clock)
-    assert (lost.key, lost.state, next_attempt(lost)) == (job.key, JobState.UNDELIVERABLE, None)
+    assert (lost.key, lost.state, next_attempt(lost, ANOTHER_RUN, clock.now())) == (
+        job.key,
+        JobState.UNDELIVERABLE,
+        None,
+    )
     archive.rename(file)
     healed = await deliver(ledger, client, lost, target, clock)
     assert (healed.state, healed.delivery, simulator.accepted) == (JobState.DELIVERED, job.delivery, 1)
@@ -162,8 +167,9 @@ async def test_only_a_job_with_a_file_is_downloaded(
 def test_a_bad_file_is_fetched_anew_until_its_time_is_over_and_then_asked_for_anew() -> None:
     facts = {"identity": "i", "provider": "tokenops", "state": "undeliverable", "error_kind": "ResultInvalid"}
     job = Job(key="k", expires_at=Clock().now() + HOUR, **facts)
-    assert next_attempt(job) is None
-    assert next_attempt(job.model_copy(update={"expires_at": Clock().now() - 1.0})) == 2
+    assert next_attempt(job, ANOTHER_RUN, Clock().now()) is None
+    late = job.model_copy(update={"expires_at": Clock().now() - 1.0})
+    assert next_attempt(late, ANOTHER_RUN, Clock().now()) == 2
 
 
 @pytest.mark.parametrize(("provider", "words"), [("tokenops", "provider's word"), ("jenius", "does not document")])

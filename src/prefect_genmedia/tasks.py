@@ -28,9 +28,9 @@ from prefect_genmedia._prefect.run import (
     RunHooks,
     emit_job_event,
     explained,
-    job_run_name,
     name_run_after,
     retry_if_safe,
+    run_name,
 )
 from prefect_genmedia._prefect.session import open_session, open_session_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
@@ -64,12 +64,12 @@ async def check_inputs(
         InvalidRequest: with every problem of every input.
         ProviderError: a storage failed; retryable.
     """
-    async with explained(RETRIES), open_session(request.provider, credentials) as session:
+    async with explained(), open_session(request.provider, credentials) as session:
         return await pipeline.prepare_request(session, JobSpec(request, scope=""))
 
 
 @task(
-    task_run_name="submit {request.kind}",
+    task_run_name=run_name("submit", "request"),
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
@@ -108,7 +108,7 @@ async def submit(
     """
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
     wanted = prepared.request
-    async with explained(RETRIES), open_session(wanted.provider, credentials) as session:
+    async with explained(), open_session(wanted.provider, credentials) as session:
         spec = JobSpec(
             wanted,
             scope=session.run.scope(idempotency_key),
@@ -125,7 +125,7 @@ async def submit(
 
 
 @task(
-    task_run_name=job_run_name("wait"),
+    task_run_name=run_name("wait", "job"),
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
@@ -155,13 +155,13 @@ async def wait_for_job(
         InputRefused, OutputRefused, GenerationFailed, JobExpired: the provider gave up.
         CredentialsError: the key is no longer accepted.
     """
-    async with explained(RETRIES), shown_progress() as listener:
+    async with explained(), shown_progress() as listener:
         async with open_session_of(job, credentials, RunHooks(listener)) as (session, found):
             return await pipeline.wait(session, found, timeout_seconds)
 
 
 @task(
-    task_run_name=job_run_name("download"),
+    task_run_name=run_name("download", "job"),
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
@@ -187,7 +187,7 @@ async def download_result(
         ProviderError: the download failed.
         StorageError: the file cannot be written to its output.
     """
-    async with explained(RETRIES), shown_delivery(), open_session_of(job, credentials) as (session, found):
+    async with explained(), shown_delivery(), open_session_of(job, credentials) as (session, found):
         done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()))
         tell_assets(done, made=done != found)
     delivery = done.delivery

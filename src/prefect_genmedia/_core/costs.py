@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
 
 
@@ -24,3 +25,15 @@ def length_limit(request: GenerationRequest) -> float | None:
         return seconds
     source = request.duration_source()
     return source.below_seconds if source else None
+
+
+def estimated_cost(request: GenerationRequest, prices: PriceTable, seconds: float | None) -> float | None:
+    """Estimate what a result costs, in CNY; None if no price is known, or it depends on an unknown length.
+
+    Parameters:
+        request: what is wanted.
+        prices: by `provider/model`.
+        seconds: length of the result; None if it is not known: the longest that the request allows.
+    """
+    price = prices.get(priced_as(request))
+    return None if price is None else price.of(length_limit(request) if seconds is None else seconds)

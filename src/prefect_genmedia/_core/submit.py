@@ -6,12 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from prefect_genmedia import errors
 from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
+from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
-from prefect_genmedia._core.costs import priced_as
+from prefect_genmedia._core.costs import estimated_cost
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
@@ -38,7 +40,7 @@ JOIN_SECONDS = (0.02, 0.5)
 async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None) -> Job:
     """Make sure that the request is submitted, and return its job, whoever submitted it.
 
-    A job that ended without a result may get a new attempt here, see `_wants_new_attempt`.
+    A job that ended without a result may get a new attempt here, see `next_attempt`.
 
     Parameters:
         session: the account that pays, and the ledger.
@@ -99,7 +101,11 @@ async def completed(session: Session, prepared: PreparedRequest[Any]) -> Prepare
     stale_at, resolve = prepared.request.stale_at(), session.plugin.resolve
     if resolve is None or stale_at is None or stale_at >= session.clock.now():
         return prepared
-    return prepared.with_request(await resolve(prepared.request, session))
+    try:
+        return prepared.with_request(await resolve(prepared.request, session))
+    except RateLimited as error:
+        await session.clock.sleep(error.retry_after or 0.0)  # whoever tries again must not come too early
+        raise
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
@@ -123,16 +129,18 @@ async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_C
 async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Job:
     identity = identity_of(session.account, prepared, spec.scope, spec.variant)
     newest = await session.ledger.newest(identity)
-    if newest is not None and not await _wants_new_attempt(newest, spec, session):
+    attempt = await _next_attempt(newest, session, spec)
+    if newest is not None and attempt in (None, newest.attempt):
+        if newest.state in (JobState.FAILED, JobState.REJECTED):
+            raise newest.failure()
         return newest
     request, expectation = prepared.request, prepared.expectation()
-    price = session.prices.get(priced_as(request))
-    cost = price.of(expectation.seconds) if price is not None else None
+    cost = estimated_cost(request, session.prices, expectation.seconds)
     return await session.ledger.reserve(
         Job(
             key="",
             identity=identity,
-            attempt=newest.attempt + 1 if newest else 1,
+            attempt=attempt or 1,
             scope=spec.scope,
             variant=spec.variant,
             provider=session.account.provider,
@@ -151,23 +159,15 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
     )
 
 
-async def _wants_new_attempt(job: Job, spec: JobSpec, session: Session) -> bool:
-    """Whether an attempt that ended without a result is followed by another.
-
-    A refused submission cost nothing and may be repeated. What the provider had accepted is only asked for again by
-    another run or by a person: an automatic retry gets the same failure once more.
-    """
-    if not job.may_follow(session.clock.now()):
-        if job.state in (JobState.FAILED, JobState.REJECTED):
-            raise job.failure()
-        return False
-    if job.state is JobState.REJECTED:
-        return True
-    if spec.ask_again and (job.root_run_id != session.run.root_run_id or await session.run.retried_by_person()):
-        return True
-    if job.state is JobState.FAILED:
-        raise job.failure()
-    return False
+async def _next_attempt(newest: Job | None, session: Session, spec: JobSpec) -> int | None:
+    """`next_attempt` of the spec. Prefect is asked for the run's retries only where they decide."""
+    asker, now = Asker(session.run.root_run_id, spec.ask_again), session.clock.now()
+    attempt = next_attempt(newest, asker, now)
+    if attempt is None:
+        attempt_by_person = next_attempt(newest, replace(asker, retried_by_person=True), now)
+        if attempt_by_person is not None and await session.run.retried_by_person():
+            return attempt_by_person
+    return attempt
 
 
 async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | None] | None) -> None:

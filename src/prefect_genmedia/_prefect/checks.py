@@ -44,7 +44,7 @@ async def check_inputs(request: Request, *, credentials: ProviderCredentials | s
         ProviderError: a storage failed; retryable.
     """
     block = await load_credentials(request.provider, credentials)
-    async with explained(RETRIES), block.client() as client:
+    async with explained(), block.client() as client:
         return (await ready(request, client, preflight=True)).request
 
 
@@ -67,7 +67,7 @@ async def job_of_gone_inputs(
     """
     if not request.absent_inputs():
         return None
-    async with explained(0):
+    async with explained():
         block = await load_credentials(request.provider, credentials)
         async with block.client() as client, open_ledger(current_settings().ledger) as ledger:
             return await rejoined(ledger, client, request, idempotency_key)

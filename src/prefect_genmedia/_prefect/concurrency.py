@@ -39,7 +39,7 @@ async def holding_limit(
     Raises:
         InvalidRequest: there is no such limit; nothing was submitted.
     """
-    async with explained(0):
+    async with explained():
         block = await load_credentials(request.provider, credentials)
         limit = block.concurrency_limit
         if limit and await _is_at_provider(request, block, current_scope(idempotency_key), variant):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, ParamSpec, TypeVar, cast
 
+from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from prefect_genmedia._prefect.credentials import ProviderCredentials
-from prefect_genmedia._core.model import Delivery, Job
+from prefect_genmedia._core.model import Delivery
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia._prefect.attempts import attempts
 from prefect_genmedia._prefect.concurrency import holding_limit
 from prefect_genmedia._prefect.jobs import DEFAULT_TIMEOUT_SECONDS, download_result, submit, wait_for_job
+from prefect_genmedia._prefect.run import recorded_job
 from prefect_genmedia._prefect.suspension import suspend_until_done
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 async def generate(
@@ -27,7 +33,7 @@ async def generate(
     preflight: bool = True,
     suspend_while_waiting: bool = False,
 ) -> Delivery:
-    """Submit → wait → download, within the limits of the credentials' Block; call it as the last thing in a flow.
+    """Submit → wait → download, within the limits of the credentials' Block; call it in a flow.
 
     Parameters:
         request: what is wanted.
@@ -41,8 +47,7 @@ async def generate(
         suspend_while_waiting: suspend the deployed run until the job is done; see `check_can_suspend`.
 
     Returns:
-        The delivery, on a completed state that says what became of the job: a flow returns it as it is, so that its
-        page shows that, and its caller gets the delivery.
+        The verified file. A flow that ends with it may return `await completed(delivery)`.
 
     Raises:
         GenMediaError: as the tasks `submit`, `wait_for_job` and `download_result`.
@@ -65,14 +70,32 @@ async def generate(
                 if suspend_while_waiting:
                     await suspend_until_done(job)
                 job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout_seconds)
-    delivery = await download_result(job, output, credentials=credentials)
-    return cast(Delivery, Completed(message=_ending(job, delivery), data=delivery))
+    return await download_result(job, output, credentials=credentials)
 
 
-def _ending(job: Job, delivery: Delivery) -> str:
-    """What the run's state says: the provider's last word, and what came of it."""
-    size = f"{delivery.width}×{delivery.height}"
-    return (
-        f"Job {job.provider_job_id} is {job.provider_status} at {job.provider}; verified and delivered: "
-        f"{delivery.seconds:.2f} s, {size}, {delivery.uri}"
+async def completed(delivery: Delivery) -> State[Delivery]:
+    """A completed state that holds the delivery; its message names the job and the file. A flow returns it.
+
+    Parameters:
+        delivery: what the flow's caller gets.
+    """
+    job = await recorded_job(delivery.job_key)
+    provider = f" is {job.provider_status} at {job.provider}" if job is not None else ""
+    return Completed(
+        message=(
+            f"Job {delivery.provider_job_id}{provider}; verified and delivered: "
+            f"{delivery.seconds:.2f} s, {delivery.width}×{delivery.height}, {delivery.uri}"
+        ),
+        data=delivery,
     )
+
+
+def returns_state(function: Callable[P, Awaitable[State[T]]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Declare what the callers of a flow get whose function returns a state: Prefect gives them the state's data.
+
+    Changes the type only; goes below `@flow`.
+
+    Parameters:
+        function: the flow's function.
+    """
+    return cast(Callable[P, Coroutine[Any, Any, T]], function)

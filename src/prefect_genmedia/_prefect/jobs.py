@@ -16,9 +16,9 @@ from prefect_genmedia._prefect.run import (
     RETRY_DELAYS,
     emit_job_event,
     explained,
-    job_run_name,
     name_run_after,
     retry_if_safe,
+    run_name,
 )
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
@@ -26,7 +26,7 @@ DEFAULT_TIMEOUT_SECONDS = 1800.0
 
 
 @task(
-    task_run_name="submit {request.kind}",
+    task_run_name=run_name("submit", "request"),
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
@@ -63,7 +63,7 @@ async def submit(
         SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError: nothing was paid.
     """
-    async with explained(RETRIES):
+    async with explained():
         job = await submit_step(
             request,
             credentials,
@@ -80,7 +80,7 @@ async def submit(
 
 
 @task(
-    task_run_name=job_run_name("wait"),
+    task_run_name=run_name("wait", "job"),
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
@@ -110,12 +110,12 @@ async def wait_for_job(
         InputRefused, OutputRefused, GenerationFailed, JobExpired: the provider gave up.
         CredentialsError: the key is no longer accepted.
     """
-    async with explained(RETRIES), shown_progress() as listener:
+    async with explained(), shown_progress() as listener:
         return await wait_step(job, credentials, timeout_seconds, listener)
 
 
 @task(
-    task_run_name=job_run_name("download"),
+    task_run_name=run_name("download", "job"),
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
@@ -141,7 +141,7 @@ async def download_result(
         ProviderError: the download failed.
         StorageError: the file cannot be written where it shall be.
     """
-    async with explained(RETRIES), shown_delivery():
+    async with explained(), shown_delivery():
         done = await deliver_step(job, output, credentials)
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one

@@ -52,7 +52,7 @@ def _emptied(value: Any, place: str = "") -> Any:
 
 def _within(value: Any) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, BaseModel):
-        yield from value
+        yield from vars(value).items()
     elif isinstance(value, Mapping):
         yield from value.items()
     elif isinstance(value, (list, tuple)):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -14,9 +16,11 @@ from uuid import UUID
 from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
+from prefect.states import Failed
 
 from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card
 from prefect_genmedia.errors import GenMediaError, RateLimited
@@ -24,7 +28,7 @@ from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.polling import WaitListener
 from prefect_genmedia._core.session import JobHooks
-from prefect_genmedia.providers.protocol import Observation
+from prefect_genmedia.providers.protocol import GenerationRequest, Observation
 from prefect_genmedia.settings import current_settings
 
 RETRIES = 3
@@ -49,29 +53,46 @@ def retry_if_safe(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
 
 
 @asynccontextmanager
-async def explained(retries: int) -> AsyncIterator[None]:
-    """Show a failure that nothing repeats as a card on the run's page.
-
-    Parameters:
-        retries: how often the task around the block is retried.
-    """
+async def explained() -> AsyncIterator[None]:
+    """Publish a failure card on the run's page, unless Prefect retries the running task."""
     try:
         yield
     except GenMediaError as error:
-        if not error.retryable or int(task_run.run_count or 1) > retries:
-            await publish_failure_card(error, await _job_of(error))
+        if not await _is_retried(error):
+            await publish_failure_card(error, await recorded_job(error.job_key))
         raise
 
 
-async def _job_of(error: GenMediaError) -> Job | None:
-    """The job that an error is about, where the ledger tells."""
-    if error.job_key is None:
+async def _is_retried(error: GenMediaError) -> bool:
+    """Whether Prefect runs the current task again after this error, by the options that the task really has."""
+    context, flow_context = TaskRunContext.get(), FlowRunContext.get()
+    if context is None:
+        return False
+    flow_run_id = flow_context.flow_run.id if flow_context is not None and flow_context.flow_run is not None else None
+    if context.task_run.flow_run_id != flow_run_id:
+        return False  # the task around a subflow: not what fails here
+    if context.task_run.run_count > (context.task.retries or 0):
+        return False
+    condition = context.task.retry_condition_fn
+    if condition is None:
+        return True
+    decision = condition(context.task, context.task_run, Failed(data=error, message=str(error)))
+    return bool(await decision if inspect.isawaitable(decision) else decision)
+
+
+async def recorded_job(key: str | None) -> Job | None:
+    """Read a job for display: None if the ledger does not have it or cannot be read.
+
+    Parameters:
+        key: the job's key; None for no job.
+    """
+    if not key:
         return None
     try:
         async with open_ledger(current_settings().ledger) as ledger:
-            return await ledger.get(error.job_key)
-    except Exception as trouble:  # the card is worth showing without it, and the error more than either
-        get_run_logger().debug("The ledger does not tell about job %s: %r", error.job_key, trouble)
+            return await ledger.get(key)
+    except Exception as trouble:  # what is displayed is useful without it
+        get_run_logger().debug("Job %s cannot be read from the ledger: %r", key, trouble)
         return None
 
 
@@ -111,20 +132,53 @@ def label_of(url: str) -> str:
     return unquote(PurePosixPath(urlsplit(url).path).name) or "input"
 
 
-def job_run_name(verb: str) -> Callable[[], str]:
-    """Name a task run by its verb and the job's id, so that a run's page tells which job it was."""
+def run_name(verb: str, parameter: str) -> Callable[..., str]:
+    """Make a `task_run_name` of a verb and what a parameter is called, such as `wait 4711`.
 
-    def name() -> str:
-        job = task_run.parameters["job"]
-        return f"{verb} {job if isinstance(job, str) else job.provider_job_id or job.key}"
+    Prefect gives a callback that takes `parameters` their resolved values. `prefect.runtime` has the futures that were
+    passed to `.submit` and `.map`.
+
+    Parameters:
+        verb: what the task does.
+        parameter: name of the task's parameter; a job, a request or text.
+    """
+
+    def name(parameters: dict[str, Any]) -> str:
+        value = parameters.get(parameter)
+        if isinstance(value, Job):
+            value = value.provider_job_id or value.key
+        elif isinstance(value, GenerationRequest):
+            value = value.kind
+        # Anything else is a future that is not resolved: a paid job must not fail because of a name.
+        return f"{verb} {value}" if isinstance(value, str | int) else verb
 
     return name
 
 
+@dataclass(frozen=True)
+class JobRunName:
+    """A `flow_run_name` that lets `submit` append the provider's job id to the run's name.
+
+    Runs of flows whose `flow_run_name` is anything else keep their name.
+
+    Parameters:
+        name: the run's name until the job has an id.
+    """
+
+    name: Callable[[], str]
+
+    def __call__(self) -> str:
+        """The name that the run begins with."""
+        return self.name()
+
+
 async def name_run_after(job: Job) -> None:
-    """Put the provider's id into the flow run's name, where the name is one that our flows gave."""
+    """Append the provider's job id to the flow run's name, if the flow's `flow_run_name` is a `JobRunName`."""
+    context = FlowRunContext.get()
+    if context is None or context.flow is None or not isinstance(context.flow.flow_run_name, JobRunName):
+        return
     name = flow_run.name or ""
-    if flow_run.id and name.startswith(f"{job.kind} · ") and job.provider_job_id and job.provider_job_id not in name:
+    if flow_run.id and job.provider_job_id and job.provider_job_id not in name:
         async with get_client() as client:
             await client.update_flow_run(UUID(str(flow_run.id)), name=f"{name} · {job.provider_job_id}")
 

@@ -49,7 +49,7 @@ async def check_can_suspend(**asked: bool) -> None:
     problem = "for runs of deployments only, and not for subflows: nothing could start this run again"
     problems = [FieldProblem(name, problem) for name, wanted in asked.items() if wanted]
     if problems:
-        async with explained(0):
+        async with explained():
             raise InvalidRequest.of("The run", problems)
 
 

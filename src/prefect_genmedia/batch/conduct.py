@@ -23,11 +23,13 @@ from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Looked, look_over
 from prefect_genmedia.batch.results import INVALID, Results
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
-from prefect_genmedia.batch.scheduler import BatchRun, Limits, next_attempt
+from prefect_genmedia.batch.scheduler import BatchRun, Limits
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia._prefect.credentials import ProviderCredentials, load_credentials
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
+from prefect_genmedia._core.attempts import Asker, next_attempt
+from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia._core.naming import file_stem
@@ -36,7 +38,7 @@ from prefect_genmedia.providers.prices import CURRENCY, Price, price_table, pric
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia._prefect.concurrency import check_limit
 from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
-from prefect_genmedia._prefect.run import explained, root_run_id
+from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 
 LOOK_SECONDS = 0.5
@@ -117,7 +119,7 @@ async def conduct(
     """
     split = sharding or Sharding()
     shard = split.shard
-    async with explained(0), end_told(shard) as end, AsyncExitStack() as stack:
+    async with explained(), end_told(shard) as end, AsyncExitStack() as stack:
         settings = current_settings()
         read = table if isinstance(table, str) else None
         await refuse_passing({"table": read, **place_of_files(output, settings), "results": results})
@@ -136,7 +138,8 @@ async def conduct(
         opened = await _opened(stack, rows, credentials, limits)
         jobs = Known(name, rows, opened, ledger)
         known = await jobs.begin()
-        to_submit = [row for row in rows if next_attempt(known.get(row.id)) is not None]
+        asker, now = Asker(root_run_id(), retried_by_person=await retried_by_person()), SYSTEM_CLOCK.now()
+        to_submit = [row for row in rows if next_attempt(known.get(row.id), asker, now) is not None]
         looked = await look_over(to_submit, opened) if preflight else Looked()
         bad = sorted([*bad, *looked.bad], key=lambda row: row.position)
         if bad and not skip_invalid:
@@ -149,6 +152,7 @@ async def conduct(
             rows=rows,
             opened=opened,
             jobs=jobs,
+            asker=asker,
             output=folder,
             limits=limits,
             prices=prices,

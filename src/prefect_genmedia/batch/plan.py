@@ -13,7 +13,8 @@ from rich.table import Table
 
 from prefect_genmedia.batch.results import INVALID
 from prefect_genmedia.batch.rows import BadRow
-from prefect_genmedia.batch.scheduler import BatchRun, next_attempt
+from prefect_genmedia.batch.scheduler import BatchRun
+from prefect_genmedia.errors import InputRefused
 from prefect_genmedia._core.model import TAKEN, Job, JobState
 from prefect_genmedia.providers.prices import CURRENCY, priced_as
 
@@ -22,6 +23,7 @@ _MEANINGS = {
     "join": "join its job, which is paid",
     "verify": "verify its file, which is paid",
     "refused": "nothing: its input was refused",
+    "failed": "nothing: it failed in this run",
     "needs a person": "nothing: a person must decide",
     INVALID: "leave out: it is invalid",
 }
@@ -72,18 +74,20 @@ async def plan_of(run: BatchRun, bad: Sequence[BadRow]) -> list[PlannedRow]:
     plan = []
     for row in run.rows:
         known = run.known.get(row.id)
-        what = _what(known)
+        what = _what(run, known)
         cost = await run.estimate(row.request) if what == "submit" else 0.0
         job = known.key if known else ""
         plan.append(PlannedRow(row.id, what, row.request.kind, priced_as(row.request), cost, job))
     return plan + [PlannedRow(each.id, INVALID, problems="; ".join(map(str, each.problems))) for each in bad]
 
 
-def _what(known: Job | None) -> str:
-    if known is None or next_attempt(known) is not None:
+def _what(run: BatchRun, known: Job | None) -> str:
+    if known is None or run.next_attempt(known) is not None:
         return "submit"
     if known.state in TAKEN:
         return "verify" if known.state is JobState.DELIVERED else "join"
+    if known.state is JobState.FAILED and known.error_kind != InputRefused.__name__:
+        return "failed"
     return "needs a person" if known.state is JobState.UNKNOWN else "refused"
 
 

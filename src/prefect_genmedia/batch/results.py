@@ -14,7 +14,8 @@ from prefect_genmedia.batch.table import TableFile
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._media.storage import Storage
-from prefect_genmedia.providers.prices import CURRENCY, Price
+from prefect_genmedia.providers.prices import CURRENCY, PriceTable, estimated_cost
+from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia._transport import unsigned_text
 
 NOT_SENT = "not_sent"
@@ -52,12 +53,13 @@ class Result:
     error_message: str | None = None
     poster_uri: str | None = None
 
-    def take_job(self, job: Job, price: Price | None) -> None:
+    def take_job(self, job: Job, request: GenerationRequest, prices: PriceTable) -> None:
         """Write down where the row's job stands.
 
         Parameters:
             job: the row's job.
-            price: what such a job probably costs; None where nobody knows.
+            request: what it asks for.
+            prices: what results probably cost.
         """
         self.state = job.state.value
         self.attempts = job.attempt
@@ -70,8 +72,9 @@ class Result:
             self.path, self.sha256 = job.delivery.uri, job.delivery.sha256
             self.seconds, self.width, self.height = job.delivery.seconds, job.delivery.width, job.delivery.height
             self.poster_uri = job.delivery.poster_uri
-        if price is not None and job.state in _COSTS:
-            self.estimated_cost = price.of(self.seconds or job.expectation.seconds)
+        if job.state in _COSTS:
+            # By the expected length, as the ledger and the budget have it.
+            self.estimated_cost = estimated_cost(request, prices, job.expectation.seconds or self.seconds)
             self.currency = None if self.estimated_cost is None else CURRENCY
 
     def take_error(self, error: BaseException) -> None:

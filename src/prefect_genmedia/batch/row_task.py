@@ -6,25 +6,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, nullcontext
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
-from prefect_genmedia._prefect.credentials import ProviderCredentials, TokenOpsCredentials
+from prefect_genmedia._prefect.credentials import ProviderCredentials
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia._inputs import Seen
-from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.ledger import Spend
-from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.providers.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia._prefect.concurrency import place_in
 from prefect_genmedia._prefect.steps import deliver_step, submit_step, wait_step
-from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
+from prefect_genmedia.providers.tokenops.tasks import with_subject
 from prefect_genmedia._prefect.run import RETRY_DELAYS, RunListener
 
 DELIVERIES_AT_ONCE = 4
@@ -73,6 +72,7 @@ class RowLife:
     Parameters:
         row: what is wanted.
         known: its job, where an earlier run has left one.
+        is_sent: whether a submission is to come.
         credentials: the Block, whose client is held open by the batch.
         scope: what "the same request" is bounded by.
         output: where its file goes.
@@ -93,6 +93,7 @@ class RowLife:
         *,
         row: Row,
         known: Job | None,
+        is_sent: bool,
         credentials: ProviderCredentials,
         scope: str,
         output: str,
@@ -110,6 +111,7 @@ class RowLife:
         """Do nothing yet."""
         self.row = row
         self.known = known
+        self.is_sent = is_sent
         self.credentials = credentials
         self.scope = scope
         self.output = output
@@ -138,19 +140,26 @@ class RowLife:
         return await self._deliver(job)
 
     async def _submit(self) -> Job:
-        request = await self._with_subject()
-        begun = time.monotonic()
+        request = await self._when_allowed(self._with_subject)
+        return await self._when_allowed(lambda: self._send(request))
+
+    async def _when_allowed(self, step: Callable[[], Awaitable[T]]) -> T:
+        """Repeat a step while the provider asks to slow down, until the row's time is over or the batch stops.
+
+        The step itself spends the time that the provider asks for.
+        """
+        begun, pauses = time.monotonic(), iter(RETRY_DELAYS)
         while True:
             try:
-                return await _patiently(lambda: self._send(request))
-            except RateLimited:
+                return await _patiently(step)
+            except RateLimited as error:
                 self.place.slots.slower()
                 if self.stopped() or time.monotonic() - begun > self.timeout_seconds:
                     raise
-            # Others that are in flight must end before the provider takes this one; the ledger remembers how long
-            # the provider asked to wait.
+                pause = next(pauses, RETRY_DELAYS[-1]) if error.retry_after is None else 0.0
+            # Others that are in flight must end before the provider takes this one.
             self.place.leave()
-            await asyncio.sleep(0)
+            await asyncio.sleep(pause)
             await self.place.take_again()
 
     def _send(self, request: GenerationRequest) -> Awaitable[Job]:
@@ -175,16 +184,9 @@ class RowLife:
         request = self.row.request
         if not isinstance(request, OmniHumanVideo) or not request.subject or request.mask_urls:
             return request
-        known = self.known
-        if known is not None and known.state in TAKEN and not known.may_follow(SYSTEM_CLOCK.now()):
+        if not self.is_sent:
             return request  # `submit_once` completes it, should it have to be sent after all
-        block = cast(TokenOpsCredentials, self.credentials)
-        detection = await _patiently(
-            lambda: detect_subjects.fn(request.image_url, credentials=block, model=request.model)
-        )
-        return request.with_subject(
-            await _patiently(lambda: select_subject.fn(detection, request.subject, credentials=block))
-        )
+        return await with_subject(request, self.credentials)
 
     @asynccontextmanager
     async def _limit(self) -> AsyncIterator[None]:

@@ -21,10 +21,11 @@ from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
 from prefect_genmedia._inputs import measured
+from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.ledger import Spend
 from prefect_genmedia._core.model import Job, JobState
-from prefect_genmedia.providers.prices import Price, length_limit, priced_as
+from prefect_genmedia.providers.prices import Price, estimated_cost, priced_as
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia._prefect.targets import target_of
 
@@ -77,6 +78,7 @@ class BatchRun:
         rows: what is wanted.
         opened: Blocks and clients, by provider.
         jobs: which jobs of the ledger are its rows.
+        asker: which run asks for them.
         output: folder for the files.
         limits: what it may do.
         prices: what results cost.
@@ -91,6 +93,7 @@ class BatchRun:
     rows: Sequence[Row]
     opened: Mapping[str, Opened]
     jobs: Known
+    asker: Asker
     output: str
     limits: Limits
     prices: Mapping[str, Price]
@@ -136,7 +139,7 @@ class BatchRun:
     def _turn(self, row: Row) -> int:
         """What is at the provider first, since it expires there; then what is new; then what only has to be seen."""
         known = self.known.get(row.id)
-        if known is None or next_attempt(known) is not None:
+        if known is None or self.next_attempt(known) is not None:
             return 1
         if known.state in (JobState.DELIVERED, JobState.UNKNOWN, JobState.ABANDONED):
             return 2
@@ -186,6 +189,7 @@ class BatchRun:
             life = RowLife(
                 row=row,
                 known=known,
+                is_sent=self.next_attempt(known) is not None,
                 credentials=opened.credentials,
                 scope=self.jobs.scope(row),
                 output=f"{self.output.rstrip('/')}/{row.file_name}",
@@ -253,7 +257,7 @@ class BatchRun:
         if job is None:
             result.state = NOT_SENT
         else:
-            result.take_job(job, self.prices.get(priced_as(row.request)))
+            result.take_job(job, row.request, self.prices)
 
     def _stop(self, reason: GenMediaError) -> None:
         if self.stop is not None:
@@ -285,7 +289,7 @@ class BatchRun:
             The attempt that it is for, and what makes sure of it when it is sent: this run's reservation is also that
             of any other run of the row, which may give it back meanwhile.
         """
-        budget, identity, attempt = self._budget(row), self.jobs.identity(row), next_attempt(known)
+        budget, identity, attempt = self._budget(row), self.jobs.identity(row), self.next_attempt(known)
         if budget is None:
             return None, None
         if attempt is None or identity is None:
@@ -297,34 +301,26 @@ class BatchRun:
         await budget.reserve(holder_of(identity, attempt), cost)
         return attempt, budget.spender(cost)
 
+    def next_attempt(self, known: Job | None) -> int | None:
+        """The attempt that `submit_once` sends for a row; None if it sends nothing. See `jobs.attempts`."""
+        return next_attempt(known, self.asker, SYSTEM_CLOCK.now())
+
     async def estimate(self, request: GenerationRequest) -> float | None:
         """CNY that a request probably costs; at the longest it may play where its length cannot be measured."""
         price = self.prices.get(priced_as(request))
-        if price is None:
-            return None
-        return price.of(await self._length(request) if price.per_second else None)
+        is_by_length = price is not None and price.per_second > 0
+        return estimated_cost(request, self.prices, await self._length(request) if is_by_length else None)
 
     async def _length(self, request: GenerationRequest) -> float | None:
+        """Seconds that the input plays which decides the result's length; None if it cannot be measured."""
         source = request.duration_source()
         if source is None:
-            return length_limit(request)
+            return None
         async with self._measuring:
             if source.url not in self._lengths:
                 rules = self.opened[request.provider].client.fetch_rules
                 self._lengths[source.url] = await measured(source.url, rules)
-        return self._lengths[source.url] or length_limit(request)
-
-
-def next_attempt(known: Job | None) -> int | None:
-    """The attempt that a run would submit now; None where it joins what is there, or is refused.
-
-    What `submit_once` will do, foreseen: only the budget and the plan are made from it.
-    """
-    if known is None:
-        return 1
-    if known.state is JobState.RESERVED:
-        return known.attempt
-    return known.attempt + 1 if known.may_follow(SYSTEM_CLOCK.now()) else None
+        return self._lengths[source.url] or None
 
 
 def _keep(under_way: set[asyncio.Task[None]], doing: asyncio.Task[None]) -> None:

@@ -30,7 +30,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT
-from prefect_genmedia.batch.scheduler import BatchRun, next_attempt
+from prefect_genmedia.batch.scheduler import BatchRun
 from prefect_genmedia.batch.shards import (
     BEAT_KEY,
     END_KEY,
@@ -44,7 +44,6 @@ from prefect_genmedia.batch.shards import (
 from prefect_genmedia.errors import BatchIncomplete
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._media.storage import anywhere
-from prefect_genmedia.providers.prices import priced_as
 
 LOOK_SECONDS = 2.0
 """How often the shards' runs are looked at, in seconds."""
@@ -215,9 +214,9 @@ class Keeper:
         for row in self.run.rows:
             result, job, known = self.run.results.of(row.id), jobs.get(row.id), before.get(row.id)
             is_as_before = job is not None and known is not None and job.updated_at == known.updated_at
-            if job is None or (is_as_before and next_attempt(job) is not None):
+            if job is None or (is_as_before and self.run.next_attempt(job) is not None):
                 continue  # not its turn yet
-            result.take_job(job, self.run.prices.get(priced_as(row.request)))
+            result.take_job(job, row.request, self.run.prices)
             if job.state in _UNDER_WAY:
                 result.state = IN_FLIGHT
         self._read_next = time.monotonic() + _LEDGER_SHARE * (time.monotonic() - begun)
@@ -231,7 +230,7 @@ class Keeper:
             if job is None:
                 result.state = NOT_SENT
             else:
-                result.take_job(job, self.run.prices.get(priced_as(row.request)))
+                result.take_job(job, row.request, self.run.prices)
         for kept in self.shards:
             for row_id, told in (kept.end or ShardEnd()).rows.items():
                 if row_id in left_out:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -51,10 +51,22 @@ class ProviderCredentials(CredentialsBlock):
 
     provider: ClassVar[str]
 
+    # `Task.map` takes apart what `iter()` accepts, which pydantic makes of every model: a Block is one value, as if it
+    # were `unmapped`. Prefect also reads models with `dict(model)`, which needs the two methods below then.
+    __iter__ = None  # type: ignore[assignment]
+
     if TYPE_CHECKING:  # each Block has these as its own last fields: a form shows what is required first
         submissions_per_minute: SubmissionsPerMinute
         max_in_flight: MaxInFlight
         concurrency_limit: ConcurrencyLimit
+
+    def keys(self) -> Iterable[str]:
+        """Names of the fields, for `dict(block)`."""
+        return vars(self).keys()
+
+    def __getitem__(self, name: str) -> Any:
+        """The field of that name, for `dict(block)`."""
+        return vars(self)[name]
 
     @abstractmethod
     def get_client(self) -> Any:

@@ -54,6 +54,7 @@ STAGES: dict[str, dict[str, str]] = {
         "content_gone": "answer that the file is no longer there",
     },
     "detect": {
+        "detect_429": "answer 429 with Retry-After (`retry_after`, default 1)",
         "detect_503": "answer 503",
         "detect_none": "answer that the picture contains no subject",
     },

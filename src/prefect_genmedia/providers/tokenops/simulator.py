@@ -81,6 +81,7 @@ class TokenOps(Dialect):
             "refuse_key": _refusal(401, 2101, "Incorrect API key provided"),
             "refuse_balance": _refusal(403, 2103, "the account is overdue"),
             "rate_limited": _refusal(429, 2007, "requests per minute exceeded", retry_after),
+            "detect_429": _refusal(429, 2007, "requests per minute exceeded", retry_after),
             "poll_404": _refusal(404, 2001, "video not found"),
             "poll_key_revoked": _refusal(401, 2101, "Incorrect API key provided"),
         }
@@ -141,6 +142,8 @@ class TokenOps(Dialect):
         if problems:
             raise _refusal(400, 2004, "; ".join(problems))
         fault = self.world.faults.take(self.name, "detect")
+        if fault is not None:
+            self._refuse(fault)
         if fault is not None and fault.name == "detect_503":
             return await broken_answer(fault, request, self.world.drop) or Response()
         try:

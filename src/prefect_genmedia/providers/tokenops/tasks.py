@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, explained, patience, retry_if_safe
+from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, explained, patience, retry_if_safe, run_name
 from prefect_genmedia._prefect.session import open_session
 from prefect_genmedia.errors import NoSubject
 from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
@@ -48,7 +46,7 @@ async def detect_subjects(
     Raises:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
-    async with explained(RETRIES), open_session("tokenops", credentials) as session, patience():
+    async with explained(), open_session("tokenops", credentials) as session, patience():
         detection = await detect(session, image_url, model)
     get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
     return detection
@@ -76,7 +74,7 @@ async def recognize_subject(
         NoSubject: it holds none.
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
-    async with explained(RETRIES), open_session("tokenops", credentials) as session, patience():
+    async with explained(), open_session("tokenops", credentials) as session, patience():
         client = cast(TokenOpsClient, session.client)
         recognition = await client.recognize_subject(await session.public_url(image_url, "image_url"), model)
     if not recognition.found:
@@ -86,7 +84,7 @@ async def recognize_subject(
 
 
 @task(
-    task_run_name="select subject {subject}",
+    task_run_name=run_name("select subject", "subject"),
     retries=RETRIES,
     retry_delay_seconds=RETRY_DELAYS,
     retry_condition_fn=retry_if_safe,
@@ -111,7 +109,7 @@ async def select_subject(
         InvalidRequest: `subject` is not understood.
         ProviderError: a mask cannot be fetched.
     """
-    async with explained(RETRIES), open_session("tokenops", credentials) as session:
+    async with explained(), open_session("tokenops", credentials) as session:
         selection = await select_masks(detection, subject, session.fetch_picture)
     get_run_logger().info("Subject %s; masks sent: %d", selection.subject, len(selection.mask_urls))
     return selection

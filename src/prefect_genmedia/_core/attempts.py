@@ -1,0 +1,48 @@
+"""Deciding what asking for a result again sends: one rule for submissions, budgets and plans."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect_genmedia._core.model import Job, JobState
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Who asks for a result, as far as that decides about another attempt.
+
+    Parameters:
+        root_run_id: the root flow run, or the task run where there is no flow.
+        ask_again: whether what failed earlier may be asked for anew at all.
+        retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
+    """
+
+    root_run_id: str | None
+    ask_again: bool = True
+    retried_by_person: bool = False
+
+
+def next_attempt(job: Job | None, asker: Asker, now: float) -> int | None:
+    """The number of the attempt that is sent if a result is asked for now.
+
+    A refused submission cost nothing and may be repeated. What the provider had accepted is asked for again only by
+    another run or by a person: an automatic retry would get the same failure once more.
+
+    Parameters:
+        job: the newest job of the result; None if there is none.
+        asker: who asks.
+        now: seconds since 1970.
+
+    Returns:
+        The attempt. None if nothing is sent: the job is joined, its failure is raised, or a person must decide.
+    """
+    if job is None:
+        return 1
+    if job.state is JobState.RESERVED:
+        return job.attempt
+    if not job.may_follow(now):
+        return None
+    is_asked_anew = job.root_run_id != asker.root_run_id or asker.retried_by_person
+    if job.state is JobState.REJECTED or (asker.ask_again and is_asked_anew):
+        return job.attempt + 1
+    return None
