@@ -78,8 +78,8 @@ async def receive(url: str, folder: Path) -> dict[str, float]:
     """Download as `deliver` does; the process's start is not counted, since a worker's is not."""
     from prefect_genmedia._media.staged import Landing
     from prefect_genmedia._media.storage import LocalFolder
-    from prefect_genmedia.providers.results import open_url
     from prefect_genmedia._transport import FetchRules
+    from prefect_genmedia.providers.results import open_url
 
     landing = Landing(LocalFolder(folder))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

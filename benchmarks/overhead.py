@@ -74,8 +74,8 @@ def run(command: list[str], env: dict[str, str]) -> str:
 
 async def one_run(url: str, folder: Path) -> dict[str, float]:
     from prefect_genmedia import TokenOpsCredentials
-    from prefect_genmedia.flows.jimeng import jimeng_video
     from prefect_genmedia._core import open_ledger
+    from prefect_genmedia.flows.jimeng import jimeng_video
 
     credentials = TokenOpsCredentials(api_key="sk-simulator", base_url=url + "/tokenops/v1")
     begun = time.time()

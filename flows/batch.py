@@ -8,13 +8,10 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
-from prefect_genmedia.batch import BatchReport, Price, conduct
-from prefect_genmedia.batch.conduct import Money
-from prefect_genmedia.batch.supervisor import Sharding
-from prefect_genmedia.batch.scheduler import Limits
+from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, run_batch
 from prefect_genmedia.batch.shards import Shard
-from prefect_genmedia._prefect.parameters import refuse_base64
+from prefect_genmedia.generate import check_run
+from prefect_genmedia.providers.credentials import ProviderCredentials
 
 
 def _run_name() -> str:
@@ -27,8 +24,8 @@ def _run_name() -> str:
 @flow(name="generate-batch", flow_run_name=_run_name)
 async def generate_batch(
     table: str | list[dict[str, Any]],
-    kind: Literal["omnihuman", "jimeng", "poster", "stylize"] = "omnihuman",
-    credentials: TokenOpsCredentials | JeniusCredentials | HiDreamCredentials | str = "default",
+    kind: str = "omnihuman",
+    credentials: ProviderCredentials | str = "default",
     batch_id: str | None = None,
     output: str | None = None,
     results: str | None = None,
@@ -85,34 +82,33 @@ async def generate_batch(
         BudgetStop: the budget is used up; what it held is done.
         BatchIncomplete: some rows have no file; the table of results says why.
     """
-    await refuse_base64()
-    limits = Limits(
-        max_in_flight=max_in_flight,
-        canary=canary,
-        breaker=breaker,
-        timeout_seconds=timeout_seconds,
-        concurrency_limit=concurrency_limit,
-    )
-    money = Money(
-        prices=prices,
-        max_jobs=max_jobs,
-        max_cost=max_cost,
-        budget=budget,
-        period=budget_period,
-        per_account=budget_per_account,
-    )
-    split = Sharding(shards=shards, deployment=shard_deployment, shard=shard)
-    return await conduct(
-        table,
-        kind=kind,
-        credentials=credentials,
-        batch_id=batch_id,
-        output=output,
-        results=results,
-        limits=limits,
-        money=money,
-        skip_invalid=skip_invalid,
-        preflight=preflight,
-        dry_run=dry_run,
-        sharding=split,
+    await check_run()
+    return await run_batch(
+        BatchSpec(
+            table=table,
+            kind=kind,
+            credentials=credentials,
+            batch_id=batch_id,
+            output=output,
+            results=results,
+            limits=Limits(
+                max_in_flight=max_in_flight,
+                canary=canary,
+                breaker=breaker,
+                timeout_seconds=timeout_seconds,
+                concurrency_limit=concurrency_limit,
+            ),
+            money=Money(
+                prices=prices,
+                max_jobs=max_jobs,
+                max_cost=max_cost,
+                budget=budget,
+                period=budget_period,
+                per_account=budget_per_account,
+            ),
+            skip_invalid=skip_invalid,
+            preflight=preflight,
+            dry_run=dry_run,
+            sharding=Sharding(shards=shards, deployment=shard_deployment, shard=shard),
+        )
     )

@@ -11,7 +11,8 @@ from pydantic import Field
 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import Delivery
-from prefect_genmedia.providers.inputs import inputs_may_be_gone
+from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.providers.tokenops.catalog import (
     AspectRatio,
@@ -21,10 +22,6 @@ from prefect_genmedia.providers.tokenops.catalog import (
     JimengModel,
 )
 from prefect_genmedia.providers.tokenops.jimeng import ContentElement
-from prefect_genmedia._prefect.generate import completed, generate, returns_state
-from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import JobRunName, label_of
-from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
 @JobRunName
@@ -86,23 +83,21 @@ async def jimeng_video(
         InvalidRequest: before anything is paid, with every problem.
         GenMediaError: see the errors' table in the documentation.
     """
-    await refuse_base64()
-    await check_can_suspend(suspend_while_waiting=suspend_while_waiting)
-    with inputs_may_be_gone():  # a rerun goes on with its paid job without them
-        request = JimengVideo(
-            model=model,
-            prompt=prompt,
-            req_key=req_key,
-            image_urls=tuple(image_urls or ()),
-            content=tuple(content or ()),
-            frames=frames,
-            seconds=seconds,
-            aspect_ratio=aspect_ratio,
-            size=size,
-            seed=seed,
-            template_id=template_id,
-            camera_strength=camera_strength,
-        )
+    await check_run(suspend_while_waiting=suspend_while_waiting)
+    request = JimengVideo(
+        model=model,
+        prompt=prompt,
+        req_key=req_key,
+        image_urls=tuple(image_urls or ()),
+        content=tuple(content or ()),
+        frames=frames,
+        seconds=seconds,
+        aspect_ratio=aspect_ratio,
+        size=size,
+        seed=seed,
+        template_id=template_id,
+        camera_strength=camera_strength,
+    )
     label = label_of(image_urls[0]) if image_urls else prompt[:40]
     delivery = await generate(
         request,

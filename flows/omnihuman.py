@@ -11,15 +11,13 @@ from pydantic import Field
 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import Delivery
-from prefect_genmedia.providers.inputs import inputs_may_be_gone
-from prefect_genmedia.providers.tokenops import OmniHumanVideo
-from prefect_genmedia.tasks import check_inputs, detect_subjects, recognize_subject, select_subject
-from prefect_genmedia.providers.tokenops.ask import ask_subject
-from prefect_genmedia._prefect.checks import job_of_gone_inputs
-from prefect_genmedia._prefect.generate import completed, generate, returns_state
-from prefect_genmedia._prefect.parameters import refuse_base64
 from prefect_genmedia._prefect.run import JobRunName, label_of
-from prefect_genmedia._prefect.suspension import check_can_suspend
+from prefect_genmedia.generate import check_run, completed, generate, is_paid_without_inputs, returns_state
+from prefect_genmedia.providers.protocol import PreparedRequest
+from prefect_genmedia.providers.tokenops import OmniHumanVideo
+from prefect_genmedia.providers.tokenops.ask import ask_subject
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
+from prefect_genmedia.tasks import check_inputs
 
 
 @JobRunName
@@ -79,23 +77,22 @@ async def omnihuman_video(
         NoSubject, InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
-    await refuse_base64()
-    await check_can_suspend(
+    await check_run(
         suspend_while_asking=suspend_while_asking and subject == "ask", suspend_while_waiting=suspend_while_waiting
     )
-    with inputs_may_be_gone():  # a rerun goes on with its paid job without them
-        request = OmniHumanVideo(
-            image_url=image_url,
-            audio_url=audio_url,
-            prompt=prompt,
-            subject=subject,
-            output_resolution=output_resolution,
-            pe_fast_mode=pe_fast_mode,
-            seed=seed,
-        )
-    if await job_of_gone_inputs(request, credentials=credentials, idempotency_key=idempotency_key) is None:
+    request = OmniHumanVideo(
+        image_url=image_url,
+        audio_url=audio_url,
+        prompt=prompt,
+        subject=subject,
+        output_resolution=output_resolution,
+        pe_fast_mode=pe_fast_mode,
+        seed=seed,
+    )
+    prepared = PreparedRequest(request)
+    if not await is_paid_without_inputs(request, credentials, idempotency_key):
         if preflight:
-            request = await check_inputs(request, credentials=credentials)
+            prepared = await check_inputs(request, credentials=credentials)
         if recognize:
             await recognize_subject(image_url, credentials=credentials)
         detection = await detect_subjects(image_url, credentials=credentials)
@@ -110,9 +107,9 @@ async def omnihuman_video(
             )
         else:
             selection = await select_subject(detection, subject, credentials=credentials)
-        request = request.with_subject(selection)
+        prepared = prepared.with_request(request.with_subject(selection))
     delivery = await generate(
-        request,
+        prepared,
         credentials=credentials,
         label=label_of(image_url),
         output=output,

@@ -11,13 +11,10 @@ from pydantic import Field
 
 from prefect_genmedia import JeniusCredentials
 from prefect_genmedia._core import Delivery
-from prefect_genmedia.providers.inputs import inputs_may_be_gone
+from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
-from prefect_genmedia._prefect.generate import completed, generate, returns_state
-from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import JobRunName, label_of
-from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
 @JobRunName
@@ -66,10 +63,8 @@ async def live_poster(
         InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
-    await refuse_base64()
-    await check_can_suspend(suspend_while_waiting=suspend_while_waiting)
-    with inputs_may_be_gone():  # a rerun goes on with its paid job without them
-        request = LivePoster(image_url=image_url, scene=scene)
+    await check_run(suspend_while_waiting=suspend_while_waiting)
+    request = LivePoster(image_url=image_url, scene=scene)
     delivery = await generate(
         request,
         credentials=credentials,

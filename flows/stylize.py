@@ -11,13 +11,10 @@ from pydantic import Field
 
 from prefect_genmedia import HiDreamCredentials
 from prefect_genmedia._core import Delivery
+from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.hidream.catalog import StyleName
-from prefect_genmedia.providers.inputs import inputs_may_be_gone
-from prefect_genmedia._prefect.generate import completed, generate, returns_state
-from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import JobRunName, label_of
-from prefect_genmedia._prefect.suspension import check_can_suspend
 
 
 @JobRunName
@@ -62,12 +59,10 @@ async def stylize_video(
         InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
-    await refuse_base64()
-    await check_can_suspend(suspend_while_waiting=suspend_while_waiting)
-    with inputs_may_be_gone():  # a rerun goes on with its paid job without them
-        request = StylizedVideo(
-            video_url=video_url, style=style, prompt=prompt, notify_url=notify_url, request_id=request_id
-        )
+    await check_run(suspend_while_waiting=suspend_while_waiting)
+    request = StylizedVideo(
+        video_url=video_url, style=style, prompt=prompt, notify_url=notify_url, request_id=request_id
+    )
     delivery = await generate(
         request,
         credentials=credentials,

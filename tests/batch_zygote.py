@@ -12,10 +12,10 @@ import os
 import sys
 from typing import Any
 
+from prefect_genmedia._core import submit
 from prefect_genmedia.batch import row_task as lives
 from prefect_genmedia.errors import BatchIncomplete
 from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia._core import submit
 
 submit.STALE_SENDING_SECONDS = 0.5  # nobody waits minutes for a dead process here
 lives.RETRY_DELAYS = [0.02, 0.1, 0.3]

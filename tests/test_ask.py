@@ -21,13 +21,13 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.flow_runs import aresume_flow_run
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia._core import Delivery
+from prefect_genmedia.flows.omnihuman import omnihuman_video
+from prefect_genmedia.providers.tokenops import ask
+from prefect_genmedia.providers.tokenops import simulator as dialect
 from prefect_genmedia.providers.tokenops.gallery import draw_gallery
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.providers.tokenops import simulator as dialect
 from prefect_genmedia.simulator.media import draw_masks
-from prefect_genmedia.providers.tokenops import ask
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

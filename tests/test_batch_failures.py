@@ -12,10 +12,10 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.client.schemas.objects import State
 
 from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
+from prefect_genmedia._core import Claim, JobState, Ledger, submit_once
 from prefect_genmedia.batch import row_task as lives
 from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia._core import Claim, JobState, Ledger, submit_once
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 

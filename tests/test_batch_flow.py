@@ -18,13 +18,13 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.filesystems import LocalFileSystem
 
 from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
-from prefect_genmedia.batch import BatchReport, known, lives, run
+from prefect_genmedia._core import JobState, Ledger
 from prefect_genmedia._core.budgets import Budget
+from prefect_genmedia._inputs import identified
+from prefect_genmedia.batch import BatchReport, known, lives, run
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia._inputs import identified
-from prefect_genmedia._core import JobState, Ledger
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import ASSETS, Recipe
 from prefect_genmedia.simulator.world import World

@@ -9,11 +9,11 @@ import random
 import pytest
 
 from prefect_genmedia import errors
-from prefect_genmedia.batch.breaker import Breaker
-from prefect_genmedia._core.budgets import Budget, BudgetState, budget_name, holder_of
-from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
+from prefect_genmedia._core.budgets import Budget, BudgetState, budget_name, holder_of
 from prefect_genmedia._core.clock import Clock
+from prefect_genmedia.batch.breaker import Breaker
+from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.providers.prices import Price, price_table
 
 

@@ -14,15 +14,15 @@ import pytest
 from PIL import Image
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia.batch import BatchReport, lives, preflight
-from prefect_genmedia.flows.batch import generate_batch
+from prefect_genmedia._core import Ledger
 from prefect_genmedia._inputs import judged, looking, reading
 from prefect_genmedia._inputs.inspect import Look, Seen, Wanted
-from prefect_genmedia._core import Ledger
+from prefect_genmedia._transport import FetchRules, fetch
+from prefect_genmedia.batch import BatchReport, lives, preflight
+from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
-from prefect_genmedia._transport import FetchRules, fetch
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 

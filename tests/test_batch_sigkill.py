@@ -19,10 +19,10 @@ from typing import Any
 
 import pytest
 
-from prefect_genmedia.batch.table import read_table
-from prefect_genmedia.cli.local_server import local_server
 from prefect_genmedia._core import Job, JobState, open_ledger
 from prefect_genmedia._media.storage import sha256_of
+from prefect_genmedia.batch.table import read_table
+from prefect_genmedia.cli.local_server import local_server
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES
 from prefect_genmedia.simulator.media import Recipe

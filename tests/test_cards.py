@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from prefect_genmedia import artifacts, errors
-from prefect_genmedia._prefect.cards import LONGEST_CELL, publish_failure_card, result_card
 from prefect_genmedia._core.model import Delivery, Job, JobState
+from prefect_genmedia._prefect.cards import LONGEST_CELL, publish_failure_card, result_card
 
 JOB = Job(
     key="3f2a",

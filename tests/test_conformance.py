@@ -24,8 +24,8 @@ from prefect_genmedia._core import (
     submit_once,
     wait_for_job,
 )
-from prefect_genmedia._media.verify import examine_video
 from prefect_genmedia._media.storage import target_at
+from prefect_genmedia._media.verify import examine_video
 from prefect_genmedia.providers.hidream import HiDreamClient, StylizedVideo
 from prefect_genmedia.providers.jenius import JeniusClient, LivePoster
 from prefect_genmedia.providers.protocol import GenerationRequest

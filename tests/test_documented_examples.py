@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
+from prefect_genmedia._core import Delivery
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia._core import Delivery
 from prefect_genmedia.simulator import RunningSimulator
 
 pytestmark = pytest.mark.usefixtures("prefect_server")

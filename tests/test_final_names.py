@@ -13,12 +13,12 @@ import fsspec
 import pytest
 from prefect.filesystems import LocalFileSystem
 
-from prefect_genmedia.errors import ResultInvalid, StorageError
 from prefect_genmedia._core import Job, JobState, Ledger, deliver
 from prefect_genmedia._media.storage import LocalFolder, RemoteFolder, Storage, Target, anywhere, is_relative, target_at
+from prefect_genmedia._prefect.targets import BlockFolder
+from prefect_genmedia.errors import ResultInvalid, StorageError
 from prefect_genmedia.providers.protocol import MediaExpectation, ProviderClient, ResultStream
 from prefect_genmedia.simulator.media import Recipe, render
-from prefect_genmedia._prefect.targets import BlockFolder
 
 
 @lru_cache

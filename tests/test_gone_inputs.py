@@ -10,12 +10,12 @@ import pytest
 from test_inputs import SigningFileSystem
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials, errors
+from prefect_genmedia._core import JobState, Ledger
+from prefect_genmedia._core.decide import decide
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia._core import JobState, Ledger
-from prefect_genmedia._core.decide import decide
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import CLIP, asset
 

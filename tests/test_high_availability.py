@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from servers import HTTP, Member, ask_api, member, postgres, postgres_tools, redis, until
 
-from prefect_genmedia.cli.local_server import free_port
 from prefect_genmedia._core import Job, JobState, open_ledger
 from prefect_genmedia._media.verify import examine_video
+from prefect_genmedia.cli.local_server import free_port
 from prefect_genmedia.simulator import RunningSimulator
 
 MISSING = [

@@ -16,11 +16,12 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from prefect_genmedia.errors import InvalidRequest, ProviderError
-from prefect_genmedia._inputs import DiscreetClient, Publication, identified, looking, preflight, prepared, prepared_url
 from prefect_genmedia._core import Claim, Ledger, submit_once
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.submit import shown_request
+from prefect_genmedia._inputs import DiscreetClient, Publication, identified, looking, preflight, prepared, prepared_url
+from prefect_genmedia._transport import FetchRules
+from prefect_genmedia.errors import InvalidRequest, ProviderError
 from prefect_genmedia.providers.hidream import HiDreamClient, StylizedVideo
 from prefect_genmedia.providers.inputs import SentInput
 from prefect_genmedia.providers.jenius import LivePoster
@@ -28,7 +29,6 @@ from prefect_genmedia.providers.protocol import Accepted, Account, GenerationReq
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo, TokenOpsClient
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import CLIP, asset
-from prefect_genmedia._transport import FetchRules
 
 RULES = FetchRules()
 NOWHERE = Publication()

@@ -19,14 +19,14 @@ from PIL import Image
 from test_omnihuman_flow import prefect_database_files
 
 from prefect_genmedia import HiDreamCredentials, TokenOpsCredentials
+from prefect_genmedia._core import Delivery, Ledger
+from prefect_genmedia._inputs import Publication, prepared_url
+from prefect_genmedia._transport import FetchRules, unsigned_url
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia._inputs import Publication, prepared_url
-from prefect_genmedia._core import Delivery, Ledger
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import CLIP, asset
-from prefect_genmedia._transport import FetchRules, unsigned_url
 
 SETTING = "PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL"
 PORTRAIT = hashlib.sha256(asset("portrait.jpg")).hexdigest()

@@ -12,8 +12,8 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia._core import Delivery
+from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from prefect_genmedia.cli.app import app
 from prefect_genmedia._core import Job, JobState, Ledger
+from prefect_genmedia.cli.app import app
 
 HOUR = 3600.0
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fsspec.registry import _registry
 
-from prefect_genmedia.errors import InvalidRequest, ProviderError, ResultInvalid, StorageError
 from prefect_genmedia._core import landing, storage
 from prefect_genmedia._media.staged import Landing
 from prefect_genmedia._media.storage import LocalFolder, RemoteFolder, storing, target_at
+from prefect_genmedia.errors import InvalidRequest, ProviderError, ResultInvalid, StorageError
 from prefect_genmedia.providers.protocol import ResultStream
 
 

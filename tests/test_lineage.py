@@ -13,10 +13,10 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia._core import Delivery
 from prefect_genmedia._prefect.assets import MATERIALIZED, asset_key
+from prefect_genmedia.flows.batch import generate_batch
+from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import ASSETS

@@ -16,9 +16,9 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.filesystems import LocalFileSystem
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia.flows.omnihuman import omnihuman_video
-from prefect_genmedia._inputs.reading import read_all
 from prefect_genmedia._core import Delivery, Ledger
+from prefect_genmedia._inputs.reading import read_all
+from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset

@@ -14,9 +14,10 @@ from prefect.futures import PrefectFuture
 from prefect.utilities.collections import isiterable, visit_collection
 
 from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia._core import Delivery, Job
+from prefect_genmedia._prefect.generate import generate
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
-from prefect_genmedia._core import Delivery, Job
 from prefect_genmedia.providers.tokenops import Detection, JimengVideo
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
 from prefect_genmedia.simulator import RunningSimulator
@@ -30,7 +31,6 @@ from prefect_genmedia.tasks import (
     submit,
     wait_for_job,
 )
-from prefect_genmedia._prefect.generate import generate
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 

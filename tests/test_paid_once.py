@@ -13,9 +13,9 @@ from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia._core import Claim, Delivery, JobState, Ledger, submit_once
 from prefect_genmedia._core.decide import decide
+from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES

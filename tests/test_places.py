@@ -12,12 +12,12 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia._prefect.credentials import CREDENTIALS, ProviderCredentials
-from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia._core import Claim, Job, JobState, Ledger, open_ledger, places, submit_once, wait_for_job
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, STALE_SENDING_SECONDS
+from prefect_genmedia._prefect.credentials import CREDENTIALS, ProviderCredentials
+from prefect_genmedia.flows.batch import generate_batch
+from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.tasks import detect_subjects, select_subject, submit

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 
 from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia._inputs import Publication, prepared
+from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.jimeng import jimeng_video
-from prefect_genmedia._inputs import Publication, prepared
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
-from prefect_genmedia._transport import FetchRules
 
 FRAMES = "jimeng-video-3.0-720P"
 

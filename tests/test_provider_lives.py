@@ -13,6 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
+from prefect_genmedia._core import Claim, Job, JobState, Ledger, PollPolicy, deliver, submit_once, wait_for_job
+from prefect_genmedia._media.storage import target_at
 from prefect_genmedia.errors import (
     CredentialsError,
     GenerationFailed,
@@ -25,13 +27,11 @@ from prefect_genmedia.errors import (
     ResultInvalid,
     SubmissionUnknown,
 )
-from prefect_genmedia._core import Claim, Job, JobState, Ledger, PollPolicy, deliver, submit_once, wait_for_job
-from prefect_genmedia._media.storage import target_at
 from prefect_genmedia.providers.hidream import HiDreamClient, StylizedVideo
+from prefect_genmedia.providers.hidream import simulator as dialect
 from prefect_genmedia.providers.jenius import JeniusClient, LivePoster
 from prefect_genmedia.providers.protocol import GenerationRequest, ProviderClient
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.providers.hidream import simulator as dialect
 
 POLICY = PollPolicy(shortest=0.05)
 DOCUMENTED_VIDEO = "https://media.hidreamai.com/42c6c363-c20e-47a5-aa92-18c17c798793.mp4"

@@ -17,16 +17,16 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from prefect_genmedia import HiDreamCredentials, callbacks
+from prefect_genmedia._core import Job, JobState, Ledger
 from prefect_genmedia.callbacks.app import callback_app, callback_url
+from prefect_genmedia.callbacks.receiver import callback_receiver
 from prefect_genmedia.cli.callbacks import serve_callbacks
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia._core import Job, JobState, Ledger
-from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.providers.hidream import simulator as dialect
+from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.server import bound_url
 from prefect_genmedia.tasks import receiver, support
-from prefect_genmedia.callbacks.receiver import callback_receiver
 
 SECRET = "a long random text"
 PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia._core import Job, JobState, Ledger
 from prefect_genmedia._core.reconcile import Finding, Standing, Surroundings, reconcile
 from prefect_genmedia._media.storage import Target, target_at
+from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.protocol import Observation, Phase
 
 TROUBLES = [

@@ -15,12 +15,12 @@ from prefect.flow_engine import run_flow_async
 from prefect.runtime import flow_run
 
 from prefect_genmedia import TokenOpsCredentials, tasks
+from prefect_genmedia._core import Ledger
 from prefect_genmedia.batch.table import encode_table
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.reconcile import reconcile_jobs
-from prefect_genmedia._core import Ledger
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.simulator import RunningSimulator
 

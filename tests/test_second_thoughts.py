@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia.errors import InvalidRequest, JobExpired, JobTimeout, StorageError, SubmissionUnknown
 from prefect_genmedia._core import Claim, Job, JobState, Ledger, PollPolicy, deliver, submit_once, wait_for_job
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.clock import Clock
-from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS
+from prefect_genmedia._media.storage import target_at
+from prefect_genmedia.errors import InvalidRequest, JobExpired, JobTimeout, StorageError, SubmissionUnknown
 from prefect_genmedia.providers.protocol import MediaExpectation, Observation, Phase, ProviderClient
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.simulator import RunningSimulator

@@ -31,15 +31,15 @@ from prefect.states import Completed, Crashed, Pending, Running
 from servers import Member, ask_api, member, postgres, postgres_tools
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia.batch import BatchReport, keeper, lives
+from prefect_genmedia._core import JobState, Ledger, open_ledger
 from prefect_genmedia._core.budgets import Budget
+from prefect_genmedia._media.storage import sha256_of
+from prefect_genmedia.batch import BatchReport, keeper, lives
 from prefect_genmedia.batch.shards import shards_of
 from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, InvalidRequest
 from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia._core import JobState, Ledger, open_ledger
-from prefect_genmedia._media.storage import sha256_of
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World

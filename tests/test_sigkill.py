@@ -25,9 +25,9 @@ from typing import Any
 import pytest
 from servers import PATIENCE, ask_api
 
-from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia._core import Job, JobState, open_ledger
 from prefect_genmedia._media.verify import examine_video
+from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.simulator import RunningSimulator
 
 KILLS = int(os.environ.get("GENMEDIA_KILLS", "25"))

@@ -17,15 +17,15 @@ from prefect.flow_engine import run_flow_async
 from prefect.flow_runs import aresume_flow_run
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
+from prefect_genmedia._core import Delivery
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.flows.reconcile import reconcile_jobs
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia._core import Delivery
-from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.providers.tokenops import ask
+from prefect_genmedia.simulator import RunningSimulator
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

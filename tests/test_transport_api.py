@@ -8,9 +8,9 @@ from dataclasses import replace
 import httpx
 import pytest
 
+from prefect_genmedia._transport import ApiClient, Gates, Redactor
 from prefect_genmedia.errors import ProviderError
 from prefect_genmedia.providers.tokenops import TokenOpsClient
-from prefect_genmedia._transport import ApiClient, Gates, Redactor
 
 KEY = "sk-live-0123456789"
 BASE = "https://api.example.com/v1"

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable
 import httpx
 import pytest
 
-from prefect_genmedia.errors import ProviderError
 from prefect_genmedia._transport import FetchRules, body_of, fetch
 from prefect_genmedia._transport.fetch import MAX_REDIRECTS, Resolver, system_resolver
+from prefect_genmedia.errors import ProviderError
 
 PUBLIC = "93.184.216.34"
 SIGNED = "https://cdn.example.com/a.mp4?X-Amz-Signature=5ec2e7&X-Amz-Credential=AKIA123"

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from servers import ask_api, stop, until
 
-from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia._core import Job, JobState, open_ledger
+from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.simulator import RunningSimulator
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]

@@ -10,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
+from prefect_genmedia._transport import ApiClient, FetchRules, Redactor
 from prefect_genmedia.errors import GenerationFailed
-from prefect_genmedia.providers.responses import ErrorAnswer, paid_submission, read_json, unreadable
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.inputs import PublicUrl
 from prefect_genmedia.providers.protocol import (
@@ -25,12 +25,12 @@ from prefect_genmedia.providers.protocol import (
     ResultStream,
 )
 from prefect_genmedia.providers.registry import register
+from prefect_genmedia.providers.responses import ErrorAnswer, paid_submission, read_json, unreadable
 from prefect_genmedia.providers.results import open_url
 from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json_object
 from prefect_genmedia.simulator.faults import Fault
 from prefect_genmedia.simulator.media import Recipe, fetch_input
 from prefect_genmedia.simulator.world import SimulatedJob
-from prefect_genmedia._transport import ApiClient, FetchRules, Redactor
 
 PREFIX = "/toy"
 

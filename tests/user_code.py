@@ -12,6 +12,8 @@ from prefect.client.schemas.objects import State
 from pydantic import SecretStr
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
+from prefect_genmedia._core import Delivery, Job, JobState
+from prefect_genmedia._prefect.generate import generate
 from prefect_genmedia.errors import (
     GenMediaError,
     InputRefused,
@@ -26,7 +28,6 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.flows.reconcile import reconcile_jobs
 from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia._core import Delivery, Job, JobState
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -41,7 +42,6 @@ from prefect_genmedia.tasks import (
     submit,
     wait_for_job,
 )
-from prefect_genmedia._prefect.generate import generate
 
 PORTRAIT, SPEECH, CLIP = "https://example.com/portrait.jpg", "speech.mp3", "s3://bucket/clip.mp4"
 

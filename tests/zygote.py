@@ -16,8 +16,8 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
 
-from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia._core import submit
+from prefect_genmedia.flows.omnihuman import omnihuman_video
 
 submit.STALE_SENDING_SECONDS = 0.5  # nobody waits minutes for a dead process here
 

@@ -6,6 +6,7 @@ A provider's own tasks are in its package, such as `prefect_genmedia.providers.t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -17,8 +18,8 @@ from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.spec import DEFAULT_TIMEOUT_SECONDS, JobSpec
-from prefect_genmedia._prefect.cards import publish_result_card
 from prefect_genmedia._prefect.assets import tell_assets
+from prefect_genmedia._prefect.cards import publish_result_card
 from prefect_genmedia._prefect.environment import lasting_output
 from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress
 from prefect_genmedia._prefect.reconcile import reconcile_all
@@ -76,7 +77,7 @@ async def check_inputs(
     cache_policy=NO_CACHE,
 )
 async def submit(
-    request: GenerationRequest | PreparedRequest[GenerationRequest],
+    request: GenerationRequest | PreparedRequest[Any],
     *,
     credentials: ProviderCredentials | str = "default",
     idempotency_key: str | None = None,

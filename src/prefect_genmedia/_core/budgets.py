@@ -9,11 +9,11 @@ from typing import Any, Literal
 from sqlalchemy import Connection, and_, delete, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from prefect_genmedia.errors import BudgetStop
 from prefect_genmedia._core import schema
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger, Spend
 from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
+from prefect_genmedia.errors import BudgetStop
 from prefect_genmedia.prices import CURRENCY, MICROS, in_micros
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 

@@ -6,11 +6,11 @@ import getpass
 from datetime import datetime, timezone
 from typing import Literal
 
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState
 from prefect_genmedia._core.submit import expire_stale_sending
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.plugin import find_plugin
 
 Decision = Literal["adopt", "resubmit", "abandon"]

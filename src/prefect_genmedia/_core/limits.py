@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from prefect_genmedia.errors import RateLimited
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia._transport import LoopShared
+from prefect_genmedia.errors import RateLimited
 
 LOOK_SECONDS = (0.5, 5.0)
 """How often the first of a line looks for a free place, in seconds: at first, and at the longest."""

@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia import errors
-from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
-from prefect_genmedia.providers.protocol import MediaExpectation
-from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia._transport.api import SUBMIT_SECONDS
+from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
+from prefect_genmedia.providers.plugin import providers_with_free_failures
+from prefect_genmedia.providers.protocol import MediaExpectation
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 

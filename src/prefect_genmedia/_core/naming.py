@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from prefect_genmedia.errors import StorageError
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._media.storage import QUARANTINE, Storage, Target
+from prefect_genmedia.errors import StorageError
 
 MAKER = "prefect-genmedia"
 """How what a sidecar says about who made a file begins."""

@@ -6,30 +6,50 @@ Tasks, batch rows and reconcile call these functions; there is no second copy of
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from prefect_genmedia._core.deliver import deliver as publish_verified
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.polling import wait_for_job
 from prefect_genmedia._core.rejoin import rejoin
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
-from prefect_genmedia._core.submit import completed, submit_once
+from prefect_genmedia._core.submit import attempt_to_send, completed, submit_once
 from prefect_genmedia._inputs.prepare import identified, is_fresh, prepare
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.providers.protocol import PreparedRequest
 
 
-class RowHooks:
-    """Called by `run_job` between the steps. This base does nothing."""
+class JobSteps:
+    """How `run_job` takes the steps. This base takes each once; a batch repeats steps and bounds how many run."""
 
-    def accepted(self, job: Job) -> None:
-        """The provider accepted the job."""
+    def in_flight(self) -> AbstractAsyncContextManager[None]:
+        """Around submitting and waiting: the job may hold an in-flight slot."""
+        return nullcontext()
 
-    def generated(self, job: Job) -> None:
-        """The provider has the result; the job no longer holds an in-flight slot."""
+    def delivering(self) -> AbstractAsyncContextManager[None]:
+        """Around the delivery."""
+        return nullcontext()
+
+    async def submitting(self, step: Callable[[], Awaitable[Job]]) -> Job:
+        """Submit.
+
+        Parameters:
+            step: submits once.
+        """
+        return await step()
+
+    async def fetching(self, step: Callable[[], Awaitable[Job]]) -> Job:
+        """Deliver.
+
+        Parameters:
+            step: delivers once.
+        """
+        return await step()
 
 
 async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[Any]:
@@ -98,8 +118,8 @@ async def resolve(
             return job
         prepared = await prepare_request(session, spec)
     newest = await session.ledger.newest(identity_of(session.account, prepared, spec.scope, spec.variant))
-    if newest is not None and newest.state in TAKEN and not newest.may_follow(session.clock.now()):
-        return prepared  # its job is joined; the provider need not be asked for a speaker again
+    if await attempt_to_send(session, spec, newest) is None:
+        return prepared  # nothing is sent, so the provider need not be asked for a speaker
     return await completed(session, prepared)
 
 
@@ -187,13 +207,13 @@ async def deliver(session: Session, job: Job, output: str | None) -> Job:
     return done
 
 
-async def run_job(session: Session, spec: JobSpec, hooks: RowHooks | None = None) -> Job:
+async def run_job(session: Session, spec: JobSpec, steps: JobSteps | None = None) -> Job:
     """Take a job through its whole lifecycle: resolve, submit, wait, deliver.
 
     Parameters:
         session: the account that pays.
         spec: the job.
-        hooks: called between the steps.
+        steps: how the steps are taken; None for each once.
 
     Returns:
         The delivered job.
@@ -201,12 +221,24 @@ async def run_job(session: Session, spec: JobSpec, hooks: RowHooks | None = None
     Raises:
         GenMediaError: as the single steps.
     """
-    hooks = hooks or RowHooks()
-    job = await submit(session, spec)
-    hooks.accepted(job)
-    job = await wait(session, job, spec.timeout_seconds)
-    hooks.generated(job)
-    return await deliver(session, job, spec.output)
+    steps = steps or JobSteps()
+    async with steps.in_flight():
+        job = await steps.submitting(lambda: submit(session, spec))
+        job = await wait(session, job, spec.timeout_seconds)
+    return await deliver_job(session, spec, job, steps)
+
+
+async def deliver_job(session: Session, spec: JobSpec, job: Job, steps: JobSteps) -> Job:
+    """The last step of `run_job`, for a job whose result the provider has.
+
+    Parameters:
+        session: the account.
+        spec: the job's options.
+        job: the job.
+        steps: how the step is taken.
+    """
+    async with steps.delivering():
+        return await steps.fetching(lambda: deliver(session, job, spec.output))
 
 
 async def submitted_job(ledger: Ledger, job: Job | str) -> Job:

@@ -6,6 +6,9 @@ import random
 from dataclasses import dataclass
 from typing import Protocol
 
+from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia.errors import (
     CredentialsError,
     GenerationFailed,
@@ -14,11 +17,8 @@ from prefect_genmedia.errors import (
     JobTimeout,
     RateLimited,
 )
-from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
-from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.model import Job, JobState
-from prefect_genmedia.providers.protocol import Observation, Phase, ProviderClient
 from prefect_genmedia.providers.plugin import find_plugin
+from prefect_genmedia.providers.protocol import Observation, Phase, ProviderClient
 
 HEARTBEAT_SECONDS = 30.0
 """A waiting process says this often, in seconds, that it lives; see `reconcile`."""

@@ -9,16 +9,16 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal
 
-from prefect_genmedia.errors import GenMediaError, JobTimeout
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.deliver import deliver
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia._media.storage import Target
-from prefect_genmedia._core.submit import expire_stale_sending
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS, wait_for_job
-from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia._core.submit import expire_stale_sending
+from prefect_genmedia._media.storage import Target
 from prefect_genmedia._transport import excerpt, unsigned_text
+from prefect_genmedia.errors import GenMediaError, JobTimeout
+from prefect_genmedia.providers.protocol import ProviderClient
 
 logger = logging.getLogger(__name__)
 

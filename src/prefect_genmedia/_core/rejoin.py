@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Job, JobState
 from prefect_genmedia._core.submit import unresolved
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.protocol import Account, GenerationRequest
 
 

@@ -94,6 +94,7 @@ class Session:
         prices: what results probably cost, by `provider/model`. Every sum made from them is an estimate.
         publication: where the user's own files are published for the provider to fetch.
         max_in_flight: how many jobs of the account may be in flight; None for no limit.
+        concurrency_limit: a Prefect global concurrency limit that each job of a flow holds; None for none.
         callback_url: the address for a provider's callback about a job; None for no callback.
         default_output: folder or URL of files for which no output was given.
         target_of: reads an output, which may name a storage Block.
@@ -105,14 +106,15 @@ class Session:
 
     client: ProviderClient
     ledger: Ledger
-    run: RunContext = RunContext()
+    run: RunContext = field(default_factory=RunContext)
     prices: PriceTable = field(default_factory=list_prices)
-    publication: Publication = Publication()
+    publication: Publication = field(default_factory=Publication)
     max_in_flight: int | None = None
+    concurrency_limit: str | None = None
     callback_url: Callable[[Job], str | None] = _no_callback
     default_output: str = "."
     target_of: Callable[[str], Awaitable[Target]] = _local_target
-    policy: PollPolicy = PollPolicy()
+    policy: PollPolicy = field(default_factory=PollPolicy)
     hooks: JobHooks = field(default_factory=JobHooks)
     log: Logger = _logger
     clock: Clock = SYSTEM_CLOCK

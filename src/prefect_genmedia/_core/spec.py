@@ -10,7 +10,7 @@ from prefect_genmedia._inputs.inspect import Seen
 from prefect_genmedia.providers.protocol import GenerationRequest
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
-"""How long to wait unless the user says otherwise: the providers' examples stop after 600 s, but long jobs take more."""
+"""How long to wait by default: the providers' examples stop after 600 s, but long jobs take more."""
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,21 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from prefect_genmedia import errors
-from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.costs import estimated_cost
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
+from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
 from prefect_genmedia._inputs.redacting import without_inputs
-from prefect_genmedia.prices import CURRENCY
-from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
-from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia._transport.redact import unsigned_url
+from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
+from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.providers.plugin import find_plugin
+from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_C
 async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Job:
     identity = identity_of(session.account, prepared, spec.scope, spec.variant)
     newest = await session.ledger.newest(identity)
-    attempt = await _next_attempt(newest, session, spec)
+    attempt = await attempt_to_send(session, spec, newest)
     if newest is not None and attempt in (None, newest.attempt):
         if newest.state in (JobState.FAILED, JobState.REJECTED):
             raise newest.failure()
@@ -159,8 +159,16 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
     )
 
 
-async def _next_attempt(newest: Job | None, session: Session, spec: JobSpec) -> int | None:
-    """`next_attempt` of the spec. Prefect is asked for the run's retries only where they decide."""
+async def attempt_to_send(session: Session, spec: JobSpec, newest: Job | None) -> int | None:
+    """The attempt that is sent if the spec is submitted now; see `next_attempt`.
+
+    Prefect is asked for the run's retries only where they decide.
+
+    Parameters:
+        session: the account, and the run that asks.
+        spec: the job.
+        newest: the newest attempt in the ledger; None if there is none.
+    """
     asker, now = Asker(session.run.root_run_id, spec.ask_again), session.clock.now()
     attempt = next_attempt(newest, asker, now)
     if attempt is None:

@@ -12,11 +12,11 @@ import av.error
 from anyio import to_thread
 from PIL import Image
 
-from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all, size_of
 from prefect_genmedia._media.verify import media_seconds
-from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia._transport import FetchRules
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.providers.protocol import GenerationRequest
 
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that turn the picture by a quarter
 _ORIENTATION = 0x0112

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from prefect_genmedia.errors import ProviderError
 from prefect_genmedia._transport import FetchRules, body_of, fetch, unsigned_url
+from prefect_genmedia.errors import ProviderError
 
 MAX_PICTURE_BYTES = 50 * 1024**2
 

@@ -12,15 +12,15 @@ from tempfile import TemporaryDirectory
 
 from anyio import to_thread
 
-from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia._inputs.inspect import Seen, looks_wanted, seen_in_all
-from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
 from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
+from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
 from prefect_genmedia._media.verify import media_seconds
+from prefect_genmedia._transport import FetchRules
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.providers.inputs import RequestInput, SentInput, SentInputs, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, PreparedRequest, Request
-from prefect_genmedia._transport import FetchRules
 
 PREPARED_SECONDS = 3600.0
 """How long what was prepared is taken as it is: its signed URLs must outlive the job's wait at the provider."""

@@ -12,11 +12,11 @@ from urllib.parse import urlsplit
 
 from fsspec.core import url_to_fs
 
-from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia._inputs.reading import Held
 from prefect_genmedia._media.storage import RemoteFolder
-from prefect_genmedia.providers.inputs import is_public
 from prefect_genmedia._transport import excerpt, unsigned_text
+from prefect_genmedia.errors import GenMediaError, ProviderError
+from prefect_genmedia.providers.inputs import is_public
 
 SETTING = "PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL"
 

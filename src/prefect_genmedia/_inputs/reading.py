@@ -15,9 +15,9 @@ import fsspec
 from anyio import to_thread
 from fsspec.core import url_to_fs
 
+from prefect_genmedia._transport import FetchRules, body_of, excerpt, fetch, unsigned_text
 from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia.providers.inputs import absence, is_public, local_path
-from prefect_genmedia._transport import FetchRules, body_of, excerpt, fetch, unsigned_text
 
 MAX_INPUT_BYTES = 100 * 1024**2
 """The largest input that is read, in bytes."""

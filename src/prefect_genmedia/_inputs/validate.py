@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import log
 
-from prefect_genmedia.errors import FieldProblem, GenMediaError
 from prefect_genmedia._inputs.inspect import Look, Picture, Seen
 from prefect_genmedia._inputs.publish import HOW_TO_PUBLISH, Publication
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Unusable, is_own
+from prefect_genmedia.errors import FieldProblem, GenMediaError
 from prefect_genmedia.providers.inputs import PictureLimits, RequestInput, is_public
 from prefect_genmedia.providers.protocol import DurationSource, GenerationRequest
 

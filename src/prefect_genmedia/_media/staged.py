@@ -10,8 +10,8 @@ from typing import IO, Any
 
 from anyio import to_thread
 
-from prefect_genmedia.errors import ProviderError, ResultInvalid
 from prefect_genmedia._media.storage import Storage, storing
+from prefect_genmedia.errors import ProviderError, ResultInvalid
 from prefect_genmedia.providers.protocol import ResultStream
 
 MAX_BYTES = 4 * 1024**3

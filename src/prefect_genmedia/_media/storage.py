@@ -18,9 +18,9 @@ from uuid import uuid4
 import fsspec
 from fsspec.core import url_to_fs
 
+from prefect_genmedia._transport import excerpt, unsigned_text
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, StorageError
 from prefect_genmedia.providers.inputs import local_path
-from prefect_genmedia._transport import excerpt, unsigned_text
 
 QUARANTINE = "quarantine"
 """Folder beside the target for files that were paid for and do not verify."""

@@ -16,10 +16,10 @@ from prefect.context import AssetContext
 from prefect.events import emit_event
 from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTERS
 
-from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia._core.model import Delivery, Job
-from prefect_genmedia.providers.plugin import request_type
 from prefect_genmedia._transport.redact import unsigned_url
+from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.providers.plugin import request_type
 
 MATERIALIZED = "prefect.asset.materialization.succeeded"
 

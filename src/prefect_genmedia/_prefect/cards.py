@@ -13,10 +13,10 @@ from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.runtime import deployment, flow_run
 
-from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._prefect.targets import read_file
+from prefect_genmedia.errors import GenMediaError
 
 _NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
 """Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""

@@ -12,8 +12,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia._media.storage import anywhere, is_relative
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.settings import GenMediaSettings
 
 _warned: set[str] = set()

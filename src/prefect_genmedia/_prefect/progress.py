@@ -18,12 +18,12 @@ from prefect.client.schemas.filters import (
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.model import Job
-from prefect_genmedia.providers.protocol import Observation
 from prefect_genmedia._prefect.run import RunListener
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.providers.protocol import Observation
 
 KEY = "genmedia-progress"
 

@@ -8,20 +8,20 @@ from contextlib import asynccontextmanager
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from prefect_genmedia._prefect.cards import publish_reconcile_table
-from prefect_genmedia._prefect.credentials import credentials_types
-from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
 from prefect_genmedia._prefect.assets import tell_assets
-from prefect_genmedia.providers.protocol import ProviderClient
-from prefect_genmedia.settings import current_settings
-from prefect_genmedia._prefect.targets import target_of
-from prefect_genmedia.providers.plugin import imported, plugins
+from prefect_genmedia._prefect.cards import publish_reconcile_table
+from prefect_genmedia._prefect.credentials import credentials_types
 from prefect_genmedia._prefect.environment import lasting_place
 from prefect_genmedia._prefect.run import emit_job_event
 from prefect_genmedia._prefect.suspension import resume_run_of, standing_of, wake_sleepers
+from prefect_genmedia._prefect.targets import target_of
+from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.plugin import imported, plugins
+from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.settings import current_settings
 
 
 async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:

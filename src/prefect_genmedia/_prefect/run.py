@@ -22,13 +22,13 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from prefect.states import Failed
 
-from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card
-from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.polling import WaitListener
-from prefect_genmedia._core.session import JobHooks
-from prefect_genmedia.providers.protocol import GenerationRequest, Observation
+from prefect_genmedia._core.session import JobHooks, RunContext
+from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card
+from prefect_genmedia.errors import GenMediaError, RateLimited
+from prefect_genmedia.providers.protocol import GenerationRequest, Observation, PreparedRequest
 from prefect_genmedia.settings import current_settings
 
 RETRIES = 3
@@ -106,9 +106,9 @@ async def patience() -> AsyncIterator[None]:
         raise
 
 
-def current_scope(idempotency_key: str | None) -> str:
-    """What bounds "the same request": the user's key, the root flow run, or (outside of flows) the task run."""
-    return f"key:{idempotency_key}" if idempotency_key else f"run:{root_run_id()}"
+def run_context() -> RunContext:
+    """The running flow or task, as the job lifecycle sees it."""
+    return RunContext(flow_run.id, root_run_id(), retried_by_person)
 
 
 def root_run_id() -> str:
@@ -147,7 +147,7 @@ def run_name(verb: str, parameter: str) -> Callable[..., str]:
         value = parameters.get(parameter)
         if isinstance(value, Job):
             value = value.provider_job_id or value.key
-        elif isinstance(value, GenerationRequest):
+        elif isinstance(value, GenerationRequest | PreparedRequest):
             value = value.kind
         # Anything else is a future that is not resolved: a paid job must not fail because of a name.
         return f"{verb} {value}" if isinstance(value, str | int) else verb

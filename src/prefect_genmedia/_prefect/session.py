@@ -6,19 +6,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 
+from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.pipeline import submitted_job
 from prefect_genmedia._core.polling import PollPolicy
-from prefect_genmedia._core.session import JobHooks, RunContext, Session
+from prefect_genmedia._core.session import JobHooks, Session
 from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._prefect.credentials import load_credentials
 from prefect_genmedia._prefect.environment import warn_of_mortal_ledger
-from prefect_genmedia._prefect.run import RunHooks, retried_by_person, root_run_id
+from prefect_genmedia._prefect.run import RunHooks, run_context
 from prefect_genmedia._prefect.targets import target_of
-from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia.prices import PriceTable, price_table
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.plugin import list_prices
@@ -92,10 +91,11 @@ async def session_of(
     return Session(
         client=client,
         ledger=ledger,
-        run=RunContext(flow_run.id, root_run_id(), retried_by_person),
+        run=run_context(),
         prices=prices_of(settings),
         publication=Publication(settings.publish_url, settings.publish_seconds),
         max_in_flight=block.max_in_flight,
+        concurrency_limit=block.concurrency_limit,
         callback_url=lambda job: _callback_url(settings, job),
         default_output=settings.media_folder,
         target_of=target_of,

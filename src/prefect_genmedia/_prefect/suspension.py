@@ -13,12 +13,12 @@ from prefect.exceptions import FlowPauseTimeout, NotPausedError, ObjectNotFound,
 from prefect.flow_runs import aresume_flow_run, asuspend_flow_run
 from prefect.logging import get_run_logger
 
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia._core.reconcile import Standing
-from prefect_genmedia.settings import current_settings
 from prefect_genmedia._prefect.run import explained
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.settings import current_settings
 
 Resumed = Literal["resumed", "not waiting"]
 

@@ -14,8 +14,8 @@ from prefect.blocks.core import Block
 from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia._media.storage import NOTHING, Target, inside, staged_here, storing, target_at
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 
 SCHEME = "block://"
 

@@ -16,8 +16,8 @@ import anyio
 import httpx
 from aiolimiter import AsyncLimiter
 
-from prefect_genmedia.errors import ProviderError, SendOutcome
 from prefect_genmedia._transport.redact import Redactor, unsigned_url
+from prefect_genmedia.errors import ProviderError, SendOutcome
 
 USER_AGENT = f"prefect-genmedia/{version('prefect-genmedia')}"
 

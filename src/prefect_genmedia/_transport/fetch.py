@@ -18,9 +18,9 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 from typing_extensions import Self
 
-from prefect_genmedia.errors import ProviderError
 from prefect_genmedia._transport.api import TIMEOUTS, USER_AGENT, network_failure, shared_ssl_context
 from prefect_genmedia._transport.redact import Redactor, unsigned_url
+from prefect_genmedia.errors import ProviderError
 
 MAX_REDIRECTS = 5
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")

@@ -9,8 +9,8 @@ from anyio import to_thread
 from prefect.artifacts import acreate_markdown_artifact
 
 from prefect_genmedia._prefect.cards import thumbnail
-from prefect_genmedia.batch.results import Result
 from prefect_genmedia._prefect.targets import read_file
+from prefect_genmedia.batch.results import Result
 
 KEY = "genmedia-batch-gallery"
 """Artifact key of the first page; the second one's ends in -2, and so on."""

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from prefect_genmedia.batch.held import Opened
-from prefect_genmedia.batch.rows import Row
-from prefect_genmedia._inputs import identified
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.session import Session
+from prefect_genmedia._inputs import identified
+from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.providers.inputs import is_public, local_path
-from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia._prefect.run import current_scope
+from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
 _READ_AT_ONCE = 4
 
@@ -28,22 +27,22 @@ class Known:
     Parameters:
         batch_id: the batch's name.
         rows: its rows.
-        opened: Blocks and clients, by provider.
+        sessions: by provider.
         ledger: where the jobs are.
     """
 
-    def __init__(self, batch_id: str, rows: Sequence[Row], opened: Mapping[str, Opened], ledger: Ledger) -> None:
+    def __init__(self, batch_id: str, rows: Sequence[Row], sessions: Mapping[str, Session], ledger: Ledger) -> None:
         """Read nothing yet."""
-        self._batch_id = batch_id
+        self._prefix = f"key:batch:{batch_id}:"
         self._rows = rows
-        self._opened = opened
+        self._sessions = sessions
         self.ledger = ledger
         self._identities: dict[str, str] = {}
         self._reading = asyncio.Semaphore(_READ_AT_ONCE)
 
     def scope(self, row: Row) -> str:
-        """The key under which a row is the same wanted result in every run."""
-        return f"batch:{self._batch_id}:{row.id}"
+        """What bounds "the same result" for a row, in every run."""
+        return f"{self._prefix}{row.id}"
 
     def identity(self, row: Row) -> str | None:
         """The row's identity in the ledger; None where that needs bytes which have not been read."""
@@ -55,7 +54,7 @@ class Known:
         """What earlier runs have left, by row id: one query for the whole batch, and the files it cannot do without."""
         jobs = await self._newest()
         scopes = {job.scope for job in jobs.values()}
-        unread = [row for row in self._rows if self.identity(row) is None and self._full_scope(row) in scopes]
+        unread = [row for row in self._rows if self.identity(row) is None and self.scope(row) in scopes]
         await asyncio.gather(*map(self._read, unread))
         return self._of_rows(jobs)
 
@@ -68,11 +67,11 @@ class Known:
         identity = self.identity(row)
         if identity is not None:
             return await self.ledger.newest(identity)
-        jobs = await self.ledger.newest_in(self._full_scope(row))
-        return _last_in_scope(jobs).get(self._full_scope(row))
+        jobs = await self.ledger.newest_in(self.scope(row))
+        return _last_in_scope(jobs).get(self.scope(row))
 
     async def _newest(self) -> dict[str, Job]:
-        return await self.ledger.newest_in(current_scope(f"batch:{self._batch_id}:"))
+        return await self.ledger.newest_in(self._prefix)
 
     def _of_rows(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
         by_scope = _last_in_scope(jobs)
@@ -80,21 +79,18 @@ class Known:
         for row in self._rows:
             identity = self.identity(row)
             # What had no job when the batch began can only have this batch's.
-            job = jobs.get(identity) if identity is not None else by_scope.get(self._full_scope(row))
+            job = jobs.get(identity) if identity is not None else by_scope.get(self.scope(row))
             if job is not None:
                 found[row.id] = job
         return found
 
     async def _read(self, row: Row) -> None:
-        rules = self._opened[row.request.provider].client.fetch_rules
+        rules = self._sessions[row.request.provider].client.fetch_rules
         async with self._reading:
             self._identities[row.id] = self._identity_of(row, await identified(row.request, rules))
 
-    def _identity_of(self, row: Row, request: GenerationRequest) -> str:
-        return identity_of(self._opened[request.provider].account, request, self._full_scope(row))
-
-    def _full_scope(self, row: Row) -> str:
-        return current_scope(self.scope(row))
+    def _identity_of(self, row: Row, request: GenerationRequest | PreparedRequest[GenerationRequest]) -> str:
+        return identity_of(self._sessions[request.provider].account, request, self.scope(row))
 
 
 def _needs_reading(request: GenerationRequest) -> bool:

@@ -11,12 +11,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from prefect_genmedia._core.costs import priced_as
+from prefect_genmedia._core.model import TAKEN, Job, JobState
 from prefect_genmedia.batch.results import INVALID
 from prefect_genmedia.batch.rows import BadRow
-from prefect_genmedia.batch.scheduler import BatchRun
+from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.errors import InputRefused
-from prefect_genmedia._core.model import TAKEN, Job, JobState
-from prefect_genmedia.providers.prices import CURRENCY, priced_as
+from prefect_genmedia.prices import CURRENCY
 
 _MEANINGS = {
     "submit": "submit",
@@ -64,7 +65,7 @@ class PlannedRow:
         }
 
 
-async def plan_of(run: BatchRun, bad: Sequence[BadRow]) -> list[PlannedRow]:
+async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> list[PlannedRow]:
     """What the run would do now; nothing is sent to a provider.
 
     Parameters:
@@ -81,7 +82,7 @@ async def plan_of(run: BatchRun, bad: Sequence[BadRow]) -> list[PlannedRow]:
     return plan + [PlannedRow(each.id, INVALID, problems="; ".join(map(str, each.problems))) for each in bad]
 
 
-def _what(run: BatchRun, known: Job | None) -> str:
+def _what(run: BatchScheduler, known: Job | None) -> str:
     if known is None or run.next_attempt(known) is not None:
         return "submit"
     if known.state in TAKEN:

@@ -10,13 +10,12 @@ from urllib.parse import urlsplit
 
 from prefect.logging import get_run_logger
 
-from prefect_genmedia.batch.held import Opened
+from prefect_genmedia._core.session import Session
+from prefect_genmedia._inputs import Seen, judged, look_at, looks_wanted
+from prefect_genmedia._inputs.inspect import Wanted
+from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia._inputs import Publication, Seen, judged, look_at, looks_wanted
-from prefect_genmedia._inputs.inspect import Wanted
-from prefect_genmedia.settings import current_settings
-from prefect_genmedia._transport import FetchRules
 
 LOOKS_AT_ONCE = 8
 """Inputs that are looked at at once: recordings are decoded, and there may be a whole table of them."""
@@ -27,44 +26,50 @@ a timeout."""
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What a look at the inputs of a batch's rows has found.
+class Inspected:
+    """What the inspection of the inputs of a batch's rows has found.
 
     Parameters:
         bad: the rows that cannot be right, with everything that is wrong with their inputs.
         seen: what was seen of each row's inputs, by the row's id and the input's URL.
         seconds: how long recordings play, by URL, in seconds; None where that cannot be told from here.
+        unfit: ids of the rows that are left out for what is in their inputs.
     """
 
     bad: list[BadRow] = field(default_factory=list)
     seen: dict[str, Mapping[str, Seen]] = field(default_factory=dict)
     seconds: dict[str, float | None] = field(default_factory=dict)
+    unfit: frozenset[str] = frozenset()
 
 
-async def look_over(rows: Sequence[Row], opened: Mapping[str, Opened]) -> Looked:
+async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], preflight: bool) -> Inspected:
     """Check what is documented about the inputs of rows that are to be submitted; nothing is sent to a provider.
 
     What cannot be looked at from here is told in one line, and is no problem.
 
     Parameters:
         rows: the rows.
-        opened: Blocks and clients, by provider.
+        sessions: by provider.
+        preflight: whether documented limits are checked; if not, only whether local files exist.
     """
-    settings = current_settings()
-    publication = Publication(settings.publish_url, settings.publish_seconds)
+    if not preflight:
+        return Inspected(
+            [BadRow.of(row.id, row.position, gone) for row in rows if (gone := row.request.absent_inputs())]
+        )
     by_row = {row.id: wanted for row in rows if (wanted := looks_wanted(row.request, preflight=True))}
     of_rows = [row for row in rows if row.id in by_row]
     if not of_rows:
-        return Looked()
+        return Inspected()
     looks = _Looks()
     for row in of_rows:
-        looks.want(by_row[row.id], opened[row.request.provider].client.fetch_rules)
+        looks.want(by_row[row.id], sessions[row.request.provider].client.fetch_rules)
     get_run_logger().info("Looking at %d inputs of %d rows, before anything is submitted", len(looks), len(of_rows))
     await looks.all()
-    looked, unseen = Looked(), []
+    looked, unseen = Inspected(), []
     for row in of_rows:
         seen = {url: looks.seen[url] for url in by_row[row.id]}
         told: list[str] = []
+        publication = sessions[row.request.provider].publication
         findings = judged(row.request, seen, publication, True, told.append)
         source = row.request.duration_source()
         if source is not None:

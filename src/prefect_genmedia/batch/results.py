@@ -9,14 +9,15 @@ from dataclasses import dataclass, fields
 
 from anyio import to_thread
 
+from prefect_genmedia._core.costs import estimated_cost
+from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._media.storage import Storage
+from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.rows import BadRow
 from prefect_genmedia.batch.table import TableFile
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia._core.model import Job, JobState
-from prefect_genmedia._media.storage import Storage
-from prefect_genmedia.providers.prices import CURRENCY, PriceTable, estimated_cost
+from prefect_genmedia.prices import CURRENCY, PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia._transport import unsigned_text
 
 NOT_SENT = "not_sent"
 """State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""

@@ -8,12 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia._core.naming import file_stem
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.providers.plugin import request_type
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.providers.registry import request_type
-from prefect_genmedia.providers.tokenops import OmniHumanVideo
-from prefect_genmedia.providers.tokenops.subjects import SubjectSelection, parse_subject
 
 SHOWN_PROBLEMS = 50
 """How many problems an error's message spells out; its `problems` always has all of them."""
@@ -131,22 +129,10 @@ def _request(fields: Mapping[str, Any], kind: str, problems: list[FieldProblem])
         return None
     inputs = {name: _cell(model, name, value) for name, value in fields.items() if name not in ("id", "kind")}
     try:
-        return _with_plain_subject(model.model_validate(inputs))
+        return model.model_validate(inputs).normalized()
     except InvalidRequest as refusal:
         problems.extend(refusal.problems)
     return None
-
-
-def _with_plain_subject(request: GenerationRequest) -> GenerationRequest:
-    """The subject in the words that selection gives it: else a rerun, which need not select, would be another request.
-
-    That is what `0.50,0.4` and `0.5,0.4` have in common.
-    """
-    if not isinstance(request, OmniHumanVideo) or not request.subject:
-        return request
-    wanted = parse_subject(request.subject)
-    words = f"{wanted[0]:g},{wanted[1]:g}" if isinstance(wanted, tuple) else str(wanted)
-    return request.with_subject(SubjectSelection(subject=words, mask_urls=request.mask_urls))
 
 
 def _cell(model: type[GenerationRequest], name: str, value: Any) -> Any:

@@ -10,49 +10,33 @@ from anyio import to_thread
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from prefect_genmedia.batch.breaker import Breaker
-from prefect_genmedia._core.budgets import Budget, holder_of
-from prefect_genmedia.batch.held import Opened
-from prefect_genmedia.batch.known import Known
-from prefect_genmedia.batch.row_task import DELIVERIES_AT_ONCE, Place, RowLife, generate_row
-from prefect_genmedia.batch.preflight import Looked
-from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
-from prefect_genmedia.batch.rows import Row
-from prefect_genmedia.batch.slots import Slots
-from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
-from prefect_genmedia._inputs import measured
 from prefect_genmedia._core.attempts import Asker, next_attempt
+from prefect_genmedia._core.budgets import Budget, holder_of
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
+from prefect_genmedia._core.costs import estimated_cost, priced_as
 from prefect_genmedia._core.ledger import Spend
 from prefect_genmedia._core.model import Job, JobState
-from prefect_genmedia.providers.prices import Price, estimated_cost, priced_as
-from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia._core.session import Session
+from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._inputs import measured
 from prefect_genmedia._prefect.targets import target_of
+from prefect_genmedia.batch.breaker import Breaker
+from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.preflight import Inspected
+from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
+from prefect_genmedia.batch.row_task import RowRun, SharedLimits, Slot, generate_row
+from prefect_genmedia.batch.rows import Row
+from prefect_genmedia.batch.slots import Slots
+from prefect_genmedia.batch.spec import BatchSpec, Limits
+from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
+from prefect_genmedia.prices import PriceTable
+from prefect_genmedia.providers.protocol import GenerationRequest
 
 _MEASURED_AT_ONCE = 4
 
 
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What a batch may do. Times in seconds.
-
-    Parameters:
-        max_in_flight: jobs of each account at its provider at once.
-        canary: how many rows must pass before the rest is begun.
-        breaker: how many of the same breaking error in a row stop it; 0 for never.
-        timeout_seconds: how long to wait for a result.
-        concurrency_limit: a Prefect global concurrency limit held by each job, or None.
-    """
-
-    max_in_flight: int = 8
-    canary: int = 0
-    breaker: int = 3
-    timeout_seconds: float = 1800.0
-    concurrency_limit: str | None = None
-
-
 @dataclass(frozen=True)
-class _Lane:
+class _AccountRows:
     """What rows of one account wait for: nothing that another account's rows hold.
 
     Parameters:
@@ -64,53 +48,51 @@ class _Lane:
     begun: asyncio.Semaphore
 
     @classmethod
-    def of(cls, opened: Opened, limits: Limits) -> _Lane:
-        places = min(limits.max_in_flight, opened.block.max_in_flight or limits.max_in_flight)
-        return cls(Slots(places), asyncio.Semaphore(2 * limits.max_in_flight + 8))
+    def of(cls, session: Session, limits: Limits) -> _AccountRows:
+        most = min(limits.max_in_flight, session.max_in_flight or limits.max_in_flight)
+        return cls(Slots(most), asyncio.Semaphore(2 * limits.max_in_flight + 8))
 
 
 @dataclass(kw_only=True)
-class BatchRun:
-    """A batch on its way.
+class BatchScheduler:
+    """Runs the rows of a batch within its limits.
 
     Parameters:
-        batch_id: its name; rows of the same name and content are the same wanted result.
+        name: the batch's name; rows of the same name and content are the same wanted result.
         rows: what is wanted.
-        opened: Blocks and clients, by provider.
+        sessions: the session of each account, by provider.
         jobs: which jobs of the ledger are its rows.
         asker: which run asks for them.
         output: folder for the files.
-        limits: what it may do.
-        prices: what results cost.
+        prices: what results probably cost.
+        spec: the batch's options.
         results: what became of each row.
         known: what earlier runs have left, by row id.
-        preflight: whether inputs are checked; where a row's were not, its own task does it.
-        looked: what the look at the inputs has found.
-        budgets: by account (as text); empty where nothing limits the money.
+        inspected: what the inspection of the inputs has found.
+        budgets: by account (as text); empty if nothing limits the money.
     """
 
-    batch_id: str
+    name: str
     rows: Sequence[Row]
-    opened: Mapping[str, Opened]
+    sessions: Mapping[str, Session]
     jobs: Known
     asker: Asker
     output: str
-    limits: Limits
-    prices: Mapping[str, Price]
+    prices: PriceTable
+    spec: BatchSpec
     results: Results
     known: dict[str, Job]
-    preflight: bool
-    looked: Looked
+    inspected: Inspected
     budgets: Mapping[str, Budget] = field(default_factory=dict)
     stop: GenMediaError | None = None
 
     def __post_init__(self) -> None:
-        """Start with every place free."""
-        self._lanes = {provider: _Lane.of(opened, self.limits) for provider, opened in self.opened.items()}
-        self.breaker = Breaker(self.limits.breaker)
-        self._delivering = asyncio.Semaphore(DELIVERIES_AT_ONCE)
+        """Start with every slot free."""
+        self._accounts = {name: _AccountRows.of(each, self.spec.limits) for name, each in self.sessions.items()}
+        self.breaker = Breaker(self.spec.limits.breaker)
+        self._shared = SharedLimits(self.breaker.accepted, lambda: self.stop is not None)
         self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
-        self._lengths = dict(self.looked.seconds)
+        self._lengths = dict(self.inspected.seconds)
 
     async def go(self) -> None:
         """Do every row that the limits allow; results and `stop` tell the rest."""
@@ -118,8 +100,8 @@ class BatchRun:
 
     async def go_ahead(self) -> list[Row]:
         """Do the canary rows; returns the rest, in its turn, which `stop` may say must not be begun."""
-        canary = self.rows[: self.limits.canary]
-        rest = sorted(self.rows[self.limits.canary :], key=self._turn)
+        canary = self.rows[: self.spec.limits.canary]
+        rest = sorted(self.rows[self.spec.limits.canary :], key=self._turn)
         if canary:
             # Jobs that are at the provider already may hold the places in flight that the canary waits for.
             joined = [row for row in rest if self._turn(row) == 0]
@@ -148,11 +130,11 @@ class BatchRun:
     async def _all(self, rows: Sequence[Row]) -> None:
         """Do rows, those of each account in their turn: an account that is slow holds up nobody else's."""
         under_way: set[asyncio.Task[None]] = set()
-        by_lane: dict[str, list[Row]] = {}
+        by_provider: dict[str, list[Row]] = {}
         for row in rows:
-            by_lane.setdefault(row.request.provider, []).append(row)
-        for provider, its_rows in by_lane.items():
-            _keep(under_way, asyncio.create_task(self._begin(its_rows, self._lanes[provider], under_way)))
+            by_provider.setdefault(row.request.provider, []).append(row)
+        for provider, its_rows in by_provider.items():
+            _keep(under_way, asyncio.create_task(self._begin(its_rows, self._accounts[provider], under_way)))
         try:
             await _all_of(under_way)
         except BaseException:
@@ -161,50 +143,42 @@ class BatchRun:
             await asyncio.gather(*under_way, return_exceptions=True)  # each says that its job lives on
             raise
 
-    async def _begin(self, rows: Sequence[Row], lane: _Lane, under_way: set[asyncio.Task[None]]) -> None:
+    async def _begin(self, rows: Sequence[Row], account: _AccountRows, under_way: set[asyncio.Task[None]]) -> None:
         """Begin rows of one account as places become free."""
         for row in rows:
-            await lane.begun.acquire()
-            await lane.slots.acquire()
+            await account.begun.acquire()
+            await account.slots.acquire()
             if self.stop is not None:
-                lane.slots.release()
-                lane.begun.release()
+                account.slots.release()
+                account.begun.release()
                 break
-            _keep(under_way, asyncio.create_task(self._one(row, lane)))
+            _keep(under_way, asyncio.create_task(self._one(row, account)))
 
-    async def _one(self, row: Row, lane: _Lane) -> None:
-        place = Place(lane.slots)
+    async def _one(self, row: Row, account: _AccountRows) -> None:
+        slot = Slot(account.slots)
         result = self.results.of(row.id)
         known = self.known.pop(row.id, None)
-        opened = self.opened[row.request.provider]
+        session = self.sessions[row.request.provider]
         attempt: int | None = None
         spend: Spend | None = None
         try:
             if known is not None and await self._is_whole(known):
-                place.leave()
+                slot.release()
                 self._take(row, known)
                 return
             result.state = IN_FLIGHT
             attempt, spend = await self._reserve(row, known)
-            life = RowLife(
-                row=row,
-                known=known,
-                is_sent=self.next_attempt(known) is not None,
-                credentials=opened.credentials,
+            spec = JobSpec(
+                row.request,
                 scope=self.jobs.scope(row),
+                label=row.id,
                 output=f"{self.output.rstrip('/')}/{row.file_name}",
-                timeout_seconds=self.limits.timeout_seconds,
-                place=place,
-                concurrency_limit=self.limits.concurrency_limit or opened.block.concurrency_limit,
-                accepted=self.breaker.accepted,
-                stopped=lambda: self.stop is not None,
-                delivering=self._delivering,
-                prices=self.prices,
+                timeout_seconds=self.spec.limits.timeout_seconds,
+                preflight=self.spec.preflight,
                 spend=spend,
-                preflight=self.preflight,
-                seen=self.looked.seen.get(row.id),
+                inspected=self.inspected.seen.get(row.id, {}),
             )
-            job = await generate_row(row.id, life)
+            job = await generate_row(row.id, RowRun(session, spec, known, slot, self._shared))
         except BudgetStop as stop:
             if spend is not None:
                 await self._give_back(row, attempt, None)
@@ -222,15 +196,15 @@ class BatchRun:
             if attempt not in (None, job.attempt):
                 await self._give_back(row, attempt, job)
         finally:
-            place.leave()
-            lane.begun.release()
+            slot.release()
+            account.begun.release()
 
     async def _is_whole(self, job: Job) -> bool:
         """Whether a delivered job's files are still what was verified: then there is nothing to do, and to show."""
         if job.state is not JobState.DELIVERED or job.delivery is None:
             return False
         storage = (await target_of(self.output)).storage
-        async with self._delivering:
+        async with self._shared.delivering:
             for file in (job.delivery, *job.delivery.others):
                 if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
                     return False
@@ -247,7 +221,7 @@ class BatchRun:
             reason = self.breaker.reason
             self._stop(
                 BatchIncomplete(
-                    f"Stopped after {self.limits.breaker} rows in a row with the same {reason.kind}: {reason.message}",
+                    f"Stopped after {self.spec.limits.breaker} rows in a row with the same {reason.kind}: {reason.message}",
                     next_step=reason.next_step,
                 ).about(reason.job_key, None)
             )
@@ -267,7 +241,7 @@ class BatchRun:
         get_run_logger().error("Nothing more is submitted: %s", reason.message)
         emit_event(
             event="genmedia.batch.stopped",
-            resource={"prefect.resource.id": f"genmedia.batch.{self.batch_id}", "prefect.resource.name": self.batch_id},
+            resource={"prefect.resource.id": f"genmedia.batch.{self.name}", "prefect.resource.name": self.name},
             payload={"error": reason.kind, "message": reason.message, "rows": dict(counts)},
         )
 
@@ -280,7 +254,7 @@ class BatchRun:
                 await budget.release(identity, each)
 
     def _budget(self, row: Row) -> Budget | None:
-        return self.budgets.get(str(self.opened[row.request.provider].account))
+        return self.budgets.get(str(self.sessions[row.request.provider].account))
 
     async def _reserve(self, row: Row, known: Job | None) -> tuple[int | None, Spend | None]:
         """Reserve the row's cost where a new submission is to come, before anything is done for it.
@@ -318,7 +292,7 @@ class BatchRun:
             return None
         async with self._measuring:
             if source.url not in self._lengths:
-                rules = self.opened[request.provider].client.fetch_rules
+                rules = self.sessions[request.provider].client.fetch_rules
                 self._lengths[source.url] = await measured(source.url, rules)
         return self._lengths[source.url] or None
 

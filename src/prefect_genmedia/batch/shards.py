@@ -24,10 +24,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from prefect_genmedia import errors
+from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia.batch.results import INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.batch.rows import id_of
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
-from prefect_genmedia._core.ledger import Ledger
 
 BEAT_KEY = "genmedia-batch-shard"
 """Artifact key of a shard's progress bar."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -13,14 +15,18 @@ from prefect.artifacts import (
 )
 
 from prefect_genmedia import errors
-from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
-from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia._core.model import JobState
-from prefect_genmedia.providers.prices import CURRENCY
 from prefect_genmedia._prefect.terminal import Bar
+from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.batch.row_task import ROW_TASK
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.prices import CURRENCY
 
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""
+
+QUIET_FROM = 100
+"""From so many rows on, rows log warnings and errors only: nobody reads a thousand times that all is well."""
 
 PLAN_ROWS = 1000
 """Rows that the table of a dry run spells out."""
@@ -145,3 +151,21 @@ async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: 
     if len(plan) > PLAN_ROWS:
         table.append({"row": f"and {len(plan) - PLAN_ROWS} more"})
     await acreate_table_artifact(key="genmedia-batch-plan", table=table, description=f"{batch_id} · {words}")
+
+
+@contextmanager
+def quiet_rows(count: int) -> Iterator[None]:
+    """Keep what goes well out of the rows' logs, in a batch of many; events and the table of results still tell it."""
+
+    def is_worth_it(record: logging.LogRecord) -> bool:
+        return record.levelno >= logging.WARNING or getattr(record, "task_name", None) != ROW_TASK
+
+    logger = logging.getLogger("prefect.task_runs")
+    if count < QUIET_FROM:
+        yield
+        return
+    logger.addFilter(is_worth_it)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_worth_it)

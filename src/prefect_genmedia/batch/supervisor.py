@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
@@ -29,8 +29,10 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT
-from prefect_genmedia.batch.scheduler import BatchRun
+from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import (
     BEAT_KEY,
     END_KEY,
@@ -41,9 +43,11 @@ from prefect_genmedia.batch.shards import (
     shards_of,
     share_of,
 )
+from prefect_genmedia.batch.spec import BatchSpec
 from prefect_genmedia.errors import BatchIncomplete
-from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia._media.storage import anywhere
+
+if TYPE_CHECKING:
+    from prefect_genmedia.batch.runner import OpenBatch
 
 LOOK_SECONDS = 2.0
 """How often the shards' runs are looked at, in seconds."""
@@ -66,18 +70,6 @@ _LEDGER_SHARE = 20
 _UNDER_WAY = AT_PROVIDER | {JobState.RESERVED, JobState.SENDING}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sharding:
-    """How a batch is split over machines. See the flow `generate_batch` for each.
-
-    The runs of the shards get the parameters of the flow run that starts them, but for their own part.
-    """
-
-    shards: int = 1
-    deployment: str | None = None
-    shard: Shard | None = None
-
-
 @dataclass
 class Kept:
     """One shard, and the run that does it now."""
@@ -98,7 +90,7 @@ class Kept:
 
 
 @dataclass
-class Keeper:
+class ShardSupervisor:
     """Runs every shard of a batch to its end, and brings what became of the rows into the batch's results.
 
     Parameters:
@@ -107,7 +99,7 @@ class Keeper:
         shards: every shard with rows, and the parameters of its run.
     """
 
-    run: BatchRun
+    run: BatchScheduler
     deployment: UUID
     shards: Sequence[Kept]
     _read_next: float = float("-inf")
@@ -153,14 +145,14 @@ class Keeper:
         fresh = next((key for key in keys if key not in used), keys[-1])
         run = alive[0] if alive else await self._started(client, kept, fresh)
         kept.run_id, kept.beat, kept.seen_at = run.id, None, time.monotonic()
-        get_run_logger().info("Batch %s: %s is run %s", self.run.batch_id, kept.shard, run.name)
+        get_run_logger().info("Batch %s: %s is run %s", self.run.name, kept.shard, run.name)
 
     async def _started(self, client: PrefectClient, kept: Kept, key: str) -> FlowRun:
         return await arun_deployment(
             self.deployment,
             client,
             parameters=kept.parameters,
-            flow_run_name=f"batch · {self.run.batch_id} · {kept.shard}",
+            flow_run_name=f"batch · {self.run.name} · {kept.shard}",
             timeout=0,
             idempotency_key=key,
         )
@@ -200,9 +192,9 @@ class Keeper:
     def _close(self, kept: Kept, end: ShardEnd) -> None:
         kept.end = end
         if end.stop is None:
-            get_run_logger().info("Batch %s: %s is done", self.run.batch_id, kept.shard)
+            get_run_logger().info("Batch %s: %s is done", self.run.name, kept.shard)
             return
-        get_run_logger().error("Batch %s: %s stopped: %s", self.run.batch_id, kept.shard, end.stop.message)
+        get_run_logger().error("Batch %s: %s stopped: %s", self.run.name, kept.shard, end.stop.message)
         self.run.stop = self.run.stop or end.stop
 
     async def _read(self, before: dict[str, Job]) -> None:
@@ -257,51 +249,41 @@ class Keeper:
             kept.seen_at = time.monotonic()
 
 
-async def keeper_of(
-    run: BatchRun,
-    sharding: Sharding,
-    table: str | Sequence[Mapping[str, Any]],
-    rows: Sequence[Mapping[str, Any]],
-    unfit: Set[str],
-) -> Keeper:
+async def supervisor_of(batch: OpenBatch, spec: BatchSpec) -> ShardSupervisor:
     """Prepare a batch to be split.
 
     Parameters:
-        run: the whole batch.
-        sharding: into how many parts, and what runs them.
-        table: where the table is, for the shards to read themselves; or the rows, of which each is given its own.
-        rows: the rows as they stand in the table, without those that are left out.
-        unfit: ids of rows that are left out for what is in their inputs, at which the shards do not look again.
+        batch: the whole batch.
+        spec: its options.
 
     Raises:
         InvalidRequest: it cannot be split so; nothing was submitted.
     """
-    if sharding.shard is not None:
+    if spec.sharding.shard is not None:
         raise refused("shards", "cannot be split again")
+    run = batch.scheduler
     shards = [
-        Kept(shard, _parameters(run, shard, table, rows))
-        for shard in shards_of(sharding.shards, await run.jobs.ledger.fingerprint(), unfit)
+        Kept(shard, _parameters(batch, spec, shard))
+        for shard in shards_of(spec.sharding.shards, await run.jobs.ledger.fingerprint(), batch.unfit)
         if any(shard.has(row.id) for row in run.rows)
     ]
-    return Keeper(run, await deployment_for(len(shards), sharding.deployment), shards)
+    return ShardSupervisor(run, await deployment_for(len(shards), spec.sharding.deployment), shards)
 
 
-def _parameters(
-    run: BatchRun, shard: Shard, table: str | Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """What a shard's run is given: this run's own parameters, but for its part of the rows and of the places."""
+def _parameters(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> dict[str, Any]:
+    """What a shard's run is given: this run's own parameters, but for its part of the rows and of the slots."""
     given: dict[str, Any] = dict(flow_run.parameters)
     return given | {
-        "table": anywhere(table) if isinstance(table, str) else [dict(row) for row in shard.part_of(rows)],
+        "table": anywhere(spec.table) if isinstance(spec.table, str) else [dict(r) for r in shard.part_of(batch.fit)],
         "credentials": _name_of(given.get("credentials", "default")),
-        "batch_id": run.batch_id,
-        "output": run.output,
+        "batch_id": batch.name,
+        "output": batch.scheduler.output,
         "results": None,
-        "max_in_flight": share_of(run.limits.max_in_flight, shard),
+        "max_in_flight": share_of(spec.limits.max_in_flight, shard),
         "canary": 0,
-        "budget": given.get("budget") or run.batch_id,
+        "budget": given.get("budget") or batch.name,
         "skip_invalid": True,  # the whole table's check has refused what is to be refused
-        "preflight": False,  # it has looked at all inputs, too
+        "preflight": False,  # it has inspected all inputs, too
         "shards": 1,
         "shard_deployment": None,
         "shard": shard.model_dump(mode="json"),

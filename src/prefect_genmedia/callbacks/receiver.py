@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from starlette.applications import Starlette
 
-from prefect_genmedia.callbacks.app import callback_app
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia._core.model import Job
-from prefect_genmedia.settings import current_settings
 from prefect_genmedia._prefect.run import emit_job_event
 from prefect_genmedia._prefect.suspension import resume_run_of
+from prefect_genmedia.callbacks.app import callback_app
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.settings import current_settings
 
 
 def callback_receiver() -> Starlette:

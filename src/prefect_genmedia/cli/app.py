@@ -81,9 +81,8 @@ def simulator(
     """
     import asyncio
 
-    from prefect_genmedia.simulator import hidream, jenius
+    from prefect_genmedia.simulator.app import installed_dialects
     from prefect_genmedia.simulator.server import serve
-    from prefect_genmedia.providers.tokenops.simulator import PREFIX
     from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
 
     console = Console()
@@ -92,9 +91,9 @@ def simulator(
 
     def announce(url: str) -> None:
         console.print(f"[bold]Simulator[/] at {url} (Ctrl-C ends it)")
-        console.print(f"  TokenOps   base_url={url}{PREFIX}  api_key={'…' if key else DEFAULT_KEY}")
-        console.print(f"  Jenius     base_url={url}{jenius.PREFIX}  api_key={'…' if key else DEFAULT_KEY}")
-        console.print(f"  HiDream    base_url={url}{hidream.PREFIX}  api_key={'…' if key else DEFAULT_KEY}")
+        for dialect in installed_dialects():
+            title = dialect.title or dialect.name
+            console.print(f"  {title:<10} base_url={url}{dialect.prefix}  api_key={'…' if key else DEFAULT_KEY}")
         console.print(f"  Samples    {url}/assets/portrait.jpg  {url}/assets/speech.mp3")
         console.print(f"  Control    GET {url}/control/report · GET, POST {url}/control/faults", soft_wrap=True)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import uvicorn
 from rich.console import Console
 
-from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.callbacks.receiver import callback_receiver
+from prefect_genmedia.errors import InvalidRequest
 
 
 def serve_callbacks(host: str, port: int, console: Console) -> int:

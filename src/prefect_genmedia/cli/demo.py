@@ -17,9 +17,9 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
+from prefect_genmedia._media.verify import examine_video, media_seconds
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.errors import ResultInvalid
-from prefect_genmedia._media.verify import examine_video, media_seconds
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.media import ASSETS
 from prefect_genmedia.simulator.world import Settings
@@ -64,7 +64,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _run(output: Path, keep: bool, console: Console, server: LocalServer, simulator: RunningSimulator) -> int:
     job = {
-        "base_url": simulator.tokenops_url,
+        "base_urls": {name: simulator.base_url(name) for name in simulator.prefixes},
         "api_key": simulator.key,
         "image_url": simulator.portrait_url,
         "audio_url": simulator.speech_url,
@@ -74,7 +74,7 @@ def _run(output: Path, keep: bool, console: Console, server: LocalServer, simula
     console.print(f"Portrait    {simulator.portrait_url}\nRecording   {simulator.speech_url}\n")
     # A process of its own, as a worker would start: Prefect reads its settings once, when it is imported.
     flow = subprocess.run(
-        [sys.executable, "-m", "prefect_genmedia.cli.demo_run"],
+        [sys.executable, "-m", "prefect_genmedia.flows.demo"],
         env=dict(server.env),
         input=json.dumps(job),
         stdout=subprocess.PIPE,

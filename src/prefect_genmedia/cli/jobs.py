@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
-from prefect_genmedia.cli.choices import ProviderName, Switch
-from prefect_genmedia.cli.stop import stop
-from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia._core.decide import Decision, decide
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia.cli.choices import ProviderName, Switch
+from prefect_genmedia.cli.stop import stop
+from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.settings import current_settings
 
 app = App(name="jobs")

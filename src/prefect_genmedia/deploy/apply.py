@@ -10,7 +10,8 @@ from pathlib import Path
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 
-from prefect_genmedia._prefect.credentials import CREDENTIALS, ProviderCredentials
+from prefect_genmedia._media.storage import without_password
+from prefect_genmedia._prefect.credentials import credentials_types
 from prefect_genmedia.deploy.changes import Change
 from prefect_genmedia.deploy.deployments import apply_deployment
 from prefect_genmedia.deploy.documents import apply_block_type, apply_document, read_secrets
@@ -30,7 +31,7 @@ from prefect_genmedia.deploy.files import (
 from prefect_genmedia.deploy.infrastructure import apply_automation, apply_limit, apply_output, apply_work_pool
 from prefect_genmedia.deploy.probe import probe
 from prefect_genmedia.errors import InvalidRequest
-from prefect_genmedia._media.storage import without_password
+from prefect_genmedia.providers.credentials import ProviderCredentials
 
 LEDGER_DOCUMENT = "secret/genmedia-ledger-url"
 """The Block document that containers take the ledger's database from."""
@@ -107,7 +108,7 @@ def _declared(options: Options) -> _Declared:
 
 
 async def _applied(client: PrefectClient, options: Options, declared: _Declared, dry: bool) -> AsyncIterator[Change]:
-    for block_type in CREDENTIALS.values():
+    for block_type in credentials_types().values():
         yield await apply_block_type(client, block_type, dry)
     present: dict[str, Block] = {}
     for document in _chosen_documents(declared.documents.documents, options.providers):
@@ -163,10 +164,11 @@ def _require_shared(profile: PoolProfile, pool: str, ledger: bool, output: bool)
 
 def _chosen(deployments: list[DeploymentSpec], providers: frozenset[str]) -> list[DeploymentSpec]:
     """Those that are not tagged with a provider that was not chosen."""
-    left_out = (set(CREDENTIALS) - providers) if providers else set()
+    left_out = (set(credentials_types()) - providers) if providers else set()
     return [deployment for deployment in deployments if not left_out & set(deployment.tags)]
 
 
 def _chosen_documents(documents: list[DocumentSpec], providers: frozenset[str]) -> list[DocumentSpec]:
-    slugs = {CREDENTIALS[name].get_block_type_slug() for name in set(CREDENTIALS) - providers} if providers else set()
+    left_out = {name: block for name, block in credentials_types().items() if providers and name not in providers}
+    slugs = {block.get_block_type_slug() for block in left_out.values()}
     return [document for document in documents if document.block not in slugs]

@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import BlockType
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from prefect_genmedia._prefect.credentials import CREDENTIALS
+from prefect_genmedia._prefect.credentials import credentials_types
 from prefect_genmedia.deploy.changes import Change, Outcome, compared
 from prefect_genmedia.deploy.files import DocumentSpec
 from prefect_genmedia.errors import InvalidRequest
@@ -24,9 +24,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-_TYPES: list[type[Block]] = [*CREDENTIALS.values(), Secret]
-BLOCKS = {block.get_block_type_slug(): block for block in _TYPES}
-"""The Block types that documents can be declared of, by slug."""
+
+def block_types() -> dict[str, type[Block]]:
+    """The Block types that documents can be declared of, by slug."""
+    types: list[type[Block]] = [*credentials_types().values(), Secret]
+    return {block.get_block_type_slug(): block for block in types}
 
 
 def read_secrets(path: Path) -> dict[str, str]:
@@ -143,7 +145,7 @@ def _left(spec: DocumentSpec, full_name: str, existing: Block | None) -> Change:
 
 def _entrances(spec: DocumentSpec) -> list[str]:
     """The variables of the fields that hold secrets: what a person must set first."""
-    secrets = _secrets(BLOCKS[spec.block])
+    secrets = _secrets(block_types()[spec.block])
     return [variable for field, variable in spec.fields.items() if field in secrets]
 
 
@@ -152,9 +154,10 @@ def _variables(spec: DocumentSpec, given: Mapping[str, str]) -> list[str]:
 
 
 def _block_type(spec: DocumentSpec) -> type[Block]:
-    block_type = BLOCKS.get(spec.block)
+    blocks = block_types()
+    block_type = blocks.get(spec.block)
     if block_type is None:
-        raise InvalidRequest(f"There is no Block type {spec.block!r} here; there are {', '.join(sorted(BLOCKS))}.")
+        raise InvalidRequest(f"There is no Block type {spec.block!r} here; there are {', '.join(sorted(blocks))}.")
     unknown = sorted(set(spec.fields) - set(block_type.model_fields))
     if unknown:
         raise InvalidRequest(f"{spec.block} has no field {', '.join(unknown)}.")

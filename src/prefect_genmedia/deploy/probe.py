@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from prefect_genmedia._prefect.credentials import ProviderCredentials
 from prefect_genmedia.deploy.changes import Change, Outcome
 from prefect_genmedia.errors import CredentialsError, GenMediaError, QuotaError, RateLimited
+from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import ProviderClient
 
 NO_SUCH_JOB = "0000000000000000"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, SecretStr
 
-from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia._transport import LoopShared
+from prefect_genmedia.providers.protocol import ProviderClient
 
 LOGOS = "https://raw.githubusercontent.com/prefect-genmedia/prefect-genmedia/main/src/prefect_genmedia/assets"
 """Where the UI finds the logos in `prefect_genmedia/assets`: Prefect takes http addresses only."""

@@ -12,9 +12,9 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from typing_extensions import Self
 
+from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence
-from prefect_genmedia._transport import FetchRules
 
 
 @dataclass(frozen=True)
@@ -143,6 +143,10 @@ class GenerationRequest(BaseModel):
         """The same request, with word of the job's end sent to `callback_url`, where the provider can do that."""
         return self
 
+    def normalized(self) -> Self:
+        """The same request in the words that the plug-in's `resolve` gives it, so that reruns have the same identity."""
+        return self
+
     def stale_at(self) -> float | None:
         """When it is too old to be sent, in seconds since 1970; None where nothing in it is known to grow old."""
         return None
@@ -179,8 +183,18 @@ class PreparedRequest(Generic[Request]):
 
     request: Request
     inputs: SentInputs = field(default=AS_GIVEN, repr=False)
-    found: MediaExpectation = MediaExpectation()
+    found: MediaExpectation = field(default_factory=MediaExpectation)
     prepared_at: float | None = None
+
+    @property
+    def provider(self) -> str:
+        """The request's provider."""
+        return self.request.provider
+
+    @property
+    def kind(self) -> str:
+        """The request's kind."""
+        return self.request.kind
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the request alone: whoever loads it prepares it again."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx
 from typing_extensions import Self
 
+from prefect_genmedia._transport import Redactor, excerpt, retry_after_seconds
 from prefect_genmedia.errors import (
     CredentialsError,
     GenMediaError,
@@ -22,7 +23,6 @@ from prefect_genmedia.errors import (
     RateLimited,
     SubmissionUnknown,
 )
-from prefect_genmedia._transport import Redactor, excerpt, retry_after_seconds
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 

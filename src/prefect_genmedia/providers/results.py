@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import httpx
 
+from prefect_genmedia._transport import FetchRules, body_of, fetch
 from prefect_genmedia.errors import JobExpired, ProviderError
 from prefect_genmedia.providers.protocol import ResultStream
-from prefect_genmedia._transport import FetchRules, body_of, fetch
 
 
 def result_stream(response: httpx.Response) -> ResultStream:

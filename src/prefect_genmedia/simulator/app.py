@@ -12,16 +12,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from prefect_genmedia.providers.plugin import imported, plugins
 from prefect_genmedia.simulator.dialect import Dialect
 from prefect_genmedia.simulator.faults import STAGES, broken_file, fault_from
-from prefect_genmedia.providers.hidream.simulator import HiDream
-from prefect_genmedia.providers.jenius.simulator import Jenius
 from prefect_genmedia.simulator.media import ASSETS, CLIP, asset
-from prefect_genmedia.providers.tokenops.simulator import TokenOps
 from prefect_genmedia.simulator.world import World
 
-DIALECTS: tuple[type[Dialect], ...] = (TokenOps, Jenius, HiDream)
-"""The providers that are simulated; a new one is added here, or handed to `run_simulator`."""
+
+def installed_dialects() -> tuple[type[Dialect], ...]:
+    """The dialects of the provider plug-ins that have one."""
+    return tuple(imported(plugin.simulator) for plugin in plugins() if plugin.simulator is not None)
+
 
 _MEDIA_TYPES = {
     ".jpg": "image/jpeg",
@@ -32,7 +33,7 @@ _MEDIA_TYPES = {
 }
 
 
-def build_app(world: World, dialects: tuple[type[Dialect], ...] = DIALECTS) -> Starlette:
+def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
     """The application over one world, speaking these dialects."""
 
     async def files(request: Request) -> Response:

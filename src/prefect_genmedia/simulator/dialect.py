@@ -26,9 +26,20 @@ class Refusal(Exception):
 
 
 class Dialect:
-    """Base of the dialects: one provider's endpoints over one world."""
+    """Base of the dialects: one provider's endpoints over one world.
+
+    Attributes:
+        name: the provider's name.
+        title: the provider's name for people; by default the same.
+        prefix: the path of its base URL, below the simulator's.
+        sample_hosts: hosts in the provider's examples, which exist only in its documents: a sample file is taken in
+            place of what they would serve.
+    """
 
     name: ClassVar[str]
+    title: ClassVar[str] = ""
+    prefix: ClassVar[str] = ""
+    sample_hosts: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, world: World) -> None:
         self.world = world

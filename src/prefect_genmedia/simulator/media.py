@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw
 ASSETS = Path(__file__).parent / "assets"
 SAMPLE_RATE = 48_000
 
-_RESERVED_HOSTS = ("example.com", "example.org", "example.net", "hidreamai.com")
-_RESERVED_ENDINGS = (".example", ".test", ".invalid", ".example.com", ".hidreamai.com")
+_RESERVED_HOSTS = ("example.com", "example.org", "example.net")
+_RESERVED_ENDINGS = (".example", ".test", ".invalid", ".example.com")
 
 CLIP = "clip.mp4"
 """The sample video: it is rendered when it is first asked for, not shipped."""
@@ -42,11 +42,16 @@ def asset(name: str) -> bytes:
     return (ASSETS / name).read_bytes()
 
 
-def fetch_input(url: str, stand_in: str) -> bytes:
+def fetch_input(url: str, stand_in: str, sample_hosts: tuple[str, ...] = ()) -> bytes:
     """The bytes behind an input's URL.
 
     Hosts that exist only in documentation (`example.com` and the like) answer with the shipped file `stand_in`, so
     that the providers' own examples run.
+
+    Parameters:
+        url: an http(s) URL, or a `data:` URI.
+        stand_in: the shipped file.
+        sample_hosts: the hosts of a provider's own examples.
 
     Raises:
         UnusableInput: nothing can be fetched.
@@ -56,15 +61,21 @@ def fetch_input(url: str, stand_in: str) -> bytes:
             return base64.b64decode(url.partition(",")[2], validate=True)
         except ValueError:
             raise UnusableInput("the base64 text cannot be decoded") from None
-    if is_reserved(url):
+    if is_reserved(url, sample_hosts):
         return asset(stand_in)
     return _fetched(url)
 
 
-def is_reserved(url: str) -> bool:
-    """Whether a URL's host exists only in documentation."""
+def is_reserved(url: str, sample_hosts: tuple[str, ...] = ()) -> bool:
+    """Whether a URL's host exists only in documentation.
+
+    Parameters:
+        url: the URL.
+        sample_hosts: further such hosts, with all below them.
+    """
     host = urlsplit(url).hostname or ""
-    return host in _RESERVED_HOSTS or host.endswith(_RESERVED_ENDINGS)
+    endings = (*_RESERVED_ENDINGS, *(f".{sample}" for sample in sample_hosts))
+    return host in (*_RESERVED_HOSTS, *sample_hosts) or host.endswith(endings)
 
 
 @functools.lru_cache(maxsize=128)

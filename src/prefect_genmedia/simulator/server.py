@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
 from starlette.requests import Request
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from prefect_genmedia.simulator.app import DIALECTS, build_app
+from prefect_genmedia.simulator.app import build_app, installed_dialects
 from prefect_genmedia.simulator.dialect import Dialect
 from prefect_genmedia.simulator.faults import Fault
-from prefect_genmedia.providers.hidream.simulator import PREFIX as HIDREAM_PREFIX
-from prefect_genmedia.providers.jenius.simulator import PREFIX as JENIUS_PREFIX
 from prefect_genmedia.simulator.media import CLIP
-from prefect_genmedia.providers.tokenops.simulator import PREFIX as TOKENOPS_PREFIX
 from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
 
 
@@ -30,25 +27,30 @@ class RunningSimulator:
     Parameters:
         url: its root, such as `http://127.0.0.1:40123`.
         world: its memory, to look into and to change.
+        prefixes: the path of each dialect's base URL, by the provider's name.
     """
 
     url: str
     world: World
+    prefixes: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def tokenops_url(self) -> str:
-        """The base URL for `TokenOpsCredentials`."""
-        return self.url + TOKENOPS_PREFIX
+    def base_url(self, provider: str) -> str:
+        """The base URL for a provider's credentials Block.
 
-    @property
-    def jenius_url(self) -> str:
-        """The base URL for `JeniusCredentials`."""
-        return self.url + JENIUS_PREFIX
+        Parameters:
+            provider: the provider's name.
 
-    @property
-    def hidream_url(self) -> str:
-        """The base URL for `HiDreamCredentials`."""
-        return self.url + HIDREAM_PREFIX
+        Raises:
+            KeyError: the simulator does not speak its dialect.
+        """
+        return self.url + self.prefixes[provider]
+
+    def __getattr__(self, name: str) -> str:
+        """`NAME_url`, such as `acme_url`: the same as `base_url("acme")`."""
+        provider, _, ending = name.rpartition("_")
+        if ending != "url" or provider not in self.__dict__.get("prefixes", {}):
+            raise AttributeError(name)
+        return self.base_url(provider)
 
     @property
     def key(self) -> str:
@@ -86,7 +88,7 @@ def make_server(
     world: World,
     host: str = "127.0.0.1",
     port: int = 0,
-    dialects: tuple[type[Dialect], ...] = DIALECTS,
+    dialects: tuple[type[Dialect], ...] | None = None,
 ) -> uvicorn.Server:
     """A server over a world; connections can be cut by the world."""
     connections: dict[tuple[str, int], asyncio.Transport] = {}
@@ -109,7 +111,7 @@ def make_server(
 
     world.drop = drop
     config = uvicorn.Config(
-        build_app(world, dialects),
+        build_app(world, installed_dialects() if dialects is None else dialects),
         host=host,
         port=port,
         http=CuttableProtocol,
@@ -146,21 +148,22 @@ async def _until_up(server: uvicorn.Server, serving: asyncio.Task[None]) -> None
 def run_simulator(
     settings: Settings | None = None,
     keys: frozenset[str] | None = None,
-    dialects: tuple[type[Dialect], ...] = DIALECTS,
+    dialects: tuple[type[Dialect], ...] | None = None,
 ) -> Iterator[RunningSimulator]:
     """Run a simulator in a thread of this process, on a free loopback port, until the block ends.
 
     Parameters:
         settings: how the simulated providers behave.
         keys: the API keys that are accepted.
-        dialects: the providers that are spoken.
+        dialects: the providers that are simulated; None for those of all installed plug-ins.
     """
+    spoken = installed_dialects() if dialects is None else dialects
     world = World(settings or Settings(), keys or frozenset({DEFAULT_KEY}))
     up = threading.Event()
     server: list[uvicorn.Server] = []
 
     async def work() -> None:
-        server.append(make_server(world, dialects=dialects))
+        server.append(make_server(world, dialects=spoken))
         serving = asyncio.create_task(server[0].serve())
         await _until_up(server[0], serving)
         up.set()
@@ -171,7 +174,7 @@ def run_simulator(
     up.wait(120)
     world.base_url = bound_url(server[0])
     try:
-        yield RunningSimulator(world.base_url, world)
+        yield RunningSimulator(world.base_url, world, {dialect.name: dialect.prefix for dialect in spoken})
     finally:
         server[0].should_exit = True
         thread.join(15)

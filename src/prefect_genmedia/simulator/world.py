@@ -28,17 +28,17 @@ class Settings:
         run_seconds: how long it is worked on.
         subjects: how many people detection finds; None for the true number in the shipped portrait, else one.
         file_seconds: how long result and mask URLs live.
-        hidream_submissions_per_minute: how many submissions HiDream takes from an account in a minute before it answers
-            429; None for any number.
-        hidream_token_seconds: how long the tokens live that HiDream gives for an API key.
+        submissions_per_minute: how many submissions a provider that limits them takes from an account in a minute
+            before it answers 429; None for any number.
+        token_seconds: how long the tokens live that a provider gives for an API key.
     """
 
     queue_seconds: float = 1.0
     run_seconds: float = 4.0
     subjects: int | None = None
     file_seconds: float = 3600.0
-    hidream_submissions_per_minute: float | None = None
-    hidream_token_seconds: float = 24 * 3600.0
+    submissions_per_minute: float | None = None
+    token_seconds: float = 24 * 3600.0
 
 
 @dataclass

@@ -9,14 +9,14 @@ from typing import Any
 
 import httpx
 
+from prefect_genmedia._transport import ApiClient, FetchRules, Gates
 from prefect_genmedia.errors import CredentialsError, GenMediaError, ProviderError, RateLimited
-from prefect_genmedia.providers.responses import paid_submission
 from prefect_genmedia.providers.hidream import catalog, responses
 from prefect_genmedia.providers.hidream.stylize import StylizedVideo
 from prefect_genmedia.providers.hidream.token import ApiKeyAuth, LearningRedactor, Token, TokenAuth, TokenKeeper
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
+from prefect_genmedia.providers.responses import paid_submission
 from prefect_genmedia.providers.results import open_url
-from prefect_genmedia._transport import ApiClient, FetchRules, Gates
 
 _DIRECT_KEY = "sk-"
 """Keys that begin so are sent as the token itself, without an exchange (docs/providers/hidream.md)."""

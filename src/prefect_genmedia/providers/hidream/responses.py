@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 
+from prefect_genmedia._transport import Redactor, excerpt
 from prefect_genmedia.errors import GenerationFailed, ProviderError
-from prefect_genmedia.providers.responses import ErrorAnswer, name_in, number_in, read_json, unreadable
 from prefect_genmedia.providers.hidream import catalog
 from prefect_genmedia.providers.hidream.token import Token
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
-from prefect_genmedia._transport import Redactor, excerpt
+from prefect_genmedia.providers.responses import ErrorAnswer, name_in, number_in, read_json, unreadable
 
 
 def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:

@@ -33,8 +33,6 @@ from prefect_genmedia.simulator.media import (
 )
 from prefect_genmedia.simulator.world import SimulatedJob, World
 
-PREFIX = "/hidream"
-
 # Each style, and the colour that stands for it here.
 _STYLES = {
     "barbie_doll": (255, 105, 180),
@@ -66,6 +64,9 @@ class HiDream(Dialect):
     """The dialect's endpoints over one world."""
 
     name = "hidream"
+    title = "HiDream"
+    prefix = "/hidream"
+    sample_hosts = ("hidreamai.com",)
 
     def __init__(self, world: World) -> None:
         super().__init__(world)
@@ -76,7 +77,7 @@ class HiDream(Dialect):
         """Everything below `/hidream`."""
         submission = "/api-pub/gw/v2/video/video_edit/async"
         return Mount(
-            PREFIX,
+            self.prefix,
             routes=[
                 Route(submission, self.guarded("submit", self.create), methods=["POST"]),
                 Route(f"{submission}/results", self.guarded("poll", self.results), methods=["GET"]),
@@ -114,7 +115,7 @@ class HiDream(Dialect):
         if key not in self.world.keys:
             raise _refusal(200, f"无效的API Key: {key}", 401)
         token = f"token-{secrets.token_hex(16)}"
-        ends_at = time.time() + self.world.settings.hidream_token_seconds
+        ends_at = time.time() + self.world.settings.token_seconds
         self._tokens[token] = (key, ends_at)
         return JSONResponse(_envelope({"token": token, "expire_time": int(ends_at)}))
 
@@ -155,7 +156,7 @@ class HiDream(Dialect):
         return await self.looked_at(request, lambda unknown: _envelope([self._result(job, unknown) for job in jobs]))
 
     def _keep_pace(self, key: str) -> None:
-        limit = self.world.settings.hidream_submissions_per_minute
+        limit = self.world.settings.submissions_per_minute
         own = (job for job in self.world.jobs.values() if job.provider == self.name and job.key == key)
         if limit is not None and sum(self.world.elapsed(job) < _MINUTE for job in own) >= limit:
             raise _refusal(429, "请求过于频繁")
@@ -228,7 +229,7 @@ def _stylized(job: SimulatedJob) -> Recipe:
 
 def _video(video_name: str) -> bytes:
     if video_name.startswith(("http://", "https://")):
-        return fetch_input(video_name, CLIP)
+        return fetch_input(video_name, CLIP, HiDream.sample_hosts)
     try:
         return base64.b64decode(video_name, validate=True)
     except (binascii.Error, ValueError):

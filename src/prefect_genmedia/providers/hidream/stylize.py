@@ -12,7 +12,14 @@ from typing_extensions import Self
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.hidream import catalog
-from prefect_genmedia.providers.inputs import AS_GIVEN, InputUrl, PublicUrl, RequestInput, identity_of_base64, SentInputs
+from prefect_genmedia.providers.inputs import (
+    AS_GIVEN,
+    InputUrl,
+    PublicUrl,
+    RequestInput,
+    SentInputs,
+    identity_of_base64,
+)
 from prefect_genmedia.providers.protocol import GenerationRequest
 
 
@@ -95,9 +102,7 @@ class StylizedVideo(GenerationRequest):
     def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """Video, prompt and style. How the call is named and who hears of its end make it no other request."""
         return {
-            "video": inputs.identity(self.video_url)
-            if self.video_url
-            else identity_of_base64(self.video_base64 or ""),
+            "video": inputs.identity(self.video_url) if self.video_url else identity_of_base64(self.video_base64 or ""),
             "prompt": self.prompt,
             "style": self.style,
         }

@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 import httpx
 
-from prefect_genmedia.providers.responses import paid_submission, unreadable
+from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.jenius import catalog, responses
 from prefect_genmedia.providers.jenius.poster import LivePoster
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
+from prefect_genmedia.providers.responses import paid_submission, unreadable
 from prefect_genmedia.providers.results import open_url
-from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
 
 
 class JeniusClient:

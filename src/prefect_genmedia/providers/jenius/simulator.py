@@ -19,8 +19,6 @@ from prefect_genmedia.simulator.faults import Fault
 from prefect_genmedia.simulator.media import Recipe, fetch_input
 from prefect_genmedia.simulator.world import SimulatedJob
 
-PREFIX = "/jenius"
-
 _SCENES = ("youqian", "zhongming", "anime_cake", "real_cake", "firework")
 _STATUSES = {"queued": "pending", "running": "processing", "failed": "failed", "done": "completed"}
 _SECONDS = 5.0
@@ -37,12 +35,14 @@ class Jenius(Dialect):
     """The dialect's endpoints over one world."""
 
     name = "jenius"
+    title = "Jenius"
+    prefix = "/jenius"
 
     def routes(self) -> Mount:
         """Everything below `/jenius`."""
         tasks = "/api/plugins/poster/tasks"
         return Mount(
-            PREFIX,
+            self.prefix,
             routes=[
                 Route(tasks, self.guarded("submit", self.create), methods=["POST"]),
                 Route(f"{tasks}/{{uuid}}", self.guarded("poll", self.status), methods=["GET"]),

@@ -22,16 +22,16 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field, create_model
 
+from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, retry_if_safe
 from prefect_genmedia._prefect.session import open_session
-from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
+from prefect_genmedia._prefect.suspension import check_can_suspend, resumed, sleeping_runs
 from prefect_genmedia.errors import NoSubject, ProviderError
 from prefect_genmedia.providers.tokenops import Detection
+from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
 from prefect_genmedia.providers.tokenops.catalog import MASK_LIFETIME_SECONDS
 from prefect_genmedia.providers.tokenops.gallery import Gallery, draw_gallery
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
 from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
-from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, retry_if_safe
-from prefect_genmedia._prefect.suspension import check_can_suspend, resumed, sleeping_runs
 
 Fallback = Literal["largest", "fail"]
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
+from prefect_genmedia._transport import unsigned_url
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.providers.inputs import InputUrl, RequestInput, Seed, input_url
+from prefect_genmedia.providers.inputs import AS_GIVEN, InputUrl, RequestInput, Seed, SentInputs, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
 from prefect_genmedia.providers.tokenops import catalog
-from prefect_genmedia._transport import unsigned_url
 
 
 class _Url(BaseModel):

@@ -60,6 +60,14 @@ class OmniHumanVideo(GenerationRequest):
         chosen._chosen_at = time.time()
         return chosen
 
+    def normalized(self) -> OmniHumanVideo:
+        """The subject in the words that selection gives it: `0.50,0.4` and `0.5,0.4` are the same point."""
+        if not self.subject:
+            return self
+        wanted = parse_subject(self.subject)
+        words = f"{wanted[0]:g},{wanted[1]:g}" if isinstance(wanted, tuple) else str(wanted)
+        return self.with_subject(SubjectSelection(subject=words, mask_urls=self.mask_urls))
+
     @property
     def model_name(self) -> str:
         """The model's name at TokenOps."""

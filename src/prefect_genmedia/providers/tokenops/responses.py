@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 
+from prefect_genmedia._transport import Redactor, excerpt
 from prefect_genmedia.errors import (
     CredentialsError,
     GenerationFailed,
@@ -23,10 +24,9 @@ from prefect_genmedia.errors import (
     QuotaError,
     RateLimited,
 )
-from prefect_genmedia.providers.responses import ErrorAnswer, error_facts, read_json
 from prefect_genmedia.providers.protocol import Observation, Phase
+from prefect_genmedia.providers.responses import ErrorAnswer, error_facts, read_json
 from prefect_genmedia.providers.tokenops import catalog
-from prefect_genmedia._transport import Redactor, excerpt
 
 __all__ = ["observation", "raise_for_error", "read_json", "result_url"]
 

@@ -17,8 +17,6 @@ from prefect_genmedia.simulator.faults import Fault, broken_answer, broken_file
 from prefect_genmedia.simulator.media import Recipe, UnusableInput, draw_masks, fetch_input, sound_seconds
 from prefect_genmedia.simulator.world import SimulatedJob
 
-PREFIX = "/tokenops/v1"
-
 _OMNI_REQ_KEY = "jimeng_realman_avatar_picture_omni_v15"
 _LOOKS = {
     "detection": "jimeng_realman_avatar_object_detection",
@@ -52,11 +50,13 @@ class TokenOps(Dialect):
     """The dialect's endpoints over one world."""
 
     name = "tokenops"
+    title = "TokenOps"
+    prefix = "/tokenops/v1"
 
     def routes(self) -> Mount:
         """Everything below `/tokenops/v1`."""
         return Mount(
-            PREFIX,
+            self.prefix,
             routes=[
                 Route("/videos", self.guarded("submit", self.create), methods=["POST"]),
                 Route("/videos/{id}", self.guarded("poll", self.status), methods=["GET"]),

@@ -19,7 +19,7 @@ from prefect_genmedia import TokenOpsCredentials
 
 async def run(job: dict[str, Any]) -> int:
     """Do what a user does: store the credentials once, then call the flow with the Block's name."""
-    credentials = TokenOpsCredentials(api_key=job.pop("api_key"), base_url=job.pop("base_url"))
+    credentials = TokenOpsCredentials(api_key=job.pop("api_key"), base_url=job.pop("base_urls")["tokenops"])
     await credentials.asave("default", overwrite=True)
     omnihuman_video: Any = load_flow_from_entrypoint("prefect_genmedia.flows.omnihuman.omnihuman_video")
     state: State[Any] = await omnihuman_video(

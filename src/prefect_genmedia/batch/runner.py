@@ -1,0 +1,288 @@
+"""Running a batch: check the table, open what it needs, run it, and show it while it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from prefect.logging import get_run_logger
+
+from prefect_genmedia._core.attempts import Asker, next_attempt
+from prefect_genmedia._core.budgets import Budget, budget_name
+from prefect_genmedia._core.clock import SYSTEM_CLOCK
+from prefect_genmedia._core.costs import priced_as
+from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.naming import file_stem
+from prefect_genmedia._core.session import Session
+from prefect_genmedia._media.storage import anywhere
+from prefect_genmedia._prefect.concurrency import check_limit
+from prefect_genmedia._prefect.credentials import load_credentials
+from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
+from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
+from prefect_genmedia._prefect.session import prices_of, session_of
+from prefect_genmedia._prefect.terminal import Bar, terminal_bar
+from prefect_genmedia.batch import show
+from prefect_genmedia.batch.gallery import publish_gallery
+from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
+from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
+from prefect_genmedia.batch.results import INVALID, Results
+from prefect_genmedia.batch.row_task import RowHooks
+from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
+from prefect_genmedia.batch.scheduler import BatchScheduler
+from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
+from prefect_genmedia.batch.show import quiet_rows
+from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
+from prefect_genmedia.batch.supervisor import supervisor_of
+from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
+from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
+from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
+from prefect_genmedia.settings import current_settings
+
+LOOK_SECONDS = 0.5
+"""How often it is seen whether progress and results are due, in seconds."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What earlier runs have left of a batch's rows, and who asks for them now."""
+
+    known: Mapping[str, Job]
+    asker: Asker
+
+
+@dataclass(frozen=True)
+class OpenBatch:
+    """A batch whose table is checked, and whose sessions are open.
+
+    Parameters:
+        name: the batch's name.
+        scheduler: runs its rows.
+        rows: the rows to do.
+        bad: the rows that are left out.
+        fit: the rows to do as they stand in the table.
+        unfit: ids of rows that are left out for what is in their inputs.
+    """
+
+    name: str
+    scheduler: BatchScheduler
+    rows: Sequence[Row]
+    bad: Sequence[BadRow]
+    fit: Sequence[Mapping[str, Any]]
+    unfit: frozenset[str]
+
+
+async def run_batch(spec: BatchSpec) -> BatchReport:
+    """Do a whole batch, or one shard of it, inside a flow run; see the flow `generate_batch`.
+
+    Parameters:
+        spec: the batch.
+
+    Raises:
+        InvalidRequest: rows cannot be right, or settings contradict each other; nothing was submitted.
+        BudgetStop: the budget did not hold every row; those that it held are done.
+        BatchIncomplete: some rows have no file; the others are done.
+    """
+    shard = spec.sharding.shard
+    async with explained(), end_told(shard) as end, AsyncExitStack() as stack:
+        batch = await _opened(stack, spec)
+        if spec.dry_run:
+            return await _plan(batch.scheduler, batch.bad)
+        scheduler, results = batch.scheduler, batch.scheduler.results
+        supervisor = None if spec.sharding.shards == 1 else await supervisor_of(batch, spec)
+        scheduler.budgets = await _budgets(scheduler, spec.money)
+        known = len(scheduler.known)
+        get_run_logger().info("Batch %s: %d rows, %d of them known to the ledger", batch.name, len(batch.rows), known)
+        with quiet_rows(len(batch.rows)), terminal_bar(batch.name) as bar:
+            async with _shown(batch.name, results, bar, shard):
+                await (supervisor or scheduler).go()
+        end.stop = scheduler.stop
+        end.take(results)
+        return _report(scheduler)
+
+
+async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
+    """Read and check the table, open what its rows need, and find out what earlier runs have left."""
+    settings, shard = current_settings(), spec.sharding.shard
+    read = spec.table if isinstance(spec.table, str) else None
+    await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
+    name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
+    wanted = await read_rows(spec.table)
+    rows, bad = check_rows(wanted, spec.kind, shard.has if shard else None)
+    prices = price_table(prices_of(settings), spec.money.prices)
+    _check_prices(rows, prices, spec.money)
+    folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
+    location = spec.results or _beside(spec.table, folder, name)
+    _check_location(location, spec.table)
+    destination = (None, None) if shard else (location, await storage_of(location))
+    ledger = await stack.enter_async_context(open_ledger(settings.ledger))
+    if shard is not None:
+        await shard.check_ledger(ledger)
+    sessions = await _sessions(stack, rows, spec, prices, ledger)
+    jobs = Known(name, rows, sessions, ledger)
+    known = await jobs.begin()
+    asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
+    inspected = await _inspected(spec, rows, bad, sessions, Found(known, asker))
+    rows = [row for row in rows if row.id not in inspected.unfit]
+    scheduler = BatchScheduler(
+        name=name,
+        rows=rows,
+        sessions=sessions,
+        jobs=jobs,
+        asker=asker,
+        output=folder,
+        prices=prices,
+        spec=spec,
+        results=Results([row.id for row in rows], inspected.bad, *destination),
+        known=known,
+        inspected=inspected,
+    )
+    left_out = {row.position for row in inspected.bad}
+    fit = [fields for position, fields in enumerate(wanted) if position not in left_out]
+    return OpenBatch(name, scheduler, rows, inspected.bad, fit, inspected.unfit)
+
+
+async def _inspected(
+    spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow], sessions: Mapping[str, Session], found: Found
+) -> Inspected:
+    """Inspect the inputs of the rows that are to be submitted; all problems of all rows make one error."""
+    now = SYSTEM_CLOCK.now()
+    to_submit = [row for row in rows if next_attempt(found.known.get(row.id), found.asker, now) is not None]
+    inspected = await inspect_inputs(to_submit, sessions, spec.preflight)
+    all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
+    if all_bad and not spec.skip_invalid:
+        raise refuse(all_bad)
+    return replace(inspected, bad=all_bad, unfit=frozenset(row.id for row in inspected.bad))
+
+
+async def _sessions(
+    stack: AsyncExitStack, rows: Sequence[Row], spec: BatchSpec, prices: PriceTable, ledger: Ledger
+) -> dict[str, Session]:
+    """One session of each account around the whole batch: its rows share the client."""
+    sessions, settings = {}, current_settings()
+    for provider in sorted({row.request.provider for row in rows}):
+        block = await load_credentials(provider, spec.credentials)
+        client = await stack.enter_async_context(block.client())
+        session = await session_of(block, client, ledger, settings, RowHooks())
+        limit = spec.limits.concurrency_limit or session.concurrency_limit
+        if limit:
+            await check_limit(limit)
+        sessions[provider] = replace(session, prices=prices, concurrency_limit=limit)
+    return sessions
+
+
+def _report(run: BatchScheduler) -> BatchReport:
+    results = run.results
+    words = show.summary_of(results)
+    place = f" The table of results is {results.location}." if results.location else ""
+    get_run_logger().info("Batch %s: %s.%s", run.name, words, place)
+    again = f"run the batch again with batch_id {run.name!r}: what is delivered is not paid again."
+    if run.stop is not None:
+        run.stop.paid = words
+        if isinstance(run.stop, BudgetStop):
+            run.stop.next_step = f"raise max_jobs or max_cost, and {again}"
+        raise run.stop
+    report = BatchReport(
+        batch_id=run.name,
+        rows=len(results.all()),
+        states=dict(results.counts()),
+        estimated_cost=round(results.cost(), 6),
+        results=results.location,
+    )
+    if report.delivered + report.states.get(INVALID, 0) < report.rows:
+        next_step = f"look at the table of failures, then {again}"
+        raise BatchIncomplete(f"Batch {run.name!r}: {words}.{place}", next_step=next_step)
+    return report
+
+
+@asynccontextmanager
+async def _shown(name: str, results: Results, bar: Bar, shard: Shard | None) -> AsyncIterator[None]:
+    """Progress and the table of results while the block runs, and all that a person looks at when it has ended."""
+    progress = show.Progress(name, results, bar)
+    if shard is not None:
+        progress = show.Progress(f"{name}, {shard}", results, bar, BEAT_KEY, BEAT_SECONDS)
+    await results.save(now=True)  # before anything is paid: a table that cannot be written must stop the batch here
+    await progress.show(now=True)
+
+    async def keep_showing() -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await results.save()
+                await progress.show()
+            except Exception as error:  # paid jobs do not end because a picture of them cannot be drawn
+                get_run_logger().warning("Progress or results cannot be written now: %s", error)
+
+    showing = asyncio.create_task(keep_showing())
+    try:
+        yield
+    finally:
+        showing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await showing
+        await results.save(now=True)
+        await progress.show(now=True)
+        if shard is None:  # else the run that waits for it shows them
+            delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
+            await publish_gallery(name, show.summary_of(results), delivered, results.location)
+            await show.publish_failures(name, results)
+
+
+async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:
+    """Show what a run would do now; nothing is sent to a provider."""
+    plan = await plan_of(run, bad)
+    words = plan_words(plan)
+    get_run_logger().info("Dry run of batch %s: %s\n%s", run.name, words, plan_text(plan))
+    await show.publish_plan(run.name, [row.line() for row in plan], words)
+    return BatchReport(
+        batch_id=run.name,
+        rows=len(plan),
+        states=dict(Counter(row.what for row in plan)),
+        estimated_cost=round(sum(row.cost or 0.0 for row in plan), 6),
+        dry_run=True,
+    )
+
+
+async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
+    if not money.limited:
+        return {}
+    budgets = {}
+    for session in run.sessions.values():
+        account = str(session.account)
+        name = budget_name(money.budget or run.name, money.period, account if money.per_account else None)
+        budgets[account] = Budget(run.jobs.ledger, name, money.max_jobs, money.max_cost)
+        state = await budgets[account].open()
+        get_run_logger().info(
+            "Budget %s: %d jobs and about %.2f %s (estimate) are reserved", name, state.jobs, state.cost, CURRENCY
+        )
+    return budgets
+
+
+def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], money: Money) -> None:
+    """A limit on cost that some rows cannot be counted against would be no limit."""
+    if money.max_cost is None:
+        return
+    unpriced = sorted({priced_as(row.request) for row in rows} - prices.keys())
+    if unpriced:
+        problems = [
+            FieldProblem(f"prices.{name}", "is needed for max_cost, and no price is known") for name in unpriced
+        ]
+        raise InvalidRequest.of("The batch", problems)
+
+
+def _check_location(location: str, table: str | Sequence[Mapping[str, Any]]) -> None:
+    if isinstance(table, str) and anywhere(location) == anywhere(table):
+        raise InvalidRequest.of("The batch", [FieldProblem("results", "is the table itself")])
+
+
+def _beside(table: str | Sequence[Mapping[str, Any]], folder: str, name: str) -> str:
+    """Where results go that nobody named a place for: beside the table, in its format."""
+    if isinstance(table, str):
+        return f"{folder_of(table)}/{stem_of(table)}.results.{format_of(table)}"
+    return f"{folder.rstrip('/')}/{file_stem(name)}.results.jsonl"

@@ -1,0 +1,115 @@
+"""A batch's options, built once and passed as a whole, and its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from prefect_genmedia._core.budgets import BudgetPeriod
+from prefect_genmedia._core.model import JobState
+from prefect_genmedia.batch.shards import Shard
+from prefect_genmedia.prices import CURRENCY, Price
+from prefect_genmedia.providers.credentials import ProviderCredentials
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a batch may do. Times in seconds.
+
+    Parameters:
+        max_in_flight: jobs of each account at its provider at once.
+        canary: how many rows must pass before the rest is begun.
+        breaker: how many of the same breaking error in a row stop it; 0 for never.
+        timeout_seconds: how long to wait for a result.
+        concurrency_limit: a Prefect global concurrency limit held by each job, or None.
+    """
+
+    max_in_flight: int = 8
+    canary: int = 0
+    breaker: int = 3
+    timeout_seconds: float = 1800.0
+    concurrency_limit: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Money:
+    """What a batch may cost. See the flow `generate_batch` for each."""
+
+    prices: Mapping[str, float | Price] | None = None
+    max_jobs: int | None = None
+    max_cost: float | None = None
+    budget: str | None = None
+    period: BudgetPeriod = "total"
+    per_account: bool = False
+
+    @property
+    def limited(self) -> bool:
+        """Whether anything is to be reserved."""
+        return self.max_jobs is not None or self.max_cost is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharding:
+    """How a batch is split over machines. See the flow `generate_batch` for each.
+
+    The runs of the shards get the parameters of the flow run that starts them, but for their own part.
+    """
+
+    shards: int = 1
+    deployment: str | None = None
+    shard: Shard | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSpec:
+    """All options of a batch.
+
+    Parameters:
+        table: rows, or the URL or path of a table.
+        kind: the kind of the rows that name none.
+        credentials: the provider's Block, or its name.
+        batch_id: what the batch is called; None takes the table's name, or the root flow run.
+        output: folder for the files; None takes the setting.
+        results: path or URL of the table of results; None puts it beside the table, or with the files of given rows.
+        limits: what may be done at once, and when to stop.
+        money: what may be spent.
+        skip_invalid: leave out rows that cannot be right, instead of ending.
+        preflight: inspect the inputs of all rows before anything is submitted.
+        dry_run: check and estimate only; nothing is submitted.
+        sharding: which part of the batch this is, or into how many it is split.
+    """
+
+    table: str | Sequence[Mapping[str, Any]]
+    kind: str
+    credentials: ProviderCredentials | str = "default"
+    batch_id: str | None = None
+    output: str | None = None
+    results: str | None = None
+    limits: Limits = field(default_factory=Limits)
+    money: Money = field(default_factory=Money)
+    skip_invalid: bool = False
+    preflight: bool = True
+    dry_run: bool = False
+    sharding: Sharding = field(default_factory=Sharding)
+
+
+class BatchReport(BaseModel):
+    """What became of a batch."""
+
+    model_config = ConfigDict(frozen=True)
+
+    batch_id: str = Field(description="The batch's name: the same name and rows mean the same paid results.")
+    rows: int = Field(description="Rows in the table.")
+    states: dict[str, int] = Field(description="How many rows are in each state; `delivered` have a verified file.")
+    estimated_cost: float = Field(description="What the jobs probably cost, or would cost in a dry run; estimated.")
+    currency: str = CURRENCY
+    results: str | None = Field(default=None, description="Path or URL of the table of results; None for a dry run.")
+    dry_run: bool = False
+
+    @property
+    def delivered(self) -> int:
+        """Rows with a verified file."""
+        return self.states.get(JobState.DELIVERED.value, 0)

@@ -1,0 +1,207 @@
+"""The tail that every flow has: a request becomes a verified file, with the task runs that its page shows."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, ParamSpec, TypedDict, TypeVar, cast
+
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from typing_extensions import Self, Unpack
+
+from prefect_genmedia._core.model import Delivery
+from prefect_genmedia._core.pipeline import find_job
+from prefect_genmedia._core.spec import DEFAULT_TIMEOUT_SECONDS, JobSpec
+from prefect_genmedia._prefect.concurrency import holding_limit
+from prefect_genmedia._prefect.parameters import refuse_base64
+from prefect_genmedia._prefect.run import explained, recorded_job, run_context
+from prefect_genmedia._prefect.session import open_session
+from prefect_genmedia._prefect.suspension import check_can_suspend, suspend_until_done
+from prefect_genmedia.errors import OutputRefused
+from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
+from prefect_genmedia.tasks import download_result, submit, wait_for_job
+
+P = ParamSpec("P")
+T = TypeVar("T")
+AnyRequest = PreparedRequest[Any]
+
+
+async def check_run(**suspends: bool) -> None:
+    """Check what must hold before a flow does anything: no file as base64 in its parameters, and it can suspend.
+
+    Parameters:
+        **suspends: the flow's parameters that suspend it, by name, and whether they are set.
+
+    Raises:
+        InvalidRequest: with every problem; nothing was sent.
+    """
+    await refuse_base64()
+    await check_can_suspend(**suspends)
+
+
+async def is_paid_without_inputs(
+    request: GenerationRequest, credentials: ProviderCredentials | str, idempotency_key: str | None
+) -> bool:
+    """Whether local inputs no longer exist, but the ledger has the paid job that was made from them.
+
+    A rerun then joins that job: nothing has to be prepared, detected or selected for it.
+
+    Parameters:
+        request: what is wanted.
+        credentials: the provider's Block, or its name.
+        idempotency_key: as for `submit`.
+
+    Raises:
+        InvalidRequest: several jobs may be meant.
+        SubmissionUnknown: it was sent without a certain answer.
+    """
+    if not request.absent_inputs():
+        return False
+    async with explained(), open_session(request.provider, credentials) as session:
+        return await find_job(session, JobSpec(request, scope=session.run.scope(idempotency_key))) is not None
+
+
+class GenerateOptions(TypedDict, total=False):
+    """The options of `generate`. The flows' parameters of the same names mean the same."""
+
+    credentials: ProviderCredentials | str
+    """The provider's Block, or its name; "default" by default."""
+    label: str
+    """A few words that name the request for people."""
+    output: str | None
+    """A folder, a file name ending in .mp4, or an fsspec URL of either; None takes the setting."""
+    timeout_seconds: float
+    """How long to wait for the result, in seconds from when the provider accepted the job."""
+    idempotency_key: str | None
+    """Makes "the same request" hold across flow runs."""
+    resubmit_on_output_refusal: int
+    """How many new attempts may follow finished videos that the provider refuses."""
+    preflight: bool
+    """Check what the provider documents about the inputs before anything is paid."""
+    suspend_while_waiting: bool
+    """Suspend the deployed run until the job is done; see `check_can_suspend`."""
+
+
+async def generate(request: GenerationRequest | PreparedRequest[Any], **options: Unpack[GenerateOptions]) -> Delivery:
+    """Submit → wait → download, within the limits of the credentials' Block; call it in a flow.
+
+    Parameters:
+        request: what is wanted.
+        **options: see `GenerateOptions`.
+
+    Returns:
+        The verified file. A flow that ends with it may return `await completed(delivery)`.
+
+    Raises:
+        GenMediaError: as the tasks `submit`, `wait_for_job` and `download_result`.
+    """
+    credentials, output = options.get("credentials", "default"), options.get("output")
+    prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
+    key = options.get("idempotency_key")
+    for attempt in attempts(prepared, options.get("resubmit_on_output_refusal", 0)):
+        with attempt:
+            spec = JobSpec(attempt.prepared.request, scope=run_context().scope(key), variant=attempt.variant)
+            async with holding_limit(spec, credentials):
+                job = await submit(
+                    attempt.prepared,
+                    credentials=credentials,
+                    idempotency_key=key,
+                    variant=attempt.variant,
+                    label=options.get("label", ""),
+                    output=output,
+                    ask_again=attempt.is_last,
+                    preflight=options.get("preflight", True),
+                )
+                if options.get("suspend_while_waiting"):
+                    await suspend_until_done(job)
+                timeout = options.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
+                job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout)
+    return await download_result(job, output, credentials=credentials)
+
+
+async def completed(delivery: Delivery) -> State[Delivery]:
+    """A completed state that holds the delivery; its message names the job and the file. A flow returns it.
+
+    Parameters:
+        delivery: what the flow's caller gets.
+    """
+    job = await recorded_job(delivery.job_key)
+    provider = f" is {job.provider_status} at {job.provider}" if job is not None else ""
+    return Completed(
+        message=(
+            f"Job {delivery.provider_job_id}{provider}; verified and delivered: "
+            f"{delivery.seconds:.2f} s, {delivery.width}×{delivery.height}, {delivery.uri}"
+        ),
+        data=delivery,
+    )
+
+
+def returns_state(function: Callable[P, Awaitable[State[T]]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Declare what the callers of a flow get whose function returns a state: Prefect gives them the state's data.
+
+    Changes the type only; goes below `@flow`.
+
+    Parameters:
+        function: the flow's function.
+    """
+    return cast(Callable[P, Coroutine[Any, Any, T]], function)
+
+
+@dataclass
+class Attempt:
+    """One attempt: a block around submitting and waiting. A refused output leaves it quietly while more are allowed.
+
+    Parameters:
+        prepared: what to submit: the user's request, with another seed after the first attempt.
+        variant: tells the attempts apart in the ledger; 0 for the first.
+        is_last: whether no other follows: only then may a rerun ask for it anew.
+    """
+
+    prepared: AnyRequest
+    variant: int
+    is_last: bool
+    is_refused: bool = field(default=False, init=False)
+
+    def __enter__(self) -> Self:
+        """Begin the attempt."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        """Swallow a refused output if another attempt is allowed."""
+        self.is_refused = isinstance(error, OutputRefused) and not self.is_last
+        if self.is_refused:
+            get_run_logger().warning("The output was refused, so a new attempt is made: %s", error)
+        return self.is_refused
+
+
+def attempts(prepared: AnyRequest, resubmit_on_output_refusal: int) -> Iterator[Attempt]:
+    """The first attempt at a request, and as many more after refused outputs as are allowed.
+
+    Each one may be paid (providers say that they bill no refused output; that is their word). A retried run goes
+    through the same attempts again and finds each in the ledger.
+
+    Parameters:
+        prepared: what is wanted.
+        resubmit_on_output_refusal: how many new attempts are allowed.
+    """
+    for number in range(resubmit_on_output_refusal + 1):
+        attempt = Attempt(_reseeded(prepared, number), number, is_last=number == resubmit_on_output_refusal)
+        yield attempt
+        if not attempt.is_refused:
+            return
+
+
+def _reseeded(prepared: AnyRequest, number: int) -> AnyRequest:
+    """The request with a seed of its own for each attempt; the same one when a run is retried."""
+    request = prepared.request
+    if number == 0 or "seed" not in type(request).model_fields:
+        return prepared
+    seed = zlib.crc32(f"{request.model_dump(include={'seed'})['seed']}:{number}".encode()) % 2**31
+    return prepared.with_request(request.model_copy(update={"seed": seed}))
