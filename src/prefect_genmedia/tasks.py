@@ -156,9 +156,12 @@ async def wait_for_job(
         InputRefused, OutputRefused, GenerationFailed, JobExpired: the provider gave up.
         CredentialsError: the key is no longer accepted.
     """
-    async with explained(), shown_progress() as listener:
-        async with open_session_of(job, credentials, RunHooks(listener)) as (session, found):
-            return await pipeline.wait(session, found, timeout_seconds)
+    async with (
+        explained(),
+        shown_progress() as listener,
+        open_session_of(job, credentials, RunHooks(listener)) as (session, found),
+    ):
+        return await pipeline.wait(session, found, timeout_seconds)
 
 
 @task(

@@ -61,10 +61,9 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
         await publish_reconcile_table(findings)
         for name in await wake_sleepers(ledger):
             logger.info("Run %s slept although its job has news, and was resumed", name)
-    for plugin in plugins():
-        if plugin.reconcile is not None:
-            for line in await imported(plugin.reconcile)():
-                logger.info(line)
+    for hook in filter(None, (plugin.reconcile for plugin in plugins())):
+        for line in await imported(hook)():
+            logger.info(line)
     return findings
 
 

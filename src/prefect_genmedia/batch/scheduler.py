@@ -221,7 +221,8 @@ class BatchScheduler:
             reason = self.breaker.reason
             self._stop(
                 BatchIncomplete(
-                    f"Stopped after {self.spec.limits.breaker} rows in a row with the same {reason.kind}: {reason.message}",
+                    f"Stopped after {self.spec.limits.breaker} rows in a row with the same {reason.kind}: "
+                    f"{reason.message}",
                     next_step=reason.next_step,
                 ).about(reason.job_key, None)
             )

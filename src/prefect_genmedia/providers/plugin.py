@@ -110,6 +110,12 @@ class ProviderPlugin:
         return block_type
 
 
+def _checked(plugin: Any) -> ProviderPlugin:
+    if not isinstance(plugin, ProviderPlugin):
+        raise TypeError(f"it is a {type(plugin).__name__}, and not a ProviderPlugin")
+    return plugin
+
+
 class _Registry:
     """Plug-ins by name: the installed ones, loaded at the first use, and those that a program registered itself."""
 
@@ -121,9 +127,7 @@ class _Registry:
         found: dict[str, ProviderPlugin] = {}
         for entry in entry_points(group=GROUP):
             try:
-                plugin = entry.load()
-                if not isinstance(plugin, ProviderPlugin):
-                    raise TypeError(f"{entry.value} is not a ProviderPlugin")
+                plugin = _checked(entry.load())
             except Exception as error:  # a broken plug-in must not keep the others from working
                 _logger.warning("The provider plug-in %r cannot be loaded and is skipped: %r", entry.name, error)
                 continue

@@ -144,7 +144,7 @@ class GenerationRequest(BaseModel):
         return self
 
     def normalized(self) -> Self:
-        """The same request in the words that the plug-in's `resolve` gives it, so that reruns have the same identity."""
+        """The same request in the words that the plug-in's `resolve` gives it: a rerun has the same identity."""
         return self
 
     def stale_at(self) -> float | None:
