@@ -1,1 +1,81 @@
-"""The dialects: one folder per provider, all under one protocol."""
+"""The API for provider plug-ins: requests, clients, and what a plug-in declares.
+
+A plug-in's credentials Block derives from `prefect_genmedia.providers.credentials.ProviderCredentials`; that module needs
+Prefect, and nothing here does.
+"""
+
+from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
+from prefect_genmedia.prices import Price
+from prefect_genmedia.providers.bearer import BearerAuth
+from prefect_genmedia.providers.inputs import (
+    AS_GIVEN,
+    InputUrl,
+    PictureLimits,
+    PublicUrl,
+    RequestInput,
+    Seed,
+    SentInput,
+    SentInputs,
+)
+from prefect_genmedia.providers.plugin import ProviderPlugin, ResolveSession, register
+from prefect_genmedia.providers.protocol import (
+    Accepted,
+    Account,
+    DurationSource,
+    GenerationRequest,
+    MediaExpectation,
+    Observation,
+    Phase,
+    PreparedRequest,
+    ProviderClient,
+    ResultStream,
+    Sendable,
+)
+from prefect_genmedia.providers.responses import (
+    ErrorAnswer,
+    name_in,
+    number_in,
+    paid_submission,
+    read_json,
+    unreadable,
+)
+from prefect_genmedia.providers.results import open_url, result_stream
+
+__all__ = [
+    "AS_GIVEN",
+    "Accepted",
+    "Account",
+    "ApiClient",
+    "BearerAuth",
+    "DurationSource",
+    "ErrorAnswer",
+    "FetchRules",
+    "Gates",
+    "GenerationRequest",
+    "InputUrl",
+    "MediaExpectation",
+    "Observation",
+    "Phase",
+    "PictureLimits",
+    "PreparedRequest",
+    "Price",
+    "ProviderClient",
+    "ProviderPlugin",
+    "PublicUrl",
+    "Redactor",
+    "RequestInput",
+    "ResolveSession",
+    "ResultStream",
+    "Seed",
+    "Sendable",
+    "SentInput",
+    "SentInputs",
+    "name_in",
+    "number_in",
+    "open_url",
+    "paid_submission",
+    "read_json",
+    "register",
+    "result_stream",
+    "unreadable",
+]
