@@ -7,6 +7,7 @@ Tasks are in `prefect_genmedia.tasks`, request models in `prefect_genmedia.provi
 
 from importlib.metadata import version
 
+from prefect_genmedia import _compat
 from prefect_genmedia.providers.hidream.block import HiDreamCredentials
 from prefect_genmedia.providers.jenius.block import JeniusCredentials
 from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
@@ -14,3 +15,5 @@ from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
 __version__ = version("prefect-genmedia")
 
 __all__ = ["HiDreamCredentials", "JeniusCredentials", "TokenOpsCredentials", "__version__"]
+
+_compat.install()

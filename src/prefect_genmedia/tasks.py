@@ -235,3 +235,12 @@ async def settle_job(
     get_run_logger().info("Job %s is %s now", settled.key, settled.state.value)
     emit_job_event("decided", settled, decision=decision)
     return settled
+
+
+def __getattr__(name: str) -> Any:
+    from prefect_genmedia import _compat
+
+    return _compat.moved_name(__name__, name)
+
+
+__path__: list[str] = []  # old paths such as `prefect_genmedia.tasks.generate` are found by `_compat`
