@@ -53,6 +53,7 @@ async def jimeng_video(
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
+    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Make a video from text or pictures, and deliver it verified.
 
@@ -78,6 +79,9 @@ async def jimeng_video(
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
+            {"watermark": false}; it wins over the other parameters, and belongs to the inputs. Prefect
+            stores it with the run: no secrets.
 
     Raises:
         InvalidRequest: before anything is paid, with every problem.
@@ -97,6 +101,7 @@ async def jimeng_video(
         seed=seed,
         template_id=template_id,
         camera_strength=camera_strength,
+        extra_body=extra_body,
     )
     label = label_of(image_urls[0]) if image_urls else prompt[:40]
     delivery = await generate(

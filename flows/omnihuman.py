@@ -47,6 +47,7 @@ async def omnihuman_video(
     ask_fallback: Literal["largest", "fail"] = "fail",
     suspend_while_asking: bool = False,
     suspend_while_waiting: bool = False,
+    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Make a portrait speak a recording, and deliver the verified video.
 
@@ -72,6 +73,9 @@ async def omnihuman_video(
             on a schedule where ask_fallback is largest.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
+            {"output_format": "mov"}; it wins over the other parameters, and belongs to the inputs. Prefect
+            stores it with the run: no secrets.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.
@@ -88,6 +92,7 @@ async def omnihuman_video(
         output_resolution=output_resolution,
         pe_fast_mode=pe_fast_mode,
         seed=seed,
+        extra_body=extra_body,
     )
     prepared = PreparedRequest(request)
     if not await is_paid_without_inputs(request, credentials, idempotency_key):

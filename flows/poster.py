@@ -20,7 +20,8 @@ from prefect_genmedia.providers.jenius.catalog import SceneName
 @JobRunName
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
-    return f"poster · {parameters['scene']} · {label_of(parameters['image_url'])}"
+    scene = parameters["extra_body"].get("prompt", parameters["scene"])
+    return f"poster · {scene} · {label_of(parameters['image_url'])}"
 
 
 @flow(name="live-poster", flow_run_name=_run_name)
@@ -34,6 +35,7 @@ async def live_poster(
     idempotency_key: str | None = None,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
+    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
 
@@ -58,13 +60,16 @@ async def live_poster(
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
+            {"prompt": "a_new_scene"}; it wins over the other parameters, and belongs to the inputs. Prefect
+            stores it with the run: no secrets.
 
     Raises:
         InvalidRequest: before anything is paid.
         GenMediaError: see the errors' table in the documentation.
     """
     await check_run(suspend_while_waiting=suspend_while_waiting)
-    request = LivePoster(image_url=image_url, scene=scene)
+    request = LivePoster(image_url=image_url, scene=scene, extra_body=extra_body)
     delivery = await generate(
         request,
         credentials=credentials,

@@ -20,7 +20,8 @@ from prefect_genmedia.providers.hidream.catalog import StyleName
 @JobRunName
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
-    return f"stylize · {parameters['style'] or 'prompt'} · {label_of(parameters['video_url'])}"
+    style = parameters["extra_body"].get("style", parameters["style"])
+    return f"stylize · {style or 'prompt'} · {label_of(parameters['video_url'])}"
 
 
 @flow(name="stylize-video", flow_run_name=_run_name)
@@ -37,6 +38,7 @@ async def stylize_video(
     idempotency_key: str | None = None,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
+    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Redraw a video in a style or as a prompt describes, and deliver the verified video.
 
@@ -54,6 +56,9 @@ async def stylize_video(
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
+            {"style": "a_new_style"}; it wins over the other parameters, and belongs to the inputs. Prefect
+            stores it with the run: no secrets.
 
     Raises:
         InvalidRequest: before anything is paid.
@@ -61,7 +66,12 @@ async def stylize_video(
     """
     await check_run(suspend_while_waiting=suspend_while_waiting)
     request = StylizedVideo(
-        video_url=video_url, style=style, prompt=prompt, notify_url=notify_url, request_id=request_id
+        video_url=video_url,
+        style=style,
+        prompt=prompt,
+        notify_url=notify_url,
+        request_id=request_id,
+        extra_body=extra_body,
     )
     delivery = await generate(
         request,

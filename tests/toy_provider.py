@@ -44,7 +44,7 @@ class ToyVideo(GenerationRequest):
     picture: PublicUrl
 
     @property
-    def model_name(self) -> str:
+    def default_model(self) -> str:
         return "toy-1"
 
     def body(self) -> dict[str, Any]:
@@ -72,7 +72,7 @@ class ToyClient:
 
     async def submit(self, request: ToyVideo) -> Accepted:
         with paid_submission():
-            response = await self._api.post_paid("/jobs", request.body())
+            response = await self._api.post_paid("/jobs", request.payload())
             payload = self._read(response, "POST /jobs")
             if "id" not in payload:
                 raise unreadable(response, "POST /jobs", self._redactor, "no id")

@@ -21,7 +21,7 @@ def length_limit(request: GenerationRequest) -> float | None:
     Parameters:
         request: what is wanted.
     """
-    if (seconds := request.expectation().seconds) is not None:
+    if not request.length_is_extra and (seconds := request.expectation().seconds) is not None:
         return seconds
     source = request.duration_source()
     return source.below_seconds if source else None

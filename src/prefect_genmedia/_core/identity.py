@@ -31,7 +31,7 @@ def identity_of(
     parts = {
         "account": str(account),
         "kind": prepared.request.kind,
-        "inputs": prepared.request.identity_inputs(prepared.inputs),
+        "inputs": prepared.request.identity(prepared.inputs),
         "scope": scope,
         "variant": variant,
     }

@@ -23,6 +23,7 @@ from prefect_genmedia._inputs.redacting import without_inputs
 from prefect_genmedia._transport.redact import unsigned_url
 from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
 from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.providers.extra_body import shown_extra
 from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
 
@@ -57,7 +58,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     prepared = prepared or PreparedRequest(spec.request)
     pause = JOIN_SECONDS[0]
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
-    prepared.body()  # a request that cannot be written must fail before anything is written down
+    prepared.payload()  # a request that cannot be written must fail before anything is written down
     while True:
         job = await _newest_or_new(session, spec, prepared)
         if job.state in ACCEPTED:
@@ -135,7 +136,8 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
             raise newest.failure()
         return newest
     request, expectation = prepared.request, prepared.expectation()
-    cost = estimated_cost(request, session.prices, expectation.seconds)
+    seconds = None if request.length_is_extra else expectation.seconds
+    cost = estimated_cost(request, session.prices, seconds)
     return await session.ledger.reserve(
         Job(
             key="",
@@ -149,7 +151,7 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
             model=request.model_name,
             label=spec.label,
             request=shown_request(request),
-            expectation=expectation,
+            expectation=request.verifiable(expectation),
             flow_run_id=session.run.flow_run_id,
             root_run_id=session.run.root_run_id,
             estimated_cost=cost,
@@ -315,8 +317,8 @@ def unresolved(job: Job) -> SubmissionUnknown:
 
 def shown_request(request: GenerationRequest) -> dict[str, Any]:
     """The request as it may be stored and shown: URLs without signatures, `data:` URIs cut to their media type."""
-    shown: dict[str, Any] = _shown(request.model_dump(mode="json", exclude_none=True))
-    return shown
+    shown: dict[str, Any] = _shown(request.model_dump(mode="json", exclude_none=True, exclude={"extra_body"}))
+    return {**shown, "extra_body": shown_extra(request.extra_body)} if request.extra_body else shown
 
 
 def _shown(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -216,6 +217,8 @@ def _cell(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        value = json.dumps(value, ensure_ascii=False)
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     for sign, escaped in (("<", "&lt;"), ("\n", " "), ("[", "\\[")):
         text = text.replace(sign, escaped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import UUID
@@ -16,6 +17,10 @@ WHY = (
     "is a file as base64 text, which would be stored with the run: give the file's path or URL; "
     "it is sent as base64 where the provider takes that"
 )
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
+_FILE_CHARACTERS = 1000
+"""Base64 text of so many characters, without a space or a dot, is neither a key, a URL, a path nor a prompt."""
 
 
 async def refuse_base64() -> None:
@@ -60,4 +65,9 @@ def _within(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_inline(value: Any, place: str) -> bool:
-    return isinstance(value, str) and (value[:5].lower() == "data:" or place.endswith("video_base64"))
+    """Whether a text is a file: a `data:` URI, also inside of JSON text, or base64 too long for anything else."""
+    if not isinstance(value, str):
+        return False
+    if value[:5].lower() == "data:" or place.endswith("video_base64") or ";base64," in value.lower():
+        return True
+    return len(value) >= _FILE_CHARACTERS and _BASE64.fullmatch(value) is not None

@@ -147,7 +147,7 @@ def _cell(model: type[GenerationRequest], name: str, value: Any) -> Any:
         return value.split()  # URLs hold no spaces
     try:
         return json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested beyond reading
         return value
 
 

@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, budget_name
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
-from prefect_genmedia._core.costs import priced_as
+from prefect_genmedia._core.costs import length_limit, priced_as
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.naming import file_stem
@@ -43,6 +43,7 @@ from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
+from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
 
 LOOK_SECONDS = 0.5
@@ -268,12 +269,19 @@ def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], money: Money
     """A limit on cost that some rows cannot be counted against would be no limit."""
     if money.max_cost is None:
         return
-    unpriced = sorted({priced_as(row.request) for row in rows} - prices.keys())
-    if unpriced:
-        problems = [
-            FieldProblem(f"prices.{name}", "is needed for max_cost, and no price is known") for name in unpriced
-        ]
+    found = {(priced_as(row.request), _price_problem(row.request, prices)) for row in rows}
+    problems = [FieldProblem(f"prices.{name}", problem) for name, problem in sorted(found) if problem]
+    if problems:
         raise InvalidRequest.of("The batch", problems)
+
+
+def _price_problem(request: GenerationRequest, prices: Mapping[str, Price]) -> str:
+    price = prices.get(priced_as(request))
+    if price is None:
+        return "is needed for max_cost, and no price is known"
+    if price.per_second and request.length_is_extra and length_limit(request) is None:
+        return "is per second, and extra_body changes how long the result plays: max_cost needs a price per_job"
+    return ""
 
 
 def _check_location(location: str, table: str | Sequence[Mapping[str, Any]]) -> None:

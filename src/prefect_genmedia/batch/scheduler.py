@@ -289,7 +289,7 @@ class BatchScheduler:
     async def _length(self, request: GenerationRequest) -> float | None:
         """Seconds that the input plays which decides the result's length; None if it cannot be measured."""
         source = request.duration_source()
-        if source is None:
+        if source is None or request.length_is_extra:
             return None
         async with self._measuring:
             if source.url not in self._lengths:

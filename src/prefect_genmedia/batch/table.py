@@ -181,8 +181,15 @@ def _read_jsonl(content: bytes) -> list[dict[str, Any]]:
 
 def _read_parquet(content: bytes) -> list[dict[str, Any]]:
     _, parquet = _pyarrow()
-    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(content)).to_pylist()
-    return rows
+    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(content)).to_pylist(maps_as_pydicts="strict")
+    return [{name: _without_nulls(value) for name, value in row.items()} for row in rows]
+
+
+def _without_nulls(value: Any) -> Any:
+    """A Parquet value without its structs' nulls: each struct of a column has every field that any of them has."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:

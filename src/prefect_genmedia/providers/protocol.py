@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing_extensions import Self
 
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.providers.extra_body import ExtensibleRequest, identity_of_extra
 from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence
 
 
@@ -78,7 +80,7 @@ class DurationSource:
     needs_sound: bool = False
 
 
-class GenerationRequest(BaseModel):
+class GenerationRequest(ExtensibleRequest):
     """Base of everything a user can ask for: frozen, strict about unknown fields, and checked as a whole.
 
     Raises:
@@ -104,17 +106,36 @@ class GenerationRequest(BaseModel):
         """Whether the user asks for the same; when a speaker was selected is no part of it."""
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
-    @property
-    def model_name(self) -> str:
-        """The provider's model, as tables and prices name it.
+    def __hash__(self) -> int:
+        """Equal requests have the same."""
+        fields = {**self.__dict__, "extra_body": json.dumps(self.extra_body, sort_keys=True)}
+        return hash((type(self), *(fields[name] for name in type(self).model_fields)))
 
-        Raises:
-            NotImplementedError: the provider's request does not say.
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled request, also one from before there was an `extra_body`."""
+        super().__setstate__({**state, "__dict__": {"extra_body": {}, **state["__dict__"]}})
+
+    def payload(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
+        """The exact JSON that a client POSTs: `body()`, in which each key of `extra_body` replaces the value.
+
+        The merge is shallow, as in the OpenAI client: a nested object or list is replaced as a whole.
+
+        Parameters:
+            inputs: what is sent in place of the user's own files.
         """
-        raise NotImplementedError
+        return {**self.body(inputs), **self.extra_body}
+
+    def identity(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
+        """What makes two requests the same one; without an `extra_body`, `identity_inputs()` alone.
+
+        Parameters:
+            inputs: what is sent in place of the user's own files; their digests count in place of their names.
+        """
+        own = {name: value for name, value in self.identity_inputs(inputs).items() if name != "extra_body"}
+        return {**own, "extra_body": identity_of_extra(self.extra_body)} if self.extra_body else own
 
     def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
-        """The exact JSON that the provider is sent; unset options are left out.
+        """The JSON of the request's own fields; unset options are left out. What is sent is `payload()`.
 
         Parameters:
             inputs: what is sent in place of the user's own files.
@@ -200,9 +221,9 @@ class PreparedRequest(Generic[Request]):
         """Pickle the request alone: whoever loads it prepares it again."""
         return PreparedRequest, (self.request,)
 
-    def body(self) -> dict[str, Any]:
+    def payload(self) -> dict[str, Any]:
         """The JSON that the provider is sent."""
-        return self.request.body(self.inputs)
+        return self.request.payload(self.inputs)
 
     def expectation(self) -> MediaExpectation:
         """What the file must be like, by the request and by its inputs."""
@@ -280,7 +301,7 @@ class ResultStream:
 class Sendable(Protocol):
     """What a client is given to submit: a request, prepared or not."""
 
-    def body(self) -> dict[str, Any]:
+    def payload(self) -> dict[str, Any]:
         """The JSON that the provider is sent."""
         ...
 
@@ -300,7 +321,7 @@ class ProviderClient(Protocol):
         """Send the request, once, inside `turn()`.
 
         Parameters:
-            request: its `body()` is the JSON to send.
+            request: its `payload()` is the JSON to send.
 
         Raises:
             GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.

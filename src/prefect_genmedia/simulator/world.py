@@ -31,6 +31,7 @@ class Settings:
         submissions_per_minute: how many submissions a provider that limits them takes from an account in a minute
             before it answers 429; None for any number.
         token_seconds: how long the tokens live that a provider gives for an API key.
+        shipped: models, scenes and styles that providers take beside those of their documents.
     """
 
     queue_seconds: float = 1.0
@@ -39,6 +40,7 @@ class Settings:
     file_seconds: float = 3600.0
     submissions_per_minute: float | None = None
     token_seconds: float = 24 * 3600.0
+    shipped: frozenset[str] = frozenset()
 
 
 @dataclass

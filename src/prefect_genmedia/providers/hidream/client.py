@@ -88,7 +88,7 @@ class HiDreamClient:
         token = await self._tokens.fresh()
         try:
             with paid_submission():
-                response = await self._api.post_paid(catalog.SUBMIT_PATH, request.body())
+                response = await self._api.post_paid(catalog.SUBMIT_PATH, request.payload())
                 return responses.accepted(response, "POST …/video_edit/async", self._redactor)
         except RateLimited as error:
             # Two submissions a minute are documented, a Retry-After header is not.

@@ -122,7 +122,7 @@ class HiDream(Dialect):
     async def create(self, request: Request) -> Response:
         """POST …/video_edit/async."""
         body = await json_object(request)
-        problems = ["body must be a JSON object"] if body is None else _problems(body)
+        problems = ["body must be a JSON object"] if body is None else _problems(body, self.world.settings.shipped)
         if body is None or problems:
             raise _refusal(200, "; ".join(problems), 400)
         key = self.key_of(request)
@@ -236,14 +236,14 @@ def _video(video_name: str) -> bytes:
         raise UnusableInput("the base64 text cannot be decoded") from None
 
 
-def _problems(body: dict[str, Any]) -> list[str]:
+def _problems(body: dict[str, Any], shipped: frozenset[str]) -> list[str]:
     texts = ("prompt", "style", "video_name", "request_id", "notify_url")
     problems = [f"{name} must be a string" for name in texts if not isinstance(body.get(name, ""), str)]
     if problems:
         return problems
     if not body.get("prompt") and not body.get("style"):
         problems.append("prompt or style is required")
-    if body.get("style") and body["style"] not in _STYLES:
+    if body.get("style") and body["style"] not in {*_STYLES, *shipped}:
         problems.append(f"style must be one of {', '.join(_STYLES)}")
     if not body.get("video_name"):
         problems.append("video_name is required")

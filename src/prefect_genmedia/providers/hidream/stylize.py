@@ -75,7 +75,7 @@ class StylizedVideo(GenerationRequest):
         return f"{len(value)} characters, sha256:{_sha256(value)}"
 
     @property
-    def model_name(self) -> str:
+    def default_model(self) -> str:
         """The endpoint's name: HiDream names no model here."""
         return catalog.MODEL
 

@@ -56,7 +56,7 @@ class JeniusClient:
             GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
         """
         with paid_submission():
-            response = await self._api.post_paid(catalog.TASKS_PATH, request.body())
+            response = await self._api.post_paid(catalog.TASKS_PATH, request.payload())
             accepted = responses.accepted(responses.task_in(response, "POST /tasks", self._redactor))
             if accepted is None:
                 raise unreadable(response, "POST /tasks", self._redactor, "no uuid in its task")

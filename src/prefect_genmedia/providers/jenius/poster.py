@@ -21,7 +21,7 @@ class LivePoster(GenerationRequest):
     scene: catalog.SceneName = Field(description=f"The scene. {catalog.SCENE_CHOICES}.")
 
     @property
-    def model_name(self) -> str:
+    def default_model(self) -> str:
         """The plugin's name: Jenius names no model."""
         return catalog.MODEL
 

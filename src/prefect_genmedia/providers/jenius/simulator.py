@@ -72,7 +72,7 @@ class Jenius(Dialect):
     async def create(self, request: Request) -> Response:
         """POST /api/plugins/poster/tasks."""
         body = await json_object(request)
-        problems = ["body must be a JSON object"] if body is None else _problems(body)
+        problems = ["body must be a JSON object"] if body is None else _problems(body, self.world.settings.shipped)
         if body is None or problems:
             raise _refusal(400, "; ".join(problems))
 
@@ -131,12 +131,12 @@ class Jenius(Dialect):
         )
 
 
-def _problems(body: dict[str, Any]) -> list[str]:
+def _problems(body: dict[str, Any], shipped: frozenset[str]) -> list[str]:
     problems = []
     url = body.get("image_url")
     if not isinstance(url, str) or not url.startswith(("http://", "https://")):
         problems.append("image_url must be a public URL")
-    if body.get("prompt") not in _SCENES:
+    if body.get("prompt") not in {*_SCENES, *shipped}:
         problems.append(f"prompt must be one of {', '.join(_SCENES)}")
     return problems
 

@@ -60,7 +60,7 @@ class TokenOpsClient:
             GenMediaError: with an `outcome` that tells whether it was unsent, refused, or nobody can know.
         """
         with paid_submission():
-            response = await self._api.post_paid("/videos", request.body())
+            response = await self._api.post_paid("/videos", request.payload())
             payload = self._read(response, "POST /videos")
             job_id = payload.get("id")
             if not isinstance(job_id, str | int) or isinstance(job_id, bool) or not str(job_id).strip():

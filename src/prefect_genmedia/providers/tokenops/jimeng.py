@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -63,6 +63,12 @@ class JimengVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "jimeng"
+    decides: ClassVar[Mapping[str, frozenset[str]]] = {
+        **dict.fromkeys(("prompt", "seed", "template_id", "camera_strength"), frozenset[str]()),
+        **dict.fromkeys(("seconds", "frames"), frozenset({"seconds"})),
+        **dict.fromkeys(("image_urls", "content", "aspect_ratio"), frozenset({"aspect_ratio"})),
+        "size": frozenset({"aspect_ratio", "resolution_class"}),
+    }
 
     model: catalog.JimengModel = Field(default="jimeng-video-3.0-pro", description="The model's name at TokenOps.")
     prompt: str = Field(
@@ -158,7 +164,7 @@ class JimengVideo(GenerationRequest):
         return texts[0] if texts else self.prompt
 
     @property
-    def model_name(self) -> str:
+    def default_model(self) -> str:
         """The model's name at TokenOps."""
         return self.model
 

@@ -90,7 +90,7 @@ class TokenOps(Dialect):
     async def create(self, request: Request) -> Response:
         """POST /videos."""
         body = await _json_body(request)
-        problems = _problems(body)
+        problems = _problems(body, self.world.settings.shipped)
         if problems:
             raise _refusal(400, 2004, "; ".join(problems))
 
@@ -230,11 +230,11 @@ def _prompt(body: dict[str, Any]) -> str:
     return str(body.get("prompt", ""))
 
 
-def _problems(body: dict[str, Any]) -> list[str]:
+def _problems(body: dict[str, Any], shipped: frozenset[str]) -> list[str]:
     problems = [f"{name} is required" for name in ("model", "req_key") if not isinstance(body.get(name), str)]
     empty = [name for name, value in body.items() if value == ""]
     problems += [f"{name} must not be empty" for name in empty]
-    if not problems:
+    if not problems and body["model"] not in shipped:
         omni = body.get("generation_type") == "omni_human"
         problems = _omnihuman_problems(body) if omni else _jimeng_problems(body)
     seed = body.get("seed", -1)
