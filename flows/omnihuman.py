@@ -12,8 +12,7 @@ from pydantic import Field
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import Delivery
 from prefect_genmedia._prefect.run import JobRunName, label_of
-from prefect_genmedia.generate import check_run, completed, generate, is_paid_without_inputs, returns_state
-from prefect_genmedia.providers.protocol import PreparedRequest
+from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.ask import ask_subject
 from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
@@ -94,10 +93,10 @@ async def omnihuman_video(
         seed=seed,
         extra_body=extra_body,
     )
-    prepared = PreparedRequest(request)
-    if not await is_paid_without_inputs(request, credentials, idempotency_key):
-        if preflight:
-            prepared = await check_inputs(request, credentials=credentials)
+    prepared = await check_inputs(
+        request, credentials=credentials, idempotency_key=idempotency_key, preflight=preflight
+    )
+    if prepared.job_key is None:
         if recognize:
             await recognize_subject(image_url, credentials=credentials)
         detection = await detect_subjects(image_url, credentials=credentials)

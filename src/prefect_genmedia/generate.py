@@ -14,12 +14,10 @@ from prefect.states import Completed
 from typing_extensions import Self, Unpack
 
 from prefect_genmedia._core.model import Delivery
-from prefect_genmedia._core.pipeline import find_job
 from prefect_genmedia._core.spec import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.concurrency import holding_limit
 from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import explained, recorded_job, run_context
-from prefect_genmedia._prefect.session import open_session
+from prefect_genmedia._prefect.run import recorded_job, run_context
 from prefect_genmedia._prefect.suspension import check_can_suspend, suspend_until_done
 from prefect_genmedia.errors import OutputRefused
 from prefect_genmedia.providers.credentials import ProviderCredentials
@@ -42,28 +40,6 @@ async def check_run(**suspends: bool) -> None:
     """
     await refuse_base64()
     await check_can_suspend(**suspends)
-
-
-async def is_paid_without_inputs(
-    request: GenerationRequest, credentials: ProviderCredentials | str, idempotency_key: str | None
-) -> bool:
-    """Whether local inputs no longer exist, but the ledger has the paid job that was made from them.
-
-    A rerun then joins that job: nothing has to be prepared, detected or selected for it.
-
-    Parameters:
-        request: what is wanted.
-        credentials: the provider's Block, or its name.
-        idempotency_key: as for `submit`.
-
-    Raises:
-        InvalidRequest: several jobs may be meant.
-        SubmissionUnknown: it was sent without a certain answer.
-    """
-    if not request.absent_inputs():
-        return False
-    async with explained(), open_session(request.provider, credentials) as session:
-        return await find_job(session, JobSpec(request, scope=session.run.scope(idempotency_key))) is not None
 
 
 class GenerateOptions(TypedDict, total=False):

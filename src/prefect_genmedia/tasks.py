@@ -47,7 +47,11 @@ from prefect_genmedia.settings import current_settings
     cache_policy=NO_CACHE,
 )
 async def check_inputs(
-    request: Request, *, credentials: ProviderCredentials | str = "default"
+    request: Request,
+    *,
+    credentials: ProviderCredentials | str = "default",
+    idempotency_key: str | None = None,
+    preflight: bool = True,
 ) -> PreparedRequest[Request]:
     """Check what is documented about a request's inputs, and whether they can travel. Nothing is sent to the provider.
 
@@ -56,17 +60,22 @@ async def check_inputs(
     Parameters:
         request: what is wanted.
         credentials: the provider's Block, or its name.
+        idempotency_key: as for `submit`. If local inputs no longer exist, the paid job that was made from them is
+            looked up by it.
+        preflight: whether documented limits are checked.
 
     Returns:
         The prepared request, for `submit`, which does not read its inputs again. How inputs are sent is a secret and
-        stays in this process: a stored result holds the request alone.
+        stays in this process: a stored result holds the request alone. Its `job_key` names the paid job that it joins
+        if its local inputs no longer exist; nothing has to be asked of the provider for it.
 
     Raises:
         InvalidRequest: with every problem of every input.
         ProviderError: a storage failed; retryable.
     """
     async with explained(), open_session(request.provider, credentials) as session:
-        return await pipeline.prepare_request(session, JobSpec(request, scope=""))
+        spec = JobSpec(request, scope=session.run.scope(idempotency_key), preflight=preflight)
+        return await pipeline.prepare_request(session, spec)
 
 
 @task(

@@ -55,6 +55,8 @@ class JobSteps:
 async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[Any]:
     """Inspect the request's inputs, and bring local files to where the provider can fetch them.
 
+    If local inputs no longer exist, but the paid job that was made from them does, the request joins that job.
+
     Parameters:
         session: the account that pays.
         spec: the job.
@@ -63,6 +65,8 @@ async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[An
         InvalidRequest: with every problem of every input; nothing was sent.
         ProviderError: a storage failed; retryable, nothing was sent.
     """
+    if spec.request.absent_inputs() and (job := await find_job(session, spec)) is not None:
+        return PreparedRequest(spec.request, job_key=job.key)
     return await prepare(
         spec.request,
         session.client.fetch_rules,
@@ -96,9 +100,7 @@ async def find_job(session: Session, spec: JobSpec) -> Job | None:
     return await session.ledger.newest(identity_of(session.account, known, spec.scope, spec.variant))
 
 
-async def resolve(
-    session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None
-) -> PreparedRequest[Any] | Job:
+async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None) -> PreparedRequest[Any]:
     """Make the request ready to be sent: its inputs prepared, and completed by the provider's plug-in.
 
     Parameters:
@@ -106,17 +108,14 @@ async def resolve(
         spec: the job.
         prepared: the request, if it was prepared already.
 
-    Returns:
-        The request to send; or the job to join, if local inputs no longer exist.
-
     Raises:
         InvalidRequest: with every problem of every input; nothing was sent.
         GenMediaError: the plug-in could not complete the request; nothing was sent.
     """
-    if prepared is None or not is_fresh(prepared):
-        if spec.request.absent_inputs() and (job := await find_job(session, spec)) is not None:
-            return job
+    if prepared is None or not (prepared.job_key or is_fresh(prepared)):
         prepared = await prepare_request(session, spec)
+    if prepared.job_key is not None:
+        return prepared
     newest = await session.ledger.newest(identity_of(session.account, prepared, spec.scope, spec.variant))
     if await attempt_to_send(session, spec, newest) is None:
         return prepared  # nothing is sent, so the provider need not be asked for a speaker
@@ -140,8 +139,8 @@ async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]
     """
     await session.target_of(spec.output or session.default_output)  # an impossible output is known before it is paid
     ready = await resolve(session, spec, prepared)
-    if isinstance(ready, Job):
-        return ready
+    if ready.job_key is not None:
+        return await submitted_job(session.ledger, ready.job_key)
     try:
         job = await submit_once(session, spec, ready)
     except SubmissionUnknown as error:

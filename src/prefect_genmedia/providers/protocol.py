@@ -200,12 +200,15 @@ class PreparedRequest(Generic[Request]):
         inputs: what is sent in place of the user's own files.
         found: what the inputs say about the result, such as its duration.
         prepared_at: when the inputs were read, in seconds since 1970; None if they were not.
+        job_key: the paid job that was made from local inputs which no longer exist; the request joins it. None if the
+            inputs exist, or no such job does.
     """
 
     request: Request
     inputs: SentInputs = field(default=AS_GIVEN, repr=False)
     found: MediaExpectation = field(default_factory=MediaExpectation)
     prepared_at: float | None = None
+    job_key: str | None = None
 
     @property
     def provider(self) -> str:
