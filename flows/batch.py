@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, run_batch
+from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.generate import check_run
 from prefect_genmedia.providers.credentials import ProviderCredentials
@@ -75,7 +75,7 @@ async def generate_batch(
         timeout_seconds: How long to wait for each result, in seconds.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
         shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
-        shard: Leave empty: the batch sets it for the runs that it starts.
+        shard: Leave empty: a batch sets it for runs of this flow that do its shards; see generate_shard.
 
     Raises:
         InvalidRequest: rows cannot be right; all of them are named, and nothing was submitted.
@@ -112,3 +112,23 @@ async def generate_batch(
             sharding=Sharding(shards=shards, deployment=shard_deployment, shard=shard),
         )
     )
+
+
+def _shard_run_name() -> str:
+    job: ShardJob = flow_run.parameters["job"]
+    return f"batch · {job.batch_id} · {job.shard}"
+
+
+@flow(name="generate-shard", flow_run_name=_shard_run_name)
+async def generate_shard(job: ShardJob) -> BatchReport:
+    """Generate one part of a batch. A run of generate_batch with `shards` starts this; people do not.
+
+    Parameters:
+        job: The part, and the batch's options.
+
+    Raises:
+        InvalidRequest: this worker uses another ledger than the batch.
+        BudgetStop: the budget is used up; what it held is done.
+        BatchIncomplete: some rows have no file; the batch's table of results says why.
+    """
+    return await run_batch(job.spec())

@@ -1,8 +1,8 @@
 """Batches: a table of wanted results, each paid once and verified, within limits of money and of jobs in flight."""
 
 from prefect_genmedia.batch.runner import run_batch
-from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Limits, Money, Sharding
+from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Limits, Money, Sharding, ShardJob
 from prefect_genmedia.prices import Price
 from prefect_genmedia.providers.plugin import list_prices
 
-__all__ = ["BatchReport", "BatchSpec", "Limits", "Money", "Price", "Sharding", "list_prices", "run_batch"]
+__all__ = ["BatchReport", "BatchSpec", "Limits", "Money", "Price", "ShardJob", "Sharding", "list_prices", "run_batch"]

@@ -132,7 +132,20 @@ def refused(field: str, problem: str) -> InvalidRequest:
     return InvalidRequest.of("The batch", [FieldProblem(field, problem)])
 
 
-async def deployment_for(runs: int, name: str | None) -> UUID:
+@dataclass(frozen=True)
+class ShardTarget:
+    """The deployment whose runs do the shards.
+
+    Parameters:
+        id: the deployment.
+        takes_job: whether it is one of `generate_shard`, which takes a `ShardJob`; else one of `generate_batch`.
+    """
+
+    id: UUID
+    takes_job: bool
+
+
+async def deployment_for(runs: int, name: str | None) -> ShardTarget:
     """The deployment whose runs do the shards.
 
     Parameters:
@@ -145,7 +158,7 @@ async def deployment_for(runs: int, name: str | None) -> UUID:
     own: str | None = deployment.id
     if name is None and own is None:
         raise refused(
-            "shard_deployment", "names the deployment that runs the shards, such as generate-batch/batch-shard"
+            "shard_deployment", "names the deployment that runs the shards, such as generate-shard/batch-shard"
         )
     async with get_client() as client:
         try:
@@ -153,12 +166,13 @@ async def deployment_for(runs: int, name: str | None) -> UUID:
             pool = await client.read_work_pool(found.work_pool_name) if found.work_pool_name else None
         except ObjectNotFound:
             raise refused("shard_deployment", f"there is no deployment {name!r}, or it has no work pool") from None
-    if "shard" not in (found.parameter_openapi_schema or {}).get("properties", {}):
-        raise refused("shard_deployment", f"{name!r} is no deployment of generate-batch")
+    parameters = (found.parameter_openapi_schema or {}).get("properties", {})
+    if not {"shard", "job"} & set(parameters):
+        raise refused("shard_deployment", f"{name!r} is no deployment of generate-shard or generate-batch")
     limit = found.global_concurrency_limit
     _check_places("The deployment", None if limit is None else limit.limit, runs + (str(found.id) == str(own)))
     _check_places("Its work pool", None if pool is None else pool.concurrency_limit, runs)
-    return found.id
+    return ShardTarget(found.id, takes_job="job" in parameters)
 
 
 def _check_places(whose: str, limit: int | None, wanted: int) -> None:

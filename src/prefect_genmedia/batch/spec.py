@@ -96,6 +96,56 @@ class BatchSpec:
     sharding: Sharding = field(default_factory=Sharding)
 
 
+class ShardJob(BaseModel):
+    """What the run of one shard is given: its part of the batch, and the batch's options. Made by the batch's own run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard: Shard = Field(description="Which part of the table this is.")
+    table: str | list[dict[str, Any]] = Field(description="Where the table is; or this part's rows.")
+    kind: str = Field(description="Kind of the rows that name none.")
+    credentials: str = Field(description="Name of the credentials Blocks.")
+    batch_id: str = Field(description="The batch's name.")
+    output: str = Field(description="Folder or URL for the files.")
+    max_in_flight: int = Field(ge=1, description="This part's share of the jobs in flight.")
+    breaker: int = Field(ge=0, description="Stop after this many of the same breaking error in a row; 0 never stops.")
+    timeout_seconds: float = Field(gt=0, description="How long to wait for each result, in seconds.")
+    concurrency_limit: str | None = Field(default=None, description="A Prefect limit that each job holds.")
+    prices: dict[str, float | Price] | None = Field(default=None, description="Prices in CNY by `provider/model`.")
+    max_jobs: int | None = Field(default=None, description="Most jobs of the budget.")
+    max_cost: float | None = Field(default=None, description="Most CNY of the budget, estimated.")
+    budget: str = Field(description="Name of the budget that all parts share.")
+    budget_period: BudgetPeriod = Field(default="total", description="Whether each UTC day has its own budget.")
+    budget_per_account: bool = Field(default=False, description="Whether each account has its own budget.")
+
+    def spec(self) -> BatchSpec:
+        """The options of the batch that does this part. The whole table was checked and inspected before."""
+        return BatchSpec(
+            table=self.table,
+            kind=self.kind,
+            credentials=self.credentials,
+            batch_id=self.batch_id,
+            output=self.output,
+            limits=Limits(
+                max_in_flight=self.max_in_flight,
+                breaker=self.breaker,
+                timeout_seconds=self.timeout_seconds,
+                concurrency_limit=self.concurrency_limit,
+            ),
+            money=Money(
+                prices=self.prices,
+                max_jobs=self.max_jobs,
+                max_cost=self.max_cost,
+                budget=self.budget,
+                period=self.budget_period,
+                per_account=self.budget_per_account,
+            ),
+            skip_invalid=True,
+            preflight=False,
+            sharding=Sharding(shard=self.shard),
+        )
+
+
 class BatchReport(BaseModel):
     """What became of a batch."""
 

@@ -43,7 +43,7 @@ from prefect_genmedia.batch.shards import (
     shards_of,
     share_of,
 )
-from prefect_genmedia.batch.spec import BatchSpec
+from prefect_genmedia.batch.spec import BatchSpec, ShardJob
 from prefect_genmedia.errors import BatchIncomplete
 
 if TYPE_CHECKING:
@@ -263,31 +263,45 @@ async def supervisor_of(batch: OpenBatch, spec: BatchSpec) -> ShardSupervisor:
         raise refused("shards", "cannot be split again")
     run = batch.scheduler
     shards = [
-        Kept(shard, _parameters(batch, spec, shard))
+        shard
         for shard in shards_of(spec.sharding.shards, await run.jobs.ledger.fingerprint(), batch.unfit)
         if any(shard.has(row.id) for row in run.rows)
     ]
-    return ShardSupervisor(run, await deployment_for(len(shards), spec.sharding.deployment), shards)
+    target = await deployment_for(len(shards), spec.sharding.deployment)
+    jobs = [_job_of(batch, spec, shard) for shard in shards]
+    kept = [
+        Kept(job.shard, {"job": job.model_dump(mode="json")} if target.takes_job else _parameters(job)) for job in jobs
+    ]
+    return ShardSupervisor(run, target.id, kept)
 
 
-def _parameters(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> dict[str, Any]:
-    """What a shard's run is given: this run's own parameters, but for its part of the rows and of the slots."""
-    given: dict[str, Any] = dict(flow_run.parameters)
-    return given | {
-        "table": anywhere(spec.table) if isinstance(spec.table, str) else [dict(r) for r in shard.part_of(batch.fit)],
-        "credentials": _name_of(given.get("credentials", "default")),
-        "batch_id": batch.name,
-        "output": batch.scheduler.output,
-        "results": None,
-        "max_in_flight": share_of(spec.limits.max_in_flight, shard),
-        "canary": 0,
-        "budget": given.get("budget") or batch.name,
-        "skip_invalid": True,  # the whole table's check has refused what is to be refused
-        "preflight": False,  # it has inspected all inputs, too
-        "shards": 1,
-        "shard_deployment": None,
-        "shard": shard.model_dump(mode="json"),
-    }
+def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
+    """A shard's part of the rows, the slots and the budget."""
+    is_read = isinstance(spec.table, str)
+    return ShardJob(
+        shard=shard,
+        table=anywhere(str(spec.table)) if is_read else [dict(row) for row in shard.part_of(batch.fit)],
+        kind=spec.kind,
+        credentials=_name_of(spec.credentials),
+        batch_id=batch.name,
+        output=batch.scheduler.output,
+        max_in_flight=share_of(spec.limits.max_in_flight, shard),
+        breaker=spec.limits.breaker,
+        timeout_seconds=spec.limits.timeout_seconds,
+        concurrency_limit=spec.limits.concurrency_limit,
+        prices=dict(spec.money.prices) if spec.money.prices is not None else None,
+        max_jobs=spec.money.max_jobs,
+        max_cost=spec.money.max_cost,
+        budget=spec.money.budget or batch.name,
+        budget_period=spec.money.period,
+        budget_per_account=spec.money.per_account,
+    )
+
+
+def _parameters(job: ShardJob) -> dict[str, Any]:
+    """The same as parameters of `generate_batch`, where that is what runs the shards."""
+    same = job.model_dump(mode="json")
+    return same | {"results": None, "skip_invalid": True, "preflight": False}
 
 
 def _name_of(credentials: Any) -> str:
