@@ -97,7 +97,7 @@ class BatchSpec:
 
 
 class ShardJob(BaseModel):
-    """What the run of one shard is given: its part of the batch, and the batch's options. Made by the batch's own run."""
+    """What the run of one shard is given: its part of the batch, and the batch's options. The batch's run makes it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -38,6 +38,7 @@ from prefect_genmedia.batch.shards import (
     END_KEY,
     Shard,
     ShardEnd,
+    ShardTarget,
     deployment_for,
     refused,
     shards_of,
@@ -298,10 +299,10 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
     )
 
 
-def _parameters(job: ShardJob) -> dict[str, Any]:
-    """The same as parameters of `generate_batch`, where that is what runs the shards."""
-    same = job.model_dump(mode="json")
-    return same | {"results": None, "skip_invalid": True, "preflight": False}
+def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
+    """The job as the parameters of the flow that runs the shards: `generate_shard`, or `generate_batch`."""
+    values = job.model_dump(mode="json")
+    return {"job": values} if target.takes_job else values | {"skip_invalid": True, "preflight": False}
 
 
 def _name_of(credentials: Any) -> str:
