@@ -48,7 +48,7 @@ check: $(READY)
 	ln -s "$(CURDIR)"/src/prefect_genmedia/* "$(CURDIR)"/flows "$(CURDIR)"/deployments $(AS_INSTALLED)/prefect_genmedia
 	ln -s "$(CURDIR)"/blocks $(AS_INSTALLED)/prefect_genmedia/block_documents
 	MYPYPATH=$(AS_INSTALLED) $(BIN)/mypy --config-file= --strict --follow-imports=silent --cache-dir .mypy_cache/user tests/user_code.py
-	PYTHONPATH=$(AS_INSTALLED) $(BIN)/lint-imports
+	PYTHONPATH=$(AS_INSTALLED) $(BIN)/lint-imports --no-cache
 	$(BIN)/pytest --noconftest tests/test_docstrings.py
 
 # Every benchmark; BENCH=batch for one of them, JOBS=200 for a quick one, GATE=50 for fewer jobs in flight. Each writes its figures to bench-output/.

@@ -269,10 +269,7 @@ async def supervisor_of(batch: OpenBatch, spec: BatchSpec) -> ShardSupervisor:
         if any(shard.has(row.id) for row in run.rows)
     ]
     target = await deployment_for(len(shards), spec.sharding.deployment)
-    jobs = [_job_of(batch, spec, shard) for shard in shards]
-    kept = [
-        Kept(job.shard, {"job": job.model_dump(mode="json")} if target.takes_job else _parameters(job)) for job in jobs
-    ]
+    kept = [Kept(shard, _parameters(_job_of(batch, spec, shard), target)) for shard in shards]
     return ShardSupervisor(run, target.id, kept)
 
 

@@ -1,0 +1,1 @@
+"""Files of media: verifying what they are, staging downloads, and the storages they are published to."""

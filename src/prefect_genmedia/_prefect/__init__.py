@@ -1,0 +1,1 @@
+"""What is Prefect's own: sessions of a run, events, cards, progress, suspension, assets."""
