@@ -34,7 +34,7 @@ async def generate_batch(
     canary: Annotated[int, Field(ge=0)] = 0,
     breaker: Annotated[int, Field(ge=0)] = 3,
     max_jobs: Annotated[int | None, Field(ge=0)] = None,
-    max_cost: Annotated[float | None, Field(ge=0)] = None,
+    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
     budget: str | None = None,
     budget_period: Literal["total", "day"] = "total",
     budget_per_account: bool = False,

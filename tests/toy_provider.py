@@ -27,10 +27,11 @@ from prefect_genmedia.providers.protocol import (
 from prefect_genmedia.providers.registry import register
 from prefect_genmedia.providers.responses import ErrorAnswer, paid_submission, read_json, unreadable
 from prefect_genmedia.providers.results import open_url
-from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json_object
-from prefect_genmedia.simulator.faults import Fault
+from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, id_in_path, json_object
+from prefect_genmedia.simulator.faults import HOSTILE_CODE, HOSTILE_TEXT, Fault
 from prefect_genmedia.simulator.media import Recipe, fetch_input
 from prefect_genmedia.simulator.world import SimulatedJob
+from prefect_genmedia.text import path_segment
 
 PREFIX = "/toy"
 
@@ -79,15 +80,16 @@ class ToyClient:
             return Accepted(str(payload["id"]), "taken")
 
     async def poll(self, provider_job_id: str) -> Observation:
-        payload = self._read(await self._api.get(f"/jobs/{provider_job_id}"), "GET /jobs")
+        payload = self._read(await self._api.get(f"/jobs/{path_segment(provider_job_id)}"), "GET /jobs")
         words = {"queued": Phase.QUEUED, "running": Phase.RUNNING, "done": Phase.SUCCEEDED, "failed": Phase.FAILED}
         word = str(payload.get("state"))
-        failure = GenerationFailed("The toy is broken.") if word == "failed" else None
+        why = payload.get("why", "The toy is broken.")
+        failure = GenerationFailed(why, code=payload.get("code")) if word == "failed" else None
         return Observation(words.get(word, Phase.RUNNING), word, word in words, failure=failure)
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
-        payload = self._read(await self._api.get(f"/jobs/{provider_job_id}/file"), "GET /file")
+        payload = self._read(await self._api.get(f"/jobs/{path_segment(provider_job_id)}/file"), "GET /file")
         async with self._api.download_turn(), open_url(payload["url"], self.fetch_rules) as stream:
             yield stream
 
@@ -120,11 +122,18 @@ class Toy(Dialect):
         return key
 
     def refused_by(self, fault: Fault) -> Refusal | None:
-        statuses = {"refuse_invalid": 400, "refuse_key": 401, "refuse_balance": 402, "poll_404": 404}
+        statuses = {
+            "refuse_invalid": 400,
+            "refuse_key": 401,
+            "refuse_balance": 402,
+            "poll_404": 404,
+            "refuse_hostile": 400,
+        }
         statuses |= {"poll_key_revoked": 401, "rate_limited": 429}
         status = statuses.get(fault.name)
         wait = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"} if status == 429 else None
-        return Refusal(status, {"message": "no"}, wait) if status else None
+        words = HOSTILE_TEXT if fault.name == "refuse_hostile" else "no"
+        return Refusal(status, {"message": words}, wait) if status else None
 
     async def create(self, request: Request) -> Response:
         body = await json_object(request)
@@ -133,14 +142,19 @@ class Toy(Dialect):
 
         def accept() -> dict[str, Any]:
             job_id = f"toy-{len(self.world.jobs) + 1}"
-            self.world.accept(self.name, self.key_of(request), body, self._recipe, job_id)
-            return {"id": job_id}
+            job = self.world.accept(self.name, self.key_of(request), body, self._recipe, job_id)
+            return {"id": job.id}
 
         return await self.submitted(request, accept)
 
     async def look(self, request: Request) -> Response:
         job = self._job(request)
-        return await self.looked_at(request, lambda odd: {"state": "dancing" if odd else self.stage(job)})
+
+        def answer(odd: Any) -> dict[str, Any]:
+            hostile = {"why": HOSTILE_TEXT, "code": HOSTILE_CODE} if job.has("fail_hostile") else {}
+            return {"state": self.stage(job) if odd is None else odd, **hostile}
+
+        return await self.looked_at(request, answer)
 
     async def file(self, request: Request) -> Response:
         from starlette.responses import JSONResponse
@@ -149,7 +163,7 @@ class Toy(Dialect):
         return JSONResponse({"url": self.world.publish(video, "video/mp4", "mp4", struck_as=self.name)})
 
     def _job(self, request: Request) -> SimulatedJob:
-        job = self.job_named(request.path_params["id"], request)
+        job = self.job_named(id_in_path(request), request)
         if job is None:
             raise Refusal(404, {"message": "no such job"})
         return job

@@ -31,6 +31,8 @@ from typing import Literal
 from pydantic import ValidationError
 from typing_extensions import Self
 
+from prefect_genmedia.text import CODE_CHARACTERS, clean_text, shown_id
+
 SendOutcome = Literal["unsent", "refused", "uncertain"]
 """What a failed request did at the provider: nothing, a documented no, or nobody can know."""
 
@@ -74,13 +76,14 @@ class GenMediaError(Exception):
         outcome: SendOutcome | None = None,
     ) -> None:
         # Only the message is positional: that is what lets pickle rebuild the error (the rest is its __dict__).
-        super().__init__(message)
-        self.message = message
+        # Cleaned here, since messages quote providers, storages and networks.
+        self.message = clean_text(message)
+        super().__init__(self.message)
         self.job_key = job_key
         self.provider_job_id = provider_job_id
-        self.code = code
+        self.code = None if code is None else clean_text(code, CODE_CHARACTERS)
         self.http_status = http_status
-        self.body = body
+        self.body = None if body is None else clean_text(body)
         if paid is not None:
             self.paid = paid
         if next_step is not None:
@@ -120,7 +123,7 @@ class GenMediaError(Exception):
         """Everything a person needs, in one paragraph."""
         parts = [self.message]
         if self.job_key or self.provider_job_id:
-            at_provider = f"provider id {self.provider_job_id}" if self.provider_job_id else "no provider id"
+            at_provider = f"provider id {shown_id(self.provider_job_id)}" if self.provider_job_id else "no provider id"
             parts.append(f"Job {self.job_key} ({at_provider})." if self.job_key else f"Job: {at_provider}.")
         parts.append(f"Paid: {self.paid}.")
         if self.next_step:

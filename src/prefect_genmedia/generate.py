@@ -23,6 +23,7 @@ from prefect_genmedia.errors import OutputRefused
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
+from prefect_genmedia.text import shown_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,7 +111,7 @@ async def completed(delivery: Delivery) -> State[Delivery]:
     provider = f" is {job.provider_status} at {job.provider}" if job is not None else ""
     return Completed(
         message=(
-            f"Job {delivery.provider_job_id}{provider}; verified and delivered: "
+            f"Job {shown_id(delivery.provider_job_id)}{provider}; verified and delivered: "
             f"{delivery.seconds:.2f} s, {delivery.width}×{delivery.height}, {delivery.uri}"
         ),
         data=delivery,

@@ -37,6 +37,7 @@ from prefect_genmedia._prefect.session import open_session, open_session_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
 from prefect_genmedia.settings import current_settings
+from prefect_genmedia.text import clean_text
 
 
 @task(
@@ -123,7 +124,7 @@ async def submit(
             wanted,
             scope=session.run.scope(idempotency_key),
             variant=variant,
-            label=label or wanted.kind,
+            label=clean_text(label or wanted.kind),
             output=await lasting_output(output, current_settings()),
             ask_again=ask_again,
             preflight=preflight,

@@ -7,13 +7,14 @@ the same moment goes into one transaction: nobody is told that it is written bef
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, make_url
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import NotSupportedError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -77,13 +78,21 @@ class Pool:
 
     async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
         """Execute one statement that commits by itself."""
-        async with self._single.connect() as connection:
-            return (await connection.execute(statement, values)).fetchall()
+
+        async def attempt() -> Sequence[Row[Any]]:
+            async with self._single.connect() as connection:
+                return (await connection.execute(statement, values)).fetchall()
+
+        return await _despite_migration(attempt)
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
         """Do some statements in one transaction."""
-        async with self._engine.begin() as connection:
-            return await connection.run_sync(work)
+
+        async def attempt() -> T:
+            async with self._engine.begin() as connection:
+                return await connection.run_sync(work)
+
+        return await _despite_migration(attempt)
 
     async def close(self) -> None:
         """Close the pool."""
@@ -178,6 +187,17 @@ class SqliteThread:
         if self._connection is not None:
             self._connection.close()
         self._engine.dispose()
+
+
+async def _despite_migration(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Try again once where another process has migrated the ledger meanwhile: a prepared statement is refused then.
+
+    PostgreSQL refuses it before it does anything, and the driver has forgotten its statements afterwards.
+    """
+    try:
+        return await attempt()
+    except NotSupportedError:
+        return await attempt()
 
 
 def _pool(url: URL) -> AsyncEngine:

@@ -12,6 +12,7 @@ from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState
 from prefect_genmedia._core.submit import expire_stale_sending
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.plugin import find_plugin
+from prefect_genmedia.text import clean_text, id_problem, shown_id
 
 Decision = Literal["adopt", "resubmit", "abandon"]
 
@@ -71,9 +72,11 @@ async def decide(
 async def _adoption(ledger: Ledger, job: Job, provider_job_id: str | None, clock: Clock) -> dict[str, object]:
     if not provider_job_id or provider_job_id != provider_job_id.strip():
         raise _refusal("provider_job_id", "name the provider's id of the job, as its console shows it")
+    if problem := id_problem(provider_job_id):
+        raise _refusal("provider_job_id", f"it cannot be stored, since {problem}")
     other = await ledger.find(provider_job_id)
     if other is not None and other.key != job.key:
-        raise _refusal("provider_job_id", f"{provider_job_id} already belongs to job {other.key}")
+        raise _refusal("provider_job_id", f"{shown_id(provider_job_id)} already belongs to job {other.key}")
     facts: dict[str, object] = {"provider_job_id": provider_job_id, "error_kind": None, "error_message": None}
     plugin = find_plugin(job.provider)
     lifetime = plugin.job_lifetime_seconds if plugin else None
@@ -85,8 +88,8 @@ async def _adoption(ledger: Ledger, job: Job, provider_job_id: str | None, clock
 
 def _note(job: Job, decision: Decision, provider_job_id: str | None, by: str | None, clock: Clock) -> str:
     when = datetime.fromtimestamp(clock.now(), timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    words = f"{decision} {provider_job_id}" if decision == "adopt" else decision
-    line = f"{when}, {by or getpass.getuser()}: {words}"
+    words = f"{decision} {shown_id(provider_job_id)}" if decision == "adopt" else decision
+    line = f"{when}, {clean_text(by or getpass.getuser(), 128)}: {words}"
     return f"{job.note}\n{line}" if job.note else line
 
 

@@ -25,6 +25,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, LEGAL_MOVES, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._transport import LoopShared
+from prefect_genmedia.text import storable
 
 T = TypeVar("T")
 
@@ -181,11 +182,12 @@ class Ledger:
 
     async def get(self, key: str) -> Job | None:
         """The job with this key."""
-        row = await self._one(_BY_KEY, {"key": key})
+        row = await self._one(_BY_KEY, {"key": storable(key)})
         return None if row is None else _job(row)
 
     async def find(self, name: str) -> Job | None:
         """The job that a person means: by key, by the start of a key, or by the provider's id."""
+        name = storable(name)
         exact = await self.get(name) or await self._maybe(
             select(_JOBS).where(_JOBS.c.provider_job_id == name).order_by(_JOBS.c.created_at.desc())
         )

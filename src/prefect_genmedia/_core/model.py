@@ -12,6 +12,7 @@ from prefect_genmedia._transport.api import SUBMIT_SECONDS
 from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia.providers.protocol import MediaExpectation
+from prefect_genmedia.text import shown_id
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 
@@ -156,6 +157,11 @@ class Job(BaseModel):
         default=None, description="What the provider says that the account has left."
     )
     note: str | None = Field(default=None, description="What a person decided, and when.")
+
+    @property
+    def shown_id(self) -> str:
+        """The provider's id for logs, names and tables: escaped and cut; empty where it is not known."""
+        return shown_id(self.provider_job_id)
 
     def failure(self) -> GenMediaError:
         """The error that the job ended with, as it was written down."""

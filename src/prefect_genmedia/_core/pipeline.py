@@ -94,7 +94,7 @@ async def find_job(session: Session, spec: JobSpec) -> Job | None:
         job = await rejoin(session.ledger, session.account, spec.request, spec.scope, spec.variant)
         if job is not None:
             fields = ", ".join(problem.field for problem in gone)
-            session.log.warning("%s: the file no longer exists; joining job %s", fields, job.provider_job_id)
+            session.log.warning("%s: the file no longer exists; joining job %s", fields, job.shown_id)
         return job
     known = await identified(spec.request, session.client.fetch_rules)
     return await session.ledger.newest(identity_of(session.account, known, spec.scope, spec.variant))
@@ -148,7 +148,7 @@ async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]
         if unknown is not None:
             session.hooks.event("unknown", unknown, message=error.message)
         raise
-    session.log.info("Job %s is %s at %s (key %s)", job.provider_job_id, job.provider_status, job.provider, job.key)
+    session.log.info("Job %s is %s at %s (key %s)", job.shown_id, job.provider_status, job.provider, job.key)
     return job
 
 
@@ -179,7 +179,7 @@ async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
         session.hooks.event("failed", await ledger.get(job.key) or job, error=error.kind, message=error.message)
         raise
     if done.succeeded_at and done.submitted_at:
-        session.log.info("Job %s is done after %.1f s", done.provider_job_id, done.succeeded_at - done.submitted_at)
+        session.log.info("Job %s is done after %.1f s", done.shown_id, done.succeeded_at - done.submitted_at)
     return done
 
 

@@ -16,9 +16,10 @@ from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS, wait_for_job
 from prefect_genmedia._core.submit import expire_stale_sending
 from prefect_genmedia._media.storage import Target
-from prefect_genmedia._transport import excerpt, unsigned_text
+from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.errors import GenMediaError, JobTimeout
 from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.text import clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -141,7 +142,7 @@ async def _wake(ledger: Ledger, client: ProviderClient, around: Surroundings, jo
     except JobTimeout:
         return await _still_there(ledger, job)
     except GenMediaError as error:
-        logger.info("Job %s failed, which its run will tell: %s", job.provider_job_id, error)
+        logger.info("Job %s failed, which its run will tell: %s", job.shown_id, error)
     await around.resume(job)
     return Finding(await _present(ledger, job), "its run was resumed")
 
@@ -161,7 +162,7 @@ async def _present(ledger: Ledger, job: Job) -> Job:
 
 def _told(error: Exception) -> str:
     """An error that is not of ours, in words; where it came from stands in the log, without what it may quote."""
-    told = f"{type(error).__name__}: {excerpt(unsigned_text(str(error)), 300)}"
+    told = f"{type(error).__name__}: {clean_text(unsigned_text(str(error)), 300)}"
     logger.warning("%s\n%s", told, "".join(traceback.format_tb(error.__traceback__)))
     return told
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Column,
     Connection,
+    Dialect,
     Float,
     Index,
     Integer,
@@ -16,14 +18,76 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     inspect,
     text,
 )
+from sqlalchemy.types import TypeEngine
+
+from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEAD = "0003"
+HEADS = frozenset({"0003", "0004"})
+"""The migrations that a database of the present version has; see `migrations/versions/0004_long_ids.py` for why two."""
 
 metadata = MetaData()
+
+
+class StoredText(TypeDecorator[str]):
+    """Text of any origin: what no database stores is replaced, and what is too long for the column is cut.
+
+    Writing down what became of a paid job must not fail because of a text. Ids are refused before they come here; see
+    `providers.protocol.Accepted`.
+
+    Parameters:
+        width: characters that the column holds; None for any number.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, width: int | None = None) -> None:
+        """Keep the width for statements and for the cache of them."""
+        super().__init__()
+        self.width = width
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """`VARCHAR(width)`, or `TEXT`."""
+        return dialect.type_descriptor(Text() if self.width is None else String(self.width))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Clean a value on its way to the database.
+
+        Parameters:
+            value: the text.
+            dialect: the database's.
+        """
+        return value if value is None else storable(value)[: self.width]
+
+
+class StoredJson(TypeDecorator[Any]):
+    """JSON whose texts every database stores; nothing in Python is None in the database."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Clean every text in a value on its way to the database.
+
+        Parameters:
+            value: what the column holds.
+            dialect: the database's.
+        """
+        return _storable(value)
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(str(name)): _storable(inner) for name, inner in value.items()}
+    return [_storable(inner) for inner in value] if isinstance(value, list | tuple) else value
+
 
 # Times are seconds since 1970: the same arithmetic on SQLite and PostgreSQL, and no time zones to lose.
 jobs = Table(
@@ -32,18 +96,18 @@ jobs = Table(
     Column("key", String(32), primary_key=True),
     Column("identity", String(64), nullable=False),
     Column("attempt", Integer, nullable=False),
-    Column("scope", Text, nullable=False),
+    Column("scope", StoredText, nullable=False),
     Column("variant", Integer, nullable=False),
     Column("provider", String(64), nullable=False),
-    Column("account", Text, nullable=False),
-    Column("kind", String(64), nullable=False),
-    Column("model", String(128), nullable=False),
-    Column("label", Text, nullable=False),
-    Column("request", JSON, nullable=False),
+    Column("account", StoredText, nullable=False),
+    Column("kind", StoredText(64), nullable=False),
+    Column("model", StoredText(128), nullable=False),
+    Column("label", StoredText, nullable=False),
+    Column("request", StoredJson, nullable=False),
     Column("expectation", JSON, nullable=False),
     Column("state", String(16), nullable=False),
-    Column("provider_job_id", String(256)),
-    Column("provider_status", String(128)),
+    Column("provider_job_id", StoredText),
+    Column("provider_status", StoredText(STATUS_CHARACTERS)),
     Column("outputs", Integer, nullable=False),
     Column("created_at", Float(53), nullable=False),
     Column("not_before", Float(53)),
@@ -55,23 +119,24 @@ jobs = Table(
     Column("delivered_at", Float(53)),
     Column("updated_at", Float(53), nullable=False),
     Column("expires_at", Float(53)),
-    Column("error_kind", String(64)),
-    Column("error_message", Text),
-    Column("error_code", String(64)),
-    Column("delivery", JSON(none_as_null=True)),
-    Column("flow_run_id", String(64)),
-    Column("root_run_id", String(64)),
-    Column("output", Text),
+    Column("error_kind", StoredText(CODE_CHARACTERS)),
+    Column("error_message", StoredText),
+    Column("error_code", StoredText(CODE_CHARACTERS)),
+    Column("delivery", StoredJson),
+    Column("flow_run_id", StoredText(64)),
+    Column("root_run_id", StoredText(64)),
+    Column("output", StoredText),
     Column("estimated_cost", Float(53)),
     Column("currency", String(8)),
     Column("price", Float(53)),
     Column("points_remaining", Float(53)),
-    Column("note", Text),
+    Column("note", StoredText),
     Column("took_seconds", Float(53)),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),
-    Index("genmedia_jobs_provider_job", "provider", "provider_job_id"),
+    # A B-tree holds no value above 2.7 kB on PostgreSQL, and ids may be longer.
+    Index("genmedia_jobs_provider_job_id", "provider_job_id", postgresql_using="hash"),
     Index("genmedia_jobs_typical", "provider", "model", "succeeded_at"),
 )
 
@@ -79,7 +144,7 @@ jobs = Table(
 budgets = Table(
     "genmedia_budgets",
     metadata,
-    Column("name", String(255), primary_key=True),
+    Column("name", StoredText(255), primary_key=True),
     Column("limit_jobs", BigInteger),
     Column("limit_micros", BigInteger),
     Column("reserved_jobs", BigInteger, nullable=False),
@@ -93,7 +158,7 @@ budgets = Table(
 reservations = Table(
     "genmedia_reservations",
     metadata,
-    Column("budget", String(255), primary_key=True),
+    Column("budget", StoredText(255), primary_key=True),
     Column("holder", String(96), primary_key=True),
     Column("micros", BigInteger, nullable=False),
     Column("created_at", Float(53), nullable=False),
@@ -104,7 +169,8 @@ def is_current(connection: Connection) -> bool:
     """Whether the database already has the present version; one cheap query."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return False
-    return connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar() == HEAD  # noqa: S608 - a constant
+    present = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars()  # noqa: S608 - a constant
+    return set(present) >= HEADS
 
 
 def migrate(connection: Connection) -> None:
@@ -119,4 +185,5 @@ def migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, "0003")  # first: workers of that version look for it in the table's first row
+    command.upgrade(config, "heads")

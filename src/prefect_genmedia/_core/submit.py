@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -26,6 +27,7 @@ from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.extra_body import shown_extra
 from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
+from prefect_genmedia.text import escaped, shown_id
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +242,9 @@ async def _written(
 ) -> T:
     """Write down what became of a submission, again and again while the ledger does not take it."""
     provider_job_id = became.provider_job_id
-    said = f"the provider accepted it as {provider_job_id}" if isinstance(became, Accepted) else became.message
+    said = (
+        f"the provider accepted it as {shown_id(provider_job_id)}" if isinstance(became, Accepted) else became.message
+    )
     for pause in (*WRITE_PAUSES, None):
         try:
             return await write()
@@ -254,7 +258,8 @@ async def _written(
             await clock.sleep(pause)
     lost = SubmissionUnknown(f"The ledger did not take what became of the submission: {said}.")
     if provider_job_id:
-        lost.next_step = f"`prefect-genmedia jobs adopt {{job}} {provider_job_id}`, once the ledger can be written to."
+        typed = shlex.quote(escaped(provider_job_id))
+        lost.next_step = f"`prefect-genmedia jobs adopt {{job}} {typed}`, once the ledger can be written to."
     raise lost.about(job.key, provider_job_id)
 
 
@@ -278,7 +283,7 @@ async def _accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) 
             return present  # an earlier try was written, and only its answer was lost
         if present is None or present.state is not JobState.UNKNOWN:
             raise SubmissionUnknown(
-                f"The provider accepted it as {provider_job_id}, but the job was decided otherwise meanwhile."
+                f"The provider accepted it as {shown_id(provider_job_id)}, but the job was decided otherwise meanwhile."
             ).about(job.key, provider_job_id)
         submitted = await ledger.move(
             present, JobState.SUBMITTED, **facts, error_kind=None, error_message=None, error_code=None

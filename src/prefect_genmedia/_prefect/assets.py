@@ -107,7 +107,7 @@ def _metadata(job: Job, file: Delivery) -> dict[str, Any]:
         "label": job.label,
         "provider": job.provider,
         "model": job.model,
-        "provider_job_id": job.provider_job_id,
+        "provider_job_id": job.shown_id,
         "job_key": job.key,
         "estimated_cost": job.estimated_cost,
         "currency": job.currency,

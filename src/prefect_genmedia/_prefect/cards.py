@@ -18,6 +18,7 @@ from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.text import shown_id
 
 _NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
 """Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""
@@ -71,7 +72,7 @@ async def publish_detached_card(job: Job) -> None:
         key=f"genmedia-{job.kind}",
         markdown=(
             f"# {_cell(job.label or job.kind)}: stopped, not lost\n\n"
-            f"Job `{job.provider_job_id}` was accepted by {job.provider} and is paid. It lives on there: run again "
+            f"Job `{job.shown_id}` was accepted by {job.provider} and is paid. It lives on there: run again "
             f"with the same inputs, or let `reconcile_jobs` collect it.\n\n"
             f"`prefect-genmedia jobs show {job.key}` shows it.\n"
         ),
@@ -86,10 +87,10 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None) -> 
         error: what the run, or one of its tasks, fails with.
         job: the job it is about, as the ledger has it.
     """
-    key = error.job_key or "none"
+    key, their_id = error.job_key or "none", shown_id(error.provider_job_id) or "no id"
     maybe_paid = job is not None and job.state in _MAYBE_PAID
     facts = {
-        "Job": f"`{key}` in the ledger, `{error.provider_job_id or 'no id'}` at the provider" if error.job_key else "",
+        "Job": f"`{key}` in the ledger, `{their_id}` at the provider" if error.job_key else "",
         "Request": f"{job.kind} · {_cell(job.label)} · {job.model} at {job.provider}" if job is not None else "",
         "Sent": _moment(job.sent_at) if job is not None else "",
         "Provider's code": _cell(error.code or ""),
@@ -115,7 +116,7 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
             "what was done": finding.action,
             "next": finding.next_step,
             "job": finding.job.key,
-            "at the provider": finding.job.provider_job_id or "",
+            "at the provider": finding.job.shown_id,
             "request": f"{finding.job.kind} · {finding.job.label}",
             "state": finding.job.state.value,
             "file": finding.job.delivery.uri if finding.job.delivery else "",
@@ -161,7 +162,7 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
         "Size": f"{delivery.bytes / 1e6:.2f} MB",
         "SHA-256": f"`{delivery.sha256}`",
         "Model": f"{job.model} at {job.provider}",
-        "Job": f"`{job.provider_job_id}` at the provider, `{job.key}` in the ledger",
+        "Job": f"`{job.shown_id}` at the provider, `{job.key}` in the ledger",
         "Time": _timing(job),
         "Estimated cost": _cost(job),
         "Price": "" if job.price is None else f"{job.price:g} in {job.provider}'s own unit, as it tells",

@@ -24,6 +24,7 @@ from prefect_genmedia._prefect.run import RunListener
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.protocol import Observation
+from prefect_genmedia.text import shown_id
 
 KEY = "genmedia-progress"
 
@@ -120,7 +121,7 @@ class PageBar:
         now = (float(round(percent or 0.0)), words)
         if self._shown is not None and words == self._shown[1] and abs(now[0] - self._shown[0]) < NOTICEABLE:
             return
-        self._artifact = self._artifact or await _bar_of(job.provider_job_id)
+        self._artifact = self._artifact or await _bar_of(job.shown_id)
         if self._artifact is None:
             self._artifact = await acreate_progress_artifact(now[0], key=KEY, description=words)
         else:
@@ -191,18 +192,19 @@ async def shown_delivery() -> AsyncIterator[None]:
     try:
         yield
     except GenMediaError as error:
-        await _whatever(_end(error.provider_job_id, CAP, f"{error.provider_job_id} · not delivered: {_reason(error)}"))
+        job_id = shown_id(error.provider_job_id)
+        await _whatever(_end(job_id, CAP, f"{job_id} · not delivered: {_reason(error)}"))
         raise
 
 
 async def show_delivered(job: Job) -> None:
     """Fill the bar of a job that is delivered, where this run has one."""
-    await _whatever(_end(job.provider_job_id, 100.0, f"{title_of(job)} · delivered"))
+    await _whatever(_end(job.shown_id, 100.0, f"{title_of(job)} · delivered"))
 
 
 def title_of(job: Job) -> str:
     """What a bar calls a job; it holds the provider's id, which finds the bar again."""
-    return f"{job.kind} · {job.label or job.key} · {job.provider_job_id}"
+    return f"{job.kind} · {job.label or job.key} · {job.shown_id}"
 
 
 def _reason(error: GenMediaError) -> str:
@@ -219,22 +221,22 @@ async def _keep_showing(gauge: Gauge, page: PageBar, bar: Bar, over: asyncio.Eve
             await asyncio.wait_for(over.wait(), TICK_SECONDS)
 
 
-async def _end(provider_job_id: str | None, percent: float, words: str) -> None:
-    artifact = await _bar_of(provider_job_id)
+async def _end(job_id: str, percent: float, words: str) -> None:
+    artifact = await _bar_of(job_id)
     if artifact is not None:
         await aupdate_progress_artifact(artifact, percent, words)
 
 
-async def _bar_of(provider_job_id: str | None) -> UUID | None:
-    """The job's bar among those of this run."""
-    if not flow_run.id or provider_job_id is None:
+async def _bar_of(job_id: str) -> UUID | None:
+    """The job's bar among those of this run; it has the provider's id as people see it."""
+    if not flow_run.id or not job_id:
         return None
     ours = ArtifactFilter(
         flow_run_id=ArtifactFilterFlowRunId(any_=[UUID(str(flow_run.id))]), key=ArtifactFilterKey(any_=[KEY])
     )
     async with get_client() as client:
         found = await client.read_artifacts(artifact_filter=ours)
-    return next((each.id for each in found if provider_job_id in (each.description or "")), None)
+    return next((each.id for each in found if job_id in (each.description or "")), None)
 
 
 async def _whatever(showing: Awaitable[object]) -> None:

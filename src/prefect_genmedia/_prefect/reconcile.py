@@ -54,7 +54,7 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
         around = Surroundings(client_for, standing_of, resume_run_of, target_of, folder, flow_run.id)
         async for finding in reconcile(ledger, around):
             findings.append(finding)
-            logger.info("Job %s (%s): %s", finding.job.provider_job_id, finding.job.key, finding.action)
+            logger.info("Job %s (%s): %s", finding.job.shown_id, finding.job.key, finding.action)
             if finding.job.state is JobState.DELIVERED:
                 emit_job_event("delivered", finding.job, reconciled=True)
                 tell_assets(finding.job)

@@ -30,6 +30,7 @@ from prefect_genmedia._prefect.cards import publish_detached_card, publish_failu
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation, PreparedRequest
 from prefect_genmedia.settings import current_settings
+from prefect_genmedia.text import clean_text, shown_id
 
 RETRIES = 3
 """How often a task is tried again where its error allows that."""
@@ -129,7 +130,7 @@ def label_of(url: str) -> str:
     """The file name in a URL: what people call the input; never its query, which may hold a signature."""
     if url[:5].lower() == "data:":
         return "data"
-    return unquote(PurePosixPath(urlsplit(url).path).name) or "input"
+    return clean_text(unquote(PurePosixPath(urlsplit(url).path).name)).strip() or "input"
 
 
 def run_name(verb: str, parameter: str) -> Callable[..., str]:
@@ -146,11 +147,11 @@ def run_name(verb: str, parameter: str) -> Callable[..., str]:
     def name(parameters: dict[str, Any]) -> str:
         value = parameters.get(parameter)
         if isinstance(value, Job):
-            value = value.provider_job_id or value.key
+            value = value.shown_id or value.key
         elif isinstance(value, GenerationRequest | PreparedRequest):
             value = value.kind
         # Anything else is a future that is not resolved: a paid job must not fail because of a name.
-        return f"{verb} {value}" if isinstance(value, str | int) else verb
+        return f"{verb} {shown_id(str(value))}" if isinstance(value, str | int) else verb
 
     return name
 
@@ -178,9 +179,9 @@ async def name_run_after(job: Job) -> None:
     if context is None or context.flow is None or not isinstance(context.flow.flow_run_name, JobRunName):
         return
     name = flow_run.name or ""
-    if flow_run.id and job.provider_job_id and job.provider_job_id not in name:
+    if flow_run.id and job.shown_id and job.shown_id not in name:
         async with get_client() as client:
-            await client.update_flow_run(UUID(str(flow_run.id)), name=f"{name} · {job.provider_job_id}")
+            await client.update_flow_run(UUID(str(flow_run.id)), name=f"{name} · {job.shown_id}")
 
 
 def emit_job_event(what: str, job: Job, **payload: Any) -> None:
@@ -198,7 +199,7 @@ def emit_job_event(what: str, job: Job, **payload: Any) -> None:
             "prefect.resource.name": job.label or job.key,
             "genmedia.provider": job.provider,
             "genmedia.kind": job.kind,
-            "genmedia.provider-job-id": job.provider_job_id or "",
+            "genmedia.provider-job-id": job.shown_id,
         },
         payload={"state": job.state.value, **payload},
     )
@@ -209,7 +210,7 @@ async def tell_detached(job: Job) -> None:
     get_run_logger().warning(
         "This run was stopped, but job %s lives on at the provider and is paid; run again or let reconcile_jobs "
         "collect it (key %s)",
-        job.provider_job_id,
+        job.shown_id,
         job.key,
     )
     emit_job_event("detached", job)
@@ -228,18 +229,18 @@ class RunListener:
         if typical is not None:
             left = max(typical - elapsed, 0.0)
             self.logger.info(
-                "Job %s: such jobs usually take %.0f s; about %.0f s are left", job.provider_job_id, typical, left
+                "Job %s: such jobs usually take %.0f s; about %.0f s are left", job.shown_id, typical, left
             )
 
     def changed(self, job: Job, observation: Observation) -> None:
         """The provider's word for the job is a new one."""
         word = observation.status
         if not observation.recognized:
-            self.logger.warning("Job %s: unknown status %r, taken as still running", job.provider_job_id, word)
+            self.logger.warning("Job %s: unknown status %r, taken as still running", job.shown_id, word)
         elif observation.progress is not None:
-            self.logger.info("Job %s: %s (%.0f %%)", job.provider_job_id, word, observation.progress)
+            self.logger.info("Job %s: %s (%.0f %%)", job.shown_id, word, observation.progress)
         else:
-            self.logger.info("Job %s: %s", job.provider_job_id, word)
+            self.logger.info("Job %s: %s", job.shown_id, word)
         emit_job_event("changed", job, provider_status=word, phase=observation.phase.value)
 
     def advanced(self, job: Job, percent: float) -> None:
@@ -247,7 +248,7 @@ class RunListener:
 
     def troubled(self, job: Job, error: GenMediaError) -> None:
         """A look failed; the job is not to blame."""
-        self.logger.warning("Job %s: a look failed and is repeated: %s", job.provider_job_id, error.message)
+        self.logger.warning("Job %s: a look failed and is repeated: %s", job.shown_id, error.message)
 
 
 class RunHooks(JobHooks):

@@ -65,7 +65,7 @@ async def suspend_until_done(job: Job) -> None:
     """
     if await _has_news(job):
         return
-    get_run_logger().info("Job %s is at the provider; this run sleeps until it is done", job.provider_job_id)
+    get_run_logger().info("Job %s is at the provider; this run sleeps until it is done", job.shown_id)
     try:
         await asuspend_flow_run(timeout=int(FORGOTTEN_SECONDS), key=pause_key(job))
     except Pause:

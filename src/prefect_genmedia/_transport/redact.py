@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from prefect_genmedia.text import clean_text
+
 MASK = "[redacted]"
 
 _SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-tos-", "x-cos-", "q-sign", "q-key", "q-header", "q-url", "q-ak")
@@ -40,9 +42,10 @@ class Redactor:
         self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
 
     def clean(self, text: str) -> str:
-        """The text without any secret, and with each URL as `unsigned_url` shows it."""
-        # Twice: reading a URL may undo an escape that hid a secret.
-        return self._masked(unsigned_text(self._masked(text)))
+        """The text as `clean_text` shows it, without any secret, and with each URL as `unsigned_url` shows it."""
+        # Cleaned first, since an invisible character hides a secret. Masked twice, since reading a URL may undo an
+        # escape that hid one.
+        return self._masked(unsigned_text(self._masked(clean_text(text))))
 
     def _masked(self, text: str) -> str:
         for secret in self._secrets:

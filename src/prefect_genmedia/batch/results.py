@@ -18,6 +18,7 @@ from prefect_genmedia.batch.table import TableFile
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY, PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.text import clean_text
 
 NOT_SENT = "not_sent"
 """State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""
@@ -64,7 +65,7 @@ class Result:
         """
         self.state = job.state.value
         self.attempts = job.attempt
-        self.provider_job_id = job.provider_job_id
+        self.provider_job_id = job.shown_id or None
         self.job_key = job.key
         self.queued_seconds = _between(job.submitted_at, job.running_at)
         self.running_seconds = _between(job.running_at, job.succeeded_at)
@@ -81,7 +82,9 @@ class Result:
     def take_error(self, error: BaseException) -> None:
         """Write down why the row has no file."""
         self.error_kind = error.kind if isinstance(error, GenMediaError) else type(error).__name__
-        self.error_message = error.message if isinstance(error, GenMediaError) else unsigned_text(str(error))
+        self.error_message = (
+            error.message if isinstance(error, GenMediaError) else clean_text(unsigned_text(str(error)))
+        )
 
 
 _COSTS = frozenset(
@@ -120,6 +123,8 @@ class Results:
         self._saved_at = float("-inf")
         self._pause = SAVE_SECONDS
         self.location = location
+        self.unwritten: str | None = None
+        """Why the table could not be written when the batch ended; None where it was."""
 
     def of(self, row_id: str) -> Result:
         """One row's result, to be read or changed."""

@@ -27,6 +27,7 @@ from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
 from prefect_genmedia._prefect.session import prices_of, session_of
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
+from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
 from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.known import Known
@@ -41,10 +42,11 @@ from prefect_genmedia.batch.show import quiet_rows
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
-from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest
+from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
 from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_text
 
 LOOK_SECONDS = 0.5
 """How often it is seen whether progress and results are due, in seconds."""
@@ -196,6 +198,13 @@ def _report(run: BatchScheduler) -> BatchReport:
         estimated_cost=round(results.cost(), 6),
         results=results.location,
     )
+    if results.unwritten is not None:
+        raise StorageError(
+            f"Batch {run.name!r}: {words}. The table of results cannot be written: {results.unwritten}.",
+            paid=words,
+            next_step=f"make {results.location} writable, then {again}",
+            retryable=False,
+        )
     if report.delivered + report.states.get(INVALID, 0) < report.rows:
         next_step = f"look at the table of failures, then {again}"
         raise BatchIncomplete(f"Batch {run.name!r}: {words}.{place}", next_step=next_step)
@@ -227,12 +236,21 @@ async def _shown(name: str, results: Results, bar: Bar, shard: Shard | None) -> 
         showing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await showing
-        await results.save(now=True)
+        await _save_at_last(results)
         await progress.show(now=True)
         if shard is None:  # else the run that waits for it shows them
             delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
             await publish_gallery(name, show.summary_of(results), delivered, results.location)
             await show.publish_failures(name, results)
+
+
+async def _save_at_last(results: Results) -> None:
+    """Write the table for the last time; where that fails, the batch is reported without it, not lost."""
+    try:
+        await results.save(now=True)
+    except Exception as error:
+        results.unwritten = clean_text(f"{type(error).__name__}: {unsigned_text(str(error))}", WORDS_CHARACTERS)
+        get_run_logger().error("The table of results cannot be written: %s", results.unwritten)
 
 
 async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:

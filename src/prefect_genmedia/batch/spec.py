@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_genmedia._core.budgets import BudgetPeriod
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia.batch.shards import Shard
-from prefect_genmedia.prices import CURRENCY, Price
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
 from prefect_genmedia.providers.credentials import ProviderCredentials
 
 
@@ -44,6 +45,18 @@ class Money:
     budget: str | None = None
     period: BudgetPeriod = "total"
     per_account: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse limits that would limit nothing, or cannot be counted.
+
+        Raises:
+            InvalidRequest: one of them is infinite, not a number, negative or too large.
+        """
+        problems = [] if self.max_cost is None else [*amount_problems("max_cost", self.max_cost)]
+        if self.max_jobs is not None and not 0 <= self.max_jobs <= MOST_CNY:
+            problems.append(FieldProblem("max_jobs", f"must be a number from 0 to {MOST_CNY:,}"))
+        if problems:
+            raise InvalidRequest.of("The batch", problems)
 
     @property
     def limited(self) -> bool:

@@ -17,8 +17,12 @@ from prefect_genmedia._media.storage import Storage, target_at
 from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.text import csv_cell, csv_value, json_text, storable
 
 TableFormat = Literal["csv", "jsonl", "parquet"]
+
+_OURS = frozenset({"job_key", "provider_job_id", "error_kind"})
+"""Columns that only a table of results has: its cells were guarded by `csv_cell`, and those of users were not."""
 
 _FORMATS: dict[str, TableFormat] = {
     ".csv": "csv",
@@ -165,6 +169,8 @@ def _read_csv(content: bytes) -> list[dict[str, Any]]:
         if "" in row and any(row[""]):
             raise _refusal(f"a row has more cells than there are columns: {str(row)[:200]}")
         row.pop("", None)
+    if set(reader.fieldnames or ()) >= _OURS:
+        rows = [{name: csv_value(cell or "") for name, cell in row.items()} for row in rows]
     return rows
 
 
@@ -196,20 +202,25 @@ def _write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> byt
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, columns, extrasaction="ignore")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
     return text.getvalue().encode()
 
 
 def _write_jsonl(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    lines = (json.dumps({name: row.get(name) for name in columns}, ensure_ascii=False) for row in rows)
+    lines = (json_text({name: row.get(name) for name in columns}) for row in rows)
     return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     arrow, parquet = _pyarrow()
     output = io.BytesIO()
-    parquet.write_table(arrow.table({name: [row.get(name) for row in rows] for name in columns}), output)
+    values = {name: [_storable(row.get(name)) for row in rows] for name in columns}
+    parquet.write_table(arrow.table(values), output)
     return output.getvalue()
+
+
+def _storable(value: Any) -> Any:
+    return storable(value) if isinstance(value, str) else value
 
 
 def _pyarrow() -> tuple[Any, Any]:

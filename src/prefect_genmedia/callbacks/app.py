@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -25,6 +26,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia.providers.plugin import find_plugin
+from prefect_genmedia.text import STATUS_CHARACTERS, clean_text
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,15 @@ ANSWER_SECONDS = 4.0
 
 MAX_BODY_BYTES = 256 * 1024
 """A callback says what happened, and carries no media."""
+
+MOST_CALLBACKS = 6
+"""How many callbacks of one job are worked on within `REPLAY_SECONDS`; further ones are answered, and do nothing.
+HiDream documents 3 tries."""
+
+REPLAY_SECONDS = 600.0
+
+REMEMBERED_JOBS = 10_000
+"""Of how many jobs the callbacks are counted: those that called last."""
 
 Heard = Callable[[Job, str], Awaitable[None]]
 """Awaited with the job as it was, and the provider's words for its state, each time a callback for it comes; after the
@@ -50,6 +61,8 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
         clock: the time to write down.
     """
 
+    counted = _Counted(clock)
+
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         # Served by itself, it keeps the connections between callbacks. A mounted app's lifespan is run by nobody.
@@ -61,6 +74,8 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
         # In constant time: how long a wrong token takes to refuse tells nothing about the right one.
         if not hmac.compare_digest(token.encode(), callback_token(secret, key).encode()):
             return Response(status_code=404)
+        if not counted.take(key):
+            return JSONResponse(KNOWN)
         with anyio.move_on_after(ANSWER_SECONDS):
             body = await _capped_body(request)
             if body is None:
@@ -87,6 +102,30 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
     )
 
 
+class _Counted:
+    """Counts each job's callbacks, so that one that is replayed costs no more than its answer.
+
+    Parameters:
+        clock: the time.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        """Count nothing yet."""
+        self._clock = clock
+        self._jobs: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def take(self, key: str) -> bool:
+        """Count a callback of a job; False where it is one too many."""
+        now = self._clock.monotonic()
+        begun, number = self._jobs.pop(key, (now, 0))
+        if now - begun >= REPLAY_SECONDS:
+            begun, number = now, 0
+        self._jobs[key] = (begun, min(number + 1, MOST_CALLBACKS))
+        if len(self._jobs) > REMEMBERED_JOBS:
+            self._jobs.popitem(last=False)
+        return number < MOST_CALLBACKS
+
+
 async def _record(ledger: Ledger, provider: str, key: str, words: str, now: float) -> Job | None:
     """Write the first callback of a job down; the job as it was before, None where there is no such job."""
     told = {"provider_status": words} if words else {}
@@ -95,7 +134,7 @@ async def _record(ledger: Ledger, provider: str, key: str, words: str, now: floa
             return job
         # None where the job has left its state in between: its acceptance may be written down at this very moment.
         if await ledger.note(job, notified_at=now, **told) is not None:
-            logger.info("Callback for job %s (%s)", job.provider_job_id, job.key)
+            logger.info("Callback for job %s (%s)", job.shown_id, job.key)
             return job
     return None
 
@@ -113,10 +152,10 @@ async def _capped_body(request: Request) -> bytes | None:
 
 
 def _words(provider: str, body: bytes) -> str:
-    """What a callback says of the job, cut short: for people to read, not for any decision."""
+    """What a callback says of the job, clean and cut short: for people to read, not for any decision."""
     try:
         plugin = find_plugin(provider)
         read = plugin.callback_words if plugin is not None else None
-        return read(json.loads(body))[:200] if read is not None else ""
+        return clean_text(read(json.loads(body)), STATUS_CHARACTERS) if read is not None else ""
     except (ValueError, RecursionError):  # no JSON
         return ""

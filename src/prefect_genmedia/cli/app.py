@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
-from rich.console import Console
+
+from prefect_genmedia.cli.console import command_console
 
 app = App(
     name="prefect-genmedia",
@@ -85,7 +86,7 @@ def simulator(
     from prefect_genmedia.simulator.server import serve
     from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
 
-    console = Console()
+    console = command_console()
     keys = frozenset(key) or frozenset({DEFAULT_KEY})
     world = World(Settings(queue_seconds, run_seconds, subjects), keys)
 
@@ -121,7 +122,7 @@ def callbacks(*, host: str = "127.0.0.1", port: int = 8788) -> None:
     """
     from prefect_genmedia.cli.callbacks import serve_callbacks
 
-    sys.exit(serve_callbacks(host, port, Console(stderr=True)))
+    sys.exit(serve_callbacks(host, port, command_console(stderr=True)))
 
 
 @app.command
@@ -147,7 +148,7 @@ def demo(
     """
     from prefect_genmedia.cli.demo import run_demo
 
-    sys.exit(run_demo(output, keep, Console()))
+    sys.exit(run_demo(output, keep, command_console()))
 
 
 def main() -> None:

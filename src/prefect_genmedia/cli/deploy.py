@@ -10,11 +10,11 @@ import httpx
 from cyclopts import Parameter
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from prefect_genmedia.cli.choices import ProviderName, Switch
+from prefect_genmedia.cli.console import command_console
 from prefect_genmedia.cli.stop import stop
 from prefect_genmedia.deploy import Change, Options, Outcome, apply
 from prefect_genmedia.errors import InvalidRequest
@@ -127,7 +127,7 @@ def _print(changes: list[Change], check: bool) -> None:
         word = _IN_A_CHECK.get(change.outcome, change.outcome.value) if check else change.outcome.value
         coloured = f"[{_COLOURS[change.outcome]}]{word}[/]"
         table.add_row(change.kind, escape(change.name), coloured, escape(change.detail))
-    console = Console()
+    console = command_console()
     if changes:
         console.print(table)
     counts = {outcome: sum(change.outcome is outcome for change in changes) for outcome in Outcome}

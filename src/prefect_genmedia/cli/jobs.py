@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Parameter
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
@@ -20,9 +18,11 @@ from prefect_genmedia._core.decide import Decision, decide
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.cli.choices import ProviderName, Switch
+from prefect_genmedia.cli.console import command_console
 from prefect_genmedia.cli.stop import stop
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.settings import current_settings
+from prefect_genmedia.text import csv_cell, escaped, json_text
 
 app = App(name="jobs")
 
@@ -83,13 +83,13 @@ def list_jobs(
             escape(job.key),
             f"[{_COLOURS.get(job.state, 'cyan')}]{job.state.value}[/]",
             escape(job.kind),
-            escape(job.label),
-            escape(job.provider_job_id or ""),
+            _shown(job.label),
+            _shown(job.shown_id),
             _time(job.created_at),
             _time(job.expires_at) if job.state in AT_PROVIDER else "",
-            escape(ending),
+            _shown(ending),
         )
-    _console().print(table if found else "The ledger has no such jobs.")
+    command_console().print(table if found else "The ledger has no such jobs.")
 
 
 async def _listed(ledger: Ledger, states: frozenset[JobState], provider: str | None, limit: int) -> list[Job]:
@@ -127,11 +127,10 @@ def show(job: str, /, *, as_json: AsJson = False) -> None:
     for name, value in _plain(found).items():
         if value not in (None, "", {}):
             shown = _time(value) if name.endswith("_at") or name == "not_before" else value
-            words = shown if isinstance(shown, str) else json.dumps(shown, ensure_ascii=False)
-            table.add_row(f"[bold]{name}[/]", escape(words))
-    _console().print(table)
+            table.add_row(f"[bold]{name}[/]", _shown(shown if isinstance(shown, str) else json_text(shown)))
+    command_console().print(table)
     if found.state is JobState.UNKNOWN:
-        _console().print(f"\nNext: {escape(found.failure().next_step_for())}", soft_wrap=True)
+        command_console().print(f"\nNext: {escape(found.failure().next_step_for())}", soft_wrap=True)
 
 
 @app.command
@@ -152,7 +151,7 @@ def adopt(job: str, provider_job_id: str, /) -> None:
         The id that the provider's console shows.
     """
     _decide(job, "adopt", provider_job_id)
-    _console().print("Run the flow again, or let reconcile_jobs collect it.")
+    command_console().print("Run the flow again, or let reconcile_jobs collect it.")
 
 
 @app.command
@@ -171,7 +170,7 @@ def resubmit(job: str, /) -> None:
         The job's key, or the beginning of it.
     """
     _decide(job, "resubmit")
-    _console().print("Run the flow again: it sends the request as a new attempt.")
+    command_console().print("Run the flow again: it sends the request as a new attempt.")
 
 
 @app.command
@@ -218,7 +217,7 @@ def export(*, output: Path | None = None, file_format: Format = "csv") -> None:
 
 def _write(rows: Sequence[dict[str, Any]], file_format: str, file: Any) -> None:
     if file_format == "jsonl":
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(f"{json_text(row)}\n" for row in rows)
         return
     writer = csv.DictWriter(file, list(Job.model_fields), extrasaction="ignore")
     writer.writeheader()
@@ -227,15 +226,22 @@ def _write(rows: Sequence[dict[str, Any]], file_format: str, file: Any) -> None:
 
 def _csv_cell(value: Any) -> Any:
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@"):
-        return f"'{value}"  # a spreadsheet would run it as a formula
-    return value
+        return json_text(value)
+    return csv_cell(_lines(value)) if isinstance(value, str) else value
+
+
+def _shown(text: str) -> str:
+    """The text in a table of the terminal: square brackets are no markup, and control characters have no effect."""
+    return escape(_lines(text))
+
+
+def _lines(text: str) -> str:
+    return "\n".join(map(escaped, text.split("\n")))  # a note has a line for each decision
 
 
 def _decide(job: str, decision: Decision, provider_job_id: str | None = None) -> None:
     settled = _run(lambda ledger: decide(ledger, job, decision, provider_job_id))
-    _console().print(f"Job {settled.key} is {settled.state.value} now.")
+    command_console().print(f"Job {settled.key} is {settled.state.value} now.")
 
 
 async def _found(ledger: Ledger, name: str) -> Job:
@@ -256,12 +262,8 @@ def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
         stop(error.message)
 
 
-def _console() -> Console:
-    return Console()
-
-
 def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))  # noqa: T201 - for programs, so no wrapping or colour
+    print(json_text(value, indent=2))  # noqa: T201 - for programs, so no wrapping or colour
 
 
 def _plain(job: Job) -> dict[str, Any]:

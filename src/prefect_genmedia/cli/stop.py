@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from rich.console import Console
 from rich.markup import escape
+
+from prefect_genmedia.cli.console import command_console
 
 
 def stop(message: str) -> NoReturn:
@@ -14,5 +15,5 @@ def stop(message: str) -> NoReturn:
     Parameters:
         message: the sentence, as plain text: square brackets in it are no markup.
     """
-    Console(stderr=True).print(f"[red]{escape(message)}[/]", highlight=False, soft_wrap=True)
+    command_console(stderr=True).print(f"[red]{escape(message)}[/]", highlight=False, soft_wrap=True)
     raise SystemExit(1)

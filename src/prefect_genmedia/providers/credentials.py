@@ -6,12 +6,14 @@ from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import ConfigDict, Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.text import clean_text
 
 LOGOS = "https://raw.githubusercontent.com/prefect-genmedia/prefect-genmedia/main/src/prefect_genmedia/assets"
 """Where the UI finds the logos in `prefect_genmedia/assets`: Prefect takes http addresses only."""
@@ -20,6 +22,7 @@ SubmissionsPerMinute = Annotated[
     float | None,
     Field(
         gt=0,
+        allow_inf_nan=False,
         description="How many jobs one process may submit in a minute, evenly spaced. Empty: no limit.",
     ),
 ]
@@ -68,6 +71,11 @@ class ProviderCredentials(CredentialsBlock):
         """The field of that name, for `dict(block)`."""
         return vars(self)[name]
 
+    @field_validator("base_url", check_fields=False)
+    @classmethod
+    def _base_url_is_plain(cls, value: str) -> str:
+        return plain_base_url(value)
+
     @abstractmethod
     def get_client(self) -> Any:
         """Make a client of one's own, for the running event loop; close it with `aclose()`."""
@@ -97,6 +105,29 @@ def plausible_key(value: SecretStr) -> SecretStr:
     key = value.get_secret_value()
     if not key or " " in key or not key.isascii() or not key.isprintable():
         raise ValueError("must not be empty, nor contain spaces, line breaks or non-ASCII characters")
+    return value
+
+
+def plain_base_url(value: str) -> str:
+    """The API's root, unaltered, if requests can be sent below it: every path is added to its end.
+
+    Raises:
+        ValueError: it holds blanks, a user name, a query or a fragment, has another scheme than http and https, or
+            names no host.
+    """
+    if clean_text(value) != value or any(character.isspace() or character == "\\" for character in value):
+        raise ValueError("must not contain spaces, line breaks, backslashes or invisible characters")
+    try:
+        parts = urlsplit(value)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("must be a URL such as https://api.example.com/v1") from None
+    if parts.scheme not in ("http", "https") or not host or port == 0:
+        raise ValueError("must begin with http:// or https://, and name a host")
+    if "@" in parts.netloc:
+        raise ValueError("must not contain a user name or password: the key belongs into its own field")
+    if "?" in value or "#" in value:
+        raise ValueError("must not contain a query (?…) or a fragment (#…): paths are added to its end")
     return value
 
 

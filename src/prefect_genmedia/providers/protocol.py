@@ -14,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, Validatio
 from typing_extensions import Self
 
 from prefect_genmedia._transport import FetchRules
-from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, ProviderError
 from prefect_genmedia.providers.extra_body import ExtensibleRequest, identity_of_extra
 from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence
+from prefect_genmedia.text import STATUS_CHARACTERS, WORDS_CHARACTERS, clean_text, escaped, id_problem
 
 
 @dataclass(frozen=True)
@@ -255,16 +256,31 @@ class Accepted:
     """A provider's yes to a submission.
 
     Parameters:
-        provider_job_id: the provider's id for the job.
-        status: its own first word for the state.
+        provider_job_id: the provider's id for the job, unaltered; up to 4 KiB, without NUL and lone surrogates.
+        status: its own first word for the state; cleaned and cut here.
         price: what the job costs, in the provider's own unit (money or points), where it tells.
         points_remaining: what the account has left after it, in points, where the provider tells.
+
+    Raises:
+        ProviderError: the id cannot be stored; uncertain, since the job may be accepted and paid.
     """
 
     provider_job_id: str
     status: str
     price: float | None = None
     points_remaining: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an id that cannot be stored, and clean the status."""
+        problem = id_problem(self.provider_job_id)
+        if problem is not None:
+            shown = escaped(self.provider_job_id, WORDS_CHARACTERS)
+            raise ProviderError(
+                f"The provider accepted it under an id that cannot be stored, since {problem}: {shown}",
+                outcome="uncertain",
+                retryable=False,
+            )
+        object.__setattr__(self, "status", clean_text(self.status, STATUS_CHARACTERS))
 
 
 @dataclass(frozen=True)
@@ -273,7 +289,7 @@ class Observation:
 
     Parameters:
         phase: where the job is.
-        status: the provider's own word.
+        status: the provider's own word; cleaned and cut here.
         recognized: whether that word is a documented one; an unknown one counts as still running.
         progress: percent from 0 to 100, where the provider tells.
         failure: what went wrong, where the phase is FAILED.
@@ -290,6 +306,10 @@ class Observation:
     outputs: int = 1
     price: float | None = None
     points_remaining: float | None = None
+
+    def __post_init__(self) -> None:
+        """Clean the status: it goes into the ledger, logs and events."""
+        object.__setattr__(self, "status", clean_text(self.status, STATUS_CHARACTERS))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from prefect_genmedia.errors import (
     RateLimited,
     SubmissionUnknown,
 )
+from prefect_genmedia.text import CODE_CHARACTERS, WORDS_CHARACTERS, clean_json, clean_text, clean_word
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 
@@ -104,7 +105,9 @@ class ErrorAnswer:
             **facts: what else such an error holds.
         """
         code = f" (code {self.code})" if self.code else ""
-        said = f"{self.what} answered {self.http_status}{code}: {excerpt(self.message, 500).rstrip('.')}."
+        said = (
+            f"{self.what} answered {self.http_status}{code}: {clean_text(self.message, WORDS_CHARACTERS).rstrip('.')}."
+        )
         return kind(
             f"{said} {note}".rstrip(), code=self.code, http_status=self.http_status, body=excerpt(self.text), **facts
         )
@@ -162,14 +165,14 @@ def unreadable(response: httpx.Response, what: str, redactor: Redactor, reason: 
 
 
 def shown_body(response: httpx.Response, redactor: Redactor) -> str:
-    """The body as errors show it. JSON is written anew first: its escapes (`\\/`, `\\u002B`) could hide a secret.
+    """The body as errors show it: clean text. JSON is written anew, since its escapes could hide a secret.
 
     Parameters:
         response: the answer, read as a whole.
         redactor: takes secrets out of what errors show.
     """
     payload = _parsed(response.content)
-    return redactor.clean(response.text if payload is None else json.dumps(payload, ensure_ascii=False))
+    return redactor.clean(response.text if payload is None else json.dumps(clean_json(payload), ensure_ascii=False))
 
 
 @contextmanager
@@ -185,20 +188,27 @@ def paid_submission() -> Iterator[None]:
 
 
 def error_facts(text: str) -> tuple[str | None, str]:
-    """Code and message out of an error body, whatever of the usual shapes it has."""
+    """Code and message out of an error body, as clean text, whatever of the usual shapes it has."""
     payload = _parsed(text)
     if not isinstance(payload, dict):
-        return None, " ".join(text.split()) or "no details"
+        return None, clean_text(text, WORDS_CHARACTERS).strip() or "no details"
     error = payload.get("error")
     inner = error if isinstance(error, dict) else {}
-    code = inner.get("code") or payload.get("code")
+    code = clean_word(inner.get("code") or payload.get("code"), CODE_CHARACTERS)
     candidates = (inner.get("message"), error, payload.get("message"), payload.get("msg"), payload.get("detail"))
     message = next((value for value in candidates if isinstance(value, str) and value), "")
-    return (str(code) if code else None), message or "no details"
+    return code or None, clean_text(message, WORDS_CHARACTERS) or "no details"
+
+
+def id_in(value: Any) -> str | None:
+    """A provider's id of a job, unaltered: text that is not blank, or a whole number; None for anything else."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return name_in(value)
 
 
 def name_in(value: Any) -> str | None:
-    """An id or a URL: text that is not blank; None for anything else."""
+    """A URL or a token, unaltered: text that is not blank; None for anything else."""
     return value if isinstance(value, str) and value.strip() else None
 
 

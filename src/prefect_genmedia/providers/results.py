@@ -10,6 +10,7 @@ import httpx
 from prefect_genmedia._transport import FetchRules, body_of, fetch
 from prefect_genmedia.errors import JobExpired, ProviderError
 from prefect_genmedia.providers.protocol import ResultStream
+from prefect_genmedia.text import clean_text
 
 
 def result_stream(response: httpx.Response) -> ResultStream:
@@ -36,6 +37,8 @@ async def open_url(url: str, rules: FetchRules) -> AsyncIterator[ResultStream]:
         JobExpired: the URL is no longer valid; retryable, since asking the provider again may give a fresh one.
         ProviderError: no file came.
     """
+    if clean_text(url) != url:
+        raise ProviderError("The result's URL contains characters that no URL has.")
     async with fetch(url, rules) as response:
         if response.status_code in (403, 404, 410):
             raise JobExpired(

@@ -8,9 +8,11 @@ import time
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prefect_genmedia.providers.plugin import imported, plugins
 from prefect_genmedia.simulator.dialect import Dialect
@@ -62,7 +64,20 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
         Route("/assets/{name}", assets),
         *_control(world),
     ]
-    return Starlette(routes=routes)
+    return Starlette(routes=routes, middleware=[Middleware(EncodedPaths)])
+
+
+class EncodedPaths:
+    """Gives the routes each path as it was sent: an encoded slash in an id is no separator."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["raw_path"].decode("ascii")}
+        await self.app(scope, receive, send)
 
 
 def _control(world: World) -> list[BaseRoute]:

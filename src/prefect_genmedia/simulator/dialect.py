@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Literal
+from urllib.parse import unquote
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Mount
 
-from prefect_genmedia.simulator.faults import Fault, broken_answer
+from prefect_genmedia.simulator.faults import FAILURES, ODD_IDS, STATUSES, Fault, broken_answer
 from prefect_genmedia.simulator.world import SimulatedJob, World
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -22,7 +23,7 @@ class Refusal(Exception):
 
     def __init__(self, status: int, payload: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         super().__init__(str(payload))
-        self.response = JSONResponse(payload, status, headers)
+        self.response = json_answer(payload, status, headers)
 
 
 class Dialect:
@@ -85,21 +86,27 @@ class Dialect:
         """Answer a submission that is right in itself; `accept` takes the job on and words the yes."""
         fault = self.world.faults.take(self.name, "submit")
         if fault is None:
-            return JSONResponse(accept())
+            return json_answer(accept())
         self._refuse(fault)
         if fault.name == "drop_before_accept":
             return await self._broken(fault, request)
-        answer = JSONResponse(accept())
+        if fault.name in ODD_IDS:
+            self.world.disguise = ODD_IDS[fault.name]
+            try:
+                return json_answer(accept())
+            finally:
+                self.world.disguise = None
+        answer = json_answer(accept())
         return await broken_answer(fault, request, self.world.drop) or answer
 
-    async def looked_at(self, request: Request, answer: Callable[[bool], dict[str, Any]]) -> Response:
-        """Answer a look at a job; `answer` words its state, or where it is told so an unknown one."""
+    async def looked_at(self, request: Request, answer: Callable[[Any], dict[str, Any]]) -> Response:
+        """Answer a look at a job; `answer` words its state, or the status that it is given."""
         fault = self.world.faults.take(self.name, "poll")
         if fault is None:
-            return JSONResponse(answer(False))
+            return json_answer(answer(None))
         self._refuse(fault)
-        if fault.name == "poll_unknown_status":
-            return JSONResponse(answer(True))
+        if fault.name in STATUSES:
+            return json_answer(answer(STATUSES[fault.name]))
         return await self._broken(fault, request)
 
     def stage(self, job: SimulatedJob) -> Stage:
@@ -108,7 +115,7 @@ class Dialect:
             return "queued"
         if not self.world.is_over(job):
             return "running"
-        if job.failure or job.has("fail_input") or job.has("fail_output") or job.has("fail_internal"):
+        if job.failure or any(map(job.has, FAILURES)):
             return "failed"
         return "done" if job.video is not None and job.video.done() else "running"
 
@@ -125,6 +132,21 @@ class Dialect:
 
     async def _broken(self, fault: Fault, request: Request) -> Response:
         return await broken_answer(fault, request, self.world.drop) or Response()
+
+
+def id_in_path(request: Request, name: str = "id") -> str:
+    """The job's id in a path, whatever is in it; see `app.EncodedPaths`."""
+    return unquote(request.path_params[name])
+
+
+def json_answer(payload: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer; lone surrogates, which UTF-8 cannot say, are escaped."""
+    text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    try:
+        body = text.encode()
+    except UnicodeEncodeError:
+        body = json.dumps(payload).encode()
+    return Response(body, status, headers, "application/json")
 
 
 async def json_object(request: Request) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,12 +24,19 @@ STAGES: dict[str, dict[str, str]] = {
         "accept_then_504": "accept, and answer 504",
         "accept_then_garbage": "accept, and answer 200 with a body that is no JSON",
         "accept_slowly": "accept, and answer after `seconds` (default 2)",
+        "accept_odd_id": "accept under an id with `../`, `?`, `#`, `%2f`, quotes, line break, ANSI and bidi characters",
+        "accept_long_id": "accept under an id of 4 KiB",
+        "accept_huge_id": "accept under an id of 10 KiB",
+        "accept_nul_id": "accept under an id with NUL in it",
+        "accept_surrogate_id": "accept under an id with a lone surrogate in it",
+        "refuse_hostile": "refuse with a code of 100 characters and a hostile text; nothing is accepted",
     },
     "job": {
         "stuck": "the job never leaves its running state",
         "fail_input": "the job fails: the input was refused by moderation",
         "fail_output": "the job fails: the output was refused by moderation",
         "fail_internal": "the job fails: internal error",
+        "fail_hostile": "the job fails with a code of 100 characters and a hostile text",
         "silent_video": "the finished video has no sound",
         "short_video": "the finished video is half as long as it should be",
         "small_video": "the finished video is 480p",
@@ -37,6 +45,11 @@ STAGES: dict[str, dict[str, str]] = {
         "poll_503": "answer 503",
         "poll_html": "answer 200 with HTML",
         "poll_unknown_status": "answer a status that no document knows",
+        "poll_status_nul": "answer a status with NUL in it",
+        "poll_status_surrogate": "answer a status with a lone surrogate in it",
+        "poll_status_ansi": "answer a status with ANSI escapes, line breaks, bidi and invisible characters",
+        "poll_status_long": "answer a status of 10 kB",
+        "poll_status_nested": "answer a status that is a list, nested 900 deep",
         "poll_drop": "close the connection without an answer",
         "poll_404": "answer that the job is not known",
         "poll_key_revoked": "answer that the key is not valid",
@@ -60,6 +73,36 @@ STAGES: dict[str, dict[str, str]] = {
     },
 }
 """Every fault by the stage it strikes at, with what it does."""
+
+FAILURES = ("fail_input", "fail_output", "fail_internal", "fail_hostile")
+"""The faults that let a job fail."""
+
+HOSTILE_TEXT = (
+    "first\r\nsecond \x1b[31mred\x1b[0m \x1b]0;title\x07 \u202ereversed\u2066 zero\u200bwidth NUL\x00 half\ud800 "
+    "tab\t DEL\x7f C1\x9b31m line\u2028end =HYPERLINK(1)"
+)
+"""What must reach no terminal, log, table or database as it is."""
+
+HOSTILE_CODE = "code\n\x00\ud800" + "9" * 100
+
+STATUSES: dict[str, Any] = {
+    "poll_unknown_status": "reticulating_splines",
+    "poll_status_nul": "working\x00on it",
+    "poll_status_surrogate": "working\ud800on it",
+    "poll_status_ansi": HOSTILE_TEXT.replace("\x00", "").replace("\ud800", ""),
+    "poll_status_long": "working " * 1250,
+    "poll_status_nested": json.loads("[" * 900 + "]" * 900),
+}
+"""The status that each of these faults answers."""
+
+ODD_IDS: dict[str, Callable[[str], str]] = {
+    "accept_odd_id": lambda own: f"../..//{own}?a=1&b=2#c%2f%00;'\"`|<b>[x](y)\n\x1b[31m\u202e\u200b 中",
+    "accept_long_id": lambda own: (own + "-" + "0123456789abcdef" * 256)[:4096],
+    "accept_huge_id": lambda own: own + "x" * 10_240,
+    "accept_nul_id": lambda own: f"{own}\x00end",
+    "accept_surrogate_id": lambda own: f"{own}\ud800end",
+}
+"""What each of these faults makes of the id that a job would have had."""
 
 
 @dataclass

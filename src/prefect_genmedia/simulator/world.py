@@ -93,6 +93,7 @@ class World:
         self.requests: Counter[str] = Counter()
         self.files: dict[str, StoredFile] = {}
         self.base_url = ""
+        self.disguise: Callable[[str], str] | None = None
         self.drop: Callable[[Request], None] = lambda request: None
         self._videos: dict[str, asyncio.Task[bytes]] = {}
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="render")
@@ -105,7 +106,9 @@ class World:
         self.files.clear()
 
     def accept(self, provider: str, key: str, body: dict[str, Any], prepare: Prepare, job_id: str) -> SimulatedJob:
-        """Take a job on: from here on it counts as paid."""
+        """Take a job on: from here on it counts as paid. An ordered fault may give it another id."""
+        if self.disguise is not None:
+            job_id = self.disguise(job_id)
         fault = self.faults.take(provider, "job")
         job = SimulatedJob(job_id, provider, key, body, time.time(), fault)
         self.jobs[job_id] = job

@@ -65,6 +65,7 @@ class HiDreamCredentials(ProviderCredentials):
     submissions_per_minute: float | None = Field(
         default=SUBMISSIONS_PER_MINUTE,
         gt=0,
+        allow_inf_nan=False,
         description="How many jobs may be submitted in a minute, evenly spaced; HiDream documents 2. Empty: no limit.",
     )
     max_in_flight: int | None = Field(

@@ -15,7 +15,7 @@ from prefect_genmedia.providers.hidream import catalog, responses
 from prefect_genmedia.providers.hidream.stylize import StylizedVideo
 from prefect_genmedia.providers.hidream.token import ApiKeyAuth, LearningRedactor, Token, TokenAuth, TokenKeeper
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
-from prefect_genmedia.providers.responses import paid_submission
+from prefect_genmedia.providers.responses import id_in, paid_submission
 from prefect_genmedia.providers.results import open_url
 
 _DIRECT_KEY = "sk-"
@@ -124,8 +124,8 @@ class HiDreamClient:
         seen = {}
         for task in result:
             sub_tasks = responses.sub_tasks_in(task)
-            if sub_tasks is not None and task.get("task_id") in provider_job_ids:
-                seen[str(task["task_id"])] = responses.observation(sub_tasks, self._redactor)
+            if sub_tasks is not None and (task_id := id_in(task.get("task_id"))) in provider_job_ids:
+                seen[str(task_id)] = responses.observation(sub_tasks, self._redactor)
         return seen
 
     @asynccontextmanager

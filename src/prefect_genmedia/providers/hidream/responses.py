@@ -11,12 +11,13 @@ from typing import Any
 
 import httpx
 
-from prefect_genmedia._transport import Redactor, excerpt
+from prefect_genmedia._transport import Redactor
 from prefect_genmedia.errors import GenerationFailed, ProviderError
 from prefect_genmedia.providers.hidream import catalog
 from prefect_genmedia.providers.hidream.token import Token
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
-from prefect_genmedia.providers.responses import ErrorAnswer, name_in, number_in, read_json, unreadable
+from prefect_genmedia.providers.responses import ErrorAnswer, id_in, name_in, number_in, read_json, unreadable
+from prefect_genmedia.text import STATUS_CHARACTERS, WORDS_CHARACTERS, clean_text, clean_word
 
 
 def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
@@ -60,8 +61,9 @@ def token_in(response: httpx.Response, what: str, redactor: Redactor, now: float
     """
     result = result_in(response, what, redactor)
     value = name_in(result.get("token")) if isinstance(result, dict) else None
-    if value is None:
-        raise ProviderError(f"{what} answered without a token.", http_status=response.status_code)
+    if value is None or not (value.isascii() and value.isprintable() and " " not in value):
+        reason = "without a token" if value is None else "with a token that cannot stand in a header"
+        raise ProviderError(f"{what} answered {reason}.", http_status=response.status_code)
     return Token.issued(value, result.get("expire_time"), now)
 
 
@@ -77,7 +79,7 @@ def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepte
         GenMediaError: it was refused, or nobody can know.
     """
     result = result_in(response, what, redactor)
-    task_id = name_in(result.get("task_id")) if isinstance(result, dict) else None
+    task_id = id_in(result.get("task_id")) if isinstance(result, dict) else None
     if task_id is None:
         raise unreadable(response, what, redactor, "no task_id in its result")
     return Accepted(task_id, catalog.STATUS_WORDS[catalog.WAITING])
@@ -108,7 +110,7 @@ class SubTask:
             status=int(status) if status is not None else None,
             url=next((url for url in map(name_in, urls) if url), None),
             completion=_percent(number_in(payload.get("task_completion"))),
-            description=str(payload.get("description") or ""),
+            description=clean_word(payload.get("description"), None),
         )
 
     @property
@@ -183,7 +185,7 @@ def callback_words(payload: Any) -> str:
 
 def _failure(status: str, sub_tasks: list[SubTask], redactor: Redactor) -> GenerationFailed:
     descriptions = "; ".join(dict.fromkeys(sub_task.description for sub_task in sub_tasks if sub_task.description))
-    words = f": {excerpt(redactor.clean(descriptions), 500).rstrip('.。')}" if descriptions else ""
+    words = f": {clean_text(redactor.clean(descriptions), WORDS_CHARACTERS).rstrip('.。')}" if descriptions else ""
     codes = ", ".join(dict.fromkeys(str(sub_task.status) for sub_task in sub_tasks))
     said = f"The provider reports {status!r}{words}."
     if not any(sub_task.status == catalog.REFUSED for sub_task in sub_tasks):
@@ -202,8 +204,8 @@ def _words(sub_tasks: list[SubTask]) -> str:
     if not counts:
         return catalog.STATUS_WORDS[catalog.WAITING]
     if len(sub_tasks) == 1:
-        return sub_tasks[0].word
-    return ", ".join(f"{count} {word}" for word, count in counts.items())
+        return clean_text(sub_tasks[0].word, STATUS_CHARACTERS)
+    return clean_text(", ".join(f"{count} {word}" for word, count in counts.items()), STATUS_CHARACTERS)
 
 
 def _progress(sub_tasks: list[SubTask]) -> float | None:

@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json_object
-from prefect_genmedia.simulator.faults import Fault
+from prefect_genmedia.simulator.faults import HOSTILE_TEXT, Fault
 from prefect_genmedia.simulator.media import (
     CLIP,
     Recipe,
@@ -48,7 +48,6 @@ _STYLES = {
 }
 _STATUSES = {"queued": 0, "running": 2, "failed": 3, "done": 1}
 _REFUSED = 4
-_UNKNOWN = 42
 _DIRECT_KEY = "sk-"
 _MINUTE = 60.0
 _CALLBACK_TRIES = 3
@@ -101,6 +100,7 @@ class HiDream(Dialect):
         retry_after = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"}
         refusals = {
             "refuse_invalid": _refusal(200, "参数错误", 400),
+            "refuse_hostile": _refusal(200, HOSTILE_TEXT, 400),
             "refuse_key": _refusal(401, "token无效或已过期"),
             "refuse_balance": _refusal(200, "余额不足", 402),
             "rate_limited": _refusal(429, "请求过于频繁", headers=retry_after),
@@ -144,7 +144,7 @@ class HiDream(Dialect):
         job = self.job_named(request.query_params.get("task_id", ""), request)
         if job is None:
             raise _refusal(404, "任务不存在")
-        return await self.looked_at(request, lambda unknown: _envelope(self._result(job, unknown)))
+        return await self.looked_at(request, lambda status: _envelope(self._result(job, status)))
 
     async def batch(self, request: Request) -> Response:
         """POST …/video_edit/async/results/batch; tasks of others are left out."""
@@ -153,7 +153,7 @@ class HiDream(Dialect):
         if not isinstance(ids, list) or not all(isinstance(task_id, str) for task_id in ids):
             raise _refusal(200, "task_id_list must be a list of task ids", 400)
         jobs = [job for job in (self.job_named(task_id, request) for task_id in ids) if job is not None]
-        return await self.looked_at(request, lambda unknown: _envelope([self._result(job, unknown) for job in jobs]))
+        return await self.looked_at(request, lambda status: _envelope([self._result(job, status) for job in jobs]))
 
     def _keep_pace(self, key: str) -> None:
         limit = self.world.settings.submissions_per_minute
@@ -161,7 +161,7 @@ class HiDream(Dialect):
         if limit is not None and sum(self.world.elapsed(job) < _MINUTE for job in own) >= limit:
             raise _refusal(429, "请求过于频繁")
 
-    def _result(self, job: SimulatedJob, unknown: bool = False) -> dict[str, Any]:
+    def _result(self, job: SimulatedJob, given: Any = None) -> dict[str, Any]:
         stage = self.stage(job)
         status = _STATUSES[stage]
         if stage == "failed" and (job.has("fail_input") or job.has("fail_output")):
@@ -170,10 +170,12 @@ class HiDream(Dialect):
         share = min(max(worked / max(self.world.settings.run_seconds, 0.001), 0.0), 0.99)
         sub_task = {
             "sub_task_id": _sub_task_id(job),
-            "task_status": _UNKNOWN if unknown else status,
+            "task_status": status if given is None else given,
             "task_completion": 1 if stage == "done" else round(share, 2),
-            "video": self.world.result_url(job) if stage == "done" and not unknown else "",
+            "video": self.world.result_url(job) if stage == "done" and given is None else "",
         }
+        if job.has("fail_hostile") and stage == "failed":
+            sub_task["description"] = HOSTILE_TEXT
         return {"task_id": job.id, "sub_task_results": [sub_task]}
 
     async def _call_back(self, job: SimulatedJob) -> None:
@@ -209,7 +211,7 @@ def _envelope(result: Any, request_id: str | None = None) -> dict[str, Any]:
 
 
 def _sub_task_id(job: SimulatedJob) -> str:
-    return str(uuid5(NAMESPACE_URL, job.id))
+    return str(uuid5(NAMESPACE_URL, ascii(job.id)))
 
 
 def _stylized(job: SimulatedJob) -> Recipe:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
@@ -16,6 +15,7 @@ from prefect_genmedia.providers.jenius.poster import LivePoster
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
 from prefect_genmedia.providers.responses import paid_submission, unreadable
 from prefect_genmedia.providers.results import open_url
+from prefect_genmedia.text import path_segment
 
 
 class JeniusClient:
@@ -93,7 +93,7 @@ class JeniusClient:
 
     async def _task(self, uuid: str) -> dict[str, Any]:
         what = "GET /tasks/{uuid}"
-        response = await self._api.get(f"{catalog.TASKS_PATH}/{quote(uuid, safe='')}")
+        response = await self._api.get(f"{catalog.TASKS_PATH}/{path_segment(uuid)}")
         task = responses.task_in(response, what, self._redactor)
         if "status" not in task:
             raise unreadable(response, what, self._redactor, "no status in its task")

@@ -14,7 +14,8 @@ from prefect_genmedia._transport import Redactor, excerpt
 from prefect_genmedia.errors import GenerationFailed, ProviderError
 from prefect_genmedia.providers.jenius import catalog
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
-from prefect_genmedia.providers.responses import ErrorAnswer, name_in, number_in, read_json, unreadable
+from prefect_genmedia.providers.responses import ErrorAnswer, id_in, name_in, number_in, read_json, unreadable
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_json, clean_text, clean_word
 
 
 def task_in(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
@@ -41,12 +42,12 @@ def task_in(response: httpx.Response, what: str, redactor: Redactor) -> dict[str
 
 def accepted(task: dict[str, Any]) -> Accepted | None:
     """The yes to a submission; None where it names no task."""
-    uuid = name_in(task.get("uuid"))
+    uuid = id_in(task.get("uuid"))
     if uuid is None:
         return None
     return Accepted(
         uuid,
-        str(task.get("status") or "pending"),
+        clean_word(task.get("status")) or "pending",
         price=number_in(task.get("price")),
         points_remaining=number_in(task.get("remaining_points")),
     )
@@ -59,7 +60,7 @@ def observation(task: dict[str, Any], redactor: Redactor) -> Observation:
         task: the task, as `task_in` read it.
         redactor: takes secrets out of what errors show.
     """
-    status = str(task.get("status", "")).strip()
+    status = clean_word(task.get("status"))
     word = status.lower()
     price = number_in(task.get("price"))
     if word in catalog.SUCCEEDED_STATUSES:
@@ -79,13 +80,13 @@ def result_url(task: dict[str, Any]) -> str:
     """
     url = name_in(task.get("live_poster_url"))
     if url is None:
-        raise ProviderError(f"The task is {task.get('status')!r} and has no live_poster_url.")
+        raise ProviderError(f"The task is {clean_word(task.get('status'))!r} and has no live_poster_url.")
     return url
 
 
 def _failure(status: str, task: dict[str, Any], redactor: Redactor) -> GenerationFailed:
-    reason = redactor.clean(str(task.get("error_msg") or "no details"))
+    reason = redactor.clean(clean_word(task.get("error_msg"), None) or "no details")
     return GenerationFailed(
-        f"The provider reports {status!r}: {excerpt(reason, 500).rstrip('.。')}.",
-        body=excerpt(redactor.clean(json.dumps(task, ensure_ascii=False))),
+        f"The provider reports {status!r}: {clean_text(reason, WORDS_CHARACTERS).rstrip('.。')}.",
+        body=excerpt(redactor.clean(json.dumps(clean_json(task), ensure_ascii=False))),
     )

@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json_object
-from prefect_genmedia.simulator.faults import Fault
+from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, id_in_path, json_object
+from prefect_genmedia.simulator.faults import HOSTILE_TEXT, Fault
 from prefect_genmedia.simulator.media import Recipe, fetch_input
 from prefect_genmedia.simulator.world import SimulatedJob
 
@@ -61,6 +61,7 @@ class Jenius(Dialect):
         retry_after = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"}
         refusals = {
             "refuse_invalid": _refusal(200, "参数错误", 400),
+            "refuse_hostile": _refusal(400, HOSTILE_TEXT),
             "refuse_key": _refusal(401, "无效的接口密钥"),
             "refuse_balance": _refusal(200, "积分不足", 402),
             "rate_limited": _refusal(429, "请求过于频繁", headers=retry_after),
@@ -93,17 +94,17 @@ class Jenius(Dialect):
 
     async def status(self, request: Request) -> Response:
         """GET /api/plugins/poster/tasks/{uuid}."""
-        job = self.job_named(request.path_params["uuid"], request)
+        job = self.job_named(id_in_path(request, "uuid"), request)
         if job is None:
             raise _refusal(404, "任务不存在")
 
-        def answer(unknown: bool) -> dict[str, Any]:
-            return {"code": 200, "message": "success", "data": self._task(job, unknown)}
+        def answer(status: Any) -> dict[str, Any]:
+            return {"code": 200, "message": "success", "data": self._task(job, status)}
 
         return await self.looked_at(request, answer)
 
-    def _task(self, job: SimulatedJob, unknown: bool) -> dict[str, Any]:
-        status = "reticulating_splines" if unknown else _STATUSES[self.stage(job)]
+    def _task(self, job: SimulatedJob, status: Any) -> dict[str, Any]:
+        status = _STATUSES[self.stage(job)] if status is None else status
         created = datetime.fromtimestamp(job.created_at, timezone.utc).isoformat()
         now = datetime.now(timezone.utc).isoformat()
         over = status in ("failed", "completed")
@@ -146,4 +147,6 @@ def _reason(job: SimulatedJob) -> str:
         return "图片未通过审核"
     if job.has("fail_output"):
         return "生成内容未通过审核"
+    if job.has("fail_hostile"):
+        return HOSTILE_TEXT
     return str(job.failure["message"]) if job.failure else "内部错误"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import quote
 
 import httpx
 
@@ -14,12 +13,13 @@ from prefect_genmedia._transport.api import read_body
 from prefect_genmedia.errors import ProviderError
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
-from prefect_genmedia.providers.responses import paid_submission, unreadable
+from prefect_genmedia.providers.responses import id_in, paid_submission, unreadable
 from prefect_genmedia.providers.results import open_url, result_stream
 from prefect_genmedia.providers.tokenops import catalog, responses
 from prefect_genmedia.providers.tokenops.jimeng import JimengVideo
 from prefect_genmedia.providers.tokenops.omnihuman import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
+from prefect_genmedia.text import clean_word, path_segment
 
 
 class TokenOpsClient:
@@ -62,10 +62,10 @@ class TokenOpsClient:
         with paid_submission():
             response = await self._api.post_paid("/videos", request.payload())
             payload = self._read(response, "POST /videos")
-            job_id = payload.get("id")
-            if not isinstance(job_id, str | int) or isinstance(job_id, bool) or not str(job_id).strip():
+            job_id = id_in(payload.get("id"))
+            if job_id is None:
                 raise unreadable(response, "POST /videos", self._redactor, "no id")
-            return Accepted(str(job_id), str(payload.get("status", "in_queue")))
+            return Accepted(job_id, clean_word(payload.get("status", "in_queue")))
 
     async def poll(self, provider_job_id: str) -> Observation:
         """GET /videos/{id}.
@@ -113,7 +113,9 @@ class TokenOpsClient:
         urls = payload.get("mask_urls") or []
         if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
             raise ProviderError("Subject detection answered with mask_urls that are not a list of URLs.")
-        return Detection(found=_is_one(payload), mask_urls=tuple(urls), request_id=str(payload.get("request_id", "")))
+        return Detection(
+            found=_is_one(payload), mask_urls=tuple(urls), request_id=clean_word(payload.get("request_id"))
+        )
 
     async def recognize_subject(self, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Recognition:
         """POST /omnihuman/subject/recognition: whether a person, or something like one, is in the picture.
@@ -130,8 +132,8 @@ class TokenOpsClient:
         payload = await self._look("recognition", catalog.RECOGNITION_REQ_KEY, image_url, model)
         return Recognition(
             found=_is_one(payload),
-            task_id=str(payload.get("task_id", "")),
-            request_id=str(payload.get("request_id", "")),
+            task_id=clean_word(payload.get("task_id")),
+            request_id=clean_word(payload.get("request_id")),
         )
 
     async def aclose(self) -> None:
@@ -152,7 +154,7 @@ class TokenOpsClient:
 
 
 def _video(provider_job_id: str) -> str:
-    return f"/videos/{quote(provider_job_id, safe='')}"
+    return f"/videos/{path_segment(provider_job_id)}"
 
 
 def _is_json(response: httpx.Response) -> bool:

@@ -27,6 +27,7 @@ from prefect_genmedia.errors import (
 from prefect_genmedia.providers.protocol import Observation, Phase
 from prefect_genmedia.providers.responses import ErrorAnswer, error_facts, read_json
 from prefect_genmedia.providers.tokenops import catalog
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_json, clean_text, clean_word
 
 __all__ = ["observation", "raise_for_error", "read_json", "result_url"]
 
@@ -80,7 +81,7 @@ def observation(payload: dict[str, Any], redactor: Redactor) -> Observation:
         payload: the body of `GET /videos/{id}`.
         redactor: takes secrets out of what errors show.
     """
-    status = str(payload.get("status", "")).strip()
+    status = clean_word(payload.get("status"))
     word = status.lower()
     progress = payload.get("progress")
     percent = float(progress) if isinstance(progress, int | float) and 0 <= progress <= 100 else None
@@ -110,12 +111,13 @@ def result_url(payload: dict[str, Any]) -> str:
 
 
 def _failure(status: str, payload: dict[str, Any], redactor: Redactor) -> GenMediaError:
+    payload = clean_json(payload)
     told = {name: payload[name] for name in ("error", "code", "message", "msg", "detail") if name in payload}
     text = redactor.clean(json.dumps(told, ensure_ascii=False))
     code, message = error_facts(redactor.clean(json.dumps(payload, ensure_ascii=False)))
     upstream = _upstream_code(text)
     facts: dict[str, Any] = {"code": upstream or code, "body": excerpt(text)}
-    said = f"The provider reports {status!r}: {excerpt(message, 500).rstrip('.')}."
+    said = f"The provider reports {status!r}: {clean_text(message, WORDS_CHARACTERS).rstrip('.')}."
     refusal = _REFUSALS.get(upstream or "")
     if refusal is not None:
         kind, note = refusal

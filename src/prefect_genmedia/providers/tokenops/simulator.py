@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json_object
-from prefect_genmedia.simulator.faults import Fault, broken_answer, broken_file
+from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, id_in_path, json_object
+from prefect_genmedia.simulator.faults import HOSTILE_CODE, HOSTILE_TEXT, Fault, broken_answer, broken_file
 from prefect_genmedia.simulator.media import Recipe, UnusableInput, draw_masks, fetch_input, sound_seconds
 from prefect_genmedia.simulator.world import SimulatedJob
 
@@ -78,6 +78,7 @@ class TokenOps(Dialect):
         retry_after = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"}
         refusals = {
             "refuse_invalid": _refusal(400, 2004, "the request has an invalid parameter"),
+            "refuse_hostile": Refusal(400, {"error": {"code": HOSTILE_CODE, "message": HOSTILE_TEXT}}),
             "refuse_key": _refusal(401, 2101, "Incorrect API key provided"),
             "refuse_balance": _refusal(403, 2103, "the account is overdue"),
             "rate_limited": _refusal(429, 2007, "requests per minute exceeded", retry_after),
@@ -104,8 +105,8 @@ class TokenOps(Dialect):
         """GET /videos/{id}."""
         job = self._job(request)
 
-        def answer(unknown: bool) -> dict[str, Any]:
-            status = "reticulating_splines" if unknown else _STATUSES[self.stage(job)]
+        def answer(status: Any) -> dict[str, Any]:
+            status = _STATUSES[self.stage(job)] if status is None else status
             payload = {"id": job.id, "object": "video", "created_at": int(job.created_at), "status": status}
             if status == "failed":
                 payload["error"] = _failure(job)
@@ -161,7 +162,7 @@ class TokenOps(Dialect):
         return JSONResponse(answer)
 
     def _job(self, request: Request) -> SimulatedJob:
-        job = self.job_named(request.path_params["id"], request)
+        job = self.job_named(id_in_path(request), request)
         if job is None:
             raise _refusal(404, 2001, "video not found")
         return job
@@ -288,6 +289,8 @@ def _failure(job: SimulatedJob) -> dict[str, Any]:
         return {"code": "50411", "message": "Pre Img Risk Not Pass"}
     if job.has("fail_output"):
         return {"code": "50516", "message": "Post Video Risk Not Pass"}
+    if job.has("fail_hostile"):
+        return {"code": HOSTILE_CODE, "message": HOSTILE_TEXT}
     return job.failure or {"code": "50500", "message": "Internal Error"}
 
 

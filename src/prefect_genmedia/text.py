@@ -1,0 +1,178 @@
+"""Text from outside: cleaned before it is stored or shown, and escaped where it must be kept as it is."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from typing import Any
+from urllib.parse import quote
+
+STATUS_CHARACTERS = 128
+"""Width of the ledger's column for a provider's status."""
+
+CODE_CHARACTERS = 64
+"""Width of the ledger's columns for an error's kind and code."""
+
+WORDS_CHARACTERS = 500
+"""How much of a provider's sentence is shown."""
+
+ID_BYTES = 4096
+"""The longest id of a provider that is stored, in UTF-8."""
+
+SHOWN_ID_CHARACTERS = 128
+"""How much of an id stands in logs, names, tables and cards; `jobs show` has all of it."""
+
+MASKED = "\ufffd"
+"""Stands for a character that no database stores: NUL, and half of a surrogate pair."""
+
+_NESTED = 32
+"""JSON that is nested deeper than this, in levels, is cut: no provider documents more than five."""
+
+# CSI sequences such as colours, OSC sequences such as titles and links, and the two-character ones (ECMA-48).
+_ANSI = re.compile(
+    "(?:\x1b\\[|\x9b)[0-?]*[ -/]*[@-~]|(?:\x1b[\\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\\\|\x9c)?"
+    "|\x1b[ -/]*[0-~]"
+)
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+"""Characters that show as nothing, although Unicode calls them letters, marks or symbols."""
+
+_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+"""How a cell begins that a spreadsheet runs as a formula, or that `csv_cell` has guarded already."""
+
+
+def clean_text(text: str, limit: int | None = None) -> str:
+    """The text on one line, without what could disguise it or command a terminal; safe for every database.
+
+    Line breaks, tabs and other control characters become spaces. ANSI escape sequences, bidirectional overrides and
+    invisible characters are removed. NUL and lone surrogates become U+FFFD.
+
+    Parameters:
+        text: what came from outside.
+        limit: characters, at most; None for any number.
+    """
+    if limit is not None and len(text) > 8 * limit:
+        text = text[: 8 * limit]  # what is cut away need not be cleaned first
+    if not _is_clean(text):
+        text = _ANSI.sub("", _UNSTORABLE.sub(MASKED, text))
+        text = " ".join("".join(map(_cleaned, text)).split())
+    return text if limit is None or len(text) <= limit else f"{text[: limit - 1]}…"
+
+
+def clean_word(value: Any, limit: int | None = STATUS_CHARACTERS) -> str:
+    """A word or number of a JSON answer as clean text; empty for anything else.
+
+    Parameters:
+        value: the JSON value.
+        limit: characters, at most; None where a secret must be found in it before it is cut.
+    """
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return clean_text(str(value), limit).strip()
+
+
+def clean_json(value: Any, depth: int = _NESTED) -> Any:
+    """A JSON value with every text in it cleaned; what is nested too deeply becomes an ellipsis.
+
+    Parameters:
+        value: the JSON value.
+        depth: how many levels are kept.
+    """
+    if isinstance(value, str):
+        return clean_text(value)
+    if isinstance(value, dict | list) and depth == 0:
+        return "…"
+    if isinstance(value, dict):
+        return {clean_text(str(name)): clean_json(inner, depth - 1) for name, inner in value.items()}
+    return [clean_json(inner, depth - 1) for inner in value] if isinstance(value, list) else value
+
+
+def storable(text: str) -> str:
+    """The text as every database and file can store it: NUL and lone surrogates become U+FFFD."""
+    return _UNSTORABLE.sub(MASKED, text)
+
+
+def escaped(text: str, limit: int | None = None) -> str:
+    r"""The text on one line, with everything that cannot be seen written as `\x00` or `\u202e`.
+
+    Parameters:
+        text: an id, or another text that must be recognized.
+        limit: characters, at most; None for any number.
+    """
+    shown = text if _is_clean(text) else "".join(c if _is_clean(c) else _code_point(c) for c in text)
+    return shown if limit is None or len(shown) <= limit else f"{shown[: limit - 1]}…"
+
+
+def shown_id(provider_job_id: str | None) -> str:
+    """A provider's id of a job for people: escaped and cut; empty for None."""
+    return escaped(provider_job_id or "", SHOWN_ID_CHARACTERS)
+
+
+def id_problem(provider_job_id: str) -> str | None:
+    """Why an id cannot be stored unaltered; None where it can.
+
+    Parameters:
+        provider_job_id: the provider's id of a job.
+    """
+    if _UNSTORABLE.search(provider_job_id):
+        return "it contains NUL or half of a surrogate pair"
+    if len(provider_job_id.encode()) > ID_BYTES:
+        return f"it is longer than {ID_BYTES} bytes"
+    return None
+
+
+def path_segment(text: str) -> str:
+    """The text as one segment of a URL's path, whatever is in it: no `/`, `?`, `#` or `..` of it takes effect."""
+    segment = quote(text, safe="", errors="surrogatepass")
+    return segment.replace(".", "%2E") if segment in (".", "..") else segment
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """JSON that can be printed anywhere: control and invisible characters stand as JSON's own escapes.
+
+    Parameters:
+        value: what `json.dumps` takes.
+        indent: spaces for each level; None for a single line.
+    """
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return "".join(c if c == "\n" or _is_clean(c) else json.dumps(c)[1:-1] for c in text)
+
+
+def csv_cell(value: Any) -> Any:
+    """The value as a cell that no spreadsheet runs as a formula, and that every file can store.
+
+    Parameters:
+        value: a cell's value; only text is changed.
+    """
+    if not isinstance(value, str):
+        return value
+    cell = storable(value)
+    return f"'{cell}" if _FORMULA.match(cell) else cell
+
+
+def csv_value(cell: str) -> str:
+    """What a cell held before `csv_cell` guarded it."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_clean(text: str) -> bool:
+    if text.isprintable():
+        return text.isascii() or _INVISIBLE.isdisjoint(text)
+    return all(map(_is_clean_character, text))
+
+
+def _is_clean_character(c: str) -> bool:
+    # Ideographic and no-break spaces, private and not yet assigned characters are not "printable", and do no harm.
+    return c not in _INVISIBLE and (c.isprintable() or unicodedata.category(c) in ("Zs", "Co", "Cn"))
+
+
+def _cleaned(c: str) -> str:
+    if _is_clean_character(c):
+        return c
+    return " " if unicodedata.category(c) in ("Cc", "Zl", "Zp") else ""
+
+
+def _code_point(c: str) -> str:
+    number = ord(c)
+    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
