@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import toy_provider
+from deadlines import shorten
 
 from prefect_genmedia import errors
 from prefect_genmedia._core import (
@@ -209,15 +210,33 @@ ENDINGS = {
     "content_json": Ending("ProviderError", JobState.DELIVERED),
     "content_json_expired": Ending("ProviderError", JobState.DELIVERED),
     "content_gone": Ending("JobExpired", JobState.DELIVERED),
+    "accept_then_drip": Ending("SubmissionUnknown", JobState.UNKNOWN),
+    "accept_then_endless": Ending("SubmissionUnknown", JobState.UNKNOWN),
+    "accept_then_gzip_bomb": Ending("SubmissionUnknown", JobState.UNKNOWN),
+    "poll_drip": UNTROUBLED,
+    "poll_endless": UNTROUBLED,
+    "poll_gzip_bomb": UNTROUBLED,
+    "poll_encoded_twice": UNTROUBLED,
+    "poll_nested": UNTROUBLED,
+    "content_drip": Ending("ProviderError", JobState.DELIVERED),
+    "content_endless": Ending("ProviderError", JobState.DELIVERED),
+    "content_gzip_bomb": Ending("ResultInvalid", JobState.DELIVERED),
 }
 """What each fault comes to with any provider, unless its `Case` says otherwise."""
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_every_fault_ends_as_it_must_in_one_accepted_job_and_no_broken_file(
-    fault: str, case: Case, client: Any, simulator: RunningSimulator, ledger: Ledger, tmp_path: Path
+    fault: str,
+    case: Case,
+    client: Any,
+    simulator: RunningSimulator,
+    ledger: Ledger,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    simulator.order(fault, retry_after=0.02, seconds=0.05)
+    shorten(monkeypatch, fault)
+    simulator.order(fault, retry_after=0.02, seconds=0.05, mib=8)
     delivered, met = await live_on(ledger, client, case.request, tmp_path / "out")
     first = min(await ledger.jobs(), key=lambda job: job.attempt)
     assert Ending(met[0].kind if met else None, first.state) == case.endings.get(fault, ENDINGS[fault])

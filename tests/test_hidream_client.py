@@ -208,6 +208,10 @@ async def test_a_bad_look_is_an_error_that_says_nothing_about_the_task(
     assert caught.value.retryable == (kind in (RateLimited, ProviderError))
 
 
+async def test_an_answer_that_names_thousands_of_files_is_read_for_a_few(api: Api) -> None:
+    assert (await api.look(*map(done, range(2000)))).outputs == 16
+
+
 async def test_many_tasks_are_looked_at_in_one_request(api: Api) -> None:
     results = [
         {"task_id": "a", "sub_task_results": [sub_task(2)]},

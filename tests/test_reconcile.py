@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from anyio import to_thread
 
 from prefect_genmedia._core import Job, JobState, Ledger
 from prefect_genmedia._core.reconcile import Finding, Standing, Surroundings, reconcile
@@ -59,10 +62,14 @@ class World:
         return [finding async for finding in reconcile(ledger, around)]
 
 
-async def submitted(ledger: Ledger, name: str, output: str | None = None) -> Job:
-    job = await ledger.reserve(Job(key="", identity=name, provider="tokenops", flow_run_id="run", output=output))
+async def submitted(
+    ledger: Ledger, name: str, output: str | None = None, account: str = "", expires_at: float | None = None
+) -> Job:
+    wanted = Job(key="", identity=name, provider="tokenops", flow_run_id="run", output=output, account=account)
+    job = await ledger.reserve(wanted)
     sending = await ledger.move(job, JobState.SENDING) or job
-    return await ledger.move(sending, JobState.SUBMITTED, provider_job_id=name) or sending
+    facts = {"provider_job_id": name, "expires_at": expires_at}
+    return await ledger.move(sending, JobState.SUBMITTED, **facts) or sending
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda error: type(error).__name__)
@@ -123,3 +130,71 @@ async def test_a_run_that_is_cancelled_stops_reconciling(ledger: Ledger) -> None
     trouble: Any = Cancelled()
     with pytest.raises(Cancelled):
         await World("client_for", trouble, "over").findings(ledger)
+
+
+# --- A job that hangs ---
+
+
+class Hanging(World):
+    """The job `first` hangs at one place, until the test is over."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place, Exception(), "over")
+        self.released = threading.Event()
+        self.met: list[str | None] = []
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        self.met.append(provider_job_id)
+        if (self.place, provider_job_id) == ("poll", "first"):
+            await asyncio.Event().wait()
+        return await super().poll(provider_job_id)
+
+    async def target_of(self, output: str) -> Target:
+        if (self.place, output) == ("storage", "first"):
+            await to_thread.run_sync(self.released.wait)  # as a storage does it: in a thread that nobody can cancel
+        return await super().target_of(output)
+
+
+@pytest.fixture
+def short_box(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_genmedia._core.reconcile.JOB_SECONDS", 0.5)
+    monkeypatch.setattr("prefect_genmedia._core.reconcile.CLEANUP_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("short_box")
+@pytest.mark.parametrize("place", ["poll", "storage"])
+async def test_a_job_that_hangs_is_left_and_the_next_one_is_taken_up(place: str, ledger: Ledger) -> None:
+    await submitted(ledger, "first", output="first", expires_at=1e10)
+    await submitted(ledger, "second", expires_at=2e10)
+    world = Hanging(place)
+    try:
+        findings = await asyncio.wait_for(world.findings(ledger), 120)
+    finally:
+        world.released.set()
+    told = {each.job.provider_job_id: each for each in findings}
+    assert "was left" in told["first"].action
+    assert told["first"].next_step
+    assert told["second"].action == "still running"
+    (left,) = [job for job in await ledger.jobs() if job.provider_job_id == "first"]
+    assert left.state in (JobState.SUBMITTED, JobState.SUCCEEDED), "the next run tries it again"
+
+
+async def test_an_account_whose_jobs_hang_does_not_keep_the_jobs_of_another_waiting(ledger: Ledger) -> None:
+    await submitted(ledger, "first", account="one")
+    await submitted(ledger, "second", account="two")
+    world = Hanging("poll")
+    around = Surroundings(world.client_for, world.standing_of, world.resume, world.target_of, "media")
+    findings = reconcile(ledger, around)
+    finding = await asyncio.wait_for(anext(findings), 120)
+    assert (finding.job.provider_job_id, finding.action) == ("second", "still running")
+    await findings.aclose()  # type: ignore[attr-defined] # it is a generator
+
+
+async def test_the_jobs_that_are_forgotten_first_are_taken_up_first(ledger: Ledger) -> None:
+    await submitted(ledger, "later", expires_at=9e9)
+    await submitted(ledger, "soon", expires_at=8e9)
+    await submitted(ledger, "never told, older")  # forgotten within hours
+    await submitted(ledger, "never told, newer")
+    world = Hanging("nowhere")
+    await world.findings(ledger)
+    assert world.met == ["never told, older", "never told, newer", "soon", "later"]

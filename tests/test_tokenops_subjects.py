@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from prefect_genmedia.errors import InputRefused, InvalidRequest, NoSubject, ProviderError
 from prefect_genmedia.providers.tokenops import Recognition, TokenOpsClient
+from prefect_genmedia.providers.tokenops.gallery import draw_gallery
 from prefect_genmedia.providers.tokenops.subjects import (
     Detection,
     Subject,
@@ -21,6 +23,7 @@ from prefect_genmedia.providers.tokenops.subjects import (
     parse_subject,
     select_masks,
 )
+from prefect_genmedia.simulator.hostile import picture_bomb
 
 # Taken from the provider's page; only some line breaks are taken out.
 DETECT = """{
@@ -329,6 +332,56 @@ async def test_a_mask_that_is_not_a_picture_is_an_error_of_the_provider(content:
     masks = Masks(good=mask(PEOPLE["middle"]), bad=content)
     with pytest.raises(ProviderError, match="not a picture"):
         await masks.select(subject)
+
+
+def many_scans() -> bytes:
+    """A JPEG that begins a scan two hundred times."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 255).save(file, "JPEG", progressive=True)
+    scan = file.getvalue()[file.getvalue().index(b"\xff\xda") : -2]
+    return file.getvalue()[:-2] + scan * 200 + b"\xff\xd9"
+
+
+def oversized(file_format: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("1" if file_format == "PNG" else "L", (5001, 5000)).save(file, file_format)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (picture_bomb(), "900000000 pixels"),
+        (oversized("PNG"), "25005000 pixels"),
+        (oversized("JPEG"), "25005000 pixels"),
+        (many_scans(), "more than 100 scans"),
+        (mask(PEOPLE["left"], file_format="GIF"), "not a picture"),
+        (mask(PEOPLE["left"], file_format="BMP"), "not a picture"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+    ],
+    ids=["bomb", "large png", "large jpeg", "scans", "gif", "bmp", "postscript"],
+)
+async def test_a_mask_is_not_decoded_beyond_its_bounds(content: bytes, words: str) -> None:
+    with pytest.raises(ProviderError, match=words):
+        await Masks(good=mask(PEOPLE["middle"]), bad=content).select("leftmost")
+    with pytest.raises(ProviderError, match=words):
+        draw_gallery(mask(PEOPLE["middle"]), [content])
+    with pytest.raises(ProviderError, match=words):
+        draw_gallery(content, [])
+
+
+async def test_masks_are_decoded_outside_of_the_event_loop(people: Masks, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = set()
+    opened = Image.open
+
+    def noting(*given: Any, **options: Any) -> Image.Image:
+        threads.add(threading.current_thread())
+        return opened(*given, **options)
+
+    monkeypatch.setattr(Image, "open", noting)
+    await people.chosen("leftmost")
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 # --- The provider's two calls ---

@@ -1,6 +1,7 @@
 """The client of one account: what a failed exchange did, how much is under way, and no key in any error."""
 
 import asyncio
+import gzip
 import pickle
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from dataclasses import replace
@@ -9,8 +10,10 @@ import httpx
 import pytest
 
 from prefect_genmedia._transport import ApiClient, Gates, Redactor
+from prefect_genmedia._transport.api import read_body
 from prefect_genmedia.errors import ProviderError
 from prefect_genmedia.providers.tokenops import TokenOpsClient
+from prefect_genmedia.simulator.hostile import MIB, gzip_bomb
 
 KEY = "sk-live-0123456789"
 BASE = "https://api.example.com/v1"
@@ -327,3 +330,147 @@ async def test_a_download_that_is_left_early_is_closed() -> None:
         async with client.stream("/videos/1/content"):
             raise RuntimeError("mine")
     assert closed
+
+
+# --- Bounds of answers ---
+
+
+class Endless(httpx.AsyncByteStream):
+    """A body without end; counts its pieces."""
+
+    def __init__(self, piece: bytes, pause: float = 0.0) -> None:
+        self.piece, self.pause, self.sent = piece, pause, 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(self.pause)
+            self.sent += len(self.piece)
+            yield self.piece
+
+
+def answering(body: httpx.AsyncByteStream, status: int = 200, **headers: str) -> Handler:
+    return lambda _: httpx.Response(status, headers=headers, stream=body)
+
+
+async def read_of_content(client: ApiClient) -> httpx.Response:
+    async with client.stream("/videos/1/content") as response:
+        return await read_body(response, "GET /content", Redactor([]))
+
+
+WHOLE_ANSWERS = {**{name: CALLS[name] for name in ("get", "post", "post_paid")}, "read_body": read_of_content}
+
+
+@pytest.mark.parametrize("status", [200, 429, 500])
+@pytest.mark.parametrize("call", WHOLE_ANSWERS.values(), ids=WHOLE_ANSWERS.keys())
+async def test_an_endless_answer_is_left_after_one_mib_and_is_uncertain(
+    call: Callable[[ApiClient], Awaitable[object]], status: int
+) -> None:
+    body = Endless(b" " * 65536)
+    with pytest.raises(ProviderError, match="larger than 1048576 bytes") as caught:
+        await call(client_of(answering(body, status)))
+    assert (caught.value.outcome, caught.value.http_status) == ("uncertain", status)
+    assert body.sent <= MIB + 65536
+
+
+@pytest.mark.parametrize("call", WHOLE_ANSWERS.values(), ids=WHOLE_ANSWERS.keys())
+async def test_an_answer_is_measured_after_decoding(call: Callable[[ApiClient], Awaitable[object]]) -> None:
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            yield gzip_bomb(64)
+
+    with pytest.raises(ProviderError, match="larger than 1048576 bytes") as caught:
+        await call(client_of(answering(Body(), **{"Content-Encoding": "gzip"})))
+    assert caught.value.outcome == "uncertain"
+
+
+@pytest.mark.parametrize("coding", ["gzip, gzip", "br", "snappy"])
+async def test_an_answer_in_an_encoding_that_nobody_asked_for_is_uncertain(coding: str) -> None:
+    with pytest.raises(ProviderError, match="Content-Encoding") as caught:
+        await paid(client_of(answering(Endless(b"x"), **{"Content-Encoding": coding})))
+    assert caught.value.outcome == "uncertain"
+
+
+async def test_a_compressed_answer_of_a_usual_size_is_read() -> None:
+    class Body(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for byte in gzip.compress(b'{"id": "1"}'):
+                yield bytes([byte])
+
+    client = client_of(answering(Body(), **{"Content-Encoding": "gzip", "X-Request-Id": "7"}))
+    response = await client.get("/videos/1")
+    assert (response.json(), response.headers["X-Request-Id"]) == ({"id": "1"}, "7")
+
+
+@pytest.mark.parametrize(
+    ("charset", "content", "text"),
+    [
+        ("gbk", "无效".encode("gbk"), "无效"),
+        ("zlib", b"plain", "plain"),  # Python's codec of that name decompresses
+        ("punycode", b"plain", "plain"),  # takes minutes for a MiB
+        ("no such", "无效".encode(), "无效"),
+        ("utf-8\x00", b"plain", "plain"),
+    ],
+)
+async def test_a_charset_can_do_no_harm(charset: str, content: bytes, text: str) -> None:
+    headers = {"Content-Type": f"text/html; charset={charset}"}
+    response = await client_of(lambda _: httpx.Response(502, headers=headers, content=content)).get("/videos/1")
+    assert response.text == text
+
+
+@pytest.mark.parametrize("name", ["get", "post", "stream", "read_body"])
+async def test_a_call_that_takes_too_long_in_all_ends_however_often_a_byte_arrives(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_genmedia._transport.api.API_SECONDS", 0.2)
+
+    async def never(request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    call = {**CALLS, **WHOLE_ANSWERS}[name]
+    handler = never if name == "stream" else answering(Endless(b" ", 0.01))
+    with pytest.raises(ProviderError, match="no answer within") as caught:
+        await asyncio.wait_for(call(client_of(handler)), 120)
+    assert caught.value.retryable
+
+
+async def test_a_paid_post_whose_answer_drips_is_uncertain_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("prefect_genmedia._transport.api.SUBMIT_SECONDS", 0.2)
+    with pytest.raises(ProviderError, match="no answer within") as caught:
+        await asyncio.wait_for(paid(client_of(answering(Endless(b" ", 0.01)))), 120)
+    assert caught.value.outcome == "uncertain"
+
+
+async def test_no_cookie_is_kept_or_sent_back() -> None:
+    sent = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        sent.append(request)
+        return httpx.Response(200, json={}, headers={"Set-Cookie": f"a{len(sent)}={'x' * 1000}; Path=/"})
+
+    client = client_of(handler)
+    for _ in range(3):
+        await client.get("/videos/1")
+    assert not any("Cookie" in request.headers for request in sent)
+
+
+@pytest.mark.parametrize("depth", [101, 970, 985, 500_000])
+async def test_deeply_nested_json_is_an_answer_that_cannot_be_read(depth: int) -> None:
+    nested = b'{"status": "failed", "error": ' + b"[" * depth + b"]" * depth + b"}"
+    client = TokenOpsClient(KEY, BASE, transport=httpx.MockTransport(lambda _: httpx.Response(200, content=nested)))
+    with pytest.raises(ProviderError, match="not a JSON object"):
+        await client.poll("1")
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "1" + "0" * 400])
+async def test_a_huge_number_in_an_answer_does_no_harm(number: str) -> None:
+    text = f'{{"status": "processing", "progress": {number}, "error": {{"code": {number}}}}}'
+    client = TokenOpsClient(KEY, BASE, transport=httpx.MockTransport(lambda _: httpx.Response(200, text=text)))
+    assert (await client.poll("1")).progress is None
+
+
+async def test_a_number_of_more_digits_than_python_reads_is_an_answer_that_cannot_be_read() -> None:
+    text = f'{{"status": "processing", "progress": {"9" * 5000}}}'
+    client = TokenOpsClient(KEY, BASE, transport=httpx.MockTransport(lambda _: httpx.Response(200, text=text)))
+    with pytest.raises(ProviderError, match="not a JSON object"):
+        await client.poll("1")

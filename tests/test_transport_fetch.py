@@ -1,17 +1,22 @@
 """Fetching URLs that somebody else chose: from public addresses only, without a credential or a signature shown."""
 
 import asyncio
+import gzip
 import socket
+import zlib
 from collections.abc import AsyncIterator, Callable
 
 import httpx
 import pytest
 
-from prefect_genmedia._transport import FetchRules, body_of, fetch
+from prefect_genmedia._transport import BodyBounds, FetchRules, body_of, fetch
 from prefect_genmedia._transport.fetch import MAX_REDIRECTS, Resolver, system_resolver
+from prefect_genmedia._transport.hosts import Origin
 from prefect_genmedia.errors import ProviderError
+from prefect_genmedia.simulator.hostile import MIB, gzip_bomb
 
 PUBLIC = "93.184.216.34"
+GATEWAY = frozenset({Origin("http", "gateway.example.com", 80)})
 SIGNED = "https://cdn.example.com/a.mp4?X-Amz-Signature=5ec2e7&X-Amz-Credential=AKIA123"
 
 
@@ -104,10 +109,27 @@ PRIVATE = [
     "ff02::1",
     "::ffff:10.0.0.1",
 ]
-PRIVATE_INSIDE_IPV6 = ["64:ff9b::a9fe:a9fe", "2002:a00:1::", "::127.0.0.1", "fec0::1"]
+PRIVATE_INSIDE_IPV6 = [
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::5db8:d822",
+    "64:ff9b:1:ffff::1",
+    "2002:a00:1::",
+    "2002:5db8:d822::1",
+    "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+    "::127.0.0.1",
+    "::93.184.216.34",
+    "fec0::1",
+    "2606:4700::5efe:a00:1",
+    "2606:4700::200:5efe:a00:1",
+    "2606:4700::1111%eth0",
+    "100::1",
+    "5f00::1",
+    "fd00:ec2::254",
+]
+OF_CLOUDS = ["192.0.0.192", "100.100.100.200", "168.63.129.16", "192.88.99.1", "198.18.0.1", "240.0.0.1"]
 
 
-@pytest.mark.parametrize("address", [*PRIVATE, *PRIVATE_INSIDE_IPV6])
+@pytest.mark.parametrize("address", [*PRIVATE, *PRIVATE_INSIDE_IPV6, *OF_CLOUDS])
 async def test_a_private_address_is_refused(address: str) -> None:
     web = Web()
     with pytest.raises(ProviderError, match="private address") as caught:
@@ -124,16 +146,14 @@ async def test_a_host_with_one_private_address_among_public_ones_is_refused() ->
 
 async def test_a_trusted_host_may_have_a_private_address() -> None:
     web = Web()
-    trusted = frozenset({"gateway.example.com"})
-    await get("http://Gateway.Example.com/", web, names(gateway_example_com="10.0.0.1"), trusted_hosts=trusted)
+    await get("http://Gateway.Example.com/", web, names(gateway_example_com="10.0.0.1"), trusted_origins=GATEWAY)
     assert web.asked[0].url.host == "10.0.0.1"
 
 
 async def test_trust_in_one_host_is_not_trust_in_another() -> None:
-    trusted = frozenset({"gateway.example.com"})
     with pytest.raises(ProviderError, match="private address"):
         await get(
-            "http://a.gateway.example.com/", Web(), names(a_gateway_example_com="10.0.0.1"), trusted_hosts=trusted
+            "http://a.gateway.example.com/", Web(), names(a_gateway_example_com="10.0.0.1"), trusted_origins=GATEWAY
         )
 
 
@@ -141,6 +161,96 @@ async def test_private_addresses_can_be_allowed() -> None:
     web = Web()
     await get("http://inside.example.com/", web, names(inside_example_com="10.0.0.1"), allow_private=True)
     assert len(web.asked) == 1
+
+
+ELSEWHERE = [
+    "http://gateway.example.com:8443/",
+    "https://gateway.example.com/",
+    "https://gateway.example.com:80/",
+    "http://gateway.example.com./",
+]
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+async def test_trust_in_a_server_is_trust_in_its_scheme_host_and_port(url: str) -> None:
+    rules = FetchRules.beside("http://Gateway.example.com/v1", allow_private=False, transport=None)
+    assert rules.trusted_origins == GATEWAY
+
+    async def inside(host: str, port: int) -> list[str]:
+        return ["10.0.0.1"]
+
+    with pytest.raises(ProviderError, match="private address"):
+        await get(url, Web(), inside, trusted_origins=GATEWAY)
+    await get("http://gateway.example.com:80/", Web(), inside, trusted_origins=GATEWAY)
+
+
+# --- Hosts that are refused by their name, since a proxy resolves names by itself ---
+
+REFUSED_NAMES = [
+    *("localhost", "LOCALHOST", "localhost.", "a.localhost", "localhost.localdomain", "ip6-localhost"),
+    *("metadata.google.internal", "metadata", "instance-data.ec2.internal", "metadata.tencentyun.com"),
+    *("host.docker.internal", "printer.local", "router.lan", "nas.home.arpa", "db.corp", "postgres"),
+]
+ODD_SPELLINGS = [
+    *("2130706433", "0x7f000001", "0x7F.0.0.1", "017700000001", "0177.0.0.1", "127.1", "127.0.1", "0"),
+    *("127.0.0.1.", "10.0.0.0x1", "1.2.3.4.5", "0x", "127.0.0.01"),
+]
+PRIVATE_LITERALS = ["127.0.0.1", "10.0.0.1", "169.254.169.254", "[::1]", "[fe80::1]", "[::ffff:127.0.0.1]"]
+REFUSED_HOSTS = [*REFUSED_NAMES, *ODD_SPELLINGS, *PRIVATE_LITERALS]
+
+
+@pytest.mark.parametrize("host", REFUSED_HOSTS)
+async def test_a_private_host_is_refused_before_its_name_is_resolved(host: str) -> None:
+    async def never(name: str, port: int) -> list[str]:
+        raise AssertionError(f"{name} was resolved")
+
+    web = Web()
+    with pytest.raises(ProviderError) as caught:
+        await get(f"http://{host}/a.mp4", web, never)
+    assert not caught.value.retryable
+    assert not web.asked
+
+
+@pytest.mark.parametrize("host", ["%31%32%37.0.0.1", "loc%61lhost", "１２７.0.0.1", "①②⑦.0.0.1", "[fe80::1%25eth0]"])
+async def test_no_other_way_of_writing_it_leads_to_a_private_host(host: str) -> None:
+    web = Web()
+    with pytest.raises(ProviderError):
+        await get(f"http://{host}/a.mp4", web)
+    assert not web.asked
+
+
+async def test_the_rules_hold_behind_a_proxy_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0])
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nmp4")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as proxy:
+        for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        rules = FetchRules(resolver=names())
+        for host in REFUSED_HOSTS:
+            for scheme in ("http", "https"):
+                with pytest.raises(ProviderError):
+                    async with fetch(f"{scheme}://{host}/a.mp4", rules):
+                        pass
+        assert asked == []
+        async with fetch("http://cdn.example.com/a.mp4", rules) as response:
+            assert b"".join([piece async for piece in body_of(response, "The download")]) == b"mp4"
+    assert asked == [f"GET http://{PUBLIC}/a.mp4 HTTP/1.1".encode()]
+
+
+async def test_a_public_literal_and_a_private_one_that_is_allowed_are_fetched() -> None:
+    async def literal(host: str, port: int) -> list[str]:
+        return [host]
+
+    assert await get(f"http://{PUBLIC}/a.mp4", Web(), literal) == b"mp4"
+    assert await get("http://127.0.0.1/a.mp4", Web(), literal, allow_private=True) == b"mp4"
+    assert await get("http://[::1]/a.mp4", Web(), literal, allow_private=True) == b"mp4"
 
 
 # --- Redirects ---
@@ -173,7 +283,7 @@ async def test_a_trusted_host_cannot_redirect_to_a_private_address_elsewhere() -
     web = redirecting("http://inside.example.com/")
     addresses = names(gateway_example_com="10.0.0.1", inside_example_com="10.0.0.2")
     with pytest.raises(ProviderError, match=r"10\.0\.0\.2"):
-        await get("http://gateway.example.com/", web, addresses, trusted_hosts=frozenset({"gateway.example.com"}))
+        await get("http://gateway.example.com/", web, addresses, trusted_origins=GATEWAY)
 
 
 async def test_the_last_allowed_redirect_is_followed() -> None:
@@ -293,3 +403,101 @@ async def test_a_body_that_breaks_off_is_an_error_worth_another_try() -> None:
     assert caught.value.retryable
     assert "5ec2e7" not in str(caught.value)
     assert caught.value.__context__ is None
+
+
+# --- Time, rate and encoding ---
+
+
+class Pieces(httpx.AsyncByteStream):
+    """A body that arrives in these pieces, and then hangs or goes on with the last one."""
+
+    def __init__(self, *pieces: bytes, pause: float = 0.0, endless: bool = False) -> None:
+        self.pieces, self.pause, self.endless = pieces, pause, endless
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            await asyncio.sleep(self.pause)
+            yield piece
+        while self.endless:
+            await asyncio.sleep(self.pause)
+            yield self.pieces[-1]
+
+
+async def read(body: httpx.AsyncByteStream, bounds: BodyBounds, **headers: str) -> bytes:
+    web = Web(lambda _: httpx.Response(200, headers=headers, stream=body))
+    async with fetch(SIGNED, FetchRules(resolver=names(), transport=httpx.MockTransport(web))) as response:
+        return b"".join([piece async for piece in body_of(response, "The download", bounds)])
+
+
+PATIENT = BodyBounds(seconds=300.0, window=100.0, min_rate=1.0)
+
+
+@pytest.mark.parametrize(
+    ("body", "bounds"),
+    [
+        (Pieces(b"x", pause=0.01, endless=True), BodyBounds(seconds=300.0, window=0.2, min_rate=1000.0)),
+        (Pieces(b"x" * 9999, pause=0.01, endless=True), BodyBounds(seconds=0.2, window=100.0, min_rate=1000.0)),
+        (Pieces(b"x", pause=1000.0), BodyBounds(seconds=300.0, window=0.2, min_rate=0.0)),
+    ],
+    ids=["below the rate", "beyond the total", "silent"],
+)
+async def test_a_body_that_takes_too_long_is_given_up(body: Pieces, bounds: BodyBounds) -> None:
+    with pytest.raises(ProviderError, match="too slow") as caught:
+        await read(body, bounds)
+    assert caught.value.retryable
+
+
+async def test_a_slow_reader_is_no_slow_line() -> None:
+    web = Web(lambda _: httpx.Response(200, stream=Pieces(b"ab", b"cd", b"ef")))
+    bounds = BodyBounds(seconds=300.0, window=0.1, min_rate=1e9)
+    got = b""
+    async with fetch(SIGNED, FetchRules(resolver=names(), transport=httpx.MockTransport(web))) as response:
+        async for piece in body_of(response, "The download", bounds):
+            got += piece
+            await asyncio.sleep(0.15)
+    assert got == b"abcdef"
+
+
+async def test_a_fetch_whose_headers_never_come_is_given_up() -> None:
+    async def never(request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    rules = FetchRules(resolver=names(), seconds=0.1, transport=httpx.MockTransport(never))
+    with pytest.raises(ProviderError, match="no answer within") as caught:
+        async with fetch(SIGNED, rules):
+            pass
+    assert caught.value.retryable
+    assert "5ec2e7" not in str(caught.value)
+
+
+async def test_media_is_asked_for_uncompressed_and_read_if_it_is_compressed_all_the_same() -> None:
+    web = Web()
+    await get(SIGNED, web)
+    assert web.asked[0].headers["Accept-Encoding"] == "identity"
+    packed = gzip.compress(b"mp4" * 100_000)
+    body = Pieces(*(packed[start : start + 7] for start in range(0, len(packed), 7)))
+    assert await read(body, PATIENT, **{"Content-Encoding": "gzip"}) == b"mp4" * 100_000
+    assert await read(Pieces(zlib.compress(b"mp4")), PATIENT, **{"Content-Encoding": "deflate"}) == b"mp4"
+    assert await read(Pieces(zlib.compress(b"mp4")[2:-4]), PATIENT, **{"Content-Encoding": "deflate"}) == b"mp4"
+
+
+@pytest.mark.parametrize("coding", ["gzip, gzip", "br", "zstd", "gzip,deflate", "compress", "x" * 5000])
+async def test_an_encoding_that_nobody_asked_for_is_refused(coding: str) -> None:
+    with pytest.raises(ProviderError, match="Content-Encoding"):
+        await read(Pieces(b"anything"), PATIENT, **{"Content-Encoding": coding})
+
+
+async def test_a_compressed_body_is_handed_over_in_pieces_of_bounded_size() -> None:
+    bomb = Pieces(gzip_bomb(64))
+    web = Web(lambda _: httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=bomb))
+    async with fetch(SIGNED, FetchRules(resolver=names(), transport=httpx.MockTransport(web))) as response:
+        sizes = [len(piece) async for piece in body_of(response, "The download", PATIENT)]
+    assert sum(sizes) == 64 * MIB
+    assert max(sizes) <= MIB
+
+
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"mp4" * 1000)[:-20]], ids=["other", "cut short"])
+async def test_a_compressed_body_that_cannot_be_decoded_is_an_error_of_ours(content: bytes) -> None:
+    with pytest.raises(ProviderError, match="compressed body"):
+        await read(Pieces(content), PATIENT, **{"Content-Encoding": "gzip"})

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import Protocol
 
+import anyio
+
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job, JobState
@@ -15,6 +17,7 @@ from prefect_genmedia.errors import (
     GenMediaError,
     JobExpired,
     JobTimeout,
+    ProviderError,
     RateLimited,
 )
 from prefect_genmedia.providers.plugin import find_plugin
@@ -26,6 +29,14 @@ HEARTBEAT_SECONDS = 30.0
 MISSING_SECONDS = 180.0
 """A job that the provider does not find for so long, in seconds, at look after look, is believed to be gone: a gateway
 that is being replaced, or a copy that lags behind, does not find jobs either."""
+
+LAST_POLL_SECONDS = 5.0
+"""How long before its end a wait makes its last poll, in seconds, or a tenth of its time: an answer takes a moment."""
+
+SINGLE_POLL_SECONDS = 60.0
+"""How long the only poll of a wait may take whose time was over before it began, in seconds."""
+
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -138,7 +149,8 @@ async def wait_for_job(
         ledger: where the job stands.
         client: the job's account.
         job: a job that the provider accepted.
-        timeout_seconds: how long to wait, counted from when the provider accepted the job.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job; polls that get no answer
+            end with it. One poll is made even if that time is over.
         policy: how often to look.
         listener: hears of changes.
         clock: the time.
@@ -190,19 +202,20 @@ class _Watch:
         self.is_watched = age < HEARTBEAT_SECONDS
         typical = await self._typical_seconds()
         self.listener.expecting(self.job, age, typical)
+        reserve = min(LAST_POLL_SECONDS, timeout_seconds / 10)
         looks = 0
         while True:
             elapsed = age + self.clock.monotonic() - begun
             pause = self.hinted or self.policy.next_interval(elapsed, typical)
-            pause = min(pause, timeout_seconds - elapsed)
-            await self._pause(pause)
-            observation = await self._look()
+            await self._pause(min(pause, timeout_seconds - reserve - elapsed))
+            left = timeout_seconds - (age + self.clock.monotonic() - begun)
+            observation = await self._look(left if left > 0 else SINGLE_POLL_SECONDS)
             if observation is not None and await self._take(observation):
                 return self.job
             looks += 1
             if typical is None and looks % 3 == 0:  # others may have ended meanwhile
                 typical = await self._typical_seconds()
-            if age + self.clock.monotonic() - begun >= timeout_seconds:
+            if age + self.clock.monotonic() - begun >= timeout_seconds - reserve - _ROUNDING:
                 raise JobTimeout(
                     f"No result within {timeout_seconds:.0f} s; the provider's last word was "
                     f"{self.last_word or 'never heard'!r}."
@@ -234,11 +247,13 @@ class _Watch:
             self.last_heartbeat = self.clock.monotonic()
             self.job = await self.ledger.note(self.job) or self.job
 
-    async def _look(self) -> Observation | None:
-        """One look at the job; None if it told nothing."""
+    async def _look(self, seconds: float) -> Observation | None:
+        """Poll once, for `seconds` at most; None if the provider told nothing."""
         self.hinted = None
         try:
-            return await self.client.poll(self.job.provider_job_id or "")
+            with anyio.move_on_after(seconds):
+                return await self.client.poll(self.job.provider_job_id or "")
+            self._tell_trouble(ProviderError(f"A poll had no answer within {seconds:.0f} s."))
         except CredentialsError as error:
             raise error.about(self.job.key, self.job.provider_job_id) from None
         except JobExpired as error:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +13,7 @@ from typing import Literal
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.deliver import deliver
 from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS, wait_for_job
 from prefect_genmedia._core.submit import expire_stale_sending
 from prefect_genmedia._media.storage import Target
@@ -25,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 SILENT_SECONDS = 6 * HEARTBEAT_SECONDS
 """A job that nobody has touched for this long, in seconds, has lost its process, whatever its run's state says."""
+
+JOB_SECONDS = 2100.0
+"""The longest that reconciling spends on one job, in seconds: a download's total time, and what is before and after."""
+
+CLEANUP_SECONDS = 5.0
+"""How long a job that took too long may take to clean up, in seconds, before it is left to itself."""
 
 Standing = Literal["alive", "suspended", "over"]
 """What became of the flow run that takes care of a job: it works, sleeps until the job is done, or has ended."""
@@ -81,19 +88,76 @@ class Surroundings:
 async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Finding]:
     """Deliver what was paid for and left behind, closest expiry first; then name what needs a person.
 
-    Any number of these may run at once: each job is taken over by one of them.
+    Any number of these may run at once: each job is taken over by one of them. The accounts do not wait for each other,
+    and no job takes longer than `JOB_SECONDS`.
 
     Parameters:
         ledger: where the jobs are written down.
         around: what is to be known of the world outside the ledger.
         clock: what tells the time and waits.
     """
-    for job in await ledger.jobs({JobState.SENDING, *AT_PROVIDER}):
-        finding = await _take_up(ledger, around, job, clock)
-        if finding is not None:
+    accounts: dict[str, list[Job]] = {}
+    for job in sorted(await ledger.jobs({JobState.SENDING, *AT_PROVIDER}), key=_ends_at):
+        accounts.setdefault(job.account, []).append(job)
+    found: asyncio.Queue[Finding | None] = asyncio.Queue()
+
+    async def collect(jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            finding = await _in_its_time(ledger, around, job, clock)
+            if finding is not None:
+                found.put_nowait(finding)
+
+    workers = [asyncio.ensure_future(collect(jobs)) for jobs in accounts.values()]
+    everything = asyncio.gather(*workers)
+    everything.add_done_callback(lambda _: found.put_nowait(None))
+    try:
+        while workers and (finding := await found.get()) is not None:
             yield finding
+        await everything
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
     for job in await ledger.jobs({JobState.UNKNOWN}):
         yield Finding(job, "left as it is", job.failure().next_step_for())
+
+
+def _ends_at(job: Job) -> float:
+    """When the provider forgets the job; where it does not say, the oldest one is next."""
+    if job.expires_at is not None:
+        return job.expires_at
+    return job.age_origin + FORGOTTEN_SECONDS
+
+
+async def _in_its_time(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
+    """Take a job up, and leave it when its time is over.
+
+    The work is a task of its own: a storage call that hangs in a thread cannot be cancelled, only left behind.
+    """
+    work = asyncio.ensure_future(_take_up(ledger, around, job, clock))
+    try:
+        await asyncio.wait({work}, timeout=JOB_SECONDS)
+    finally:
+        if not work.done():
+            work.cancel()
+            await asyncio.wait({work}, timeout=CLEANUP_SECONDS)
+    if work.done() and not work.cancelled():
+        return work.result()
+    if not work.done():
+        _LEFT.add(work)
+        work.add_done_callback(_forget)
+    step = "check the provider and the storage; the next run tries the job again."
+    return Finding(job, f"took longer than {JOB_SECONDS:.0f} s and was left", step)
+
+
+_LEFT: set[asyncio.Future[Finding | None]] = set()
+"""What still runs although nobody waits for it: an event loop alone would not keep it."""
+
+
+def _forget(work: asyncio.Future[Finding | None]) -> None:
+    _LEFT.discard(work)
+    if not work.cancelled() and (error := work.exception()) is not None:
+        logger.warning("A job that was left ended with %s", type(error).__name__)
 
 
 async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:

@@ -16,6 +16,7 @@ from prefect_genmedia._inputs.prepare import prepared_url
 from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._media.storage import Target, target_at
 from prefect_genmedia.prices import PriceTable
+from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES
 from prefect_genmedia.providers.plugin import ProviderPlugin, list_prices, plugin_named
 from prefect_genmedia.providers.protocol import Account, ProviderClient
 
@@ -141,13 +142,14 @@ class Session:
         """
         return await prepared_url(url, field, self.client.fetch_rules, self.publication)
 
-    async def fetch_picture(self, url: str) -> bytes:
+    async def fetch_picture(self, url: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
         """The bytes of a picture, such as a mask.
 
         Parameters:
             url: an http or https URL.
+            max_bytes: a larger picture is refused.
 
         Raises:
             ProviderError: the picture cannot be fetched.
         """
-        return await fetch_picture(url, self.client.fetch_rules)
+        return await fetch_picture(url, self.client.fetch_rules, max_bytes)

@@ -25,6 +25,9 @@ MAX_INPUT_BYTES = 100 * 1024**2
 LOOK_SECONDS = 120.0
 """How long a fetch of an http(s) input may take before the look at it is given up: it only serves to check it."""
 
+OWN_SECONDS = 600.0
+"""How long reading a user's own file from its storage may take, in seconds; after that the storage is given up."""
+
 _PIECE = 1 << 20
 
 
@@ -78,7 +81,12 @@ async def read_all(limits: Mapping[str, int], rules: FetchRules, folder: Path) -
 
 async def _read(url: str, limit: int, rules: FetchRules, path: Path) -> Reading:
     if is_own(url):
-        return await to_thread.run_sync(_copied, url, limit, path)
+        with anyio.move_on_after(OWN_SECONDS):
+            # A storage that hangs keeps its thread, which writes to a private copy only.
+            return await to_thread.run_sync(_copied, url, limit, path, abandon_on_cancel=True)
+        return ProviderError(
+            f"Reading an input from its storage took longer than {OWN_SECONDS:.0f} s.", outcome="unsent"
+        )
     try:
         if url.startswith("data:"):
             return await to_thread.run_sync(_decoded, url, limit, path)

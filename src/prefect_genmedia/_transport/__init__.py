@@ -1,6 +1,7 @@
 """HTTP below every provider: clients, gates, Retry-After, fetching of public URLs, redaction."""
 
 from prefect_genmedia._transport.api import ApiClient, Gates
+from prefect_genmedia._transport.bodies import BodyBounds
 from prefect_genmedia._transport.fetch import FetchRules, body_of, fetch
 from prefect_genmedia._transport.leases import LoopShared
 from prefect_genmedia._transport.redact import MASK, Redactor, excerpt, unsigned_text, unsigned_url
@@ -9,6 +10,7 @@ from prefect_genmedia._transport.retry_after import retry_after_seconds
 __all__ = [
     "MASK",
     "ApiClient",
+    "BodyBounds",
     "FetchRules",
     "Gates",
     "LoopShared",

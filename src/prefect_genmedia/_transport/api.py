@@ -8,6 +8,7 @@ import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +17,8 @@ import anyio
 import httpx
 from aiolimiter import AsyncLimiter
 
+from prefect_genmedia._transport.bodies import ACCEPTED_CODINGS, UnreadableBody, read_answer
+from prefect_genmedia._transport.logs import redacted_logs
 from prefect_genmedia._transport.redact import Redactor, unsigned_url
 from prefect_genmedia.errors import ProviderError, SendOutcome
 
@@ -27,8 +30,11 @@ TIMEOUTS = httpx.Timeout(connect=10.0, read=60.0, write=60.0, pool=30.0)
 IDLE_CONNECTIONS = 4
 """Connections that are kept for the next request: the pool asks the system about each idle one, at every request."""
 
+API_SECONDS = 60.0
+"""The longest a call that costs nothing may take, from connecting to the last byte of its answer, in seconds."""
+
 SUBMIT_SECONDS = 180.0
-"""The longest a paid POST may take from its first byte to its answer, in seconds."""
+"""The longest a paid POST may take, from connecting to the last byte of its answer, in seconds."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
@@ -87,6 +93,7 @@ class ApiClient:
             "timeout": TIMEOUTS,
             "verify": shared_ssl_context(),
             "transport": transport,
+            "cookies": no_cookies(),
         }
         slots = gates.requests + gates.downloads
         limits = httpx.Limits(max_connections=slots, max_keepalive_connections=IDLE_CONNECTIONS)
@@ -105,10 +112,10 @@ class ApiClient:
             params: the query.
 
         Raises:
-            ProviderError: no answer came; retryable.
+            ProviderError: no answer came within `API_SECONDS`, or one that is too large; retryable.
         """
         async with self._requests:
-            return await self._send(self._client, "GET", path, params=params)
+            return await self._exchange(self._client, API_SECONDS, "GET", path, params=params)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
         """POST a JSON `body` that costs nothing to repeat.
@@ -118,10 +125,10 @@ class ApiClient:
             body: what is sent, as JSON.
 
         Raises:
-            ProviderError: no answer came; retryable.
+            ProviderError: no answer came within `API_SECONDS`, or one that is too large; retryable.
         """
         async with self._requests:
-            return await self._send(self._client, "POST", path, json=body)
+            return await self._exchange(self._client, API_SECONDS, "POST", path, json=body)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -144,9 +151,7 @@ class ApiClient:
         Raises:
             ProviderError: no answer came; its `outcome` tells whether the request was surely not sent.
         """
-        with anyio.move_on_after(SUBMIT_SECONDS):
-            return await self._send(self._fresh, "POST", path, json=body)
-        raise ProviderError(f"POST {path} had no answer within {SUBMIT_SECONDS:.0f} s.", outcome="uncertain")
+        return await self._exchange(self._fresh, SUBMIT_SECONDS, "POST", path, json=body)
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[httpx.Response]:
@@ -157,7 +162,8 @@ class ApiClient:
         """
         async with self._downloads:
             request = self._request(self._client, "GET", path)
-            response = await self._guarded(self._client.send(request, stream=True), f"GET {path}")
+            request.headers["Accept-Encoding"] = "identity"
+            response = await self._answered(self._client, request, API_SECONDS, f"GET {path}")
             try:
                 yield response
             finally:
@@ -174,9 +180,19 @@ class ApiClient:
         await self._client.aclose()
         await self._fresh.aclose()
 
-    async def _send(self, client: httpx.AsyncClient, method: str, path: str, **content: Any) -> httpx.Response:
-        what = f"{method} {path}"
-        return await self._guarded(client.send(self._request(client, method, path, **content)), what)
+    async def _exchange(
+        self, client: httpx.AsyncClient, seconds: float, method: str, path: str, **content: Any
+    ) -> httpx.Response:
+        """Send a request and read its whole answer within `seconds`."""
+        request, what = self._request(client, method, path, **content), f"{method} {path}"
+        request.headers["Accept-Encoding"] = ACCEPTED_CODINGS
+        with anyio.move_on_after(seconds):
+            response = await self._answered(client, request, seconds, what)
+            try:
+                return await _whole(response, what, self.redactor)
+            finally:
+                await response.aclose()
+        raise _too_late(what, seconds)
 
     def _request(self, client: httpx.AsyncClient, method: str, path: str, **content: Any) -> httpx.Request:
         url = self.base_url + path
@@ -188,21 +204,29 @@ class ApiClient:
             reason = str(error)
         raise ProviderError(f"{method} {path} failed: {reason}. Is base_url right?", outcome="unsent", retryable=False)
 
-    async def _guarded(self, call: Any, what: str) -> httpx.Response:
+    async def _answered(
+        self, client: httpx.AsyncClient, request: httpx.Request, seconds: float, what: str
+    ) -> httpx.Response:
+        """Send a request; returns its answer before the body is read."""
         failure: ProviderError
         try:
-            response: httpx.Response = await call
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            with anyio.move_on_after(seconds), redacted_logs(self.redactor):
+                return await client.send(request, stream=True)
+            failure = _too_late(what, seconds)
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             failure = network_failure(error, what, self.redactor)
-        else:
-            return response
         # Raised out here so that the httpx error, which holds the request and its Authorization header, is not
         # this error's context.
         raise failure
 
 
-async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> None:
-    """Read the whole body of a streamed answer.
+def no_cookies() -> CookieJar:
+    """A jar that takes no cookie: they would be sent back, and kept for as long as the client lives."""
+    return CookieJar(DefaultCookiePolicy(allowed_domains=()))
+
+
+async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> httpx.Response:
+    """Read the whole body of a streamed answer within `API_SECONDS`; returns the answer with it.
 
     Parameters:
         response: an answer whose body is not read yet.
@@ -210,26 +234,38 @@ async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> 
         redactor: takes secrets out of what errors show.
 
     Raises:
-        ProviderError: the connection broke; retryable.
+        ProviderError: the body is too large, too slow, or the connection broke; retryable.
     """
+    with anyio.move_on_after(API_SECONDS):
+        return await _whole(response, what, redactor)
+    raise _too_late(what, API_SECONDS)
+
+
+async def _whole(response: httpx.Response, what: str, redactor: Redactor) -> httpx.Response:
     failure: ProviderError
     try:
-        await response.aread()
-    except httpx.HTTPError as error:
+        with redacted_logs(redactor):
+            return await read_answer(response)
+    except UnreadableBody as error:
+        told = f"{what} answered {response.status_code}, but {error}."
+        failure = ProviderError(redactor.clean(told), http_status=response.status_code, outcome="uncertain")
+    except (httpx.HTTPError, ValueError) as error:
         failure = network_failure(error, what, redactor)
-    else:
-        return
     raise failure
 
 
-def network_failure(error: httpx.HTTPError | httpx.InvalidURL, what: str, redactor: Redactor) -> ProviderError:
+def _too_late(what: str, seconds: float) -> ProviderError:
+    return ProviderError(f"{what} had no answer within {seconds:.0f} s.", outcome="uncertain")
+
+
+def network_failure(error: Exception, what: str, redactor: Redactor) -> ProviderError:
     """Tell what a failed exchange did at the provider.
 
     Nothing was sent where no connection came about (refused, DNS, TLS, connect or pool timeout); after that nobody
     can know.
 
     Parameters:
-        error: what httpx says.
+        error: what httpx raised.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
     """

@@ -8,23 +8,29 @@ library could be answered differently).
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
 
+import anyio
 import httpx
 from typing_extensions import Self
 
-from prefect_genmedia._transport.api import TIMEOUTS, USER_AGENT, network_failure, shared_ssl_context
+from prefect_genmedia._transport import bodies
+from prefect_genmedia._transport.api import TIMEOUTS, USER_AGENT, network_failure, no_cookies, shared_ssl_context
+from prefect_genmedia._transport.bodies import BodyBounds, UnreadableBody, decoder_of, wire_pieces
+from prefect_genmedia._transport.hosts import Origin, is_public, refusal_of_host
+from prefect_genmedia._transport.logs import redacted_logs
 from prefect_genmedia._transport.redact import Redactor, unsigned_url
 from prefect_genmedia.errors import ProviderError
 
 MAX_REDIRECTS = 5
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_COMPATIBLE = ipaddress.ip_network("::/96")
+
+FETCH_SECONDS = 60.0
+"""The longest a fetch may take until the body begins, redirects and name resolution included, in seconds."""
 
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 """From a host name and port to its IP addresses."""
@@ -47,28 +53,34 @@ class FetchRules:
     """What a fetch may do.
 
     Parameters:
-        trusted_hosts: hosts that may have private addresses: the API's own (a gateway, or the simulator).
+        trusted_origins: scheme, host and port of servers that may have private addresses: the API's own (a gateway, or
+            the simulator).
         allow_private: allow private addresses everywhere.
         resolver: from host name to addresses.
+        seconds: how long a fetch may take until the body begins.
         transport: replaces the network, for tests.
     """
 
-    trusted_hosts: frozenset[str] = frozenset()
+    trusted_origins: frozenset[Origin] = frozenset()
     allow_private: bool = False
     resolver: Resolver = system_resolver
+    seconds: float = FETCH_SECONDS
     transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
 
     @classmethod
     def beside(cls, base_url: str, allow_private: bool, transport: httpx.AsyncBaseTransport | None) -> Self:
-        """The rules of an account whose API is at `base_url`: its own host may have a private address.
+        """The rules of an account whose API is at `base_url`: that very server may have a private address.
 
         Parameters:
             base_url: where the account's API is.
-            allow_private: whether every other host may have a private address, too.
+            allow_private: whether every other server may have a private address, too.
             transport: stands in for the network in tests; None is the network.
         """
-        own_host = urlsplit(base_url).hostname or ""
-        return cls(trusted_hosts=frozenset({own_host}), allow_private=allow_private, transport=transport)
+        try:
+            trusted = frozenset({Origin.of(base_url)})
+        except httpx.InvalidURL:  # each call will say so
+            trusted = frozenset()
+        return cls(trusted_origins=trusted, allow_private=allow_private, transport=transport)
 
 
 @asynccontextmanager
@@ -83,39 +95,76 @@ async def fetch(url: str, rules: FetchRules) -> AsyncIterator[httpx.Response]:
         ProviderError: the URL is not allowed (not retryable), or no answer came (retryable).
     """
     client = httpx.AsyncClient(
-        headers={"User-Agent": USER_AGENT},
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         timeout=TIMEOUTS,
         verify=shared_ssl_context(),
         follow_redirects=False,
         transport=rules.transport,
+        cookies=no_cookies(),
     )
     async with client:
-        response = await _follow(client, url, rules)
+        response = None
+        with anyio.move_on_after(rules.seconds):
+            response = await _follow(client, url, rules)
+        if response is None:
+            raise ProviderError(f"GET {unsigned_url(url)} had no answer within {rules.seconds:.0f} s.")
         try:
             yield response
         finally:
             await response.aclose()
 
 
-async def body_of(response: httpx.Response, what: str) -> AsyncIterator[bytes]:
-    """The answer's body, piece by piece.
+async def body_of(response: httpx.Response, what: str, bounds: BodyBounds | None = None) -> AsyncIterator[bytes]:
+    """The answer's body, piece by piece, within bounds of time; the caller bounds its size.
 
     Parameters:
         response: an answer whose body is not read yet.
         what: the download, as errors name it.
+        bounds: how long it may take; None for `DOWNLOAD_BOUNDS`.
 
     Raises:
-        ProviderError: the connection broke; retryable.
+        ProviderError: the connection broke, the body is too slow, or is encoded in a way nobody asked for; retryable.
     """
+    redactor = Redactor([str(response.url), response.url.query.decode()])
     failure: ProviderError
     try:
-        async for piece in response.aiter_bytes():
-            yield piece
-    except httpx.HTTPError as error:
-        failure = network_failure(error, what, Redactor([str(response.url), response.url.query.decode()]))
+        decoder = decoder_of(response)
+        async with aclosing(_paced(wire_pieces(response), bounds or bodies.DOWNLOAD_BOUNDS, redactor)) as pieces:
+            async for piece in pieces:
+                for decoded in decoder.decode(piece):
+                    yield decoded
+        decoder.finish()
+    except UnreadableBody as error:
+        failure = ProviderError(redactor.clean(f"{what} failed: {error}."))
+    except (httpx.HTTPError, ValueError) as error:
+        failure = network_failure(error, what, redactor)
     else:
         return
     raise failure
+
+
+async def _paced(pieces: AsyncIterator[bytes], bounds: BodyBounds, redactor: Redactor) -> AsyncGenerator[bytes, None]:
+    """The same pieces, for as long as they come fast enough."""
+    ends_at = time.monotonic() + bounds.seconds
+    # Only the time that is spent waiting counts: a slow disk of ours is no slow line.
+    received, waited = 0, 0.0
+    while True:
+        began = time.monotonic()
+        piece = None
+        # The whole window for one piece: httpx's own timeouts start anew with each byte that arrives.
+        with anyio.move_on_after(min(bounds.window, ends_at - began)) as waiting, redacted_logs(redactor):
+            piece = await anext(pieces, None)
+        if waiting.cancelled_caught:
+            late = bounds.seconds if ends_at - began < bounds.window else bounds.window
+            raise UnreadableBody(f"it was too slow, and given up after {late:g} s")
+        if piece is None:
+            return
+        received, waited = received + len(piece), waited + time.monotonic() - began
+        if waited >= bounds.window:
+            if received < bounds.min_rate * waited:
+                raise UnreadableBody(f"it was too slow: fewer than {bounds.min_rate:g} bytes a second arrived")
+            received, waited = 0, 0.0
+        yield piece
 
 
 async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules) -> httpx.Response:
@@ -134,11 +183,12 @@ async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules) -> htt
 
 async def _answer(client: httpx.AsyncClient, request: httpx.Request, url: str) -> httpx.Response:
     failure: ProviderError
+    query = urlsplit(url).query  # a signature is a secret too
     try:
-        return await client.send(request, stream=True)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        # A signed URL is a secret too: the error may quote it.
-        failure = network_failure(error, f"GET {url}", Redactor([url, urlsplit(url).query]))
+        with redacted_logs(Redactor([query])):
+            return await client.send(request, stream=True)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        failure = network_failure(error, f"GET {url}", Redactor([url, query]))
     raise failure
 
 
@@ -153,18 +203,16 @@ async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRule
         raise ProviderError("A URL to fetch cannot be read.", retryable=False) from None
     if parts.scheme not in ("http", "https") or not host:
         raise ProviderError(f"{shown} is not an http or https URL.", retryable=False)
+    is_free = rules.allow_private or Origin.of(target) in rules.trusted_origins
+    if not is_free and (reason := refusal_of_host(host)) is not None:
+        raise _refusal(f"{shown} {reason}.")
     try:
         addresses = await rules.resolver(host, port)
     except (OSError, UnicodeError) as error:
         raise ProviderError(f"The host of {shown} cannot be resolved: {error}.") from None
-    if not (rules.allow_private or host in rules.trusted_hosts):
-        inside = [address for address in addresses if not _is_public(address)]
-        if inside:
-            raise ProviderError(
-                f"{shown} leads to the private address {inside[0]}, which is not allowed.",
-                retryable=False,
-                next_step="set PREFECT_INTEGRATIONS_GENMEDIA_ALLOW_PRIVATE_HOSTS=true if that host is meant.",
-            )
+    inside = [address for address in addresses if not is_public(address)]
+    if inside and not is_free:
+        raise _refusal(f"{shown} leads to the private address {inside[0]}, which is not allowed.")
     address = addresses[0]
     at_address = target.copy_with(host=address)
     return client.build_request(
@@ -172,13 +220,9 @@ async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRule
     )
 
 
-def _is_public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        if ip.is_site_local:
-            return False
-        inner = ip.ipv4_mapped or ip.sixtofour
-        if inner is None and (ip in _NAT64 or ip in _COMPATIBLE):
-            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = inner or ip
-    return ip.is_global and not ip.is_multicast
+def _refusal(reason: str) -> ProviderError:
+    return ProviderError(
+        reason,
+        retryable=False,
+        next_step="set PREFECT_INTEGRATIONS_GENMEDIA_ALLOW_PRIVATE_HOSTS=true if that host is meant.",
+    )

@@ -23,6 +23,9 @@ from pydantic import AfterValidator, Field
 from prefect_genmedia._transport import unsigned_url
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 
+MAX_PICTURE_BYTES = 50 * 1024**2
+"""The largest picture that is fetched to be looked into, in bytes."""
+
 _SHOWN_NAME = 120
 """Characters of a missing file's name that an error repeats at most."""
 

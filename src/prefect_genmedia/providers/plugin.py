@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import Price
+from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES
 from prefect_genmedia.providers.protocol import GenerationRequest, ProviderClient
 
 if TYPE_CHECKING:
@@ -47,11 +48,12 @@ class ResolveSession(Protocol):
         """
         ...
 
-    async def fetch_picture(self, url: str) -> bytes:
+    async def fetch_picture(self, url: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
         """The bytes of a picture, such as a mask.
 
         Parameters:
             url: an http or https URL.
+            max_bytes: a larger picture is refused.
 
         Raises:
             ProviderError: the picture cannot be fetched.

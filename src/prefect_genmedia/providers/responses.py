@@ -27,6 +27,9 @@ from prefect_genmedia.text import CODE_CHARACTERS, WORDS_CHARACTERS, clean_json,
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 
+MAX_DEPTH = 100
+"""The deepest nesting of JSON that is read; no documented answer has more than five levels."""
+
 
 @dataclass(frozen=True)
 class ErrorAnswer:
@@ -224,8 +227,20 @@ def number_in(value: Any) -> float | None:
 
 
 def _parsed(text: str | bytes) -> Any:
-    """The JSON value; None where it is none, or nested so deeply that it can only be meant to harm."""
+    """The JSON value; None where it is none, or nested deeper than `MAX_DEPTH`."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    # Writing the value anew recurses as well, and from deeper in the stack than reading it.
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return value
+    return None

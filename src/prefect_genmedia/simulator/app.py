@@ -42,7 +42,7 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
         stored = world.files.get(request.path_params["name"])
         if stored is None or stored.expires_at < time.time():
             return Response("<Error><Code>AccessDenied</Code></Error>", 403, media_type="application/xml")
-        fault = world.faults.take(stored.struck_as, "content") if stored.struck_as else None
+        fault = world.faults.take(stored.struck_as, stored.stage) if stored.struck_as else None
         if fault is None:
             return Response(stored.content, media_type=stored.media_type)
         if fault.name == "content_gone":

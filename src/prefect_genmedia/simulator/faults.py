@@ -11,6 +11,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
+from prefect_genmedia.simulator.hostile import hostile_answer, picture_bomb
+
 STAGES: dict[str, dict[str, str]] = {
     "submit": {
         "refuse_invalid": "answer the documented refusal of a parameter; nothing is accepted",
@@ -30,6 +32,9 @@ STAGES: dict[str, dict[str, str]] = {
         "accept_nul_id": "accept under an id with NUL in it",
         "accept_surrogate_id": "accept under an id with a lone surrogate in it",
         "refuse_hostile": "refuse with a code of 100 characters and a hostile text; nothing is accepted",
+        "accept_then_drip": "accept, and answer one byte every `seconds` (default 1) without end",
+        "accept_then_endless": "accept, and answer without end",
+        "accept_then_gzip_bomb": "accept, and answer a little gzip that decodes to `mib` (default 512)",
     },
     "job": {
         "stuck": "the job never leaves its running state",
@@ -53,6 +58,11 @@ STAGES: dict[str, dict[str, str]] = {
         "poll_drop": "close the connection without an answer",
         "poll_404": "answer that the job is not known",
         "poll_key_revoked": "answer that the key is not valid",
+        "poll_drip": "answer one byte every `seconds` (default 1) without end",
+        "poll_endless": "answer without end",
+        "poll_gzip_bomb": "answer a little gzip that decodes to `mib` (default 512)",
+        "poll_encoded_twice": "answer with the Content-Encoding `gzip, gzip`",
+        "poll_nested": "answer JSON that is nested 500,000 levels deep",
     },
     "content": {
         "content_502": "answer 502",
@@ -65,11 +75,26 @@ STAGES: dict[str, dict[str, str]] = {
         "content_json": "answer JSON with a URL of the file",
         "content_json_expired": "answer JSON with a URL that has expired",
         "content_gone": "answer that the file is no longer there",
+        "content_drip": "send one byte every `seconds` (default 1) without end",
+        "content_endless": "send 64 KiB every `seconds` (default 0) without end",
+        "content_gzip_bomb": "send a little gzip that decodes to `mib` (default 512)",
     },
     "detect": {
         "detect_429": "answer 429 with Retry-After (`retry_after`, default 1)",
         "detect_503": "answer 503",
         "detect_none": "answer that the picture contains no subject",
+        "detect_many": "answer with `count` (default 40) masks",
+        "detect_drip": "answer one byte every `seconds` (default 1) without end",
+        "detect_gzip_bomb": "answer a little gzip that decodes to `mib` (default 512)",
+    },
+    "mask": {
+        "mask_drip": "send one byte of the mask every `seconds` (default 1) without end",
+        "mask_endless": "send a mask without end",
+        "mask_pixel_bomb": "send a small PNG of 30,000 by 30,000 pixels",
+    },
+    "token": {
+        "token_drip": "answer one byte every `seconds` (default 1) without end",
+        "token_gzip_bomb": "answer a little gzip that decodes to `mib` (default 512)",
     },
 }
 """Every fault by the stage it strikes at, with what it does."""
@@ -168,6 +193,9 @@ DropConnection = Callable[[Request], None]
 async def broken_answer(fault: Fault, request: Request, drop: DropConnection) -> Response | None:
     """The answer of a fault that does not depend on the dialect; None for a slow one, whose answer is the usual."""
     name = fault.name
+    hostile = await hostile_answer(name, fault.options, "application/json")
+    if hostile is not None:
+        return hostile
     if name in ("accept_then_drop", "drop_before_accept", "poll_drop"):
         drop(request)
         return Response(status_code=204)
@@ -197,6 +225,11 @@ async def broken_file(
 ) -> Response:
     """A file that arrives as the fault says."""
     half = content[: len(content) // 2]
+    hostile = await hostile_answer(fault.name, fault.options, media_type)
+    if hostile is not None:
+        return hostile
+    if fault.name == "mask_pixel_bomb":
+        return Response(await asyncio.to_thread(picture_bomb), media_type=media_type)
     if fault.name == "content_empty":
         return Response(b"", media_type=media_type)
     if fault.name == "content_corrupt":

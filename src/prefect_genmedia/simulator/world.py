@@ -70,13 +70,15 @@ class StoredFile:
         content: its bytes.
         media_type: its Content-Type.
         expires_at: when its URL ends, in seconds since 1970.
-        struck_as: the dialect whose ordered `content` faults strike when it is fetched; None for none.
+        struck_as: the dialect whose ordered faults strike when it is fetched; None for none.
+        stage: the stage of these faults.
     """
 
     content: bytes
     media_type: str
     expires_at: float
     struck_as: str | None = None
+    stage: str = "content"
 
 
 Prepare = Callable[[SimulatedJob], Awaitable[Recipe]]
@@ -141,11 +143,12 @@ class World:
         ending: str,
         seconds: float | None = None,
         struck_as: str | None = None,
+        stage: str = "content",
     ) -> str:
         """Put a file behind an expiring URL; returns the URL."""
         name = f"{secrets.token_hex(12)}.{ending}"
         lifetime = self.settings.file_seconds if seconds is None else seconds
-        self.files[name] = StoredFile(content, media_type, time.time() + lifetime, struck_as)
+        self.files[name] = StoredFile(content, media_type, time.time() + lifetime, struck_as, stage)
         return f"{self.base_url}/files/{name}"
 
     def result_url(self, job: SimulatedJob) -> str:

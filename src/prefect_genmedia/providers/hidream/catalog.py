@@ -67,3 +67,6 @@ NO_RESULT_FROM = 1000
 SUBMISSIONS_PER_MINUTE = 2.0
 """Stylization tasks that an account may submit in a minute."""
 TOKEN_LIFETIME_SECONDS = 24 * 3600.0
+
+MAX_SUB_TASKS = 16
+"""The most sub-tasks of a task that are read; a submission is documented to make one."""

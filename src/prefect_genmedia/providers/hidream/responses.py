@@ -145,7 +145,8 @@ def sub_tasks_in(result: Any) -> list[SubTask] | None:
     listed = result.get("sub_task_results") if isinstance(result, dict) else None
     if not isinstance(listed, list):
         return None
-    return [SubTask.read(payload) for payload in listed if isinstance(payload, dict)]
+    # Each one with a file is downloaded: an answer must not name thousands.
+    return [SubTask.read(payload) for payload in listed[: catalog.MAX_SUB_TASKS] if isinstance(payload, dict)]
 
 
 def observation(sub_tasks: list[SubTask], redactor: Redactor) -> Observation:

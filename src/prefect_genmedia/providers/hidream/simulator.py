@@ -111,6 +111,9 @@ class HiDream(Dialect):
 
     async def token(self, request: Request) -> Response:
         """GET /prod-api/user/apikey2token."""
+        fault = self.world.faults.take(self.name, "token")
+        if fault is not None:
+            return await self._broken(fault, request)
         key = request.headers.get("api-key", "")
         if key not in self.world.keys:
             raise _refusal(200, f"无效的API Key: {key}", 401)

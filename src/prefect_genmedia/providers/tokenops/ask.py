@@ -25,10 +25,10 @@ from pydantic import Field, create_model
 from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, retry_if_safe
 from prefect_genmedia._prefect.session import open_session
 from prefect_genmedia._prefect.suspension import check_can_suspend, resumed, sleeping_runs
-from prefect_genmedia.errors import NoSubject, ProviderError
+from prefect_genmedia.errors import NoSubject
 from prefect_genmedia.providers.tokenops import Detection
 from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
-from prefect_genmedia.providers.tokenops.catalog import MASK_LIFETIME_SECONDS
+from prefect_genmedia.providers.tokenops.catalog import MASK_LIFETIME_SECONDS, MAX_MASK_BYTES
 from prefect_genmedia.providers.tokenops.gallery import Gallery, draw_gallery
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
 from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
@@ -118,26 +118,18 @@ async def show_subjects(
         The picture that is shown, and one point inside each subject.
 
     Raises:
-        ProviderError: the picture, or a mask, cannot be fetched.
+        ProviderError: the picture, or a mask, cannot be fetched or read.
     """
     async with open_session("tokenops", credentials) as session:
         portrait, *masks = await asyncio.gather(
             session.fetch_picture(await session.public_url(image_url, "image_url")),
-            *map(session.fetch_picture, detection.mask_urls),
+            *(session.fetch_picture(url, MAX_MASK_BYTES) for url in detection.mask_urls),
         )
-    gallery = await asyncio.to_thread(_gallery, portrait, masks)
+    gallery = await asyncio.to_thread(draw_gallery, portrait, masks)
     await acreate_markdown_artifact(
         key="genmedia-subjects", markdown=f"# Who speaks?\n\n{_picture(gallery)}\n", description="Who speaks?"
     )
     return gallery
-
-
-def _gallery(portrait: bytes, masks: list[bytes]) -> Gallery:
-    try:
-        return draw_gallery(portrait, masks)
-    except (OSError, ValueError, SyntaxError) as error:
-        reason = str(error)
-    raise ProviderError(f"The picture, or a mask, cannot be read: {reason}.")
 
 
 def _picture(gallery: Gallery) -> str:

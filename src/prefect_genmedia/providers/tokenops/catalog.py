@@ -19,6 +19,9 @@ RECOGNITION_REQ_KEY = "jimeng_realman_avatar_picture_create_role_omni_v15"
 
 OutputResolution = Literal[720, 1080]
 MAX_MASKS = 5
+MAX_TOLERATED_MASKS = 16
+"""More masks than this in one answer are not believed; each one may be fetched and decoded."""
+MAX_MASK_BYTES = 4 * 1024**2
 MAX_AUDIO_SECONDS = 60.0
 """The recording must be shorter than this."""
 

@@ -90,8 +90,8 @@ class TokenOpsClient:
         url = None
         async with self._api.stream(f"{_video(provider_job_id)}/content") as response:
             if not response.is_success or _is_json(response):
-                await read_body(response, "GET /videos/{id}/content", self._redactor)
-                payload = self._read(response, "GET /videos/{id}/content")
+                answer = await read_body(response, "GET /videos/{id}/content", self._redactor)
+                payload = self._read(answer, "GET /videos/{id}/content")
                 url = responses.result_url(payload)
             else:
                 yield result_stream(response)
@@ -113,6 +113,12 @@ class TokenOpsClient:
         urls = payload.get("mask_urls") or []
         if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
             raise ProviderError("Subject detection answered with mask_urls that are not a list of URLs.")
+        if len(urls) > catalog.MAX_TOLERATED_MASKS:
+            raise ProviderError(
+                f"Subject detection answered with {len(urls)} masks; {catalog.MAX_MASKS} are documented, and more than "
+                f"{catalog.MAX_TOLERATED_MASKS} are not believed.",
+                retryable=False,
+            )
         return Detection(
             found=_is_one(payload), mask_urls=tuple(urls), request_id=clean_word(payload.get("request_id"))
         )

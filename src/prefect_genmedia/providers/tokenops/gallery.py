@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
+from prefect_genmedia.providers.tokenops.pictures import opened_picture
+
 WIDTH = 720
 """Pixels; the gallery is part of a form's text, so it is kept to some 60 kB."""
 
@@ -37,14 +39,15 @@ def draw_gallery(portrait: bytes, masks: Sequence[bytes]) -> Gallery:
         masks: one picture a subject, white on black.
 
     Raises:
-        OSError: one of them is not a picture.
+        ProviderError: one of them is not a picture that can be read.
     """
-    with Image.open(io.BytesIO(portrait)) as opened:
+    with opened_picture(portrait, "The portrait") as opened:
+        opened.draft("RGB", (WIDTH, WIDTH * 2))  # a JPEG is decoded no larger than that
         canvas = opened.convert("RGB")
     canvas.thumbnail((WIDTH, WIDTH * 2))
     points = []
     for number, content in enumerate(masks):
-        with Image.open(io.BytesIO(content)) as opened:
+        with opened_picture(content, "A mask") as opened:
             mask = opened.convert("L").resize(canvas.size).point(lambda value: 255 if value >= _WHITE else 0)
         colour = _COLOURS[number % len(_COLOURS)]
         edge = mask.filter(ImageFilter.FIND_EDGES).filter(ImageFilter.MaxFilter(5))

@@ -25,7 +25,10 @@ async def resolve(request: GenerationRequest, session: ResolveSession) -> Genera
     if not isinstance(request, OmniHumanVideo) or not request.subject:
         return request
     detection = await detect(session, request.image_url, request.model)
-    return request.with_subject(await select_masks(detection, request.subject, session.fetch_picture))
+    selection = await select_masks(
+        detection, request.subject, lambda url: session.fetch_picture(url, catalog.MAX_MASK_BYTES)
+    )
+    return request.with_subject(selection)
 
 
 async def detect(session: ResolveSession, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Detection:

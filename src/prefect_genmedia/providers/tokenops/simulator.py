@@ -145,18 +145,24 @@ class TokenOps(Dialect):
         fault = self.world.faults.take(self.name, "detect")
         if fault is not None:
             self._refuse(fault)
-        if fault is not None and fault.name == "detect_503":
+        if fault is not None and fault.name not in ("detect_none", "detect_many"):
             return await broken_answer(fault, request, self.world.drop) or Response()
         try:
             picture = await asyncio.to_thread(fetch_input, body["image_url"], "portrait.jpg")
-            masks = await asyncio.to_thread(draw_masks, picture, self.world.settings.subjects)
+            count = self.world.settings.subjects
+            if fault is not None and fault.name == "detect_many":
+                count = int(fault.options.get("count", 40))
+            masks = await asyncio.to_thread(draw_masks, picture, count)
         except UnusableInput as error:
             raise _refusal(400, 2004, str(error)) from None
-        if fault is not None:
+        if fault is not None and fault.name == "detect_none":
             masks = []
         answer: dict[str, Any] = {"status": int(bool(masks)), "request_id": str(uuid4())}
         if what == "detection":
-            answer["mask_urls"] = [self.world.publish(mask, "image/png", "png") for mask in masks[:5]]
+            shown = masks if fault is not None else masks[:5]
+            answer["mask_urls"] = [
+                self.world.publish(mask, "image/png", "png", struck_as=self.name, stage="mask") for mask in shown
+            ]
         else:
             answer["task_id"] = _new_id()
         return JSONResponse(answer)

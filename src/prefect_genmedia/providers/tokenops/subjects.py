@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from anyio import to_thread
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_genmedia.errors import FieldProblem, InvalidRequest, NoSubject, ProviderError
+from prefect_genmedia.errors import FieldProblem, InvalidRequest, NoSubject
+from prefect_genmedia.providers.tokenops.pictures import opened_picture
 
 Subject = str | int | tuple[float, float]
 """`auto`, `largest`, `leftmost`, `rightmost`, `all`, an index from 0 (the largest), or a point in the picture."""
@@ -54,28 +55,17 @@ class SubjectSelection(BaseModel):
 
 @dataclass(frozen=True)
 class _Mask:
+    """What a choice needs to know of a mask; its picture is not kept.
+
+    Parameters:
+        url: where it is.
+        center: middle of the white area, from 0 at the left edge to 1 at the right.
+        is_white: whether the point that was asked for is white.
+    """
+
     url: str
-    picture: Image.Image
-
-    def contains(self, x: float, y: float) -> bool:
-        """Whether the point is white; coordinates of 1 or less are shares of the width and height."""
-        width, height = self.picture.size
-        column, row = (
-            (min(int(x * width), width - 1), min(int(y * height), height - 1)) if max(x, y) <= 1 else (int(x), int(y))
-        )
-        if not (0 <= column < width and 0 <= row < height):
-            return False
-        value = self.picture.getpixel((column, row))
-        return isinstance(value, int | float) and value >= _WHITE
-
-    def center(self) -> float:
-        """Middle of the white area, from 0 at the left edge to 1 at the right."""
-        columns = self.picture.point(lambda value: 255 if value >= _WHITE else 0)
-        weights = list(columns.resize((columns.width, 1), Image.Resampling.BOX).tobytes())
-        total = sum(weights)
-        if total == 0:
-            return 0.5
-        return sum(index * weight for index, weight in enumerate(weights)) / total / len(weights)
+    center: float = 0.5
+    is_white: bool = False
 
 
 def parse_subject(subject: Subject) -> Subject:
@@ -146,28 +136,49 @@ def _at_index(urls: Sequence[str], index: int) -> Sequence[str]:
 
 
 async def _by_looking(urls: Sequence[str], wanted: Subject, read: ReadMask) -> str:
-    masks = [_Mask(url, _picture(await read(url))) for url in urls]
+    masks = []
+    for url in urls:  # one after the other: only one of them is in memory
+        content = await read(url)
+        masks.append(await to_thread.run_sync(_measured, url, content, wanted))
     if wanted == "leftmost":
-        return min(masks, key=_Mask.center).url
+        return min(masks, key=lambda mask: mask.center).url
     if wanted == "rightmost":
-        return max(masks, key=_Mask.center).url
-    assert isinstance(wanted, tuple)  # tells the type checker
-    x, y = wanted
+        return max(masks, key=lambda mask: mask.center).url
     # Of overlapping subjects the smaller one is meant: it stands in front.
-    found = [mask for mask in masks if mask.contains(x, y)]
+    found = [mask for mask in masks if mask.is_white]
     if not found:
-        raise NoSubject(f"None of the {len(masks)} detected subjects is at {x:g},{y:g}.")
+        raise NoSubject(f"None of the {len(masks)} detected subjects is at {_words(wanted)}.")
     return found[-1].url
 
 
-def _picture(content: bytes) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            gray: Image.Image = picture.convert("L")
-            return gray
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error)
-    raise ProviderError(f"A mask is not a picture: {reason}.")
+def _measured(url: str, content: bytes, wanted: Subject) -> _Mask:
+    with opened_picture(content, "A mask") as picture:
+        gray = picture.convert("L")
+    if isinstance(wanted, tuple):
+        return _Mask(url, is_white=_is_white(gray, *wanted))
+    return _Mask(url, center=_center(gray))
+
+
+def _is_white(mask: Image.Image, x: float, y: float) -> bool:
+    """Whether the point is white; coordinates of 1 or less are shares of the width and height."""
+    width, height = mask.size
+    column, row = (
+        (min(int(x * width), width - 1), min(int(y * height), height - 1)) if max(x, y) <= 1 else (int(x), int(y))
+    )
+    if not (0 <= column < width and 0 <= row < height):
+        return False
+    value = mask.getpixel((column, row))
+    return isinstance(value, int | float) and value >= _WHITE
+
+
+def _center(mask: Image.Image) -> float:
+    """Middle of the white area, from 0 at the left edge to 1 at the right."""
+    columns = mask.point(lambda value: 255 if value >= _WHITE else 0)
+    weights = list(columns.resize((columns.width, 1), Image.Resampling.BOX).tobytes())
+    total = sum(weights)
+    if total == 0:
+        return 0.5
+    return sum(index * weight for index, weight in enumerate(weights)) / total / len(weights)
 
 
 def _point(values: Sequence[object]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, explained, pati
 from prefect_genmedia._prefect.session import open_session
 from prefect_genmedia.errors import NoSubject
 from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
-from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL
+from prefect_genmedia.providers.tokenops.catalog import MAX_MASK_BYTES, OMNIHUMAN_MODEL
 from prefect_genmedia.providers.tokenops.client import TokenOpsClient
 from prefect_genmedia.providers.tokenops.resolve import detect
 from prefect_genmedia.providers.tokenops.subjects import (
@@ -109,9 +109,9 @@ async def select_subject(
     Raises:
         NoSubject: nobody is there, or not where the choice points to. Nothing was paid.
         InvalidRequest: `subject` is not understood.
-        ProviderError: a mask cannot be fetched.
+        ProviderError: a mask cannot be fetched or read.
     """
     async with explained(), open_session("tokenops", credentials) as session:
-        selection = await select_masks(detection, subject, session.fetch_picture)
+        selection = await select_masks(detection, subject, lambda url: session.fetch_picture(url, MAX_MASK_BYTES))
     get_run_logger().info("Subject %s; masks sent: %d", selection.subject, len(selection.mask_urls))
     return selection
