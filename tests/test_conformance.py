@@ -209,6 +209,11 @@ ENDINGS = {
     "content_slow": UNTROUBLED,
     "content_json": Ending("ProviderError", JobState.DELIVERED),
     "content_json_expired": Ending("ProviderError", JobState.DELIVERED),
+    **dict.fromkeys(
+        ("content_playlist", "content_picture", "content_bomb", "content_frames", "content_oversized"),
+        Ending("ResultInvalid", JobState.DELIVERED),
+    ),
+    "content_gzip": Ending("ProviderError", JobState.DELIVERED),
     "content_gone": Ending("JobExpired", JobState.DELIVERED),
     "accept_then_drip": Ending("SubmissionUnknown", JobState.UNKNOWN),
     "accept_then_endless": Ending("SubmissionUnknown", JobState.UNKNOWN),

@@ -63,11 +63,8 @@ async def test_what_is_no_file_is_told_and_may_be_fetched_again(
     assert caught.value.retryable
 
 
-async def test_a_runaway_download_ends_at_the_cap_and_leaves_nothing(
-    tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(landing, "MAX_BYTES", 100)
-    arriving = Landing(LocalFolder(tmp_path))
+async def test_a_runaway_download_ends_at_the_cap_and_leaves_nothing(tmp_path: Path, small_pieces: None) -> None:
+    arriving = Landing(LocalFolder(tmp_path), max_bytes=100)
     with pytest.raises(ResultInvalid, match="larger than 100 bytes") as caught:
         await arriving.receive(stream_of([b"abcdef"] * 1000))
     assert not caught.value.retryable

@@ -18,6 +18,7 @@ from prefect.filesystems import LocalFileSystem
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import Delivery, Ledger
 from prefect_genmedia._inputs.reading import read_all
+from prefect_genmedia._media.verify import Recording
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
@@ -95,7 +96,8 @@ async def test_all_bad_inputs_are_named_at_once_before_anything_is_sent(
 async def test_a_recording_of_a_minute_is_refused_before_it_is_paid(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("prefect_genmedia._inputs.inspect.media_seconds", lambda path: 60.0)
+    minute = Recording(sound=True, seconds=60.0)
+    monkeypatch.setattr("prefect_genmedia._inputs.inspect.examine_recording", lambda path: minute)
     with pytest.raises(errors.InvalidRequest, match="must be shorter than 60 s"):
         await run(simulator, credentials)
     assert simulator.accepted == 0

@@ -29,6 +29,13 @@ class GenMediaSettings(PrefectBaseSettings):
         description="Folder or fsspec URL for delivered files, where a run names none. "
         "By default a folder in Prefect's home.",
     )
+    quarantine_bytes: int = Field(
+        default=2 * 1024**3,
+        ge=0,
+        description="What the `quarantine` folder of an output may hold, in bytes. A file that does not fit is not "
+        "kept: its error tells its SHA-256 and size, and it can be downloaded again while the provider has it. Nothing "
+        "is deleted to make room. 0 keeps none.",
+    )
     allow_private_hosts: bool = Field(
         default=False,
         description="Whether results, masks and inputs may be fetched from private addresses.",

@@ -7,6 +7,8 @@ the same moment goes into one transaction: nobody is told that it is written bef
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -110,7 +112,7 @@ class SqliteThread:
     def __init__(self, url: URL) -> None:
         """Connect to nothing yet."""
         if url.database:
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            _create_private(Path(url.database))
         self._engine = _sqlite_engine(url)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._connection: Connection | None = None
@@ -202,6 +204,18 @@ async def _despite_migration(attempt: Callable[[], Awaitable[T]]) -> T:
 
 def _pool(url: URL) -> AsyncEngine:
     return create_async_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True)
+
+
+def _create_private(path: Path) -> None:
+    """Create a ledger's file with mode 0600: it names people's files. SQLite gives its journals the same mode.
+
+    An existing file keeps its mode: a team may share it.
+    """
+    if path.name == ":memory:" or str(path).startswith("file:"):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from contextlib import closing
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anyio import to_thread
+from anyio import CancelScope, to_thread
 
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
@@ -16,7 +18,7 @@ from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.naming import MAKER, free_name, poster_name, quarantine_name, sidecar_name
 from prefect_genmedia._media.staged import Landing
 from prefect_genmedia._media.storage import Storage, Target, storing
-from prefect_genmedia._media.verify import MediaFacts, examine_video, mismatches
+from prefect_genmedia._media.verify import MediaFacts, byte_limit, examine_video, mismatches
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired, ResultInvalid
 from prefect_genmedia.providers.protocol import ProviderClient
 
@@ -113,14 +115,27 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> Job:
 
 
 async def _download(client: ProviderClient, job: Job, target: Target, index: int) -> Delivery:
-    landing = Landing(target.storage)
+    landing = Landing(target.storage, byte_limit(job.expectation))
     try:
         async with client.open_result(job.provider_job_id or "", index) as stream:
             await landing.receive(stream)
-        return await to_thread.run_sync(_land, landing, job, target, index)
+        return await _landed(landing, job, target, index)
     finally:
         if landing.is_open:
             await to_thread.run_sync(landing.close)
+
+
+async def _landed(landing: Landing, job: Job, target: Target, index: int) -> Delivery:
+    """Verify and publish in a thread; a cancelled run ends the decoder instead of waiting for it."""
+    landed = asyncio.ensure_future(to_thread.run_sync(_land, landing, job, target, index))
+    try:
+        return await asyncio.shield(landed)
+    except asyncio.CancelledError:
+        landing.decoding.stop()
+        with CancelScope(shield=True):
+            await asyncio.wait([landed])
+        landed.cancelled() or landed.exception()  # taken note of: nobody else asks for it
+        raise
 
 
 def _land(landing: Landing, job: Job, target: Target, index: int) -> Delivery:
@@ -129,11 +144,11 @@ def _land(landing: Landing, job: Job, target: Target, index: int) -> Delivery:
     with closing(landing):
         staged, digest = landing.settle()
         try:
-            facts = _verify(staged, job)
+            facts = _verify(staged, job, landing)
         except ResultInvalid as error:
-            with storing():
-                kept = storage.publish(staged, quarantine_name(job, target, index))
-            error.message += f" It is kept as {kept}."
+            if landing.decoding.is_stopped:
+                raise
+            error.message += _quarantined(staged, digest, landing.size, quarantine_name(job, target, index), target)
             raise
         with storing():
             name = free_name(job, target, index)
@@ -152,8 +167,21 @@ def _land(landing: Landing, job: Job, target: Target, index: int) -> Delivery:
         return _publish(storage, staged, name, job, delivery, facts)
 
 
-def _verify(path: Path, job: Job) -> MediaFacts:
-    facts = examine_video(path)
+def _quarantined(staged: Path, digest: str, size: int, name: str, target: Target) -> str:
+    """Keep a file that does not verify, if quarantine has room for it; says in a sentence what became of it."""
+    with storing():
+        taken = target.storage.quarantined() or 0
+        replaced = target.storage.size(name) if taken else None  # a retry replaces its own file
+        if taken - (replaced or 0) + size <= target.quarantine_bytes:
+            return f" It is kept as {target.storage.publish(staged, name)}."
+    return (
+        f" It is not kept, since quarantine may hold {target.quarantine_bytes} bytes and holds {taken}: "
+        f"it had {size} bytes, SHA-256 {digest}."
+    )
+
+
+def _verify(path: Path, job: Job, landing: Landing) -> MediaFacts:
+    facts = examine_video(path, job.expectation, landing.decoding)
     problems = mismatches(facts, job.expectation)
     if problems:
         raise ResultInvalid("The file is not what was asked for: " + "; ".join(problems) + ".", retryable=False)
@@ -162,9 +190,11 @@ def _verify(path: Path, job: Job) -> MediaFacts:
 
 def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Delivery, facts: MediaFacts) -> Delivery:
     poster, sidecar = poster_name(name), sidecar_name(name)
-    told = json.dumps(sidecar_of(job, delivery, name), ensure_ascii=False, indent=2).encode()
+    content = sidecar_of(job, delivery, name) | {"poster": {"file": poster, "sha256": sha256(facts.poster).hexdigest()}}
+    told = json.dumps(content, ensure_ascii=False, indent=2).encode()
     with storing():
-        storage.publish(staged, name, {poster: facts.poster, sidecar: told})
+        # The sidecar first: it says that the others are ours, should the process end before they are all there.
+        storage.publish(staged, name, {sidecar: told, poster: facts.poster})
     return delivery.model_copy(update={"poster_uri": storage.uri_of(poster), "sidecar_uri": storage.uri_of(sidecar)})
 
 

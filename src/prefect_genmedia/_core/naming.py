@@ -67,6 +67,7 @@ def free_name(job: Job, target: Target, index: int = 0) -> str:
 
     That is its wanted name, unless something else stands there: then the job's key is added. Replaced is only what is
     the job's own, and, where the user has given the name, what this package made; never what the job was made from.
+    The names of its sidecar and its poster frame must be free in the same way.
 
     Parameters:
         job: the file's job.
@@ -87,14 +88,25 @@ def free_name(job: Job, target: Target, index: int = 0) -> str:
 
 
 def _may_take(job: Job, target: Target, name: str) -> bool:
-    standing = target.storage.size(name)
-    if standing is None:
+    """Whether a file, its sidecar and its poster frame may all have their names.
+
+    A sidecar of this package speaks for the three of them; a poster frame that it does not describe is a user's own.
+    """
+    storage = target.storage
+    told = _told(storage, name)
+    is_own = told.get("job_key") == job.key
+    is_ours = str(told.get("made_by")).startswith(MAKER)
+    may_replace = is_own or (is_ours and target.name is not None and not _is_input(job, storage.uri_of(name)))
+    standing = storage.size(name)
+    if standing is not None and not (may_replace and (is_own or told["media"].get("bytes") == standing)):
+        return False
+    if storage.size(sidecar_name(name)) is not None and not may_replace:
+        return False
+    if storage.size(poster_name(name)) is None:
         return True
-    told = _told(target.storage, name)
-    if told.get("job_key") == job.key:
-        return True
-    is_ours = str(told.get("made_by")).startswith(MAKER) and told.get("media", {}).get("bytes") == standing
-    return is_ours and target.name is not None and not _is_input(job, target.storage.uri_of(name))
+    poster = told.get("poster")
+    known = poster.get("sha256") if isinstance(poster, dict) else None
+    return may_replace and known is not None and storage.digest(storage.uri_of(poster_name(name))) == known
 
 
 def _told(storage: Storage, name: str) -> Mapping[str, Any]:

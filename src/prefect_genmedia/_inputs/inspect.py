@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import av
-import av.error
 from anyio import to_thread
-from PIL import Image
 
+from prefect_genmedia._core.decoding import DecodingFailed, pool
+from prefect_genmedia._core.staging import temporary_folder
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all, size_of
-from prefect_genmedia._media.verify import media_seconds
+from prefect_genmedia._media.verify import Recording, examine_recording
 from prefect_genmedia._transport import FetchRules
-from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.errors import GenMediaError, StorageError
 from prefect_genmedia.providers.protocol import GenerationRequest
-
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that turn the picture by a quarter
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -126,8 +121,8 @@ async def look_at(url: str, wanted: Wanted, rules: FetchRules) -> Seen:
     if is_own(url) and not (wanted.as_picture or wanted.as_recording):
         size = await to_thread.run_sync(size_of, url, wanted.max_bytes)
         return Look(size) if isinstance(size, int) else size
-    with TemporaryDirectory(prefix="genmedia-") as folder:
-        (reading,) = (await read_all({url: wanted.max_bytes}, rules, Path(folder))).values()
+    with temporary_folder() as folder:
+        (reading,) = (await read_all({url: wanted.max_bytes}, rules, folder)).values()
         return await to_thread.run_sync(seen_in, reading, wanted)
 
 
@@ -156,32 +151,36 @@ def seen_in(reading: Reading, wanted: Wanted, before: Seen | None = None) -> See
         return reading
     if isinstance(before, Look) and before.sha256 == reading.sha256:
         return before
+    try:
+        return _inspected(reading, wanted)
+    except OSError as error:
+        return StorageError(f"No decoder process could be started: {type(error).__name__}.", paid="nothing")
+
+
+def _inspected(reading: Held, wanted: Wanted) -> Look:
     plays = wanted.as_recording and reading.size <= MAX_INPUT_BYTES
+    recording = examine_recording(reading.path) if plays else None
+    # Where a recording should be, a picture is nothing that plays; anything else may be a format not known here.
+    unplayable = plays and recording is None
+    picture = picture_at(reading.path) if wanted.as_picture or unplayable else None
+    if unplayable and picture is not None:
+        recording = Recording(sound=False, seconds=None)
     return Look(
         reading.size,
         reading.sha256,
-        picture=picture_at(reading.path) if wanted.as_picture else None,
-        sound=has_sound(reading.path) if plays else None,
-        seconds=media_seconds(reading.path) if plays else None,
+        picture=picture if wanted.as_picture else None,
+        sound=None if recording is None else recording.sound,
+        seconds=None if recording is None else recording.seconds,
     )
 
 
 def picture_at(path: Path) -> Picture | None:
-    """Read a picture's header; the rest of the file may be missing. None where it is no picture."""
-    try:
-        with Image.open(path) as picture:
-            # Telephones write JPEG files with a preview behind the picture, which Pillow names MPO.
-            kind = "JPEG" if picture.format == "MPO" else picture.format or ""
-            turned = picture.getexif().get(_ORIENTATION) in _SIDEWAYS
-            return Picture(kind, picture.width, picture.height, turned)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-        return None
+    """Read a picture's header, in a decoder process; the rest of the file may be missing. None where it is no picture.
 
-
-def has_sound(path: Path) -> bool | None:
-    """Whether there is sound in a file; None where it is no recording or video at all."""
+    Parameters:
+        path: the file.
+    """
     try:
-        with av.open(str(path)) as container:
-            return bool(container.streams.audio)
-    except (av.error.FFmpegError, ValueError):
+        return Picture(**pool().ask("picture", path))
+    except DecodingFailed:
         return None

@@ -7,11 +7,10 @@ import base64
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from anyio import to_thread
 
+from prefect_genmedia._core.staging import temporary_folder
 from prefect_genmedia._inputs.inspect import Seen, looks_wanted, seen_in_all
 from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
@@ -60,9 +59,9 @@ async def prepare(
         return PreparedRequest(request, prepared_at=time.time())
     wanted, seen = looks_wanted(request, preflight), dict(before or {})
     unread = {url: want for url, want in wanted.items() if is_own(url) or url not in seen}
-    with TemporaryDirectory(prefix="genmedia-") as folder:
+    with temporary_folder() as folder:
         limits = {url: want.max_bytes for url, want in unread.items()}
-        readings = await read_all(limits, rules, Path(folder))
+        readings = await read_all(limits, rules, folder)
         seen |= await to_thread.run_sync(seen_in_all, readings, unread, seen)
         findings = judged(request, seen, publication, preflight, _logger.debug if before else tell)
         own = {each.url: each for each in inputs if is_own(each.url)}
@@ -91,8 +90,8 @@ async def identified(request: Request, rules: FetchRules) -> PreparedRequest[Req
         rules: what a fetch may do; nothing but the user's own files is read.
     """
     limits = {each.url: MAX_INPUT_BYTES for each in request.inputs() if is_own(each.url)}
-    with TemporaryDirectory(prefix="genmedia-") as folder:
-        readings = await read_all(limits, rules, Path(folder))
+    with temporary_folder() as folder:
+        readings = await read_all(limits, rules, folder)
     digests = {url: SentInput(held.sha256) for url, held in readings.items() if isinstance(held, Held)}
     return PreparedRequest(request, SentInputs(digests))
 
@@ -104,8 +103,8 @@ async def measured(url: str, rules: FetchRules) -> float | None:
         url: where the user has it.
         rules: what a fetch may do.
     """
-    with TemporaryDirectory(prefix="genmedia-") as folder:
-        (reading,) = (await read_all({url: MAX_INPUT_BYTES + 1}, rules, Path(folder))).values()
+    with temporary_folder() as folder:
+        (reading,) = (await read_all({url: MAX_INPUT_BYTES + 1}, rules, folder)).values()
         if not isinstance(reading, Held) or reading.size > MAX_INPUT_BYTES:
             return None
         return await to_thread.run_sync(media_seconds, reading.path)
@@ -130,8 +129,8 @@ async def prepared_url(url: str, field: str, rules: FetchRules, publication: Pub
         raise InvalidRequest.of("The input", [FieldProblem(field, str(error))]) from None
     if not is_own(url):
         return url
-    with TemporaryDirectory(prefix="genmedia-") as folder:
-        (reading,) = (await read_all({url: MAX_INPUT_BYTES}, rules, Path(folder))).values()
+    with temporary_folder() as folder:
+        (reading,) = (await read_all({url: MAX_INPUT_BYTES}, rules, folder)).values()
         if isinstance(reading, GenMediaError):
             raise reading
         if isinstance(reading, Unusable):

@@ -10,15 +10,16 @@ from typing import IO, Any
 
 from anyio import to_thread
 
+from prefect_genmedia._core.decoding import Decoding
 from prefect_genmedia._media.storage import Storage, storing
+from prefect_genmedia._media.verify import MAX_BYTES
 from prefect_genmedia.errors import ProviderError, ResultInvalid
 from prefect_genmedia.providers.protocol import ResultStream
 
-MAX_BYTES = 4 * 1024**3
-"""The largest file that is taken, in bytes: a runaway answer must not fill the disk."""
-
 PIECE_BYTES = 1 << 20
 """What is held in memory before it is written. A file that is no larger needs no trip to a thread of its own."""
+
+_TOO_LARGE = "nothing was kept: ask the provider about the job, which is paid for. A retry downloads it anew."
 
 
 class Landing:
@@ -28,11 +29,15 @@ class Landing:
 
     Parameters:
         storage: where it is staged.
+        max_bytes: how large it may be.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, max_bytes: int = MAX_BYTES) -> None:
         """Touch nothing yet."""
         self._storage = storage
+        self._max_bytes = max_bytes
+        self.decoding = Decoding()
+        """Ended by `close`: who cancels a download does not wait for the decoder."""
         self._place = ExitStack()
         self._opened: tuple[Path, IO[bytes]] | None = None
         self._digest = hashlib.sha256()
@@ -43,17 +48,17 @@ class Landing:
         """Take in the whole stream; its last piece stays in memory until `settle`.
 
         Raises:
-            ResultInvalid: it is larger than `MAX_BYTES`.
+            ResultInvalid: it is, or is announced to be, larger than it may be; not retryable.
             ProviderError: it is cut short, empty, or no video by its own words; retryable.
             StorageError: it cannot be written; retryable.
         """
+        self._check_size(stream.content_length or 0)
         writing: asyncio.Future[Any] | None = None
         try:
             async for chunk in stream.chunks():
                 self._held += chunk
                 self.size += len(chunk)
-                if self.size > MAX_BYTES:
-                    raise ResultInvalid(f"The file is larger than {MAX_BYTES} bytes.", retryable=False)
+                self._check_size(self.size)
                 if len(self._held) >= PIECE_BYTES:
                     if writing is not None:
                         await writing
@@ -78,13 +83,19 @@ class Landing:
         return path, self._digest.hexdigest()
 
     def close(self) -> None:
-        """Remove what has not been published."""
+        """End the decoding, and remove what has not been published."""
+        self.decoding.stop()
         self._place.close()
 
     @property
     def is_open(self) -> bool:
         """Whether there is something to close."""
         return self._opened is not None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_bytes:
+            reason = f"The file is larger than {self._max_bytes} bytes, which is more than the request can give."
+            raise ResultInvalid(reason, retryable=False, next_step=_TOO_LARGE)
 
     def _write(self, piece: bytearray) -> tuple[Path, IO[bytes]]:
         self._digest.update(piece)

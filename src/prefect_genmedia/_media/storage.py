@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from uuid import uuid4
 import fsspec
 from fsspec.core import url_to_fs
 
+from prefect_genmedia._core.staging import private_folder, remove_stale, temporary_folder
 from prefect_genmedia._transport import excerpt, unsigned_text
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, StorageError
 from prefect_genmedia.providers.inputs import local_path
@@ -25,11 +27,20 @@ from prefect_genmedia.providers.inputs import local_path
 QUARANTINE = "quarantine"
 """Folder beside the target for files that were paid for and do not verify."""
 
+QUARANTINE_BYTES = 2 * 1024**3
+"""What quarantine may hold beside one target, in bytes, where nothing else is set."""
+
+MAX_SMALL_BYTES = 4 * 1024**2
+"""The largest sidecar or poster that is read."""
+
 _ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "adl", "oss", "memory"})
 
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 """No files beside the one."""
 
+
+STAGED = "staged"
+"""What a file is called before it is published."""
 
 _PASSWORD = re.compile(r"://[^/?#@]*:[^/?#]*@")
 """Also inside of chained URLs, such as `simplecache::sftp://…`."""
@@ -102,6 +113,14 @@ class Storage(Protocol):
         """
         ...
 
+    def quarantined(self) -> int | None:
+        """Bytes of all files in quarantine; None where the storage does not list its files."""
+        ...
+
+    def remove_stale(self) -> int:
+        """Remove staged files whose processes are gone; returns how many."""
+        ...
+
 
 class LocalFolder:
     """A folder of this machine."""
@@ -111,22 +130,20 @@ class LocalFolder:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        """A hidden name in the same folder, so that publishing is a rename within one file system."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f".{uuid4().hex}.part"
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
+        """A file in a private folder on the same file system, so that publishing is a rename."""
+        with private_folder(self.folder) as folder:
+            yield folder / STAGED
 
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
         """Flush each file to disk, rename it, and flush the folder: after a power cut it is whole or not there."""
         target = self.folder / inside(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for other, content in beside.items():
-            with self.staging() as path:
-                path.write_bytes(content)
-                _name(path, self.folder / inside(other))
+        if beside:
+            with private_folder(self.folder) as folder:
+                for number, (other, content) in enumerate(beside.items()):
+                    path = folder / str(number)
+                    path.write_bytes(content)
+                    _name(path, self.folder / inside(other))
         _name(staged, target)
         _flush(target.parent)
         return str(target)
@@ -140,7 +157,11 @@ class LocalFolder:
 
     def read(self, uri: str) -> bytes:
         """The bytes of a small file."""
-        return Path(uri).read_bytes()
+        path = Path(uri)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SMALL_BYTES:
+            raise OSError(f"{uri} is not a small file")
+        return path.read_bytes()
 
     def uri_of(self, name: str) -> str:
         """Path of a file in the folder."""
@@ -155,12 +176,27 @@ class LocalFolder:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
+    def quarantined(self) -> int | None:
+        """Bytes of all files in quarantine."""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return sum(each.lstat().st_size for each in (self.folder / QUARANTINE).iterdir())
+        return 0
+
+    def remove_stale(self) -> int:
+        """Remove staged files whose processes are gone."""
+        return remove_stale(self.folder)
+
 
 @contextlib.contextmanager
 def staged_here() -> Iterator[Path]:
     """A private file of this machine, for storages that take whole files only."""
-    with tempfile.TemporaryDirectory(prefix="genmedia-") as folder:
-        yield Path(folder) / "staged"
+    with temporary_folder() as folder:
+        yield folder / STAGED
+
+
+def remove_stale_here() -> int:
+    """Remove files of `staged_here` whose processes are gone; returns how many."""
+    return remove_stale(Path(tempfile.gettempdir()))
 
 
 class RemoteFolder:
@@ -207,8 +243,10 @@ class RemoteFolder:
     def read(self, uri: str) -> bytes:
         """The bytes of a small file."""
         with fsspec.open(uri, "rb") as file:
-            content: bytes = file.read()
-            return content
+            content: bytes = file.read(MAX_SMALL_BYTES + 1)
+        if len(content) > MAX_SMALL_BYTES:
+            raise OSError(f"{uri} is not a small file")
+        return content
 
     def uri_of(self, name: str) -> str:
         """URL of a file in the folder."""
@@ -223,13 +261,32 @@ class RemoteFolder:
             except FileNotFoundError:
                 return None
 
+    def quarantined(self) -> int | None:
+        """Bytes of all files in quarantine."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.invalidate_cache(f"{self._root}/{QUARANTINE}")
+            found: Any = self._fs.du(f"{self._root}/{QUARANTINE}", total=True)
+            return int(found)
+        return 0
+
+    def remove_stale(self) -> int:
+        """Remove files of this machine that were to be uploaded, and whose processes are gone."""
+        return remove_stale_here()
+
 
 @dataclass(frozen=True)
 class Target:
-    """Where one job's file goes: a storage, and the file's name in it if the user gave one."""
+    """Where one job's file goes.
+
+    Parameters:
+        storage: the folder.
+        name: the file's name in it, if the user gave one.
+        quarantine_bytes: how much quarantine may hold beside it.
+    """
 
     storage: Storage
     name: str | None = None
+    quarantine_bytes: int = QUARANTINE_BYTES
 
 
 def inside(name: str) -> str:

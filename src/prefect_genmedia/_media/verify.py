@@ -1,25 +1,31 @@
-"""Looking into media files with PyAV: does it decode, what is in it, is it what was asked for, one frame of it."""
+"""What is in a media file, as a decoder process finds it; and whether a result is what was asked for."""
 
 from __future__ import annotations
 
-import io
+import base64
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-import av.error
-from av.video.reformatter import Interpolation
-from PIL import Image
-
-from prefect_genmedia.errors import ResultInvalid
+from prefect_genmedia._core.decoding import DecodeLimits, Decoding, DecodingFailed, pool
+from prefect_genmedia.errors import ResultInvalid, StorageError
 from prefect_genmedia.providers.protocol import MediaExpectation
 
-POSTER_WIDTH = 480
-"""Pixels; wide enough to recognize a face, small enough for a card in the UI."""
+UNKNOWN_SECONDS = 120.0
+"""How long a result may be for which nothing says how long it must be, in seconds. No provider makes longer ones."""
 
-FEW_FRAMES = 48
-"""Up to so many frames, starting decoder threads takes longer than what they save."""
+BYTES_PER_SECOND = 10 * 1024**2
+"""A generous bit rate: 80 Mbit/s. 1080p of the providers has less than 20."""
+
+FLOOR_BYTES = 64 * 1024**2
+"""What a result of any duration may have."""
+
+MAX_BYTES = 4 * 1024**3
+"""The largest file that is taken, in bytes, whatever is expected."""
+
+_NO_PROCESS = (
+    "let this machine start processes, then retry this run: the same job's file is fetched, before it expires."
+)
 
 
 @dataclass(frozen=True)
@@ -36,94 +42,99 @@ class MediaFacts:
     poster: bytes
 
 
-def examine_video(path: Path) -> MediaFacts:
-    """Decode every frame of a video and its sound.
+@dataclass(frozen=True)
+class Recording:
+    """What plays in an input.
+
+    Parameters:
+        sound: whether there is sound in it.
+        seconds: how long it plays; None where nothing does.
+    """
+
+    sound: bool
+    seconds: float | None
+
+
+def byte_limit(expected: MediaExpectation) -> int:
+    """How many bytes a result may have: its seconds at a generous bit rate, and a floor.
+
+    Parameters:
+        expected: what is known of it.
+    """
+    return min(int(_seconds_of(expected) * BYTES_PER_SECOND) + FLOOR_BYTES, MAX_BYTES)
+
+
+def decode_limits(expected: MediaExpectation) -> DecodeLimits:
+    """What verifying a result may take. A result that is somewhat longer than expected is decoded to say so.
+
+    Parameters:
+        expected: what is known of it.
+    """
+    seconds = _seconds_of(expected)
+    return DecodeLimits(
+        frames=int((2 * seconds + 10) * 120),
+        seconds=2 * seconds + 60,
+        cpu_seconds=30 + 4 * seconds,
+        wall_seconds=min(60 + 8 * seconds, 900),
+    )
+
+
+def _seconds_of(expected: MediaExpectation) -> float:
+    return UNKNOWN_SECONDS if expected.seconds is None else expected.seconds
+
+
+def examine_video(path: Path, expected: MediaExpectation | None = None, decoding: Decoding | None = None) -> MediaFacts:
+    """Decode every frame of an mp4 or mov file and its sound, in a decoder process. Blocks; run it in a thread.
+
+    Parameters:
+        path: the file. It is opened as mp4 or mov and as nothing else, and opens no other file.
+        expected: what is known of it; decides what decoding may take.
+        decoding: lets another thread end it.
 
     Returns:
         Its facts, with a poster frame (JPEG) from a third into it.
 
     Raises:
-        ResultInvalid: it does not decode from beginning to end, or there is no picture in it.
+        ResultInvalid: it is no such file, does not decode from beginning to end, has no picture, or the decoder
+            crashed or was ended.
+        StorageError: no decoder process could be started; retryable.
     """
     try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise ResultInvalid("The file has no video stream.")
-            return _decode(container)
-    except av.error.FFmpegError as error:
-        reason = f"The file does not decode: {error.strerror or error}."
-    except (UnicodeDecodeError, ValueError) as error:
-        reason = f"The file does not decode: {error}."
+        found = pool().ask("video", path, decode_limits(expected or MediaExpectation()), decoding)
+    except DecodingFailed as error:
+        reason = f"The file does not verify: {error}."
+    except OSError as error:
+        problem = f"No decoder process could be started to verify the file: {type(error).__name__}."
+        raise StorageError(problem, next_step=_NO_PROCESS) from None
+    else:
+        return MediaFacts(**{**found, "poster": base64.b64decode(found["poster"])})
     raise ResultInvalid(reason)
 
 
-def _decode(container: av.container.InputContainer) -> MediaFacts:
-    video = container.streams.video[0]
-    if 0 < video.frames <= FEW_FRAMES:
-        video.codec_context.thread_count = 1
-    else:
-        video.thread_type = "AUTO"
-    sound = container.streams.audio[0] if container.streams.audio else None
-    promised = float(container.duration / av.time_base) if container.duration else 0.0
-    poster_at = promised / 3
-    frames, end, heard = 0, 0.0, 0.0
-    poster: bytes | None = None
-    streams = [video] if sound is None else [video, sound]
-    for frame in container.decode(streams):
-        if isinstance(frame, av.VideoFrame):
-            frames += 1
-            at = frame.time or 0.0
-            end = max(end, at)
-            if poster is None and at >= poster_at:
-                poster = _jpeg(frame)
-        elif isinstance(frame, av.AudioFrame) and frame.sample_rate:
-            heard += frame.samples / frame.sample_rate
-    if frames == 0:
-        raise ResultInvalid("The file has no picture that decodes.")
-    rate = float(video.average_rate) if video.average_rate else 25.0
-    seconds = end + 1 / rate
-    if video.frames and frames < video.frames:
-        raise ResultInvalid(f"The file promises {video.frames} frames, but only {frames} decode.")
-    if poster is None:  # the container promised more than it has
-        raise ResultInvalid(f"The file promises {promised:.1f} s, but ends after {seconds:.1f} s.")
-    context = video.codec_context
-    return MediaFacts(
-        seconds=round(seconds, 3),
-        width=context.width,
-        height=context.height,
-        codec=context.name,
-        frames=frames,
-        has_audio=sound is not None and heard > 0,
-        audio_seconds=round(heard, 3),
-        poster=poster,
-    )
+def examine_recording(path: Path) -> Recording | None:
+    """What plays in an input, in a decoder process. Blocks; run it in a thread.
 
+    Parameters:
+        path: the file. It is opened as a recording or video, and never as a playlist.
 
-def _jpeg(frame: av.VideoFrame) -> bytes:
-    # Shrunk before it is converted: converting every pixel of a large frame takes ten times as long.
-    shrink = min(1.0, POSTER_WIDTH / frame.width, 2 * POSTER_WIDTH / frame.height)
-    width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
-    small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
-    picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
-    output = io.BytesIO()
-    picture.save(output, "JPEG", quality=80)
-    return output.getvalue()
+    Returns:
+        None where it is neither, or cannot be inspected.
+    """
+    try:
+        found = pool().ask("recording", path)
+    except DecodingFailed:
+        return None
+    return Recording(found["sound"], found["seconds"])
 
 
 def media_seconds(path: Path) -> float | None:
-    """How long a recording or video plays, decoded rather than believed; None where nothing in it plays."""
-    try:
-        with av.open(str(path)) as container:
-            streams = [*container.streams.audio, *container.streams.video]
-            if not streams:
-                return None
-            end = 0.0
-            for frame in container.decode(streams[0]):
-                length = frame.samples / frame.sample_rate if isinstance(frame, av.AudioFrame) else 0.0
-                end = max(end, (frame.time or 0.0) + length)
-            return round(end, 3)
-    except (av.error.FFmpegError, ValueError):
-        return None
+    """How long a recording or video plays, decoded rather than believed; None where nothing in it plays.
+
+    Parameters:
+        path: the file.
+    """
+    recording = examine_recording(path)
+    return None if recording is None else recording.seconds
 
 
 def mismatches(facts: MediaFacts, expected: MediaExpectation) -> list[str]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from anyio import to_thread
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from prefect_genmedia._core.ledger import open_ledger
-from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
+from prefect_genmedia._media.storage import remove_stale_here
 from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_reconcile_table
 from prefect_genmedia._prefect.credentials import credentials_types
@@ -51,6 +53,7 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
             yield None
 
         folder = await lasting_place(None, settings)
+        await _remove_stale(ledger, folder)
         around = Surroundings(client_for, standing_of, resume_run_of, target_of, folder, flow_run.id)
         async for finding in reconcile(ledger, around):
             findings.append(finding)
@@ -65,6 +68,21 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
         for line in await imported(hook)():
             logger.info(line)
     return findings
+
+
+async def _remove_stale(ledger: Ledger, default_output: str) -> None:
+    """Remove staged files of processes that are gone, where the jobs that are not delivered go."""
+    jobs = await ledger.jobs({JobState.SENDING, *AT_PROVIDER, JobState.UNDELIVERABLE})
+    removed = 0
+    for output in {default_output, *(job.output for job in jobs if job.output)}:
+        try:
+            target = await target_of(output)
+            removed += await to_thread.run_sync(target.storage.remove_stale)
+        except Exception as error:  # whatever a storage raises: the jobs behind it must be collected
+            get_run_logger().warning("Stale files of an output cannot be removed: %s", type(error).__name__)
+    removed += await to_thread.run_sync(remove_stale_here)
+    if removed:
+        get_run_logger().info("Removed %d staged files of processes that are gone", removed)
 
 
 async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:

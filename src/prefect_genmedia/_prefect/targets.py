@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from prefect.blocks.core import Block
 from prefect.filesystems import WritableFileSystem
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from prefect_genmedia._media.storage import NOTHING, Target, inside, staged_here, storing, target_at
+from prefect_genmedia._media.storage import NOTHING, Target, inside, remove_stale_here, staged_here, storing, target_at
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.settings import current_settings
 
 SCHEME = "block://"
 
@@ -28,8 +30,9 @@ async def target_of(output: str) -> Target:
             password.
         StorageError: the storage cannot be reached.
     """
+    quota = current_settings().quarantine_bytes
     if not output.startswith(SCHEME):
-        return target_at(output)
+        return replace(target_at(output), quarantine_bytes=quota)
     slug, _, rest = output.removeprefix(SCHEME).partition("/")
     name, _, path = rest.partition("/")
     try:
@@ -41,7 +44,7 @@ async def target_of(output: str) -> Target:
     folder, file = path, None
     if path.lower().endswith(".mp4"):
         folder, _, file = path.rpartition("/")
-    return Target(BlockFolder(block, f"{SCHEME}{slug}/{name}", folder.strip("/")), file)
+    return Target(BlockFolder(block, f"{SCHEME}{slug}/{name}", folder.strip("/")), file, quota)
 
 
 async def read_file(uri: str) -> bytes | None:
@@ -115,6 +118,14 @@ class BlockFolder:
                 if _says_absent(error):
                     return None
                 raise
+
+    def quarantined(self) -> int | None:
+        """None: a Block's interface does not list files."""
+        return None
+
+    def remove_stale(self) -> int:
+        """Remove files of this machine that were to be written to the Block, and whose processes are gone."""
+        return remove_stale_here()
 
     def read(self, uri: str) -> bytes:
         """The bytes of a written file.

@@ -216,7 +216,10 @@ async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRule
     address = addresses[0]
     at_address = target.copy_with(host=address)
     return client.build_request(
-        "GET", at_address, headers={"Host": target.netloc.decode()}, extensions={"sni_hostname": host}
+        "GET",
+        at_address,
+        headers={"Host": target.netloc.decode(), "Accept-Encoding": "identity"},  # media are compressed already
+        extensions={"sni_hostname": host},
     )
 
 

@@ -7,20 +7,29 @@ from contextlib import asynccontextmanager
 
 import httpx
 
-from prefect_genmedia._transport import FetchRules, body_of, fetch
+from prefect_genmedia._transport import FetchRules, body_of, excerpt, fetch
 from prefect_genmedia.errors import JobExpired, ProviderError
 from prefect_genmedia.providers.protocol import ResultStream
 from prefect_genmedia.text import clean_text
 
 
 def result_stream(response: httpx.Response) -> ResultStream:
-    """The answer's body as a file on its way."""
-    length = response.headers.get("content-length")
-    encoded = response.headers.get("content-encoding", "identity") != "identity"
+    """The answer's body as a file on its way.
 
+    Parameters:
+        response: an answer whose body is not read yet.
+
+    Raises:
+        ProviderError: it is compressed, which no video gains by and which was not asked for: a megabyte may become a
+            gigabyte of memory; retryable.
+    """
+    length = response.headers.get("content-length")
+    encoding = response.headers.get("content-encoding", "").strip().lower()
+    if encoding not in ("", "identity"):
+        raise ProviderError(f"The download is compressed ({excerpt(encoding, 40)}), which is refused for media.")
     return ResultStream(
         chunks=lambda: body_of(response, "The download"),
-        content_length=int(length) if length and length.isdecimal() and not encoded else None,
+        content_length=int(length) if length and length.isdecimal() else None,
         content_type=response.headers.get("content-type", ""),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
+from prefect_genmedia.simulator import hostile_media
 from prefect_genmedia.simulator.hostile import hostile_answer, picture_bomb
 
 STAGES: dict[str, dict[str, str]] = {
@@ -74,6 +75,12 @@ STAGES: dict[str, dict[str, str]] = {
         "content_slow": "send the file in pieces over `seconds` (default 1)",
         "content_json": "answer JSON with a URL of the file",
         "content_json_expired": "answer JSON with a URL that has expired",
+        "content_playlist": "send a text that names other files for a demuxer to open, as a video",
+        "content_picture": "send a PNG picture as a video",
+        "content_bomb": "send a small mp4 whose frame has 8192×8192 pixels",
+        "content_frames": "send a small mp4 whose index claims 4 billion frames",
+        "content_gzip": "send the file compressed with gzip, followed by a gigabyte of zeros",
+        "content_oversized": "promise a file of 5 GiB, and send bytes until the connection is closed",
         "content_gone": "answer that the file is no longer there",
         "content_drip": "send one byte every `seconds` (default 1) without end",
         "content_endless": "send 64 KiB every `seconds` (default 0) without end",
@@ -220,16 +227,31 @@ class PlainError(JSONResponse):
         super().__init__({"message": message}, status)
 
 
+async def _hostile_file(name: str, content: bytes, media_type: str) -> Response | None:
+    """The answer of a fault that sends another file than the video; None for any other fault."""
+    if name == "mask_pixel_bomb":
+        return Response(await asyncio.to_thread(picture_bomb), media_type=media_type)
+    if name in hostile_media.FILES:
+        return Response(await asyncio.to_thread(hostile_media.FILES[name]), media_type=media_type)
+    if name == "content_gzip":
+        headers = {"Content-Encoding": "gzip"}
+        return StreamingResponse(hostile_media.compressed(content, 1 << 30), media_type=media_type, headers=headers)
+    if name == "content_oversized":
+        headers = {"Content-Length": str(5 * 1024**3)}
+        return StreamingResponse(hostile_media.endless(), media_type=media_type, headers=headers)
+    return None
+
+
 async def broken_file(
     fault: Fault, content: bytes, media_type: str, request: Request, drop: DropConnection
 ) -> Response:
     """A file that arrives as the fault says."""
     half = content[: len(content) // 2]
-    hostile = await hostile_answer(fault.name, fault.options, media_type)
+    hostile = await hostile_answer(fault.name, fault.options, media_type) or await _hostile_file(
+        fault.name, content, media_type
+    )
     if hostile is not None:
         return hostile
-    if fault.name == "mask_pixel_bomb":
-        return Response(await asyncio.to_thread(picture_bomb), media_type=media_type)
     if fault.name == "content_empty":
         return Response(b"", media_type=media_type)
     if fault.name == "content_corrupt":

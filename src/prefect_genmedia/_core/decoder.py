@@ -1,0 +1,310 @@
+"""The decoder process: opens media files that somebody else made, and says what is in them.
+
+`jobs/decoding.py` runs this file by its path in a process of its own, which can be ended and has limits on memory and
+CPU time. It imports nothing of this package, so that it starts in a twentieth of a second and holds no secret.
+
+It reads one JSON request a line from stdin and writes one JSON answer a line to stdout:
+
+    {"do": "video", "path": "/…/staged", "limits": {"pixels": …, "frames": …, "seconds": …, "cpu_seconds": …}}
+    {"found": {…}} or {"problem": "the file has no video stream"}
+
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib
+import io
+import json
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+sys.path += sys.argv[2:]  # where PyAV and Pillow are: the process is started without `site`
+
+import av
+import av.error
+import av.logging
+from av.video.reformatter import Interpolation
+from PIL import Image
+
+try:
+    import resource
+except ImportError:  # Windows: the parent's deadline is the only limit
+    resource = None  # type: ignore[assignment]
+
+POSTER_WIDTH = 480
+"""Pixels; wide enough to recognize a face, small enough for a card in the UI."""
+
+FEW_FRAMES = 48
+"""Up to so many frames, starting decoder threads takes longer than what they save."""
+
+THREADED_PIXELS = 2560 * 1440
+"""Larger frames are decoded by one thread: each further thread holds frames of its own."""
+
+IDLE_SECONDS = 60.0
+"""A process that is not asked for this long ends itself."""
+
+FILES = 500
+"""A process ends after so many files: what a decoder leaks stays small."""
+
+MAX_FRAME_SECONDS = 2.0
+"""A file that shows each frame for longer than this on average is no video."""
+
+VIDEO_BRANDS = frozenset(
+    "isom iso2 iso3 iso4 iso5 iso6 iso7 iso8 iso9 isoa isob isoc mp41 mp42 mp71 avc1 hvc1 hev1 av01 dash cmfc cmf2 "
+    "MSNV 3gp4 3gp5 3gp6 3gp7 3gp8 3gp9 3gg6 3g2a 3g2b 3g2c M4V M4VH M4VP f4v qt".split()
+)
+"""Brands of the `ftyp` box that mp4 and mov files have (blanks at the end are left out)."""
+
+PICTURE_BRANDS = frozenset("heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 miaf avif avis crx jp2 jpx".split())
+"""Brands of pictures and bursts of pictures: a file whose major brand is one of these is no video."""
+
+RESULT_CODECS = "h264,hevc,av1,libdav1d,vp9,libvpx-vp9,mpeg4,aac,aac_fixed,mp3,mp3float,opus,libopus,ac3,eac3,flac,alac"
+"""Decoders of what may be in a result."""
+
+RECORDING_FORMATS = "mov,mp3,wav,flac,ogg,aac,matroska,avi,mpegts,mpeg,flv,asf,aiff,caf,amr,w64"
+"""Demuxers that read one file and never another one: no playlists, no image sequences, no scripts, no subtitles."""
+
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""Formats that Pillow may try, MPO as JPEG; it reads their headers itself, without another program."""
+
+PICTURE_PLUGINS = ("Jpeg", "Mpo", "Png", "WebP", "Gif", "Bmp", "Tiff")
+
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that turn the picture by a quarter
+_ORIENTATION = 0x0112
+
+
+class Refused(Exception):
+    """The file is not what it must be, or exceeds a limit; the text says in what."""
+
+
+def main() -> None:
+    """Answer requests until stdin ends, or nothing is asked for a while."""
+    answers = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what a library prints must not end up among the answers
+    av.logging.set_level(None)
+    _limit_memory(int(sys.argv[1]))
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(requests,), daemon=True).start()
+    for _ in range(FILES):
+        try:
+            request = json.loads(requests.get(timeout=IDLE_SECONDS))
+        except queue.Empty:
+            return
+        answer, is_spent = _answered(request)
+        answers.write(json.dumps(answer).encode() + b"\n")
+        if is_spent:
+            return
+
+
+def _receive(requests: queue.SimpleQueue[bytes]) -> None:
+    """Take requests in, and end at once when the parent is gone, whatever is being decoded."""
+    for line in sys.stdin.buffer:
+        requests.put(line)
+    os._exit(0)
+
+
+def _answered(request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The answer to one request, and whether the process should end after it."""
+    limits = request["limits"]
+    _limit_cpu(limits["cpu_seconds"])
+    try:
+        return {"found": WORK[request["do"]](request["path"], limits)}, False
+    except Refused as error:
+        return {"problem": str(error)}, False
+    except (MemoryError, av.error.MemoryError, av.error.BlockingIOError):  # the last one: no memory for a thread
+        return {"problem": "decoding it takes more memory than is allowed", "spent": True}, True
+    except av.error.FFmpegError as error:
+        return {"problem": f"it does not decode: {error.strerror or type(error).__name__}"}, False
+    except Exception as error:  # Pillow and PyAV raise whatever they meet
+        return {"problem": f"it does not decode: {type(error).__name__}: {error}"[:300]}, False
+
+
+def _limit_memory(size: int) -> None:
+    """Bound what this process may allocate, in bytes.
+
+    On Linux RLIMIT_DATA counts what can be written to, which is close to what is resident; RLIMIT_AS counts reserved
+    addresses as well, so it is only the second line there.
+    """
+    if resource is None:
+        return
+    for kind, bound in ((resource.RLIMIT_DATA, size), (resource.RLIMIT_AS, 4 * size), (resource.RLIMIT_CORE, 0)):
+        with contextlib.suppress(OSError, ValueError):  # a lower limit is set already, or the system knows none
+            resource.setrlimit(kind, (bound, bound))
+
+
+def _limit_cpu(seconds: float) -> None:
+    """Let this process use so many further seconds of CPU time; it is killed by SIGXCPU then."""
+    if resource is None:
+        return
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    bound = int(used.ru_utime + used.ru_stime + seconds) + 1
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_CPU, (bound, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+
+
+def _check_is_video_file(path: str) -> None:
+    """Check the `ftyp` box, which an mp4 or mov file begins with.
+
+    Raises:
+        Refused: there is none, or it is one of another kind of file.
+    """
+    with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not imported here
+        size, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+        if kind != b"ftyp" or not 16 <= size <= 4096 or size % 4:
+            raise Refused("it is not an mp4 or mov file: it does not begin with an ftyp box")
+        body = file.read(size - 8).decode("latin-1")
+    brands = [body[at : at + 4].rstrip() for at in range(0, len(body), 4) if at != 4]
+    if len(body) != size - 8 or brands[0] in PICTURE_BRANDS or not VIDEO_BRANDS.intersection(brands):
+        raise Refused(f"it is not an mp4 or mov file: its brand is {brands[0]!r}")
+
+
+def _video(path: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """Decode every frame of a result and its sound; gives its facts and a poster from a third into it."""
+    _check_is_video_file(path)
+    options = {"format_whitelist": "mov", "codec_whitelist": RESULT_CODECS, "enable_drefs": "0"}
+    with _opened(path, limits, options, "mov") as container:
+        streams = [each for each in container.streams.video if not _is_cover(each)]
+        if not streams:
+            raise Refused("it has no video stream")
+        _check_size(streams[0], limits)
+        return _decoded(container, streams[0], limits)
+
+
+@contextlib.contextmanager
+def _opened(
+    path: str, limits: dict[str, Any], options: dict[str, str], kind: str | None = None
+) -> Iterator[av.container.InputContainer]:
+    """Open a file, and nothing but this file, with the demuxers that the options allow."""
+    common = {"protocol_whitelist": "file", "max_streams": "16", "max_pixels": str(limits["pixels"])}
+    # `file:` keeps a path from being read as a URL of another protocol.
+    with av.open(f"file:{path}", format=kind, options=common | options) as container:
+        for stream in container.streams:
+            if stream.codec_context is not None:  # a data stream has none
+                stream.codec_context.options = {"max_pixels": str(limits["pixels"])}
+        yield container
+
+
+def _is_cover(stream: Any) -> bool:
+    """Whether a video stream is a cover picture: that plays no time."""
+    return bool(stream.disposition & av.stream.Disposition.attached_pic)
+
+
+def _check_size(stream: Any, limits: dict[str, Any]) -> None:
+    """Check what the file promises, before anything is decoded."""
+    context = stream.codec_context
+    if context is None:
+        raise Refused("it has a video stream that no decoder here reads")
+    if context.width * context.height > limits["pixels"]:
+        raise Refused(f"its frames have {context.width}×{context.height} pixels, more than {limits['pixels']} in all")
+    if stream.frames > limits["frames"]:
+        raise Refused(f"it promises {stream.frames} frames, more than {limits['frames']}")
+
+
+def _decoded(container: av.container.InputContainer, stream: Any, limits: dict[str, Any]) -> dict[str, Any]:
+    """The facts of a video; see `_video`."""
+    context = stream.codec_context
+    is_small = 0 < stream.frames <= FEW_FRAMES or context.width * context.height > THREADED_PIXELS
+    context.thread_type, context.thread_count = "AUTO", 1 if is_small else 2
+    sound = container.streams.audio[0] if container.streams.audio else None
+    promised = float(container.duration / av.time_base) if container.duration else 0.0
+    frames, end, heard = 0, 0.0, 0.0
+    poster: bytes | None = None
+    for frame in container.decode([stream] if sound is None else [stream, sound]):
+        if isinstance(frame, av.VideoFrame):
+            frames += 1
+            at = frame.time or 0.0
+            end = max(end, at)
+            if poster is None and at >= promised / 3:
+                poster = _jpeg(frame)
+        elif isinstance(frame, av.AudioFrame) and frame.sample_rate:
+            heard += frame.samples / frame.sample_rate
+        if frames > limits["frames"] or max(end, heard) > limits["seconds"]:
+            raise Refused(f"it has more than {limits['frames']} frames, or plays longer than {limits['seconds']:.0f} s")
+    if frames == 0:
+        raise Refused("it has no picture that decodes")
+    seconds = end + 1 / (float(stream.average_rate) if stream.average_rate else 25.0)
+    if stream.frames and frames < stream.frames:
+        raise Refused(f"it promises {stream.frames} frames, but only {frames} decode")
+    if poster is None:  # the container promised more than it has
+        raise Refused(f"it promises {promised:.1f} s, but ends after {seconds:.1f} s")
+    if seconds > frames * MAX_FRAME_SECONDS:
+        raise Refused(f"it has {frames} frames for {seconds:.1f} s")
+    return {
+        "seconds": round(seconds, 3),
+        "width": context.width,
+        "height": context.height,
+        "codec": context.name,
+        "frames": frames,
+        "has_audio": sound is not None and heard > 0,
+        "audio_seconds": round(heard, 3),
+        "poster": base64.b64encode(poster).decode(),
+    }
+
+
+def _jpeg(frame: av.VideoFrame) -> bytes:
+    """A small picture of a frame."""
+    # Shrunk before it is converted: converting every pixel of a large frame takes ten times as long.
+    shrink = min(1.0, POSTER_WIDTH / frame.width, 2 * POSTER_WIDTH / frame.height)
+    width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
+    small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
+    picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
+    output = io.BytesIO()
+    picture.save(output, "JPEG", quality=80)
+    return output.getvalue()
+
+
+def _recording(path: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """Whether there is sound in an input, and how long it plays: decoded rather than believed."""
+    with _opened(path, limits, {"format_whitelist": RECORDING_FORMATS, "enable_drefs": "0"}) as container:
+        streams = [*container.streams.audio, *(each for each in container.streams.video if not _is_cover(each))]
+        found: dict[str, Any] = {"sound": bool(container.streams.audio), "seconds": None}
+        if not streams:
+            return found
+        if streams[0].type == "video":
+            _check_size(streams[0], limits)
+        try:
+            found["seconds"] = round(_played(container, streams[0], limits), 3)
+        except (Refused, MemoryError, ValueError, av.error.FFmpegError) as error:
+            found["problem"] = str(error)
+        return found
+
+
+def _played(container: av.container.InputContainer, stream: Any, limits: dict[str, Any]) -> float:
+    """Where the last frame of a stream ends, in seconds."""
+    end = 0.0
+    for count, frame in enumerate(container.decode(stream)):
+        length = frame.samples / frame.sample_rate if isinstance(frame, av.AudioFrame) else 0.0
+        end = max(end, (frame.time or 0.0) + length)
+        if end > limits["seconds"] or count > limits["frames"]:
+            raise Refused(f"it plays longer than {limits['seconds']:.0f} s, or has more than {limits['frames']} frames")
+    return end
+
+
+def _picture(path: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """Read a picture's header; the rest of the file may be missing, and is not decoded."""
+    for plugin in PICTURE_PLUGINS:
+        importlib.import_module(f"PIL.{plugin}ImagePlugin")
+    Image.MAX_IMAGE_PIXELS = None  # no pixel is decoded; what is too large is judged by its size
+    with Image.open(path, formats=PICTURE_FORMATS) as image:
+        # Telephones write JPEG files with a preview behind the picture, which Pillow names MPO.
+        kind = "JPEG" if image.format == "MPO" else image.format or ""
+        # Pillow looks for the EXIF of a PNG behind its pixels, and decodes them for that.
+        has_exif = kind not in ("PNG", "GIF", "BMP") or "exif" in image.info
+        turned = has_exif and image.getexif().get(_ORIENTATION) in _SIDEWAYS
+        return {"format": kind, "width": image.width, "height": image.height, "turned": turned}
+
+
+WORK: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {
+    "video": _video,
+    "recording": _recording,
+    "picture": _picture,
+}
+
+if __name__ == "__main__":
+    main()
