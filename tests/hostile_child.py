@@ -15,7 +15,7 @@ from pathlib import Path
 
 from prefect_genmedia import errors
 from prefect_genmedia._core import Claim, deliver, open_ledger, submit_once, wait_for_job
-from prefect_genmedia._core.decoding import pool
+from prefect_genmedia._media.decoding import pool
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia.providers.tokenops import JimengVideo, TokenOpsClient
 

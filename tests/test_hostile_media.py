@@ -21,8 +21,8 @@ from PIL import Image
 from test_final_names import Deliver, video
 
 from prefect_genmedia._core import Ledger, decoding, staging
-from prefect_genmedia._core.decoding import DecodeLimits, DecoderPool, Decoding, DecodingFailed, pool
 from prefect_genmedia._inputs.inspect import picture_at
+from prefect_genmedia._media.decoding import DecodeLimits, DecoderPool, Decoding, DecodingFailed, pool
 from prefect_genmedia._media.storage import LocalFolder, Target
 from prefect_genmedia._media.verify import byte_limit, examine_recording, examine_video
 from prefect_genmedia.errors import ResultInvalid
@@ -261,7 +261,7 @@ def test_staged_files_are_private_and_go_when_their_process_is_gone_and_not_befo
         assert stat.S_IMODE(staged.parent.stat().st_mode) == 0o700
         assert staging.remove_stale(tmp_path, later) == 0
     code = (
-        "import os, sys; from pathlib import Path; from prefect_genmedia._core.staging import private_folder\n"
+        "import os, sys; from pathlib import Path; from prefect_genmedia._media.staging import private_folder\n"
         "held = private_folder(Path(sys.argv[1]))\n"
         "(held.__enter__() / 'staged').write_bytes(b'half'); os._exit(9)"
     )

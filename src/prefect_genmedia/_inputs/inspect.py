@@ -8,9 +8,9 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from prefect_genmedia._core.decoding import DecodingFailed, pool
-from prefect_genmedia._core.staging import temporary_folder
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all, size_of
+from prefect_genmedia._media.decoding import DecodingFailed, pool
+from prefect_genmedia._media.staging import temporary_folder
 from prefect_genmedia._media.verify import Recording, examine_recording
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import GenMediaError, StorageError

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 
 from anyio import to_thread
 
-from prefect_genmedia._core.staging import temporary_folder
 from prefect_genmedia._inputs.inspect import Seen, looks_wanted, seen_in_all
 from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
 from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
+from prefect_genmedia._media.staging import temporary_folder
 from prefect_genmedia._media.verify import media_seconds
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest

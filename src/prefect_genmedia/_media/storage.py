@@ -19,7 +19,7 @@ from uuid import uuid4
 import fsspec
 from fsspec.core import url_to_fs
 
-from prefect_genmedia._core.staging import private_folder, remove_stale, temporary_folder
+from prefect_genmedia._media.staging import private_folder, remove_stale, temporary_folder
 from prefect_genmedia._transport import excerpt, unsigned_text
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, StorageError
 from prefect_genmedia.providers.inputs import local_path

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_genmedia._core.decoding import DecodeLimits, Decoding, DecodingFailed, pool
+from prefect_genmedia._media.decoding import DecodeLimits, Decoding, DecodingFailed, pool
 from prefect_genmedia.errors import ResultInvalid, StorageError
 from prefect_genmedia.providers.protocol import MediaExpectation
 
