@@ -1,7 +1,7 @@
 """A process of its own that delivers what a hostile simulator sends, and measures itself.
 
-Arguments: the simulator's URL, its key, and a folder. Prints one JSON object: what was met, and the peak memory of this
-process and of its decoders in megabytes.
+Arguments: the simulator's URL, its key, and a folder. Prints one JSON object: what was met, and the
+peak memory of this process and of its decoders in megabytes.
 """
 
 from __future__ import annotations
