@@ -23,7 +23,7 @@ from prefect_genmedia.simulator.faults import STAGES
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-REFUSALS = {"refuse_invalid", "refuse_key", "refuse_balance", "drop_before_accept"}
+REFUSALS = {"refuse_invalid", "refuse_hostile", "refuse_key", "refuse_balance", "drop_before_accept"}
 PASSING_REFUSALS = {"rate_limited"}
 
 
