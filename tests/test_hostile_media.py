@@ -158,7 +158,7 @@ def test_large_frames_within_the_memory_bound_are_refused_by_that_bound(
     """Were there no bound on pixels, the one on memory would hold."""
     (tmp_path / "result").write_bytes(hostile.pixel_bomb())
     monkeypatch.setattr(decoding, "MEMORY_BYTES", 96 * 1024**2)
-    with pytest.raises(DecodingFailed, match="more memory than is allowed|does not decode"):
+    with pytest.raises(DecodingFailed, match=r"more memory than is allowed|does not decode"):
         DecoderPool().ask("video", tmp_path / "result", DecodeLimits(pixels=10**9))
 
 
