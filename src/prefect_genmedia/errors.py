@@ -4,6 +4,8 @@ GenMediaError
 ├── InvalidRequest      refused here, before anything was sent; lists every problem
 ├── NoSubject           nobody in the picture can speak; nothing was sent to be paid
 ├── CredentialsError    the key is missing, wrong, or has no access to the model
+├── AccountConflict     a name and a key of two accounts, or the same request under a second one; nothing was sent
+├── AccountPaused       a person has paused the account; nothing is sent for it
 ├── QuotaError          balance, plan or points are used up
 ├── RateLimited         the provider asks to slow down; `retry_after` seconds
 ├── InputRefused        the provider refused what was sent in; the same input never passes
@@ -198,6 +200,20 @@ class CredentialsError(GenMediaError):
 
     outcome: SendOutcome = "refused"
     next_step = "check the key in the credentials Block and its access to the model."
+
+
+class AccountConflict(GenMediaError):
+    """It is not certain which account pays, or the same request is at another account; nothing was sent."""
+
+    outcome: SendOutcome = "refused"
+    next_step = "look at `prefect-genmedia accounts list`."
+
+
+class AccountPaused(GenMediaError):
+    """A person has paused the account: nothing is sent for it; waiting and delivery go on."""
+
+    outcome: SendOutcome = "refused"
+    next_step = "`prefect-genmedia accounts resume ACCOUNT`, then run again."
 
 
 class QuotaError(GenMediaError):

@@ -60,6 +60,8 @@ class GenerateOptions(TypedDict, total=False):
     """How many new attempts may follow finished videos that the provider refuses."""
     preflight: bool
     """Check what the provider documents about the inputs before anything is paid."""
+    allow_second_account: bool
+    """Send the request although another account of the same provider and base URL has it in flight, or was charged."""
     suspend_while_waiting: bool
     """Suspend the deployed run until the job is done; see `check_can_suspend`."""
 
@@ -93,6 +95,7 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                     output=output,
                     ask_again=attempt.is_last,
                     preflight=options.get("preflight", True),
+                    allow_second_account=options.get("allow_second_account", False),
                 )
                 if options.get("suspend_while_waiting"):
                     await suspend_until_done(job)

@@ -70,6 +70,12 @@ class GenMediaSettings(PrefectBaseSettings):
         '`{"per_job": 2.0}` is per result. Every sum made of them is an estimate.',
     )
 
+    allow_second_account: bool = Field(
+        default=False,
+        description="Whether a request may be sent although another account of the same provider and base URL has it in "
+        "flight, or was charged for its result. Set it for one run, never for a worker.",
+    )
+
     callback_url: str | None = Field(
         default=None,
         description="How providers reach `prefect-genmedia callbacks`, such as https://callbacks.example.com.",

@@ -96,6 +96,7 @@ async def submit(
     output: str | None = None,
     ask_again: bool = True,
     preflight: bool = True,
+    allow_second_account: bool = False,
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
@@ -109,12 +110,15 @@ async def submit(
         output: where the file will be wanted, for `reconcile_jobs`, should this run not live to fetch it.
         ask_again: whether a rerun may ask anew for what the provider had failed to make.
         preflight: check what the provider documents about the inputs before anything is paid; all problems at once.
+        allow_second_account: send the request although another account of the same provider and base URL has it in
+            flight, or was charged for its result.
 
     Returns:
         The job, accepted by the provider.
 
     Raises:
         SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
+        AccountConflict, AccountPaused: nothing was sent; see `prefect-genmedia accounts`.
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError: nothing was paid.
     """
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
@@ -128,6 +132,7 @@ async def submit(
             output=await lasting_output(output, current_settings()),
             ask_again=ask_again,
             preflight=preflight,
+            allow_second_account=allow_second_account,
         )
         job = await pipeline.submit(session, spec, prepared)
     emit_job_event("submitted", job)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.identity import Identities
+from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
 
 
 @dataclass(frozen=True)
@@ -46,3 +48,29 @@ def next_attempt(job: Job | None, asker: Asker, now: float) -> int | None:
     if job.state is JobState.REJECTED or (asker.ask_again and is_asked_anew):
         return job.attempt + 1
     return None
+
+
+def holds_payment(job: Job, now: float) -> bool:
+    """Whether a job is paid, or may be, and no other attempt may follow it: a second job would pay a second time.
+
+    Parameters:
+        job: the job.
+        now: seconds since 1970.
+    """
+    return job.state not in NEVER_PAID | {JobState.FAILED} and not job.may_follow(now)
+
+
+def chosen(identities: Identities, newest: Iterable[Job], now: float) -> Job | None:
+    """Of the jobs that one wanted result has under its several identities, the one that is asked for.
+
+    What holds a payment comes first; then the job by the client's own key and base URL, as versions without accounts
+    would find it.
+
+    Parameters:
+        identities: the identities of the wanted result.
+        newest: the newest attempt under each identity that has one.
+        now: seconds since 1970.
+    """
+    rank = {identity: position for position, identity in enumerate(identities.lookup)}
+    found = [job for job in newest if job.identity in rank]
+    return min(found, key=lambda job: (not holds_payment(job, now), rank[job.identity]), default=None)

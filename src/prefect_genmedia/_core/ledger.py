@@ -10,7 +10,7 @@ import functools
 import hashlib
 import socket
 import statistics
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -21,8 +21,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.account_texts import account_key, lock_number, same_account
+from prefect_genmedia._core.attempts import chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
+from prefect_genmedia._core.identity import Identities
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, LEGAL_MOVES, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.text import storable
@@ -93,7 +96,7 @@ class Ledger:
         row = await self._one(_RESERVE[self._database.dialect], values)
         if row is None:
             row = await self._one(select(_JOBS).where(_JOBS.c.identity == job.identity, _JOBS.c.attempt == job.attempt))
-        return _job(row)
+        return job_of(row)
 
     async def move(self, job: Job, state: JobState, **changes: Any) -> Job | None:
         """Take a job to another state, if it still is where `job` says it is.
@@ -147,9 +150,10 @@ class Ledger:
         def take(connection: Connection) -> Job | None:
             # SQLite lets one write at a time by itself.
             if max_in_flight is not None and connection.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(_lock_of(job.account))))
+                for name in (account_key(connection, job.account), job.account):  # the text: for earlier versions
+                    connection.execute(select(func.pg_advisory_xact_lock(lock_number(f"in flight {name}"))))
             row = connection.execute(statement.values(**values).returning(*table.c)).fetchone()
-            taken = None if row is None else _job(row)
+            taken = None if row is None else job_of(row)
             if taken is not None and spend is not None:
                 spend(connection, taken)
             return taken
@@ -178,12 +182,12 @@ class Ledger:
             .values(flow_run_id=flow_run_id, updated_at=self._clock.now())
         )
         row = await self._one(statement.returning(*_JOBS.c))
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     async def get(self, key: str) -> Job | None:
         """The job with this key."""
         row = await self._one(_BY_KEY, {"key": storable(key)})
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     async def find(self, name: str) -> Job | None:
         """The job that a person means: by key, by the start of a key, or by the provider's id."""
@@ -200,7 +204,19 @@ class Ledger:
     async def newest(self, identity: str) -> Job | None:
         """The last attempt at an identity."""
         row = await self._one(_NEWEST, {"identity": identity})
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
+
+    async def newest_of(self, identities: Identities) -> Job | None:
+        """The job of a wanted result, under whichever of its identities; see `attempts.chosen`.
+
+        Parameters:
+            identities: the identities that it may have.
+        """
+        if len(identities.lookup) == 1:
+            return await self.newest(identities.new)
+        statement = select(_JOBS).where(_JOBS.c.identity.in_(identities.lookup)).order_by(_JOBS.c.attempt)
+        newest = {job.identity: job for job in await self._all(statement)}
+        return chosen(identities, newest.values(), self._clock.now())
 
     async def newest_in(self, scope: str) -> dict[str, Job]:
         """The last attempt at each identity whose scope begins with `scope`, by identity."""
@@ -259,6 +275,14 @@ class Ledger:
             words = [str(part) for part in rows[0]]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
+    async def query(self, statement: Select[Any]) -> Sequence[Row[Any]]:
+        """The rows of a statement that only reads."""
+        return await self._database.run(statement)
+
+    def now(self) -> float:
+        """The time that is written down, in seconds since 1970."""
+        return self._clock.now()
+
     async def transact(self, work: Callable[[Connection], T]) -> T:
         """Do what needs more than one statement in one transaction: budgets."""
         return await self._database.transact(work)
@@ -266,7 +290,7 @@ class Ledger:
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
         told = {_NEW + name: value for name, value in values.items()}
         row = await self._one(_update(tuple(values)), {"its_key": job.key, "its_state": job.state.value, **told})
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     async def _one(self, statement: Any, values: dict[str, Any] | None = None) -> Row[Any] | None:
         rows = await self._database.run(statement, values)
@@ -274,10 +298,10 @@ class Ledger:
 
     async def _maybe(self, statement: Select[Any]) -> Job | None:
         row = await self._one(statement.limit(1))
-        return None if row is None else _job(row)
+        return None if row is None else job_of(row)
 
     async def _all(self, statement: Select[Any]) -> list[Job]:
-        return [_job(row) for row in await self._database.run(statement)]
+        return [job_of(row) for row in await self._database.run(statement)]
 
 
 _DATABASES: LoopShared[Database] = LoopShared(lambda database: database.close())
@@ -306,12 +330,7 @@ def _count_in_flight(account: str, now: float) -> Select[Any]:
     sending = and_(jobs.c.state == JobState.SENDING.value, jobs.c.sent_at > now - STALE_SENDING_SECONDS)
     ends = func.coalesce(jobs.c.expires_at, jobs.c.submitted_at + FORGOTTEN_SECONDS)
     submitted = and_(jobs.c.state == JobState.SUBMITTED.value, ends > now)
-    return select(func.count()).select_from(jobs).where(jobs.c.account == account, or_(sending, submitted))
-
-
-def _lock_of(account: str) -> int:
-    """The number of an account's advisory lock in PostgreSQL: 64 bits with a sign."""
-    return int.from_bytes(hashlib.sha256(f"genmedia in flight {account}".encode()).digest()[:8], "big", signed=True)
+    return select(func.count()).select_from(jobs).where(same_account(jobs.c.account, account), or_(sending, submitted))
 
 
 def _columns(job: Job) -> dict[str, Any]:
@@ -325,7 +344,15 @@ def _plain(changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _job(row: Row[Any] | None) -> Job:
+def job_of(row: Row[Any] | None) -> Job:
+    """The job in a row of the ledger.
+
+    Parameters:
+        row: the row.
+
+    Raises:
+        LookupError: there is none.
+    """
     if row is None:
         raise LookupError("the ledger's row has vanished")
     return Job.model_validate(dict(row._mapping))

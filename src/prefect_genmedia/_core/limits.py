@@ -57,7 +57,7 @@ class Places:
         if self.limit is None:
             yield
             return
-        async with _LINES.lease((job.account, self.limit), _new_line) as line:
+        async with _LINES.lease((job.account_id or job.account, self.limit), _new_line) as line:
             told = line.locked() and await self._tell_if_full(ledger, job, self.limit)
             async with line:
                 await self._look(ledger, job, self.limit, clock, told)

@@ -113,7 +113,11 @@ class Job(BaseModel):
     )
     variant: int = Field(default=0, description="Tells apart several wanted results of the same request.")
     provider: str = Field(description="The provider's name.")
-    account: str = Field(default="", description="Provider, fingerprint of the credential, base URL.")
+    account: str = Field(default="", description="Who pays the attempt: provider, fingerprint of the key, base URL.")
+    account_id: str | None = Field(default=None, description="Id of the payer's account in the ledger.")
+    identity_token: str | None = Field(
+        default=None, description="The account's text in the identity; None if it is that of `account`."
+    )
     kind: str = Field(default="", description="The kind of request, such as omnihuman.")
     model: str = Field(default="", description="The provider's model.")
     label: str = Field(default="", description="A few words that name the request for people.")

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
+from prefect_genmedia._core.admission import refuse_if_paused
 from prefect_genmedia._core.deliver import deliver as publish_verified
-from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.polling import wait_for_job
@@ -91,13 +91,13 @@ async def find_job(session: Session, spec: JobSpec) -> Job | None:
         SubmissionUnknown: inputs are gone, and the job was sent without a certain answer.
     """
     if gone := spec.request.absent_inputs():
-        job = await rejoin(session.ledger, session.account, spec.request, spec.scope, spec.variant)
+        job = await rejoin(session.ledger, session.tokens, spec.request, spec.scope, spec.variant)
         if job is not None:
             fields = ", ".join(problem.field for problem in gone)
             session.log.warning("%s: the file no longer exists; joining job %s", fields, job.shown_id)
         return job
     known = await identified(spec.request, session.client.fetch_rules)
-    return await session.ledger.newest(identity_of(session.account, known, spec.scope, spec.variant))
+    return await session.ledger.newest_of(session.identities(known, spec.scope, spec.variant))
 
 
 async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None) -> PreparedRequest[Any]:
@@ -110,15 +110,17 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
 
     Raises:
         InvalidRequest: with every problem of every input; nothing was sent.
+        AccountPaused: the request would be sent, and the account is paused.
         GenMediaError: the plug-in could not complete the request; nothing was sent.
     """
     if prepared is None or not (prepared.job_key or is_fresh(prepared)):
         prepared = await prepare_request(session, spec)
     if prepared.job_key is not None:
         return prepared
-    newest = await session.ledger.newest(identity_of(session.account, prepared, spec.scope, spec.variant))
+    newest = await session.ledger.newest_of(session.identities(prepared, spec.scope, spec.variant))
     if await attempt_to_send(session, spec, newest) is None:
         return prepared  # nothing is sent, so the provider need not be asked for a speaker
+    await refuse_if_paused(session)
     return await completed(session, prepared)
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Job, JobState
 from prefect_genmedia._core.submit import unresolved
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.providers.protocol import Account, GenerationRequest
+from prefect_genmedia.providers.protocol import GenerationRequest
 
 
 async def rejoin(
-    ledger: Ledger, account: Account, request: GenerationRequest, scope: str, variant: int = 0
+    ledger: Ledger, tokens: Sequence[str], request: GenerationRequest, scope: str, variant: int = 0
 ) -> Job | None:
     """The accepted job of a request whose own files are gone: the one in its scope that was asked for by their names.
 
@@ -19,7 +21,7 @@ async def rejoin(
 
     Parameters:
         ledger: where the job stands.
-        account: who has paid.
+        tokens: the identity tokens of the account that has paid.
         request: what is asked for.
         scope: what bounds "the same request", as in `JobSpec`.
         variant: tells apart several wanted results of the same request.
@@ -31,11 +33,11 @@ async def rejoin(
         InvalidRequest: several jobs may be meant.
         SubmissionUnknown: it was sent without a certain answer.
     """
-    wanted = identity_of(account, request, scope, variant)
+    wanted = identity_of(tokens[0], request, scope, variant)
     found = []
     for job in (await ledger.newest_in(scope)).values():
-        same_bounds = (job.scope, job.account, job.kind, job.variant) == (scope, str(account), request.kind, variant)
-        if same_bounds and wanted == _identity_by_names(account, job, type(request)):
+        same_bounds = (job.scope, job.kind, job.variant) == (scope, request.kind, variant)
+        if same_bounds and job.account in tokens and wanted == _identity_by_names(tokens[0], job, type(request)):
             found.append(job)
     if len(found) > 1:
         meant = f"and jobs {', '.join(sorted(job.key for job in found))} may be meant"
@@ -49,9 +51,9 @@ async def rejoin(
     return job if job.state in TAKEN else None
 
 
-def _identity_by_names(account: Account, job: Job, kind: type[GenerationRequest]) -> str | None:
+def _identity_by_names(token: str, job: Job, kind: type[GenerationRequest]) -> str | None:
     """A job's identity as it would be now, when files that are gone have nothing but their names."""
     try:
-        return identity_of(account, kind.model_validate(job.request), job.scope, job.variant)
+        return identity_of(token, kind.model_validate(job.request), job.scope, job.variant)
     except InvalidRequest:  # what is stored is not always all of it: base64 is cut
         return None

@@ -27,8 +27,8 @@ from sqlalchemy.types import TypeEngine
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004"})
-"""The migrations that a database of the present version has; see `migrations/versions/0004_long_ids.py` for why two."""
+HEADS = frozenset({"0003", "0004", "0005"})
+"""The migrations that a database of the present version has; see `migrations/versions/0004_long_ids.py` for why several."""
 
 metadata = MetaData()
 
@@ -132,6 +132,8 @@ jobs = Table(
     Column("points_remaining", Float(53)),
     Column("note", StoredText),
     Column("took_seconds", Float(53)),
+    Column("account_id", String(32)),
+    Column("identity_token", StoredText),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),
@@ -164,13 +166,45 @@ reservations = Table(
     Column("created_at", Float(53), nullable=False),
 )
 
+# Who pays. An account that was merged into another one stays, since jobs name it.
+accounts = Table(
+    "genmedia_accounts",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("provider", StoredText(64), nullable=False),
+    Column("base_url", StoredText, nullable=False),
+    Column("names", StoredJson, nullable=False),
+    Column("fingerprints", StoredJson, nullable=False),
+    Column("paused_at", Float(53)),
+    Column("paused_by", StoredText(128)),
+    Column("pause_reason", StoredText),
+    Column("merged_into", String(32)),
+    Column("created_at", Float(53), nullable=False),
+    Index("genmedia_accounts_provider", "provider"),
+)
+
+# Every text that stands for an account in identities and in the column `account` of its jobs.
+account_tokens = Table(
+    "genmedia_account_tokens",
+    metadata,
+    Column("token", StoredText, primary_key=True),
+    Column("account_id", String(32), nullable=False),
+    Column("position", Integer, nullable=False),
+    Index("genmedia_account_tokens_account", "account_id", "position"),
+)
+
+
+def present_versions(connection: Connection) -> frozenset[str]:
+    """The migrations that the database has; empty for a new one."""
+    if not inspect(connection).has_table(VERSION_TABLE):
+        return frozenset()
+    found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars()  # noqa: S608 - a constant
+    return frozenset(found)
+
 
 def is_current(connection: Connection) -> bool:
     """Whether the database already has the present version; one cheap query."""
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return False
-    present = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars()  # noqa: S608 - a constant
-    return set(present) >= HEADS
+    return present_versions(connection) >= HEADS
 
 
 def migrate(connection: Connection) -> None:
@@ -178,12 +212,19 @@ def migrate(connection: Connection) -> None:
     from alembic import command  # imported here: 0.1 s that an up-to-date ledger does not pay
     from alembic.config import Config
 
+    from prefect_genmedia._core.accounts import learn_accounts
+    from prefect_genmedia._core.backup import back_up
+
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(7365616770)"))
-    if is_current(connection):
+    present = present_versions(connection)
+    if present >= HEADS:
         return
+    if present and connection.dialect.name == "sqlite":
+        back_up(connection, present)
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "0003")  # first: workers of that version look for it in the table's first row
-    command.upgrade(config, "heads")
+    for head in sorted(HEADS):  # 0003 first: workers of that version look for it in the table's first row
+        command.upgrade(config, head)
+    learn_accounts(connection)

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from prefect_genmedia._core.accounts import AccountRecord
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.identity import Identities, identities_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.polling import PollPolicy, WaitListener
@@ -18,7 +20,7 @@ from prefect_genmedia._media.storage import Target, target_at
 from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES
 from prefect_genmedia.providers.plugin import ProviderPlugin, list_prices, plugin_named
-from prefect_genmedia.providers.protocol import Account, ProviderClient
+from prefect_genmedia.providers.protocol import Account, GenerationRequest, PreparedRequest, ProviderClient
 
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
@@ -91,6 +93,8 @@ class Session:
     Parameters:
         client: the client of the account that pays.
         ledger: where jobs are recorded.
+        record: the account in the ledger; None if it is known by the client's key and base URL alone.
+        allow_second_account: whether any job may be sent although another account has the same request.
         run: the run that asks.
         prices: what results probably cost, by `provider/model`. Every sum made from them is an estimate.
         publication: where the user's own files are published for the provider to fetch.
@@ -107,6 +111,8 @@ class Session:
 
     client: ProviderClient
     ledger: Ledger
+    record: AccountRecord | None = None
+    allow_second_account: bool = False
     run: RunContext = field(default_factory=RunContext)
     prices: PriceTable = field(default_factory=list_prices)
     publication: Publication = field(default_factory=Publication)
@@ -124,6 +130,24 @@ class Session:
     def account(self) -> Account:
         """Who pays."""
         return self.client.account
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The account's identity tokens: the first makes new identities, look-ups try all."""
+        return self.record.tokens if self.record is not None else (str(self.account),)
+
+    def identities(self, request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int = 0) -> Identities:
+        """The identities that a wanted result may have; see `identity_of`.
+
+        Parameters:
+            request: what is asked for.
+            scope: what bounds "the same request".
+            variant: tells apart several wanted results of the same request.
+        """
+        tokens = self.tokens
+        own_first = sorted(tokens, key=lambda token: token != str(self.account))
+        found = dict(zip(own_first, identities_of(own_first, request, scope, variant), strict=True))
+        return Identities(found[tokens[0]], tuple(found.values()))
 
     @property
     def plugin(self) -> ProviderPlugin:

@@ -26,6 +26,8 @@ class JobSpec:
         timeout_seconds: how long to wait for the result, in seconds from when the provider accepted the job.
         ask_again: whether an attempt that failed earlier may be followed by a new one.
         preflight: whether documented limits of the inputs are checked before anything is sent.
+        allow_second_account: whether it may be sent although another account of the provider and base URL has the same
+            request in flight or delivered.
         spend: reserves the job's cost in the transaction in which it begins to be sent; None for no budget.
         inspected: what was found in the inputs already, by URL.
     """
@@ -38,5 +40,6 @@ class JobSpec:
     timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
     ask_again: bool = True
     preflight: bool = True
+    allow_second_account: bool = False
     spend: Spend | None = None
     inspected: Mapping[str, Seen] = field(default_factory=dict)

@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from prefect_genmedia import errors
+from prefect_genmedia._core.admission import SentUnderOtherToken, admission
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.costs import estimated_cost
-from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
@@ -53,6 +53,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     Raises:
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
         RateLimited: no in-flight slot became free in time; nothing was sent.
+        AccountPaused, AccountConflict: the account is paused, or another one has the same request; nothing was sent.
         BudgetStop: the spec's `spend` found no money for it; nothing was sent.
         GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
     """
@@ -60,6 +61,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     prepared = prepared or PreparedRequest(spec.request)
     pause = JOIN_SECONDS[0]
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
+    admit = admission(session, spec, prepared)
     prepared.payload()  # a request that cannot be written must fail before anything is written down
     while True:
         job = await _newest_or_new(session, spec, prepared)
@@ -81,9 +83,11 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
                     prepared = await completed(session, prepared)
                     await turn.enter_async_context(session.client.turn())
                     starting = asyncio.ensure_future(
-                        ledger.start_sending(job, session.run.flow_run_id, session.max_in_flight, spec.spend)
+                        ledger.start_sending(job, session.run.flow_run_id, session.max_in_flight, admit)
                     )
                     mine = await _finish(starting)
+            except SentUnderOtherToken:
+                continue
             except asyncio.CancelledError:
                 await _finish(_unsent(ledger, starting))
                 raise
@@ -130,8 +134,8 @@ async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_C
 
 
 async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Job:
-    identity = identity_of(session.account, prepared, spec.scope, spec.variant)
-    newest = await session.ledger.newest(identity)
+    identities = session.identities(prepared, spec.scope, spec.variant)
+    newest = await session.ledger.newest_of(identities)
     attempt = await attempt_to_send(session, spec, newest)
     if newest is not None and attempt in (None, newest.attempt):
         if newest.state in (JobState.FAILED, JobState.REJECTED):
@@ -143,12 +147,14 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
     return await session.ledger.reserve(
         Job(
             key="",
-            identity=identity,
+            identity=newest.identity if newest is not None else identities.new,
             attempt=attempt or 1,
             scope=spec.scope,
             variant=spec.variant,
             provider=session.account.provider,
             account=str(session.account),
+            account_id=session.record.id if session.record is not None else None,
+            identity_token=session.tokens[0] if newest is None else newest.identity_token or newest.account,
             kind=request.kind,
             model=request.model_name,
             label=spec.label,

@@ -9,6 +9,7 @@ from anyio import to_thread
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from prefect_genmedia._core.accounts import learn_accounts, resolve_account
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
@@ -40,6 +41,7 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
     blocks = await _stored_blocks(credentials)
     findings = []
     async with open_ledger(settings.ledger) as ledger:
+        await ledger.transact(learn_accounts)  # of workers of earlier versions
 
         @asynccontextmanager
         async def client_for(job: Job) -> AsyncIterator[ProviderClient | None]:
@@ -47,7 +49,8 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
                 if block.provider != job.provider:  # its trouble is none of this job's
                     continue
                 async with block.client() as client:
-                    if str(client.account) == job.account:
+                    account = await resolve_account(ledger, client.account, block.name_of_account, strict=False)
+                    if account.pays_for(job.account):
                         yield client
                         return
             yield None

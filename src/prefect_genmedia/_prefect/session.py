@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 from prefect.logging import get_run_logger
 
+from prefect_genmedia._core.accounts import resolve_account
 from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
@@ -41,6 +42,7 @@ async def open_session(
 
     Raises:
         CredentialsError: there is no such Block, or it belongs to another provider.
+        AccountConflict: the Block's name and its key belong to two accounts of the ledger.
     """
     settings = current_settings()
     block = await load_credentials(provider, credentials)
@@ -68,7 +70,7 @@ async def open_session_of(
         found = await submitted_job(ledger, job)
         block = await load_credentials(found.provider, credentials)
         async with block.client() as client:
-            yield await session_of(block, client, ledger, settings, hooks), found
+            yield await session_of(block, client, ledger, settings, hooks, sends=False), found
 
 
 async def session_of(
@@ -77,6 +79,7 @@ async def session_of(
     ledger: Ledger,
     settings: GenMediaSettings,
     hooks: JobHooks | None = None,
+    sends: bool = True,
 ) -> Session:
     """The session over what is open already.
 
@@ -86,11 +89,17 @@ async def session_of(
         ledger: the ledger.
         settings: the settings.
         hooks: what is reported about the jobs; None for logs and events of the run.
+        sends: whether the session may submit; waiting and delivery go on even where the account is in doubt.
+
+    Raises:
+        AccountConflict: the Block's name and its key belong to two accounts of the ledger.
     """
     await warn_of_mortal_ledger(settings)
     return Session(
         client=client,
         ledger=ledger,
+        record=await resolve_account(ledger, client.account, block.name_of_account, strict=sends),
+        allow_second_account=settings.allow_second_account,
         run=run_context(),
         prices=prices_of(settings),
         publication=Publication(settings.publish_url, settings.publish_seconds),

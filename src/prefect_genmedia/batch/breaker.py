@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from prefect_genmedia.errors import CredentialsError, GenMediaError, QuotaError, StorageError, SubmissionUnknown
+from prefect_genmedia.errors import (
+    AccountConflict,
+    AccountPaused,
+    CredentialsError,
+    GenMediaError,
+    QuotaError,
+    StorageError,
+    SubmissionUnknown,
+)
 
-BREAKING = frozenset(error.__name__ for error in (CredentialsError, QuotaError, SubmissionUnknown, StorageError))
+BREAKING = frozenset(
+    error.__name__
+    for error in (AccountConflict, AccountPaused, CredentialsError, QuotaError, SubmissionUnknown, StorageError)
+)
 """Errors that the next row will very probably meet as well: the account's, the provider's or the storage's, not the
 row's."""
 

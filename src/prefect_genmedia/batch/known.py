@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from prefect_genmedia._core.identity import identity_of
+from prefect_genmedia._core.attempts import chosen
+from prefect_genmedia._core.clock import SYSTEM_CLOCK
+from prefect_genmedia._core.identity import Identities
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.session import Session
@@ -37,7 +39,8 @@ class Known:
         self._rows = rows
         self._sessions = sessions
         self.ledger = ledger
-        self._identities: dict[str, str] = {}
+        self._identities: dict[str, Identities] = {}
+        self._found: dict[str, str] = {}
         self._reading = asyncio.Semaphore(_READ_AT_ONCE)
 
     def scope(self, row: Row) -> str:
@@ -45,10 +48,9 @@ class Known:
         return f"{self._prefix}{row.id}"
 
     def identity(self, row: Row) -> str | None:
-        """The row's identity in the ledger; None where that needs bytes which have not been read."""
-        if row.id not in self._identities and not _needs_reading(row.request):
-            self._identities[row.id] = self._identity_of(row, row.request)
-        return self._identities.get(row.id)
+        """The identity of the row's job in the ledger; None where that needs bytes which have not been read."""
+        identities = self._identities_of(row)
+        return None if identities is None else self._found.get(row.id, identities.new)
 
     async def begin(self) -> dict[str, Job]:
         """What earlier runs have left, by row id: one query for the whole batch, and the files it cannot do without."""
@@ -64,9 +66,9 @@ class Known:
 
     async def newest(self, row: Row) -> Job | None:
         """The last attempt at a row."""
-        identity = self.identity(row)
-        if identity is not None:
-            return await self.ledger.newest(identity)
+        identities = self._identities_of(row)
+        if identities is not None:
+            return await self.ledger.newest_of(identities)
         jobs = await self.ledger.newest_in(self.scope(row))
         return _last_in_scope(jobs).get(self.scope(row))
 
@@ -77,20 +79,29 @@ class Known:
         by_scope = _last_in_scope(jobs)
         found = {}
         for row in self._rows:
-            identity = self.identity(row)
-            # What had no job when the batch began can only have this batch's.
-            job = jobs.get(identity) if identity is not None else by_scope.get(self.scope(row))
+            identities = self._identities_of(row)
+            if identities is None:  # what had no job when the batch began can only have this batch's
+                job = by_scope.get(self.scope(row))
+            else:
+                its = [jobs[identity] for identity in identities.lookup if identity in jobs]
+                job = chosen(identities, its, SYSTEM_CLOCK.now())
             if job is not None:
                 found[row.id] = job
+                self._found[row.id] = job.identity
         return found
 
     async def _read(self, row: Row) -> None:
         rules = self._sessions[row.request.provider].client.fetch_rules
         async with self._reading:
-            self._identities[row.id] = self._identity_of(row, await identified(row.request, rules))
+            self._identities[row.id] = self._made(row, await identified(row.request, rules))
 
-    def _identity_of(self, row: Row, request: GenerationRequest | PreparedRequest[GenerationRequest]) -> str:
-        return identity_of(self._sessions[request.provider].account, request, self.scope(row))
+    def _identities_of(self, row: Row) -> Identities | None:
+        if row.id not in self._identities and not _needs_reading(row.request):
+            self._identities[row.id] = self._made(row, row.request)
+        return self._identities.get(row.id)
+
+    def _made(self, row: Row, request: GenerationRequest | PreparedRequest[GenerationRequest]) -> Identities:
+        return self._sessions[request.provider].identities(request, self.scope(row))
 
 
 def _needs_reading(request: GenerationRequest) -> bool:

@@ -273,7 +273,7 @@ async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
         return {}
     budgets = {}
     for session in run.sessions.values():
-        account = str(session.account)
+        account = session.tokens[0]
         name = budget_name(money.budget or run.name, money.period, account if money.per_account else None)
         budgets[account] = Budget(run.jobs.ledger, name, money.max_jobs, money.max_cost)
         state = await budgets[account].open()

@@ -69,7 +69,7 @@ class BatchScheduler:
         results: what became of each row.
         known: what earlier runs have left, by row id.
         inspected: what the inspection of the inputs has found.
-        budgets: by account (as text); empty if nothing limits the money.
+        budgets: by account (its first identity token); empty if nothing limits the money.
     """
 
     name: str
@@ -255,7 +255,7 @@ class BatchScheduler:
                 await budget.release(identity, each)
 
     def _budget(self, row: Row) -> Budget | None:
-        return self.budgets.get(str(self.sessions[row.request.provider].account))
+        return self.budgets.get(self.sessions[row.request.provider].tokens[0])
 
     async def _reserve(self, row: Row, known: Job | None) -> tuple[int | None, Spend | None]:
         """Reserve the row's cost where a new submission is to come, before anything is done for it.

@@ -41,6 +41,14 @@ ConcurrencyLimit = Annotated[
         "provider is done. Empty: none.",
     ),
 ]
+AccountName = Annotated[
+    str | None,
+    Field(
+        max_length=100,
+        description="Name of the account in the job ledger: whoever has the same name, provider and base URL is the same "
+        "payer, also after its key was rotated. Empty: the name under which this Block is saved.",
+    ),
+]
 
 _CLIENTS: LoopShared[ProviderClient] = LoopShared(lambda client: client.aclose())
 
@@ -62,6 +70,7 @@ class ProviderCredentials(CredentialsBlock):
         submissions_per_minute: SubmissionsPerMinute
         max_in_flight: MaxInFlight
         concurrency_limit: ConcurrencyLimit
+        account_name: AccountName
 
     def keys(self) -> Iterable[str]:
         """Names of the fields, for `dict(block)`."""
@@ -75,6 +84,12 @@ class ProviderCredentials(CredentialsBlock):
     @classmethod
     def _base_url_is_plain(cls, value: str) -> str:
         return plain_base_url(value)
+
+    @property
+    def name_of_account(self) -> str | None:
+        """The account's name in the job ledger: `account_name`, or the name under which the Block is saved."""
+        name = getattr(self, "account_name", None) or self._block_document_name or ""
+        return name.strip() or None
 
     @abstractmethod
     def get_client(self) -> Any:

@@ -7,7 +7,13 @@ from typing import ClassVar
 from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 from typing_extensions import Self
 
-from prefect_genmedia.providers.credentials import LOGOS, ConcurrencyLimit, ProviderCredentials, plausible_key
+from prefect_genmedia.providers.credentials import (
+    LOGOS,
+    AccountName,
+    ConcurrencyLimit,
+    ProviderCredentials,
+    plausible_key,
+)
 from prefect_genmedia.providers.hidream import HiDreamClient
 from prefect_genmedia.providers.hidream.catalog import BASE_URL, SUBMISSIONS_PER_MINUTE
 from prefect_genmedia.settings import current_settings
@@ -24,6 +30,7 @@ class HiDreamCredentials(ProviderCredentials):
         submissions_per_minute: How many jobs may be submitted in a minute.
         max_in_flight: How many jobs may be at the provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds.
+        account_name: The account's name in the job ledger; by default the name under which the Block is saved.
 
     Example:
         Load stored credentials and make a client:
@@ -76,6 +83,7 @@ class HiDreamCredentials(ProviderCredentials):
         "Empty: no limit.",
     )
     concurrency_limit: ConcurrencyLimit = None
+    account_name: AccountName = None
 
     @field_validator("api_key", "token")
     @classmethod

@@ -8,6 +8,7 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator
 
 from prefect_genmedia.providers.credentials import (
     LOGOS,
+    AccountName,
     ConcurrencyLimit,
     MaxInFlight,
     ProviderCredentials,
@@ -28,6 +29,7 @@ class JeniusCredentials(ProviderCredentials):
         submissions_per_minute: How many jobs may be submitted in a minute.
         max_in_flight: How many jobs may be at the provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds.
+        account_name: The account's name in the job ledger; by default the name under which the Block is saved.
 
     Example:
         Load stored credentials and make a client:
@@ -56,6 +58,7 @@ class JeniusCredentials(ProviderCredentials):
     submissions_per_minute: SubmissionsPerMinute = None
     max_in_flight: MaxInFlight = None
     concurrency_limit: ConcurrencyLimit = None
+    account_name: AccountName = None
 
     _key_is_plausible = field_validator("api_key")(plausible_key)
 
