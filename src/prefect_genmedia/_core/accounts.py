@@ -1,7 +1,7 @@
 """Accounts: who pays, whichever key is used now and however the base URL is written.
 
-An identity token is a text `provider:fingerprint@base_url`. Versions without accounts took that text for the account: it
-is part of every identity digest, and stands in the column `account` of every job. An account has all such texts that
+An identity token is a text `provider:fingerprint@base_url`. Versions without accounts took that text for the account:
+it is part of every identity digest, and stands in the column `account` of every job. An account has all such texts that
 were used for it, so a rotated key or another spelling of the base URL changes no identity.
 """
 
@@ -202,11 +202,11 @@ def account_conflict(by_name: AccountRecord, by_key: AccountRecord, name: str) -
         name: the name.
     """
     return AccountConflict(
-        f"The name {name!r} belongs to account {by_name.shown} of {by_name.provider} at {by_name.base_url}, but the key "
-        f"belongs to account {by_key.shown}.",
-        next_step=f"if both are one account at the provider: `prefect-genmedia accounts merge {by_name.id} {by_key.id}`. "
-        f"If the Block now has another customer's key: `prefect-genmedia accounts rename {by_name.id} NEW_NAME`, or give "
-        "the Block another account_name.",
+        f"The name {name!r} belongs to account {by_name.shown} of {by_name.provider} at {by_name.base_url}, but the "
+        f"key belongs to account {by_key.shown}. `prefect-genmedia accounts merge {by_name.id} {by_key.id}` makes them "
+        "one.",
+        next_step="merge them if both are one account at the provider. If the Block now has another customer's key: "
+        f"`prefect-genmedia accounts rename {by_name.id} NEW_NAME`, or give the Block another account_name.",
     )
 
 
@@ -245,7 +245,7 @@ def _matches(
 
 
 def _create(connection: Connection, account: Account, created_at: float) -> AccountRecord:
-    values = {
+    values: dict[str, Any] = {
         "id": uuid4().hex[:8],
         "provider": account.provider,
         "base_url": normalized_base_url(account.base_url),
@@ -254,7 +254,7 @@ def _create(connection: Connection, account: Account, created_at: float) -> Acco
         "created_at": created_at,
     }
     connection.execute(_ACCOUNTS.insert().values(**values))
-    return AccountRecord(**{**values, "names": (), "fingerprints": (account.fingerprint,)})
+    return _record({**values, "names": (), "fingerprints": (account.fingerprint,)})
 
 
 def _add_tokens(connection: Connection, record: AccountRecord, tokens: Iterable[str]) -> None:
@@ -293,7 +293,11 @@ def _folded(rows: Iterable[Row[Any]]) -> list[AccountRecord]:
         if token is not None:
             its["tokens"].append(token)
     lists = ("names", "fingerprints", "tokens")
-    return [AccountRecord(**{**each, **{name: tuple(each[name]) for name in lists}}) for each in columns.values()]
+    return [_record({**each, **{name: tuple(each[name]) for name in lists}}) for each in columns.values()]
+
+
+def _record(values: dict[str, Any]) -> AccountRecord:
+    return AccountRecord(**values)
 
 
 def _with(present: Sequence[str], more: Iterable[str]) -> list[str]:

@@ -105,7 +105,7 @@ def _paid_elsewhere(connection: Connection, job: Job, identities: list[str], now
 def _second_account(other: AccountRecord, mine: AccountRecord | None, paid: Job, payer: str) -> AccountConflict:
     return AccountConflict(
         f"The same request is {paid.state.value} under another account of {other.provider} at {other.base_url}: job "
-        f"{paid.key} of account {other.shown}. Account {mine.shown if mine else payer} was not charged.",
+        f"{paid.key} of account {other.shown}. It was not sent for account {mine.shown if mine else payer}.",
         paid="nothing: the other account's job is not paid again",
         next_step=(
             f"if both are one account at the provider: `prefect-genmedia accounts merge {other.id} "

@@ -27,6 +27,15 @@ prefect-genmedia jobs show 3f2a
 Next: `adopt`, `resubmit` or `abandon` what is unknown, then run its flow again.
 """
 
+ACCOUNTS = """List, rename and merge the accounts that pay; pause and resume what is sent for them.
+
+For example:
+```
+prefect-genmedia accounts list
+prefect-genmedia accounts pause default --reason "the key has leaked"
+```
+"""
+
 DEPLOY = """Apply Blocks, work pool, limits, deployments and automations to the server in PREFECT_API_URL.
 
 Run it as often as you like: it creates what is missing, updates what differs, and leaves alone what does not.
@@ -43,6 +52,7 @@ Next: `prefect worker start --pool genmedia`. Schedules that pay are off: switch
 
 # What the two say of themselves stands here: taking it from their modules would load them for each `--help`.
 app.command("prefect_genmedia.cli.jobs:app", name="jobs", help=JOBS)
+app.command("prefect_genmedia.cli.accounts:app", name="accounts", help=ACCOUNTS)
 app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
 app.register_install_completion_command()
 

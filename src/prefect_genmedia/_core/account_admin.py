@@ -1,0 +1,200 @@
+"""What a person does with accounts: list, rename, merge, pause and resume them."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, update
+
+from prefect_genmedia._core import schema
+from prefect_genmedia._core.accounts import (
+    AccountRecord,
+    all_accounts,
+    change_account,
+    learn_accounts,
+    lock_accounts,
+)
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.text import clean_text
+
+ID_CHARACTERS = 4
+"""The beginning of an id that names an account has at least so many characters."""
+
+MAX_NAME_CHARACTERS = 100
+
+
+@dataclass(frozen=True)
+class ListedAccount:
+    """An account and its jobs in flight."""
+
+    record: AccountRecord
+    in_flight: int
+
+
+async def list_accounts(ledger: Ledger) -> list[ListedAccount]:
+    """Every account of the ledger, the oldest first; those that workers of earlier versions used, too.
+
+    Parameters:
+        ledger: where accounts are recorded.
+    """
+
+    def read(connection: Connection) -> list[AccountRecord]:
+        learn_accounts(connection)
+        return [record for record in all_accounts(connection) if record.merged_into is None]
+
+    records = await ledger.transact(read)
+    return [ListedAccount(each, await ledger.in_flight(each.tokens[0]) if each.tokens else 0) for each in records]
+
+
+async def rename_account(ledger: Ledger, account: str, name: str) -> AccountRecord:
+    """Give an account another name. It no longer has the old one, so a Block of that name may be another account's.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        account: the name to replace; or the account's id, which replaces its first name.
+        name: the new name.
+
+    Raises:
+        InvalidRequest: there is no such account, several may be meant, or another one has the new name.
+    """
+    new = clean_text(name).strip()
+    if not new or len(new) > MAX_NAME_CHARACTERS:
+        raise _refusal("name", f"must have from 1 to {MAX_NAME_CHARACTERS} characters")
+
+    def rename(connection: Connection) -> AccountRecord:
+        records = _locked(connection)
+        record = _found(records, account)
+        taken = [each for each in records if _same_provider(each, record) and new in each.names and each != record]
+        if taken:
+            raise _refusal("name", f"{new!r} is a name of account {taken[0].shown} already; merge them if they are one")
+        old = account if account in record.names else next(iter(record.names), None)
+        names = list(dict.fromkeys([new, *(each for each in record.names if each != old)]))
+        change_account(connection, record, names=names)
+        return _again(connection, record)
+
+    return await ledger.transact(rename)
+
+
+async def merge_accounts(ledger: Ledger, into: str, other: str) -> AccountRecord:
+    """Make one account of two: the first gets the names, keys and identity tokens of the second. No job is changed.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        into: the account that stays; its first token goes on making new identities.
+        other: the account that is joined to it.
+
+    Raises:
+        InvalidRequest: there is no such account, several may be meant, or they cannot be one.
+    """
+
+    def merge(connection: Connection) -> AccountRecord:
+        records = _locked(connection)
+        kept, joined = _found(records, into), _found(records, other)
+        if kept == joined:
+            raise _refusal("account", f"{into!r} and {other!r} are one account already")
+        if not _same_provider(kept, joined):
+            raise _refusal("account", "only accounts of one provider and base URL can be merged")
+        tokens = schema.account_tokens
+        connection.execute(
+            update(tokens)
+            .where(tokens.c.account_id == joined.id)
+            .values(account_id=kept.id, position=tokens.c.position + len(kept.tokens))
+        )
+        paused = kept if kept.paused_at is not None else joined  # a paused account stays paused
+        change_account(
+            connection,
+            kept,
+            names=list(dict.fromkeys((*kept.names, *joined.names))),
+            fingerprints=list(dict.fromkeys((*kept.fingerprints, *joined.fingerprints))),
+            paused_at=paused.paused_at,
+            paused_by=paused.paused_by,
+            pause_reason=paused.pause_reason,
+        )
+        change_account(connection, joined, merged_into=kept.id)
+        return _again(connection, kept)
+
+    return await ledger.transact(merge)
+
+
+async def pause_account(ledger: Ledger, account: str, reason: str = "", by: str | None = None) -> AccountRecord:
+    """Let an account send nothing more; waiting and delivery go on. Once this returns, no job begins to be sent.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        account: its id or one of its names.
+        reason: why, for whoever meets the refusal.
+        by: who pauses it; the operating system's user by default.
+
+    Raises:
+        InvalidRequest: there is no such account, or several may be meant.
+    """
+
+    def pause(connection: Connection) -> AccountRecord:
+        record = _found(_locked(connection), account)
+        values = {"paused_by": clean_text(by or getpass.getuser(), 128), "pause_reason": clean_text(reason) or None}
+        change_account(connection, record, paused_at=ledger.now(), **values)
+        return _again(connection, record)
+
+    return await ledger.transact(pause)
+
+
+async def resume_account(ledger: Ledger, account: str) -> AccountRecord:
+    """Let a paused account send again.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        account: its id or one of its names.
+
+    Raises:
+        InvalidRequest: there is no such account, several may be meant, or it is not paused.
+    """
+
+    def resume(connection: Connection) -> AccountRecord:
+        record = _found(_locked(connection), account)
+        if record.paused_at is None:
+            raise _refusal("account", f"{record.shown} is not paused")
+        change_account(connection, record, paused_at=None, paused_by=None, pause_reason=None)
+        return _again(connection, record)
+
+    return await ledger.transact(resume)
+
+
+def _locked(connection: Connection) -> list[AccountRecord]:
+    lock_accounts(connection)
+    learn_accounts(connection)
+    return all_accounts(connection)
+
+
+def _found(records: Sequence[AccountRecord], named: str) -> AccountRecord:
+    """The account of an id, the beginning of one, a name, or `provider/name`; the one it was merged into."""
+    present = [each for each in records if each.merged_into is None]
+    found = [each for each in present if named in each.names or named in {f"{each.provider}/{n}" for n in each.names}]
+    exact = [each for each in records if each.id == named]
+    if len(named) >= ID_CHARACTERS and not exact and not found:
+        exact = [each for each in records if each.id.startswith(named)]
+    found = exact or found
+    if not found:
+        raise _refusal("account", f"the ledger has no account {named!r}; see `prefect-genmedia accounts list`")
+    if len(found) > 1:
+        meant = ", ".join(f"{each.id} ({each.provider} at {each.base_url})" for each in found)
+        raise _refusal("account", f"{named!r} may be any of {meant}; give its id")
+    (record,) = found
+    by_id = {each.id: each for each in records}
+    while record.merged_into is not None:
+        record = by_id[record.merged_into]
+    return record
+
+
+def _again(connection: Connection, record: AccountRecord) -> AccountRecord:
+    return next(each for each in all_accounts(connection) if each.id == record.id)
+
+
+def _same_provider(one: AccountRecord, other: AccountRecord) -> bool:
+    return (one.provider, one.base_url) == (other.provider, other.base_url)
+
+
+def _refusal(field: str, problem: str) -> InvalidRequest:
+    return InvalidRequest.of("The account", [FieldProblem(field, problem)])

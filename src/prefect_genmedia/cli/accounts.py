@@ -1,0 +1,160 @@
+"""`prefect-genmedia accounts …`: who pays, with which keys, and whether anything may be sent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Annotated, TypeVar
+
+from cyclopts import App, Parameter
+from rich.markup import escape
+from rich.table import Column, Table
+
+from prefect_genmedia._core.account_admin import list_accounts, merge_accounts, rename_account
+from prefect_genmedia._core.accounts import AccountRecord
+from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia.cli.choices import Switch
+from prefect_genmedia.cli.console import command_console
+from prefect_genmedia.cli.stop import stop
+from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.settings import current_settings
+from prefect_genmedia.text import json_text
+
+app = App(name="accounts")
+
+Answer = TypeVar("Answer")
+
+
+@app.command(name="list")
+def list_all(*, as_json: Annotated[Switch, Parameter(name="--json")] = False) -> None:
+    """List the accounts of the ledger, the oldest first.
+
+    For example:
+    ```
+    prefect-genmedia accounts list
+    ```
+
+    Parameters
+    ----------
+    as_json
+        Print JSON, one array.
+    """
+    found = _run(list_accounts)
+    if as_json:
+        listed = [{**asdict(each.record), "in_flight": each.in_flight} for each in found]
+        print(json_text(listed, indent=2))  # noqa: T201 - for programs, so no wrapping or colour
+        return
+    table = Table(
+        Column("id", no_wrap=True), "names", "provider", "base URL", "keys", "identity tokens", "in flight", ""
+    )
+    for each in found:
+        record = each.record
+        paused = f"[bold red]paused[/] {escape(record.pause_reason or '')}" if record.paused_at is not None else ""
+        table.add_row(
+            escape(record.id),
+            escape(", ".join(record.names)),
+            escape(record.provider),
+            escape(record.base_url),
+            escape(", ".join(record.fingerprints)),
+            str(len(record.tokens)),
+            str(each.in_flight),
+            paused.strip(),
+        )
+    command_console().print(table if found else "The ledger has no accounts yet.")
+
+
+@app.command
+def rename(account: str, name: str, /) -> None:
+    """Give an account another name; a Block with the old name may then be another account.
+
+    For example:
+    ```
+    prefect-genmedia accounts rename default customer-a
+    ```
+
+    Parameters
+    ----------
+    account
+        The name to replace, or the account's id.
+    name
+        The new name.
+    """
+    _tell(_run(lambda ledger: rename_account(ledger, account, name)), "is named so now")
+
+
+@app.command
+def merge(into: str, other: str, /) -> None:
+    """Make one account of two that are one at the provider: names, keys and paid jobs are shared from now on.
+
+    For example:
+    ```
+    prefect-genmedia accounts merge 3f2a90c1 77b1e0d4
+    ```
+    It cannot be undone. No job is changed.
+
+    Parameters
+    ----------
+    into
+        The account that stays: its id or one of its names.
+    other
+        The account that is joined to it.
+    """
+    _tell(_run(lambda ledger: merge_accounts(ledger, into, other)), "has both now")
+
+
+@app.command
+def pause(account: str, /, *, reason: str = "") -> None:
+    """Send nothing more for an account. Waiting and delivery of what is paid go on.
+
+    For example:
+    ```
+    prefect-genmedia accounts pause default --reason "the key has leaked"
+    ```
+    Next: `prefect-genmedia accounts resume ACCOUNT`.
+
+    Parameters
+    ----------
+    account
+        Its id or one of its names.
+    reason
+        Why; errors of runs say it.
+    """
+    from prefect_genmedia._prefect.accounts import pause as pause_with_event
+
+    _tell(_run(lambda ledger: pause_with_event(ledger, account, reason)), "is paused: nothing is sent for it")
+
+
+@app.command
+def resume(account: str, /) -> None:
+    """Let a paused account send again.
+
+    For example:
+    ```
+    prefect-genmedia accounts resume default
+    ```
+    Next: run again what was refused meanwhile.
+
+    Parameters
+    ----------
+    account
+        Its id or one of its names.
+    """
+    from prefect_genmedia._prefect.accounts import resume as resume_with_event
+
+    _tell(_run(lambda ledger: resume_with_event(ledger, account)), "may send again")
+
+
+def _tell(record: AccountRecord, what: str) -> None:
+    command_console().print(f"Account {escape(record.shown)} {what}.", soft_wrap=True)
+
+
+def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
+    async def opened() -> Answer:
+        async with open_ledger(current_settings().ledger) as ledger:
+            return await work(ledger)
+
+    try:
+        return asyncio.run(opened())
+    except GenMediaError as error:
+        stop(error.message)
