@@ -72,8 +72,8 @@ class GenMediaSettings(PrefectBaseSettings):
 
     allow_second_account: bool = Field(
         default=False,
-        description="Whether a request may be sent although another account of the same provider and base URL has it in "
-        "flight, or was charged for its result. Set it for one run, never for a worker.",
+        description="Whether a request may be sent although another account of the same provider and base URL has it "
+        "in flight, or was charged for its result. Set it for one run, never for a worker.",
     )
 
     callback_url: str | None = Field(

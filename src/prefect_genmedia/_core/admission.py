@@ -20,7 +20,15 @@ from prefect_genmedia.providers.protocol import PreparedRequest
 
 
 class SentUnderOtherToken(Exception):
-    """The job was sent by the same account under another of its identity tokens meanwhile: join that one."""
+    """The same account has sent the request under another of its identity tokens: that job is joined.
+
+    Parameters:
+        record: the account, with tokens that the session did not know.
+    """
+
+    def __init__(self, record: AccountRecord) -> None:
+        super().__init__()
+        self.record = record
 
 
 def admission(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Spend:
@@ -51,7 +59,7 @@ def admission(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -
             identities = identities_of(record.tokens, prepared, spec.scope, spec.variant)
             paid = _paid_elsewhere(connection, job, identities, now)
             if paid is not None:
-                raise SentUnderOtherToken if record is mine else _second_account(record, mine, paid, payer)
+                raise SentUnderOtherToken(record) if record is mine else _second_account(record, mine, paid, payer)
         if job.account != payer:  # reserved with an earlier key
             mine_is = {"account": payer, "account_id": mine.id if mine else None}
             connection.execute(update(schema.jobs).where(schema.jobs.c.key == job.key).values(**mine_is))

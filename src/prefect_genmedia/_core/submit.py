@@ -86,7 +86,8 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
                         ledger.start_sending(job, session.run.flow_run_id, session.max_in_flight, admit)
                     )
                     mine = await _finish(starting)
-            except SentUnderOtherToken:
+            except SentUnderOtherToken as elsewhere:
+                session = replace(session, record=elsewhere.record)
                 continue
             except asyncio.CancelledError:
                 await _finish(_unsent(ledger, starting))

@@ -45,9 +45,8 @@ def list_all(*, as_json: Annotated[Switch, Parameter(name="--json")] = False) ->
         listed = [{**asdict(each.record), "in_flight": each.in_flight} for each in found]
         print(json_text(listed, indent=2))  # noqa: T201 - for programs, so no wrapping or colour
         return
-    table = Table(
-        Column("id", no_wrap=True), "names", "provider", "base URL", "keys", "identity tokens", "in flight", ""
-    )
+    columns = ("names", "provider", "base URL", "keys", "identity tokens", "in flight", "")
+    table = Table(Column("id", no_wrap=True), *columns)
     for each in found:
         record = each.record
         paused = f"[bold red]paused[/] {escape(record.pause_reason or '')}" if record.paused_at is not None else ""

@@ -45,8 +45,8 @@ AccountName = Annotated[
     str | None,
     Field(
         max_length=100,
-        description="Name of the account in the job ledger: whoever has the same name, provider and base URL is the same "
-        "payer, also after its key was rotated. Empty: the name under which this Block is saved.",
+        description="Name of the account in the job ledger: Blocks with the same name, provider and base URL are the "
+        "same payer, also after the key was rotated. Empty: the name under which this Block is saved.",
     ),
 ]
 
