@@ -45,6 +45,7 @@ def back_up(connection: Connection, versions: Collection[str]) -> Path | None:
             contextlib.closing(sqlite3.connect(unfinished)) as to,
         ):
             source.backup(to)
+            to.execute("PRAGMA journal_mode=DELETE")  # one file: the source's WAL is not needed to read it
         unfinished.replace(copy)
     except (OSError, sqlite3.Error) as error:
         with contextlib.suppress(OSError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from starlette.applications import Starlette
@@ -80,6 +81,17 @@ class EncodedPaths:
         await self.app(scope, receive, send)
 
 
+def _rotating(world: World) -> Callable[[Request], Awaitable[Response]]:
+    async def rotate_key(request: Request) -> Response:
+        wanted: dict[str, str] = await request.json()
+        if wanted.get("old") not in world.keys or not wanted.get("new"):
+            return JSONResponse({"error": "give an accepted key as old, and a new one"}, 400)
+        world.rotate_key(wanted["old"], wanted["new"])
+        return JSONResponse({"rotated": True})
+
+    return rotate_key
+
+
 def _control(world: World) -> list[BaseRoute]:
     async def report(request: Request) -> Response:
         return JSONResponse(world.report())
@@ -113,5 +125,6 @@ def _control(world: World) -> list[BaseRoute]:
         Route("/control/faults", list_faults, methods=["GET"]),
         Route("/control/faults", order_fault, methods=["POST"]),
         Route("/control/settings", change_settings, methods=["POST"]),
+        Route("/control/keys", _rotating(world), methods=["POST"]),
         Route("/control/reset", reset, methods=["POST"]),
     ]

@@ -120,9 +120,9 @@ class Dialect:
         return "done" if job.video is not None and job.video.done() else "running"
 
     def job_named(self, job_id: str, request: Request) -> SimulatedJob | None:
-        """The asking account's own job."""
-        job = self.world.jobs.get(job_id)
-        own = job is not None and job.provider == self.name and job.key == self.key_of(request)
+        """The asking account's own job, whichever of its keys it was submitted with."""
+        job, asker = self.world.jobs.get(job_id), self.world.customer_of(self.key_of(request))
+        own = job is not None and job.provider == self.name and self.world.customer_of(job.key) == asker
         return job if own else None
 
     def _refuse(self, fault: Fault) -> None:

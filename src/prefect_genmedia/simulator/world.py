@@ -89,7 +89,8 @@ class World:
 
     def __init__(self, settings: Settings | None = None, keys: frozenset[str] = frozenset({DEFAULT_KEY})) -> None:
         self.settings = settings or Settings()
-        self.keys = keys
+        self.keys = self._first_keys = keys
+        self._customers: dict[str, str] = {}
         self.faults = FaultQueue()
         self.jobs: dict[str, SimulatedJob] = {}
         self.requests: Counter[str] = Counter()
@@ -101,11 +102,22 @@ class World:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="render")
 
     def reset(self) -> None:
-        """Forget jobs, files, faults and counts; keep settings and rendered videos."""
+        """Forget jobs, files, faults, counts and rotated keys; keep settings and rendered videos."""
+        self.keys = self._first_keys
+        self._customers.clear()
         self.faults.clear()
         self.jobs.clear()
         self.requests.clear()
         self.files.clear()
+
+    def rotate_key(self, old: str, new: str) -> None:
+        """Give the customer of a key a new one; the old key is refused from now on."""
+        self._customers[new] = self.customer_of(old)
+        self.keys = self.keys - {old} | {new}
+
+    def customer_of(self, key: str) -> str:
+        """Whose key it is: the customer's first key."""
+        return self._customers.get(key, key)
 
     def accept(self, provider: str, key: str, body: dict[str, Any], prepare: Prepare, job_id: str) -> SimulatedJob:
         """Take a job on: from here on it counts as paid. An ordered fault may give it another id."""

@@ -160,7 +160,11 @@ class HiDream(Dialect):
 
     def _keep_pace(self, key: str) -> None:
         limit = self.world.settings.submissions_per_minute
-        own = (job for job in self.world.jobs.values() if job.provider == self.name and job.key == key)
+        own = (
+            job
+            for job in self.world.jobs.values()
+            if job.provider == self.name and self.world.customer_of(job.key) == self.world.customer_of(key)
+        )
         if limit is not None and sum(self.world.elapsed(job) < _MINUTE for job in own) >= limit:
             raise _refusal(429, "请求过于频繁")
 
