@@ -28,7 +28,7 @@ from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
 HEADS = frozenset({"0003", "0004", "0005"})
-"""The migrations that a database of the present version has; see `migrations/versions/0004_long_ids.py` for why many."""
+"""The migrations that a database of the present version has; `migrations/versions/0004_long_ids.py` says why."""
 
 metadata = MetaData()
 

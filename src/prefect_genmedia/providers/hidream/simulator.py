@@ -160,11 +160,9 @@ class HiDream(Dialect):
 
     def _keep_pace(self, key: str) -> None:
         limit = self.world.settings.submissions_per_minute
-        own = (
-            job
-            for job in self.world.jobs.values()
-            if job.provider == self.name and self.world.customer_of(job.key) == self.world.customer_of(key)
-        )
+        whose = self.world.customer_of
+        jobs = (job for job in self.world.jobs.values() if job.provider == self.name)
+        own = (job for job in jobs if whose(job.key) == whose(key))
         if limit is not None and sum(self.world.elapsed(job) < _MINUTE for job in own) >= limit:
             raise _refusal(429, "请求过于频繁")
 
