@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
-from prefect_genmedia import TokenOpsCredentials, errors
+from prefect_genmedia import HiDreamCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Job, JobSpec, JobState, Ledger, Session, open_ledger, schema, submit_once
 from prefect_genmedia._core.account_admin import (
     list_accounts,
@@ -499,3 +499,23 @@ async def test_a_name_that_accounts_of_two_providers_have_needs_more(ledger: Led
     with pytest.raises(errors.InvalidRequest, match=tokenops.id):
         await pause_account(ledger, "default")
     assert (await pause_account(ledger, "tokenops/default")).id == tokenops.id
+
+
+async def test_hidreams_user_id_names_the_account_beside_a_daily_token(ledger: Ledger) -> None:
+    found = []
+    for token, user_id in [("t1", "user-7"), ("t2", "user-7"), ("t3", "user-8")]:
+        block = HiDreamCredentials(token=token, user_id=user_id, base_url=URL)
+        async with block.client() as client:
+            found.append(await resolve_account(ledger, client.account, block.name_of_account))
+    assert found[0] == found[1] != found[2]
+
+
+async def test_the_name_of_an_account_is_its_blocks_account_name_or_document_name(prefect_server: None) -> None:
+    fields = {"api_key": ONE, "base_url": URL}
+    assert TokenOpsCredentials(**fields).name_of_account is None
+    assert TokenOpsCredentials(**fields, account_name="  ").name_of_account is None
+    await TokenOpsCredentials(**fields).save("of-the-team", overwrite=True)
+    assert (await TokenOpsCredentials.aload("of-the-team")).name_of_account == "of-the-team"
+    await TokenOpsCredentials(**fields, account_name="company").save("of-the-team", overwrite=True)
+    assert (await TokenOpsCredentials.aload("of-the-team")).name_of_account == "company"
+    assert list(TokenOpsCredentials.model_fields)[-1] == "account_name", "forms show it last"
