@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prefect_genmedia import errors
 from prefect_genmedia.errors import (
+    AccountConflict,
+    AccountPaused,
     BatchIncomplete,
     BudgetStop,
     CredentialsError,
@@ -33,6 +35,8 @@ TREE = [
     InvalidRequest,
     NoSubject,
     CredentialsError,
+    AccountConflict,
+    AccountPaused,
     QuotaError,
     RateLimited,
     InputRefused,
@@ -102,7 +106,19 @@ def test_only_what_may_pass_without_a_person_is_retryable(kind: type[GenMediaErr
     assert kind("It went wrong.").retryable is retryable
 
 
-@pytest.mark.parametrize("kind", [InvalidRequest, NoSubject, CredentialsError, QuotaError, InputRefused, OutputRefused])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        InvalidRequest,
+        NoSubject,
+        CredentialsError,
+        AccountConflict,
+        AccountPaused,
+        QuotaError,
+        InputRefused,
+        OutputRefused,
+    ],
+)
 def test_a_refusal_is_a_certain_answer(kind: type[GenMediaError]) -> None:
     assert kind("No.").outcome == "refused"
 
