@@ -205,6 +205,45 @@ async def test_a_single_look_believes_that_a_job_is_gone_when_its_time_is_over(
         await wait_for_job(ledger, provider, await submitted(ledger, hours * HOUR), 0.0, clock=clock)
 
 
+# --- a poll that hangs ---
+
+
+class Hanging:
+    """A provider that never answers a poll."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        self.polls += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("seconds_ago", [0.0, HOUR], ids=["in time", "when its time is over"])
+async def test_a_wait_ends_in_time_though_a_poll_hangs(
+    seconds_ago: float, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_genmedia._core.polling.SINGLE_POLL_SECONDS", 0.2)
+    provider: Any = Hanging()
+    job = await submitted(ledger, seconds_ago)
+    with pytest.raises(JobTimeout):
+        await asyncio.wait_for(wait_for_job(ledger, provider, job, 0.5, PollPolicy(shortest=0.05)), 120)
+    assert provider.polls == 1
+    kept = await ledger.get(job.key)
+    assert kept is not None
+    assert kept.state is JobState.SUBMITTED
+
+
+async def test_the_last_poll_of_a_wait_leaves_time_for_its_answer(ledger: Ledger, clock: QuickClock) -> None:
+    provider: Any = Provider(RUNNING, clock=clock)
+    job = await submitted(ledger)
+    begun = clock.now()
+    with pytest.raises(JobTimeout):
+        await wait_for_job(ledger, provider, job, 600.0, clock=clock)
+    assert 590.0 < provider.looks[-1] - begun < 596.0
+
+
 # --- what is learned ---
 
 
