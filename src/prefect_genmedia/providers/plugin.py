@@ -199,6 +199,23 @@ def request_type(kind: str) -> type[GenerationRequest]:
     return kinds()[kind]
 
 
+def make_request(kind: str, fields: Mapping[str, Any]) -> GenerationRequest:
+    """A request of a kind, from its fields.
+
+    Parameters:
+        kind: the kind, such as `poster`.
+        fields: the request's fields, by name.
+
+    Raises:
+        InvalidRequest: with every problem: no installed plug-in has the kind, or fields are wrong.
+    """
+    models = kinds()
+    if kind not in models:
+        problem = f"no installed provider has the kind {kind!r}; installed: {', '.join(sorted(models)) or 'none'}"
+        raise InvalidRequest.of("The request", [FieldProblem("kind", problem)])
+    return models[kind].model_validate(dict(fields))
+
+
 def list_prices() -> dict[str, Price]:
     """The list prices of all providers, by `provider/model`."""
     return {f"{plugin.name}/{model}": price for plugin in plugins() for model, price in plugin.prices.items()}
