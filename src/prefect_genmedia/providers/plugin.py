@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
@@ -110,12 +110,6 @@ class ProviderPlugin:
         return block_type
 
 
-def _checked(plugin: Any) -> ProviderPlugin:
-    if not isinstance(plugin, ProviderPlugin):
-        raise TypeError(f"it is a {type(plugin).__name__}, and not a ProviderPlugin")
-    return plugin
-
-
 class _Registry:
     """Plug-ins by name: the installed ones, loaded at the first use, and those that a program registered itself."""
 
@@ -125,17 +119,53 @@ class _Registry:
     @functools.cached_property
     def installed(self) -> dict[str, ProviderPlugin]:
         found: dict[str, ProviderPlugin] = {}
-        for entry in entry_points(group=GROUP):
+        for entry in _entry_points():
             try:
-                plugin = _checked(entry.load())
+                plugin = _checked(entry.load(), found)
             except Exception as error:  # a broken plug-in must not keep the others from working
-                _logger.warning("The provider plug-in %r cannot be loaded and is skipped: %r", entry.name, error)
+                _skipped(entry.name, error)
                 continue
             found[plugin.name] = plugin
         return found
 
     def all(self) -> dict[str, ProviderPlugin]:
         return {**self.installed, **self.registered}
+
+
+def _entry_points() -> list[EntryPoint]:
+    """The declared plug-ins: those of this package first, so that no other one takes their names."""
+    return sorted(
+        entry_points(group=GROUP), key=lambda each: (not each.value.startswith("prefect_genmedia."), each.name)
+    )
+
+
+def _checked(plugin: Any, others: Mapping[str, ProviderPlugin]) -> ProviderPlugin:
+    """The plug-in, if it is one, and takes no name or kind of another.
+
+    Raises:
+        TypeError, ValueError: it cannot be used; the sentence says why.
+    """
+    if not isinstance(plugin, ProviderPlugin):
+        raise TypeError(f"it is a {type(plugin).__name__}, and not a ProviderPlugin")
+    if plugin.name in others:
+        raise ValueError(f"another plug-in has the name {plugin.name!r}")
+    taken = {request.kind: other.name for other in others.values() for request in other.requests}
+    for request in plugin.requests:
+        if request.kind in taken:
+            raise ValueError(f"the kind {request.kind!r} is of the plug-in {taken[request.kind]!r}")
+        if request.provider != plugin.name:
+            raise ValueError(f"{request.__name__} names the provider {request.provider!r}")
+    return plugin
+
+
+@functools.lru_cache(maxsize=256)
+def _warned(name: str, what: str) -> None:
+    _logger.warning("The provider plug-in %r cannot be loaded and is skipped: %s", name, what)
+
+
+def _skipped(name: str, error: Exception) -> None:
+    """Say once that a plug-in is skipped."""
+    _warned(name, repr(error))
 
 
 _REGISTRY = _Registry()
@@ -224,6 +254,23 @@ def list_prices() -> dict[str, Price]:
 def providers_with_free_failures() -> frozenset[str]:
     """The names of the providers that bill no failed job, by their own documents."""
     return frozenset(plugin.name for plugin in plugins() if plugin.failures_are_free)
+
+
+def loaded_parts(part: str) -> dict[str, Any]:
+    """A part of every plug-in that has it, by the plug-in's name. A part that cannot be imported is skipped.
+
+    Parameters:
+        part: name of a field of `ProviderPlugin` that holds an import path, such as `simulator`.
+    """
+    found: dict[str, Any] = {}
+    for plugin in plugins():
+        path = getattr(plugin, part)
+        try:
+            if path is not None:
+                found[plugin.name] = imported(path)
+        except Exception as error:  # a broken plug-in must not keep the others from working
+            _skipped(f"{plugin.name}: {part}", error)
+    return found
 
 
 def imported(path: str) -> Any:
