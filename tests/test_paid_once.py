@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deadlines import shorten
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
@@ -20,6 +19,7 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES
+from prefect_genmedia.testing.deadlines import shorten_deadlines
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -56,7 +56,7 @@ async def run(simulator: RunningSimulator, stored: str, retries: int, **options:
 async def test_every_fault_leaves_one_accepted_job_or_none_where_the_provider_refused(
     fault: str, flow_retries: int, simulator: RunningSimulator, stored: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, fault)
+    shorten_deadlines(monkeypatch, fault)
     ordered = simulator.order(fault, times=2, retry_after=0.02, seconds=0.1, mib=8)
     await run(simulator, stored, flow_retries, timeout_seconds=1 if fault == "stuck" else 600)
     assert ordered.times < 2, "the fault never struck"

@@ -156,6 +156,7 @@ def _words(provider: str, body: bytes) -> str:
     try:
         plugin = find_plugin(provider)
         read = plugin.callback_words if plugin is not None else None
-        return clean_text(read(json.loads(body)), STATUS_CHARACTERS) if read is not None else ""
-    except (ValueError, RecursionError):  # no JSON
+        return clean_text(str(read(json.loads(body))), STATUS_CHARACTERS) if read is not None else ""
+    except Exception:  # no JSON, or not what the plug-in expects: the callback is recorded without words
+        logger.debug("A callback of %s says nothing that is understood", provider)
         return ""
