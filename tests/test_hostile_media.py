@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_final_names import Deliver, delivered, video  # noqa: F401 - a fixture
+from test_final_names import Deliver, deliver_new_job, video  # noqa: F401 - a fixture
 
 from prefect_genmedia._core import Ledger, decoding, staging
 from prefect_genmedia._inputs.inspect import picture_at
