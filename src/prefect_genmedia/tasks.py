@@ -39,6 +39,15 @@ from prefect_genmedia.providers.protocol import GenerationRequest, PreparedReque
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import clean_text
 
+__all__ = [
+    "check_inputs",
+    "download_result",
+    "reconcile_ledger",
+    "settle_job",
+    "submit",
+    "wait_for_job",
+]
+
 
 @task(
     task_run_name="check inputs",
