@@ -11,28 +11,27 @@ from typing import Any, NamedTuple
 
 import pytest
 import toy_provider
+from jobs import submit_once
 
 from prefect_genmedia import errors
 from prefect_genmedia._core import (
-    Claim,
     Job,
     JobState,
     Ledger,
     PollPolicy,
     deliver,
     open_ledger,
-    submit_once,
     wait_for_job,
 )
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._media.verify import examine_video
+from prefect_genmedia.providers import plugin, register
 from prefect_genmedia.providers.hidream import HiDreamClient, StylizedVideo
 from prefect_genmedia.providers.jenius import JeniusClient, LivePoster
+from prefect_genmedia.providers.plugin import plugin_named
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.providers.registry import provider_named
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo, TokenOpsClient
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
-from prefect_genmedia.simulator.app import DIALECTS
 from prefect_genmedia.simulator.faults import STAGES
 from prefect_genmedia.simulator.world import Settings
 
@@ -98,7 +97,7 @@ CASES = {
         StylizedVideo(video_url=CLIP, style="ink_wash"),
     ),
     "toy": Case(
-        lambda simulator, key: toy_provider.ToyClient(key, simulator.url + toy_provider.PREFIX),
+        lambda simulator, key: toy_provider.ToyClient(key, simulator.url + toy_provider.Toy.prefix),
         toy_provider.ToyVideo(picture=PORTRAIT),
         {"short_video": NOT_AS_ASKED},
     ),
@@ -107,8 +106,11 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def all_speaking() -> Iterator[RunningSimulator]:
-    with run_simulator(dialects=(*DIALECTS, toy_provider.Toy)) as running:
-        yield running
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plugin._REGISTRY, "registered", {})  # the toy is a provider of this module only
+        register(toy_provider.PLUGIN)
+        with run_simulator() as running:
+            yield running
 
 
 @pytest.fixture
@@ -132,7 +134,7 @@ async def client(case: Case, simulator: RunningSimulator) -> AsyncIterator[Any]:
 
 async def live(ledger: Ledger, client: Any, request: GenerationRequest, folder: Path) -> Job:
     """The whole life of a job."""
-    job = await submit_once(ledger, client, request, Claim(scope="test", expectation=request.expectation()))
+    job = await submit_once(ledger, client, request, scope="test")
     job = await wait_for_job(ledger, client, job, PATIENCE, POLICY)
     return await deliver(ledger, client, job, target_at(str(folder)))
 
@@ -227,7 +229,7 @@ async def test_a_failed_job_is_called_free_only_by_the_providers_word_at_first_a
     delivered, met = await live_on(ledger, client, case.request, tmp_path)
     assert delivered is None
     assert len({error.paid for error in met}) == 1
-    is_free = provider_named(case.request.provider).failures_are_free
+    is_free = plugin_named(case.request.provider).failures_are_free
     assert met[0].paid.startswith("nothing" if is_free else errors.UNDOCUMENTED_BILLING)
 
 
@@ -235,7 +237,7 @@ async def test_a_stuck_job_is_let_go_of_in_time_and_not_lost(
     case: Case, client: Any, simulator: RunningSimulator, ledger: Ledger
 ) -> None:
     simulator.order("stuck")
-    job = await submit_once(ledger, client, case.request, Claim(scope="test"))
+    job = await submit_once(ledger, client, case.request, scope="test")
     with pytest.raises(errors.JobTimeout, match=job.key):
         await wait_for_job(ledger, client, job, 0.3, POLICY)
     (kept,) = await ledger.jobs()
@@ -270,6 +272,8 @@ def resume(name: str, url: str, key: str, ledger_url: str, job_key: str, folder:
     """A fresh process that knows the job's key only."""
     import asyncio
 
+    register(toy_provider.PLUGIN)
+
     async def work() -> None:
         case = CASES[name]
         client = case.connect(RunningSimulator(url, None), key)
@@ -289,7 +293,7 @@ async def test_a_fresh_process_takes_a_job_up_by_its_key(
 ) -> None:
     case = CASES[name]
     client = case.connect(simulator, simulator.key)
-    job = await submit_once(ledger, client, case.request, Claim(scope="test"))
+    job = await submit_once(ledger, client, case.request, scope="test")
     await client.aclose()
     arguments = (name, simulator.url, simulator.key, ledger_url, job.key, str(tmp_path / "out"))
     process = multiprocessing.get_context("forkserver").Process(target=resume, args=arguments)

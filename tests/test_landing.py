@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fsspec.registry import _registry
 
-from prefect_genmedia._core import landing, storage
+from prefect_genmedia._media import staged, storage
 from prefect_genmedia._media.staged import Landing
 from prefect_genmedia._media.storage import LocalFolder, RemoteFolder, storing, target_at
 from prefect_genmedia.errors import InvalidRequest, ProviderError, ResultInvalid, StorageError
@@ -29,7 +29,7 @@ def stream_of(pieces: Sequence[bytes], length: int | None = None, content_type: 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of some bytes take many trips to a thread."""
-    monkeypatch.setattr(landing, "PIECE_BYTES", 4)
+    monkeypatch.setattr(staged, "PIECE_BYTES", 4)
 
 
 @pytest.mark.parametrize("pieces", [[b"abc"], [b"abcd"], [b"abc", b"de", b"fghij", b"k"] * 20])
@@ -66,7 +66,7 @@ async def test_what_is_no_file_is_told_and_may_be_fetched_again(
 async def test_a_runaway_download_ends_at_the_cap_and_leaves_nothing(
     tmp_path: Path, small_pieces: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(landing, "MAX_BYTES", 100)
+    monkeypatch.setattr(staged, "MAX_BYTES", 100)
     arriving = Landing(LocalFolder(tmp_path))
     with pytest.raises(ResultInvalid, match="larger than 100 bytes") as caught:
         await arriving.receive(stream_of([b"abcdef"] * 1000))

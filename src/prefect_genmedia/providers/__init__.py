@@ -1,7 +1,7 @@
 """The API for provider plug-ins: requests, clients, and what a plug-in declares.
 
-A plug-in's credentials Block derives from `prefect_genmedia.providers.credentials.ProviderCredentials`; that module needs
-Prefect, and nothing here does.
+A plug-in's credentials Block derives from `prefect_genmedia.providers.credentials.ProviderCredentials`; that module
+needs Prefect, and nothing here does.
 """
 
 from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
