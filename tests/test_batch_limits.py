@@ -14,7 +14,7 @@ from prefect_genmedia._core.budgets import Budget, BudgetState, budget_name, hol
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia.batch.breaker import Breaker
 from prefect_genmedia.batch.slots import Slots
-from prefect_genmedia.providers.prices import Price, price_table
+from prefect_genmedia.prices import Price, price_table
 
 
 def in_own_loop(url: str, who: int, wanted: int) -> int:

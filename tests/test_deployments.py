@@ -16,7 +16,7 @@ import yaml
 from prefect.cli.deploy._models import DeploymentConfig, PrefectYamlModel, RawScheduleConfig
 from prefect.server.events.schemas.automations import AutomationCore
 
-from prefect_genmedia.deploy.documents import BLOCKS, read_secrets
+from prefect_genmedia.deploy.documents import block_types, read_secrets
 from prefect_genmedia.deploy.files import (
     BLOCK_DOCUMENTS,
     DEPLOYMENTS,
@@ -146,7 +146,7 @@ def test_the_server_understands_each_automation(declared: dict[str, object]) -> 
 
 def test_every_document_is_of_a_block_type_and_has_its_required_fields() -> None:
     for document in read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml").documents:
-        fields = BLOCKS[document.block].model_fields
+        fields = block_types()[document.block].model_fields
         assert set(document.fields) <= set(fields)
         assert {name for name, field in fields.items() if field.is_required()} <= set(document.fields)
 

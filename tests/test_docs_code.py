@@ -24,7 +24,7 @@ from documents import PAGES, ROOT, Block, blocks_of, name_of, project
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.deploy.files import PrefectFile
-from prefect_genmedia.providers import registry
+from prefect_genmedia.providers import plugin
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.simulator import RunningSimulator, run_simulator, world
 from prefect_genmedia.simulator.media import Recipe, render
@@ -75,7 +75,7 @@ def store_blocks(prefect_server: None, running_simulator: RunningSimulator) -> I
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader's folder; the hosts of the examples do not exist; what a page registers is forgotten."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_PROVIDERS", dict(registry._PROVIDERS))
+    monkeypatch.setattr(plugin._REGISTRY, "registered", dict(plugin._REGISTRY.registered))
     look_up = socket.getaddrinfo
 
     def look_up_real_hosts(host: Any, *arguments: Any, **options: Any) -> Any:

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.providers.jenius import LivePoster, catalog
+from prefect_genmedia.providers.plugin import plugin_named, request_type
 from prefect_genmedia.providers.protocol import Account
-from prefect_genmedia.providers.registry import provider_named, request_type
 
 PICTURE = "https://example.com/user-photo.jpg"
 
@@ -108,7 +108,7 @@ def test_nothing_undocumented_is_expected_of_the_file() -> None:
 
 def test_the_provider_is_registered() -> None:
     assert request_type("poster") is LivePoster
-    assert provider_named("jenius").requests == (LivePoster,)
+    assert plugin_named("jenius").requests == (LivePoster,)
 
 
 def test_the_account_names_the_provider_and_not_the_key() -> None:

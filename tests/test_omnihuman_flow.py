@@ -21,9 +21,10 @@ from prefect_genmedia._inputs.reading import read_all
 from prefect_genmedia._media.verify import Recording
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
-from prefect_genmedia.tasks import detect_subjects, download_result, select_subject, submit, wait_for_job
+from prefect_genmedia.tasks import download_result, submit, wait_for_job
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jobs import submit_once
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia._core import Claim, Delivery, JobState, Ledger, submit_once
+from prefect_genmedia._core import Delivery, JobState, Ledger
 from prefect_genmedia._core.decide import decide
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
@@ -216,7 +217,7 @@ async def test_a_cancelled_submission_is_still_written_down(
     simulator.order("accept_slowly", seconds=0.4)
     request = OmniHumanVideo(image_url=simulator.portrait_url, audio_url=simulator.speech_url)
     async with credentials.client() as client:
-        submitting = asyncio.create_task(submit_once(ledger, client, request, Claim(scope="cancelled")))
+        submitting = asyncio.create_task(submit_once(ledger, client, request, scope="cancelled"))
         while not simulator.accepted:
             await asyncio.sleep(0.01)
         submitting.cancel()

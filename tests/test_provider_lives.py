@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from jobs import submit_once
 
-from prefect_genmedia._core import Claim, Job, JobState, Ledger, PollPolicy, deliver, submit_once, wait_for_job
+from prefect_genmedia._core import Job, JobState, Ledger, PollPolicy, deliver, wait_for_job
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia.errors import (
     CredentialsError,
@@ -56,7 +57,7 @@ class Life:
         return StylizedVideo(**{"video_url": self.simulator.clip_url, "style": "ink_wash"} | changes)
 
     async def submitted(self, scope: str = "test", **changes: Any) -> Job:
-        return await submit_once(self.ledger, self.client, self.request(**changes), Claim(scope=scope))
+        return await submit_once(self.ledger, self.client, self.request(**changes), scope=scope)
 
     async def finished(self, **changes: Any) -> Job:
         return await wait_for_job(self.ledger, self.client, await self.submitted(**changes), 600, POLICY)
