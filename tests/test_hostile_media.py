@@ -20,8 +20,9 @@ import pytest
 from PIL import Image
 from test_final_names import Deliver, deliver_new_job, video  # noqa: F401 - a fixture
 
-from prefect_genmedia._core import Ledger, decoding, staging
+from prefect_genmedia._core import Ledger
 from prefect_genmedia._inputs.inspect import picture_at
+from prefect_genmedia._media import decoding, staging
 from prefect_genmedia._media.decoding import DecodeLimits, DecoderPool, Decoding, DecodingFailed, pool
 from prefect_genmedia._media.storage import LocalFolder, Target
 from prefect_genmedia._media.verify import byte_limit, examine_recording, examine_video
