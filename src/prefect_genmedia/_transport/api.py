@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -29,6 +30,9 @@ IDLE_CONNECTIONS = 4
 
 SUBMIT_SECONDS = 180.0
 """The longest a paid POST may take from its first byte to its answer, in seconds."""
+
+FilePart = tuple[str, bytes, str]
+"""A file in a form: its name, its content, its media type."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
@@ -131,21 +135,26 @@ class ApiClient:
         async with self._requests:
             yield
 
-    async def post_paid(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        """POST a JSON `body` that may cost money: sent once, on a fresh connection, within `SUBMIT_SECONDS`.
+    async def post_paid(
+        self, path: str, body: Mapping[str, Any], files: Mapping[str, FilePart] | None = None
+    ) -> httpx.Response:
+        """POST a `body` that may cost money: sent once, on a fresh connection, within `SUBMIT_SECONDS`.
 
         Call it inside `turn()`: it does not wait for a place itself, so that whoever writes down "sending" just before
         it really is about to send.
 
         Parameters:
             path: what follows the base URL.
-            body: what is sent, as JSON.
+            body: what is sent, as JSON; with `files`, as the fields of a form.
+            files: the form's parts, by name: file name, content and media type; None for JSON. An empty mapping sends
+                the body as multipart/form-data all the same.
 
         Raises:
             ProviderError: no answer came; its `outcome` tells whether the request was surely not sent.
         """
+        content = {"json": body} if files is None else {"files": _form(body, files)}
         with anyio.move_on_after(SUBMIT_SECONDS):
-            return await self._send(self._fresh, "POST", path, json=body)
+            return await self._send(self._fresh, "POST", path, **content)
         raise ProviderError(f"POST {path} had no answer within {SUBMIT_SECONDS:.0f} s.", outcome="uncertain")
 
     @asynccontextmanager
@@ -199,6 +208,19 @@ class ApiClient:
         # Raised out here so that the httpx error, which holds the request and its Authorization header, is not
         # this error's context.
         raise failure
+
+
+def _form(body: Mapping[str, Any], files: Mapping[str, FilePart]) -> list[tuple[str, Any]]:
+    """The parts of a form. Fields are parts without a file name: httpx sends a form without files as a URL query."""
+    fields = [(name, (None, each)) for name, value in body.items() for each in _form_values(value)]
+    return [*fields, *files.items()]
+
+
+def _form_values(value: Any) -> list[str]:
+    """A field's value as text: numbers and booleans as in JSON, a list as several fields of the name."""
+    if isinstance(value, list | tuple):
+        return [text for each in value for text in _form_values(each)]
+    return [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
 
 
 async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> None:
