@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,12 +18,14 @@ from typing import Any
 
 import pytest
 from servers import HTTP, PATIENCE, ask_api, member, until
+from wheels import installed_wheel, run_tests
 
 from prefect_genmedia.cli.local_server import LocalServer, free_port, local_server
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
 PACKAGE = Path(__file__).parent / "plugin_provider"
+EXAMPLE = Path(__file__).parent.parent / "examples" / "openai_videos"
 PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
 KEY = "sk-simulator"
 DOCUMENTS = """
@@ -38,13 +39,7 @@ documents:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder into which the plug-in's wheel was installed."""
-    folder = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(PACKAGE, folder / "source", ignore=shutil.ignore_patterns("__pycache__"))
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", folder / "dist", folder / "source"], check=True)
-    (wheel,) = (folder / "dist").glob("*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", folder / "site", wheel], check=True)
-    return folder / "site"
+    return installed_wheel(PACKAGE, tmp_path_factory.mktemp("wheel"))
 
 
 def command(env: Mapping[str, str], *words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
@@ -205,12 +200,14 @@ def test_rows_of_an_uninstalled_plugin_stay_listed_and_shown(team: Team) -> None
 
 
 def test_it_passes_the_conformance_suite(site: Path) -> None:
-    words = ["-p", "no:cacheprovider", "--noconftest", "-q", str(PACKAGE / "conformance_acme.py")]
-    env = {**os.environ, "PYTHONPATH": str(site), "PREFECT_HOME": str(site.parent / "prefect")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], env=env, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    run_tests(PACKAGE / "conformance_acme.py", site)
+
+
+def test_the_example_provider_passes_its_tests_and_is_short(tmp_path: Path) -> None:
+    pytest.importorskip("openai")
+    written = [path for path in EXAMPLE.rglob("*") if path.suffix in (".py", ".md", ".toml")]
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in written) <= 600
+    run_tests(EXAMPLE / "tests", installed_wheel(EXAMPLE, tmp_path))
 
 
 BROKEN = {

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -211,16 +211,20 @@ class ApiClient:
 
 
 def _form(body: Mapping[str, Any], files: Mapping[str, FilePart]) -> list[tuple[str, Any]]:
-    """The parts of a form. Fields are parts without a file name: httpx sends a form without files as a URL query."""
-    fields = [(name, (None, each)) for name, value in body.items() for each in _form_values(value)]
-    return [*fields, *files.items()]
+    """The parts of a form. A field is a part without a file name: httpx then sends multipart without files, too."""
+    return [*((name, (None, text)) for name, text in _form_fields("", body)), *files.items()]
 
 
-def _form_values(value: Any) -> list[str]:
-    """A field's value as text: numbers and booleans as in JSON, a list as several fields of the name."""
-    if isinstance(value, list | tuple):
-        return [text for each in value for text in _form_values(each)]
-    return [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)]
+def _form_fields(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A JSON value as fields: `name[key]` for objects and `name[]` for lists, as the OpenAI client writes them."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _form_fields(f"{name}[{key}]" if name else str(key), inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _form_fields(f"{name}[]", inner)
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value)
 
 
 async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> None:
