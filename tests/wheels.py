@@ -23,7 +23,6 @@ def run_tests(tests: Path, site: Path) -> None:
     """Run a package's own tests with its wheel, and without the tests' configuration here."""
     words = ["-p", "no:cacheprovider", "--noconftest", "-q", str(tests)]
     env = {**os.environ, "PYTHONPATH": str(site), "PREFECT_HOME": str(site.parent / "prefect")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *words], env=env, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "pytest", *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

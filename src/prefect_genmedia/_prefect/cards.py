@@ -17,9 +17,7 @@ from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.errors import GenMediaError
-
-_NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
-"""Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""
+from prefect_genmedia.providers.plugin import kinds
 
 _NEW_RUN = "start a new run with other inputs (*Copy to new run*); *Retry* would send the same ones."
 
@@ -169,9 +167,15 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
     lines = [f"# {job.kind} · {_cell(job.label or job.key)}", ""]
     if poster:
         lines += [f"![poster frame]({poster})", ""]
-    asked = {name: _cell(value) for name, value in job.request.items() if name not in _NOT_ASKED_FOR}
+    asked = {name: _cell(value) for name, value in job.request.items() if name not in _technical_fields(job.kind)}
     lines += [*_table(facts), "", "## Request", "", *_table(asked)]
     return "\n".join(lines) + "\n"
+
+
+def _technical_fields(kind: str) -> frozenset[str]:
+    """Fields of a request that say nothing to a person; the model is shown with the job."""
+    request = kinds().get(kind)
+    return frozenset({"model"}) | (request.technical_fields if request is not None else frozenset())
 
 
 def _table(facts: Mapping[str, str]) -> list[str]:

@@ -60,4 +60,4 @@ def _within(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_inline(value: Any, place: str) -> bool:
-    return isinstance(value, str) and (value[:5].lower() == "data:" or place.endswith("video_base64"))
+    return isinstance(value, str) and (value[:5].lower() == "data:" or place.endswith("base64"))

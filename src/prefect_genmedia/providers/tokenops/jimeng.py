@@ -63,6 +63,7 @@ class JimengVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "jimeng"
+    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key"})
 
     model: catalog.JimengModel = Field(default="jimeng-video-3.0-pro", description="The model's name at TokenOps.")
     prompt: str = Field(

@@ -18,6 +18,7 @@ class OmniHumanVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "omnihuman"
+    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key", "masks_as", "mask_urls"})
 
     image_url: InputUrl = Field(description="URL or path of the portrait; a clear picture from the front is best.")
     audio_url: InputUrl = Field(description="URL or path of the recording to speak; shorter than 60 seconds.")
