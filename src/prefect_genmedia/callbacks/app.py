@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 KNOWN = {"received": True, "known": True}
 ANSWER_SECONDS = 4.0
-"""A callback that cannot be written down for so long is refused, so that the provider, which may wait for 5 s, comes again."""
+"""A callback that cannot be written down for so long is refused, so that a provider that waits for 5 s comes again."""
 
 MAX_BODY_BYTES = 256 * 1024
 """A callback says what happened, and carries no media."""
