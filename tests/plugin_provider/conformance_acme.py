@@ -1,6 +1,14 @@
 """Acme passes the conformance suite. Run by `test_plugin_wheel.py`, where the wheel is installed."""
 
+import asyncio
+
+import pytest
+from prefect.testing.utilities import prefect_test_harness
+
 from genmedia_acme import AcmeClip
+from prefect_genmedia.callbacks.app import _words
+from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.flows.generate import generate_media
 from prefect_genmedia.testing import NOT_AS_ASKED, ConformanceSuite, Ending, JobState, ProviderCase
 
 
