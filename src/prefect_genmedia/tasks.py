@@ -1,6 +1,6 @@
 """The Prefect tasks: one for each step of a job, each usable alone in anyone's flow. They take and return plain values.
 
-A provider's own tasks are in its package, such as `prefect_genmedia.providers.tokenops.tasks`.
+A provider's own tasks are in its package.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ class Job(BaseModel):
     variant: int = Field(default=0, description="Tells apart several wanted results of the same request.")
     provider: str = Field(description="The provider's name.")
     account: str = Field(default="", description="Provider, fingerprint of the credential, base URL.")
-    kind: str = Field(default="", description="The kind of request, such as omnihuman.")
+    kind: str = Field(default="", description="The kind of request, as a batch's table names it.")
     model: str = Field(default="", description="The provider's model.")
     label: str = Field(default="", description="A few words that name the request for people.")
     request: dict[str, Any] = Field(default_factory=dict, description="The request, without secrets and signatures.")

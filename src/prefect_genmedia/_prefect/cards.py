@@ -17,10 +17,8 @@ from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._prefect.markdown import cell, code, escape, link, prose
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.providers.plugin import kinds
 from prefect_genmedia.text import shown_id
-
-_NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
-"""Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""
 
 _NEW_RUN = "start a new run with other inputs (*Copy to new run*); *Retry* would send the same ones."
 
@@ -173,9 +171,17 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
     lines = [f"# {escape(f'{job.kind} · {job.label or job.key}')}", ""]
     if poster:
         lines += [f"![poster frame]({poster})", ""]
-    asked = {escape(name): escape(value) for name, value in job.request.items() if name not in _NOT_ASKED_FOR}
+    asked = {
+        escape(name): escape(value) for name, value in job.request.items() if name not in _technical_fields(job.kind)
+    }
     lines += [*_table(facts), "", "## Request", "", *_table(asked)]
     return "\n".join(lines) + "\n"
+
+
+def _technical_fields(kind: str) -> frozenset[str]:
+    """Fields of a request that say nothing to a person; the model is shown with the job."""
+    request = kinds().get(kind)
+    return frozenset({"model"}) | (request.technical_fields if request is not None else frozenset())
 
 
 def _table(facts: Mapping[str, str]) -> list[str]:

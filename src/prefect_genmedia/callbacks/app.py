@@ -2,7 +2,7 @@
 
 A callback is a hint and never a result: it is unsigned, so all that it does is to let the waiting task look at once.
 Its path holds a token that only whoever knows the callback secret can make, one for each job, so nobody else can even
-hint. HiDream documents: a POST at the end, 200 wanted within 5 seconds, at most 3 tries (docs/providers/hidream.md).
+hint. The strictest provider wants a 200 within 5 seconds, and tries at most 3 times.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 KNOWN = {"received": True, "known": True}
 ANSWER_SECONDS = 4.0
-"""A callback that cannot be written down for so long is refused, so that HiDream, which waits for 5 s, comes again."""
+"""A callback that cannot be written down for so long is refused, so that a provider that waits for 5 s comes again."""
 
 MAX_BODY_BYTES = 256 * 1024
 """A callback says what happened, and carries no media."""

@@ -92,6 +92,8 @@ class GenerationRequest(ExtensibleRequest):
 
     provider: ClassVar[str]
     kind: ClassVar[str]
+    technical_fields: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say nothing to a person; cards leave them out."""
 
     @model_validator(mode="wrap")
     @classmethod

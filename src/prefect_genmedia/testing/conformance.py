@@ -67,6 +67,23 @@ class _Account:
         return None, met
 
 
+@dataclass(frozen=True)
+class _Provider:
+    """A case at the simulator, and a folder of the test's own."""
+
+    case: ProviderCase
+    simulator: RunningSimulator
+    folder: Path
+
+    @property
+    def base_url(self) -> str:
+        return self.simulator.base_url(self.case.request.provider)
+
+    def do(self, work: Callable[[_Account], Awaitable[T]], key: str | None = None) -> T:
+        """Do some work with an account, in an event loop of its own: async test plugins are not needed."""
+        return asyncio.run(_with_account(self.case, self.base_url, key or self.simulator.key, self.folder, work))
+
+
 class ConformanceSuite:
     """The tests that every provider passes, against its own dialect of the simulator.
 
@@ -96,11 +113,13 @@ class ConformanceSuite:
         cases = dict(self.cases) or ({self.case.request.kind: self.case} if self.case is not None else {})
         metafunc.parametrize("provider_case", list(cases.values()), ids=list(cases))
 
-    def test_a_request_becomes_a_verified_file(
-        self, provider_case: ProviderCase, genmedia_simulator: RunningSimulator, tmp_path: Path
-    ) -> None:
+    @pytest.fixture(name="provider")
+    def _provider(self, provider_case: ProviderCase, genmedia_simulator: RunningSimulator, tmp_path: Path) -> _Provider:
+        return _Provider(provider_case, genmedia_simulator, tmp_path)
+
+    def test_a_request_becomes_a_verified_file(self, provider: _Provider) -> None:
         """The whole lifecycle, without a fault."""
-        job = _at(provider_case, genmedia_simulator, tmp_path, _Account.run)
+        job = provider.do(_Account.run)
         assert job.state is JobState.DELIVERED
         assert job.delivery
         facts = examine_video(Path(job.delivery.uri))
@@ -110,26 +129,27 @@ class ConformanceSuite:
 
     @pytest.mark.parametrize("fault", FAULTS)
     def test_every_fault_ends_as_it_must_in_one_accepted_job_and_no_broken_file(
-        self,
-        fault: str,
-        provider_case: ProviderCase,
-        genmedia_simulator: RunningSimulator,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
+        self, fault: str, provider: _Provider, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The end of every fault, which errors are met, and that they pickle."""
+        """The end of every fault, which errors are met, and that they pickle.
+
+        Parameters:
+            fault: the fault.
+            provider: the case.
+            monkeypatch: shortens deadlines.
+        """
         shorten_deadlines(monkeypatch, fault)
 
         async def work(account: _Account) -> tuple[Job | None, list[errors.GenMediaError], list[Job]]:
             return *await account.run_again(), await account.ledger.jobs()
 
-        genmedia_simulator.order(fault, retry_after=0.02, seconds=0.05, mib=8)
-        delivered, met, jobs = _at(provider_case, genmedia_simulator, tmp_path, work)
+        provider.simulator.order(fault, retry_after=0.02, seconds=0.05, mib=8)
+        delivered, met, jobs = provider.do(work)
         first = min(jobs, key=lambda job: job.attempt)
-        assert Ending(met[0].kind if met else None, first.state) == provider_case.ending(fault)
+        assert Ending(met[0].kind if met else None, first.state) == provider.case.ending(fault)
         assert delivered is not None or met[-1].kind == met[0].kind
-        assert genmedia_simulator.accepted == (0 if fault in NEVER_ACCEPTED else 1)
-        for path in (tmp_path / "out").glob("*.mp4"):
+        assert provider.simulator.accepted == (0 if fault in NEVER_ACCEPTED else 1)
+        for path in (provider.folder / "out").glob("*.mp4"):
             examine_video(path)
         for error in met:
             assert error.job_key
@@ -137,20 +157,21 @@ class ConformanceSuite:
             assert type(pickle.loads(pickle.dumps(error))) is type(error)  # noqa: S301 - our own
 
     @pytest.mark.parametrize("fault", ["fail_input", "fail_output", "fail_internal"])
-    def test_a_failed_job_is_called_free_only_if_the_plugin_says_so(
-        self, fault: str, provider_case: ProviderCase, genmedia_simulator: RunningSimulator, tmp_path: Path
-    ) -> None:
-        """What an error says about the cost, at first and at each rerun."""
-        genmedia_simulator.order(fault)
-        delivered, met = _at(provider_case, genmedia_simulator, tmp_path, _Account.run_again)
+    def test_a_failed_job_is_called_free_only_if_the_plugin_says_so(self, fault: str, provider: _Provider) -> None:
+        """What an error says about the cost, at first and at each rerun.
+
+        Parameters:
+            fault: the fault.
+            provider: the case.
+        """
+        provider.simulator.order(fault)
+        delivered, met = provider.do(_Account.run_again)
         assert delivered is None
         assert len({error.paid for error in met}) == 1
-        is_free = provider_case.plugin.failures_are_free
+        is_free = provider.case.plugin.failures_are_free
         assert met[0].paid.startswith("nothing" if is_free else errors.UNDOCUMENTED_BILLING)
 
-    def test_a_stuck_job_times_out_and_is_kept(
-        self, provider_case: ProviderCase, genmedia_simulator: RunningSimulator, tmp_path: Path
-    ) -> None:
+    def test_a_stuck_job_times_out_and_is_kept(self, provider: _Provider) -> None:
         """A job that never ends stays submitted, for reconcile."""
 
         async def work(account: _Account) -> list[Job]:
@@ -159,13 +180,11 @@ class ConformanceSuite:
                 await wait_for_job(account.ledger, account.client, job, 0.3, POLICY)
             return await account.ledger.jobs()
 
-        genmedia_simulator.order("stuck")
-        (kept,) = _at(provider_case, genmedia_simulator, tmp_path, work)
+        provider.simulator.order("stuck")
+        (kept,) = provider.do(work)
         assert kept.state is JobState.SUBMITTED
 
-    def test_an_error_never_holds_the_key_even_if_the_provider_quotes_it(
-        self, provider_case: ProviderCase, genmedia_simulator: RunningSimulator, tmp_path: Path
-    ) -> None:
+    def test_an_error_never_holds_the_key_even_if_the_provider_quotes_it(self, provider: _Provider) -> None:
         """Redaction: error, client, account and ledger row."""
 
         async def work(account: _Account) -> tuple[str, list[Job]]:
@@ -174,16 +193,14 @@ class ConformanceSuite:
             shown = f"{caught.value} {vars(caught.value)} {account.client!r} {account.client.account}"
             return shown, await account.ledger.jobs()
 
-        shown, (job,) = _at(provider_case, genmedia_simulator, tmp_path, work, WRONG_KEY)
+        shown, (job,) = provider.do(work, WRONG_KEY)
         assert WRONG_KEY not in shown
-        assert genmedia_simulator.accepted == 0
+        assert provider.simulator.accepted == 0
         # Reserved where the plug-in's `resolve` asks the provider before the request is sent.
         assert job.state in (JobState.REJECTED, JobState.RESERVED)
         assert WRONG_KEY not in job.model_dump_json()
 
-    def test_the_same_request_joins_its_job(
-        self, provider_case: ProviderCase, genmedia_simulator: RunningSimulator, tmp_path: Path
-    ) -> None:
+    def test_the_same_request_joins_its_job(self, provider: _Provider) -> None:
         """A second submission of an equal request is not sent."""
 
         async def work(account: _Account) -> tuple[Job, Job]:
@@ -191,17 +208,14 @@ class ConformanceSuite:
             copy = type(request).model_validate(request.model_dump())
             return await account.run(), await account.run(copy)
 
-        first, second = _at(provider_case, genmedia_simulator, tmp_path, work)
+        first, second = provider.do(work)
         assert first == second
-        assert genmedia_simulator.accepted == 1
+        assert provider.simulator.accepted == 1
 
-    def test_a_fresh_process_finishes_a_job_by_its_key(
-        self, provider_case: ProviderCase, genmedia_simulator: RunningSimulator, tmp_path: Path
-    ) -> None:
+    def test_a_fresh_process_finishes_a_job_by_its_key(self, provider: _Provider) -> None:
         """Another process that knows the job's key finishes it, without paying again."""
-        job = _at(provider_case, genmedia_simulator, tmp_path, _Account.submit)
-        base_url = genmedia_simulator.base_url(provider_case.request.provider)
-        arguments = (provider_case, base_url, genmedia_simulator.key, job.key, tmp_path)
+        job = provider.do(_Account.submit)
+        arguments = (provider.case, provider.base_url, provider.simulator.key, job.key, provider.folder)
         process = multiprocessing.get_context("forkserver").Process(target=_resume, args=arguments)
         process.start()
         try:
@@ -213,23 +227,10 @@ class ConformanceSuite:
         async def work(account: _Account) -> Job | None:
             return await account.ledger.get(job.key)
 
-        finished = _at(provider_case, genmedia_simulator, tmp_path, work)
+        finished = provider.do(work)
         assert finished
         assert finished.state is JobState.DELIVERED
-        assert genmedia_simulator.accepted == 1
-
-
-def _at(
-    case: ProviderCase,
-    simulator: RunningSimulator,
-    folder: Path,
-    work: Callable[[_Account], Awaitable[T]],
-    key: str | None = None,
-) -> T:
-    """Do some work with an account at the simulator, in an event loop of its own: async test plugins are not needed."""
-    return asyncio.run(
-        _with_account(case, simulator.base_url(case.request.provider), key or simulator.key, folder, work)
-    )
+        assert provider.simulator.accepted == 1
 
 
 async def _with_account(

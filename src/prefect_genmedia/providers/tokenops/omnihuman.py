@@ -19,6 +19,7 @@ class OmniHumanVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "omnihuman"
+    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key", "masks_as", "mask_urls"})
     decides: ClassVar[Mapping[str, frozenset[str]]] = {
         **dict.fromkeys(("prompt", "mask_urls", "pe_fast_mode", "seed"), frozenset[str]()),
         "output_resolution": frozenset({"resolution_class"}),
