@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -268,7 +268,7 @@ async def test_the_same_request_joins_its_job(
     assert simulator.accepted == 1
 
 
-def resume(name: str, url: str, key: str, ledger_url: str, job_key: str, folder: str) -> None:
+def resume(name: str, url: str, prefixes: Mapping[str, str], key: str, ledger_url: str, job_key: str, folder: str) -> None:
     """A fresh process that knows the job's key only."""
     import asyncio
 
@@ -276,7 +276,7 @@ def resume(name: str, url: str, key: str, ledger_url: str, job_key: str, folder:
 
     async def work() -> None:
         case = CASES[name]
-        client = case.connect(RunningSimulator(url, None), key)
+        client = case.connect(RunningSimulator(url, None, prefixes), key)
         async with open_ledger(ledger_url) as ledger:
             job = await ledger.get(job_key)
             assert job
@@ -295,7 +295,7 @@ async def test_a_fresh_process_takes_a_job_up_by_its_key(
     client = case.connect(simulator, simulator.key)
     job = await submit_once(ledger, client, case.request, scope="test")
     await client.aclose()
-    arguments = (name, simulator.url, simulator.key, ledger_url, job.key, str(tmp_path / "out"))
+    arguments = (name, simulator.url, simulator.prefixes, simulator.key, ledger_url, job.key, str(tmp_path / "out"))
     process = multiprocessing.get_context("forkserver").Process(target=resume, args=arguments)
     process.start()
     try:
