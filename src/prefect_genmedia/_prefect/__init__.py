@@ -1,0 +1,1 @@
+"""What runs inside of Prefect: sessions of a run, cards, assets, progress, suspension."""
