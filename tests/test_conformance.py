@@ -268,7 +268,9 @@ async def test_the_same_request_joins_its_job(
     assert simulator.accepted == 1
 
 
-def resume(name: str, url: str, prefixes: Mapping[str, str], key: str, ledger_url: str, job_key: str, folder: str) -> None:
+def resume(
+    name: str, url: str, prefixes: Mapping[str, str], key: str, ledger_url: str, job_key: str, folder: str
+) -> None:
     """A fresh process that knows the job's key only."""
     import asyncio
 

@@ -297,7 +297,9 @@ async def test_files_that_are_gone_empty_or_too_large_are_named_at_once(
 
 
 def test_a_request_that_was_not_prepared_is_never_sent(portrait: Path) -> None:
-    with pytest.raises(InvalidRequest, match="an input is not a URL that the provider can fetch; the request must be prepared first"):
+    with pytest.raises(
+        InvalidRequest, match="an input is not a URL that the provider can fetch; the request must be prepared first"
+    ):
         LivePoster(image_url=str(portrait), scene="youqian").body()
 
 
