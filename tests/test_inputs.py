@@ -297,7 +297,9 @@ async def test_files_that_are_gone_empty_or_too_large_are_named_at_once(
 
 
 def test_a_request_that_was_not_prepared_is_never_sent(portrait: Path) -> None:
-    with pytest.raises(InvalidRequest, match="image_url: is not a URL that the provider can fetch"):
+    with pytest.raises(
+        InvalidRequest, match="an input is not a URL that the provider can fetch; the request must be prepared first"
+    ):
         LivePoster(image_url=str(portrait), scene="youqian").body()
 
 
@@ -358,8 +360,10 @@ async def test_an_error_that_quotes_the_request_shows_and_stores_neither_base64_
     ledger: Ledger, clip: Path, portrait: Path
 ) -> None:
     class Quoting:
-        account = ACCOUNT
         fetch_rules = RULES
+
+        def __init__(self, provider: str) -> None:
+            self.account = Account.of(provider, "https://example.com", "key")
 
         @asynccontextmanager
         async def turn(self) -> AsyncIterator[None]:
@@ -377,7 +381,7 @@ async def test_an_error_that_quotes_the_request_shows_and_stores_neither_base64_
     ):
         ready = await prepare(request, RULES, SOMEWHERE)
         with pytest.raises(InvalidRequest) as caught:
-            await submit_once(ledger, Quoting(), ready, scope=request.kind)
+            await submit_once(ledger, Quoting(request.provider), ready, scope=request.kind)
         stored = [job.error_message for job in await ledger.jobs()]
         seen = f"{caught.value!r} {caught.value} {vars(caught.value)} {stored}"
         text = base64.b64encode(asset(CLIP)).decode()

@@ -236,7 +236,7 @@ async def test_tokens_that_have_ended_when_they_come_are_a_refused_key(
 ) -> None:
     simulator = hidream.simulator
     monkeypatch.setattr(simulator.world, "keys", frozenset({"plain-key"}))
-    simulator.world.settings.hidream_token_seconds = -1.0
+    simulator.world.settings.token_seconds = -1.0
     client = HiDreamClient(api_key="plain-key", base_url=simulator.hidream_url, submissions_per_minute=None)
     hidream.client = client
     with pytest.raises(CredentialsError):
@@ -246,7 +246,7 @@ async def test_tokens_that_have_ended_when_they_come_are_a_refused_key(
 
 
 async def test_the_third_submission_in_a_minute_is_not_taken(hidream: Life) -> None:
-    hidream.simulator.world.settings.hidream_submissions_per_minute = 2
+    hidream.simulator.world.settings.submissions_per_minute = 2
     await hidream.submitted("one")
     await hidream.submitted("two")
     with pytest.raises(RateLimited) as caught:
