@@ -16,10 +16,11 @@ from rich.console import Console
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from prefect_genmedia import HiDreamCredentials, callbacks
+from prefect_genmedia import HiDreamCredentials
 from prefect_genmedia._core import Job, JobState, Ledger
 from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._prefect import run as prefect_run
+from prefect_genmedia.callbacks import app as callbacks
 from prefect_genmedia.callbacks import receiver
 from prefect_genmedia.callbacks.app import callback_app
 from prefect_genmedia.callbacks.receiver import callback_receiver

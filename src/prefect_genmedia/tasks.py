@@ -18,7 +18,6 @@ from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.spec import DEFAULT_TIMEOUT_SECONDS, JobSpec
-from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_result_card
 from prefect_genmedia._prefect.environment import lasting_output
 from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress
@@ -212,7 +211,6 @@ async def download_result(
     """
     async with explained(), shown_delivery(), open_session_of(job, credentials) as (session, found):
         done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()))
-        tell_assets(done, made=done != found)
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one
     emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)

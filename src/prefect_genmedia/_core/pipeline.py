@@ -202,6 +202,7 @@ async def deliver(session: Session, job: Job, output: str | None) -> Job:
         session.hooks.event("undelivered", job, error=error.kind, message=error.message)
         raise
     assert done.delivery is not None  # a delivered job has one
+    session.hooks.delivered(done, made=done != job)
     session.log.info("Delivered %s", done.delivery.uri)
     return done
 
