@@ -63,7 +63,7 @@ class OpenAIVideosClient:
 
     async def submit(self, request: Sendable) -> Accepted:
         """POST /videos, once, as multipart/form-data: what the published client sends, and every gateway reads."""
-        fields, files = _form(request.body())
+        fields, files = _form(request.payload())
         with paid_submission():
             response = await self._api.post_paid("/videos", fields, files)
             video = self._read(response, "POST /videos")

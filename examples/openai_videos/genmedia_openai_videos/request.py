@@ -29,7 +29,7 @@ class OpenAIVideo(GenerationRequest):
     input_reference: InputUrl | None = Field(default=None, description="URL or path of a picture to begin with.")
 
     @property
-    def model_name(self) -> str:
+    def default_model(self) -> str:
         """The model, as prices name it."""
         return self.model
 

@@ -63,7 +63,7 @@ class AcmeClient:
 
     async def submit(self, request: Sendable) -> Accepted:
         with paid_submission():
-            response = await self._api.post_paid("/clips", request.body())
+            response = await self._api.post_paid("/clips", request.payload())
             clip = self._clip(response, "POST /clips")
             clip_id = name_in(clip.get("id"))
             if clip_id is None:

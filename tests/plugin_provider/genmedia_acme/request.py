@@ -32,7 +32,7 @@ class AcmeClip(GenerationRequest):
     _presenter_id: str | None = PrivateAttr(default=None)
 
     @property
-    def model_name(self) -> str:
+    def default_model(self) -> str:
         """Acme has one model."""
         return "acme-1"
 
