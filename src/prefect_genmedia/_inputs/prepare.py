@@ -31,7 +31,7 @@ PUBLISH_SECONDS = 600.0
 _logger = logging.getLogger(__name__)
 
 
-async def prepare(
+async def prepare_inputs(
     request: Request,
     rules: FetchRules,
     publication: Publication,
