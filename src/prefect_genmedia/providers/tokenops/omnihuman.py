@@ -66,7 +66,7 @@ class OmniHumanVideo(GenerationRequest):
             return self
         wanted = parse_subject(self.subject)
         words = f"{wanted[0]:g},{wanted[1]:g}" if isinstance(wanted, tuple) else str(wanted)
-        return self.with_subject(SubjectSelection(subject=words, mask_urls=self.mask_urls))
+        return self.model_copy(update={"subject": words})  # nobody was looked for: `stale_at` stays as it is
 
     @property
     def model_name(self) -> str:
