@@ -330,6 +330,13 @@ def test_a_path_is_an_input_but_is_never_sent_as_it_is(path: str) -> None:
             request.body()
 
 
+def test_a_row_whose_speaker_was_not_looked_for_is_too_old_to_be_sent() -> None:
+    """It would be sent as if anybody might speak."""
+    row = OmniHumanVideo(image_url=PORTRAIT, audio_url=SPEECH, subject="0.50,0.4").normalized()
+    assert row.subject == "0.5,0.4"
+    assert row.stale_at() == float("-inf")
+
+
 CONFLICTS: dict[str, dict[str, Any]] = {
     "frames or seconds": {"prompt": "x", "frames": 121, "seconds": 5},
     "size or aspect_ratio": {"prompt": "x", "size": "1280x720", "aspect_ratio": "16:9"},
