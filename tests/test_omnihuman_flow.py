@@ -91,7 +91,7 @@ async def test_all_bad_inputs_are_named_at_once_before_anything_is_sent(
     with pytest.raises(errors.InvalidRequest) as caught:
         await omnihuman_video("gopher://portrait", "s3://", subject="the tall one", credentials=credentials)
     assert {problem.field for problem in caught.value.problems} == {"image_url", "audio_url", "subject"}
-    with pytest.raises(errors.InvalidRequest, match="there is no 'portrait.jpg'") as caught:
+    with pytest.raises(errors.InvalidRequest, match=r"there is no 'portrait\.jpg'") as caught:
         await omnihuman_video("portrait.jpg", "speech.mp3", credentials=credentials)
     assert {problem.field for problem in caught.value.problems} == {"image_url", "audio_url"}
     assert not simulator.world.requests
