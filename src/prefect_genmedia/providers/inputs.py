@@ -130,7 +130,6 @@ InputUrl = Annotated[
 """An input where the user has it: an http(s) URL, a path of this machine, or an fsspec URL."""
 
 
-
 def is_input(field: FieldInfo) -> bool:
     """Whether a request's field holds an `InputUrl`, or several.
 

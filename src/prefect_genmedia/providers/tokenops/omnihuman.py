@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
@@ -19,12 +18,6 @@ class OmniHumanVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "omnihuman"
-    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key", "masks_as", "mask_urls"})
-    decides: ClassVar[Mapping[str, frozenset[str]]] = {
-        **dict.fromkeys(("prompt", "mask_urls", "pe_fast_mode", "seed"), frozenset[str]()),
-        "output_resolution": frozenset({"resolution_class"}),
-        "content": frozenset({"seconds", "has_audio"}),
-    }
 
     image_url: InputUrl = Field(description="URL or path of the portrait; a clear picture from the front is best.")
     audio_url: InputUrl = Field(description="URL or path of the recording to speak; shorter than 60 seconds.")
@@ -73,10 +66,10 @@ class OmniHumanVideo(GenerationRequest):
             return self
         wanted = parse_subject(self.subject)
         words = f"{wanted[0]:g},{wanted[1]:g}" if isinstance(wanted, tuple) else str(wanted)
-        return self.model_copy(update={"subject": words})
+        return self.model_copy(update={"subject": words})  # nobody was looked for: `stale_at` stays as it is
 
     @property
-    def default_model(self) -> str:
+    def model_name(self) -> str:
         """The model's name at TokenOps."""
         return self.model
 
