@@ -28,7 +28,7 @@ from prefect_genmedia._media.storage import LocalFolder, Target
 from prefect_genmedia._media.verify import byte_limit, examine_recording, examine_video
 from prefect_genmedia.errors import ResultInvalid
 from prefect_genmedia.providers.protocol import MediaExpectation
-from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.simulator import RunningSimulator, hostile_media
 
 BOUND_MB = 300
 

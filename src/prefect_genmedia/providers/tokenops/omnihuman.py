@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, field_validator
@@ -18,6 +19,12 @@ class OmniHumanVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "omnihuman"
+    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key", "masks_as", "mask_urls"})
+    decides: ClassVar[Mapping[str, frozenset[str]]] = {
+        **dict.fromkeys(("prompt", "mask_urls", "pe_fast_mode", "seed"), frozenset[str]()),
+        "output_resolution": frozenset({"resolution_class"}),
+        "content": frozenset({"seconds", "has_audio"}),
+    }
 
     image_url: InputUrl = Field(description="URL or path of the portrait; a clear picture from the front is best.")
     audio_url: InputUrl = Field(description="URL or path of the recording to speak; shorter than 60 seconds.")
@@ -69,7 +76,7 @@ class OmniHumanVideo(GenerationRequest):
         return self.model_copy(update={"subject": words})  # nobody was looked for: `stale_at` stays as it is
 
     @property
-    def model_name(self) -> str:
+    def default_model(self) -> str:
         """The model's name at TokenOps."""
         return self.model
 
