@@ -112,7 +112,7 @@ def test_what_a_page_shows_works_in_the_order_in_which_it_is_read(
 
 def run_python(text: str, names: dict[str, Any], path: Path) -> None:
     path.write_text(text, "utf-8")  # Prefect looks for the source of a flow
-    code = compile(text, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(text, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     pending = eval(code, names)
     if pending is not None:
         asyncio.run(pending)
