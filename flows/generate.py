@@ -10,9 +10,9 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from prefect_genmedia._core import Delivery
+from prefect_genmedia._prefect.credentials import AnyCredentials
 from prefect_genmedia._prefect.run import JobRunName, label_of
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
-from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.plugin import make_request
 
 
@@ -27,7 +27,7 @@ def _run_name() -> str:
 async def generate_media(
     kind: str,
     fields: dict[str, Any],
-    credentials: ProviderCredentials | str = "default",
+    credentials: AnyCredentials | str = "default",
     label: str = "",
     output: str | None = None,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
