@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from documents import FENCE, PAGES, ROOT, Block, blocks_of, name_of, project
 from prefect import Flow
+from walk import walk_table
 
 from prefect_genmedia import errors
 from prefect_genmedia._prefect.credentials import credentials_types
@@ -146,7 +147,7 @@ def cell(text: str) -> str:
 
 def generated() -> dict[str, str]:
     """Every generated table by its name."""
-    tables = {"faults": fault_table(), "settings": settings_table()}
+    tables = {"faults": fault_table(), "settings": settings_table(), "walk": walk_table()}
     return tables | {f"flow {name}": flow_table(flow) for name, flow in every_flow().items()}
 
 
