@@ -13,4 +13,8 @@ FOLDERS = {
     "prefect_genmedia.block_documents": "blocks",
 }
 
-setup(packages=[*find_packages("src"), *FOLDERS], package_dir={"": "src", **FOLDERS})
+setup(
+    packages=[*find_packages("src"), *FOLDERS],
+    package_dir={"": "src", **FOLDERS},
+    py_modules=["pytest_genmedia"],  # pytest loads it in every session: outside of the package, which imports Prefect
+)

@@ -8,10 +8,10 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from prefect_genmedia._prefect.credentials import AnyCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.generate import check_run
-from prefect_genmedia.providers.credentials import ProviderCredentials
 
 
 def _run_name() -> str:
@@ -25,7 +25,7 @@ def _run_name() -> str:
 async def generate_batch(
     table: str | list[dict[str, Any]],
     kind: str = "omnihuman",
-    credentials: ProviderCredentials | str = "default",
+    credentials: AnyCredentials | str = "default",
     batch_id: str | None = None,
     output: str | None = None,
     results: str | None = None,

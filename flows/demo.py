@@ -23,7 +23,13 @@ async def run(job: dict[str, Any]) -> int:
     await credentials.asave("default", overwrite=True)
     omnihuman_video: Any = load_flow_from_entrypoint("prefect_genmedia.flows.omnihuman.omnihuman_video")
     state: State[Any] = await omnihuman_video(
-        **job, prompt="自然说话,面带微笑", credentials="default", return_state=True
+        image_url=job["portrait"],
+        audio_url=job["recording"],
+        prompt="自然说话,面带微笑",
+        output_resolution=job["short_side"],
+        output=job["output"],
+        credentials="default",
+        return_state=True,
     )
     if not state.is_completed():
         return 1

@@ -13,12 +13,12 @@ import sys
 from typing import Any
 
 from prefect_genmedia._core import submit
-from prefect_genmedia.batch import row_task as lives
+from prefect_genmedia.batch import row_task
 from prefect_genmedia.errors import BatchIncomplete
 from prefect_genmedia.flows.batch import generate_batch
 
 submit.STALE_SENDING_SECONDS = 0.5  # nobody waits minutes for a dead process here
-lives.RETRY_DELAYS = [0.02, 0.1, 0.3]
+row_task.RETRY_DELAYS = [0.02, 0.1, 0.3]
 
 
 def run(parameters: dict[str, Any]) -> int:

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from prefect_genmedia import errors
-from prefect_genmedia._core import Claim, deliver, open_ledger, submit_once, wait_for_job
+from prefect_genmedia._core import JobSpec, Session, deliver, open_ledger, submit_once, wait_for_job
 from prefect_genmedia._media.decoding import pool
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia.providers.tokenops import JimengVideo, TokenOpsClient
@@ -24,8 +24,7 @@ async def main(url: str, key: str, folder: Path) -> str:
     client = TokenOpsClient(key, url)
     request = JimengVideo(prompt="a horse", model="jimeng-video-3.0-720P")
     async with open_ledger(f"sqlite:///{folder / 'ledger.db'}") as ledger:
-        claim = Claim(scope="test", expectation=request.expectation())
-        job = await submit_once(ledger, client, request, claim)
+        job = await submit_once(Session(client=client, ledger=ledger), JobSpec(request, scope="test"))
         job = await wait_for_job(ledger, client, job, 300.0)
         try:
             await deliver(ledger, client, job, target_at(str(folder / "out")))

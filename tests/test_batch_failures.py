@@ -7,13 +7,14 @@ from typing import Any, cast
 from uuid import UUID
 
 import pytest
+from jobs import submit_once
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.client.schemas.objects import State
 
 from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
-from prefect_genmedia._core import Claim, JobState, Ledger, submit_once
-from prefect_genmedia.batch import row_task as lives
+from prefect_genmedia._core import JobState, Ledger
+from prefect_genmedia.batch import row_task
 from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between attempts."""
-    monkeypatch.setattr(lives, "RETRY_DELAYS", [0.02, 0.02, 0.02])
+    monkeypatch.setattr(row_task, "RETRY_DELAYS", [0.02, 0.02, 0.02])
 
 
 def talks(simulator: RunningSimulator, count: int) -> list[dict[str, Any]]:
@@ -110,5 +111,5 @@ async def test_a_job_of_unknown_length_is_estimated_at_the_longest_everywhere(
 ) -> None:
     request = OmniHumanVideo(image_url=simulator.portrait_url, audio_url=simulator.speech_url)
     async with credentials.client() as client:
-        job = await submit_once(ledger, client, request, Claim(scope="s"))
+        job = await submit_once(ledger, client, request, scope="s")
     assert job.estimated_cost == pytest.approx(60 * 1.2)

@@ -21,7 +21,7 @@ from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import JobState, Ledger
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._inputs import identified
-from prefect_genmedia.batch import BatchReport, known, lives, run
+from prefect_genmedia.batch import BatchReport, known, row_task, scheduler
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.flows.batch import generate_batch
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between attempts, and videos of five frames: five seconds long, decoded in no time."""
-    monkeypatch.setattr(lives, "RETRY_DELAYS", [0.02, 0.02, 0.02])
+    monkeypatch.setattr(row_task, "RETRY_DELAYS", [0.02, 0.02, 0.02])
     rendered = World._rendered
 
     async def few_frames(world: World, recipe: Recipe) -> bytes:
@@ -375,7 +375,7 @@ async def test_a_provider_that_asks_to_slow_down_slows_down_its_own_rows_only(
             self.slowed += 1
             super().slower()
 
-    monkeypatch.setattr(run, "Slots", Noticed)
+    monkeypatch.setattr(scheduler, "Slots", Noticed)
     batch.simulator.order("rate_limited", times=3, provider="tokenops", retry_after=0.05)
     table = [*lakes(3), *posters(2, batch.simulator.portrait_url)]
     assert (await batch.run(table, credentials=accounts, max_in_flight=4)).delivered == 5

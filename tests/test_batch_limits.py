@@ -14,7 +14,8 @@ from prefect_genmedia._core.budgets import Budget, BudgetState, budget_name, hol
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia.batch.breaker import Breaker
 from prefect_genmedia.batch.slots import Slots
-from prefect_genmedia.providers.prices import Price, price_table
+from prefect_genmedia.prices import Price, price_table
+from prefect_genmedia.providers.plugin import list_prices
 
 
 def in_own_loop(url: str, who: int, wanted: int) -> int:
@@ -200,7 +201,7 @@ def test_a_storage_that_takes_no_files_opens_the_breaker_though_submissions_pass
 
 
 def test_own_prices_stand_in_place_of_the_list_s() -> None:
-    table = price_table({"tokenops/jimeng-video-3.0-pro": 2.0, "jenius/x": Price(per_job=3)})
+    table = price_table(list_prices(), {"tokenops/jimeng-video-3.0-pro": 2.0, "jenius/x": Price(per_job=3)})
     assert table["tokenops/jimeng-video-3.0-pro"].of(5) == 10
     assert table["jenius/x"].of(None) == 3
     assert table["tokenops/OmniHuman_1.5"].of(None) is None

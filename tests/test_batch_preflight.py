@@ -15,10 +15,10 @@ from PIL import Image
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import Ledger
-from prefect_genmedia._inputs import judged, looking, reading
+from prefect_genmedia._inputs import inspect, judged, reading
 from prefect_genmedia._inputs.inspect import Look, Seen, Wanted
 from prefect_genmedia._transport import FetchRules, fetch
-from prefect_genmedia.batch import BatchReport, lives, preflight
+from prefect_genmedia.batch import BatchReport, preflight, row_task
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import Recipe
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lives, "RETRY_DELAYS", [0.02, 0.02, 0.02])
+    monkeypatch.setattr(row_task, "RETRY_DELAYS", [0.02, 0.02, 0.02])
     rendered = World._rendered
 
     async def few_frames(world: World, recipe: Recipe) -> bytes:
@@ -160,7 +160,7 @@ async def test_a_host_that_does_not_answer_is_not_asked_for_a_whole_table(
     async def silence(url: str, wanted: Wanted, rules: FetchRules) -> Seen:
         asked.append(url)
         if "good" in url:
-            return Look(1000, picture=looking.Picture("PNG", 1280, 720))
+            return Look(1000, picture=inspect.Picture("PNG", 1280, 720))
         return errors.ProviderError("No answer.")
 
     monkeypatch.setattr(preflight, "look_at", silence)
@@ -202,7 +202,7 @@ async def test_of_a_file_in_which_nothing_is_documented_only_the_size_is_asked_f
     told = {}
     for place in (str(tmp_path), f"local://{tmp_path}"):
         for name in (*files, "folder", "nowhere"):
-            seen = await looking.look_at(f"{place}/{name}", Wanted(max_bytes=5), FetchRules())
+            seen = await inspect.look_at(f"{place}/{name}", Wanted(max_bytes=5), FetchRules())
             told[name] = seen.problem if isinstance(seen, reading.Unusable) else seen
         assert told["full"] == Look(3)
         assert told["empty"] == "is empty"
@@ -211,6 +211,6 @@ async def test_of_a_file_in_which_nothing_is_documented_only_the_size_is_asked_f
         assert "there is no" in str(told["nowhere"])
     with fsspec.open("memory://looks/full", "wb") as file:
         file.write(b"abc")
-    assert await looking.look_at("memory://looks/full", Wanted(max_bytes=5), FetchRules()) == Look(3)
-    gone = await looking.look_at("memory://looks/gone", Wanted(max_bytes=5), FetchRules())
+    assert await inspect.look_at("memory://looks/full", Wanted(max_bytes=5), FetchRules()) == Look(3)
+    gone = await inspect.look_at("memory://looks/gone", Wanted(max_bytes=5), FetchRules())
     assert gone == reading.Unusable("is not there")

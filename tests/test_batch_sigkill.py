@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deadlines import ENDED_BY_DEADLINES
 
 from prefect_genmedia._core import Job, JobState, open_ledger
 from prefect_genmedia._media.storage import sha256_of
@@ -28,6 +27,7 @@ from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES
 from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
+from prefect_genmedia.testing.deadlines import ENDED_BY_DEADLINES
 
 ROWS = 200
 AT_ONCE = 8

@@ -9,7 +9,8 @@ import httpx
 import pytest
 
 from prefect_genmedia._core import Job, JobState, Ledger, PollPolicy, wait_for_job
-from prefect_genmedia.callbacks.app import MAX_BODY_BYTES, callback_app, callback_url
+from prefect_genmedia._core.callback_url import callback_url
+from prefect_genmedia.callbacks.app import MAX_BODY_BYTES, callback_app
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.protocol import Observation, Phase
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from prefect_genmedia import artifacts, errors
+from prefect_genmedia import errors
 from prefect_genmedia._core.model import Delivery, Job, JobState
+from prefect_genmedia._prefect import cards as card_module
 from prefect_genmedia._prefect.cards import LONGEST_CELL, publish_failure_card, result_card
 
 JOB = Job(
@@ -34,7 +35,7 @@ def cards(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     async def publish(key: str, markdown: str, description: str) -> None:
         published.append(markdown)
 
-    monkeypatch.setattr(artifacts, "acreate_markdown_artifact", publish)
+    monkeypatch.setattr(card_module, "acreate_markdown_artifact", publish)
     return published
 
 
@@ -73,7 +74,7 @@ async def test_retrying_is_told_as_the_run_can_be_retried(
     class Runtime:
         id = deployed
 
-    monkeypatch.setattr(artifacts, "deployment", Runtime)
+    monkeypatch.setattr(card_module, "deployment", Runtime)
     await publish_failure_card(errors.QuotaError("No balance."))
     assert words in cards[0]
 

@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 from documents import FENCE, PAGES, ROOT, Block, blocks_of, name_of, project
 from prefect import Flow
+from walk import walk_table
 
 from prefect_genmedia import errors
-from prefect_genmedia._prefect.credentials import CREDENTIALS
+from prefect_genmedia._prefect.credentials import credentials_types
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.providers import registry
+from prefect_genmedia.providers.plugin import plugin_named
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.simulator.faults import STAGES
 
@@ -146,7 +147,7 @@ def cell(text: str) -> str:
 
 def generated() -> dict[str, str]:
     """Every generated table by its name."""
-    tables = {"faults": fault_table(), "settings": settings_table()}
+    tables = {"faults": fault_table(), "settings": settings_table(), "walk": walk_table()}
     return tables | {f"flow {name}": flow_table(flow) for name, flow in every_flow().items()}
 
 
@@ -180,11 +181,11 @@ def test_the_table_of_errors_has_every_error_and_so_does_troubleshooting() -> No
     assert missing == []
 
 
-@pytest.mark.parametrize("provider", list(CREDENTIALS))
+@pytest.mark.parametrize("provider", list(credentials_types()))
 def test_a_providers_page_has_every_option(provider: str) -> None:
     text = (ROOT / "docs" / "providers" / f"{provider}.md").read_text("utf-8")
-    requests = registry.provider_named(provider).requests
-    names = {name for model in (CREDENTIALS[provider], *requests) for name in model.model_fields}
+    requests = plugin_named(provider).requests
+    names = {name for model in (credentials_types()[provider], *requests) for name in model.model_fields}
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 

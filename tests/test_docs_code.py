@@ -24,7 +24,7 @@ from documents import PAGES, ROOT, Block, blocks_of, name_of, project
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.deploy.files import PrefectFile
-from prefect_genmedia.providers import registry
+from prefect_genmedia.providers import plugin
 from prefect_genmedia.settings import GenMediaSettings
 from prefect_genmedia.simulator import RunningSimulator, run_simulator, world
 from prefect_genmedia.simulator.media import Recipe, render
@@ -75,7 +75,7 @@ def store_blocks(prefect_server: None, running_simulator: RunningSimulator) -> I
 def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader's folder; the hosts of the examples do not exist; what a page registers is forgotten."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_PROVIDERS", dict(registry._PROVIDERS))
+    monkeypatch.setattr(plugin._REGISTRY, "registered", dict(plugin._REGISTRY.registered))
     look_up = socket.getaddrinfo
 
     def look_up_real_hosts(host: Any, *arguments: Any, **options: Any) -> Any:
@@ -112,7 +112,7 @@ def test_what_a_page_shows_works_in_the_order_in_which_it_is_read(
 
 def run_python(text: str, names: dict[str, Any], path: Path) -> None:
     path.write_text(text, "utf-8")  # Prefect looks for the source of a flow
-    code = compile(text, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(text, str(path), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
     pending = eval(code, names)
     if pending is not None:
         asyncio.run(pending)

@@ -18,6 +18,7 @@ from toy_provider import ToyVideo
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Job, Ledger
+from prefect_genmedia._core.costs import priced_as
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.submit import shown_request
 from prefect_genmedia.batch.rows import check_rows
@@ -30,7 +31,7 @@ from prefect_genmedia.flows.stylize import stylize_video
 from prefect_genmedia.providers.extra_body import MAX_BYTES, MAX_DEPTH
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.jenius import LivePoster
-from prefect_genmedia.providers.prices import LIST_PRICES, priced_as
+from prefect_genmedia.providers.plugin import list_prices
 from prefect_genmedia.providers.protocol import Account, GenerationRequest
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
@@ -303,7 +304,7 @@ def test_a_request_pickled_before_there_was_one_goes_on() -> None:
 
 def test_the_price_is_that_of_the_model_that_is_sent() -> None:
     assert priced_as(lake(model="jimeng-video-3.0-720P")) == "tokenops/jimeng-video-3.0-720P"
-    assert priced_as(lake(model=NEW_MODEL)) not in LIST_PRICES
+    assert priced_as(lake(model=NEW_MODEL)) not in list_prices()
     assert priced_as(poster(model="poster-2")) == "jenius/poster-2"
     assert priced_as(lake(model=None)) == priced_as(lake())
 

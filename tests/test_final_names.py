@@ -43,8 +43,8 @@ class Client:
 Deliver = Callable[..., Any]
 
 
-@pytest.fixture
-def delivered(ledger: Ledger) -> Deliver:
+@pytest.fixture(name="delivered")
+def deliver_new_job(ledger: Ledger) -> Deliver:
     """Deliver a new job that has these files."""
 
     async def delivered(

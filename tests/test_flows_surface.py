@@ -9,10 +9,11 @@ import subprocess
 import sys
 
 import pytest
-from prefect import Flow
+from prefect import Flow, Task
 
 import prefect_genmedia.flows
 from prefect_genmedia import tasks
+from prefect_genmedia.providers.tokenops import tasks as subject_tasks
 
 
 def every_flow() -> list[Flow[..., object]]:
@@ -21,6 +22,11 @@ def every_flow() -> list[Flow[..., object]]:
         members = vars(importlib.import_module(f"prefect_genmedia.flows.{module.name}")).values()
         found += [member for member in members if isinstance(member, Flow)]
     return found
+
+
+def every_task() -> list[Task[..., object]]:
+    members = [*vars(tasks).values(), *vars(subject_tasks).values()]
+    return [member for member in members if isinstance(member, Task)]
 
 
 @pytest.mark.parametrize("flow", every_flow(), ids=lambda flow: flow.name)
@@ -37,9 +43,9 @@ def test_no_parameter_takes_a_secret(flow: Flow[..., object]) -> None:
     assert not {"api_key", "token", "secret", "password"} & set(flow.parameters.properties)
 
 
-@pytest.mark.parametrize("name", tasks.__all__)
-def test_a_task_takes_credentials_and_what_follows_them_by_name(name: str) -> None:
-    parameters = inspect.signature(getattr(tasks, name).fn).parameters
+@pytest.mark.parametrize("task", every_task(), ids=lambda task: task.name)
+def test_a_task_takes_credentials_and_what_follows_them_by_name(task: Task[..., object]) -> None:
+    parameters = inspect.signature(task.fn).parameters
     names = list(parameters)
     after = names[names.index("credentials") :] if "credentials" in names else []
     assert {parameters[each].kind for each in after} <= {inspect.Parameter.KEYWORD_ONLY}

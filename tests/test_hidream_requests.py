@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.stylize import stylize_video
 from prefect_genmedia.providers.hidream import StylizedVideo, catalog
-from prefect_genmedia.providers.registry import provider_named, request_type
+from prefect_genmedia.providers.plugin import plugin_named, request_type
 
 VIDEO = "https://media.hidreamai.com/42c6c363-c20e-47a5-aa92-18c17c798793.mp4"
 CALLBACK = "https://example.com/api/callback"
@@ -119,10 +119,10 @@ def test_text_that_is_no_base64_is_refused(text: str) -> None:
 
 
 @given(st.text(max_size=30))
-def test_only_urls_that_others_can_reach_are_taken(text: str) -> None:
-    for field in ("video_url", "notify_url"):
+def test_only_urls_that_others_can_reach_are_sent(text: str) -> None:
+    for field, sent_as in (("video_url", "video_name"), ("notify_url", "notify_url")):
         with contextlib.suppress(InvalidRequest):
-            assert getattr(stylized(**{field: text}), field).startswith(("http://", "https://"))
+            assert stylized(**{field: text}).body()[sent_as].startswith(("http://", "https://"))
 
 
 @given(
@@ -186,4 +186,4 @@ def test_nothing_undocumented_is_expected_of_the_file() -> None:
 
 def test_the_provider_is_registered() -> None:
     assert request_type("stylize") is StylizedVideo
-    assert provider_named("hidream").requests == (StylizedVideo,)
+    assert plugin_named("hidream").requests == (StylizedVideo,)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deadlines import shorten
 from prefect.settings import PREFECT_API_URL
 from servers import PATIENCE
 
@@ -25,6 +24,7 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.reconcile import reconcile_jobs
 from prefect_genmedia.flows.stylize import stylize_video
 from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.testing.deadlines import shorten_deadlines
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -109,7 +109,7 @@ async def test_a_poll_that_drips_does_not_outlast_the_run_and_its_job_is_collect
 async def test_a_poll_that_drips_is_given_up_and_the_next_one_tells(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, "poll_drip", 1.0)
+    shorten_deadlines(monkeypatch, "poll_drip", 1.0)
     simulator.order("poll_drip", seconds=0.05)
     assert await run(simulator, credentials)
     assert simulator.accepted == 1
@@ -118,7 +118,7 @@ async def test_a_poll_that_drips_is_given_up_and_the_next_one_tells(
 async def test_an_accepted_submission_whose_answer_drips_is_unknown_and_never_sent_again(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, "accept_then_drip", 1.0)
+    shorten_deadlines(monkeypatch, "accept_then_drip", 1.0)
     simulator.order("accept_then_drip", seconds=0.05)
     with pytest.raises(errors.SubmissionUnknown, match="no answer within 1 s"):
         await run(simulator, credentials)
@@ -129,7 +129,7 @@ async def test_an_accepted_submission_whose_answer_drips_is_unknown_and_never_se
 async def test_a_download_that_drips_is_given_up_and_begun_anew(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, "content_drip", 2.0)
+    shorten_deadlines(monkeypatch, "content_drip", 2.0)
     ordered = simulator.order("content_drip", seconds=0.05)
     assert await run(simulator, credentials)
     assert ordered.times == 0
@@ -140,7 +140,7 @@ async def test_a_download_that_drips_is_given_up_and_begun_anew(
 async def test_a_detection_or_a_mask_that_drips_costs_nothing(
     fault: str, simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, fault, 1.0)
+    shorten_deadlines(monkeypatch, fault, 1.0)
     simulator.order(fault, times=99, seconds=0.05)
     with pytest.raises(errors.ProviderError, match=r"no answer within|too slow"):
         await run(simulator, credentials, subject="leftmost")
@@ -150,7 +150,7 @@ async def test_a_detection_or_a_mask_that_drips_costs_nothing(
 async def test_an_exchange_of_a_key_that_drips_sends_nothing(
     simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, "token_drip", 1.0)
+    shorten_deadlines(monkeypatch, "token_drip", 1.0)
     simulator.world.keys = frozenset({*simulator.world.keys, "a-key"})
     simulator.order("token_drip", times=99, seconds=0.05)
     credentials = HiDreamCredentials(api_key="a-key", base_url=simulator.hidream_url)

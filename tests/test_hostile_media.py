@@ -18,16 +18,17 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_final_names import Deliver, delivered, video  # noqa: F401 - a fixture
+from test_final_names import Deliver, deliver_new_job, video  # noqa: F401 - a fixture
 
-from prefect_genmedia._core import Ledger, decoding, staging
+from prefect_genmedia._core import Ledger
 from prefect_genmedia._inputs.inspect import picture_at
+from prefect_genmedia._media import decoding, staging
 from prefect_genmedia._media.decoding import DecodeLimits, DecoderPool, Decoding, DecodingFailed, pool
 from prefect_genmedia._media.storage import LocalFolder, Target
 from prefect_genmedia._media.verify import byte_limit, examine_recording, examine_video
 from prefect_genmedia.errors import ResultInvalid
 from prefect_genmedia.providers.protocol import MediaExpectation
-from prefect_genmedia.simulator import RunningSimulator, hostile
+from prefect_genmedia.simulator import RunningSimulator, hostile_media
 
 BOUND_MB = 300
 
@@ -156,7 +157,7 @@ def test_large_frames_within_the_memory_bound_are_refused_by_that_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Were there no bound on pixels, the one on memory would hold."""
-    (tmp_path / "result").write_bytes(hostile.pixel_bomb())
+    (tmp_path / "result").write_bytes(hostile_media.pixel_bomb())
     monkeypatch.setattr(decoding, "MEMORY_BYTES", 96 * 1024**2)
     with pytest.raises(DecodingFailed, match=r"more memory than is allowed|does not decode"):
         DecoderPool().ask("video", tmp_path / "result", DecodeLimits(pixels=10**9))

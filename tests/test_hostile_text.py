@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_conformance import CASES, PATIENCE, POLICY
+from jobs import submit_once
+from test_conformance import TestShippedProviders as Shipped
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia._core import Claim, Job, JobState, Ledger, deliver, open_ledger, submit_once, wait_for_job
+from prefect_genmedia._core import Job, JobState, Ledger, deliver, open_ledger, wait_for_job
 from prefect_genmedia._core.decide import decide
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect import run as support
 from prefect_genmedia._transport import Redactor
-from prefect_genmedia.batch.conduct import Results
+from prefect_genmedia.batch.results import Results
 from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.flows.batch import generate_batch
@@ -27,6 +28,8 @@ from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import HOSTILE_CODE, HOSTILE_TEXT, ODD_IDS, STATUSES
+from prefect_genmedia.testing.conformance import PATIENCE_SECONDS as PATIENCE
+from prefect_genmedia.testing.conformance import POLICY
 from prefect_genmedia.text import clean_text, csv_cell, csv_value, escaped, json_text, path_segment
 
 REAL = ("omnihuman", "jenius", "hidream")
@@ -46,14 +49,15 @@ def all_clean(value: Any) -> bool:
 @pytest.fixture(params=REAL)
 async def client(request: pytest.FixtureRequest, simulator: RunningSimulator) -> AsyncIterator[Any]:
     simulator.world.settings.__dict__.update(queue_seconds=0.05, run_seconds=0.05)
-    opened = CASES[request.param].connect(simulator, simulator.key)
-    opened.request = CASES[request.param].request
+    case = Shipped.cases[request.param]
+    opened: Any = case.client(simulator.base_url(case.request.provider), simulator.key)
+    opened.request = case.request
     yield opened
     await opened.aclose()
 
 
 async def live(ledger: Ledger, client: Any, folder: Path) -> Job:
-    job = await submit_once(ledger, client, client.request, Claim(scope="test"))
+    job = await submit_once(ledger, client, client.request, scope="test")
     job = await wait_for_job(ledger, client, job, PATIENCE, POLICY)
     return await deliver(ledger, client, job, target_at(str(folder)))
 
@@ -68,9 +72,9 @@ async def test_each_database_takes_whatever_a_provider_says(
 
         simulator.order("refuse_hostile")
         with pytest.raises(errors.InvalidRequest) as refused:
-            await submit_once(ledger, client, client.request, Claim(scope="refused"))
+            await submit_once(ledger, client, client.request, scope="refused")
         simulator.order("fail_hostile")
-        job = await submit_once(ledger, client, client.request, Claim(scope="failed"))
+        job = await submit_once(ledger, client, client.request, scope="failed")
         with pytest.raises(errors.GenerationFailed) as failed:
             await wait_for_job(ledger, client, job, PATIENCE, POLICY)
         for caught in (refused.value, failed.value):
@@ -92,7 +96,7 @@ async def test_an_id_is_stored_and_asked_for_unaltered(
         for fault in ("accept_odd_id", "accept_long_id"):
             simulator.world.reset()
             simulator.order(fault)
-            job = await submit_once(ledger, client, client.request, Claim(scope=fault))
+            job = await submit_once(ledger, client, client.request, scope=fault)
             (theirs,) = simulator.world.jobs
             assert job.provider_job_id == theirs
             assert await ledger.find(theirs) == job
@@ -112,7 +116,7 @@ async def test_an_id_that_cannot_be_stored_makes_the_job_unknown_and_a_person_ad
     async with open_ledger(shared_ledger) as ledger:
         simulator.order(fault)
         with pytest.raises(errors.SubmissionUnknown) as caught:
-            await submit_once(ledger, client, client.request, Claim(scope="test"))
+            await submit_once(ledger, client, client.request, scope="test")
         (theirs,) = simulator.world.jobs
         (job,) = await ledger.jobs()
         assert job.state is JobState.UNKNOWN

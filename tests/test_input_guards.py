@@ -21,11 +21,13 @@ from test_hostile_text import LAKE
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
 from prefect_genmedia._core.clock import Clock
-from prefect_genmedia.batch.conduct import Money
-from prefect_genmedia.callbacks.app import MOST_CALLBACKS, REPLAY_SECONDS, callback_app, callback_url
+from prefect_genmedia._prefect.session import prices_of
+from prefect_genmedia.batch.spec import Money
+from prefect_genmedia.callbacks import callback_url
+from prefect_genmedia.callbacks.app import MOST_CALLBACKS, REPLAY_SECONDS, callback_app
 from prefect_genmedia.cli.callbacks import DeadlineProtocol, serve_callbacks
 from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia.providers.prices import Price, in_micros, price_table
+from prefect_genmedia.prices import Price, in_micros, price_table
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.simulator import RunningSimulator
 
@@ -57,12 +59,12 @@ async def test_a_limit_or_price_that_limits_nothing_is_refused_before_anything_i
 def test_a_price_in_the_settings_is_refused(price: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_INTEGRATIONS_GENMEDIA_PRICES", f'{{"a/b": {price}}}')
     with pytest.raises(errors.InvalidRequest):
-        _ = current_settings().price_table
+        _ = prices_of(current_settings())
 
 
 def test_amounts_that_can_be_meant_are_taken() -> None:
-    assert price_table({"a/b": 0, "a/c": 2, "a/d": Price(per_job=1)})["a/c"].per_second == 2
-    assert GenMediaSettings(prices={"a/b": 1, "a/c": {"per_job": 2}}).price_table["a/c"].per_job == 2
+    assert price_table({}, {"a/b": 0, "a/c": 2, "a/d": Price(per_job=1)})["a/c"].per_second == 2
+    assert prices_of(GenMediaSettings(prices={"a/b": 1, "a/c": {"per_job": 2}}))["a/c"].per_job == 2
     assert Money(max_cost=0.0, max_jobs=0).limited
     with pytest.raises(errors.InvalidRequest):
         in_micros(float("nan"))

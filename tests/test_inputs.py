@@ -15,17 +15,18 @@ from typing import Any, ClassVar
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from jobs import submit_once
 
-from prefect_genmedia._core import Claim, Ledger, submit_once
+from prefect_genmedia._core import Ledger
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.submit import shown_request
-from prefect_genmedia._inputs import DiscreetClient, Publication, identified, looking, preflight, prepared, prepared_url
+from prefect_genmedia._inputs import Publication, identified, inspect, prepare_inputs, prepared_url, validate
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import InvalidRequest, ProviderError
 from prefect_genmedia.providers.hidream import HiDreamClient, StylizedVideo
 from prefect_genmedia.providers.inputs import SentInput
 from prefect_genmedia.providers.jenius import LivePoster
-from prefect_genmedia.providers.protocol import Accepted, Account, GenerationRequest
+from prefect_genmedia.providers.protocol import Accepted, Account, GenerationRequest, PreparedRequest, Sendable
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo, TokenOpsClient
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import CLIP, asset
@@ -100,10 +101,13 @@ def quiet(message: str) -> None:
 # --- What is accepted ---
 
 
-def test_a_missing_file_is_a_problem_beside_all_others(portrait: Path) -> None:
+async def test_a_missing_file_is_a_problem_beside_all_others(portrait: Path) -> None:
+    masks = (str(portrait), str(portrait.with_name("empty.png")))
+    Path(masks[1]).touch()
+    request = OmniHumanVideo(image_url=str(portrait.with_name("gone.jpg")), audio_url="speech.mp3", mask_urls=masks)
     with pytest.raises(InvalidRequest) as caught:
-        OmniHumanVideo(image_url=str(portrait.with_name("gone.jpg")), audio_url="speech.mp3", output_resolution=480)
-    assert [problem.field for problem in caught.value.problems] == ["image_url", "audio_url", "output_resolution"]
+        await prepare_inputs(request, RULES, SOMEWHERE)
+    assert [problem.field for problem in caught.value.problems] == ["image_url", "audio_url", "mask_urls.1"]
     assert "gone.jpg" in str(caught.value)
     assert str(Path.cwd()) in str(caught.value)  # a relative path: relative to what?
 
@@ -116,14 +120,28 @@ def test_a_missing_file_is_a_problem_beside_all_others(portrait: Path) -> None:
         ("ftp://me:s3cret@example.com/a.jpg", "must not contain a password"),
         ("s3://", "names a file"),
         ("data:image/png;base64,AAAA", "base64 text does not belong here"),
-        (".", "there is no '.'"),
-        ("a\0b.jpg", "there is no"),
     ],
 )
 def test_what_is_no_file_anywhere_is_refused(url: str, said: str) -> None:
     with pytest.raises(InvalidRequest, match=said) as caught:
         LivePoster(image_url=url, scene="youqian")
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        (".", "Is a directory"),
+        ("a\0b.jpg", "there is no"),
+        ("a" * 5000, "the path of a file"),
+    ],
+    ids=["a folder", "a name that no file can have", "a name that is too long"],
+)
+async def test_a_path_that_is_no_file_is_refused_when_it_is_inspected(path: str, said: str) -> None:
+    request = LivePoster(image_url=path, scene="youqian")
+    with pytest.raises(InvalidRequest, match=said) as caught:
+        await prepare_inputs(request, RULES, SOMEWHERE)
+    assert [problem.field for problem in caught.value.problems] == ["image_url"]
 
 
 @pytest.mark.parametrize("form", ["{path}", "file://{path}", "local://{path}", "portrait.jpg", "~/portrait.jpg"])
@@ -141,9 +159,9 @@ def test_a_file_of_this_machine_may_be_named_in_every_usual_way(
 
 async def test_http_urls_travel_as_they_are_and_are_not_even_fetched() -> None:
     request = LivePoster(image_url="https://example.com/a.jpg?sign=1", scene="youqian")
-    ready = await prepared(request, RULES, NOWHERE, tell=quiet)
-    assert ready.request.body() == request.body()
-    assert not ready.sent
+    ready = await prepare_inputs(request, RULES, NOWHERE, tell=quiet)
+    assert ready.payload() == request.body()
+    assert not ready.inputs.by_url
 
 
 async def test_own_files_are_published_once_under_their_digest_and_signed_for_half_a_day_or_more(
@@ -152,7 +170,7 @@ async def test_own_files_are_published_once_under_their_digest_and_signed_for_ha
     copy = Path(shutil.copy(portrait, portrait.with_name("copy.jpeg")))
     for picture in (portrait, copy):
         request = OmniHumanVideo(image_url=str(picture), audio_url=str(speech))
-        content = (await prepared(request, RULES, SOMEWHERE, tell=quiet)).request.body()["content"]
+        content = (await prepare_inputs(request, RULES, SOMEWHERE, tell=quiet)).payload()["content"]
         assert content[0]["image_url"]["url"].startswith(
             f"https://storage.example.com/bucket/inputs/{sha256('portrait.jpg')}.jpg?X-Amz-Signature="
         )
@@ -164,8 +182,8 @@ async def test_own_files_are_published_once_under_their_digest_and_signed_for_ha
 async def test_a_file_of_another_storage_is_published_too(storage: type[SigningFileSystem]) -> None:
     fsspec.filesystem("memory").pipe("/people/a.jpg", asset("portrait.jpg"))
     request = LivePoster(image_url="memory://people/a.jpg", scene="youqian")
-    ready = await prepared(request, RULES, SOMEWHERE, tell=quiet)
-    assert sha256("portrait.jpg") in ready.request.body()["image_url"]
+    ready = await prepare_inputs(request, RULES, SOMEWHERE, tell=quiet)
+    assert sha256("portrait.jpg") in ready.payload()["image_url"]
     assert request.image_url == ready.request.model_dump()["image_url"] == "memory://people/a.jpg"
 
 
@@ -173,9 +191,9 @@ async def test_an_object_that_was_cleaned_up_is_uploaded_again(
     portrait: Path, storage: type[SigningFileSystem]
 ) -> None:
     request = LivePoster(image_url=str(portrait), scene="youqian")
-    await prepared(request, RULES, SOMEWHERE)
+    await prepare_inputs(request, RULES, SOMEWHERE)
     storage.store.clear()
-    await prepared(request, RULES, SOMEWHERE)
+    await prepare_inputs(request, RULES, SOMEWHERE)
     assert len(storage.uploads) == 2
 
 
@@ -193,15 +211,15 @@ async def test_own_pictures_travel_to_jimeng_in_the_documents_base64_form(portra
             }
         ),
     ):
-        body = (await prepared(request, RULES, NOWHERE, tell=quiet)).request.body()
+        body = (await prepare_inputs(request, RULES, NOWHERE, tell=quiet)).payload()
         assert body["content"] == [{"type": "text", "text": "A cat jumps."}, picture]
         assert set(body) == {"model", "req_key", "content"}
         assert body["req_key"] == "jimeng_ti2v_v30_pro"
 
 
 async def test_an_own_video_travels_to_hidream_as_base64(clip: Path) -> None:
-    ready = await prepared(StylizedVideo(video_url=str(clip), style="anime"), RULES, NOWHERE, tell=quiet)
-    assert base64.b64decode(ready.request.body()["video_name"]) == asset(CLIP)
+    ready = await prepare_inputs(StylizedVideo(video_url=str(clip), style="anime"), RULES, NOWHERE, tell=quiet)
+    assert base64.b64decode(ready.payload()["video_name"]) == asset(CLIP)
 
 
 async def test_pictures_of_one_request_travel_one_way(portrait: Path, storage: type[SigningFileSystem]) -> None:
@@ -209,8 +227,8 @@ async def test_pictures_of_one_request_travel_one_way(portrait: Path, storage: t
         model="jimeng-video-3.0-720P", prompt="x", image_urls=(str(portrait), "https://example.com/b.jpg")
     )
     with pytest.raises(InvalidRequest, match=f"image_urls.0: cannot travel as base64 beside an http.*{SETTING}"):
-        await prepared(mixed, RULES, NOWHERE, preflight=False)
-    body = (await prepared(mixed, RULES, SOMEWHERE, preflight=False)).request.body()
+        await prepare_inputs(mixed, RULES, NOWHERE, preflight=False)
+    body = (await prepare_inputs(mixed, RULES, SOMEWHERE, preflight=False)).payload()
     assert [url.partition("?")[0].rpartition("/")[2] for url in body["image_urls"]] == [
         f"{sha256('portrait.jpg')}.jpg",
         "b.jpg",
@@ -221,11 +239,11 @@ async def test_pictures_of_one_request_travel_one_way(portrait: Path, storage: t
 async def test_a_file_too_large_for_base64_is_published_or_refused(
     clip: Path, monkeypatch: pytest.MonkeyPatch, storage: type[SigningFileSystem]
 ) -> None:
-    monkeypatch.setattr(preflight, "MAX_INLINE_BYTES", 1000)
+    monkeypatch.setattr(validate, "MAX_INLINE_BYTES", 1000)
     request = StylizedVideo(video_url=str(clip), style="anime")
     with pytest.raises(InvalidRequest, match=f"too much for base64.*{SETTING}"):
-        await prepared(request, RULES, NOWHERE)
-    assert (await prepared(request, RULES, SOMEWHERE)).request.body()["video_name"].startswith("https://storage")
+        await prepare_inputs(request, RULES, NOWHERE)
+    assert (await prepare_inputs(request, RULES, SOMEWHERE)).payload()["video_name"].startswith("https://storage")
 
 
 # --- What cannot travel ---
@@ -233,7 +251,7 @@ async def test_a_file_too_large_for_base64_is_published_or_refused(
 
 async def test_without_a_storage_each_own_file_is_refused_with_what_to_set(portrait: Path, speech: Path) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        await prepared(OmniHumanVideo(image_url=str(portrait), audio_url=str(speech)), RULES, NOWHERE)
+        await prepare_inputs(OmniHumanVideo(image_url=str(portrait), audio_url=str(speech)), RULES, NOWHERE)
     assert [problem.field for problem in caught.value.problems] == ["image_url", "audio_url"]
     assert all(SETTING in problem.problem for problem in caught.value.problems)
     with pytest.raises(InvalidRequest, match=f"portrait: .*{SETTING}"):
@@ -243,7 +261,7 @@ async def test_without_a_storage_each_own_file_is_refused_with_what_to_set(portr
 @pytest.mark.parametrize("url", ["memory://bucket", "/tmp/inputs", "nonsense://bucket"])
 async def test_a_storage_that_cannot_sign_is_refused_and_stays_empty(url: str, portrait: Path) -> None:
     with pytest.raises(InvalidRequest, match=f"image_url: cannot be published.*{SETTING}"):
-        await prepared(LivePoster(image_url=str(portrait), scene="youqian"), RULES, Publication(url))
+        await prepare_inputs(LivePoster(image_url=str(portrait), scene="youqian"), RULES, Publication(url))
     assert not MemoryFileSystem.store
 
 
@@ -255,7 +273,7 @@ async def test_a_storage_that_fails_is_worth_a_retry_and_nothing_was_paid(
 
     monkeypatch.setattr(SigningFileSystem, "put_file", broken)
     with pytest.raises(ProviderError, match="the line is cut") as caught:
-        await prepared(LivePoster(image_url=str(portrait), scene="youqian"), RULES, SOMEWHERE)
+        await prepare_inputs(LivePoster(image_url=str(portrait), scene="youqian"), RULES, SOMEWHERE)
     assert caught.value.retryable
     assert caught.value.outcome == "unsent"
     assert caught.value.paid == "nothing"
@@ -264,13 +282,13 @@ async def test_a_storage_that_fails_is_worth_a_retry_and_nothing_was_paid(
 async def test_files_that_are_gone_empty_or_too_large_are_named_at_once(
     portrait: Path, speech: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(looking, "MAX_INPUT_BYTES", 50_000)
+    monkeypatch.setattr(inspect, "MAX_INPUT_BYTES", 50_000)
     masks = ["memory://gone.png", str(portrait.with_name("empty.png"))]
     Path(masks[1]).touch()
     request = OmniHumanVideo(image_url=str(portrait), audio_url=str(speech), mask_urls=tuple(masks))
     speech.unlink()
     with pytest.raises(InvalidRequest) as caught:
-        await prepared(request, RULES, SOMEWHERE)
+        await prepare_inputs(request, RULES, SOMEWHERE)
     found = {problem.field: problem.problem for problem in caught.value.problems}
     assert f"there is no '{speech}'" in found["audio_url"]
     assert found["mask_urls.0"] == "is not there"
@@ -279,8 +297,10 @@ async def test_files_that_are_gone_empty_or_too_large_are_named_at_once(
 
 
 def test_a_request_that_was_not_prepared_is_never_sent(portrait: Path) -> None:
-    with pytest.raises(InvalidRequest, match="image_url: is not a URL that the provider can fetch"):
-        LivePoster(image_url=str(portrait), scene="youqian").body()
+    with pytest.raises(
+        InvalidRequest, match="an input is not a URL that the provider can fetch; the request must be prepared first"
+    ):
+        LivePoster(image_url=str(portrait), scene="youqian").payload()
 
 
 # --- What makes it the same ---
@@ -292,7 +312,7 @@ async def test_the_same_bytes_are_the_same_request_wherever_they_are(portrait: P
     identities = set()
     for url in (str(portrait), f"file://{other}", "memory://people/a.jpg"):
         request = LivePoster(image_url=url, scene="youqian")
-        for known in ((await prepared(request, RULES, SOMEWHERE)).request, await identified(request, RULES)):
+        for known in (await prepare_inputs(request, RULES, SOMEWHERE), await identified(request, RULES)):
             identities.add(identity_of(ACCOUNT, known, "key:1"))
     assert len(identities) == 1
     with other.open("ab") as file:
@@ -321,14 +341,15 @@ async def test_base64_and_signatures_are_in_the_body_only(portrait: Path, clip: 
     poster = LivePoster(image_url=str(portrait), scene="youqian")
     requests: list[GenerationRequest] = [jimeng, hidream, poster]
     for request in requests:
-        ready = await prepared(request, RULES, SOMEWHERE)
+        ready = await prepare_inputs(request, RULES, SOMEWHERE)
         seen = f"{ready!r} {ready.request} {shown_request(ready.request)} {ready.request.model_dump()}"
-        seen += json.dumps(ready.request.identity_inputs())
-        stored = pickle.dumps(ready.request)  # as a task's result may be
-        assert pickle.loads(stored).preparation() is None
+        seen += json.dumps(ready.request.identity_inputs(ready.inputs))
+        stored = pickle.dumps(ready)  # as a task's result may be
+        assert pickle.loads(stored) == PreparedRequest(request)
         seen += stored.decode("latin-1")
         secrets = [
-            each.base64[:60] if each.base64 else (each.url or "").partition("?")[2] for each in ready.sent.values()
+            each.base64[:60] if each.base64 else (each.url or "").partition("?")[2]
+            for each in ready.inputs.by_url.values()
         ]
         assert secrets
         assert all(secret and secret not in seen for secret in secrets)
@@ -339,14 +360,16 @@ async def test_an_error_that_quotes_the_request_shows_and_stores_neither_base64_
     ledger: Ledger, clip: Path, portrait: Path
 ) -> None:
     class Quoting:
-        account = ACCOUNT
         fetch_rules = RULES
+
+        def __init__(self, provider: str) -> None:
+            self.account = Account.of(provider, "https://example.com", "key")
 
         @asynccontextmanager
         async def turn(self) -> AsyncIterator[None]:
             yield
 
-        async def submit(self, request: GenerationRequest) -> Accepted:
+        async def submit(self, request: Sendable) -> Accepted:
             body = request.body()
             quoted = body.get("video_name") or body["image_url"]
             error = InvalidRequest(f"video_name {quoted[30:1500]} is not allowed.", body=str(body))
@@ -356,10 +379,9 @@ async def test_an_error_that_quotes_the_request_shows_and_stores_neither_base64_
         StylizedVideo(video_url=str(clip), style="anime"),
         LivePoster(image_url=str(portrait), scene="youqian"),
     ):
-        ready = await prepared(request, RULES, SOMEWHERE)
-        client: Any = DiscreetClient(Quoting(), ready.sent.values())
+        ready = await prepare_inputs(request, RULES, SOMEWHERE)
         with pytest.raises(InvalidRequest) as caught:
-            await submit_once(ledger, client, ready.request, Claim(scope=request.kind))
+            await submit_once(ledger, Quoting(request.provider), ready, scope=request.kind)
         stored = [job.error_message for job in await ledger.jobs()]
         seen = f"{caught.value!r} {caught.value} {vars(caught.value)} {stored}"
         text = base64.b64encode(asset(CLIP)).decode()
@@ -386,10 +408,10 @@ async def test_own_files_reach_the_simulator_whole(
         (hidream, StylizedVideo(video_url=str(clip), style="anime")),
     ]
     for client, request in lives:
-        ready = await prepared(request, client.fetch_rules, NOWHERE)
-        job = await submit_once(ledger, client, ready.request, Claim(scope="test"))
-        again = await prepared(request, client.fetch_rules, NOWHERE)
-        assert (await submit_once(ledger, client, again.request, Claim(scope="test"))).key == job.key
+        ready = await prepare_inputs(request, client.fetch_rules, NOWHERE)
+        job = await submit_once(ledger, client, ready, scope="test")
+        again = await prepare_inputs(request, client.fetch_rules, NOWHERE)
+        assert (await submit_once(ledger, client, again, scope="test")).key == job.key
         await client.aclose()
     jimeng, stylize = simulator.world.jobs.values()
     assert base64.b64decode(jimeng.body["content"][1]["image_url"]["url"].partition(",")[2]) == asset("portrait.jpg")

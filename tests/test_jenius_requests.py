@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.providers.jenius import LivePoster, catalog
+from prefect_genmedia.providers.plugin import plugin_named, request_type
 from prefect_genmedia.providers.protocol import Account
-from prefect_genmedia.providers.registry import provider_named, request_type
 
 PICTURE = "https://example.com/user-photo.jpg"
 
@@ -57,10 +57,9 @@ def test_every_parameter_of_the_run_form_is_described() -> None:
 
 
 @given(scenes, st.text(max_size=30))
-def test_only_a_fetchable_picture_is_taken(scene: catalog.SceneName, text: str) -> None:
+def test_only_a_fetchable_picture_is_sent(scene: catalog.SceneName, text: str) -> None:
     with contextlib.suppress(InvalidRequest):
-        request = LivePoster(image_url=text, scene=scene)
-        assert request.image_url.startswith(("http://", "https://"))
+        assert LivePoster(image_url=text, scene=scene).body()["image_url"].startswith(("http://", "https://"))
 
 
 @given(st.text(max_size=20).filter(lambda name: name not in catalog.SCENES))
@@ -72,7 +71,7 @@ def test_a_scene_that_is_not_documented_is_refused(name: str) -> None:
 
 def test_every_problem_is_told_at_once() -> None:
     with pytest.raises(InvalidRequest) as caught:
-        LivePoster.model_validate({"image_url": "photo.jpg", "scene": "sunset", "price": 1})
+        LivePoster.model_validate({"image_url": "gopher://example.com/a", "scene": "sunset", "price": 1})
     assert {problem.field for problem in caught.value.problems} == {"image_url", "scene", "price"}
 
 
@@ -108,7 +107,7 @@ def test_nothing_undocumented_is_expected_of_the_file() -> None:
 
 def test_the_provider_is_registered() -> None:
     assert request_type("poster") is LivePoster
-    assert provider_named("jenius").requests == (LivePoster,)
+    assert plugin_named("jenius").requests == (LivePoster,)
 
 
 def test_the_account_names_the_provider_and_not_the_key() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fsspec.registry import _registry
 
-from prefect_genmedia._core import landing, storage
+from prefect_genmedia._media import staged, storage
 from prefect_genmedia._media.staged import Landing
 from prefect_genmedia._media.storage import LocalFolder, RemoteFolder, storing, target_at
 from prefect_genmedia.errors import InvalidRequest, ProviderError, ResultInvalid, StorageError
@@ -29,7 +29,7 @@ def stream_of(pieces: Sequence[bytes], length: int | None = None, content_type: 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files of some bytes take many trips to a thread."""
-    monkeypatch.setattr(landing, "PIECE_BYTES", 4)
+    monkeypatch.setattr(staged, "PIECE_BYTES", 4)
 
 
 @pytest.mark.parametrize("pieces", [[b"abc"], [b"abcd"], [b"abc", b"de", b"fghij", b"k"] * 20])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import sqlite3
 import wave
@@ -21,9 +22,10 @@ from prefect_genmedia._inputs.reading import read_all
 from prefect_genmedia._media.verify import Recording
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
-from prefect_genmedia.tasks import detect_subjects, download_result, select_subject, submit, wait_for_job
+from prefect_genmedia.tasks import download_result, submit, wait_for_job
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -88,8 +90,11 @@ async def test_all_bad_inputs_are_named_at_once_before_anything_is_sent(
     simulator: RunningSimulator, credentials: TokenOpsCredentials
 ) -> None:
     with pytest.raises(errors.InvalidRequest) as caught:
-        await omnihuman_video("portrait.jpg", "speech.mp3", subject="the tall one", credentials=credentials)
+        await omnihuman_video("gopher://portrait", "s3://", subject="the tall one", credentials=credentials)
     assert {problem.field for problem in caught.value.problems} == {"image_url", "audio_url", "subject"}
+    with pytest.raises(errors.InvalidRequest, match=r"there is no 'portrait\.jpg'") as caught:
+        await omnihuman_video("portrait.jpg", "speech.mp3", credentials=credentials)
+    assert {problem.field for problem in caught.value.problems} == {"image_url", "audio_url"}
     assert not simulator.world.requests
 
 
@@ -131,7 +136,7 @@ async def test_the_recording_is_read_once_although_it_is_checked_before_it_is_su
         read.extend(limits)
         return await read_all(limits, rules, folder)
 
-    monkeypatch.setattr("prefect_genmedia._inputs.prepare.read_all", counted)
+    monkeypatch.setattr(importlib.import_module("prefect_genmedia._inputs.prepare"), "read_all", counted)
     await run(simulator, credentials)
     await run(simulator, credentials, preflight=False)
     assert read == [simulator.speech_url] * 2

@@ -15,22 +15,16 @@ from prefect.utilities.collections import isiterable, visit_collection
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import Delivery, Job
-from prefect_genmedia._prefect.generate import generate
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
+from prefect_genmedia.generate import generate
 from prefect_genmedia.providers.tokenops import Detection, JimengVideo
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
-from prefect_genmedia.tasks import (
-    check_inputs,
-    detect_subjects,
-    download_result,
-    select_subject,
-    submit,
-    wait_for_job,
-)
+from prefect_genmedia.tasks import check_inputs, download_result, submit, wait_for_job
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 

@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deadlines import shorten
+from jobs import submit_once
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
 from prefect.states import Scheduled
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia._core import Claim, Delivery, JobState, Ledger, submit_once
+from prefect_genmedia._core import Delivery, JobState, Ledger
 from prefect_genmedia._core.decide import decide
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES
+from prefect_genmedia.testing.deadlines import shorten_deadlines
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -56,7 +57,7 @@ async def run(simulator: RunningSimulator, stored: str, retries: int, **options:
 async def test_every_fault_leaves_one_accepted_job_or_none_where_the_provider_refused(
     fault: str, flow_retries: int, simulator: RunningSimulator, stored: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten(monkeypatch, fault)
+    shorten_deadlines(monkeypatch, fault)
     ordered = simulator.order(fault, times=2, retry_after=0.02, seconds=0.1, mib=8)
     await run(simulator, stored, flow_retries, timeout_seconds=1 if fault == "stuck" else 600)
     assert ordered.times < 2, "the fault never struck"
@@ -216,7 +217,7 @@ async def test_a_cancelled_submission_is_still_written_down(
     simulator.order("accept_slowly", seconds=0.4)
     request = OmniHumanVideo(image_url=simulator.portrait_url, audio_url=simulator.speech_url)
     async with credentials.client() as client:
-        submitting = asyncio.create_task(submit_once(ledger, client, request, Claim(scope="cancelled")))
+        submitting = asyncio.create_task(submit_once(ledger, client, request, scope="cancelled"))
         while not simulator.accepted:
             await asyncio.sleep(0.01)
         submitting.cancel()

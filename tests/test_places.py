@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jobs import submit_once
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.concurrency.asyncio import concurrency
 
-from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia._core import Claim, Job, JobState, Ledger, open_ledger, places, submit_once, wait_for_job
+from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials, errors
+from prefect_genmedia._core import Job, JobState, Ledger, limits, open_ledger, wait_for_job
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, STALE_SENDING_SECONDS
-from prefect_genmedia._prefect.credentials import CREDENTIALS, ProviderCredentials
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
+from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.tasks import detect_subjects, select_subject, submit
+from prefect_genmedia.tasks import submit
 
 ACCOUNT = "tokenops:00000000@https://api.example.com"
 
@@ -120,11 +123,9 @@ async def test_whoever_waits_says_so_once_and_sends_nothing_until_there_is_a_pla
 ) -> None:
     clock, told = FastClock(), list[str]()
     async with credentials.client() as client, open_ledger(ledger_url, clock) as ledger:
-        first = await submit_once(ledger, client, JimengVideo(prompt="1"), Claim(scope="a", max_in_flight=1), clock)
+        first = await submit_once(ledger, client, JimengVideo(prompt="1"), scope="a", max_in_flight=1, clock=clock)
         second = asyncio.create_task(
-            submit_once(
-                ledger, client, JimengVideo(prompt="2"), Claim(scope="b", max_in_flight=1, tell=told.append), clock
-            )
+            submit_once(ledger, client, JimengVideo(prompt="2"), scope="b", max_in_flight=1, told=told, clock=clock)
         )
         while clock.passed < 600:
             await asyncio.sleep(0)
@@ -140,28 +141,28 @@ async def test_a_wait_without_end_ends_with_nothing_sent_and_a_later_run_goes_on
     ledger_url: str, simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = FastClock()
-    monkeypatch.setattr(places, "LOOK_SECONDS", (600.0, 3600.0))
+    monkeypatch.setattr(limits, "LOOK_SECONDS", (600.0, 3600.0))
     async with credentials.client() as client, open_ledger(ledger_url, clock) as ledger:
-        first = await submit_once(ledger, client, JimengVideo(prompt="1"), Claim(scope="a", max_in_flight=1), clock)
+        first = await submit_once(ledger, client, JimengVideo(prompt="1"), scope="a", max_in_flight=1, clock=clock)
         lasting = await ledger.note(first, expires_at=clock.now() + 10 * FORGOTTEN_SECONDS)
-        claim = Claim(scope="b", max_in_flight=1)
+        options: dict[str, Any] = {"scope": "b", "max_in_flight": 1, "clock": clock}
         with pytest.raises(errors.RateLimited, match="no place became free") as caught:
-            await submit_once(ledger, client, JimengVideo(prompt="2"), claim, clock)
+            await submit_once(ledger, client, JimengVideo(prompt="2"), **options)
         assert caught.value.paid == "nothing"
         assert not caught.value.retryable
         assert clock.passed >= FORGOTTEN_SECONDS
         assert lasting is not None
         await ledger.move(lasting, JobState.FAILED)
-        assert (await submit_once(ledger, client, JimengVideo(prompt="2"), claim, clock)).state is JobState.SUBMITTED
+        later = await submit_once(ledger, client, JimengVideo(prompt="2"), **options)
+        assert later.state is JobState.SUBMITTED
 
 
 async def test_a_job_that_is_in_flight_is_joined_without_a_place(
     ledger: Ledger, simulator: RunningSimulator, credentials: TokenOpsCredentials
 ) -> None:
-    claim = Claim(scope="same", max_in_flight=1)
     async with credentials.client() as client:
-        first = await submit_once(ledger, client, JimengVideo(prompt="1"), claim)
-        assert await submit_once(ledger, client, JimengVideo(prompt="1"), claim) == first
+        first = await submit_once(ledger, client, JimengVideo(prompt="1"), scope="same", max_in_flight=1)
+        assert await submit_once(ledger, client, JimengVideo(prompt="1"), scope="same", max_in_flight=1) == first
         await wait_for_job(ledger, client, first, 30)
     assert simulator.accepted == 1
 
@@ -171,7 +172,7 @@ async def test_a_job_that_is_in_flight_is_joined_without_a_place(
 
 @pytest.fixture
 def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(places, "LOOK_SECONDS", (0.02, 0.1))
+    monkeypatch.setattr(limits, "LOOK_SECONDS", (0.02, 0.1))
 
 
 def of(simulator: RunningSimulator, **limits: object) -> TokenOpsCredentials:
@@ -280,8 +281,10 @@ async def test_masks_that_grew_old_while_waiting_are_made_anew(
 
 # --- in Blocks ---
 
+BLOCKS = (TokenOpsCredentials, JeniusCredentials, HiDreamCredentials)
 
-@pytest.mark.parametrize("block", list(CREDENTIALS.values()))
+
+@pytest.mark.parametrize("block", BLOCKS)
 def test_every_block_takes_limits_as_text_too_and_shows_them_last(block: type[ProviderCredentials]) -> None:
     """Documents made from environment variables give them as text."""
     credentials = block(api_key="key", submissions_per_minute="30", max_in_flight="3", concurrency_limit="shared")
@@ -293,7 +296,7 @@ def test_every_block_takes_limits_as_text_too_and_shows_them_last(block: type[Pr
         block(api_key="key", max_in_flight=0)
 
 
-@pytest.mark.parametrize("block", list(CREDENTIALS.values()))
+@pytest.mark.parametrize("block", BLOCKS)
 async def test_every_block_paces_its_submissions(block: type[ProviderCredentials]) -> None:
     client = block(api_key="sk-key", submissions_per_minute=600.0).get_client()
     async with client.turn():

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia._inputs import Publication, prepared
+from prefect_genmedia._inputs import Publication, prepare_inputs
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.jimeng import jimeng_video
@@ -82,7 +82,7 @@ async def problems_of(web: Web, *names: str, said: list[str] | None = None, pref
     request = JimengVideo(model=model, prompt="x", image_urls=tuple(map(url, names)))
     told: list[str] = said if said is not None else []
     try:
-        await prepared(request, web.rules, Publication(), preflight=preflight, tell=told.append)
+        await prepare_inputs(request, web.rules, Publication(), preflight=preflight, tell=told.append)
     except InvalidRequest as error:
         found = [str(problem) for problem in error.problems]
     else:
@@ -125,7 +125,7 @@ async def test_each_documented_limit_of_a_picture_is_checked(content: bytes, pro
     assert found.startswith(problem)
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(InvalidRequest, match=r"image_urls\.0: is "):
-        await prepared(JimengVideo(prompt="x", image_urls=(str(tmp_path / "a"),)), FetchRules(), Publication())
+        await prepare_inputs(JimengVideo(prompt="x", image_urls=(str(tmp_path / "a"),)), FetchRules(), Publication())
     assert await problems_of(Web(a=content), "a", preflight=False) == []
 
 
@@ -152,7 +152,7 @@ async def test_a_local_file_that_is_no_picture_is_refused(tmp_path: Path) -> Non
     (tmp_path / "notes.jpg").write_text("Dear diary")
     request = JimengVideo(prompt="x", image_urls=(str(tmp_path / "notes.jpg"),))
     with pytest.raises(InvalidRequest, match=r"image_urls\.0: is not a JPEG or PNG picture"):
-        await prepared(request, FetchRules(), Publication())
+        await prepare_inputs(request, FetchRules(), Publication())
 
 
 # --- Recordings ---
@@ -173,15 +173,15 @@ def omnihuman() -> OmniHumanVideo:
 async def test_a_recording_must_have_sound_and_be_shorter_than_a_minute(content: bytes, problem: str) -> None:
     web = Web(speech=content)
     with pytest.raises(InvalidRequest, match=problem):
-        await prepared(omnihuman(), web.rules, Publication())
-    assert (await prepared(omnihuman(), web.rules, Publication(), preflight=False)).request == omnihuman()
+        await prepare_inputs(omnihuman(), web.rules, Publication())
+    assert (await prepare_inputs(omnihuman(), web.rules, Publication(), preflight=False)).request == omnihuman()
 
 
 async def test_a_recording_is_measured_with_or_without_preflight_and_fetched_once() -> None:
     for preflight in (True, False):
         web = Web(speech=asset("speech.mp3"))
-        ready = await prepared(omnihuman(), web.rules, Publication(), preflight=preflight)
-        assert ready.expectation.seconds == pytest.approx(7.17, abs=0.1)
+        ready = await prepare_inputs(omnihuman(), web.rules, Publication(), preflight=preflight)
+        assert ready.expectation().seconds == pytest.approx(7.17, abs=0.1)
         assert web.fetched == {"speech": 1}  # nothing is documented about the portrait
 
 
@@ -195,8 +195,8 @@ async def test_what_cannot_be_reached_from_here_is_told_and_goes_on() -> None:
         "image_urls.0 cannot be looked at from here, so it is not checked: The URL answered 404.",
         "image_urls.1 cannot be looked at from here, so it is not checked: the URL gave no picture.",
     ]
-    ready = await prepared(omnihuman(), Web().rules, Publication(), tell=told.append)
-    assert ready.expectation.seconds is None
+    ready = await prepare_inputs(omnihuman(), Web().rules, Publication(), tell=told.append)
+    assert ready.expectation().seconds is None
     assert told[-1].startswith("The recording cannot be measured from here, so its length is not checked: ")
 
 

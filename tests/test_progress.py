@@ -17,11 +17,11 @@ from rich.console import Console
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.model import Job
+from prefect_genmedia._prefect import progress, terminal
 from prefect_genmedia._prefect.progress import KEY, Gauge, PageBar
 from prefect_genmedia._prefect.terminal import terminal_bar
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.tasks import progress, terminal
 
 JOB = Job(key="3f2a", identity="", provider="tokenops", kind="jimeng", label="lake", provider_job_id="4711")
 

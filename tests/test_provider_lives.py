@@ -12,8 +12,9 @@ from typing import Any
 
 import httpx
 import pytest
+from jobs import submit_once
 
-from prefect_genmedia._core import Claim, Job, JobState, Ledger, PollPolicy, deliver, submit_once, wait_for_job
+from prefect_genmedia._core import Job, JobState, Ledger, PollPolicy, deliver, wait_for_job
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia.errors import (
     CredentialsError,
@@ -56,7 +57,7 @@ class Life:
         return StylizedVideo(**{"video_url": self.simulator.clip_url, "style": "ink_wash"} | changes)
 
     async def submitted(self, scope: str = "test", **changes: Any) -> Job:
-        return await submit_once(self.ledger, self.client, self.request(**changes), Claim(scope=scope))
+        return await submit_once(self.ledger, self.client, self.request(**changes), scope=scope)
 
     async def finished(self, **changes: Any) -> Job:
         return await wait_for_job(self.ledger, self.client, await self.submitted(**changes), 600, POLICY)
@@ -235,7 +236,7 @@ async def test_tokens_that_have_ended_when_they_come_are_a_refused_key(
 ) -> None:
     simulator = hidream.simulator
     monkeypatch.setattr(simulator.world, "keys", frozenset({"plain-key"}))
-    simulator.world.settings.hidream_token_seconds = -1.0
+    simulator.world.settings.token_seconds = -1.0
     client = HiDreamClient(api_key="plain-key", base_url=simulator.hidream_url, submissions_per_minute=None)
     hidream.client = client
     with pytest.raises(CredentialsError):
@@ -245,7 +246,7 @@ async def test_tokens_that_have_ended_when_they_come_are_a_refused_key(
 
 
 async def test_the_third_submission_in_a_minute_is_not_taken(hidream: Life) -> None:
-    hidream.simulator.world.settings.hidream_submissions_per_minute = 2
+    hidream.simulator.world.settings.submissions_per_minute = 2
     await hidream.submitted("one")
     await hidream.submitted("two")
     with pytest.raises(RateLimited) as caught:

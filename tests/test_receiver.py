@@ -16,9 +16,13 @@ from rich.console import Console
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from prefect_genmedia import HiDreamCredentials, callbacks
+from prefect_genmedia import HiDreamCredentials
 from prefect_genmedia._core import Job, JobState, Ledger
-from prefect_genmedia.callbacks.app import callback_app, callback_url
+from prefect_genmedia._core.callback_url import callback_url
+from prefect_genmedia._prefect import run as prefect_run
+from prefect_genmedia.callbacks import app as callbacks
+from prefect_genmedia.callbacks import receiver
+from prefect_genmedia.callbacks.app import callback_app
 from prefect_genmedia.callbacks.receiver import callback_receiver
 from prefect_genmedia.cli.callbacks import serve_callbacks
 from prefect_genmedia.errors import InvalidRequest
@@ -26,7 +30,6 @@ from prefect_genmedia.flows.stylize import stylize_video
 from prefect_genmedia.providers.hidream import simulator as dialect
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.server import bound_url
-from prefect_genmedia.tasks import receiver, support
 
 SECRET = "a long random text"
 PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
@@ -49,7 +52,7 @@ def secret(monkeypatch: pytest.MonkeyPatch) -> None:
 def events(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Every event of the package, in place of the server."""
     emitted: list[dict[str, Any]] = []
-    monkeypatch.setattr(support, "emit_event", lambda **event: emitted.append(event))
+    monkeypatch.setattr(prefect_run, "emit_event", lambda **event: emitted.append(event))
     return emitted
 
 

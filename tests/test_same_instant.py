@@ -9,9 +9,10 @@ import os
 from pathlib import Path
 
 import pytest
+from jobs import submit_once
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia._core import Claim, open_ledger, submit_once
+from prefect_genmedia._core import open_ledger
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 
@@ -32,7 +33,7 @@ def submit_all(url: str, base_url: str, key: str, barrier: object, answers: str)
                     prompt=f"number {number}",
                 )
                 barrier.wait()
-                job = await submit_once(ledger, client, request, Claim(scope="key:same"))
+                job = await submit_once(ledger, client, request, scope="key:same")
                 found.append(f"{job.key} {job.provider_job_id}")
         return found
 

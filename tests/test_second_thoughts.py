@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jobs import submit_once
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia._core import Claim, Job, JobState, Ledger, PollPolicy, deliver, submit_once, wait_for_job
+from prefect_genmedia._core import Job, JobState, Ledger, PollPolicy, deliver, wait_for_job
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS
@@ -90,7 +91,7 @@ async def submitted(ledger: Ledger, seconds_ago: float = 0.0, **facts: Any) -> J
 
 
 async def finished(ledger: Ledger, client: ProviderClient, scope: str = "s") -> Job:
-    job = await submit_once(ledger, client, REQUEST, Claim(scope=scope, root_run_id="first"))
+    job = await submit_once(ledger, client, REQUEST, scope=scope, root_run_id="first")
     return await wait_for_job(ledger, client, job, 600.0, PollPolicy(shortest=0.02, longest=0.1))
 
 
@@ -102,7 +103,7 @@ async def test_a_refused_download_is_no_reason_to_pay_again_while_the_provider_h
     simulator.order("content_gone", times=2)
     with pytest.raises(JobExpired, match=r"Nothing is paid again\."):
         await deliver(ledger, client, job, target)
-    again = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="second"))
+    again = await submit_once(ledger, client, REQUEST, scope="s", root_run_id="second")
     assert (again.key, again.state) == (job.key, JobState.SUCCEEDED)
     clock.passed = 2 * HOUR
     with pytest.raises(JobExpired, match="new attempt"):
@@ -110,9 +111,9 @@ async def test_a_refused_download_is_no_reason_to_pay_again_while_the_provider_h
     lost = await ledger.get(job.key)
     assert lost is not None
     assert (lost.state, next_attempt(lost, ANOTHER_RUN, clock.now())) == (JobState.UNDELIVERABLE, 2)
-    same_run = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="first"))
+    same_run = await submit_once(ledger, client, REQUEST, scope="s", root_run_id="first")
     assert (same_run.key, simulator.accepted) == (job.key, 1)
-    anew = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="second"))
+    anew = await submit_once(ledger, client, REQUEST, scope="s", root_run_id="second")
     assert (anew.attempt, simulator.accepted) == (2, 2)
 
 
@@ -128,7 +129,7 @@ async def test_a_delivered_file_that_was_moved_is_never_paid_for_again(
     simulator.order("content_gone")
     with pytest.raises(JobExpired, match=r"put the file back\. A new one is paid again"):
         await deliver(ledger, client, job, target, clock)
-    lost = await submit_once(ledger, client, REQUEST, Claim(scope="s", root_run_id="another"), clock)
+    lost = await submit_once(ledger, client, REQUEST, scope="s", root_run_id="another", clock=clock)
     assert (lost.key, lost.state, next_attempt(lost, ANOTHER_RUN, clock.now())) == (
         job.key,
         JobState.UNDELIVERABLE,
@@ -205,6 +206,45 @@ async def test_a_single_look_believes_that_a_job_is_gone_when_its_time_is_over(
         await wait_for_job(ledger, provider, await submitted(ledger, hours * HOUR), 0.0, clock=clock)
 
 
+# --- a poll that hangs ---
+
+
+class Hanging:
+    """A provider that never answers a poll."""
+
+    def __init__(self) -> None:
+        self.polls = 0
+
+    async def poll(self, provider_job_id: str) -> Observation:
+        self.polls += 1
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("seconds_ago", [0.0, HOUR], ids=["in time", "when its time is over"])
+async def test_a_wait_ends_in_time_though_a_poll_hangs(
+    seconds_ago: float, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prefect_genmedia._core.polling.SINGLE_POLL_SECONDS", 0.2)
+    provider: Any = Hanging()
+    job = await submitted(ledger, seconds_ago)
+    with pytest.raises(JobTimeout):
+        await asyncio.wait_for(wait_for_job(ledger, provider, job, 0.5, PollPolicy(shortest=0.05)), 120)
+    assert provider.polls == 1
+    kept = await ledger.get(job.key)
+    assert kept is not None
+    assert kept.state is JobState.SUBMITTED
+
+
+async def test_the_last_poll_of_a_wait_leaves_time_for_its_answer(ledger: Ledger, clock: QuickClock) -> None:
+    provider: Any = Provider(RUNNING, clock=clock)
+    job = await submitted(ledger)
+    begun = clock.now()
+    with pytest.raises(JobTimeout):
+        await wait_for_job(ledger, provider, job, 600.0, clock=clock)
+    assert 590.0 < provider.looks[-1] - begun < 596.0
+
+
 # --- what is learned ---
 
 
@@ -277,7 +317,7 @@ async def test_an_accepted_job_is_written_down_when_the_ledger_is_back(
 ) -> None:
     away(ledger, monkeypatch, 3, lambda state: state is JobState.SUBMITTED)
     told: list[str] = []
-    job = await submit_once(ledger, client, REQUEST, Claim(scope="s", tell=told.append), clock)
+    job = await submit_once(ledger, client, REQUEST, scope="s", told=told, clock=clock)
     assert (job.state, simulator.accepted, len(told)) == (JobState.SUBMITTED, 1, 3)
     assert f"accepted it as {job.provider_job_id}" in told[0]
 
@@ -286,7 +326,7 @@ async def test_an_accepted_job_that_was_written_down_without_an_answer_is_taken_
     ledger: Ledger, client: ProviderClient, clock: QuickClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away(ledger, monkeypatch, 1, lambda state: state is JobState.SUBMITTED, written=True)
-    job = await submit_once(ledger, client, REQUEST, Claim(scope="s"), clock)
+    job = await submit_once(ledger, client, REQUEST, scope="s", clock=clock)
     assert (job.state, await ledger.get(job.key)) == (JobState.SUBMITTED, job)
 
 
@@ -306,7 +346,7 @@ async def test_that_nothing_was_sent_is_written_once_since_others_may_send_from_
 
     away(ledger, monkeypatch, 1, counted, written=True)
     with pytest.raises(ConnectionError):
-        await submit_once(ledger, client, REQUEST, Claim(scope="s"), clock)
+        await submit_once(ledger, client, REQUEST, scope="s", clock=clock)
     assert tries.count(JobState.RESERVED) == 1
 
 
@@ -319,7 +359,7 @@ async def test_an_accepted_job_that_cannot_be_written_down_is_told_with_its_id(
 ) -> None:
     away(ledger, monkeypatch, 1000, lambda state: state is JobState.SUBMITTED)
     with pytest.raises(SubmissionUnknown) as caught:
-        await submit_once(ledger, client, REQUEST, Claim(scope="s"), clock)
+        await submit_once(ledger, client, REQUEST, scope="s", clock=clock)
     (accepted,) = simulator.world.jobs
     assert f"jobs adopt {caught.value.job_key} {accepted}" in str(caught.value)
 
@@ -335,7 +375,7 @@ async def test_a_cancellation_before_the_first_byte_leaves_nothing_unknown(
         return await start(*arguments)
 
     monkeypatch.setattr(ledger, "start_sending", slowly)
-    submitting = asyncio.create_task(submit_once(ledger, client, REQUEST, Claim(scope="s")))
+    submitting = asyncio.create_task(submit_once(ledger, client, REQUEST, scope="s"))
     await started.wait()
     submitting.cancel()
     may_start.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from prefect_genmedia._prefect.session import prices_of
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 
 PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
@@ -30,7 +31,7 @@ def test_prices_of_ones_own_stand_in_place_of_the_lists(monkeypatch: pytest.Monk
         f"{PREFIX}PRICES",
         '{"tokenops/OmniHuman_1.5": 1.5, "jenius/poster": {"per_job": 2.0}, "hidream/video_edit": 0.5}',
     )
-    table = current_settings().price_table
+    table = prices_of(current_settings())
     assert table["tokenops/OmniHuman_1.5"].of(10) == 15
     assert table["jenius/poster"].of(None) == 2
     assert table["tokenops/jimeng-video-3.0-pro"].of(5) == 5

@@ -34,7 +34,7 @@ from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import JobState, Ledger, open_ledger
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._media.storage import sha256_of
-from prefect_genmedia.batch import BatchReport, keeper, lives
+from prefect_genmedia.batch import BatchReport, row_task, supervisor
 from prefect_genmedia.batch.shards import shards_of
 from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.cli.local_server import LocalServer, local_server
@@ -134,8 +134,8 @@ async def machines(
     prefect_server: None, credentials: TokenOpsCredentials, few_frames: None, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Machines]:
     await credentials.save("shards", overwrite=True)
-    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.1)
-    monkeypatch.setattr(lives, "RETRY_DELAYS", [0.02, 0.02, 0.02])
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(row_task, "RETRY_DELAYS", [0.02, 0.02, 0.02])
     async with get_client() as client:
         flow_id = await client.create_flow(generate_batch)
         schema = generate_batch.parameters.model_dump_for_openapi()
@@ -222,9 +222,9 @@ async def test_a_shard_that_is_lost_again_and_again_is_given_up_and_the_batch_sa
 def test_a_shard_is_lost_when_its_run_is_gone_ended_too_early_or_silent_for_too_long(
     state: State[Any] | None, beat: str | None, silent: float, why: str | None
 ) -> None:
-    kept = keeper.Kept(shards_of(2, "")[0], {}, beat=beat, seen_at=1000.0)
+    kept = supervisor.Kept(shards_of(2, "")[0], {}, beat=beat, seen_at=1000.0)
     run = None if state is None else FlowRun(flow_id=uuid4(), state=state)
-    found = keeper.why_lost(kept, run, 1000.0 + silent)
+    found = supervisor.why_lost(kept, run, 1000.0 + silent)
     assert found is None if why is None else found and why in found
 
 
@@ -287,11 +287,11 @@ async def test_a_cancelled_batch_cancels_its_shards(batch: Batch, machines: Mach
 async def test_a_batch_that_was_killed_and_is_started_again_takes_up_its_shards(
     batch: Batch, machines: Machines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def too_dead_for_that(_: keeper.Keeper) -> None:
+    async def too_dead_for_that(_: supervisor.ShardSupervisor) -> None:
         pass
 
     machines.idle = True
-    monkeypatch.setattr(keeper.Keeper, "_cancel", too_dead_for_that)
+    monkeypatch.setattr(supervisor.ShardSupervisor, "_cancel", too_dead_for_that)
     parameters = batch.parameters(lakes(4))
     async with get_client() as client:
         whole = await client.create_flow_run(generate_batch, parameters=parameters, state=Pending())
@@ -370,10 +370,12 @@ async def test_a_shard_whose_worker_is_killed_is_taken_up_by_another_and_each_ro
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Only the dead are silent, however slow the others are; a run that was never heard of would be given ten minutes.
-    monkeypatch.setattr(keeper, "SILENT_SECONDS", 1.0)
-    is_silent = keeper.Kept.is_silent
+    monkeypatch.setattr(supervisor, "SILENT_SECONDS", 1.0)
+    is_silent = supervisor.Kept.is_silent
     dead: set[str] = set()
-    monkeypatch.setattr(keeper.Kept, "is_silent", lambda kept, now: str(kept.run_id) in dead and is_silent(kept, now))
+    monkeypatch.setattr(
+        supervisor.Kept, "is_silent", lambda kept, now: str(kept.run_id) in dead and is_silent(kept, now)
+    )
     simulator.world.settings.run_seconds = 3600.0
     with (
         worker("first", server, tmp_path) as first,

@@ -14,9 +14,10 @@ from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
 
 from prefect_genmedia._core import Job, JobState, Ledger
+from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._prefect import suspension as suspend
 from prefect_genmedia._prefect.suspension import resume_run_of, suspend_until_done, wake_sleepers
-from prefect_genmedia.callbacks.app import callback_app, callback_url
+from prefect_genmedia.callbacks.app import callback_app
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

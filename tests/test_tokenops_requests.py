@@ -156,7 +156,7 @@ Make = Callable[..., JimengVideo | OmniHumanVideo]
 Inputs = dict[str, st.SearchStrategy[Any]]
 KINDS = ["jimeng", "omnihuman"]
 TEXTS = st.sampled_from(["", " ", "A cat jumps.", "千军万马", "x" * 800, "x" * 801])
-BAD_URLS = ["", "cat.jpg", "/home/me/cat.jpg", "gopher://example.com/a", "https://", "https://example.com/a b.jpg"]
+BAD_URLS = ["", "gopher://example.com/a", "s3://", "https://", "https://example.com/a b.jpg"]
 URLS = st.sampled_from([PICTURE, f"{PICTURE}?sign=1", DATA_URI, "data:text/plain,x", "https://a.com:99999/", *BAD_URLS])
 ELEMENTS = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "image_url", "image_base64", "audio_url"])},
@@ -284,7 +284,13 @@ def refusal(kind: type[JimengVideo | OmniHumanVideo], **inputs: Any) -> InvalidR
 
 
 BAD_OMNIHUMAN: list[dict[str, Any]] = [
-    {"image_url": "portrait.jpg", "audio_url": "", "mask_urls": [PICTURE] * 6, "masks_as": "files", "colour": "red"},
+    {
+        "image_url": "gopher://example.com/a",
+        "audio_url": "",
+        "mask_urls": [PICTURE] * 6,
+        "masks_as": "files",
+        "colour": "red",
+    },
     {"output_resolution": 480, "pe_fast_mode": "perhaps", "seed": -2, "subject": "somebody"},
 ]
 BAD_JIMENG: list[dict[str, Any]] = [
@@ -309,6 +315,26 @@ def test_missing_inputs_are_named_at_once() -> None:
 def test_what_the_provider_cannot_fetch_is_refused(url: str) -> None:
     assert refusal(OmniHumanVideo, image_url=url, audio_url=SPEECH).problems[0].field == "image_url"
     assert refusal(JimengVideo, content=[element_of(url)]).problems[0].field.startswith("content.0")
+
+
+@pytest.mark.parametrize("path", ["cat.jpg", "/home/me/cat.jpg"])
+def test_a_path_is_an_input_but_is_never_sent_as_it_is(path: str) -> None:
+    """Whether there is a file is found out when inputs are inspected."""
+    for request in (
+        OmniHumanVideo(image_url=path, audio_url=SPEECH),
+        OmniHumanVideo(image_url=PORTRAIT, audio_url=SPEECH, mask_urls=(path,)),
+        JimengVideo(prompt="x", image_urls=(path,)),
+        jimeng(prompt="x", content=[element_of(path)]),
+    ):
+        with pytest.raises(InvalidRequest, match="must be prepared first"):
+            request.body()
+
+
+def test_a_row_whose_speaker_was_not_looked_for_is_too_old_to_be_sent() -> None:
+    """It would be sent as if anybody might speak."""
+    row = OmniHumanVideo(image_url=PORTRAIT, audio_url=SPEECH, subject="0.50,0.4").normalized()
+    assert row.subject == "0.5,0.4"
+    assert row.stale_at() == float("-inf")
 
 
 CONFLICTS: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""A fourth provider in one file: request, client, and its dialect of the simulator. Nothing else knows of it."""
+"""A fourth provider in one file: request, client, Block, and its dialect of the simulator. Nothing else knows of it."""
 
 from __future__ import annotations
 
@@ -6,34 +6,41 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, ClassVar
 
+from pydantic import SecretStr
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from prefect_genmedia._transport import ApiClient, FetchRules, Redactor
 from prefect_genmedia.errors import GenerationFailed
-from prefect_genmedia.providers.bearer import BearerAuth
-from prefect_genmedia.providers.inputs import PublicUrl
-from prefect_genmedia.providers.protocol import (
+from prefect_genmedia.providers import (
+    AS_GIVEN,
     Accepted,
     Account,
+    ApiClient,
+    BearerAuth,
+    ErrorAnswer,
+    FetchRules,
     GenerationRequest,
     MediaExpectation,
     Observation,
     Phase,
-    Provider,
+    ProviderPlugin,
+    PublicUrl,
+    Redactor,
     ResultStream,
+    Sendable,
+    SentInputs,
+    open_url,
+    paid_submission,
+    read_json,
+    unreadable,
 )
-from prefect_genmedia.providers.registry import register
-from prefect_genmedia.providers.responses import ErrorAnswer, paid_submission, read_json, unreadable
-from prefect_genmedia.providers.results import open_url
+from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, id_in_path, json_object
 from prefect_genmedia.simulator.faults import HOSTILE_CODE, HOSTILE_TEXT, Fault
 from prefect_genmedia.simulator.media import Recipe, fetch_input
 from prefect_genmedia.simulator.world import SimulatedJob
 from prefect_genmedia.text import path_segment
-
-PREFIX = "/toy"
 
 
 class ToyVideo(GenerationRequest):
@@ -48,17 +55,14 @@ class ToyVideo(GenerationRequest):
     def default_model(self) -> str:
         return "toy-1"
 
-    def body(self) -> dict[str, Any]:
-        return {"picture": self.picture}
+    def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
+        return {"picture": inputs.url(self.picture)}
 
-    def identity_inputs(self) -> dict[str, Any]:
-        return {"picture": self._in_identity(self.picture)}
+    def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
+        return {"picture": inputs.identity(self.picture)}
 
     def expectation(self) -> MediaExpectation:
         return MediaExpectation(seconds=5.0, has_audio=False)
-
-
-PROVIDER = register(Provider(name="toy", requests=(ToyVideo,), job_lifetime_seconds=3600, result_lifetime_seconds=3600))
 
 
 class ToyClient:
@@ -71,7 +75,7 @@ class ToyClient:
     def turn(self) -> AbstractAsyncContextManager[None]:
         return self._api.turn()
 
-    async def submit(self, request: ToyVideo) -> Accepted:
+    async def submit(self, request: Sendable) -> Accepted:
         with paid_submission():
             response = await self._api.post_paid("/jobs", request.payload())
             payload = self._read(response, "POST /jobs")
@@ -102,12 +106,32 @@ class ToyClient:
         return read_json(response, what, self._redactor)
 
 
+class ToyCredentials(ProviderCredentials):
+    """Access to the toy."""
+
+    _block_type_name = "Toy Credentials"
+    _block_type_slug = "toy-credentials"
+
+    provider: ClassVar[str] = "toy"
+
+    api_key: SecretStr
+    base_url: str
+    submissions_per_minute: float | None = None
+    max_in_flight: int | None = None
+    concurrency_limit: str | None = None
+
+    def get_client(self) -> ToyClient:
+        return ToyClient(self.api_key.get_secret_value(), self.base_url)
+
+
 class Toy(Dialect):
     name = "toy"
+    title = "Toy"
+    prefix = "/toy"
 
     def routes(self) -> Mount:
         return Mount(
-            PREFIX,
+            self.prefix,
             routes=[
                 Route("/jobs", self.guarded("submit", self.create), methods=["POST"]),
                 Route("/jobs/{id}", self.guarded("poll", self.look), methods=["GET"]),
@@ -171,3 +195,14 @@ class Toy(Dialect):
     async def _recipe(self, job: SimulatedJob) -> Recipe:
         picture = fetch_input(job.body["picture"], "portrait.jpg")
         return Recipe(picture, seconds=2.5 if job.has("short_video") else 5.0, short_side=240)
+
+
+PLUGIN = ProviderPlugin(
+    name="toy",
+    title="Toy",
+    requests=(ToyVideo,),
+    credentials="toy_provider:ToyCredentials",
+    job_lifetime_seconds=3600,
+    result_lifetime_seconds=3600,
+    simulator="toy_provider:Toy",
+)

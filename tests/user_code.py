@@ -13,7 +13,6 @@ from pydantic import SecretStr
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
 from prefect_genmedia._core import Delivery, Job, JobState
-from prefect_genmedia._prefect.generate import generate
 from prefect_genmedia.errors import (
     GenMediaError,
     InputRefused,
@@ -28,17 +27,16 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.flows.reconcile import reconcile_jobs
 from prefect_genmedia.flows.stylize import stylize_video
+from prefect_genmedia.generate import generate
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.providers.tokenops import Detection, JimengVideo, OmniHumanVideo
+from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.tasks import (
     check_inputs,
-    detect_subjects,
     download_result,
-    recognize_subject,
-    select_subject,
     submit,
     wait_for_job,
 )

@@ -26,7 +26,7 @@ logs and result storage, and would not unpickle.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -171,12 +171,13 @@ class InvalidRequest(GenMediaError):
         return error
 
     @classmethod
-    def from_validation(cls, subject: str, error: ValidationError) -> Self:
+    def from_validation(cls, subject: str, error: ValidationError, *, also: Iterable[FieldProblem] = ()) -> Self:
         """Put pydantic's findings into a user's words, without repeating the (possibly huge) input.
 
         Parameters:
             subject: a few words that name the request.
             error: what pydantic found.
+            also: what else is wrong, told unless its field is already named.
         """
         found = []
         for detail in error.errors(include_url=False, include_context=False, include_input=False):
@@ -185,7 +186,8 @@ class InvalidRequest(GenMediaError):
             if detail["type"] == "union_tag_invalid":
                 sentence = "`type` is not one of the known ones"  # pydantic's own sentence quotes the input
             found.append(FieldProblem(path, sentence.rstrip(".")))
-        return cls.of(subject, found)
+        named = {problem.field for problem in found}
+        return cls.of(subject, [*found, *(problem for problem in also if problem.field not in named)])
 
 
 class NoSubject(GenMediaError):

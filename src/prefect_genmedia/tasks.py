@@ -1,6 +1,6 @@
 """The Prefect tasks: one for each step of a job, each usable alone in anyone's flow. They take and return plain values.
 
-A provider's own tasks are in its package, such as `prefect_genmedia.providers.tokenops.tasks`.
+A provider's own tasks are in its package.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.spec import DEFAULT_TIMEOUT_SECONDS, JobSpec
-from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_result_card
 from prefect_genmedia._prefect.environment import lasting_output
 from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress
@@ -38,6 +37,15 @@ from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import clean_text
+
+__all__ = [
+    "check_inputs",
+    "download_result",
+    "reconcile_ledger",
+    "settle_job",
+    "submit",
+    "wait_for_job",
+]
 
 
 @task(
@@ -208,7 +216,6 @@ async def download_result(
     """
     async with explained(), shown_delivery(), open_session_of(job, credentials) as (session, found):
         done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()))
-        tell_assets(done, made=done != found)
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one
     emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)

@@ -118,7 +118,7 @@ class Job(BaseModel):
     identity_token: str | None = Field(
         default=None, description="The account's text in the identity; None if it is that of `account`."
     )
-    kind: str = Field(default="", description="The kind of request, such as omnihuman.")
+    kind: str = Field(default="", description="The kind of request, as a batch's table names it.")
     model: str = Field(default="", description="The provider's model.")
     label: str = Field(default="", description="A few words that name the request for people.")
     request: dict[str, Any] = Field(default_factory=dict, description="The request, without secrets and signatures.")

@@ -19,7 +19,7 @@ from prefect_genmedia._core.rejoin import rejoin
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
 from prefect_genmedia._core.submit import attempt_to_send, completed, submit_once
-from prefect_genmedia._inputs.prepare import identified, is_fresh, prepare
+from prefect_genmedia._inputs.prepare import identified, is_fresh, prepare_inputs
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.providers.protocol import PreparedRequest
 
@@ -67,7 +67,7 @@ async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[An
     """
     if spec.request.absent_inputs() and (job := await find_job(session, spec)) is not None:
         return PreparedRequest(spec.request, job_key=job.key)
-    return await prepare(
+    return await prepare_inputs(
         spec.request,
         session.client.fetch_rules,
         session.publication,
@@ -204,6 +204,7 @@ async def deliver(session: Session, job: Job, output: str | None) -> Job:
         session.hooks.event("undelivered", job, error=error.kind, message=error.message)
         raise
     assert done.delivery is not None  # a delivered job has one
+    session.hooks.delivered(done, made=done != job)
     session.log.info("Delivered %s", done.delivery.uri)
     return done
 

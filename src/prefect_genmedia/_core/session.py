@@ -74,6 +74,14 @@ class JobHooks:
             **payload: further facts; no secrets.
         """
 
+    def delivered(self, job: Job, made: bool) -> None:
+        """A job's files stand under their final names.
+
+        Parameters:
+            job: the delivered job.
+            made: whether the files are new; False if they stood there already.
+        """
+
     async def detached(self, job: Job) -> None:
         """The run was cancelled while it waited for a paid job.
 

@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 
+import anyio
 from anyio import to_thread
 
 from prefect_genmedia._inputs.inspect import Seen, looks_wanted, seen_in_all
@@ -17,17 +18,20 @@ from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
 from prefect_genmedia._media.staging import temporary_folder
 from prefect_genmedia._media.verify import media_seconds
 from prefect_genmedia._transport import FetchRules
-from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, ProviderError
 from prefect_genmedia.providers.inputs import RequestInput, SentInput, SentInputs, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, PreparedRequest, Request
 
 PREPARED_SECONDS = 3600.0
 """How long what was prepared is taken as it is: its signed URLs must outlive the job's wait at the provider."""
 
+PUBLISH_SECONDS = 600.0
+"""How long publishing one file may take, in seconds; after that the storage is given up."""
+
 _logger = logging.getLogger(__name__)
 
 
-async def prepare(
+async def prepare_inputs(
     request: Request,
     rules: FetchRules,
     publication: Publication,
@@ -136,7 +140,7 @@ async def prepared_url(url: str, field: str, rules: FetchRules, publication: Pub
         if isinstance(reading, Unusable):
             raise InvalidRequest.of("The input", [FieldProblem(field, reading.problem)])
         try:
-            return await to_thread.run_sync(publication.publish, reading, url)
+            return await _published(publication, reading, url)
         except NotPublishable as error:
             problem = FieldProblem(field, str(error))
     raise InvalidRequest.of("The input", [problem])
@@ -168,7 +172,7 @@ async def _sent(
         return {url: await to_thread.run_sync(_inline, each, url) for url, each in held.items()}
     by_digest = {each.sha256: (each, url) for url, each in held.items()}
     outcomes = await asyncio.gather(
-        *(to_thread.run_sync(publication.publish, each, url) for each, url in by_digest.values()),
+        *(_published(publication, each, url) for each, url in by_digest.values()),
         return_exceptions=True,
     )
     published = dict(zip(by_digest, outcomes, strict=True))
@@ -185,6 +189,13 @@ async def _sent(
         if isinstance(outcome, BaseException):
             raise outcome
     return sent
+
+
+async def _published(publication: Publication, held: Held, name: str) -> str:
+    with anyio.move_on_after(PUBLISH_SECONDS):
+        # A storage that hangs keeps its thread; a file is published whole or not at all.
+        return await to_thread.run_sync(publication.publish, held, name, abandon_on_cancel=True)
+    raise ProviderError(f"Publishing an input took longer than {PUBLISH_SECONDS:.0f} s.", outcome="unsent")
 
 
 def _inline(held: Held, url: str) -> SentInput:

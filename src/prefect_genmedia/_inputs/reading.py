@@ -173,8 +173,11 @@ def _too_large(limit: int) -> Unusable:
 
 def _trouble(url: str, error: Exception) -> Unusable | GenMediaError:
     """Why a user's own file cannot be read: a problem of the user's, or a failure of its storage."""
+    absent = absence(url)  # first: a name that is too long fails with an error of its own kind
+    if absent is not None:
+        return Unusable(absent)
     if isinstance(error, FileNotFoundError):
-        return Unusable(absence(url) or "is not there")
+        return Unusable("is not there")
     if isinstance(error, PermissionError):
         return Unusable("may not be read by this process")
     if isinstance(error, (ImportError, IsADirectoryError, NotImplementedError, ValueError)):

@@ -72,7 +72,7 @@ def judged(
 def travels_inline(inputs: Sequence[RequestInput], seen: Mapping[str, Seen]) -> bool:
     """Whether the user's own files travel inside of the request: all of them, or none.
 
-    Providers take the pictures of one request as URLs or as base64, not both (docs/providers/tokenops.md).
+    Providers take the pictures of one request as URLs or as base64, not both.
 
     Parameters:
         inputs: the request's files.

@@ -17,6 +17,7 @@ from prefect.events import emit_event
 from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTERS
 
 from prefect_genmedia._core.model import Delivery, Job
+from prefect_genmedia._prefect.markdown import escape
 from prefect_genmedia._transport.redact import unsigned_url
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.providers.plugin import request_type
@@ -68,7 +69,7 @@ def _asset(uri: str, job: Job) -> Asset | None:
     """The asset of a file; None where its URL is none that Prefect takes, such as `simplecache::s3://…`."""
     properties = AssetProperties(
         name=job.label or job.kind,
-        description=f"{job.kind} · {job.label}"[:500],
+        description=escape(f"{job.kind} · {job.label}"[:500]),
         url=unsigned_url(uri) if uri.startswith(("http://", "https://")) else None,
     )
     try:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
 
 from anyio import to_thread
 from PIL import Image
@@ -16,12 +14,11 @@ from prefect.runtime import deployment, flow_run
 
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.reconcile import Finding
+from prefect_genmedia._prefect.markdown import cell, code, escape, link, prose
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.providers.plugin import kinds
 from prefect_genmedia.text import shown_id
-
-_NOT_ASKED_FOR = frozenset({"req_key", "masks_as", "mask_urls", "model"})
-"""Fields of requests that say nothing to a person: how masks travel and where they were, what the model implies."""
 
 _NEW_RUN = "start a new run with other inputs (*Copy to new run*); *Retry* would send the same ones."
 
@@ -32,7 +29,7 @@ _IN_UI = {
     "CredentialsError": "correct the Block under *Blocks*, then {retry}.",
     "SubmissionUnknown": (
         "look into the provider's console for a job of that minute. Under *Deployments* run `decide-job/decide` with "
-        "job `{job}`: *adopt* it with its id at the "
+        "job {job}: *adopt* it with its id at the "
         "provider, *resubmit* or *abandon* it. Then {retry}."
     ),
     "JobTimeout": "nothing, where `reconcile-jobs/reconcile` is on: it delivers the file. Or, later, {retry}.",
@@ -62,7 +59,7 @@ async def publish_result_card(job: Job, delivery: Delivery) -> None:
     await acreate_markdown_artifact(
         key=f"genmedia-{job.kind}",
         markdown=result_card(job, delivery, poster),
-        description=f"{job.kind} · {job.label}",
+        description=escape(f"{job.kind} · {job.label}"),
     )
 
 
@@ -71,12 +68,12 @@ async def publish_detached_card(job: Job) -> None:
     await acreate_markdown_artifact(
         key=f"genmedia-{job.kind}",
         markdown=(
-            f"# {_cell(job.label or job.kind)}: stopped, not lost\n\n"
-            f"Job `{job.shown_id}` was accepted by {job.provider} and is paid. It lives on there: run again "
-            f"with the same inputs, or let `reconcile_jobs` collect it.\n\n"
-            f"`prefect-genmedia jobs show {job.key}` shows it.\n"
+            f"# {escape(job.label or job.kind)}: stopped, not lost\n\n"
+            f"Job {code(job.shown_id)} was accepted by {escape(job.provider)} and is paid. It lives on there: "
+            f"run again with the same inputs, or let `reconcile_jobs` collect it.\n\n"
+            f"{code(f'prefect-genmedia jobs show {job.key}')} shows it.\n"
         ),
-        description=f"{job.kind} · {job.label} · stopped, to be collected",
+        description=escape(f"{job.kind} · {job.label} · stopped, to be collected"),
     )
 
 
@@ -90,21 +87,24 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None) -> 
     key, their_id = error.job_key or "none", shown_id(error.provider_job_id) or "no id"
     maybe_paid = job is not None and job.state in _MAYBE_PAID
     facts = {
-        "Job": f"`{key}` in the ledger, `{their_id}` at the provider" if error.job_key else "",
-        "Request": f"{job.kind} · {_cell(job.label)} · {job.model} at {job.provider}" if job is not None else "",
+        "Job": f"{code(key)} in the ledger, {code(their_id)} at the provider" if error.job_key else "",
+        "Request": escape(f"{job.kind} · {job.label} · {job.model} at {job.provider}") if job is not None else "",
         "Sent": _moment(job.sent_at) if job is not None else "",
-        "Provider's code": _cell(error.code or ""),
+        "Provider's code": escape(error.code or ""),
     }
     # Paragraphs, since the UI does not wrap what stands in a table.
-    lines = [f"# {error.kind}", "", _sentence(error.message), "", "## What was paid", "", _sentence(error.paid), ""]
+    lines = [f"# {escape(error.kind)}", "", escape(_sentence(error.message)), ""]
+    lines += ["## What was paid", "", escape(_sentence(error.paid)), ""]
     if job is not None and maybe_paid:
         lines += [f"Estimated cost: {_cost(job)}. {_same_request(job)}", ""]
     lines += ["## What to do", "", f"- Here in the UI: {_in_ui(error, key)}"]
     if error.next_step:
-        lines.append(f"- Elsewhere: {_sentence(error.next_step_for())}")
+        lines.append(f"- Elsewhere: {prose(_sentence(error.next_step_for()))}")
     lines += ["", *_table(facts)]
     await acreate_markdown_artifact(
-        key="genmedia-failure", markdown="\n".join(lines) + "\n", description=f"{error.kind}: {error.message}"[:500]
+        key="genmedia-failure",
+        markdown="\n".join(lines) + "\n",
+        description=escape(f"{error.kind}: {error.message}"[:500]),
     )
 
 
@@ -113,13 +113,13 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
     rows = [
         {
             "needs a person": "yes" if finding.next_step else "",
-            "what was done": finding.action,
-            "next": finding.next_step,
-            "job": finding.job.key,
-            "at the provider": finding.job.shown_id,
-            "request": f"{finding.job.kind} · {finding.job.label}",
+            "what was done": cell(finding.action),
+            "next": cell(finding.next_step),
+            "job": cell(finding.job.key),
+            "at the provider": cell(finding.job.shown_id),
+            "request": cell(f"{finding.job.kind} · {finding.job.label}"),
             "state": finding.job.state.value,
-            "file": finding.job.delivery.uri if finding.job.delivery else "",
+            "file": cell(finding.job.delivery.uri if finding.job.delivery else ""),
         }
         for finding in sorted(findings, key=lambda finding: not finding.next_step)
     ]
@@ -134,7 +134,7 @@ def _in_ui(error: GenMediaError, job: str) -> str:
     """What a person does who has nothing but the UI."""
     command = f"`prefect flow-run retry {flow_run.id} --entrypoint FLOW`, since it has no deployment"
     retry = "*Retry* this run" if deployment.id else f"retry this run with {command}"
-    return _sentence(_IN_UI.get(error.kind, "{retry}").format(job=job, retry=retry))
+    return _sentence(_IN_UI.get(error.kind, "{retry}").format(job=code(job), retry=retry))
 
 
 def _same_request(job: Job) -> str:
@@ -157,29 +157,37 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
     """
     sound = "with sound" if delivery.has_audio else "without sound"
     facts = {
-        "File": _link(delivery.uri),
-        "Video": f"{delivery.seconds:.2f} s · {delivery.width}×{delivery.height} · {delivery.codec} · {sound}",
+        "File": link(delivery.uri),
+        "Video": f"{delivery.seconds:.2f} s · {delivery.width}×{delivery.height} · {escape(delivery.codec)} · {sound}",
         "Size": f"{delivery.bytes / 1e6:.2f} MB",
-        "SHA-256": f"`{delivery.sha256}`",
-        "Model": f"{job.model} at {job.provider}",
-        "Job": f"`{job.shown_id}` at the provider, `{job.key}` in the ledger",
+        "SHA-256": code(delivery.sha256),
+        "Model": escape(f"{job.model} at {job.provider}"),
+        "Job": f"{code(job.shown_id)} at the provider, {code(job.key)} in the ledger",
         "Time": _timing(job),
         "Estimated cost": _cost(job),
-        "Price": "" if job.price is None else f"{job.price:g} in {job.provider}'s own unit, as it tells",
+        "Price": "" if job.price is None else f"{job.price:g} in {escape(job.provider)}'s own unit, as it tells",
         "Left on the account": "" if job.points_remaining is None else f"{job.points_remaining:g}",
     }
-    lines = [f"# {job.kind} · {_cell(job.label or job.key)}", ""]
+    lines = [f"# {escape(f'{job.kind} · {job.label or job.key}')}", ""]
     if poster:
         lines += [f"![poster frame]({poster})", ""]
-    asked = {name: _cell(value) for name, value in job.request.items() if name not in _NOT_ASKED_FOR}
+    asked = {
+        escape(name): escape(value) for name, value in job.request.items() if name not in _technical_fields(job.kind)
+    }
     lines += [*_table(facts), "", "## Request", "", *_table(asked)]
     return "\n".join(lines) + "\n"
+
+
+def _technical_fields(kind: str) -> frozenset[str]:
+    """Fields of a request that say nothing to a person; the model is shown with the job."""
+    request = kinds().get(kind)
+    return frozenset({"model"}) | (request.technical_fields if request is not None else frozenset())
 
 
 def _table(facts: Mapping[str, str]) -> list[str]:
     """A table of two columns, and below it what is too long for one: the UI does not wrap what stands in a table.
 
-    The first fact is the table's head, since an empty head shows as a bar.
+    Names and values are Markdown. The first fact is the table's head, since an empty head shows as a bar.
     """
     told = {name: value for name, value in facts.items() if value not in ("", "None")}
     rows = [f"| {name} | {value} |" for name, value in told.items() if len(value) <= LONGEST_CELL]
@@ -199,8 +207,8 @@ def _timing(job: Job) -> str:
 
 def _cost(job: Job) -> str:
     if job.estimated_cost is None:
-        return f"not known: give a price of `{job.provider}/{job.model}` in the setting `prices`"
-    return f"{job.estimated_cost:.2f} {job.currency} by the price table; an estimate, not a bill"
+        return f"not known: give a price of {code(f'{job.provider}/{job.model}')} in the setting `prices`"
+    return f"{job.estimated_cost:.2f} {escape(job.currency)} by the price table; an estimate, not a bill"
 
 
 def _moment(seconds: float | None) -> str:
@@ -209,25 +217,8 @@ def _moment(seconds: float | None) -> str:
     return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _link(uri: str) -> str:
-    return f"[{uri}]({uri})" if uri.startswith(("http://", "https://")) else f"`{uri}`"
-
-
-def _cell(value: Any) -> str:
-    return _text(value).replace("|", "\\|")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        value = json.dumps(value, ensure_ascii=False)
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    for sign, escaped in (("<", "&lt;"), ("\n", " "), ("[", "\\[")):
-        text = text.replace(sign, escaped)
-    return text
-
-
 def _sentence(text: str) -> str:
-    text = _text(text).strip()
+    text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) or not text else ".")
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Union
+
 from prefect_genmedia.errors import CredentialsError
 from prefect_genmedia.providers.credentials import ProviderCredentials
-from prefect_genmedia.providers.plugin import plugin_named, plugins
+from prefect_genmedia.providers.plugin import loaded_parts, plugin_named
 
 
 def credentials_types() -> dict[str, type[ProviderCredentials]]:
-    """The Block type of each provider, by the provider's name."""
-    return {plugin.name: plugin.credentials_type() for plugin in plugins()}
+    """The Block type of each provider whose plug-in can be loaded, by the provider's name."""
+    return loaded_parts("credentials")
+
+
+if TYPE_CHECKING:
+    AnyCredentials = ProviderCredentials
+else:
+    # A run form offers the stored Blocks of the types that a parameter names, not those of their common base.
+    AnyCredentials = Union[tuple(credentials_types().values())]  # noqa: UP007 - of a tuple
 
 
 async def load_credentials(provider: str, credentials: ProviderCredentials | str) -> ProviderCredentials:

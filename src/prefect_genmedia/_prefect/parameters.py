@@ -68,6 +68,6 @@ def _is_inline(value: Any, place: str) -> bool:
     """Whether a text is a file: a `data:` URI, also inside of JSON text, or base64 too long for anything else."""
     if not isinstance(value, str):
         return False
-    if value[:5].lower() == "data:" or place.endswith("video_base64") or ";base64," in value.lower():
+    if value[:5].lower() == "data:" or place.endswith("base64") or ";base64," in value.lower():
         return True
     return len(value) >= _FILE_CHARACTERS and _BASE64.fullmatch(value) is not None

@@ -20,6 +20,7 @@ from prefect.runtime import flow_run
 
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.model import Job
+from prefect_genmedia._prefect.markdown import escape
 from prefect_genmedia._prefect.run import RunListener
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia.errors import GenMediaError
@@ -123,9 +124,9 @@ class PageBar:
             return
         self._artifact = self._artifact or await _bar_of(job.shown_id)
         if self._artifact is None:
-            self._artifact = await acreate_progress_artifact(now[0], key=KEY, description=words)
+            self._artifact = await acreate_progress_artifact(now[0], key=KEY, description=escape(words))
         else:
-            await aupdate_progress_artifact(self._artifact, now[0], words)
+            await aupdate_progress_artifact(self._artifact, now[0], escape(words))
         self._shown = now
 
     async def end(self, job: Job, percent: float | None, words: str) -> None:
@@ -224,7 +225,7 @@ async def _keep_showing(gauge: Gauge, page: PageBar, bar: Bar, over: asyncio.Eve
 async def _end(job_id: str, percent: float, words: str) -> None:
     artifact = await _bar_of(job_id)
     if artifact is not None:
-        await aupdate_progress_artifact(artifact, percent, words)
+        await aupdate_progress_artifact(artifact, percent, escape(words))
 
 
 async def _bar_of(job_id: str) -> UUID | None:
@@ -236,7 +237,8 @@ async def _bar_of(job_id: str) -> UUID | None:
     )
     async with get_client() as client:
         found = await client.read_artifacts(artifact_filter=ours)
-    return next((each.id for each in found if job_id in (each.description or "")), None)
+    shown = escape(f"· {job_id}").removeprefix("· ")  # as it is in the middle of a line
+    return next((each.id for each in found if shown in (each.description or "")), None)
 
 
 async def _whatever(showing: Awaitable[object]) -> None:

@@ -22,7 +22,7 @@ from prefect_genmedia._prefect.run import emit_job_event
 from prefect_genmedia._prefect.suspension import resume_run_of, standing_of, wake_sleepers
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
-from prefect_genmedia.providers.plugin import imported, plugins
+from prefect_genmedia.providers.plugin import loaded_parts
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import current_settings
 
@@ -67,9 +67,7 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
         await publish_reconcile_table(findings)
         for name in await wake_sleepers(ledger):
             logger.info("Run %s slept although its job has news, and was resumed", name)
-    for hook in filter(None, (plugin.reconcile for plugin in plugins())):
-        for line in await imported(hook)():
-            logger.info(line)
+    await _reconcile_plugins()
     return findings
 
 
@@ -86,6 +84,17 @@ async def _remove_stale(ledger: Ledger, default_output: str) -> None:
     removed += await to_thread.run_sync(remove_stale_here)
     if removed:
         get_run_logger().info("Removed %d staged files of processes that are gone", removed)
+
+
+async def _reconcile_plugins() -> None:
+    """What the plug-ins do at the end of a reconcile. What was reconciled stays so, whatever one of them does."""
+    logger = get_run_logger()
+    for name, hook in loaded_parts("reconcile").items():
+        try:
+            for line in await hook():
+                logger.info(line)
+        except Exception:
+            logger.exception("The provider plug-in %r failed in its part of reconcile", name)
 
 
 async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:

@@ -26,6 +26,7 @@ from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.polling import WaitListener
 from prefect_genmedia._core.session import JobHooks, RunContext
+from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation, PreparedRequest
@@ -265,6 +266,10 @@ class RunHooks(JobHooks):
     def event(self, what: str, job: Job, **payload: Any) -> None:
         """Emit `genmedia.job.…`."""
         emit_job_event(what, job, **payload)
+
+    def delivered(self, job: Job, made: bool) -> None:
+        """Emit an asset event for each file."""
+        tell_assets(job, made)
 
     async def detached(self, job: Job) -> None:
         """Log it, emit an event, and show a card: the job continues at the provider."""

@@ -1,6 +1,6 @@
 """HTTP below every provider: clients, gates, Retry-After, fetching of public URLs, redaction."""
 
-from prefect_genmedia._transport.api import ApiClient, Gates
+from prefect_genmedia._transport.api import ApiClient, FilePart, Gates, read_body
 from prefect_genmedia._transport.bodies import BodyBounds
 from prefect_genmedia._transport.fetch import FetchRules, body_of, fetch
 from prefect_genmedia._transport.leases import LoopShared
@@ -12,12 +12,14 @@ __all__ = [
     "ApiClient",
     "BodyBounds",
     "FetchRules",
+    "FilePart",
     "Gates",
     "LoopShared",
     "Redactor",
     "body_of",
     "excerpt",
     "fetch",
+    "read_body",
     "retry_after_seconds",
     "unsigned_text",
     "unsigned_url",

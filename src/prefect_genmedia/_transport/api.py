@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -35,6 +36,9 @@ API_SECONDS = 60.0
 
 SUBMIT_SECONDS = 180.0
 """The longest a paid POST may take, from connecting to the last byte of its answer, in seconds."""
+
+FilePart = tuple[str, bytes, str]
+"""A file in a form: its name, its content, its media type."""
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
 
@@ -138,20 +142,25 @@ class ApiClient:
         async with self._requests:
             yield
 
-    async def post_paid(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
-        """POST a JSON `body` that may cost money: sent once, on a fresh connection, within `SUBMIT_SECONDS`.
+    async def post_paid(
+        self, path: str, body: Mapping[str, Any], files: Mapping[str, FilePart] | None = None
+    ) -> httpx.Response:
+        """POST a `body` that may cost money: sent once, on a fresh connection, within `SUBMIT_SECONDS`.
 
         Call it inside `turn()`: it does not wait for a place itself, so that whoever writes down "sending" just before
         it really is about to send.
 
         Parameters:
             path: what follows the base URL.
-            body: what is sent, as JSON.
+            body: what is sent, as JSON; with `files`, as the fields of a form.
+            files: the form's parts, by name: file name, content and media type; None for JSON. An empty mapping sends
+                the body as multipart/form-data all the same.
 
         Raises:
             ProviderError: no answer came; its `outcome` tells whether the request was surely not sent.
         """
-        return await self._exchange(self._fresh, SUBMIT_SECONDS, "POST", path, json=body)
+        content = {"json": body} if files is None else {"files": _form(body, files)}
+        return await self._exchange(self._fresh, SUBMIT_SECONDS, "POST", path, **content)
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[httpx.Response]:
@@ -218,6 +227,23 @@ class ApiClient:
         # Raised out here so that the httpx error, which holds the request and its Authorization header, is not
         # this error's context.
         raise failure
+
+
+def _form(body: Mapping[str, Any], files: Mapping[str, FilePart]) -> list[tuple[str, Any]]:
+    """The parts of a form. A field is a part without a file name: httpx then sends multipart without files, too."""
+    return [*((name, (None, text)) for name, text in _form_fields("", body)), *files.items()]
+
+
+def _form_fields(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A JSON value as fields: `name[key]` for objects and `name[]` for lists, as the OpenAI client writes them."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _form_fields(f"{name}[{key}]" if name else str(key), inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _form_fields(f"{name}[]", inner)
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value)
 
 
 def no_cookies() -> CookieJar:

@@ -9,6 +9,7 @@ from anyio import to_thread
 from prefect.artifacts import acreate_markdown_artifact
 
 from prefect_genmedia._prefect.cards import thumbnail
+from prefect_genmedia._prefect.markdown import code, escape
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.batch.results import Result
 
@@ -44,13 +45,13 @@ async def publish_gallery(batch_id: str, summary: str, delivered: Sequence[Resul
     async for page in _pages(delivered):
         number += 1
         first, shown = shown + 1, shown + len(page)
-        lines = [f"# {batch_id}", "", summary, "", f"Files {first} to {shown} of {len(delivered)}.", ""]
+        lines = [f"# {escape(batch_id)}", "", escape(summary), "", f"Files {first} to {shown} of {len(delivered)}.", ""]
         if number == MOST_PAGES and shown < len(delivered):
-            lines[4] += f" This is the last page; all of them stand in `{location}`."
+            lines[4] += f" This is the last page; all of them stand in {code(location)}."
         await acreate_markdown_artifact(
             key=KEY if number == 1 else f"{KEY}-{number}",
             markdown="\n".join([*lines, *_table(page)]) + "\n",
-            description=f"{batch_id} · files {first} to {shown} of {len(delivered)}",
+            description=f"{escape(batch_id)} · files {first} to {shown} of {len(delivered)}",
         )
         if number == MOST_PAGES:
             return
@@ -78,7 +79,7 @@ async def _cells(delivered: Sequence[Result]) -> AsyncIterator[str]:
 async def _cell(result: Result) -> str:
     content = await read_file(result.poster_uri) if result.poster_uri else None
     picture = await to_thread.run_sync(thumbnail, content, WIDTH) if content else None
-    name = result.id.replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;").replace("\n", " ")
+    name = escape(result.id)
     return (f"![{name}]({picture})<br>" if picture else "") + f"{name} · {result.seconds or 0.0:.1f} s"
 
 

@@ -25,6 +25,7 @@ from typing_extensions import Self
 
 from prefect_genmedia import errors
 from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._prefect.markdown import Cell, escape, read_cell, verbatim
 from prefect_genmedia.batch.results import INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.batch.rows import id_of
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
@@ -200,20 +201,20 @@ class ShardEnd:
         return cls.of(json.loads(str(artifact.data)))
 
     @classmethod
-    def of(cls, lines: Sequence[Mapping[str, str]]) -> ShardEnd:
+    def of(cls, lines: Sequence[Mapping[str, Cell]]) -> ShardEnd:
         """Read the table's lines."""
         end = cls()
         for line in lines:
-            kind, message = line["error"], line["message"]
-            if line["row"]:
+            row, state, kind, message = (read_cell(line[name]) for name in ("row", "state", "error", "message"))
+            if row:
                 # What the whole table's check had let through was not refused by it: it is only wrong over there.
-                state = NOT_SENT if line["state"] == INVALID else line["state"]
-                end.rows[line["row"]] = Result(line["row"], state, error_kind=kind, error_message=message)
+                state = NOT_SENT if state == INVALID else state
+                end.rows[row] = Result(row, state, error_kind=kind, error_message=message)
             elif kind:
                 end.stop = getattr(errors, kind, errors.BatchIncomplete)(message)
         return end
 
-    def lines(self) -> list[dict[str, str]]:
+    def lines(self) -> list[dict[str, Cell]]:
         """The table: the shard itself in the first line, then every row that something is wrong with."""
         whole = Result(
             "",
@@ -223,17 +224,17 @@ class ShardEnd:
         )
         return [
             {
-                "row": result.id,
-                "state": result.state,
-                "error": result.error_kind or "",
-                "message": (result.error_message or "")[:_SHOWN_MESSAGE],
+                "row": verbatim(result.id),
+                "state": verbatim(result.state),
+                "error": verbatim(result.error_kind or ""),
+                "message": verbatim((result.error_message or "")[:_SHOWN_MESSAGE]),
             }
             for result in (whole, *self.rows.values())
         ]
 
     async def publish(self, shard: Shard) -> None:
         """Leave it on the run's page, where the run that waits for it reads it."""
-        await acreate_table_artifact(key=END_KEY, table=self.lines(), description=str(shard))
+        await acreate_table_artifact(key=END_KEY, table=self.lines(), description=escape(shard))
 
     def take(self, results: Results) -> None:
         """Remember every row that something is wrong with."""

@@ -16,6 +16,7 @@ from prefect.artifacts import (
 
 from prefect_genmedia import errors
 from prefect_genmedia._core.model import JobState
+from prefect_genmedia._prefect.markdown import cell, escape
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.batch.row_task import ROW_TASK
@@ -69,9 +70,9 @@ class Progress:
         self._shown, self._shown_at = (percent, words), time.monotonic()
         self._bar.show(percent, words)
         if self._artifact is None:
-            self._artifact = await acreate_progress_artifact(percent, key=self._key, description=words)
+            self._artifact = await acreate_progress_artifact(percent, key=self._key, description=escape(words))
         else:
-            await aupdate_progress_artifact(self._artifact, percent, words)
+            await aupdate_progress_artifact(self._artifact, percent, escape(words))
 
     def _state(self) -> tuple[float, str]:
         counts = self._results.counts()
@@ -114,20 +115,20 @@ async def publish_failures(batch_id: str, results: Results) -> None:
         return
     table = [
         {
-            "error": kind,
-            "state": state,
+            "error": cell(kind),
+            "state": cell(state),
             "rows": len(rows),
-            "for example": ", ".join(row.id for row in rows[:5]),
-            "next": _next_step(kind, [row.job_key for row in rows]),
-            "message": (rows[0].error_message or "")[:500],
-            "job": rows[0].job_key or "",
+            "for example": cell(", ".join(row.id for row in rows[:5])),
+            "next": cell(_next_step(kind, [row.job_key for row in rows])),
+            "message": cell((rows[0].error_message or "")[:500]),
+            "job": cell(rows[0].job_key or ""),
         }
         for (kind, state), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
     await acreate_table_artifact(
         key="genmedia-batch-failures",
         table=table,
-        description=f"{batch_id} · {sum(map(len, groups.values()))} rows without a file",
+        description=escape(f"{batch_id} · {sum(map(len, groups.values()))} rows without a file"),
     )
 
 
@@ -147,10 +148,13 @@ async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: 
         plan: a row of the table for each row of the batch.
         words: what stands above the table.
     """
-    table = [dict(line) for line in plan[:PLAN_ROWS]]
+    table = [
+        {name: cell(value) if isinstance(value, str) else value for name, value in line.items()}
+        for line in plan[:PLAN_ROWS]
+    ]
     if len(plan) > PLAN_ROWS:
         table.append({"row": f"and {len(plan) - PLAN_ROWS} more"})
-    await acreate_table_artifact(key="genmedia-batch-plan", table=table, description=f"{batch_id} · {words}")
+    await acreate_table_artifact(key="genmedia-batch-plan", table=table, description=escape(f"{batch_id} · {words}"))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 A callback is a hint and never a result: it is unsigned, so all that it does is to let the waiting task look at once.
 Its path holds a token that only whoever knows the callback secret can make, one for each job, so nobody else can even
-hint. HiDream documents: a POST at the end, 200 wanted within 5 seconds, at most 3 tries (docs/providers/hidream.md).
+hint. The strictest provider wants a 200 within 5 seconds, and tries at most 3 times.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 KNOWN = {"received": True, "known": True}
 ANSWER_SECONDS = 4.0
-"""A callback that cannot be written down for so long is refused, so that HiDream, which waits for 5 s, comes again."""
+"""A callback that cannot be written down for so long is refused, so that a provider that waits for 5 s comes again."""
 
 MAX_BODY_BYTES = 256 * 1024
 """A callback says what happened, and carries no media."""
@@ -156,6 +156,7 @@ def _words(provider: str, body: bytes) -> str:
     try:
         plugin = find_plugin(provider)
         read = plugin.callback_words if plugin is not None else None
-        return clean_text(read(json.loads(body)), STATUS_CHARACTERS) if read is not None else ""
-    except (ValueError, RecursionError):  # no JSON
+        return clean_text(str(read(json.loads(body))), STATUS_CHARACTERS) if read is not None else ""
+    except Exception:  # no JSON, or not what the plug-in expects: the callback is recorded without words
+        logger.debug("A callback of %s says nothing that is understood", provider)
         return ""

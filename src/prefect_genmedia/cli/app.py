@@ -41,9 +41,8 @@ DEPLOY = """Apply Blocks, work pool, limits, deployments and automations to the 
 Run it as often as you like: it creates what is missing, updates what differs, and leaves alone what does not.
 Schedules and automations that were switched on or off in the UI stay so.
 
-For example:
+For example, with keys in the environment variables that `blocks/documents.yaml` names:
 ```
-export GENMEDIA_TOKENOPS_API_KEY=sk-your-key
 prefect-genmedia deploy --check
 prefect-genmedia deploy
 ```

@@ -66,10 +66,10 @@ def _run(output: Path, keep: bool, console: Console, server: LocalServer, simula
     job = {
         "base_urls": {name: simulator.base_url(name) for name in simulator.prefixes},
         "api_key": simulator.key,
-        "image_url": simulator.portrait_url,
-        "audio_url": simulator.speech_url,
+        "portrait": simulator.portrait_url,
+        "recording": simulator.speech_url,
         "output": str(output),
-        "output_resolution": RESOLUTION,
+        "short_side": RESOLUTION,
     }
     console.print(f"Portrait    {simulator.portrait_url}\nRecording   {simulator.speech_url}\n")
     # A process of its own, as a worker would start: Prefect reads its settings once, when it is imported.

@@ -62,7 +62,7 @@ def deploy(
     output
         Where containers put files: an fsspec URL that all of them reach, such as s3://bucket/media.
     secrets
-        TOML file with keys (GENMEDIA_TOKENOPS_API_KEY = "…"), in place of environment variables of those names.
+        TOML file with keys (`NAME = "…"`), in place of environment variables of those names.
     alerts
         Notification Block that automations send with, as TYPE/NAME, such as slack-webhook/team.
     provider

@@ -4,7 +4,7 @@ The base of a plug-in's credentials Block is in `prefect_genmedia.providers.cred
 nothing here does.
 """
 
-from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
+from prefect_genmedia._transport import ApiClient, FetchRules, FilePart, Gates, Redactor, read_body
 from prefect_genmedia.prices import Price
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.inputs import (
@@ -50,6 +50,7 @@ __all__ = [
     "DurationSource",
     "ErrorAnswer",
     "FetchRules",
+    "FilePart",
     "Gates",
     "GenerationRequest",
     "InputUrl",
@@ -74,6 +75,7 @@ __all__ = [
     "number_in",
     "open_url",
     "paid_submission",
+    "read_body",
     "read_json",
     "register",
     "result_stream",

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import fsspec
 from pydantic import AfterValidator, Field
+from pydantic.fields import FieldInfo
 
 from prefect_genmedia._transport import unsigned_url
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
@@ -127,6 +128,17 @@ InputUrl = Annotated[
     AfterValidator(input_url),
 ]
 """An input where the user has it: an http(s) URL, a path of this machine, or an fsspec URL."""
+
+
+def is_input(field: FieldInfo) -> bool:
+    """Whether a request's field holds an `InputUrl`, or several.
+
+    Parameters:
+        field: the field.
+    """
+    checks = (each for each in field.metadata if isinstance(each, AfterValidator))
+    return any(each.func is input_url for each in checks) or "input_url" in repr(field.annotation)
+
 
 Seed = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 """A random seed: -1 lets the provider choose, any other fixes it."""

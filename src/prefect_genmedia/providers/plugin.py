@@ -11,7 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
@@ -112,12 +112,6 @@ class ProviderPlugin:
         return block_type
 
 
-def _checked(plugin: Any) -> ProviderPlugin:
-    if not isinstance(plugin, ProviderPlugin):
-        raise TypeError(f"it is a {type(plugin).__name__}, and not a ProviderPlugin")
-    return plugin
-
-
 class _Registry:
     """Plug-ins by name: the installed ones, loaded at the first use, and those that a program registered itself."""
 
@@ -127,17 +121,53 @@ class _Registry:
     @functools.cached_property
     def installed(self) -> dict[str, ProviderPlugin]:
         found: dict[str, ProviderPlugin] = {}
-        for entry in entry_points(group=GROUP):
+        for entry in _entry_points():
             try:
-                plugin = _checked(entry.load())
+                plugin = _checked(entry.load(), found)
             except Exception as error:  # a broken plug-in must not keep the others from working
-                _logger.warning("The provider plug-in %r cannot be loaded and is skipped: %r", entry.name, error)
+                _skipped(entry.name, error)
                 continue
             found[plugin.name] = plugin
         return found
 
     def all(self) -> dict[str, ProviderPlugin]:
         return {**self.installed, **self.registered}
+
+
+def _entry_points() -> list[EntryPoint]:
+    """The declared plug-ins: those of this package first, so that no other one takes their names."""
+    return sorted(
+        entry_points(group=GROUP), key=lambda each: (not each.value.startswith("prefect_genmedia."), each.name)
+    )
+
+
+def _checked(plugin: Any, others: Mapping[str, ProviderPlugin]) -> ProviderPlugin:
+    """The plug-in, if it is one, and takes no name or kind of another.
+
+    Raises:
+        TypeError, ValueError: it cannot be used; the sentence says why.
+    """
+    if not isinstance(plugin, ProviderPlugin):
+        raise TypeError(f"it is a {type(plugin).__name__}, and not a ProviderPlugin")
+    if plugin.name in others:
+        raise ValueError(f"another plug-in has the name {plugin.name!r}")
+    taken = {request.kind: other.name for other in others.values() for request in other.requests}
+    for request in plugin.requests:
+        if request.kind in taken:
+            raise ValueError(f"the kind {request.kind!r} is of the plug-in {taken[request.kind]!r}")
+        if request.provider != plugin.name:
+            raise ValueError(f"{request.__name__} names the provider {request.provider!r}")
+    return plugin
+
+
+@functools.lru_cache(maxsize=256)
+def _warned(name: str, what: str) -> None:
+    _logger.warning("The provider plug-in %r cannot be loaded and is skipped: %s", name, what)
+
+
+def _skipped(name: str, error: Exception) -> None:
+    """Say once that a plug-in is skipped."""
+    _warned(name, repr(error))
 
 
 _REGISTRY = _Registry()
@@ -201,6 +231,23 @@ def request_type(kind: str) -> type[GenerationRequest]:
     return kinds()[kind]
 
 
+def make_request(kind: str, fields: Mapping[str, Any]) -> GenerationRequest:
+    """A request of a kind, from its fields.
+
+    Parameters:
+        kind: the kind, such as `poster`.
+        fields: the request's fields, by name.
+
+    Raises:
+        InvalidRequest: with every problem: no installed plug-in has the kind, or fields are wrong.
+    """
+    models = kinds()
+    if kind not in models:
+        problem = f"no installed provider has the kind {kind!r}; installed: {', '.join(sorted(models)) or 'none'}"
+        raise InvalidRequest.of("The request", [FieldProblem("kind", problem)])
+    return models[kind].model_validate(dict(fields))
+
+
 def list_prices() -> dict[str, Price]:
     """The list prices of all providers, by `provider/model`."""
     return {f"{plugin.name}/{model}": price for plugin in plugins() for model, price in plugin.prices.items()}
@@ -209,6 +256,23 @@ def list_prices() -> dict[str, Price]:
 def providers_with_free_failures() -> frozenset[str]:
     """The names of the providers that bill no failed job, by their own documents."""
     return frozenset(plugin.name for plugin in plugins() if plugin.failures_are_free)
+
+
+def loaded_parts(part: str) -> dict[str, Any]:
+    """A part of every plug-in that has it, by the plug-in's name. A part that cannot be imported is skipped.
+
+    Parameters:
+        part: name of a field of `ProviderPlugin` that holds an import path, such as `simulator`.
+    """
+    found: dict[str, Any] = {}
+    for plugin in plugins():
+        path = getattr(plugin, part)
+        try:
+            if path is not None:
+                found[plugin.name] = imported(path)
+        except Exception as error:  # a broken plug-in must not keep the others from working
+            _skipped(f"{plugin.name}: {part}", error)
+    return found
 
 
 def imported(path: str) -> Any:

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from prefect_genmedia.providers.plugin import imported, plugins
+from prefect_genmedia.providers.plugin import loaded_parts
 from prefect_genmedia.simulator.dialect import Dialect
 from prefect_genmedia.simulator.faults import STAGES, broken_file, fault_from
 from prefect_genmedia.simulator.media import ASSETS, CLIP, asset
@@ -24,7 +24,7 @@ from prefect_genmedia.simulator.world import World
 
 def installed_dialects() -> tuple[type[Dialect], ...]:
     """The dialects of the provider plug-ins that have one."""
-    return tuple(imported(plugin.simulator) for plugin in plugins() if plugin.simulator is not None)
+    return tuple(loaded_parts("simulator").values())
 
 
 _MEDIA_TYPES = {

@@ -175,7 +175,7 @@ class World:
         """A JSON answer that names a video's URL, which may have expired already."""
         lifetime = -1.0 if expired else self.settings.file_seconds
         url = self.publish(video, "video/mp4", "mp4", lifetime)
-        return {"video_url": url, "expires_at": int(time.time() + lifetime)}
+        return {"url": url, "expires_at": int(time.time() + lifetime)}
 
     def report(self) -> dict[str, Any]:
         """What happened so far: the billing counter, the requests, the jobs."""

@@ -12,9 +12,8 @@ import httpx
 from prefect_genmedia._transport import ApiClient, FetchRules, Gates
 from prefect_genmedia.errors import CredentialsError, GenMediaError, ProviderError, RateLimited
 from prefect_genmedia.providers.hidream import catalog, responses
-from prefect_genmedia.providers.hidream.stylize import StylizedVideo
 from prefect_genmedia.providers.hidream.token import ApiKeyAuth, LearningRedactor, Token, TokenAuth, TokenKeeper
-from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
+from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
 from prefect_genmedia.providers.responses import id_in, paid_submission
 from prefect_genmedia.providers.results import open_url
 
@@ -79,7 +78,7 @@ class HiDreamClient:
             await self._tokens.fresh()
             yield
 
-    async def submit(self, request: StylizedVideo) -> Accepted:
+    async def submit(self, request: Sendable) -> Accepted:
         """POST …/video_edit/async, once: whatever it answers, it is not repeated here.
 
         Raises:

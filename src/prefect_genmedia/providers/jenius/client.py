@@ -11,8 +11,7 @@ import httpx
 from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.jenius import catalog, responses
-from prefect_genmedia.providers.jenius.poster import LivePoster
-from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
+from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
 from prefect_genmedia.providers.responses import paid_submission, unreadable
 from prefect_genmedia.providers.results import open_url
 from prefect_genmedia.text import path_segment
@@ -49,7 +48,7 @@ class JeniusClient:
         """Wait for the pace, and a place among the requests under way; hold the place."""
         return self._api.turn()
 
-    async def submit(self, request: LivePoster) -> Accepted:
+    async def submit(self, request: Sendable) -> Accepted:
         """POST /tasks, once.
 
         Raises:

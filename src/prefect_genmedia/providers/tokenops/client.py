@@ -12,12 +12,10 @@ from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
 from prefect_genmedia._transport.api import read_body
 from prefect_genmedia.errors import ProviderError
 from prefect_genmedia.providers.bearer import BearerAuth
-from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream
+from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
 from prefect_genmedia.providers.responses import id_in, paid_submission, unreadable
 from prefect_genmedia.providers.results import open_url, result_stream
 from prefect_genmedia.providers.tokenops import catalog, responses
-from prefect_genmedia.providers.tokenops.jimeng import JimengVideo
-from prefect_genmedia.providers.tokenops.omnihuman import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
 from prefect_genmedia.text import clean_word, path_segment
 
@@ -53,7 +51,7 @@ class TokenOpsClient:
         """Wait for the pace, and a place among the requests under way; hold the place."""
         return self._api.turn()
 
-    async def submit(self, request: OmniHumanVideo | JimengVideo) -> Accepted:
+    async def submit(self, request: Sendable) -> Accepted:
         """POST /videos, once.
 
         Raises:

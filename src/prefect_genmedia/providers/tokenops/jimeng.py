@@ -63,6 +63,7 @@ class JimengVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "jimeng"
+    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key"})
     decides: ClassVar[Mapping[str, frozenset[str]]] = {
         **dict.fromkeys(("prompt", "seed", "template_id", "camera_strength"), frozenset[str]()),
         **dict.fromkeys(("seconds", "frames"), frozenset({"seconds"})),

@@ -19,6 +19,7 @@ class OmniHumanVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "omnihuman"
+    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key", "masks_as", "mask_urls"})
     decides: ClassVar[Mapping[str, frozenset[str]]] = {
         **dict.fromkeys(("prompt", "mask_urls", "pe_fast_mode", "seed"), frozenset[str]()),
         "output_resolution": frozenset({"resolution_class"}),
@@ -72,7 +73,7 @@ class OmniHumanVideo(GenerationRequest):
             return self
         wanted = parse_subject(self.subject)
         words = f"{wanted[0]:g},{wanted[1]:g}" if isinstance(wanted, tuple) else str(wanted)
-        return self.with_subject(SubjectSelection(subject=words, mask_urls=self.mask_urls))
+        return self.model_copy(update={"subject": words})  # nobody was looked for: `stale_at` stays as it is
 
     @property
     def default_model(self) -> str:

@@ -128,7 +128,8 @@ class TokenOps(Dialect):
         if fault is None:
             return Response(video, media_type="video/mp4")
         if fault.name in ("content_json", "content_json_expired"):
-            return JSONResponse(self.world.url_answer(video, expired=fault.name == "content_json_expired"))
+            answer = self.world.url_answer(video, expired=fault.name == "content_json_expired")
+            return JSONResponse({"video_url": answer.pop("url"), **answer})
         return await broken_file(fault, video, "video/mp4", request, self.world.drop)
 
     async def look(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Deadlines of seconds, for the faults that only a deadline ends."""
+"""Deadlines of seconds in place of minutes, for the faults that only a deadline ends."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ ENDED_BY_DEADLINES = ("_drip", "content_endless")
 """How the names of these faults end."""
 
 
-def shorten(monkeypatch: pytest.MonkeyPatch, fault: str, seconds: float = 3.0) -> None:
-    """Shorten the deadlines that end this fault; the other ones stay, a busy machine is slow at times."""
+def shorten_deadlines(monkeypatch: pytest.MonkeyPatch, fault: str, seconds: float = 3.0) -> None:
+    """Shorten the deadlines that end this fault; the other ones stay, a busy machine is slow at times.
+
+    Parameters:
+        monkeypatch: the test's fixture; it puts the deadlines back.
+        fault: the simulator's name of the fault.
+        seconds: the deadline for an answer, in seconds.
+    """
     if fault.endswith("_drip"):
         monkeypatch.setattr("prefect_genmedia._transport.api.API_SECONDS", seconds)
         monkeypatch.setattr("prefect_genmedia._transport.api.SUBMIT_SECONDS", seconds)

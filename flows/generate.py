@@ -1,0 +1,72 @@
+"""Any kind of request of any installed provider: submit → wait → download."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from prefect_genmedia._core import Delivery
+from prefect_genmedia._prefect.credentials import AnyCredentials
+from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia.generate import check_run, completed, generate, returns_state
+from prefect_genmedia.providers.plugin import make_request
+
+
+@JobRunName
+def _run_name() -> str:
+    parameters: dict[str, Any] = flow_run.parameters
+    return " · ".join(filter(None, ("generate", str(parameters["kind"]), parameters["label"])))
+
+
+@flow(name="generate-media", flow_run_name=_run_name)
+@returns_state
+async def generate_media(
+    kind: str,
+    fields: dict[str, Any],
+    credentials: AnyCredentials | str = "default",
+    label: str = "",
+    output: str | None = None,
+    timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
+    idempotency_key: str | None = None,
+    resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
+    preflight: bool = True,
+    suspend_while_waiting: bool = False,
+) -> State[Delivery]:
+    """Make one result of any kind, from any installed provider, and deliver the verified file.
+
+    Parameters:
+        kind: Kind of the request, as in a batch's table; each provider's page names its kinds.
+        fields: The request's fields, as a JSON object.
+        credentials: The provider's credentials: a Block, or the name of one.
+        label: A few words that name the request; by default the name of its first input.
+        output: Folder, file name ending in .mp4, or fsspec URL for the file.
+        timeout_seconds: How long to wait for the result, in seconds.
+        idempotency_key: The same key and inputs mean the same paid result, in any run.
+        resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished file.
+        preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
+        suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
+            a schedule or the callback receiver.
+
+    Raises:
+        InvalidRequest: before anything is paid; no installed provider has the kind, or the fields are wrong.
+        GenMediaError: see the errors' table in the documentation.
+    """
+    await check_run(suspend_while_waiting=suspend_while_waiting)
+    request = make_request(kind, fields)
+    inputs = request.inputs()
+    delivery = await generate(
+        request,
+        credentials=credentials,
+        label=label or (label_of(inputs[0].url) if inputs else kind),
+        output=output,
+        timeout_seconds=timeout_seconds,
+        idempotency_key=idempotency_key,
+        resubmit_on_output_refusal=resubmit_on_output_refusal,
+        preflight=preflight,
+        suspend_while_waiting=suspend_while_waiting,
+    )
+    return await completed(delivery)

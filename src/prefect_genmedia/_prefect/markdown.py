@@ -1,0 +1,137 @@
+"""Text of providers and users inside Markdown that the Prefect UI renders: shown as it is, never interpreted.
+
+The UI renders markdown artifacts, descriptions and forms as GitHub-flavoured Markdown with HTML in it, and its first
+version the text cells of table artifacts as well. A link in a provider's text would be a link of the page, and an
+image in it is requested as soon as somebody looks at the page.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeAlias
+from urllib.parse import quote, urlsplit
+
+# Invisible characters that reorder or hide what is around them. U+200C and U+200D stay: scripts and emoji need them.
+_HIDDEN = re.compile(
+    "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_BREAKS = re.compile("[\t-\r\x1c-\x1f\x85\u2028\u2029]+")
+_CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
+
+# A word has every character that an address can have, but for those that end or bend a code span.
+_WORD_OR_MARK = re.compile(r"[!-\[\]-_a-{}~]+|[\\`|]")
+_ADDRESS = re.compile(r"://|@|www\.", re.IGNORECASE)
+# Inside a word, `_` is an emphasis mark only at an edge; `#` is a mark only where a word begins.
+_SPECIAL = re.compile(r"[*\[\]<~]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w])|(?<!.)#")
+_LINE_START = re.compile(r"^(?:([0-9]{1,9})(?=[.)])|(?=[-+>=:]))")
+_CODE = re.compile(r"`([^`]+)`")
+
+Cell: TypeAlias = str | list[str]
+"""A text in a table artifact."""
+
+_KEPT_IN_URLS = "/:?#@!$&=+,%~"
+"""Characters of a link's target that stay as they are: none of them ends it, and no entity is made of them."""
+
+
+def clean(text: Any) -> str:
+    """The text on one line, without control, bidirectional and hidden characters.
+
+    Parameters:
+        text: what is to be shown; the items of a list are joined by commas.
+    """
+    joined = ", ".join(map(str, text)) if isinstance(text, list | tuple) else str(text)
+    return _CONTROLS.sub("\ufffd", _BREAKS.sub(" ", _HIDDEN.sub("", joined))).strip()
+
+
+def escape(text: Any) -> str:
+    """Markdown that renders as the cleaned text itself, in paragraphs, headings, table cells and link texts.
+
+    Addresses become code: the UI makes links of them elsewhere, even where all their characters are escaped.
+
+    Parameters:
+        text: what is to be shown.
+    """
+    return _LINE_START.sub(r"\1\\", _inline(clean(text)))
+
+
+def code(text: Any) -> str:
+    """Markdown that shows the cleaned text as code, or just as text where a code span cannot hold it.
+
+    Parameters:
+        text: what is to be shown.
+    """
+    cleaned = clean(text)
+    # A pipe cannot stand in a code span of a table for sure: there `\\|` has more than one meaning.
+    return f"`{cleaned}`" if cleaned and not set("`|") & set(cleaned) else escape(cleaned)
+
+
+def prose(text: str) -> str:
+    """As `escape`, but what stands between two backticks is shown as code: our own sentences have commands in them.
+
+    Parameters:
+        text: what is to be shown; no value in it can do more than be shown as code.
+    """
+    parts = _CODE.split(clean(text))
+    shown = (code(part) if number % 2 else _inline(part) for number, part in enumerate(parts))
+    return _LINE_START.sub(r"\1\\", "".join(shown))
+
+
+def link(uri: str) -> str:
+    """Markdown that links to a file where a browser may open it, and shows its path or URL as code elsewhere.
+
+    Parameters:
+        uri: a path or URL; only http and https URLs without user and password become links.
+    """
+    target = _link_target(uri)
+    return code(uri) if target is None else f"[{escape(uri)}]({target})"
+
+
+def cell(text: str) -> Cell:
+    """The value for a table artifact that shows the cleaned text.
+
+    Parameters:
+        text: what is to be shown.
+    """
+    return verbatim(clean(text))
+
+
+def verbatim(text: str) -> Cell:
+    """The value for a table artifact that a program reads again, with `read_cell`: nothing is cleaned.
+
+    One of Prefect's two UIs renders cells as Markdown, and the other one shows them as they are: no escaped text is
+    right in both. What could be taken for Markdown is put into a list, which neither of them interprets.
+
+    Parameters:
+        text: what is to be shown.
+    """
+    return text if text in (escape(text), prose(text)) else [text]
+
+
+def read_cell(value: Cell) -> str:
+    """The text in a table artifact's value.
+
+    Parameters:
+        value: what `cell` or `verbatim` has made.
+    """
+    return value if isinstance(value, str) else value[0]
+
+
+def _inline(text: str) -> str:
+    return _WORD_OR_MARK.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    word = found.group()
+    if word in ("\\", "`", "|"):
+        return f"\\{word}"
+    return f"`{word}`" if _ADDRESS.search(word) else _SPECIAL.sub(r"\\\g<0>", word)
+
+
+def _link_target(uri: str) -> str | None:
+    try:
+        parts = urlsplit(uri)
+        host = parts.hostname
+    except ValueError:
+        return None
+    trusted = parts.scheme in ("http", "https") and host and "@" not in parts.netloc and "[" not in parts.netloc
+    return quote(uri, safe=_KEPT_IN_URLS) if trusted and clean(uri) == uri else None
