@@ -21,11 +21,13 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 # Neither this machine's profiles, nor results that earlier tests have left; read when Prefect is imported.
 os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="genmedia-tests-")
 
+from prefect import Task
 from prefect.testing.utilities import prefect_test_harness
 from servers import postgres, postgres_tools
 
 from prefect_genmedia import TokenOpsCredentials, tasks
 from prefect_genmedia._core import Ledger, open_ledger
+from prefect_genmedia.providers.tokenops import tasks as subject_tasks
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.world import Settings
 
@@ -61,8 +63,9 @@ def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(f"{prefix}LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
     monkeypatch.setenv(f"{prefix}OUTPUT", str(tmp_path / "media"))
     monkeypatch.setenv(f"{prefix}POLL_SHORTEST_SECONDS", "0.05")
-    for name in tasks.__all__:
-        monkeypatch.setattr(getattr(tasks, name), "retry_delay_seconds", 0.02)
+    for each in (*vars(tasks).values(), *vars(subject_tasks).values()):
+        if isinstance(each, Task):
+            monkeypatch.setattr(each, "retry_delay_seconds", 0.02)
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def adopt(job: str, provider_job_id: str, /) -> None:
 
 @app.command
 def resubmit(job: str, /) -> None:
-    """Settle an unknown submission: it never arrived, and the next run may send it again.
+    """Settle a submission that never arrived, or that the provider does not find: the next run may send it again.
 
     For example:
     ```
