@@ -63,9 +63,7 @@ async def submitted(ledger: Ledger, clock: Clock, seconds_ago: float = 0.0, life
     assert job is not None
     accepted_at = clock.now() - seconds_ago
     ends = None if lifetime is None else accepted_at + lifetime
-    job = await ledger.move(
-        job, JobState.SUBMITTED, provider_job_id="107", submitted_at=accepted_at, expires_at=ends
-    )
+    job = await ledger.move(job, JobState.SUBMITTED, provider_job_id="107", submitted_at=accepted_at, expires_at=ends)
     assert job is not None
     return job
 

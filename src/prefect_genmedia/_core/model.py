@@ -156,6 +156,7 @@ class Job(BaseModel):
     points_remaining: float | None = Field(
         default=None, description="What the provider says that the account has left."
     )
+    send_token: str | None = Field(default=None, description="Tells the process that sends the job from every other.")
     note: str | None = Field(default=None, description="What a person decided, and when.")
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shlex
 from collections.abc import Awaitable, Callable
@@ -18,11 +19,13 @@ from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._core.sending import SendingLapsed, Start, send_check
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
 from prefect_genmedia._inputs.redacting import without_inputs
 from prefect_genmedia._transport.redact import unsigned_url
-from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
+from prefect_genmedia._transport.sending import checked_before_sending
+from prefect_genmedia.errors import GenMediaError, LedgerError, RateLimited, SubmissionUnknown
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.extra_body import shown_extra
 from prefect_genmedia.providers.plugin import find_plugin
@@ -76,10 +79,12 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
             await clock.sleep(job.not_before - clock.now())
         async with AsyncExitStack() as turn:
             starting: asyncio.Future[Job | None] | None = None
+            start = Start(clock.boottime())
             try:
                 async with places.line(ledger, job, clock):
                     prepared = await completed(session, prepared)
                     await turn.enter_async_context(session.client.turn())
+                    start = Start(clock.boottime())
                     starting = asyncio.ensure_future(
                         ledger.start_sending(job, session.run.flow_run_id, session.max_in_flight, spec.spend)
                     )
@@ -88,7 +93,8 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
                 await _finish(_unsent(ledger, starting))
                 raise
             if mine is not None:
-                return await _finish(_send(session, prepared, mine))
+                with contextlib.suppress(SendingLapsed):
+                    return await _finish(_send(session, prepared, mine, start))
 
 
 async def completed(session: Session, prepared: PreparedRequest[Any]) -> PreparedRequest[Any]:
@@ -187,7 +193,7 @@ async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | None] | None) -
     if starting is not None and not starting.cancelled() and starting.exception() is None:
         mine = starting.result()
         if mine is not None:
-            await ledger.move(mine, JobState.RESERVED)
+            await ledger.unsend(mine)
 
 
 async def _finish(work: Awaitable[T]) -> T:
@@ -206,12 +212,16 @@ async def _finish(work: Awaitable[T]) -> T:
     return task.result()
 
 
-async def _send(session: Session, prepared: PreparedRequest[Any], job: Job) -> Job:
+async def _send(session: Session, prepared: PreparedRequest[Any], job: Job, start: Start) -> Job:
     ledger, clock, tell = session.ledger, session.clock, session.log.info
     failure: GenMediaError
     try:
         told = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
-        accepted = await session.client.submit(told)
+        with checked_before_sending(send_check(ledger, job, start, clock)):
+            accepted = await session.client.submit(told)
+    except SendingLapsed:
+        await ledger.unsend(job)
+        raise
     except GenMediaError as error:
         failure = job.told_in(without_inputs(error, prepared.inputs))
     except Exception as error:
@@ -221,8 +231,6 @@ async def _send(session: Session, prepared: PreparedRequest[Any], job: Job) -> J
     else:
         return await _written(lambda: _accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
     if failure.outcome == "unsent":
-        # Once only: where it was written and just the answer was lost, another process may be sending the job by now,
-        # and a second try would take back that process's mark.
         await _record_failure(ledger, job, failure, clock)
         raise failure
     await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
@@ -248,9 +256,9 @@ async def _written(
     for pause in (*WRITE_PAUSES, None):
         try:
             return await write()
-        except GenMediaError:
-            raise
         except Exception as error:
+            if isinstance(error, GenMediaError) and not isinstance(error, LedgerError):
+                raise
             tell(f"Job {job.key}: {said}; the ledger cannot be written to now: {type(error).__name__}")
             logger.warning("The ledger does not take what became of job %s", job.key, exc_info=error)
             if pause is None:
@@ -300,7 +308,7 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
     if failure.outcome == "unsent":
         wait = failure.retry_after if isinstance(failure, RateLimited) else None
         facts["not_before"] = clock.now() + wait if wait else None
-        await ledger.move(job, JobState.RESERVED, **facts)
+        await ledger.unsend(job, **facts)
     elif failure.outcome == "refused":
         await ledger.move(job, JobState.REJECTED, **facts)
     else:

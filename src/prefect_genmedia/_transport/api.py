@@ -20,6 +20,7 @@ from aiolimiter import AsyncLimiter
 from prefect_genmedia._transport.bodies import ACCEPTED_CODINGS, UnreadableBody, read_answer
 from prefect_genmedia._transport.logs import redacted_logs
 from prefect_genmedia._transport.redact import Redactor, unsigned_url
+from prefect_genmedia._transport.sending import check_now, trace
 from prefect_genmedia.errors import ProviderError, SendOutcome
 
 USER_AGENT = f"prefect-genmedia/{version('prefect-genmedia')}"
@@ -82,6 +83,7 @@ class ApiClient:
         gates = gates or Gates()
         self.base_url = base_url.rstrip("/")
         self.redactor = redactor
+        self._traces = transport is None
         self._requests = asyncio.Semaphore(gates.requests)
         self._downloads = asyncio.Semaphore(gates.downloads)
         # Evenly spaced, not a full minute's allowance at once: a burst and what follows it would break the limit of a
@@ -151,7 +153,10 @@ class ApiClient:
         Raises:
             ProviderError: no answer came; its `outcome` tells whether the request was surely not sent.
         """
-        return await self._exchange(self._fresh, SUBMIT_SECONDS, "POST", path, json=body)
+        if not self._traces:
+            await check_now()
+        extensions = {"trace": trace} if self._traces else None
+        return await self._exchange(self._fresh, SUBMIT_SECONDS, "POST", path, json=body, extensions=extensions)
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[httpx.Response]:

@@ -20,7 +20,7 @@ from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.cli.choices import ProviderName, Switch
 from prefect_genmedia.cli.console import command_console
 from prefect_genmedia.cli.stop import stop
-from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.errors import GenMediaError, LedgerError
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import csv_cell, escaped, json_text
 
@@ -29,6 +29,9 @@ app = App(name="jobs")
 AsJson = Annotated[Switch, Parameter(name="--json")]
 Format = Annotated[Literal["csv", "jsonl"], Parameter(name="--format")]
 Answer = TypeVar("Answer")
+
+PATIENCE_SECONDS = 5.0
+"""How long a command waits for a database that is away, in seconds."""
 
 NEEDS_A_PERSON = frozenset({JobState.UNKNOWN})
 """States that only a person can end."""
@@ -253,13 +256,18 @@ async def _found(ledger: Ledger, name: str) -> Job:
 
 def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
     async def opened() -> Answer:
-        async with open_ledger(current_settings().ledger) as ledger:
+        # A person waits: who starts again decides how long.
+        async with open_ledger(current_settings().ledger, patience_seconds=PATIENCE_SECONDS) as ledger:
             return await work(ledger)
 
     try:
         return asyncio.run(opened())
     except GenMediaError as error:
-        stop(error.message)
+        stop(
+            " ".join(filter(None, [error.message, error.next_step_for()]))
+            if isinstance(error, LedgerError)
+            else error.message
+        )
 
 
 def _print_json(value: Any) -> None:
