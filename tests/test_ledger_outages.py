@@ -142,6 +142,11 @@ async def test_thirty_immediate_restarts_of_postgresql_fail_no_call() -> None:
     assert calls > 30
 
 
+def _processes() -> list[str]:
+    shown = subprocess.run(["ps", "-eo", "args"], check=True, capture_output=True, text=True)
+    return shown.stdout.splitlines()
+
+
 def _restart_often(url: str) -> None:
     tools, port = postgres_tools(), url.rpartition(":")[2].partition("/")[0]
     (folder,) = {
@@ -180,7 +185,12 @@ SPOILED = {
     "emptied": (_empty, "missing or empty"),
     "replaced by an empty database": (lambda file: (_empty(file), _execute(file, "CREATE TABLE x (y)")), "is empty"),
     "damaged": (lambda file: file.write_bytes(b"not a database, " * 1000), "damaged"),
-    "newer": (lambda file: _execute(file, "UPDATE genmedia_schema_version SET version_num = '9999'"), "newer version"),
+    "newer": (
+        lambda file: _execute(
+            file, "UPDATE genmedia_schema_version SET version_num = '9999' WHERE version_num != '0003'"
+        ),
+        "newer version",
+    ),
     "without version row": (lambda file: _execute(file, "DELETE FROM genmedia_schema_version"), "version is lost"),
     "without version table": (lambda file: _execute(file, "DROP TABLE genmedia_schema_version"), "version is lost"),
 }

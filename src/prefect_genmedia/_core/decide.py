@@ -42,7 +42,8 @@ async def decide(
         ledger: the jobs.
         name: the job's key, or the beginning of it.
         decision: `adopt`: it did arrive, and this is the provider's id of it. `resubmit`: it never arrived, or the
-            provider does not find it any more, and the next run may send it again. `abandon`: let it be; nothing sends it again in its scope.
+            provider does not find it any more, and the next run may send it again. `abandon`: let it be; nothing sends
+            it again in its scope.
         provider_job_id: the provider's id, for `adopt`.
         by: who decides; the operating system's user by default.
         clock: the time.

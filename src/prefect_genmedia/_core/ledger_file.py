@@ -1,4 +1,4 @@
-"""The file of a ledger on SQLite: created once with a marker beside it, so that a lost one is never begun anew in silence.
+"""The file of a ledger on SQLite: created once, with a marker beside it, so that a lost ledger is noticed.
 
 An empty ledger knows no paid job, and would pay for all of them again. The marker `NAME.marker` is written when the
 ledger has its tables. If it is there and the ledger is not, opening fails; deleting the marker begins a new ledger.
@@ -32,7 +32,7 @@ class LedgerFile:
         return self._path is not None and self._marker(self._path).exists()
 
     def create(self) -> None:
-        """Create the file with mode 0600 if there is none: it names people's files. SQLite's journals get the same mode.
+        """Create the file with mode 0600 if there is none: it names people's files. Its journals get that mode too.
 
         An existing file keeps its mode: a team may share it.
 

@@ -30,15 +30,22 @@ class SendingLapsed(ProviderError):
 
 @dataclass(frozen=True)
 class Start:
-    """When a process asked for the right to send, by clocks that go on while it is frozen.
+    """When a process asked for the right to send, which is just before the job's `sent_at`.
 
     Parameters:
+        wall: by the wall clock, which is set right after a virtual machine was paused.
         boottime: by the clock that counts suspended time too.
         within_seconds: how long after it the POST may begin.
     """
 
+    wall: float
     boottime: float
     within_seconds: float = BEGIN_SECONDS
+
+    @classmethod
+    def now(cls, clock: Clock) -> Start:
+        """Begin to count now."""
+        return cls(clock.now(), clock.boottime())
 
 
 def send_check(ledger: Ledger, job: Job, start: Start, clock: Clock) -> Callable[[], Awaitable[None]]:
@@ -55,8 +62,7 @@ def send_check(ledger: Ledger, job: Job, start: Start, clock: Clock) -> Callable
     """
 
     def passed() -> float:
-        by_wall_clock = abs(clock.now() - (job.sent_at or 0.0))
-        return max(by_wall_clock, clock.boottime() - start.boottime)
+        return max(abs(clock.now() - start.wall), clock.boottime() - start.boottime)
 
     async def check() -> None:
         present: Job | None = None

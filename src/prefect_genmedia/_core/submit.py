@@ -79,12 +79,12 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
             await clock.sleep(job.not_before - clock.now())
         async with AsyncExitStack() as turn:
             starting: asyncio.Future[Job | None] | None = None
-            start = Start(clock.boottime())
+            start = Start.now(clock)
             try:
                 async with places.line(ledger, job, clock):
                     prepared = await completed(session, prepared)
                     await turn.enter_async_context(session.client.turn())
-                    start = Start(clock.boottime())
+                    start = Start.now(clock)
                     starting = asyncio.ensure_future(
                         ledger.start_sending(job, session.run.flow_run_id, session.max_in_flight, spec.spend)
                     )

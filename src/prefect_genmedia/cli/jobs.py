@@ -262,12 +262,10 @@ def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
 
     try:
         return asyncio.run(opened())
+    except LedgerError as error:
+        stop(f"{error.message} Next: {error.next_step}")
     except GenMediaError as error:
-        stop(
-            " ".join(filter(None, [error.message, error.next_step_for()]))
-            if isinstance(error, LedgerError)
-            else error.message
-        )
+        stop(error.message)
 
 
 def _print_json(value: Any) -> None:
