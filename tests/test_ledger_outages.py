@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sqlite3
 import subprocess
 from collections.abc import Sequence
@@ -130,16 +131,20 @@ async def test_a_lost_answer_to_a_commit_changes_nothing(flaky: Any) -> None:
 async def test_thirty_immediate_restarts_of_postgresql_fail_no_call() -> None:
     calls = 0
     with postgres() as url:
-        restarting = asyncio.create_task(asyncio.to_thread(_restart_often, url))
         async with open_ledger(url) as ledger:
-            while not restarting.done():
-                wanted = WANTED.model_copy(update={"identity": f"{calls}"})
-                sending = await ledger.start_sending(await ledger.reserve(wanted), None)
-                assert sending is not None
-                assert await ledger.move(sending, JobState.SUBMITTED, provider_job_id=str(calls)) is not None
-                calls += 1
-        await restarting
-    assert calls > 30
+            for _ in range(30):
+                restarting = asyncio.create_task(asyncio.to_thread(_restart, url))
+                while True:
+                    over = restarting.done()  # one whole job after each restart
+                    wanted = WANTED.model_copy(update={"identity": f"{calls}"})
+                    sending = await ledger.start_sending(await ledger.reserve(wanted), None)
+                    assert isinstance(sending, Job)
+                    assert await ledger.move(sending, JobState.SUBMITTED, provider_job_id=str(calls)) is not None
+                    calls += 1
+                    if over:
+                        break
+                await restarting
+            assert len(await ledger.jobs()) == calls
 
 
 def _processes() -> list[str]:
@@ -147,18 +152,17 @@ def _processes() -> list[str]:
     return shown.stdout.splitlines()
 
 
-def _restart_often(url: str) -> None:
+def _restart(url: str) -> None:
     tools, port = postgres_tools(), url.rpartition(":")[2].partition("/")[0]
+    assert tools is not None
     (folder,) = {
         Path(line.split(" -D ")[1].split()[0])
-        for line in subprocess.run(
-            ["ps", "-eo", "args"], check=True, capture_output=True, text=True
-        ).stdout.splitlines()
-        if f"-p {port}" in line and " -D " in line and "postgres" in line.split()[0]
+        for line in _processes()
+        if f"-p {port} " in line and " -D " in line and line.split()[0].endswith("postgres")
     }
+    user = "postgres" if os.geteuid() == 0 else None
     command = [tools / "pg_ctl", "-D", folder, "-w", "-m", "immediate", "-l", folder.parent / "log", "restart"]
-    for _ in range(30):
-        subprocess.run(command, check=True, user="postgres", cwd=folder.parent, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, user=user, cwd=folder.parent, stdout=subprocess.DEVNULL)
 
 
 # --- a ledger that is lost, damaged, read-only, or of another version ---

@@ -20,11 +20,12 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, sele
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from prefect_genmedia._core import schema
+from prefect_genmedia._core import pace, schema
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, LEGAL_MOVES, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.outages import PATIENCE_SECONDS, despite_outage
+from prefect_genmedia._core.pace import Refused, Turn, account_key
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.text import storable
 
@@ -122,8 +123,13 @@ class Ledger:
         return await self._update(job, values)
 
     async def start_sending(
-        self, job: Job, flow_run_id: str | None, max_in_flight: int | None = None, spend: Spend | None = None
-    ) -> Job | None:
+        self,
+        job: Job,
+        flow_run_id: str | None,
+        max_in_flight: int | None = None,
+        spend: Spend | None = None,
+        turn: Turn | None = None,
+    ) -> Job | Refused | None:
         """Take a reserved job to `sending`, if its account has a place in flight for it, and its budget the money.
 
         All of it is one step, over all processes: of those that see the last free place, one gets it.
@@ -133,9 +139,11 @@ class Ledger:
             flow_run_id: the flow run that sends it.
             max_in_flight: how many jobs of the account may be in flight with it; None for any number.
             spend: reserves its money; None where nothing limits that.
+            turn: asks for the account's turn, by its pace and cool-down; None for neither.
 
         Returns:
-            The job, to be sent now; None where there is no place, or another process has moved it.
+            The job, to be sent now; when to ask again, where it is not its turn; None where there is no place, or
+            another process has moved it.
 
         Raises:
             BudgetStop: there is no money for it, says `spend`; it stays reserved.
@@ -148,18 +156,25 @@ class Ledger:
             table.c.key == job.key, table.c.state == JobState.SENDING.value, table.c.send_token == token
         )
         if max_in_flight is not None:
-            statement = statement.where(_count_in_flight(job.account, now).scalar_subquery() < max_in_flight)
+            statement = statement.where(_count_in_flight(account_key(job), now).scalar_subquery() < max_in_flight)
 
-        def take(connection: Connection) -> Job | None:
-            # SQLite lets one write at a time by itself.
-            if max_in_flight is not None and connection.dialect.name == "postgresql":
-                connection.execute(select(func.pg_advisory_xact_lock(_lock_of(job.account))))
+        def take(connection: Connection) -> Job | Refused | None:
+            if max_in_flight is not None:
+                pace.lock(connection, account_key(job))
+            refused = None if turn is None else pace.ask(connection, turn, self._clock)
+            if refused is not None:
+                row = connection.execute(ours).fetchone()
+                return refused if row is None else _job(row)
             row = connection.execute(statement.values(**values).returning(*table.c)).fetchone()
             if row is None:
+                if turn is not None:
+                    pace.leave(connection, job)
                 # Committed before, and only the answer was lost: the token says that it is this process that sends.
                 row = connection.execute(ours).fetchone()
                 return None if row is None else _job(row)
             taken = _job(row)
+            if turn is not None:
+                pace.grant(connection, turn, self._clock)
             if spend is not None:
                 spend(connection, taken)
             return taken
@@ -185,6 +200,23 @@ class Ledger:
         )
         row = await self._one(statement.returning(*_JOBS.c))
         return None if row is None else _job(row)
+
+    async def cool_down(self, job: Job, seconds: float) -> None:
+        """Let nobody send for the job's account for a while.
+
+        Parameters:
+            job: the job whose submission the provider did not take.
+            seconds: how long; at most `pace.LONGEST_COOL_DOWN_SECONDS`.
+        """
+        await self.transact(lambda connection: pace.cool_down(connection, job, seconds, self._clock))
+
+    async def leave_line(self, job: Job) -> None:
+        """Forget that a job waits for its account's turn.
+
+        Parameters:
+            job: the job.
+        """
+        await self.transact(lambda connection: pace.leave(connection, job))
 
     async def in_flight(self, account: str) -> int:
         """How many jobs of an account may be under way at its provider now."""
@@ -374,11 +406,6 @@ def _count_in_flight(account: str, now: float) -> Select[Any]:
     ends = func.coalesce(jobs.c.expires_at, jobs.c.submitted_at + FORGOTTEN_SECONDS)
     submitted = and_(jobs.c.state == JobState.SUBMITTED.value, ends > now)
     return select(func.count()).select_from(jobs).where(jobs.c.account == account, or_(sending, submitted))
-
-
-def _lock_of(account: str) -> int:
-    """The number of an account's advisory lock in PostgreSQL: 64 bits with a sign."""
-    return int.from_bytes(hashlib.sha256(f"genmedia in flight {account}".encode()).digest()[:8], "big", signed=True)
 
 
 def _columns(job: Job) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, Job, JobState
+from prefect_genmedia._core.pace import account_key
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.errors import RateLimited
 
@@ -57,7 +58,7 @@ class Places:
         if self.limit is None:
             yield
             return
-        async with _LINES.lease((job.account, self.limit), _new_line) as line:
+        async with _LINES.lease((account_key(job), self.limit), _new_line) as line:
             told = line.locked() and await self._tell_if_full(ledger, job, self.limit)
             async with line:
                 await self._look(ledger, job, self.limit, clock, told)
@@ -65,7 +66,7 @@ class Places:
 
     async def _look(self, ledger: Ledger, job: Job, limit: int, clock: Clock, told: bool) -> None:
         pause, longest = LOOK_SECONDS
-        while await ledger.in_flight(job.account) >= limit:
+        while await ledger.in_flight(account_key(job)) >= limit:
             present = await ledger.get(job.key)
             if present is None or present.state is not JobState.RESERVED:
                 return  # another process has sent it
@@ -81,7 +82,7 @@ class Places:
             pause = min(pause * 1.5, longest)
 
     async def _tell_if_full(self, ledger: Ledger, job: Job, limit: int) -> bool:
-        taken = await ledger.in_flight(job.account)
+        taken = await ledger.in_flight(account_key(job))
         if taken >= limit:
             self.tell(f"Waiting for a place: {taken} of {limit} jobs of this account are in flight")
         return taken >= limit

@@ -43,9 +43,14 @@ class Start:
     within_seconds: float = BEGIN_SECONDS
 
     @classmethod
-    def now(cls, clock: Clock) -> Start:
-        """Begin to count now."""
-        return cls(clock.now(), clock.boottime())
+    def now(cls, clock: Clock, within_seconds: float = BEGIN_SECONDS) -> Start:
+        """Begin to count now.
+
+        Args:
+            clock: tells the time.
+            within_seconds: how long after it the POST may begin.
+        """
+        return cls(clock.now(), clock.boottime(), within_seconds)
 
 
 def send_check(ledger: Ledger, job: Job, start: Start, clock: Clock) -> Callable[[], Awaitable[None]]:

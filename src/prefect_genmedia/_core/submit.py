@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from prefect_genmedia import errors
@@ -19,6 +18,14 @@ from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._core.pace import (
+    ASK_SECONDS,
+    BEGIN_SECONDS,
+    LONGEST_COOL_DOWN_SECONDS,
+    Refused,
+    Turn,
+    first_in_process,
+)
 from prefect_genmedia._core.sending import SendingLapsed, Start, send_check
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
@@ -61,7 +68,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     """
     ledger, clock = session.ledger, session.clock
     prepared = prepared or PreparedRequest(spec.request)
-    pause = JOIN_SECONDS[0]
+    pause, begin_within = JOIN_SECONDS[0], BEGIN_SECONDS[0]
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
     prepared.payload()  # a request that cannot be written must fail before anything is written down
     while True:
@@ -77,24 +84,97 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
             continue
         if job.not_before is not None:
             await clock.sleep(job.not_before - clock.now())
-        async with AsyncExitStack() as turn:
-            starting: asyncio.Future[Job | None] | None = None
-            start = Start.now(clock)
-            try:
-                async with places.line(ledger, job, clock):
-                    prepared = await completed(session, prepared)
-                    await turn.enter_async_context(session.client.turn())
-                    start = Start.now(clock)
+        async with AsyncExitStack() as gate:
+            async with places.line(ledger, job, clock):
+                started = await start_in_turn(session, spec, Waiting(job, prepared, begin_within, places.until), gate)
+            if started is not None:
+                try:
+                    return await _finish(_send(session, started))
+                except SendingLapsed:
+                    prepared, begin_within = started.prepared, min(begin_within * 2, BEGIN_SECONDS[1])
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A job that waits for its account's turn.
+
+    Parameters:
+        job: the job.
+        prepared: its request.
+        begin_within: how long after a grant its POST may begin, in seconds.
+        until: when waiting ends, by the monotonic clock.
+    """
+
+    job: Job
+    prepared: PreparedRequest[Any]
+    begin_within: float
+    until: float
+
+
+@dataclass(frozen=True)
+class Started:
+    """A job that is `sending`, with what is sent, and when that began."""
+
+    job: Job
+    prepared: PreparedRequest[Any]
+    start: Start
+
+
+async def start_in_turn(session: Session, spec: JobSpec, waiting: Waiting, gate: AsyncExitStack) -> Started | None:
+    """Wait for the account's turn, and take the job to `sending`.
+
+    Parameters:
+        session: the account.
+        spec: the job's options.
+        waiting: the job.
+        gate: holds the client's `turn()` afterwards.
+
+    Returns:
+        What is to be sent; None if there is no in-flight slot, or another process has moved the job.
+
+    Raises:
+        RateLimited: the time is over; nothing was sent.
+        BudgetStop: there is no money for it; nothing was sent.
+    """
+    ledger, clock, job, prepared = session.ledger, session.clock, waiting.job, waiting.prepared
+    begun, per_minute, refused = clock.monotonic(), session.submissions_per_minute, False
+    turn = Turn(job, per_minute, session.is_batch, begin_within=waiting.begin_within)
+    starting: asyncio.Future[Job | Refused | None] | None = None
+    try:
+        async with first_in_process(turn, clock, lambda: _check_time(job, waiting.until, clock)):
+            while True:
+                prepared = await completed(session, prepared)
+                async with AsyncExitStack() as held:
+                    await held.enter_async_context(session.client.turn())
+                    start = Start.now(clock) if per_minute is None else Start.now(clock, waiting.begin_within)
+                    asked = replace(turn, waited=clock.monotonic() - begun)
                     starting = asyncio.ensure_future(
-                        ledger.start_sending(job, session.run.flow_run_id, session.max_in_flight, spec.spend)
+                        ledger.start_sending(
+                            job, session.run.flow_run_id, session.max_in_flight, spec.spend, turn=asked
+                        )
                     )
                     mine = await _finish(starting)
-            except asyncio.CancelledError:
-                await _finish(_unsent(ledger, starting))
-                raise
-            if mine is not None:
-                with contextlib.suppress(SendingLapsed):
-                    return await _finish(_send(session, prepared, mine, start))
+                    if not isinstance(mine, Refused):
+                        refused = False
+                        gate.push_async_exit(held.pop_all())
+                        return None if mine is None else Started(mine, prepared, start)
+                refused = True
+                _check_time(job, waiting.until, clock)
+                await clock.sleep(max(mine.seconds, ASK_SECONDS[0]))
+                present = await ledger.get(job.key)
+                if present is None or present.state is not JobState.RESERVED:
+                    return None
+    except asyncio.CancelledError:
+        await _finish(_unsent(ledger, starting))
+        raise
+    finally:
+        if refused:
+            await _finish(ledger.leave_line(job))
+
+
+def _check_time(job: Job, until: float, clock: Clock) -> None:
+    if clock.monotonic() >= until:
+        raise RateLimited("The account's pace left no turn for this job in time.", retryable=False).about(job.key, None)
 
 
 async def completed(session: Session, prepared: PreparedRequest[Any]) -> PreparedRequest[Any]:
@@ -188,11 +268,11 @@ async def attempt_to_send(session: Session, spec: JobSpec, newest: Job | None) -
     return attempt
 
 
-async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | None] | None) -> None:
+async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | Refused | None] | None) -> None:
     """Take back that a job is being sent: its task was cancelled in between, and not a byte has left."""
     if starting is not None and not starting.cancelled() and starting.exception() is None:
         mine = starting.result()
-        if mine is not None:
+        if isinstance(mine, Job):
             await ledger.unsend(mine)
 
 
@@ -212,7 +292,8 @@ async def _finish(work: Awaitable[T]) -> T:
     return task.result()
 
 
-async def _send(session: Session, prepared: PreparedRequest[Any], job: Job, start: Start) -> Job:
+async def _send(session: Session, started: Started) -> Job:
+    prepared, job, start = started.prepared, started.job, started.start
     ledger, clock, tell = session.ledger, session.clock, session.log.info
     failure: GenMediaError
     try:
@@ -232,6 +313,10 @@ async def _send(session: Session, prepared: PreparedRequest[Any], job: Job, star
         return await _written(lambda: _accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
     if failure.outcome == "unsent":
         await _record_failure(ledger, job, failure, clock)
+        if isinstance(failure, RateLimited) and failure.retry_after:
+            await ledger.cool_down(job, failure.retry_after)
+            seconds = min(failure.retry_after, LONGEST_COOL_DOWN_SECONDS)
+            session.hooks.event("cooling_down", job, seconds=seconds, asked=failure.retry_after)
         raise failure
     await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
     if failure.outcome == "uncertain":
@@ -307,7 +392,7 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
     }
     if failure.outcome == "unsent":
         wait = failure.retry_after if isinstance(failure, RateLimited) else None
-        facts["not_before"] = clock.now() + wait if wait else None
+        facts["not_before"] = clock.now() + min(wait, LONGEST_COOL_DOWN_SECONDS) if wait else None
         await ledger.unsend(job, **facts)
     elif failure.outcome == "refused":
         await ledger.move(job, JobState.REJECTED, **facts)

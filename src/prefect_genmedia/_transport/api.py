@@ -67,7 +67,8 @@ class ApiClient:
         redactor: knows the credential, to keep it out of every error.
         gates: how many requests and downloads may be under way.
         transport: replaces the network, for tests.
-        submissions_per_minute: how often `turn()` is given, at most; None for as often as the gate allows.
+        submissions_per_minute: how often this one client gives `turn()`, at most; None for as often as the gate allows.
+            The account's pace is kept in the ledger, see `_core.pace`.
     """
 
     def __init__(
