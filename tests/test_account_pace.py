@@ -155,7 +155,7 @@ async def test_after_slow_down_nobody_sends_for_the_account_until_the_time_is_ov
     assert caught is RateLimited
     assert waits <= clock.passed < waits + 1
     assert simulator.accepted == 1
-    assert ("cooling_down", {"seconds": waits, "asked": asked}) in hooks.events
+    assert ("cooling_down", {"seconds": waits}) in hooks.events
 
 
 async def test_an_answer_about_quota_holds_nobody_back(ledger_url: str, simulator: RunningSimulator) -> None:

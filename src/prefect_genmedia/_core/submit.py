@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shlex
 from collections.abc import Awaitable, Callable
@@ -169,7 +170,8 @@ async def start_in_turn(session: Session, spec: JobSpec, waiting: Waiting, gate:
         raise
     finally:
         if refused:
-            await _finish(ledger.leave_line(job))
+            with contextlib.suppress(LedgerError):  # a waiter that no longer asks is forgotten anyway
+                await _finish(ledger.leave_line(job))
 
 
 def _check_time(job: Job, until: float, clock: Clock) -> None:
@@ -316,7 +318,7 @@ async def _send(session: Session, started: Started) -> Job:
         if isinstance(failure, RateLimited) and failure.retry_after:
             await ledger.cool_down(job, failure.retry_after)
             seconds = min(failure.retry_after, LONGEST_COOL_DOWN_SECONDS)
-            session.hooks.event("cooling_down", job, seconds=seconds, asked=failure.retry_after)
+            session.hooks.event("cooling_down", job, seconds=seconds)
         raise failure
     await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
     if failure.outcome == "uncertain":
