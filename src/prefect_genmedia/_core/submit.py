@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
 import shlex
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from prefect_genmedia import errors
@@ -20,16 +18,13 @@ from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.pace import (
-    ASK_SECONDS,
     BEGIN_SECONDS,
     LONGEST_COOL_DOWN_SECONDS,
-    Refused,
-    Turn,
-    first_in_process,
 )
-from prefect_genmedia._core.sending import SendingLapsed, Start, send_check
+from prefect_genmedia._core.sending import SendingLapsed, send_check
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._core.start import Started, Waiting, finish, start_in_turn
 from prefect_genmedia._inputs.redacting import without_inputs
 from prefect_genmedia._transport.redact import unsigned_url
 from prefect_genmedia._transport.sending import checked_before_sending
@@ -90,113 +85,9 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
                 started = await start_in_turn(session, spec, Waiting(job, prepared, begin_within, places.until), gate)
             if started is not None:
                 try:
-                    return await _finish(_send(session, started))
+                    return await finish(_send(session, started))
                 except SendingLapsed:
                     prepared, begin_within = started.prepared, min(begin_within * 2, BEGIN_SECONDS[1])
-
-
-@dataclass(frozen=True)
-class Waiting:
-    """A job that waits for its account's turn.
-
-    Parameters:
-        job: the job.
-        prepared: its request.
-        begin_within: how long after a grant its POST may begin, in seconds.
-        until: when waiting ends, by the monotonic clock.
-    """
-
-    job: Job
-    prepared: PreparedRequest[Any]
-    begin_within: float
-    until: float
-
-
-@dataclass(frozen=True)
-class Started:
-    """A job that is `sending`, with what is sent, and when that began."""
-
-    job: Job
-    prepared: PreparedRequest[Any]
-    start: Start
-
-
-async def start_in_turn(session: Session, spec: JobSpec, waiting: Waiting, gate: AsyncExitStack) -> Started | None:
-    """Wait for the account's turn, and take the job to `sending`.
-
-    Parameters:
-        session: the account.
-        spec: the job's options.
-        waiting: the job.
-        gate: holds the client's `turn()` afterwards.
-
-    Returns:
-        What is to be sent; None if there is no in-flight slot, or another process has moved the job.
-
-    Raises:
-        RateLimited: the time is over; nothing was sent.
-        BudgetStop: there is no money for it; nothing was sent.
-    """
-    ledger, clock, job, prepared = session.ledger, session.clock, waiting.job, waiting.prepared
-    begun, per_minute, refused = clock.monotonic(), session.submissions_per_minute, False
-    turn = Turn(job, per_minute, session.is_batch, begin_within=waiting.begin_within)
-    starting: asyncio.Future[Job | Refused | None] | None = None
-    try:
-        async with first_in_process(turn, clock, lambda: _check_time(job, waiting.until, clock)):
-            while True:
-                prepared = await completed(session, prepared)
-                async with AsyncExitStack() as held:
-                    await held.enter_async_context(session.client.turn())
-                    start = Start.now(clock) if per_minute is None else Start.now(clock, waiting.begin_within)
-                    asked = replace(turn, waited=clock.monotonic() - begun)
-                    starting = asyncio.ensure_future(
-                        ledger.start_sending(
-                            job, session.run.flow_run_id, session.max_in_flight, spec.spend, turn=asked
-                        )
-                    )
-                    mine = await _finish(starting)
-                    if not isinstance(mine, Refused):
-                        refused = False
-                        gate.push_async_exit(held.pop_all())
-                        return None if mine is None else Started(mine, prepared, start)
-                refused = True
-                _check_time(job, waiting.until, clock)
-                await clock.sleep(max(mine.seconds, ASK_SECONDS[0]))
-                present = await ledger.get(job.key)
-                if present is None or present.state is not JobState.RESERVED:
-                    return None
-    except asyncio.CancelledError:
-        await _finish(_unsent(ledger, starting))
-        raise
-    finally:
-        if refused:
-            with contextlib.suppress(LedgerError):  # a waiter that no longer asks is forgotten anyway
-                await _finish(ledger.leave_line(job))
-
-
-def _check_time(job: Job, until: float, clock: Clock) -> None:
-    if clock.monotonic() >= until:
-        raise RateLimited("The account's pace left no turn for this job in time.", retryable=False).about(job.key, None)
-
-
-async def completed(session: Session, prepared: PreparedRequest[Any]) -> PreparedRequest[Any]:
-    """The request with what only the provider can tell, such as the masks of its speaker; as it is if that is there.
-
-    Parameters:
-        session: the account.
-        prepared: the request. Its identity does not change.
-
-    Raises:
-        GenMediaError: the provider's plug-in could not complete it; nothing was sent.
-    """
-    stale_at, resolve = prepared.request.stale_at(), session.plugin.resolve
-    if resolve is None or stale_at is None or stale_at >= session.clock.now():
-        return prepared
-    try:
-        return prepared.with_request(await resolve(prepared.request, session))
-    except RateLimited as error:
-        await session.clock.sleep(error.retry_after or 0.0)  # whoever tries again must not come too early
-        raise
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
@@ -268,30 +159,6 @@ async def attempt_to_send(session: Session, spec: JobSpec, newest: Job | None) -
         if attempt_by_person is not None and await session.run.retried_by_person():
             return attempt_by_person
     return attempt
-
-
-async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | Refused | None] | None) -> None:
-    """Take back that a job is being sent: its task was cancelled in between, and not a byte has left."""
-    if starting is not None and not starting.cancelled() and starting.exception() is None:
-        mine = starting.result()
-        if isinstance(mine, Job):
-            await ledger.unsend(mine)
-
-
-async def _finish(work: Awaitable[T]) -> T:
-    """Let what must not be left half done end, even if its task is cancelled; then it is."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as cancellation:
-            cancelled = cancellation
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # seen: the ledger has it
-        raise cancelled
-    return task.result()
 
 
 async def _send(session: Session, started: Started) -> Job:
