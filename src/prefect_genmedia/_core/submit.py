@@ -81,8 +81,15 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
         if job.not_before is not None:
             await clock.sleep(job.not_before - clock.now())
         async with AsyncExitStack() as gate:
-            async with places.line(ledger, job, clock):
-                started = await start_in_turn(session, spec, Waiting(job, prepared, begin_within, places.until), gate)
+            started: Started | None = None
+            try:
+                async with places.line(ledger, job, clock):
+                    waiting = Waiting(job, prepared, begin_within, places.until)
+                    started = await start_in_turn(session, spec, waiting, gate)
+            except asyncio.CancelledError:
+                if started is not None:  # cancelled while the line was left: not a byte has gone
+                    await finish(ledger.unsend(started.job))
+                raise
             if started is not None:
                 try:
                     return await finish(_send(session, started))
