@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.limits import Places
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.pace import ASK_SECONDS, Refused, Turn, first_in_process
 from prefect_genmedia._core.sending import Start
@@ -46,6 +47,29 @@ class Started:
     job: Job
     prepared: PreparedRequest[Any]
     start: Start
+
+
+async def start_in_line(
+    session: Session, spec: JobSpec, places: Places, waiting: Waiting, gate: AsyncExitStack
+) -> Started | None:
+    """Wait for an in-flight slot and for the account's turn, and take the job to `sending`; see `start_in_turn`.
+
+    Parameters:
+        session: the account.
+        spec: the job's options.
+        places: the account's in-flight slots.
+        waiting: the job.
+        gate: holds the client's `turn()` afterwards.
+    """
+    started: Started | None = None
+    try:
+        async with places.line(session.ledger, waiting.job, session.clock):
+            started = await start_in_turn(session, spec, waiting, gate)
+    except asyncio.CancelledError:
+        if started is not None:  # cancelled while the line was left: not a byte has gone
+            await finish(session.ledger.unsend(started.job))
+        raise
+    return started
 
 
 async def start_in_turn(session: Session, spec: JobSpec, waiting: Waiting, gate: AsyncExitStack) -> Started | None:

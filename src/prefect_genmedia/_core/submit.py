@@ -24,7 +24,7 @@ from prefect_genmedia._core.pace import (
 from prefect_genmedia._core.sending import SendingLapsed, send_check
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
-from prefect_genmedia._core.start import Started, Waiting, finish, start_in_turn
+from prefect_genmedia._core.start import Started, Waiting, finish, start_in_line
 from prefect_genmedia._inputs.redacting import without_inputs
 from prefect_genmedia._transport.redact import unsigned_url
 from prefect_genmedia._transport.sending import checked_before_sending
@@ -81,15 +81,8 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
         if job.not_before is not None:
             await clock.sleep(job.not_before - clock.now())
         async with AsyncExitStack() as gate:
-            started: Started | None = None
-            try:
-                async with places.line(ledger, job, clock):
-                    waiting = Waiting(job, prepared, begin_within, places.until)
-                    started = await start_in_turn(session, spec, waiting, gate)
-            except asyncio.CancelledError:
-                if started is not None:  # cancelled while the line was left: not a byte has gone
-                    await finish(ledger.unsend(started.job))
-                raise
+            waiting = Waiting(job, prepared, begin_within, places.until)
+            started = await start_in_line(session, spec, places, waiting, gate)
             if started is not None:
                 try:
                     return await finish(_send(session, started))
