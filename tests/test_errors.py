@@ -21,6 +21,7 @@ from prefect_genmedia.errors import (
     InvalidRequest,
     JobExpired,
     JobTimeout,
+    LedgerError,
     NoSubject,
     OutputRefused,
     ProviderError,
@@ -46,6 +47,7 @@ TREE = [
     JobTimeout,
     JobExpired,
     ResultInvalid,
+    LedgerError,
     StorageError,
     BudgetStop,
     BatchIncomplete,
@@ -100,7 +102,7 @@ def test_every_error_is_caught_by_the_base_of_the_tree(kind: type[GenMediaError]
 
 @pytest.mark.parametrize(
     ("kind", "retryable"),
-    [(kind, kind in (RateLimited, ResultInvalid, StorageError, ProviderError)) for kind in TREE],
+    [(kind, kind in (RateLimited, ResultInvalid, StorageError, LedgerError, ProviderError)) for kind in TREE],
 )
 def test_only_what_may_pass_without_a_person_is_retryable(kind: type[GenMediaError], retryable: bool) -> None:
     assert kind("It went wrong.").retryable is retryable

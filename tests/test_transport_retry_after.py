@@ -14,15 +14,15 @@ NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=timezone.utc)
 
 @pytest.mark.parametrize(
     ("value", "seconds"),
-    [("0", 0.0), ("7", 7.0), (" 7 ", 7.0), ("1.5", 1.5), ("300", 300.0), ("-5", 0.0)],
+    [("0", 0.0), ("7", 7.0), (" 7 ", 7.0), ("1.5", 1.5), ("900", 900.0), ("-5", 0.0)],
 )
 def test_seconds_are_taken_as_they_are(value: str, seconds: float) -> None:
     assert retry_after_seconds(value, NOW) == seconds
 
 
-@pytest.mark.parametrize("value", ["301", "86400", "1e999", "inf"])
+@pytest.mark.parametrize("value", ["901", "86400", "1e999", "inf"])
 def test_a_wait_beyond_the_cap_is_the_cap(value: str) -> None:
-    assert retry_after_seconds(value, NOW) == 300.0
+    assert retry_after_seconds(value, NOW) == 900.0
 
 
 def test_the_cap_can_be_chosen() -> None:
@@ -38,7 +38,7 @@ def test_a_date_in_the_past_is_no_wait() -> None:
 
 
 def test_a_date_far_away_is_the_cap() -> None:
-    assert retry_after_seconds("Thu, 01 Mar 2035 12:00:00 GMT", NOW) == 300.0
+    assert retry_after_seconds("Thu, 01 Mar 2035 12:00:00 GMT", NOW) == 900.0
 
 
 def test_a_date_without_a_zone_is_in_universal_time() -> None:
@@ -63,7 +63,7 @@ def test_what_cannot_be_read_is_no_hint(value: str) -> None:
 @pytest.mark.parametrize("offset", ["+2400", "-9999", "+99999999999999999999"])
 def test_a_date_with_an_impossible_zone_does_not_raise(offset: str) -> None:
     wait = retry_after_seconds(f"Sun, 01 Mar 2026 12:00:00 {offset}", NOW)
-    assert wait is None or 0.0 <= wait <= 300.0
+    assert wait is None or 0.0 <= wait <= 900.0
 
 
 _DATE_PIECES = st.sampled_from(
@@ -92,7 +92,7 @@ _DATE_PIECES = st.sampled_from(
 @given(st.one_of(st.text(max_size=40), st.lists(_DATE_PIECES, max_size=8).map(" ".join)))
 def test_any_text_gives_no_hint_or_a_wait_within_the_cap(value: str) -> None:
     wait = retry_after_seconds(value, NOW)
-    assert wait is None or 0.0 <= wait <= 300.0
+    assert wait is None or 0.0 <= wait <= 900.0
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)

@@ -16,6 +16,7 @@ GenMediaError
 ├── JobExpired          the provider no longer has the job or its file
 ├── ResultInvalid       the file came, but it does not verify; it is in quarantine
 ├── StorageError        the file is paid for and can be fetched, but not written to where it shall be
+├── LedgerError         the ledger's database is away, read-only or damaged; nothing is sent without it
 ├── BudgetStop          the budget does not hold another job; nothing was sent for it
 ├── BatchIncomplete     a batch ended, and some of its rows have no file; the others are delivered
 └── ProviderError       anything else the provider or the network did
@@ -300,6 +301,15 @@ class StorageError(GenMediaError):
     retryable = True
     paid = "the job was accepted and billed"
     next_step = "make the storage take files, then retry this run: the same job's file is fetched, before it expires."
+
+
+class LedgerError(GenMediaError):
+    """The ledger cannot be read or written; nothing is sent without it."""
+
+    retryable = True
+    outcome: SendOutcome = "unsent"
+    paid = "nothing by this step; what was accepted before stays in the ledger"
+    next_step = "run again when the ledger's database is back."
 
 
 class BudgetStop(GenMediaError):

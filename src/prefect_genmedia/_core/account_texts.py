@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from sqlalchemy import Connection, or_, select
+from sqlalchemy import or_, select
 from sqlalchemy.sql import ColumnElement
 
 from prefect_genmedia._core import schema
@@ -22,17 +22,6 @@ def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement
     mine, its = _TOKENS.alias(), _TOKENS.alias()
     texts = select(its.c.token).join(mine, mine.c.account_id == its.c.account_id).where(mine.c.token == account_text)
     return or_(column == account_text, column.in_(texts))
-
-
-def account_key(connection: Connection, account_text: str) -> str:
-    """What locks of an account are named after: its id, or the text if it has no account.
-
-    Parameters:
-        connection: inside a transaction.
-        account_text: one of its tokens.
-    """
-    found = connection.execute(select(_TOKENS.c.account_id).where(_TOKENS.c.token == account_text)).scalar()
-    return account_text if found is None else str(found)
 
 
 def lock_number(name: str) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+_BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+
 
 class Clock:
     """The real time; tests subclass it."""
@@ -16,6 +18,12 @@ class Clock:
     def monotonic(self) -> float:
         """Seconds that never jump: for deadlines within one process."""
         return time.monotonic()
+
+    def boottime(self) -> float:
+        """Seconds that go on while the machine is suspended, where the system counts them."""
+        if _BOOTTIME is None:
+            return time.monotonic()
+        return time.clock_gettime(_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` pass."""

@@ -7,11 +7,8 @@ the same moment goes into one transaction: nobody is told that it is written bef
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, make_url
@@ -21,6 +18,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.ledger_file import LedgerFile
+from prefect_genmedia._core.outages import ledger_error
 
 BUSY_SECONDS = 30.0
 """How long a write waits for another process's, in seconds."""
@@ -33,6 +32,8 @@ class Database(Protocol):
 
     dialect: str
     """`sqlite` or `postgresql`."""
+    existed: bool
+    """Whether a ledger was there when it was opened, as far as is known outside of it."""
 
     async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
         """Execute one statement that commits by itself, and give its rows.
@@ -45,6 +46,10 @@ class Database(Protocol):
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
         """Do some statements in one transaction: all of them, or none where `work` raises."""
+        ...
+
+    def mark(self) -> None:
+        """Remember outside of the database that it holds a ledger, where that is possible."""
         ...
 
     async def close(self) -> None:
@@ -61,8 +66,9 @@ async def open_database(url: str) -> Database:
         driver = "postgresql+asyncpg" if target.drivername in ("postgresql", "postgres") else target.drivername
         database = Pool(target.set(drivername=driver))
     try:
-        if not await database.transact(schema.is_current):
+        if not await database.transact(lambda connection: schema.is_current(connection, database.existed)):
             await database.transact(schema.migrate)
+        database.mark()
     except BaseException:
         await database.close()
         raise
@@ -71,6 +77,8 @@ async def open_database(url: str) -> Database:
 
 class Pool:
     """A pool of connections, for a server that has many writers itself."""
+
+    existed = False
 
     def __init__(self, url: URL) -> None:
         """Connect to nothing yet."""
@@ -96,6 +104,9 @@ class Pool:
 
         return await _despite_migration(attempt)
 
+    def mark(self) -> None:
+        """A server's database has no file beside it."""
+
     async def close(self) -> None:
         """Close the pool."""
         await self._engine.dispose()
@@ -111,8 +122,9 @@ class SqliteThread:
 
     def __init__(self, url: URL) -> None:
         """Connect to nothing yet."""
-        if url.database:
-            _create_private(Path(url.database))
+        self._file = LedgerFile(url.database)
+        self._file.create()
+        self.existed = self._file.has_marker
         self._engine = _sqlite_engine(url)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._connection: Connection | None = None
@@ -143,7 +155,13 @@ class SqliteThread:
         self._waiting.append((work, writes, done))
         if self._draining is None or self._draining.done():
             self._draining = asyncio.create_task(self._drain())
-        return await done
+        try:
+            return await done
+        except Exception as error:
+            failure = ledger_error(error)
+            if failure is None:
+                raise
+        raise failure  # out here: the driver's error holds the statement's values
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
@@ -166,7 +184,12 @@ class SqliteThread:
                 return [(None, error)]
         return [self._together([entry])[0] for entry in group]  # one of them is at fault: let the others pass
 
+    def mark(self) -> None:
+        """Write the marker beside the file, see `ledger_file`."""
+        self._file.mark()
+
     def _attempt(self, group: list[_Entry]) -> list[Any]:
+        self._file.check()
         if self._connection is None:
             self._connection = self._engine.connect()
         connection = self._connection
@@ -197,25 +220,19 @@ async def _despite_migration(attempt: Callable[[], Awaitable[T]]) -> T:
     PostgreSQL refuses it before it does anything, and the driver has forgotten its statements afterwards.
     """
     try:
-        return await attempt()
-    except NotSupportedError:
-        return await attempt()
+        try:
+            return await attempt()
+        except NotSupportedError:
+            return await attempt()
+    except Exception as error:
+        failure = ledger_error(error)
+        if failure is None:
+            raise
+    raise failure  # out here: the driver's error holds the statement's values
 
 
 def _pool(url: URL) -> AsyncEngine:
     return create_async_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True)
-
-
-def _create_private(path: Path) -> None:
-    """Create a ledger's file with mode 0600: it names people's files. SQLite gives its journals the same mode.
-
-    An existing file keeps its mode: a team may share it.
-    """
-    if path.name == ":memory:" or str(path).startswith("file:"):
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -41,8 +41,9 @@ async def decide(
     Parameters:
         ledger: the jobs.
         name: the job's key, or the beginning of it.
-        decision: `adopt`: it did arrive, and this is the provider's id of it. `resubmit`: it never arrived, and the
-            next run may send it again. `abandon`: let it be; nothing sends it again in its scope.
+        decision: `adopt`: it did arrive, and this is the provider's id of it. `resubmit`: it never arrived, or the
+            provider does not find it any more, and the next run may send it again. `abandon`: let it be; nothing sends
+            it again in its scope.
         provider_job_id: the provider's id, for `adopt`.
         by: who decides; the operating system's user by default.
         clock: the time.
@@ -57,13 +58,21 @@ async def decide(
     if job is None:
         raise _refusal("job", f"the ledger has no job {name!r}")
     job = await expire_stale_sending(ledger, job, clock) or job
+    note = _note(job, decision, provider_job_id, by, clock)
+    if decision == "resubmit" and job.is_missing:
+        # It was accepted, and may be paid: it ends as what its provider no longer has.
+        return await _carried_out(ledger, job, JobState.UNDELIVERABLE, note=note, expires_at=clock.now())
     if job.state not in _FROM[decision]:
         raise _refusal("job", f"{job.key} is {job.state.value}: there is nothing to {decision}")
-    facts: dict[str, object] = {"note": _note(job, decision, provider_job_id, by, clock)}
+    facts: dict[str, object] = {"note": note}
     if decision == "adopt":
         facts |= await _adoption(ledger, job, provider_job_id, clock)
     assert _TARGET[decision] in LEGAL_MOVES[job.state]  # the tables above agree with the job life
-    moved = await ledger.move(job, _TARGET[decision], **facts)
+    return await _carried_out(ledger, job, _TARGET[decision], **facts)
+
+
+async def _carried_out(ledger: Ledger, job: Job, state: JobState, **facts: object) -> Job:
+    moved = await ledger.move(job, state, **facts)
     if moved is None:
         raise _refusal("job", f"{job.key} was changed by somebody else at this moment; look at it again")
     return moved

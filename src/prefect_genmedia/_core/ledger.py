@@ -20,13 +20,15 @@ from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, sele
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from prefect_genmedia._core import schema
-from prefect_genmedia._core.account_texts import account_key, lock_number, same_account
+from prefect_genmedia._core import pace, schema
+from prefect_genmedia._core.account_texts import same_account
 from prefect_genmedia._core.attempts import chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
 from prefect_genmedia._core.identity import Identities
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, LEGAL_MOVES, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._core.outages import PATIENCE_SECONDS, despite_outage
+from prefect_genmedia._core.pace import Refused, Turn, account_key
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.text import storable
 
@@ -85,9 +87,12 @@ _WHICH_POSTGRESQL = text(
 class Ledger:
     """The jobs of one database, in one event loop; get one from `open_ledger`."""
 
-    def __init__(self, database: Database, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, database: Database, clock: Clock = SYSTEM_CLOCK, patience_seconds: float = PATIENCE_SECONDS
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._patience = patience_seconds
 
     async def reserve(self, job: Job) -> Job:
         """Write a new job down, unless its identity and attempt are there already; returns the row that is there."""
@@ -121,8 +126,13 @@ class Ledger:
         return await self._update(job, values)
 
     async def start_sending(
-        self, job: Job, flow_run_id: str | None, max_in_flight: int | None = None, spend: Spend | None = None
-    ) -> Job | None:
+        self,
+        job: Job,
+        flow_run_id: str | None,
+        max_in_flight: int | None = None,
+        spend: Spend | None = None,
+        turn: Turn | None = None,
+    ) -> Job | Refused | None:
         """Take a reserved job to `sending`, if its account has a place in flight for it, and its budget the money.
 
         All of it is one step, over all processes: of those that see the last free place, one gets it.
@@ -132,33 +142,85 @@ class Ledger:
             flow_run_id: the flow run that sends it.
             max_in_flight: how many jobs of the account may be in flight with it; None for any number.
             spend: reserves its money; None where nothing limits that.
+            turn: asks for the account's turn, by its pace and cool-down; None for neither.
 
         Returns:
-            The job, to be sent now; None where there is no place, or another process has moved it.
+            The job, to be sent now; when to ask again, where it is not its turn; None where there is no place, or
+            another process has moved it.
 
         Raises:
             BudgetStop: there is no money for it, says `spend`; it stays reserved.
         """
-        if max_in_flight is None and spend is None:
-            return await self.move(job, JobState.SENDING, flow_run_id=flow_run_id)
-        table, now = schema.jobs, self._clock.now()
+        table, now, token = schema.jobs, self._clock.now(), uuid4().hex
         values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "flow_run_id": flow_run_id}
+        values["send_token"] = token
         statement = update(table).where(table.c.key == job.key, table.c.state == JobState.RESERVED.value)
+        ours = select(table).where(
+            table.c.key == job.key, table.c.state == JobState.SENDING.value, table.c.send_token == token
+        )
         if max_in_flight is not None:
             statement = statement.where(_count_in_flight(job.account, now).scalar_subquery() < max_in_flight)
 
-        def take(connection: Connection) -> Job | None:
-            # SQLite lets one write at a time by itself.
-            if max_in_flight is not None and connection.dialect.name == "postgresql":
-                for name in (account_key(connection, job.account), job.account):  # the text: for earlier versions
-                    connection.execute(select(func.pg_advisory_xact_lock(lock_number(f"in flight {name}"))))
+        def take(connection: Connection) -> Job | Refused | None:
+            if max_in_flight is not None:
+                for name in (account_key(job), job.account):  # the text: for earlier versions
+                    pace.lock(connection, name)
+            refused = None if turn is None else pace.ask(connection, turn, self._clock)
+            if refused is not None:
+                row = connection.execute(ours).fetchone()
+                return refused if row is None else job_of(row)
             row = connection.execute(statement.values(**values).returning(*table.c)).fetchone()
-            taken = None if row is None else job_of(row)
-            if taken is not None and spend is not None:
+            if row is None:
+                if turn is not None:
+                    pace.leave(connection, job)
+                # Committed before, and only the answer was lost: the token says that it is this process that sends.
+                row = connection.execute(ours).fetchone()
+                return None if row is None else job_of(row)
+            taken = job_of(row)
+            if turn is not None:
+                pace.grant(connection, turn, self._clock)
+            if spend is not None:
                 spend(connection, taken)
             return taken
 
-        return await self._database.transact(take)
+        return await self.transact(take)
+
+    async def unsend(self, job: Job, **changes: Any) -> Job | None:
+        """Take a job that this process was sending back to `reserved`: not a byte has left, and none will.
+
+        Parameters:
+            job: the job, as `start_sending` returned it.
+            changes: further fields of `Job` to set with it.
+
+        Returns:
+            The job as it is now; None where it is no longer this process that sends it.
+        """
+        values = {"state": JobState.RESERVED.value, "updated_at": self._clock.now(), "send_token": None}
+        statement = (
+            update(_JOBS)
+            .where(_JOBS.c.key == job.key, _JOBS.c.state == JobState.SENDING.value)
+            .where(_JOBS.c.send_token == job.send_token)
+            .values(**values, **_plain(changes))
+        )
+        row = await self._one(statement.returning(*_JOBS.c))
+        return None if row is None else job_of(row)
+
+    async def cool_down(self, job: Job, seconds: float) -> None:
+        """Let nobody send for the job's account for a while.
+
+        Parameters:
+            job: the job whose submission the provider did not take.
+            seconds: how long; at most `pace.LONGEST_COOL_DOWN_SECONDS`.
+        """
+        await self.transact(lambda connection: pace.cool_down(connection, job, seconds, self._clock))
+
+    async def leave_line(self, job: Job) -> None:
+        """Forget that a job waits for its account's turn.
+
+        Parameters:
+            job: the job.
+        """
+        await self.transact(lambda connection: pace.leave(connection, job))
 
     async def in_flight(self, account: str) -> int:
         """How many jobs of an account may be under way at its provider now."""
@@ -261,39 +323,65 @@ class Ledger:
         values: dict[str, Any] = {"provider": provider, "model": model}
         if length_seconds:
             values |= {"shortest": length_seconds / 1.5, "longest": length_seconds * 1.5}
-        rows = await self._database.run(_TOOK_OF_LENGTH if length_seconds else _TOOK, values)
+        rows = await self._run(_TOOK_OF_LENGTH if length_seconds else _TOOK, values)
         found = [float(row[0]) for row in rows]
         return statistics.median(found) if len(found) >= 3 else None
 
     async def fingerprint(self) -> str:
         """A digest that tells this ledger from every other: processes that share it get the same one."""
         if self._database.dialect == "sqlite":
-            rows = await self._database.run(text("PRAGMA database_list"))
+            rows = await self._run(text("PRAGMA database_list"))
             words = [socket.gethostname(), *(str(row[2]) for row in rows if row[1] == "main")]
         else:
-            rows = await self._database.run(_WHICH_POSTGRESQL)
+            rows = await self._run(_WHICH_POSTGRESQL)
             words = [str(part) for part in rows[0]]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
     async def query(self, statement: Select[Any]) -> Sequence[Row[Any]]:
         """The rows of a statement that only reads."""
-        return await self._database.run(statement)
+        return await self._run(statement)
 
     def now(self) -> float:
         """The time that is written down, in seconds since 1970."""
         return self._clock.now()
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Do what needs more than one statement in one transaction: budgets."""
-        return await self._database.transact(work)
+        """Do what needs more than one statement in one transaction.
+
+        It is repeated after an outage, so a repeat must do no harm if the first one was committed.
+
+        Parameters:
+            work: executes the statements.
+
+        Raises:
+            LedgerError: the database stayed away.
+        """
+        done, _ = await despite_outage(lambda: self._database.transact(work), self._clock, self._patience)
+        return done
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
         told = {_NEW + name: value for name, value in values.items()}
-        row = await self._one(_update(tuple(values)), {"its_key": job.key, "its_state": job.state.value, **told})
-        return None if row is None else job_of(row)
+        where = {"its_key": job.key, "its_state": job.state.value}
+        rows, repeated = await self._repeatable(_update(tuple(values)), {**where, **told})
+        if rows:
+            return job_of(rows[0])
+        if repeated:
+            # The first try may have been committed, and only its answer was lost.
+            present = await self.get(job.key)
+            expected = (values.get("state", job.state.value), values["updated_at"])
+            if present is not None and (present.state.value, present.updated_at) == expected:
+                return present
+        return None
+
+    async def _repeatable(self, statement: Any, values: dict[str, Any] | None) -> tuple[Sequence[Row[Any]], bool]:
+        return await despite_outage(lambda: self._database.run(statement, values), self._clock, self._patience)
+
+    async def _run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
+        rows, _ = await self._repeatable(statement, values)
+        return rows
 
     async def _one(self, statement: Any, values: dict[str, Any] | None = None) -> Row[Any] | None:
-        rows = await self._database.run(statement, values)
+        rows = await self._run(statement, values)
         return rows[0] if rows else None
 
     async def _maybe(self, statement: Select[Any]) -> Job | None:
@@ -301,22 +389,33 @@ class Ledger:
         return None if row is None else job_of(row)
 
     async def _all(self, statement: Select[Any]) -> list[Job]:
-        return [job_of(row) for row in await self._database.run(statement)]
+        return [job_of(row) for row in await self._run(statement)]
 
 
 _DATABASES: LoopShared[Database] = LoopShared(lambda database: database.close())
 
 
 @asynccontextmanager
-async def open_ledger(url: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Ledger]:
+async def open_ledger(
+    url: str, clock: Clock = SYSTEM_CLOCK, patience_seconds: float = PATIENCE_SECONDS
+) -> AsyncIterator[Ledger]:
     """Use the ledger at `url`, brought to the present schema; its connections are shared within the event loop.
 
     Parameters:
         url: `sqlite:///path`, `postgresql://…`, or either with an async driver named.
         clock: the time to write down.
+        patience_seconds: how long each operation waits for a database that is away.
+
+    Raises:
+        LedgerError: the database stayed away, or the ledger is lost, damaged, or of a newer version.
     """
-    async with _DATABASES.lease(url, lambda: open_database(url)) as database:
-        yield Ledger(database, clock)
+
+    async def opened() -> Database:
+        database, _ = await despite_outage(lambda: open_database(url), clock, patience_seconds)
+        return database
+
+    async with _DATABASES.lease(url, opened) as database:
+        yield Ledger(database, clock, patience_seconds)
 
 
 def new_key() -> str:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, Job, JobState
+from prefect_genmedia._core.pace import account_key
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.errors import RateLimited
 
@@ -57,7 +58,7 @@ class Places:
         if self.limit is None:
             yield
             return
-        async with _LINES.lease((job.account_id or job.account, self.limit), _new_line) as line:
+        async with _LINES.lease((account_key(job), self.limit), _new_line) as line:
             told = line.locked() and await self._tell_if_full(ledger, job, self.limit)
             async with line:
                 await self._look(ledger, job, self.limit, clock, told)

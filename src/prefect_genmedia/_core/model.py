@@ -160,6 +160,7 @@ class Job(BaseModel):
     points_remaining: float | None = Field(
         default=None, description="What the provider says that the account has left."
     )
+    send_token: str | None = Field(default=None, description="Tells the process that sends the job from every other.")
     note: str | None = Field(default=None, description="What a person decided, and when.")
 
     @property
@@ -204,16 +205,20 @@ class Job(BaseModel):
     def may_follow(self, now: float) -> bool:
         """Whether another attempt may follow this one, which costs again where this one did.
 
-        Not where the input was refused, nor while the provider may still have the file, nor for what was delivered
-        once: nobody pays twice for a file that was moved, without saying so.
+        Not where the input was refused, nor while the provider may still have the job or its file, whether it finds
+        it or not, nor for what was delivered once: nobody pays twice for a file that was moved, without saying so.
 
         Parameters:
             now: seconds since 1970.
         """
         if self.state in (JobState.FAILED, JobState.REJECTED):
             return self.error_kind != InputRefused.__name__
-        is_lost = self.error_kind == JobExpired.__name__ or self.is_over(now)
-        return self.state is JobState.UNDELIVERABLE and self.delivery is None and is_lost
+        return self.state is JobState.UNDELIVERABLE and self.delivery is None and self.is_over(now)
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the provider did not find the submitted job when it was last polled."""
+        return self.state is JobState.SUBMITTED and self.error_kind == JobExpired.__name__
 
     @property
     def age_origin(self) -> float:

@@ -18,7 +18,8 @@ from prefect_genmedia._core.polling import wait_for_job
 from prefect_genmedia._core.rejoin import rejoin
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
-from prefect_genmedia._core.submit import attempt_to_send, completed, submit_once
+from prefect_genmedia._core.start import completed
+from prefect_genmedia._core.submit import attempt_to_send, submit_once
 from prefect_genmedia._inputs.prepare import identified, is_fresh, prepare_inputs
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.providers.protocol import PreparedRequest

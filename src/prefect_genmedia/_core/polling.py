@@ -27,8 +27,8 @@ HEARTBEAT_SECONDS = 30.0
 """A waiting process says this often, in seconds, that it lives; see `reconcile`."""
 
 MISSING_SECONDS = 180.0
-"""A job that the provider does not find for so long, in seconds, at look after look, is believed to be gone: a gateway
-that is being replaced, or a copy that lags behind, does not find jobs either."""
+"""How long a run waits while every poll says that the job is not found, in seconds. The job's state does not change: a
+gateway that is being replaced, or a replica that lags behind, does not find jobs either."""
 
 LAST_POLL_SECONDS = 5.0
 """How long before its end a wait makes its last poll, in seconds, or a tenth of its time: an answer takes a moment."""
@@ -161,7 +161,7 @@ async def wait_for_job(
     Raises:
         JobTimeout: the time is over; the job lives on.
         CredentialsError: the key is no longer accepted; the job lives on.
-        JobExpired: the provider no longer knows the job.
+        JobExpired: the provider does not find the job; before the end of its lifetime it stays submitted.
         InputRefused, OutputRefused, GenerationFailed: the provider gave up.
     """
     watch = _Watch(ledger, client, job, policy or PollPolicy(), listener or _Silent(), clock)
@@ -257,12 +257,7 @@ class _Watch:
         except CredentialsError as error:
             raise error.about(self.job.key, self.job.provider_job_id) from None
         except JobExpired as error:
-            if self._is_gone():
-                await self._moved(
-                    JobState.UNDELIVERABLE, error_kind=error.kind, error_message=error.message, error_code=error.code
-                )
-                raise error.about(self.job.key, self.job.provider_job_id) from None
-            self._tell_trouble(error)
+            await self._missing(error)
         except RateLimited as error:
             self.hinted = error.retry_after
             self._tell_trouble(error)
@@ -270,11 +265,23 @@ class _Watch:
             self._tell_trouble(error)
         return None
 
-    def _is_gone(self) -> bool:
-        """Whether a job that is not found will not be found again."""
+    async def _missing(self, error: JobExpired) -> None:
+        """The provider does not find the job: only the end of its documented lifetime makes that final.
+
+        Raises:
+            JobExpired: its lifetime is over, or it was not found for `MISSING_SECONDS`; then it stays submitted.
+        """
+        facts = {"error_kind": error.kind, "error_message": error.message, "error_code": error.code}
+        if self.job.is_over(self.clock.now()):
+            await self._moved(JobState.UNDELIVERABLE, **facts)
+            raise self.job.told_in(error) from None
         now = self.clock.monotonic()
-        self.missing_since = now if self.missing_since is None else self.missing_since
-        return self.job.is_over(self.clock.now()) or now - self.missing_since >= MISSING_SECONDS
+        if self.missing_since is None:
+            self.missing_since = now
+            self.job = await self.ledger.note(self.job, **facts) or self.job
+        if now - self.missing_since >= MISSING_SECONDS:
+            raise self.job.told_in(_not_found(error)) from None
+        self._tell_trouble(error)
 
     def _tell_trouble(self, error: GenMediaError) -> None:
         kind = f"{error.kind} {error.http_status}"
@@ -284,7 +291,12 @@ class _Watch:
 
     async def _take(self, observation: Observation) -> bool:
         """Write down what was seen; True when the job is done."""
+        if isinstance(observation.failure, JobExpired):  # a provider may say "not found" by a status word
+            await self._missing(observation.failure)
+            return False
         self.last_trouble = self.missing_since = None
+        if self.job.is_missing:
+            self.job = await self.ledger.note(self.job, **_NO_ERROR) or self.job
         if observation.status != self.last_word:
             self.last_word = observation.status
             self.listener.changed(self.job, observation)
@@ -300,7 +312,7 @@ class _Watch:
         if observation.phase is Phase.FAILED:
             failure = observation.failure or GenerationFailed("The provider gave no reason.")
             await self._moved(
-                JobState.UNDELIVERABLE if isinstance(failure, JobExpired) else JobState.FAILED,
+                JobState.FAILED,
                 provider_status=observation.status,
                 error_kind=failure.kind,
                 error_message=failure.message,
@@ -338,6 +350,20 @@ class _Watch:
         if self.job.state is JobState.FAILED:
             raise self.job.failure()
         return self.job
+
+
+_NO_ERROR: dict[str, object] = {"error_kind": None, "error_message": None, "error_code": None}
+
+
+def _not_found(error: JobExpired) -> JobExpired:
+    return JobExpired(
+        f"{error.message} The provider should still have the job, so it stays submitted, and nothing is paid again.",
+        code=error.code,
+        http_status=error.http_status,
+        body=error.body,
+        next_step="let `reconcile_jobs` go on polling. If the provider's console does not have the job, "
+        "`prefect-genmedia jobs resubmit {job}` allows a new attempt.",
+    )
 
 
 def _prices(observation: Observation) -> dict[str, object]:

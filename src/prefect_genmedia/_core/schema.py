@@ -24,11 +24,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeEngine
 
+from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005"})
-"""The migrations that a database of the present version has; `migrations/versions/0004_long_ids.py` says why."""
+HEADS = frozenset({"0003", "0004", "0005", "0006"})
+"""The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
 
@@ -134,6 +135,7 @@ jobs = Table(
     Column("took_seconds", Float(53)),
     Column("account_id", String(32)),
     Column("identity_token", StoredText),
+    Column("send_token", String(32)),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),
@@ -194,6 +196,31 @@ account_tokens = Table(
 )
 
 
+# When an account may send next, and until when its provider asked it to wait.
+pace = Table(
+    "genmedia_pace",
+    metadata,
+    Column("account", StoredText, primary_key=True),
+    Column("next_at", Float(53), nullable=False),
+    Column("spacing", Float(53), nullable=False),
+    Column("cooled_until", Float(53), nullable=False),
+    Column("runs_in_a_row", Integer, nullable=False),
+)
+
+# Who waits for an account's next turn: one job for each process and kind of work.
+waiters = Table(
+    "genmedia_waiters",
+    metadata,
+    Column("account", StoredText, primary_key=True),
+    Column("job_key", String(32), primary_key=True),
+    Column("is_batch", Integer, nullable=False),
+    Column("arrived_at", Float(53), nullable=False),
+    Column("seen_at", Float(53), nullable=False),
+)
+
+_VERSIONS = Path(__file__).parent / "migrations" / "versions"
+
+
 def present_versions(connection: Connection) -> frozenset[str]:
     """The migrations that the database has; empty for a new one."""
     if not inspect(connection).has_table(VERSION_TABLE):
@@ -202,9 +229,47 @@ def present_versions(connection: Connection) -> frozenset[str]:
     return frozenset(found)
 
 
-def is_current(connection: Connection) -> bool:
-    """Whether the database already has the present version; one cheap query."""
-    return present_versions(connection) >= HEADS
+def is_current(connection: Connection, existed: bool = False) -> bool:
+    """Whether the database already has the present version; one cheap query.
+
+    Parameters:
+        connection: to the database.
+        existed: whether a ledger was there before, so that an empty database has lost it.
+
+    Raises:
+        LedgerError: the ledger or its version is lost, or it is of a newer version of this package.
+    """
+    found = inspect(connection)
+    if not found.has_table(VERSION_TABLE):
+        if found.has_table(jobs.name):
+            raise _version_lost()
+        if existed:
+            raise LedgerError("The ledger is empty, although it had jobs before.", retryable=False, next_step=RESTORE)
+        return False
+    present = present_versions(connection)
+    if not present:
+        raise _version_lost()
+    if present >= HEADS:
+        return True
+    if present - {file.name[:4] for file in _VERSIONS.glob("[0-9]*.py")}:
+        raise LedgerError(
+            "The ledger was written by a newer version of this package.",
+            retryable=False,
+            next_step="upgrade this package (prefect-genmedia) where this runs.",
+        )
+    return False
+
+
+RESTORE = "restore the ledger from a backup. To begin a new one, delete the file that ends in `.marker` beside it."
+"""What a person does about a lost ledger file."""
+
+
+def _version_lost() -> LedgerError:
+    return LedgerError(
+        f"The ledger has jobs, but its version is lost (table {VERSION_TABLE}).",
+        retryable=False,
+        next_step="upgrade this package, and restore the table from a backup.",
+    )
 
 
 def migrate(connection: Connection) -> None:

@@ -107,6 +107,7 @@ class Session:
         prices: what results probably cost, by `provider/model`. Every sum made from them is an estimate.
         publication: where the user's own files are published for the provider to fetch.
         max_in_flight: how many jobs of the account may be in flight; None for no limit.
+        is_batch: whether its jobs are rows of a batch: single runs are submitted before them.
         concurrency_limit: a Prefect global concurrency limit that each job of a flow holds; None for none.
         callback_url: the address for a provider's callback about a job; None for no callback.
         default_output: folder or URL of files for which no output was given.
@@ -125,6 +126,7 @@ class Session:
     prices: PriceTable = field(default_factory=list_prices)
     publication: Publication = field(default_factory=Publication)
     max_in_flight: int | None = None
+    is_batch: bool = False
     concurrency_limit: str | None = None
     callback_url: Callable[[Job], str | None] = _no_callback
     default_output: str = "."
@@ -156,6 +158,20 @@ class Session:
         own_first = sorted(tokens, key=lambda token: token != str(self.account))
         found = dict(zip(own_first, identities_of(own_first, request, scope, variant), strict=True))
         return Identities(found[tokens[0]], tuple(found.values()))
+
+    def paying(self, job: Job) -> Job:
+        """The job as this account's, whichever of its keys reserved it; pace and slots are counted by it.
+
+        Parameters:
+            job: a job that is about to be sent.
+        """
+        return job if self.record is None else job.model_copy(update={"account_id": self.record.id or None})
+
+    @property
+    def submissions_per_minute(self) -> float | None:
+        """The account's pace; None for none. Clients of other packages may not have one."""
+        pace: float | None = getattr(self.client, "submissions_per_minute", None)
+        return pace
 
     @property
     def plugin(self) -> ProviderPlugin:

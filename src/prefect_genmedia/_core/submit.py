@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import shlex
 from collections.abc import Awaitable, Callable
@@ -18,11 +17,15 @@ from prefect_genmedia._core.costs import estimated_cost
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
+from prefect_genmedia._core.sending import SendingLapsed, send_check
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._core.start import Started, Waiting, finish, start_in_line
 from prefect_genmedia._inputs.redacting import without_inputs
 from prefect_genmedia._transport.redact import unsigned_url
-from prefect_genmedia.errors import GenMediaError, RateLimited, SubmissionUnknown
+from prefect_genmedia._transport.sending import checked_before_sending
+from prefect_genmedia.errors import GenMediaError, LedgerError, RateLimited, SubmissionUnknown
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.extra_body import shown_extra
 from prefect_genmedia.providers.plugin import find_plugin
@@ -59,7 +62,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     """
     ledger, clock = session.ledger, session.clock
     prepared = prepared or PreparedRequest(spec.request)
-    pause = JOIN_SECONDS[0]
+    pause, begin_within = JOIN_SECONDS[0], BEGIN_SECONDS[0]
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
     admit = admission(session, spec, prepared)
     prepared.payload()  # a request that cannot be written must fail before anything is written down
@@ -76,44 +79,18 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
             continue
         if job.not_before is not None:
             await clock.sleep(job.not_before - clock.now())
-        async with AsyncExitStack() as turn:
-            starting: asyncio.Future[Job | None] | None = None
+        async with AsyncExitStack() as gate:
+            waiting = Waiting(session.paying(job), prepared, admit, begin_within, places.until)
             try:
-                async with places.line(ledger, job, clock):
-                    prepared = await completed(session, prepared)
-                    await turn.enter_async_context(session.client.turn())
-                    starting = asyncio.ensure_future(
-                        ledger.start_sending(job, session.run.flow_run_id, session.max_in_flight, admit)
-                    )
-                    mine = await _finish(starting)
+                started = await start_in_line(session, places, waiting, gate)
             except SentUnderOtherToken as elsewhere:
                 session = replace(session, record=elsewhere.record)
                 continue
-            except asyncio.CancelledError:
-                await _finish(_unsent(ledger, starting))
-                raise
-            if mine is not None:
-                return await _finish(_send(session, prepared, mine))
-
-
-async def completed(session: Session, prepared: PreparedRequest[Any]) -> PreparedRequest[Any]:
-    """The request with what only the provider can tell, such as the masks of its speaker; as it is if that is there.
-
-    Parameters:
-        session: the account.
-        prepared: the request. Its identity does not change.
-
-    Raises:
-        GenMediaError: the provider's plug-in could not complete it; nothing was sent.
-    """
-    stale_at, resolve = prepared.request.stale_at(), session.plugin.resolve
-    if resolve is None or stale_at is None or stale_at >= session.clock.now():
-        return prepared
-    try:
-        return prepared.with_request(await resolve(prepared.request, session))
-    except RateLimited as error:
-        await session.clock.sleep(error.retry_after or 0.0)  # whoever tries again must not come too early
-        raise
+            if started is not None:
+                try:
+                    return await finish(_send(session, started))
+                except SendingLapsed:
+                    prepared, begin_within = started.prepared, min(begin_within * 2, BEGIN_SECONDS[1])
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
@@ -189,36 +166,17 @@ async def attempt_to_send(session: Session, spec: JobSpec, newest: Job | None) -
     return attempt
 
 
-async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | None] | None) -> None:
-    """Take back that a job is being sent: its task was cancelled in between, and not a byte has left."""
-    if starting is not None and not starting.cancelled() and starting.exception() is None:
-        mine = starting.result()
-        if mine is not None:
-            await ledger.move(mine, JobState.RESERVED)
-
-
-async def _finish(work: Awaitable[T]) -> T:
-    """Let what must not be left half done end, even if its task is cancelled; then it is."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait({task})
-        except asyncio.CancelledError as cancellation:
-            cancelled = cancellation
-    if cancelled is not None:
-        if not task.cancelled():
-            task.exception()  # seen: the ledger has it
-        raise cancelled
-    return task.result()
-
-
-async def _send(session: Session, prepared: PreparedRequest[Any], job: Job) -> Job:
+async def _send(session: Session, started: Started) -> Job:
+    prepared, job, start = started.prepared, started.job, started.start
     ledger, clock, tell = session.ledger, session.clock, session.log.info
     failure: GenMediaError
     try:
         told = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
-        accepted = await session.client.submit(told)
+        with checked_before_sending(send_check(ledger, job, start, clock)):
+            accepted = await session.client.submit(told)
+    except SendingLapsed:
+        await ledger.unsend(job)
+        raise
     except GenMediaError as error:
         failure = job.told_in(without_inputs(error, prepared.inputs))
     except Exception as error:
@@ -228,9 +186,11 @@ async def _send(session: Session, prepared: PreparedRequest[Any], job: Job) -> J
     else:
         return await _written(lambda: _accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
     if failure.outcome == "unsent":
-        # Once only: where it was written and just the answer was lost, another process may be sending the job by now,
-        # and a second try would take back that process's mark.
         await _record_failure(ledger, job, failure, clock)
+        if isinstance(failure, RateLimited) and failure.retry_after:
+            await ledger.cool_down(job, failure.retry_after)
+            seconds = min(failure.retry_after, LONGEST_COOL_DOWN_SECONDS)
+            session.hooks.event("cooling_down", job, seconds=seconds)
         raise failure
     await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
     if failure.outcome == "uncertain":
@@ -255,9 +215,9 @@ async def _written(
     for pause in (*WRITE_PAUSES, None):
         try:
             return await write()
-        except GenMediaError:
-            raise
         except Exception as error:
+            if isinstance(error, GenMediaError) and not isinstance(error, LedgerError):
+                raise
             tell(f"Job {job.key}: {said}; the ledger cannot be written to now: {type(error).__name__}")
             logger.warning("The ledger does not take what became of job %s", job.key, exc_info=error)
             if pause is None:
@@ -306,8 +266,8 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
     }
     if failure.outcome == "unsent":
         wait = failure.retry_after if isinstance(failure, RateLimited) else None
-        facts["not_before"] = clock.now() + wait if wait else None
-        await ledger.move(job, JobState.RESERVED, **facts)
+        facts["not_before"] = clock.now() + min(wait, LONGEST_COOL_DOWN_SECONDS) if wait else None
+        await ledger.unsend(job, **facts)
     elif failure.outcome == "refused":
         await ledger.move(job, JobState.REJECTED, **facts)
     else:

@@ -21,6 +21,7 @@ from aiolimiter import AsyncLimiter
 from prefect_genmedia._transport.bodies import ACCEPTED_CODINGS, UnreadableBody, read_answer
 from prefect_genmedia._transport.logs import redacted_logs
 from prefect_genmedia._transport.redact import Redactor, unsigned_url
+from prefect_genmedia._transport.sending import check_now, trace
 from prefect_genmedia.errors import ProviderError, SendOutcome
 
 USER_AGENT = f"prefect-genmedia/{version('prefect-genmedia')}"
@@ -70,7 +71,8 @@ class ApiClient:
         redactor: knows the credential, to keep it out of every error.
         gates: how many requests and downloads may be under way.
         transport: replaces the network, for tests.
-        submissions_per_minute: how often `turn()` is given, at most; None for as often as the gate allows.
+        submissions_per_minute: how often this one client gives `turn()`, at most; None for as often as the gate allows.
+            The account's pace is kept in the ledger, see `_core.pace`.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class ApiClient:
         gates = gates or Gates()
         self.base_url = base_url.rstrip("/")
         self.redactor = redactor
+        self._traces = transport is None
         self._requests = asyncio.Semaphore(gates.requests)
         self._downloads = asyncio.Semaphore(gates.downloads)
         # Evenly spaced, not a full minute's allowance at once: a burst and what follows it would break the limit of a
@@ -160,7 +163,10 @@ class ApiClient:
             ProviderError: no answer came; its `outcome` tells whether the request was surely not sent.
         """
         content = {"json": body} if files is None else {"files": _form(body, files)}
-        return await self._exchange(self._fresh, SUBMIT_SECONDS, "POST", path, **content)
+        if not self._traces:
+            await check_now()
+        extensions = {"trace": trace} if self._traces else None
+        return await self._exchange(self._fresh, SUBMIT_SECONDS, "POST", path, **content, extensions=extensions)
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[httpx.Response]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 
-CAP_SECONDS = 300.0
+CAP_SECONDS = 900.0
+"""The longest Retry-After that is believed, in seconds."""
 
 
 def retry_after_seconds(value: str | None, now: datetime, cap: float = CAP_SECONDS) -> float | None:

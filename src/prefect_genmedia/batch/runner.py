@@ -176,7 +176,7 @@ async def _sessions(
         limit = spec.limits.concurrency_limit or session.concurrency_limit
         if limit:
             await check_limit(limit)
-        sessions[provider] = replace(session, prices=prices, concurrency_limit=limit)
+        sessions[provider] = replace(session, prices=prices, concurrency_limit=limit, is_batch=True)
     return sessions
 
 

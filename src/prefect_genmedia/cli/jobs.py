@@ -20,7 +20,7 @@ from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia.cli.choices import ProviderName, Switch
 from prefect_genmedia.cli.console import command_console
 from prefect_genmedia.cli.stop import stop
-from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.errors import GenMediaError, LedgerError
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import csv_cell, escaped, json_text
 
@@ -29,6 +29,9 @@ app = App(name="jobs")
 AsJson = Annotated[Switch, Parameter(name="--json")]
 Format = Annotated[Literal["csv", "jsonl"], Parameter(name="--format")]
 Answer = TypeVar("Answer")
+
+PATIENCE_SECONDS = 5.0
+"""How long a command waits for a database that is away, in seconds."""
 
 NEEDS_A_PERSON = frozenset({JobState.UNKNOWN})
 """States that only a person can end."""
@@ -156,7 +159,7 @@ def adopt(job: str, provider_job_id: str, /) -> None:
 
 @app.command
 def resubmit(job: str, /) -> None:
-    """Settle an unknown submission: it never arrived, and the next run may send it again.
+    """Settle a submission that never arrived, or that the provider does not find: the next run may send it again.
 
     For example:
     ```
@@ -253,11 +256,14 @@ async def _found(ledger: Ledger, name: str) -> Job:
 
 def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
     async def opened() -> Answer:
-        async with open_ledger(current_settings().ledger) as ledger:
+        # A person waits: who starts again decides how long.
+        async with open_ledger(current_settings().ledger, patience_seconds=PATIENCE_SECONDS) as ledger:
             return await work(ledger)
 
     try:
         return asyncio.run(opened())
+    except LedgerError as error:
+        stop(f"{error.message} Next: {error.next_step}")
     except GenMediaError as error:
         stop(error.message)
 

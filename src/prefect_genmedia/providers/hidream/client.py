@@ -61,14 +61,13 @@ class HiDreamClient:
         self._redactor = LearningRedactor([secret])
         self._now = now
         self._pause = 60.0 / (submissions_per_minute or catalog.SUBMISSIONS_PER_MINUTE)
+        self.submissions_per_minute = submissions_per_minute
         self._keys: ApiClient | None = None
         if api_key and not api_key.startswith(_DIRECT_KEY):
             # A client of its own: the key travels to this one endpoint only, and never waits behind the account's gate.
             self._keys = ApiClient(base_url, ApiKeyAuth(api_key), self._redactor, Gates(1, 1), transport)
         self._tokens = TokenKeeper(None, self._exchange, now) if self._keys else TokenKeeper(secret)
-        self._api = ApiClient(
-            base_url, TokenAuth(self._tokens, user_id), self._redactor, gates, transport, submissions_per_minute
-        )
+        self._api = ApiClient(base_url, TokenAuth(self._tokens, user_id), self._redactor, gates, transport)
         self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
 
     @asynccontextmanager

@@ -41,7 +41,8 @@ class JeniusClient:
         """Open no connection yet."""
         self.account = Account.of("jenius", base_url, api_key)
         self._redactor = Redactor([api_key])
-        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport, submissions_per_minute)
+        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport)
+        self.submissions_per_minute = submissions_per_minute
         self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
 
     def turn(self) -> AbstractAsyncContextManager[None]:

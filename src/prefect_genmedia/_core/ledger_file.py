@@ -1,0 +1,88 @@
+"""The file of a ledger on SQLite: created once, with a marker beside it, so that a lost ledger is noticed.
+
+An empty ledger knows no paid job, and would pay for all of them again. The marker `NAME.marker` is written when the
+ledger has its tables. If it is there and the ledger is not, opening fails; deleting the marker begins a new ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from prefect_genmedia._core.schema import RESTORE
+from prefect_genmedia.errors import LedgerError
+
+
+class LedgerFile:
+    """The file, as long as it is open.
+
+    Parameters:
+        name: its path; a database in memory has no file.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        """Touch nothing yet."""
+        self._path = Path(name) if name and name != ":memory:" and not name.startswith("file:") else None
+        self._inode: int | None = None
+
+    @property
+    def has_marker(self) -> bool:
+        """Whether a ledger was here before."""
+        return self._path is not None and self._marker(self._path).exists()
+
+    def create(self) -> None:
+        """Create the file with mode 0600 if there is none: it names people's files. Its journals get that mode too.
+
+        An existing file keeps its mode: a team may share it.
+
+        Raises:
+            LedgerError: there was a ledger here, and its file is missing or empty; or it cannot be created.
+        """
+        if self._path is None:
+            return
+        if self.has_marker and not (self._path.exists() and self._path.stat().st_size):
+            raise LedgerError(
+                f"The ledger's file {self._path} is missing or empty.", retryable=False, next_step=RESTORE
+            )
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            self._inode = self._path.stat().st_ino
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+        else:
+            return
+        raise LedgerError(
+            f"The ledger's file {self._path} cannot be created: {reason}.",
+            retryable=False,
+            next_step="make its folder writable, or set another ledger URL.",
+        )
+
+    def mark(self) -> None:
+        """Write the marker. Without it the ledger works, and its loss goes unnoticed."""
+        if self._path is not None and not self.has_marker:
+            with contextlib.suppress(OSError):
+                self._marker(self._path).write_text("This marker belongs to the ledger beside it; keep it.\n", "utf-8")
+
+    def check(self) -> None:
+        """Make sure that what is open is still the file of that name: a deleted one takes writes that nobody reads.
+
+        Raises:
+            LedgerError: it was removed or replaced.
+        """
+        if self._path is None or self._inode is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:
+                return
+        raise LedgerError(
+            f"The ledger's file {self._path} was removed or replaced while it was in use.",
+            retryable=False,
+            next_step=RESTORE,
+        )
+
+    @staticmethod
+    def _marker(path: Path) -> Path:
+        return path.with_name(f"{path.name}.marker")
