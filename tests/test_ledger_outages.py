@@ -191,7 +191,7 @@ SPOILED = {
     "damaged": (lambda file: file.write_bytes(b"not a database, " * 1000), "damaged"),
     "newer": (
         lambda file: _execute(
-            file, "UPDATE genmedia_schema_version SET version_num = '9999' WHERE version_num != '0003'"
+            file, "UPDATE genmedia_schema_version SET version_num = '9999' WHERE version_num = '0006'"
         ),
         "newer version",
     ),

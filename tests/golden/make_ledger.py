@@ -157,7 +157,8 @@ ITEMS = (
     Item("delivered, and the file is lost", JIMENG, lake("lost"), faults=(), then="lose"),
     Item("delivered, a poster", POSTER, {"image_url": f"{MEDIA}/bea.jpg", "scene": "youqian"}, "jenius", faults=()),
     Item("undeliverable, in quarantine", JIMENG, lake("cut"), faults=({"fault": "content_corrupt", "times": 9},)),
-    Item("undeliverable, expired", JIMENG, lake("expired"), then="expire", posts=1),
+    # Earlier versions gave a job up that was not found, and asked for it again; now that takes its expiry, or a person.
+    Item("undeliverable, expired", JIMENG, lake("expired"), then="expire", again="JobExpired"),
     Item("failed", JIMENG, lake("failed"), faults=({"fault": "fail_internal"},), posts=1),
     Item(
         "failed, input refused",

@@ -12,6 +12,7 @@ from prefect_genmedia._transport.api import SUBMIT_SECONDS
 from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia.providers.protocol import MediaExpectation
+from prefect_genmedia.providers.restoring import with_defaults
 from prefect_genmedia.text import shown_id
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
@@ -162,6 +163,10 @@ class Job(BaseModel):
     )
     send_token: str | None = Field(default=None, description="Tells the process that sends the job from every other.")
     note: str | None = Field(default=None, description="What a person decided, and when.")
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled job, also one of an earlier version."""
+        super().__setstate__(with_defaults(type(self), state))
 
     @property
     def shown_id(self) -> str:

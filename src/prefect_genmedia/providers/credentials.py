@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.providers.restoring import with_defaults
 from prefect_genmedia.text import clean_text
 
 LOGOS = "https://raw.githubusercontent.com/prefect-genmedia/prefect-genmedia/main/src/prefect_genmedia/assets"
@@ -71,6 +72,10 @@ class ProviderCredentials(CredentialsBlock):
         max_in_flight: MaxInFlight
         concurrency_limit: ConcurrencyLimit
         account_name: AccountName
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled Block, also one of an earlier version."""
+        super().__setstate__(with_defaults(type(self), state))
 
     def keys(self) -> Iterable[str]:
         """Names of the fields, for `dict(block)`."""

@@ -17,6 +17,7 @@ from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, ProviderError
 from prefect_genmedia.providers.extra_body import ExtensibleRequest, identity_of_extra
 from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence, is_input
+from prefect_genmedia.providers.restoring import with_defaults
 from prefect_genmedia.text import STATUS_CHARACTERS, WORDS_CHARACTERS, clean_text, escaped, id_problem
 
 
@@ -129,8 +130,8 @@ class GenerationRequest(ExtensibleRequest):
         return hash((type(self), *(fields[name] for name in type(self).model_fields)))
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Restore a pickled request, also one from before there was an `extra_body`."""
-        super().__setstate__({**state, "__dict__": {"extra_body": {}, **state["__dict__"]}})
+        """Restore a pickled request, also one of an earlier version."""
+        super().__setstate__(with_defaults(type(self), state))
 
     def payload(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The exact JSON that a client POSTs: `body()`, in which each key of `extra_body` replaces the value.
