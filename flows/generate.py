@@ -56,7 +56,7 @@ async def generate_media(
         GenMediaError: see the errors' table in the documentation.
     """
     await check_run(suspend_while_waiting=suspend_while_waiting)
-    request = make_request(kind, fields)
+    request = make_request(kind, fields).normalized()
     inputs = request.inputs()
     delivery = await generate(
         request,

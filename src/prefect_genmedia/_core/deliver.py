@@ -54,7 +54,7 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
     _check_has_file(job)
     failure: GenMediaError
     try:
-        if job.delivery is not None and await _still_there(job.delivery, target.storage):
+        if job.delivery is not None and await still_there(job.delivery, target.storage):
             return job if job.state is JobState.DELIVERED else await _delivered(ledger, job, job.delivery)
         return await _delivered(ledger, job, await _fetched(client, job, target))
     except (ResultInvalid, JobExpired) as error:
@@ -97,7 +97,13 @@ def _explained(error: JobExpired, job: Job, now: float) -> JobExpired:
     return error
 
 
-async def _still_there(delivery: Delivery, storage: Storage) -> bool:
+async def still_there(delivery: Delivery, storage: Storage) -> bool:
+    """Whether a job's files are still what was verified.
+
+    Parameters:
+        delivery: the job's delivery.
+        storage: where its files are.
+    """
     for file in (delivery, *delivery.others):
         if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
             return False

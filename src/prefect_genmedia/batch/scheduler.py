@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from anyio import to_thread
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
@@ -14,6 +13,7 @@ from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, holder_of
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.costs import estimated_cost, priced_as
+from prefect_genmedia._core.deliver import still_there
 from prefect_genmedia._core.ledger import Spend
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.session import Session
@@ -200,15 +200,12 @@ class BatchScheduler:
             account.begun.release()
 
     async def _is_whole(self, job: Job) -> bool:
-        """Whether a delivered job's files are still what was verified: then there is nothing to do, and to show."""
+        """Whether a job is delivered and its files are there: then there is nothing to do, and to show."""
         if job.state is not JobState.DELIVERED or job.delivery is None:
             return False
         storage = (await target_of(self.output)).storage
         async with self._shared.delivering:
-            for file in (job.delivery, *job.delivery.others):
-                if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
-                    return False
-        return True
+            return await still_there(job.delivery, storage)
 
     async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
         job = await self.jobs.newest(row)
