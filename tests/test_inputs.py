@@ -370,7 +370,7 @@ async def test_an_error_that_quotes_the_request_shows_and_stores_neither_base64_
             yield
 
         async def submit(self, request: Sendable) -> Accepted:
-            body = request.body()
+            body = request.payload()
             quoted = body.get("video_name") or body["image_url"]
             error = InvalidRequest(f"video_name {quoted[30:1500]} is not allowed.", body=str(body))
             raise error

@@ -6,7 +6,7 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import quote, urljoin
+from urllib.parse import urljoin
 
 import httpx
 
@@ -24,10 +24,12 @@ from prefect_genmedia.providers import (
     Redactor,
     ResultStream,
     Sendable,
+    id_in,
     name_in,
     number_in,
     open_url,
     paid_submission,
+    path_segment,
     read_body,
     read_json,
     result_stream,
@@ -67,7 +69,7 @@ class OpenAIVideosClient:
         with paid_submission():
             response = await self._api.post_paid("/videos", fields, files)
             video = self._read(response, "POST /videos")
-            video_id = name_in(video.get("id"))
+            video_id = id_in(video.get("id"))
             if video_id is None:
                 raise unreadable(response, "POST /videos", self._redactor, "no id")
             return Accepted(video_id, str(video.get("status", "queued")))
@@ -92,10 +94,10 @@ class OpenAIVideosClient:
             if response.is_success:
                 yield result_stream(response)
                 return
-            await read_body(response, what, self._redactor)
+            answer = await read_body(response, what, self._redactor)
             location = response.headers.get("location") if response.is_redirect else None
             if location is None:
-                raise ErrorAnswer.of(response, what, self._redactor).by_status()
+                raise ErrorAnswer.of(answer, what, self._redactor).by_status()
             url = urljoin(str(response.url), location)
         async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
             yield stream
@@ -118,7 +120,7 @@ class OpenAIVideosClient:
 
 
 def _path(video_id: str) -> str:
-    return f"/videos/{quote(video_id, safe='')}"
+    return f"/videos/{path_segment(video_id)}"
 
 
 def _form(body: dict[str, Any]) -> tuple[dict[str, Any], dict[str, FilePart]]:

@@ -6,14 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from prefect_genmedia.providers import (
-    AS_GIVEN,
-    GenerationRequest,
-    InputUrl,
-    MediaExpectation,
-    RequestInput,
-    SentInputs,
-)
+from prefect_genmedia.providers import AS_GIVEN, GenerationRequest, InputUrl, MediaExpectation, RequestInput, SentInputs
 
 
 class OpenAIVideo(GenerationRequest):

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from prefect_genmedia.simulator import (
+    HOSTILE_TEXT,
     Dialect,
     Fault,
     Recipe,
@@ -25,6 +26,7 @@ from prefect_genmedia.simulator import (
     bearer_of,
     broken_file,
     fetch_input,
+    id_in_path,
 )
 
 STATUSES = {"queued": "queued", "running": "in_progress", "done": "completed", "failed": "failed"}
@@ -69,6 +71,7 @@ class OpenAIVideos(Dialect):
         wait = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"}
         refusals = {
             "refuse_invalid": refusal(400, "invalid_value", "Invalid value."),
+            "refuse_hostile": refusal(400, "invalid_value", HOSTILE_TEXT),
             "refuse_key": refusal(401, "invalid_api_key", "Incorrect API key provided."),
             "refuse_balance": refusal(429, "insufficient_quota", "You exceeded your current quota."),
             "rate_limited": refusal(429, "rate_limit_exceeded", "Rate limit reached.", wait),
@@ -124,7 +127,7 @@ class OpenAIVideos(Dialect):
         return await broken_file(fault, video, "video/mp4", request, self.world.drop)
 
     def _job(self, request: Request) -> SimulatedJob:
-        job = self.job_named(request.path_params["id"], request)
+        job = self.job_named(id_in_path(request), request)
         if job is None:
             raise refusal(404, "not_found", "Video not found.")
         return job

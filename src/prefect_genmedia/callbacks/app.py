@@ -39,7 +39,7 @@ MAX_BODY_BYTES = 256 * 1024
 
 MOST_CALLBACKS = 6
 """How many callbacks of one job are worked on within `REPLAY_SECONDS`; further ones are answered, and do nothing.
-HiDream documents 3 tries."""
+Providers document 3 tries at most."""
 
 REPLAY_SECONDS = 600.0
 

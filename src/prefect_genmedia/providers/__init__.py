@@ -33,6 +33,7 @@ from prefect_genmedia.providers.protocol import (
 )
 from prefect_genmedia.providers.responses import (
     ErrorAnswer,
+    id_in,
     name_in,
     number_in,
     paid_submission,
@@ -40,6 +41,7 @@ from prefect_genmedia.providers.responses import (
     unreadable,
 )
 from prefect_genmedia.providers.results import open_url, result_stream
+from prefect_genmedia.text import clean_word, path_segment
 
 __all__ = [
     "AS_GIVEN",
@@ -71,10 +73,13 @@ __all__ = [
     "Sendable",
     "SentInput",
     "SentInputs",
+    "clean_word",
+    "id_in",
     "name_in",
     "number_in",
     "open_url",
     "paid_submission",
+    "path_segment",
     "read_body",
     "read_json",
     "register",

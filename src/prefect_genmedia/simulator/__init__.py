@@ -6,13 +6,14 @@ Develop your own flows against it without paying: `prefect-genmedia simulator`.
 A plug-in's dialect derives from `Dialect`, and is made of the other names here.
 """
 
-from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, json_object
-from prefect_genmedia.simulator.faults import Fault, broken_answer, broken_file
+from prefect_genmedia.simulator.dialect import Dialect, Refusal, bearer_of, id_in_path, json_object
+from prefect_genmedia.simulator.faults import HOSTILE_TEXT, Fault, broken_answer, broken_file
 from prefect_genmedia.simulator.media import Recipe, UnusableInput, fetch_input
 from prefect_genmedia.simulator.server import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.world import Settings, SimulatedJob, World
 
 __all__ = [
+    "HOSTILE_TEXT",
     "Dialect",
     "Fault",
     "Recipe",
@@ -26,6 +27,7 @@ __all__ = [
     "broken_answer",
     "broken_file",
     "fetch_input",
+    "id_in_path",
     "json_object",
     "run_simulator",
 ]

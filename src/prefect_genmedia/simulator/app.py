@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from pydantic_core import to_jsonable_python
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -114,7 +115,7 @@ def _control(world: World) -> list[BaseRoute]:
             return JSONResponse({"error": f"no such settings: {', '.join(sorted(unknown))}"}, 400)
         for name, value in changes.items():
             setattr(world.settings, name, value)
-        return JSONResponse(dataclasses.asdict(world.settings))
+        return JSONResponse(to_jsonable_python(dataclasses.asdict(world.settings)))
 
     async def reset(request: Request) -> Response:
         world.reset()

@@ -130,7 +130,7 @@ STATUSES: dict[str, Any] = {
 ODD_IDS: dict[str, Callable[[str], str]] = {
     "accept_odd_id": lambda own: f"../..//{own}?a=1&b=2#c%2f%00;'\"`|<b>[x](y)\n\x1b[31m\u202e\u200b 中",
     "accept_long_id": lambda own: (own + "-" + "0123456789abcdef" * 256)[:4096],
-    "accept_huge_id": lambda own: own + "x" * 10_240,
+    "accept_huge_id": lambda own: own + "-0123456789abcdef" * 640,
     "accept_nul_id": lambda own: f"{own}\x00end",
     "accept_surrogate_id": lambda own: f"{own}\ud800end",
 }

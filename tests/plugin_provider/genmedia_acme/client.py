@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, cast
-from urllib.parse import quote
 
 import httpx
 
@@ -24,9 +23,10 @@ from prefect_genmedia.providers import (
     ResolveSession,
     ResultStream,
     Sendable,
-    name_in,
+    id_in,
     open_url,
     paid_submission,
+    path_segment,
     read_json,
     unreadable,
 )
@@ -65,7 +65,7 @@ class AcmeClient:
         with paid_submission():
             response = await self._api.post_paid("/clips", request.payload())
             clip = self._clip(response, "POST /clips")
-            clip_id = name_in(clip.get("id"))
+            clip_id = id_in(clip.get("id"))
             if clip_id is None:
                 raise unreadable(response, "POST /clips", self._redactor, "no id in its clip")
             return Accepted(clip_id, str(clip.get("state", "waiting")))
@@ -95,7 +95,7 @@ class AcmeClient:
         await self._api.aclose()
 
     async def _get(self, clip_id: str) -> dict[str, Any]:
-        return self._clip(await self._api.get(f"/clips/{quote(clip_id, safe='')}"), "GET /clips/{id}")
+        return self._clip(await self._api.get(f"/clips/{path_segment(clip_id)}"), "GET /clips/{id}")
 
     def _clip(self, response: httpx.Response, what: str) -> dict[str, Any]:
         clip = self._read(response, what).get("clip")

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from prefect_genmedia.simulator import (
+    HOSTILE_TEXT,
     Dialect,
     Fault,
     Recipe,
@@ -20,6 +21,7 @@ from prefect_genmedia.simulator import (
     World,
     bearer_of,
     fetch_input,
+    id_in_path,
     json_object,
 )
 
@@ -27,6 +29,7 @@ STATES = {"queued": "waiting", "running": "filming", "done": "ready", "failed": 
 PRESENTERS = {"Robin": "presenter-17", "Kim": "presenter-4"}
 STATUSES = {
     "refuse_invalid": 400,
+    "refuse_hostile": 400,
     "refuse_key": 401,
     "refuse_balance": 402,
     "rate_limited": 429,
@@ -65,7 +68,8 @@ class Acme(Dialect):
     def refused_by(self, fault: Fault) -> Refusal | None:
         status = STATUSES.get(fault.name)
         wait = {"Retry-After": f"{fault.options.get('retry_after', 1.0):g}"} if status == 429 else None
-        return Refusal(status, {"error": {"message": "no"}}, wait) if status else None
+        message = HOSTILE_TEXT if fault.name == "refuse_hostile" else "no"
+        return Refusal(status, {"error": {"message": message}}, wait) if status else None
 
     async def create(self, request: Request) -> Response:
         body = await json_object(request)
@@ -85,7 +89,7 @@ class Acme(Dialect):
         return await self.submitted(request, accept)
 
     async def look(self, request: Request) -> Response:
-        job = self.job_named(request.path_params["id"], request)
+        job = self.job_named(id_in_path(request), request)
         if job is None:
             raise Refusal(404, {"error": {"message": "no such clip"}})
         return await self.looked_at(request, lambda odd: {"clip": self._clip(job, odd)})
