@@ -16,8 +16,8 @@ import httpx
 from sqlalchemy import Connection, Row, Select, func, select, update
 
 from prefect_genmedia._core import schema
-from prefect_genmedia._core.account_texts import lock_number
 from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.statements import lock_number
 from prefect_genmedia.errors import AccountConflict
 from prefect_genmedia.providers.protocol import Account
 

@@ -6,7 +6,6 @@ deadlock or to lose, and a move from one state to another succeeds in exactly on
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import socket
 import statistics
@@ -15,20 +14,31 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from pydantic import BaseModel
-from sqlalchemy import Connection, Row, Select, and_, bindparam, func, or_, select, text, update
-from sqlalchemy.dialects import postgresql
-from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy import Connection, Row, Select, select, text, update
 
 from prefect_genmedia._core import pace, schema
-from prefect_genmedia._core.account_texts import same_account
 from prefect_genmedia._core.attempts import chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
 from prefect_genmedia._core.identity import Identities
-from prefect_genmedia._core.model import FORGOTTEN_SECONDS, LEGAL_MOVES, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState
 from prefect_genmedia._core.outages import PATIENCE_SECONDS, despite_outage
 from prefect_genmedia._core.pace import Refused, Turn, account_key
+from prefect_genmedia._core.statements import (
+    BY_KEY,
+    JOBS,
+    NEW,
+    NEWEST,
+    RESERVE,
+    TOOK,
+    TOOK_OF_LENGTH,
+    WHICH_POSTGRESQL,
+    columns_of,
+    count_in_flight,
+    job_of,
+    plain,
+    update_of,
+)
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.text import storable
 
@@ -45,45 +55,6 @@ _TIME_OF_STATE = {
 }
 
 
-# The statements of every job's life are made once: making one takes longer than executing it.
-_JOBS = schema.jobs
-_BY_KEY = select(_JOBS).where(_JOBS.c.key == bindparam("key")).limit(1)
-_NEWEST = select(_JOBS).where(_JOBS.c.identity == bindparam("identity")).order_by(_JOBS.c.attempt.desc()).limit(1)
-_TOOK = (
-    select(_JOBS.c.took_seconds)
-    .where(_JOBS.c.provider == bindparam("provider"), _JOBS.c.model == bindparam("model"))
-    .where(_JOBS.c.took_seconds.is_not(None))
-    .order_by(_JOBS.c.succeeded_at.desc())
-    .limit(50)
-)
-_TOOK_OF_LENGTH = _TOOK.where(
-    _JOBS.c.expectation["seconds"].as_float().between(bindparam("shortest"), bindparam("longest"))
-)
-_RESERVE = {
-    "sqlite": _JOBS.insert().prefix_with("OR IGNORE").returning(*_JOBS.c),
-    "postgresql": postgresql.insert(_JOBS)
-    .on_conflict_do_nothing(index_elements=["identity", "attempt"])
-    .returning(*_JOBS.c),
-}
-
-
-_NEW = "new_"
-"""Begins the parameter of each field that an update sets: a field may also be in its condition."""
-
-
-@functools.cache
-def _update(names: tuple[str, ...]) -> ReturningUpdate[Any]:
-    """Set these fields of one job, where it still is in the state it was read in."""
-    where = (_JOBS.c.key == bindparam("its_key"), _JOBS.c.state == bindparam("its_state"))
-    values = {name: bindparam(_NEW + name, type_=_JOBS.c[name].type) for name in names}
-    return update(_JOBS).where(*where).values(values).returning(*_JOBS.c)
-
-
-_WHICH_POSTGRESQL = text(
-    "SELECT system_identifier::text, current_database(), current_schema() FROM pg_control_system()"
-)
-
-
 class Ledger:
     """The jobs of one database, in one event loop; get one from `open_ledger`."""
 
@@ -97,10 +68,10 @@ class Ledger:
     async def reserve(self, job: Job) -> Job:
         """Write a new job down, unless its identity and attempt are there already; returns the row that is there."""
         now = self._clock.now()
-        values = _columns(job.model_copy(update={"key": job.key or new_key(), "created_at": now, "updated_at": now}))
-        row = await self._one(_RESERVE[self._database.dialect], values)
+        values = columns_of(job.model_copy(update={"key": job.key or new_key(), "created_at": now, "updated_at": now}))
+        row = await self._one(RESERVE[self._database.dialect], values)
         if row is None:
-            row = await self._one(select(_JOBS).where(_JOBS.c.identity == job.identity, _JOBS.c.attempt == job.attempt))
+            row = await self._one(select(JOBS).where(JOBS.c.identity == job.identity, JOBS.c.attempt == job.attempt))
         return job_of(row)
 
     async def move(self, job: Job, state: JobState, **changes: Any) -> Job | None:
@@ -120,7 +91,7 @@ class Ledger:
         if state not in LEGAL_MOVES[job.state]:
             raise ValueError(f"a job never goes from {job.state.value} to {state.value}")
         now = self._clock.now()
-        values = {"state": state.value, "updated_at": now, **_plain(changes)}
+        values = {"state": state.value, "updated_at": now, **plain(changes)}
         if state in _TIME_OF_STATE:
             values.setdefault(_TIME_OF_STATE[state], now)
         return await self._update(job, values)
@@ -159,7 +130,7 @@ class Ledger:
             table.c.key == job.key, table.c.state == JobState.SENDING.value, table.c.send_token == token
         )
         if max_in_flight is not None:
-            statement = statement.where(_count_in_flight(job.account, now).scalar_subquery() < max_in_flight)
+            statement = statement.where(count_in_flight(job.account, now).scalar_subquery() < max_in_flight)
 
         def take(connection: Connection) -> Job | Refused | None:
             if max_in_flight is not None:
@@ -197,12 +168,12 @@ class Ledger:
         """
         values = {"state": JobState.RESERVED.value, "updated_at": self._clock.now(), "send_token": None}
         statement = (
-            update(_JOBS)
-            .where(_JOBS.c.key == job.key, _JOBS.c.state == JobState.SENDING.value)
-            .where(_JOBS.c.send_token == job.send_token)
-            .values(**values, **_plain(changes))
+            update(JOBS)
+            .where(JOBS.c.key == job.key, JOBS.c.state == JobState.SENDING.value)
+            .where(JOBS.c.send_token == job.send_token)
+            .values(**values, **plain(changes))
         )
-        row = await self._one(statement.returning(*_JOBS.c))
+        row = await self._one(statement.returning(*JOBS.c))
         return None if row is None else job_of(row)
 
     async def cool_down(self, job: Job, seconds: float) -> None:
@@ -224,12 +195,12 @@ class Ledger:
 
     async def in_flight(self, account: str) -> int:
         """How many jobs of an account may be under way at its provider now."""
-        row = await self._one(_count_in_flight(account, self._clock.now()))
+        row = await self._one(count_in_flight(account, self._clock.now()))
         return 0 if row is None else int(row[0])
 
     async def note(self, job: Job, **changes: Any) -> Job | None:
         """Set fields of a job that stays in its state; None where it has left that state in between."""
-        return await self._update(job, {"updated_at": self._clock.now(), **_plain(changes)})
+        return await self._update(job, {"updated_at": self._clock.now(), **plain(changes)})
 
     async def take_over(self, job: Job, flow_run_id: str | None) -> Job | None:
         """Make a job this run's own; of several runs that saw the same row, one gets it and the others get None.
@@ -239,33 +210,33 @@ class Ledger:
             flow_run_id: the run that takes it; None where there is no flow.
         """
         statement = (
-            update(_JOBS)
-            .where(_JOBS.c.key == job.key, _JOBS.c.state == job.state.value, _JOBS.c.updated_at == job.updated_at)
+            update(JOBS)
+            .where(JOBS.c.key == job.key, JOBS.c.state == job.state.value, JOBS.c.updated_at == job.updated_at)
             .values(flow_run_id=flow_run_id, updated_at=self._clock.now())
         )
-        row = await self._one(statement.returning(*_JOBS.c))
+        row = await self._one(statement.returning(*JOBS.c))
         return None if row is None else job_of(row)
 
     async def get(self, key: str) -> Job | None:
         """The job with this key."""
-        row = await self._one(_BY_KEY, {"key": storable(key)})
+        row = await self._one(BY_KEY, {"key": storable(key)})
         return None if row is None else job_of(row)
 
     async def find(self, name: str) -> Job | None:
         """The job that a person means: by key, by the start of a key, or by the provider's id."""
         name = storable(name)
         exact = await self.get(name) or await self._maybe(
-            select(_JOBS).where(_JOBS.c.provider_job_id == name).order_by(_JOBS.c.created_at.desc())
+            select(JOBS).where(JOBS.c.provider_job_id == name).order_by(JOBS.c.created_at.desc())
         )
         if exact is not None or len(name) < 4:
             return exact
-        beginning = select(_JOBS).where(_JOBS.c.key.startswith(name, autoescape=True)).limit(2)
+        beginning = select(JOBS).where(JOBS.c.key.startswith(name, autoescape=True)).limit(2)
         found = await self._all(beginning)
         return found[0] if len(found) == 1 else None
 
     async def newest(self, identity: str) -> Job | None:
         """The last attempt at an identity."""
-        row = await self._one(_NEWEST, {"identity": identity})
+        row = await self._one(NEWEST, {"identity": identity})
         return None if row is None else job_of(row)
 
     async def newest_of(self, identities: Identities) -> Job | None:
@@ -276,13 +247,13 @@ class Ledger:
         """
         if len(identities.lookup) == 1:
             return await self.newest(identities.new)
-        statement = select(_JOBS).where(_JOBS.c.identity.in_(identities.lookup)).order_by(_JOBS.c.attempt)
+        statement = select(JOBS).where(JOBS.c.identity.in_(identities.lookup)).order_by(JOBS.c.attempt)
         newest = {job.identity: job for job in await self._all(statement)}
         return chosen(identities, newest.values(), self._clock.now())
 
     async def newest_in(self, scope: str) -> dict[str, Job]:
         """The last attempt at each identity whose scope begins with `scope`, by identity."""
-        statement = select(_JOBS).where(_JOBS.c.scope.startswith(scope, autoescape=True)).order_by(_JOBS.c.attempt)
+        statement = select(JOBS).where(JOBS.c.scope.startswith(scope, autoescape=True)).order_by(JOBS.c.attempt)
         return {job.identity: job for job in await self._all(statement)}
 
     async def jobs(
@@ -301,12 +272,12 @@ class Ledger:
             limit: at most this many.
             by_expiry: whether expiry counts; else newest first alone.
         """
-        order = [_JOBS.c.expires_at.asc().nulls_last()] if by_expiry else []
-        statement = select(_JOBS).order_by(*order, _JOBS.c.created_at.desc())
+        order = [JOBS.c.expires_at.asc().nulls_last()] if by_expiry else []
+        statement = select(JOBS).order_by(*order, JOBS.c.created_at.desc())
         if states:
-            statement = statement.where(_JOBS.c.state.in_([state.value for state in states]))
+            statement = statement.where(JOBS.c.state.in_([state.value for state in states]))
         if provider is not None:
-            statement = statement.where(_JOBS.c.provider == provider)
+            statement = statement.where(JOBS.c.provider == provider)
         return await self._all(statement.limit(limit))
 
     async def typical_seconds(self, provider: str, model: str, length_seconds: float | None) -> float | None:
@@ -323,7 +294,7 @@ class Ledger:
         values: dict[str, Any] = {"provider": provider, "model": model}
         if length_seconds:
             values |= {"shortest": length_seconds / 1.5, "longest": length_seconds * 1.5}
-        rows = await self._run(_TOOK_OF_LENGTH if length_seconds else _TOOK, values)
+        rows = await self._run(TOOK_OF_LENGTH if length_seconds else TOOK, values)
         found = [float(row[0]) for row in rows]
         return statistics.median(found) if len(found) >= 3 else None
 
@@ -333,7 +304,7 @@ class Ledger:
             rows = await self._run(text("PRAGMA database_list"))
             words = [socket.gethostname(), *(str(row[2]) for row in rows if row[1] == "main")]
         else:
-            rows = await self._run(_WHICH_POSTGRESQL)
+            rows = await self._run(WHICH_POSTGRESQL)
             words = [str(part) for part in rows[0]]
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
@@ -360,9 +331,9 @@ class Ledger:
         return done
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
-        told = {_NEW + name: value for name, value in values.items()}
+        told = {NEW + name: value for name, value in values.items()}
         where = {"its_key": job.key, "its_state": job.state.value}
-        rows, repeated = await self._repeatable(_update(tuple(values)), {**where, **told})
+        rows, repeated = await self._repeatable(update_of(tuple(values)), {**where, **told})
         if rows:
             return job_of(rows[0])
         if repeated:
@@ -421,37 +392,3 @@ async def open_ledger(
 def new_key() -> str:
     """A new job's key: 12 hexadecimal digits, short enough to type."""
     return uuid4().hex[:12]
-
-
-def _count_in_flight(account: str, now: float) -> Select[Any]:
-    """Counts what is `sending` or `submitted`, without what a dead process left and what its provider has forgotten."""
-    jobs = schema.jobs.alias()
-    sending = and_(jobs.c.state == JobState.SENDING.value, jobs.c.sent_at > now - STALE_SENDING_SECONDS)
-    ends = func.coalesce(jobs.c.expires_at, jobs.c.submitted_at + FORGOTTEN_SECONDS)
-    submitted = and_(jobs.c.state == JobState.SUBMITTED.value, ends > now)
-    return select(func.count()).select_from(jobs).where(same_account(jobs.c.account, account), or_(sending, submitted))
-
-
-def _columns(job: Job) -> dict[str, Any]:
-    return job.model_dump(mode="json")
-
-
-def _plain(changes: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-        for name, value in changes.items()
-    }
-
-
-def job_of(row: Row[Any] | None) -> Job:
-    """The job in a row of the ledger.
-
-    Parameters:
-        row: the row.
-
-    Raises:
-        LookupError: there is none.
-    """
-    if row is None:
-        raise LookupError("the ledger's row has vanished")
-    return Job.model_validate(dict(row._mapping))

@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import Connection, delete, func, select, text, update
 
 from prefect_genmedia._core import schema
-from prefect_genmedia._core.account_texts import lock_number
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.statements import lock_number
 
 BEGIN_SECONDS = (1.0, 10.0)
 """How long after its grant a POST may begin, in seconds: at first, and at the longest after grants that lapsed, for

@@ -1,0 +1,126 @@
+"""The ledger's SQL statements, and its rows as jobs."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import Row, Select, and_, bindparam, func, or_, select, text, update
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql import ColumnElement
+from sqlalchemy.sql.dml import ReturningUpdate
+
+from prefect_genmedia._core import schema
+from prefect_genmedia._core.model import FORGOTTEN_SECONDS, STALE_SENDING_SECONDS, Job, JobState
+
+# The statements of every job's life are made once: making one takes longer than executing it.
+JOBS = schema.jobs
+BY_KEY = select(JOBS).where(JOBS.c.key == bindparam("key")).limit(1)
+NEWEST = select(JOBS).where(JOBS.c.identity == bindparam("identity")).order_by(JOBS.c.attempt.desc()).limit(1)
+TOOK = (
+    select(JOBS.c.took_seconds)
+    .where(JOBS.c.provider == bindparam("provider"), JOBS.c.model == bindparam("model"))
+    .where(JOBS.c.took_seconds.is_not(None))
+    .order_by(JOBS.c.succeeded_at.desc())
+    .limit(50)
+)
+TOOK_OF_LENGTH = TOOK.where(
+    JOBS.c.expectation["seconds"].as_float().between(bindparam("shortest"), bindparam("longest"))
+)
+RESERVE = {
+    "sqlite": JOBS.insert().prefix_with("OR IGNORE").returning(*JOBS.c),
+    "postgresql": postgresql.insert(JOBS)
+    .on_conflict_do_nothing(index_elements=["identity", "attempt"])
+    .returning(*JOBS.c),
+}
+
+
+NEW = "new_"
+"""Begins the parameter of each field that an update sets: a field may also be in its condition."""
+
+
+@functools.cache
+def update_of(names: tuple[str, ...]) -> ReturningUpdate[Any]:
+    """Set these fields of one job, where it still is in the state it was read in.
+
+    Parameters:
+        names: the fields.
+    """
+    where = (JOBS.c.key == bindparam("its_key"), JOBS.c.state == bindparam("its_state"))
+    values = {name: bindparam(NEW + name, type_=JOBS.c[name].type) for name in names}
+    return update(JOBS).where(*where).values(values).returning(*JOBS.c)
+
+
+WHICH_POSTGRESQL = text("SELECT system_identifier::text, current_database(), current_schema() FROM pg_control_system()")
+
+
+def count_in_flight(account: str, now: float) -> Select[Any]:
+    """Counts what is `sending` or `submitted`, without what a dead process left and what its provider has forgotten.
+
+    Parameters:
+        account: one of the account's texts.
+        now: the time, in seconds since 1970.
+    """
+    jobs = schema.jobs.alias()
+    sending = and_(jobs.c.state == JobState.SENDING.value, jobs.c.sent_at > now - STALE_SENDING_SECONDS)
+    ends = func.coalesce(jobs.c.expires_at, jobs.c.submitted_at + FORGOTTEN_SECONDS)
+    submitted = and_(jobs.c.state == JobState.SUBMITTED.value, ends > now)
+    return select(func.count()).select_from(jobs).where(same_account(jobs.c.account, account), or_(sending, submitted))
+
+
+def columns_of(job: Job) -> dict[str, Any]:
+    """A job as values of the table's columns.
+
+    Parameters:
+        job: the job.
+    """
+    return job.model_dump(mode="json")
+
+
+def plain(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changed fields as values of their columns.
+
+    Parameters:
+        changes: fields of `Job`, by name.
+    """
+    return {
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+        for name, value in changes.items()
+    }
+
+
+def job_of(row: Row[Any] | None) -> Job:
+    """The job in a row of the ledger.
+
+    Parameters:
+        row: the row.
+
+    Raises:
+        LookupError: there is none.
+    """
+    if row is None:
+        raise LookupError("the ledger's row has vanished")
+    return Job.model_validate(dict(row._mapping))
+
+
+def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement[bool]:
+    """The condition that a text stands for the same account as another one.
+
+    Parameters:
+        column: the text.
+        account_text: the other one.
+    """
+    mine, its = schema.account_tokens.alias(), schema.account_tokens.alias()
+    texts = select(its.c.token).join(mine, mine.c.account_id == its.c.account_id).where(mine.c.token == account_text)
+    return or_(column == account_text, column.in_(texts))
+
+
+def lock_number(name: str) -> int:
+    """The number of an advisory lock in PostgreSQL: 64 bits with a sign.
+
+    Parameters:
+        name: what is locked.
+    """
+    return int.from_bytes(hashlib.sha256(f"genmedia {name}".encode()).digest()[:8], "big", signed=True)
