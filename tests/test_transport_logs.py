@@ -106,7 +106,8 @@ async def test_a_redirect_is_logged_without_its_signature(location: str, lines: 
         fetch(f"{url}/a?sig={SIGNATURE}", rules) as response,
     ):
         assert [piece async for piece in body_of(response, "The download")] == [b"{}"]
-    assert len(lines.of("httpx")) == 4, "two requests, and two handlers"
+    ours = [line for line in lines.of("httpx") if url in line]  # a Prefect client may talk at the same time
+    assert len(ours) == 4, "two requests, and two handlers"
     assert SIGNATURE not in "\n".join(lines.text)
 
 

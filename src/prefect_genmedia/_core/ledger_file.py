@@ -64,7 +64,9 @@ class LedgerFile:
         """Write the marker. Without it the ledger works, and its loss goes unnoticed."""
         if self._path is not None and not self.has_marker:
             with contextlib.suppress(OSError):
-                self._marker(self._path).write_text("This marker belongs to the ledger beside it; keep it.\n", "utf-8")
+                marker = os.open(self._marker(self._path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+                with os.fdopen(marker, "w", encoding="utf-8") as file:
+                    file.write("This marker belongs to the ledger beside it; keep it.\n")
 
     def check(self) -> None:
         """Make sure that what is open is still the file of that name: a deleted one takes writes that nobody reads.
