@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from prefect_genmedia._prefect.credentials import AnyCredentials
+from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.generate import check_run

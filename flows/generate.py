@@ -10,8 +10,8 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from prefect_genmedia._core import Delivery
-from prefect_genmedia._prefect.credentials import AnyCredentials
 from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.plugin import make_request
 

@@ -452,11 +452,13 @@ async def told(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0)
 async def test_the_commands_list_rename_merge_pause_and_resume(
     ledger: Ledger, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from prefect_genmedia._prefect import accounts
+    from prefect_genmedia._prefect import session as session_module
 
     events: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        accounts, "emit_event", lambda event, resource, payload: events.append((event, resource["prefect.resource.id"]))
+        session_module,
+        "emit_event",
+        lambda event, resource, payload: events.append((event, resource["prefect.resource.id"])),
     )
     monkeypatch.setenv("COLUMNS", "300")
     one = await resolve_account(ledger, account(ONE), "default")

@@ -25,7 +25,7 @@ from prefect_genmedia._core import Delivery
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import ask
 from prefect_genmedia.providers.tokenops import simulator as dialect
-from prefect_genmedia.providers.tokenops.gallery import draw_gallery
+from prefect_genmedia.providers.tokenops.ask import draw_gallery
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import draw_masks
 

@@ -12,8 +12,7 @@ from prefect_genmedia import errors
 from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
 from prefect_genmedia._core.budgets import Budget, BudgetState, budget_name, holder_of
 from prefect_genmedia._core.clock import Clock
-from prefect_genmedia.batch.breaker import Breaker
-from prefect_genmedia.batch.slots import Slots
+from prefect_genmedia.batch.slots import Breaker, Slots
 from prefect_genmedia.prices import Price, price_table
 from prefect_genmedia.providers.plugin import list_prices
 

@@ -27,7 +27,7 @@ from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES
 from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
-from prefect_genmedia.testing.deadlines import ENDED_BY_DEADLINES
+from prefect_genmedia.testing.cases import ENDED_BY_DEADLINES
 
 ROWS = 200
 AT_ONCE = 8

@@ -21,7 +21,7 @@ from prefect import Flow
 from walk import walk_table
 
 from prefect_genmedia import errors
-from prefect_genmedia._prefect.credentials import credentials_types
+from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.plugin import plugin_named

@@ -18,7 +18,7 @@ from toy_provider import ToyVideo
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Job, Ledger
-from prefect_genmedia._core.costs import priced_as
+from prefect_genmedia._core.budgets import priced_as
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.submit import shown_request
 from prefect_genmedia.batch.rows import check_rows

@@ -13,11 +13,11 @@ import pytest
 from servers import PATIENCE
 
 from prefect_genmedia._core import Job, JobSpec, JobState, Ledger, RunContext, Session, submit_once
-from prefect_genmedia._core import sending as sending_module
+from prefect_genmedia._core import start as start_module
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.decide import decide
 from prefect_genmedia._core.model import STALE_SENDING_SECONDS
-from prefect_genmedia._transport import sending as before_sending
+from prefect_genmedia._transport import api as api_module
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.providers.tokenops.client import TokenOpsClient
 from prefect_genmedia.simulator import RunningSimulator
@@ -53,7 +53,7 @@ class Freeze:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.go_on = asyncio.Event(), asyncio.Event()
-        check_now = before_sending.check_now
+        check_now = api_module.check_now
 
         async def frozen() -> None:
             if not self.reached.is_set():
@@ -61,7 +61,7 @@ class Freeze:
                 await self.go_on.wait()
             await check_now()
 
-        monkeypatch.setattr(before_sending, "check_now", frozen)
+        monkeypatch.setattr(api_module, "check_now", frozen)
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ async def test_a_frozen_process_joins_the_job_that_a_person_had_resubmitted(
 
 
 @pytest.mark.parametrize("which", ["wall_step", "boot_step"])
-@pytest.mark.parametrize("seconds", [sending_module.BEGIN_SECONDS + 1.0, 7200.0])
+@pytest.mark.parametrize("seconds", [start_module.BEGIN_SECONDS + 1.0, 7200.0])
 async def test_a_process_that_was_frozen_for_long_sends_only_after_it_has_recorded_that_anew(
     which: str,
     seconds: float,
@@ -125,8 +125,8 @@ async def test_a_row_that_another_process_sends_is_not_taken_back(ledger: Ledger
 CHILD = """
 import asyncio, sys
 from prefect_genmedia._core import JobSpec, RunContext, Session, open_ledger, submit, submit_once
-from prefect_genmedia._core import sending
-from prefect_genmedia._transport import sending as before
+from prefect_genmedia._core import start
+from prefect_genmedia._transport import api as before
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.providers.tokenops.client import TokenOpsClient
 

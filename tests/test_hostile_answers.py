@@ -24,7 +24,7 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.reconcile import reconcile_jobs
 from prefect_genmedia.flows.stylize import stylize_video
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.testing.deadlines import shorten_deadlines
+from prefect_genmedia.testing.cases import shorten_deadlines
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -28,7 +28,7 @@ from prefect_genmedia._media.storage import LocalFolder, Target
 from prefect_genmedia._media.verify import byte_limit, examine_recording, examine_video
 from prefect_genmedia.errors import ResultInvalid
 from prefect_genmedia.providers.protocol import MediaExpectation
-from prefect_genmedia.simulator import RunningSimulator, hostile_media
+from prefect_genmedia.simulator import RunningSimulator, hostile
 
 BOUND_MB = 300
 
@@ -157,7 +157,7 @@ def test_large_frames_within_the_memory_bound_are_refused_by_that_bound(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Were there no bound on pixels, the one on memory would hold."""
-    (tmp_path / "result").write_bytes(hostile_media.pixel_bomb())
+    (tmp_path / "result").write_bytes(hostile.pixel_bomb())
     monkeypatch.setattr(decoding, "MEMORY_BYTES", 96 * 1024**2)
     with pytest.raises(DecodingFailed, match=r"more memory than is allowed|does not decode"):
         DecoderPool().ask("video", tmp_path / "result", DecodeLimits(pixels=10**9))

@@ -21,7 +21,7 @@ import pytest
 from prefect.settings import get_current_settings
 from stranger import copy_of_the_repository
 
-from prefect_genmedia._prefect.credentials import credentials_types
+from prefect_genmedia._prefect.session import credentials_types
 
 ROOT = Path(__file__).parent.parent
 MAPPED = {"flows": "flows", "deployments": "deployments", "blocks": "block_documents"}

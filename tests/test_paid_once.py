@@ -20,7 +20,7 @@ from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES
-from prefect_genmedia.testing.deadlines import shorten_deadlines
+from prefect_genmedia.testing.cases import shorten_deadlines
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

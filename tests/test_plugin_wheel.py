@@ -236,7 +236,7 @@ def test_a_plugin_that_cannot_be_loaded_is_named_in_one_warning_and_skipped(how:
     (info / "entry_points.txt").write_text("[prefect_genmedia.providers]\nbroken = broken_plugin:PLUGIN\n")
     (tmp_path / "broken_plugin.py").write_text(BROKEN[how])
     code = """
-from prefect_genmedia._prefect.credentials import credentials_types
+from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia.providers.plugin import find_plugin, kinds
 from prefect_genmedia.simulator.app import installed_dialects
 for _ in range(2):

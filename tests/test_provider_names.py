@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_genmedia._prefect.credentials import credentials_types
+from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia.providers.plugin import ProviderPlugin, plugins
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
 

@@ -21,9 +21,8 @@ from prefect_genmedia._core import Job, JobState, Ledger
 from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._prefect import run as prefect_run
 from prefect_genmedia.callbacks import app as callbacks
-from prefect_genmedia.callbacks import receiver
-from prefect_genmedia.callbacks.app import callback_app
-from prefect_genmedia.callbacks.receiver import callback_receiver
+from prefect_genmedia.callbacks import app as receiver
+from prefect_genmedia.callbacks.app import callback_app, callback_receiver
 from prefect_genmedia.cli.callbacks import serve_callbacks
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.flows.stylize import stylize_video

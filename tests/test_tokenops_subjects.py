@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 from prefect_genmedia.errors import InputRefused, InvalidRequest, NoSubject, ProviderError
 from prefect_genmedia.providers.tokenops import Recognition, TokenOpsClient
-from prefect_genmedia.providers.tokenops.gallery import draw_gallery
+from prefect_genmedia.providers.tokenops.ask import draw_gallery
 from prefect_genmedia.providers.tokenops.subjects import (
     Detection,
     Subject,

@@ -46,7 +46,7 @@ MODULES: dict[str, str] = {
     "tasks.ask": "providers.tokenops.ask",
     "tasks.generate": "generate",
     "tasks.jobs": "tasks",
-    "tasks.receiver": "callbacks.receiver",
+    "tasks.receiver": "callbacks.app",
     "tasks.reconcile": "tasks",
     "tasks.subjects": "providers.tokenops.tasks",
     "tasks.suspend": "_prefect.suspension",

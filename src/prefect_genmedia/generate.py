@@ -14,7 +14,7 @@ from prefect.states import Completed
 from typing_extensions import Self, Unpack
 
 from prefect_genmedia._core.model import Delivery
-from prefect_genmedia._core.spec import DEFAULT_TIMEOUT_SECONDS, JobSpec
+from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.concurrency import holding_limit
 from prefect_genmedia._prefect.parameters import refuse_base64
 from prefect_genmedia._prefect.run import recorded_job, run_context

@@ -17,7 +17,7 @@ from prefect_genmedia._core.decide import Decision, decide
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
 from prefect_genmedia._core.reconcile import Finding
-from prefect_genmedia._core.spec import DEFAULT_TIMEOUT_SECONDS, JobSpec
+from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.cards import publish_result_card
 from prefect_genmedia._prefect.environment import lasting_output
 from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress

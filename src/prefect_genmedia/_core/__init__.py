@@ -4,8 +4,7 @@ from prefect_genmedia._core.deliver import deliver
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Delivery, Job, JobState
 from prefect_genmedia._core.polling import PollPolicy, wait_for_job
-from prefect_genmedia._core.session import JobHooks, RunContext, Session
-from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._core.session import JobHooks, JobSpec, RunContext, Session
 from prefect_genmedia._core.submit import submit_once
 
 __all__ = [

@@ -12,8 +12,7 @@ from prefect_genmedia._core.attempts import holds_payment
 from prefect_genmedia._core.identity import identities_of, identity_of
 from prefect_genmedia._core.ledger import Spend
 from prefect_genmedia._core.model import Job
-from prefect_genmedia._core.session import Session
-from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.statements import job_of, lock_number
 from prefect_genmedia.errors import AccountConflict, AccountPaused
 from prefect_genmedia.providers.protocol import PreparedRequest

@@ -6,23 +6,22 @@ Tasks, batch rows and reconcile call these functions; there is no second copy of
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from prefect_genmedia._core.admission import refuse_if_paused
 from prefect_genmedia._core.deliver import deliver as publish_verified
+from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
 from prefect_genmedia._core.polling import wait_for_job
-from prefect_genmedia._core.rejoin import rejoin
-from prefect_genmedia._core.session import Session
-from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.start import completed
-from prefect_genmedia._core.submit import attempt_to_send, submit_once
+from prefect_genmedia._core.submit import attempt_to_send, submit_once, unresolved
 from prefect_genmedia._inputs.prepare import identified, is_fresh, prepare_inputs
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
-from prefect_genmedia.providers.protocol import PreparedRequest
+from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
 
 class JobSteps:
@@ -261,3 +260,50 @@ async def submitted_job(ledger: Ledger, job: Job | str) -> Job:
     if found.state in (JobState.RESERVED, JobState.SENDING, JobState.UNKNOWN):
         raise InvalidRequest.of("The job", [FieldProblem("job", f"{name!r} is {found.state.value}, not submitted")])
     return found
+
+
+async def rejoin(
+    ledger: Ledger, tokens: Sequence[str], request: GenerationRequest, scope: str, variant: int = 0
+) -> Job | None:
+    """The accepted job of a request whose own files are gone: the one in its scope that was asked for by their names.
+
+    Files are told apart by their bytes, so such a request has lost its identity, and must never be submitted.
+
+    Parameters:
+        ledger: where the job stands.
+        tokens: the identity tokens of the account that has paid.
+        request: what is asked for.
+        scope: what bounds "the same request", as in `JobSpec`.
+        variant: tells apart several wanted results of the same request.
+
+    Returns:
+        The job, which needs its files no more; None where there is none, or it has failed.
+
+    Raises:
+        InvalidRequest: several jobs may be meant.
+        SubmissionUnknown: it was sent without a certain answer.
+    """
+    wanted = identity_of(tokens[0], request, scope, variant)
+    found = []
+    for job in (await ledger.newest_in(scope)).values():
+        same_bounds = (job.scope, job.kind, job.variant) == (scope, request.kind, variant)
+        if same_bounds and job.account in tokens and wanted == _identity_by_names(tokens[0], job, type(request)):
+            found.append(job)
+    if len(found) > 1:
+        meant = f"and jobs {', '.join(sorted(job.key for job in found))} may be meant"
+        problems = [FieldProblem(each.field, f"{each.problem}; {meant}") for each in request.absent_inputs()]
+        raise InvalidRequest.of(f"{type(request).__name__} request", problems)
+    if not found:
+        return None
+    (job,) = found
+    if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
+        raise unresolved(job)
+    return job if job.state in TAKEN else None
+
+
+def _identity_by_names(token: str, job: Job, kind: type[GenerationRequest]) -> str | None:
+    """A job's identity as it would be now, when files that are gone have nothing but their names."""
+    try:
+        return identity_of(token, kind.model_validate(job.request), job.scope, job.variant)
+    except InvalidRequest:  # what is stored is not always all of it: base64 is cut
+        return None

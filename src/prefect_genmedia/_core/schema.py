@@ -278,7 +278,7 @@ def migrate(connection: Connection) -> None:
     from alembic.config import Config
 
     from prefect_genmedia._core.accounts import learn_accounts
-    from prefect_genmedia._core.backup import back_up
+    from prefect_genmedia._core.ledger_file import back_up
 
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(7365616770)"))

@@ -1,19 +1,19 @@
-"""A session: one account's client, the ledger and the settings, opened once for a task or a whole batch."""
+"""What a job is submitted with: the session (one account's client, the ledger, the settings) and the job's options."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect_genmedia._core.accounts import AccountRecord
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import Identities, identities_of
-from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.ledger import Ledger, Spend
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.polling import PollPolicy, WaitListener
-from prefect_genmedia._inputs.pictures import fetch_picture
+from prefect_genmedia._inputs.inspect import Seen, fetch_picture
 from prefect_genmedia._inputs.prepare import prepared_url
 from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._media.storage import Target, target_at
@@ -201,3 +201,39 @@ class Session:
             ProviderError: the picture cannot be fetched.
         """
         return await fetch_picture(url, self.client.fetch_rules, max_bytes)
+
+
+DEFAULT_TIMEOUT_SECONDS = 1800.0
+"""How long to wait by default: the providers' examples stop after 600 s, but long jobs take more."""
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """All options of one job: what is wanted, which result exactly, and how it is submitted, awaited and delivered.
+
+    Parameters:
+        request: what is wanted.
+        scope: what bounds "the same request": a root flow run's id, or an idempotency key.
+        variant: tells apart several wanted results of the same request.
+        label: a few words that name the request for people.
+        output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
+        timeout_seconds: how long to wait for the result, in seconds from when the provider accepted the job.
+        ask_again: whether an attempt that failed earlier may be followed by a new one.
+        preflight: whether documented limits of the inputs are checked before anything is sent.
+        allow_second_account: whether it may be sent although another account of the provider and base URL has the same
+            request in flight or delivered.
+        spend: reserves the job's cost in the transaction in which it begins to be sent; None for no budget.
+        inspected: what was found in the inputs already, by URL.
+    """
+
+    request: GenerationRequest
+    scope: str
+    variant: int = 0
+    label: str = ""
+    output: str | None = None
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS
+    ask_again: bool = True
+    preflight: bool = True
+    allow_second_account: bool = False
+    spend: Spend | None = None
+    inspected: Mapping[str, Seen] = field(default_factory=dict)

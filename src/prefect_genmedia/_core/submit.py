@@ -12,19 +12,17 @@ from typing import Any, TypeVar
 from prefect_genmedia import errors
 from prefect_genmedia._core.admission import SentUnderOtherToken, admission
 from prefect_genmedia._core.attempts import Asker, next_attempt
+from prefect_genmedia._core.budgets import estimated_cost
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
-from prefect_genmedia._core.costs import estimated_cost
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
-from prefect_genmedia._core.sending import SendingLapsed, send_check
-from prefect_genmedia._core.session import Session
-from prefect_genmedia._core.spec import JobSpec
-from prefect_genmedia._core.start import Started, Waiting, finish, start_in_line
-from prefect_genmedia._inputs.redacting import without_inputs
+from prefect_genmedia._core.session import JobSpec, Session
+from prefect_genmedia._core.start import SendingLapsed, Started, Waiting, finish, send_check, start_in_line
+from prefect_genmedia._inputs.prepare import without_inputs
+from prefect_genmedia._transport.api import checked_before_sending
 from prefect_genmedia._transport.redact import unsigned_url
-from prefect_genmedia._transport.sending import checked_before_sending
 from prefect_genmedia.errors import GenMediaError, LedgerError, RateLimited, SubmissionUnknown
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.extra_body import shown_extra

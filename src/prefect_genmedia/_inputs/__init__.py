@@ -4,9 +4,15 @@ Knows requests only by what they say of their inputs, and nothing of Prefect.
 """
 
 from prefect_genmedia._inputs.inspect import Look, Seen, look_at, looks_wanted
-from prefect_genmedia._inputs.prepare import identified, is_fresh, measured, prepare_inputs, prepared_url
+from prefect_genmedia._inputs.prepare import (
+    identified,
+    is_fresh,
+    measured,
+    prepare_inputs,
+    prepared_url,
+    without_inputs,
+)
 from prefect_genmedia._inputs.publish import Publication
-from prefect_genmedia._inputs.redacting import without_inputs
 from prefect_genmedia._inputs.validate import judged
 
 __all__ = [

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import re
 import time
 from collections.abc import Mapping, Sequence
+from urllib.parse import parse_qsl, quote, urlsplit
 
 import anyio
 from anyio import to_thread
@@ -17,7 +19,7 @@ from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unu
 from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
 from prefect_genmedia._media.staging import temporary_folder
 from prefect_genmedia._media.verify import media_seconds
-from prefect_genmedia._transport import FetchRules
+from prefect_genmedia._transport import MASK, FetchRules, Redactor
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, ProviderError
 from prefect_genmedia.providers.inputs import RequestInput, SentInput, SentInputs, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation, PreparedRequest, Request
@@ -201,3 +203,29 @@ async def _published(publication: Publication, held: Held, name: str) -> str:
 def _inline(held: Held, url: str) -> SentInput:
     text = base64.b64encode(held.path.read_bytes()).decode()
     return SentInput(held.sha256, base64=text, media_type=media_type_of(held.path, url))
+
+
+_BASE64_RUN = re.compile(r"[A-Za-z0-9+/]{100,}={0,2}")
+"""An answer may cut what it repeats, so that no exact comparison finds it. No word of a language is as long."""
+_SHORTEST_SECRET = 16
+"""Characters: shorter values in a signed URL are dates and numbers."""
+
+
+def without_inputs(error: GenMediaError, inputs: SentInputs) -> GenMediaError:
+    """The error without the base64 text and the signed URLs that were sent. Errors go into ledgers and logs.
+
+    Parameters:
+        error: what the submission ended with.
+        inputs: what was sent in place of the user's own files.
+    """
+    queries = [urlsplit(sent.url).query for sent in inputs.by_url.values() if sent.url]
+    values = [value for query in queries for _, value in parse_qsl(query) if len(value) >= _SHORTEST_SECRET]
+    redactor = Redactor([*queries, *values, *map(quote, values)])
+
+    def clean(text: str) -> str:
+        return _BASE64_RUN.sub(MASK, redactor.clean(text))
+
+    error.message = clean(error.message)
+    error.args = (error.message,)
+    error.body = clean(error.body) if error.body is not None else None
+    return error

@@ -11,9 +11,8 @@ from prefect.exceptions import ObjectNotFound
 
 from prefect_genmedia._core.model import AT_PROVIDER
 from prefect_genmedia._core.pipeline import find_job
-from prefect_genmedia._core.spec import JobSpec
-from prefect_genmedia._prefect.credentials import load_credentials
-from prefect_genmedia._prefect.session import open_session
+from prefect_genmedia._core.session import JobSpec
+from prefect_genmedia._prefect.session import load_credentials, open_session
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.credentials import ProviderCredentials
 

@@ -16,9 +16,9 @@ from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
 from prefect_genmedia._media.storage import remove_stale_here
 from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_reconcile_table
-from prefect_genmedia._prefect.credentials import credentials_types
 from prefect_genmedia._prefect.environment import lasting_place
 from prefect_genmedia._prefect.run import emit_job_event
+from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia._prefect.suspension import resume_run_of, standing_of, wake_sleepers
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.providers.credentials import ProviderCredentials

@@ -1,13 +1,18 @@
-"""Opening a session inside a Prefect run: the one place that opens a Block, its client and the ledger."""
+"""Opening a session inside a Prefect run: the one place that loads a Block, and opens its client and the ledger.
+
+Flows and tasks take a Block or its name, never a secret. Pausing an account is here too, with its event."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Union
 
+from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from prefect_genmedia._core.accounts import resolve_account
+from prefect_genmedia._core.account_admin import pause_account, resume_account
+from prefect_genmedia._core.accounts import AccountRecord, resolve_account
 from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
@@ -15,13 +20,13 @@ from prefect_genmedia._core.pipeline import submitted_job
 from prefect_genmedia._core.polling import PollPolicy
 from prefect_genmedia._core.session import JobHooks, Session
 from prefect_genmedia._inputs.publish import Publication
-from prefect_genmedia._prefect.credentials import load_credentials
 from prefect_genmedia._prefect.environment import warn_of_mortal_ledger
 from prefect_genmedia._prefect.run import RunHooks, run_context
 from prefect_genmedia._prefect.targets import target_of
+from prefect_genmedia.errors import CredentialsError
 from prefect_genmedia.prices import PriceTable, price_table
 from prefect_genmedia.providers.credentials import ProviderCredentials
-from prefect_genmedia.providers.plugin import list_prices
+from prefect_genmedia.providers.plugin import list_prices, loaded_parts, plugin_named
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 
@@ -140,3 +145,78 @@ def _callback_url(settings: GenMediaSettings, job: Job) -> str | None:
     if settings.callback_url is None or settings.callback_secret is None:
         return None
     return callback_url(settings.callback_url, settings.callback_secret.get_secret_value(), job)
+
+
+async def pause(ledger: Ledger, account: str, reason: str = "") -> AccountRecord:
+    """Pause an account and emit `genmedia.account.paused`; see `pause_account`.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        account: its id or one of its names.
+        reason: why.
+    """
+    record = await pause_account(ledger, account, reason)
+    _emit("paused", record)
+    return record
+
+
+async def resume(ledger: Ledger, account: str) -> AccountRecord:
+    """Resume an account and emit `genmedia.account.resumed`; see `resume_account`.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        account: its id or one of its names.
+    """
+    record = await resume_account(ledger, account)
+    _emit("resumed", record)
+    return record
+
+
+def _emit(what: str, record: AccountRecord) -> None:
+    emit_event(
+        event=f"genmedia.account.{what}",
+        resource={
+            "prefect.resource.id": f"genmedia.account.{record.id}",
+            "prefect.resource.name": record.names[0] if record.names else record.id,
+            "genmedia.provider": record.provider,
+        },
+        payload={"by": record.paused_by, "reason": record.pause_reason},
+    )
+
+
+def credentials_types() -> dict[str, type[ProviderCredentials]]:
+    """The Block type of each provider whose plug-in can be loaded, by the provider's name."""
+    return loaded_parts("credentials")
+
+
+if TYPE_CHECKING:
+    AnyCredentials = ProviderCredentials
+else:
+    # A run form offers the stored Blocks of the types that a parameter names, not those of their common base.
+    AnyCredentials = Union[tuple(credentials_types().values())]  # noqa: UP007 - of a tuple
+
+
+async def load_credentials(provider: str, credentials: ProviderCredentials | str) -> ProviderCredentials:
+    """The Block itself: loaded where only its name is given.
+
+    Parameters:
+        provider: the provider it must belong to.
+        credentials: a Block, or the name of a stored one.
+
+    Raises:
+        CredentialsError: there is no such Block, or it belongs to another provider.
+    """
+    block_type = plugin_named(provider).credentials_type()
+    if isinstance(credentials, str):
+        try:
+            loaded = await block_type.aload(credentials)
+        except ValueError:
+            raise CredentialsError(
+                f"There is no {block_type.get_block_type_slug()} Block named {credentials!r}.",
+                next_step=f"create it in the UI under Blocks, or in code with {block_type.__name__}(…).save(…).",
+            ) from None
+        assert isinstance(loaded, ProviderCredentials)  # tells the type checker
+        return loaded
+    if credentials.provider != provider:
+        raise CredentialsError(f"{type(credentials).__name__} does not open {provider}.")
+    return credentials

@@ -6,8 +6,9 @@ import asyncio
 import functools
 import json
 import ssl
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
@@ -19,9 +20,7 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from prefect_genmedia._transport.bodies import ACCEPTED_CODINGS, UnreadableBody, read_answer
-from prefect_genmedia._transport.logs import redacted_logs
-from prefect_genmedia._transport.redact import Redactor, unsigned_url
-from prefect_genmedia._transport.sending import check_now, trace
+from prefect_genmedia._transport.redact import Redactor, redacted_logs, unsigned_url
 from prefect_genmedia.errors import ProviderError, SendOutcome
 
 USER_AGENT = f"prefect-genmedia/{version('prefect-genmedia')}"
@@ -306,3 +305,45 @@ def network_failure(error: Exception, what: str, redactor: Redactor) -> Provider
     method, _, target = what.rpartition(" ") if "://" in what else ("", "", what)
     shown = f"{method} {unsigned_url(target)}".strip()
     return ProviderError(f"{shown} failed: {type(error).__name__}: {reason}.", outcome=outcome)
+
+
+Check = Callable[[], Awaitable[None]]
+"""Raises an error whose `outcome` is unsent if the request must not be sent any more."""
+
+_EVENT = "send_request_headers.started"
+
+_CHECK: ContextVar[Check | None] = ContextVar("genmedia_before_paid_request", default=None)
+
+
+@contextmanager
+def checked_before_sending(check: Check) -> Iterator[None]:
+    """Let each paid request that is made inside be checked.
+
+    Args:
+        check: called right before the first byte.
+    """
+    token = _CHECK.set(check)
+    try:
+        yield
+    finally:
+        _CHECK.reset(token)
+
+
+async def check_now() -> None:
+    """Call the check, if there is one; for transports that have no `trace` extension."""
+    check = _CHECK.get()
+    if check is not None:
+        await check()
+
+
+async def trace(event: str, info: dict[str, Any]) -> None:
+    """httpcore's `trace` extension: an error that is raised here closes the connection with nothing sent.
+
+    Args:
+        event: such as `http11.send_request_headers.started`.
+        info: what httpcore tells with it.
+    """
+    request = info.get("request")
+    # A proxy's CONNECT comes first, on the same extension: TLS follows, and then the request itself.
+    if event.endswith(_EVENT) and getattr(request, "method", b"") != b"CONNECT":
+        await check_now()

@@ -23,8 +23,7 @@ from prefect_genmedia._transport import bodies
 from prefect_genmedia._transport.api import TIMEOUTS, USER_AGENT, network_failure, no_cookies, shared_ssl_context
 from prefect_genmedia._transport.bodies import BodyBounds, UnreadableBody, decoder_of, wire_pieces
 from prefect_genmedia._transport.hosts import Origin, is_public, refusal_of_host
-from prefect_genmedia._transport.logs import redacted_logs
-from prefect_genmedia._transport.redact import Redactor, unsigned_url
+from prefect_genmedia._transport.redact import Redactor, redacted_logs, unsigned_url
 from prefect_genmedia.errors import ProviderError
 
 MAX_REDIRECTS = 5

@@ -11,7 +11,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from prefect_genmedia._core.costs import priced_as
+from prefect_genmedia._core.budgets import priced_as
 from prefect_genmedia._core.model import TAKEN, Job, JobState
 from prefect_genmedia.batch.results import INVALID
 from prefect_genmedia.batch.rows import BadRow

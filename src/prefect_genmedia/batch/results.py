@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 
 from anyio import to_thread
 
-from prefect_genmedia._core.costs import estimated_cost
+from prefect_genmedia._core.budgets import estimated_cost
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._media.storage import Storage
 from prefect_genmedia._transport import unsigned_text

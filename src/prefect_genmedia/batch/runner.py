@@ -13,32 +13,28 @@ from typing import Any
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.attempts import Asker, next_attempt
-from prefect_genmedia._core.budgets import Budget, budget_name
+from prefect_genmedia._core.budgets import Budget, budget_name, length_limit, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
-from prefect_genmedia._core.costs import length_limit, priced_as
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia._prefect.concurrency import check_limit
-from prefect_genmedia._prefect.credentials import load_credentials
 from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
-from prefect_genmedia._prefect.session import prices_of, session_of
+from prefect_genmedia._prefect.session import load_credentials, prices_of, session_of
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
-from prefect_genmedia.batch.gallery import publish_gallery
-from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.results import INVALID, Results
 from prefect_genmedia.batch.row_task import RowHooks
-from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
+from prefect_genmedia.batch.rows import BadRow, Known, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
-from prefect_genmedia.batch.show import quiet_rows
+from prefect_genmedia.batch.show import publish_gallery, quiet_rows
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of

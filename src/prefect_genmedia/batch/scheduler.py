@@ -10,23 +10,19 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.attempts import Asker, next_attempt
-from prefect_genmedia._core.budgets import Budget, holder_of
+from prefect_genmedia._core.budgets import Budget, estimated_cost, holder_of, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
-from prefect_genmedia._core.costs import estimated_cost, priced_as
 from prefect_genmedia._core.deliver import still_there
 from prefect_genmedia._core.ledger import Spend
 from prefect_genmedia._core.model import Job, JobState
-from prefect_genmedia._core.session import Session
-from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._inputs import measured
 from prefect_genmedia._prefect.targets import target_of
-from prefect_genmedia.batch.breaker import Breaker
-from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.preflight import Inspected
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
 from prefect_genmedia.batch.row_task import RowRun, SharedLimits, Slot, generate_row
-from prefect_genmedia.batch.rows import Row
-from prefect_genmedia.batch.slots import Slots
+from prefect_genmedia.batch.rows import Known, Row
+from prefect_genmedia.batch.slots import Breaker, Slots
 from prefect_genmedia.batch.spec import BatchSpec, Limits
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
 from prefect_genmedia.prices import PriceTable

@@ -1,14 +1,18 @@
-"""What a batch shows in the Prefect UI: one progress bar, one table of failures, one plan."""
+"""What a batch shows in the Prefect UI: one progress bar, one table of failures, one plan, and a gallery on pages whose
+size is bounded."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
+from anyio import to_thread
 from prefect.artifacts import (
+    acreate_markdown_artifact,
     acreate_progress_artifact,
     acreate_table_artifact,
     aupdate_progress_artifact,
@@ -16,7 +20,9 @@ from prefect.artifacts import (
 
 from prefect_genmedia import errors
 from prefect_genmedia._core.model import JobState
-from prefect_genmedia._prefect.markdown import cell, escape
+from prefect_genmedia._prefect.cards import thumbnail
+from prefect_genmedia._prefect.markdown import cell, code, escape
+from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.batch.row_task import ROW_TASK
@@ -173,3 +179,83 @@ def quiet_rows(count: int) -> Iterator[None]:
         yield
     finally:
         logger.removeFilter(is_worth_it)
+
+
+KEY = "genmedia-batch-gallery"
+"""Artifact key of the first page; the second one's ends in -2, and so on."""
+
+PAGE_FRAMES = 48
+"""Poster frames on a page: its text holds the pictures, some 8 kB each."""
+
+PAGE_BYTES = 1_000_000
+"""A page's text is no larger: pictures that would not fit begin another page."""
+
+MOST_PAGES = 21
+"""A thousand frames: nobody looks at more, and the server keeps them all."""
+
+COLUMNS = 4
+WIDTH = 200
+"""Pixels of a frame; it is twice as high at most."""
+
+_READ_AT_ONCE = 8
+
+
+async def publish_gallery(batch_id: str, summary: str, delivered: Sequence[Result], location: str | None) -> None:
+    """Show the delivered files' poster frames, an artifact a page.
+
+    Parameters:
+        batch_id: the batch's name.
+        summary: what became of it, in a line.
+        delivered: the rows with a file, in the order to show them in.
+        location: where the table of results is.
+    """
+    shown, number = 0, 0
+    async for page in _pages(delivered):
+        number += 1
+        first, shown = shown + 1, shown + len(page)
+        lines = [f"# {escape(batch_id)}", "", escape(summary), "", f"Files {first} to {shown} of {len(delivered)}.", ""]
+        if number == MOST_PAGES and shown < len(delivered):
+            lines[4] += f" This is the last page; all of them stand in {code(location)}."
+        await acreate_markdown_artifact(
+            key=KEY if number == 1 else f"{KEY}-{number}",
+            markdown="\n".join([*lines, *_table(page)]) + "\n",
+            description=f"{escape(batch_id)} · files {first} to {shown} of {len(delivered)}",
+        )
+        if number == MOST_PAGES:
+            return
+
+
+async def _pages(delivered: Sequence[Result]) -> AsyncIterator[list[str]]:
+    page: list[str] = []
+    size = 0
+    async for frame in _cells(delivered):
+        if page and (len(page) == PAGE_FRAMES or size + len(frame) > PAGE_BYTES):
+            yield page
+            page, size = [], 0
+        page.append(frame)
+        size += len(frame)
+    if page:
+        yield page
+
+
+async def _cells(delivered: Sequence[Result]) -> AsyncIterator[str]:
+    for begin in range(0, len(delivered), _READ_AT_ONCE):
+        for frame in await asyncio.gather(*map(_cell, delivered[begin : begin + _READ_AT_ONCE])):
+            yield frame
+
+
+async def _cell(result: Result) -> str:
+    content = await read_file(result.poster_uri) if result.poster_uri else None
+    picture = await to_thread.run_sync(thumbnail, content, WIDTH) if content else None
+    name = escape(result.id)
+    return (f"![{name}]({picture})<br>" if picture else "") + f"{name} · {result.seconds or 0.0:.1f} s"
+
+
+def _table(page: Sequence[str]) -> list[str]:
+    first, *others = (page[begin : begin + COLUMNS] for begin in range(0, len(page), COLUMNS))
+    # The first files are the table's head: an empty one shows as a bar.
+    return [_line(first), _line(["---"] * len(first)), *map(_line, others)]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""Hearing from a provider that a job is done, in place of asking: the receiver of its callbacks.
+"""The receiver of callbacks: a provider says that a job is done, and the run that waits or sleeps for it polls at once.
 
 A callback is a hint and never a result: it is unsigned, so all that it does is to let the waiting task look at once.
 Its path holds a token that only whoever knows the callback secret can make, one for each job, so nobody else can even
@@ -25,7 +25,11 @@ from prefect_genmedia._core.callback_url import callback_token
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
+from prefect_genmedia._prefect.run import emit_job_event
+from prefect_genmedia._prefect.suspension import resume_run_of
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.plugin import find_plugin
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import STATUS_CHARACTERS, clean_text
 
 logger = logging.getLogger(__name__)
@@ -160,3 +164,31 @@ def _words(provider: str, body: bytes) -> str:
     except Exception:  # no JSON, or not what the plug-in expects: the callback is recorded without words
         logger.debug("A callback of %s says nothing that is understood", provider)
         return ""
+
+
+def callback_receiver() -> Starlette:
+    """The receiver as an ASGI application, to serve or to mount; `prefect-genmedia callbacks` serves this one.
+
+    It writes to the ledger of the settings and tells the Prefect server of `PREFECT_API_URL`. Mounted at `/genmedia`,
+    the setting `callback_url` ends in `/genmedia`, too. Keep its paths out of access logs: they hold the jobs' tokens.
+
+    Raises:
+        InvalidRequest: the setting `callback_secret` is not set.
+    """
+    settings = current_settings()
+    if settings.callback_secret is None:
+        problem = "set PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET to a long random text first"
+        raise InvalidRequest.of("The callback receiver", [FieldProblem("callback_secret", problem)])
+    return callback_app(settings.ledger, settings.callback_secret.get_secret_value(), tell_prefect)
+
+
+async def tell_prefect(job: Job, words: str) -> None:
+    """Emit `genmedia.job.notified` for a job's first callback, and wake the run that sleeps for it, if one does.
+
+    Parameters:
+        job: the job as it was when the callback came.
+        words: the provider's words for its state.
+    """
+    if job.notified_at is None:
+        emit_job_event("notified", job, provider_status=words)
+    await resume_run_of(job)

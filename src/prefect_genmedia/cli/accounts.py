@@ -14,9 +14,7 @@ from rich.table import Column, Table
 from prefect_genmedia._core.account_admin import list_accounts, merge_accounts, rename_account
 from prefect_genmedia._core.accounts import AccountRecord
 from prefect_genmedia._core.ledger import Ledger, open_ledger
-from prefect_genmedia.cli.choices import Switch
-from prefect_genmedia.cli.console import command_console
-from prefect_genmedia.cli.stop import stop
+from prefect_genmedia.cli.console import Switch, command_console, stop
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import json_text
@@ -119,7 +117,7 @@ def pause(account: str, /, *, reason: str = "") -> None:
     reason
         Why; errors of runs say it.
     """
-    from prefect_genmedia._prefect.accounts import pause as pause_with_event
+    from prefect_genmedia._prefect.session import pause as pause_with_event
 
     _tell(_run(lambda ledger: pause_with_event(ledger, account, reason)), "is paused: nothing is sent for it")
 
@@ -139,7 +137,7 @@ def resume(account: str, /) -> None:
     account
         Its id or one of its names.
     """
-    from prefect_genmedia._prefect.accounts import resume as resume_with_event
+    from prefect_genmedia._prefect.session import resume as resume_with_event
 
     _tell(_run(lambda ledger: resume_with_event(ledger, account)), "may send again")
 

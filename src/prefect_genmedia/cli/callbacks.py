@@ -9,7 +9,7 @@ import uvicorn
 from rich.console import Console
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from prefect_genmedia.callbacks.receiver import callback_receiver
+from prefect_genmedia.callbacks.app import callback_receiver
 from prefect_genmedia.errors import InvalidRequest
 
 REQUEST_SECONDS = 10.0

@@ -1,14 +1,17 @@
-"""The console of every command: whatever is printed, no control character of it reaches the terminal."""
+"""What all commands share: a console that no control character passes, parameters, and ending with a sentence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
+from cyclopts import Parameter
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook
+from rich.markup import escape
 from rich.segment import Segment
 
+from prefect_genmedia.providers.plugin import plugins
 from prefect_genmedia.text import escaped
 
 
@@ -36,3 +39,22 @@ class _Escaped:
         for text, style, control in console.render(self.inner, options):
             shown = text if control else "\n".join(map(escaped, text.split("\n")))
             yield Segment(shown, style, control)
+
+
+if TYPE_CHECKING:
+    ProviderName = str
+else:  # what is offered and accepted are the providers that there are
+    ProviderName = Literal[tuple(plugin.name for plugin in plugins())]
+
+Switch = Annotated[bool, Parameter(negative="", show_default=False)]
+"""Off unless given: there is no `--no-…`."""
+
+
+def stop(message: str) -> NoReturn:
+    """Say what is wrong, on standard error, and end the command with status 1.
+
+    Parameters:
+        message: the sentence, as plain text: square brackets in it are no markup.
+    """
+    command_console(stderr=True).print(f"[red]{escape(message)}[/]", highlight=False, soft_wrap=True)
+    raise SystemExit(1)

@@ -13,9 +13,7 @@ from prefect.settings import get_current_settings
 from rich.markup import escape
 from rich.table import Table
 
-from prefect_genmedia.cli.choices import ProviderName, Switch
-from prefect_genmedia.cli.console import command_console
-from prefect_genmedia.cli.stop import stop
+from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
 from prefect_genmedia.deploy import Change, Options, Outcome, apply
 from prefect_genmedia.errors import InvalidRequest
 

@@ -17,9 +17,7 @@ from rich.table import Column, Table
 from prefect_genmedia._core.decide import Decision, decide
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia.cli.choices import ProviderName, Switch
-from prefect_genmedia.cli.console import command_console
-from prefect_genmedia.cli.stop import stop
+from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
 from prefect_genmedia.errors import GenMediaError, LedgerError
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import csv_cell, escaped, json_text

@@ -1,4 +1,4 @@
-"""All of it, in the order in which one thing needs the other."""
+"""All of it, in the order in which one thing needs the other, and trying a key without paying."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
 
 from prefect_genmedia._media.storage import without_password
-from prefect_genmedia._prefect.credentials import credentials_types
-from prefect_genmedia.deploy.changes import Change
+from prefect_genmedia._prefect.session import credentials_types
+from prefect_genmedia.deploy.changes import Change, Outcome
 from prefect_genmedia.deploy.deployments import apply_deployment
 from prefect_genmedia.deploy.documents import apply_block_type, apply_document, read_secrets
 from prefect_genmedia.deploy.files import (
@@ -29,9 +29,9 @@ from prefect_genmedia.deploy.files import (
     read_spec,
 )
 from prefect_genmedia.deploy.infrastructure import apply_automation, apply_limit, apply_output, apply_work_pool
-from prefect_genmedia.deploy.probe import probe
-from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.errors import CredentialsError, GenMediaError, InvalidRequest, QuotaError, RateLimited
 from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.protocol import ProviderClient
 
 LEDGER_DOCUMENT = "secret/genmedia-ledger-url"
 """The Block document that containers take the ledger's database from."""
@@ -172,3 +172,33 @@ def _chosen_documents(documents: list[DocumentSpec], providers: frozenset[str]) 
     left_out = {name: block for name, block in credentials_types().items() if providers and name not in providers}
     slugs = {block.get_block_type_slug() for block in left_out.values()}
     return [document for document in documents if document.block not in slugs]
+
+
+NO_SUCH_JOB = "0000000000000000"
+"""A job id that no provider gives; looking at it costs nothing."""
+
+
+async def probe(credentials: ProviderCredentials) -> Change:
+    """Ask the provider for a job that does not exist: it looks at the key first.
+
+    Parameters:
+        credentials: the Block whose key is tried.
+    """
+    client: ProviderClient = credentials.get_client()
+    name = f"{credentials.provider} at {client.account.base_url}"
+    try:
+        await client.poll(NO_SUCH_JOB)
+    except CredentialsError as error:
+        return Change("key", name, Outcome.REFUSED, error.message)
+    except QuotaError as error:
+        return Change("key", name, Outcome.ACCEPTED, f"but: {error.message}")
+    except RateLimited:
+        return Change("key", name, Outcome.UNREACHABLE, "the provider asks to slow down; try again later")
+    except GenMediaError as error:
+        status = error.http_status
+        if status is not None and status < 500:
+            return Change("key", name, Outcome.ACCEPTED, f"HTTP {status} for a job that does not exist")
+        return Change("key", name, Outcome.UNREACHABLE, error.message)
+    finally:
+        await client.aclose()
+    return Change("key", name, Outcome.ACCEPTED)

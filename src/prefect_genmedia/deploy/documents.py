@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import BlockType
 from prefect.exceptions import ObjectNotFound
 from pydantic import ValidationError
 
-from prefect_genmedia._prefect.credentials import credentials_types
+from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia.deploy.changes import Change, Outcome, compared
 from prefect_genmedia.deploy.files import DocumentSpec
 from prefect_genmedia.errors import InvalidRequest

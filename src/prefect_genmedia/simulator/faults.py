@@ -11,7 +11,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
-from prefect_genmedia.simulator import hostile_media
+from prefect_genmedia.simulator import hostile
 from prefect_genmedia.simulator.hostile import hostile_answer, picture_bomb
 
 STAGES: dict[str, dict[str, str]] = {
@@ -231,14 +231,14 @@ async def _hostile_file(name: str, content: bytes, media_type: str) -> Response 
     """The answer of a fault that sends another file than the video; None for any other fault."""
     if name == "mask_pixel_bomb":
         return Response(await asyncio.to_thread(picture_bomb), media_type=media_type)
-    if name in hostile_media.FILES:
-        return Response(await asyncio.to_thread(hostile_media.FILES[name]), media_type=media_type)
+    if name in hostile.FILES:
+        return Response(await asyncio.to_thread(hostile.FILES[name]), media_type=media_type)
     if name == "content_gzip":
         headers = {"Content-Encoding": "gzip"}
-        return StreamingResponse(hostile_media.compressed(content, 1 << 30), media_type=media_type, headers=headers)
+        return StreamingResponse(hostile.compressed(content, 1 << 30), media_type=media_type, headers=headers)
     if name == "content_oversized":
         headers = {"Content-Length": str(5 * 1024**3)}
-        return StreamingResponse(hostile_media.endless(), media_type=media_type, headers=headers)
+        return StreamingResponse(hostile.endless(), media_type=media_type, headers=headers)
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the conformance suite is given about a provider, and how each fault ends."""
+"""What the conformance suite is given about a provider, how each fault ends, and shorter deadlines for some."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import pytest
+
 from prefect_genmedia._core.model import JobState
+from prefect_genmedia._transport import BodyBounds
 from prefect_genmedia.providers.plugin import ProviderPlugin, plugin_named
 from prefect_genmedia.providers.protocol import GenerationRequest, ProviderClient
 from prefect_genmedia.simulator.faults import STAGES
@@ -155,3 +158,25 @@ class ProviderCase:
             fault: the fault's name.
         """
         return self.endings.get(fault, ENDINGS[fault])
+
+
+ENDED_BY_DEADLINES = ("_drip", "content_endless")
+"""How the names of these faults end."""
+
+
+def shorten_deadlines(monkeypatch: pytest.MonkeyPatch, fault: str, seconds: float = 3.0) -> None:
+    """Shorten the deadlines that end this fault; the other ones stay, a busy machine is slow at times.
+
+    Parameters:
+        monkeypatch: the test's fixture; it puts the deadlines back.
+        fault: the simulator's name of the fault.
+        seconds: the deadline for an answer, in seconds.
+    """
+    if fault.endswith("_drip"):
+        monkeypatch.setattr("prefect_genmedia._transport.api.API_SECONDS", seconds)
+        monkeypatch.setattr("prefect_genmedia._transport.api.SUBMIT_SECONDS", seconds)
+    bounds = BodyBounds(seconds=seconds + 1, window=seconds / 2, min_rate=1000.0)
+    if fault in ("content_drip", "content_endless"):
+        monkeypatch.setattr("prefect_genmedia._transport.bodies.DOWNLOAD_BOUNDS", bounds)
+    if fault.startswith("mask_"):
+        monkeypatch.setattr("prefect_genmedia._inputs.inspect.PICTURE_BOUNDS", bounds)

@@ -17,15 +17,13 @@ from prefect_genmedia._core.deliver import deliver
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.polling import PollPolicy, wait_for_job
-from prefect_genmedia._core.session import Session
-from prefect_genmedia._core.spec import JobSpec
+from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.submit import submit_once
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._media.verify import examine_video
 from prefect_genmedia.providers.protocol import GenerationRequest, ProviderClient
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.testing.cases import FAULTS, NEVER_ACCEPTED, Ending, ProviderCase
-from prefect_genmedia.testing.deadlines import shorten_deadlines
+from prefect_genmedia.testing.cases import FAULTS, NEVER_ACCEPTED, Ending, ProviderCase, shorten_deadlines
 
 POLICY = PollPolicy(shortest=0.03, longest=0.1)
 PATIENCE_SECONDS = 400.0
