@@ -5,6 +5,7 @@ A real server, real artifacts of ours with hostile text in every value, and a Ch
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -68,7 +69,8 @@ class Browser:
         self.page.goto(f"{self.server.url}{path}")
         if tab:
             self.page.get_by_text(tab, exact=True).first.click()
-        self.page.locator(ready).first.wait_for(state="attached")
+        # The second UI attaches the element first and renders the text into it later.
+        self.page.locator(ready).filter(has_text=re.compile(r"\S")).first.wait_for(state="attached")
         self.page.wait_for_load_state("networkidle")
         live: list[str] = self.page.evaluate(LIVE, HOST)
         return [*self.strange, *live]
