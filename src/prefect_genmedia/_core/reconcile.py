@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal
 
+from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.deliver import deliver
 from prefect_genmedia._core.ledger import Ledger
@@ -165,7 +166,9 @@ async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock)
     try:
         return await _taken_up(ledger, around, job, clock)
     except GenMediaError as error:
-        return Finding(await _present(ledger, job), f"{error.kind}: {error.message}", error.next_step_for(job.key))
+        present = await _present(ledger, job)
+        error.next_step = agreed_step(error, present.rerun(clock.now()))
+        return Finding(present, f"{error.kind}: {error.message}", error.next_step_for(job.key))
     except Exception as error:
         return Finding(await _present(ledger, job), _told(error), "look into this; the next run tries the job again.")
 
