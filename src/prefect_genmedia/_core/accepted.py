@@ -87,20 +87,32 @@ async def record_accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: C
         return Recorded(submitted)
 
 
-def accepted_otherwise(job: Job, accepted: Accepted) -> SubmissionUnknown:
+def accepted_otherwise(job: Job, provider_job_id: str) -> SubmissionUnknown:
     """The error of a run whose job the provider accepted, although a person had decided otherwise.
 
     Parameters:
         job: the job as it is now.
-        accepted: the provider's answer.
+        provider_job_id: the id that the provider gave it.
     """
-    typed = shlex.quote(escaped(accepted.provider_job_id))
+    typed = shlex.quote(escaped(provider_job_id))
     return SubmissionUnknown(
-        f"The provider accepted it as {shown_id(accepted.provider_job_id)}, but the job is {job.state.value}: "
+        f"The provider accepted it as {shown_id(provider_job_id)}, but the job is {job.state.value}: "
         "it was decided otherwise meanwhile.",
         paid="the submission was accepted",
         next_step=f"`prefect-genmedia jobs adopt {{job}} {typed}` delivers it.",
-    ).about(job.key, accepted.provider_job_id)
+    ).about(job.key, provider_job_id)
+
+
+async def accepted_too_late(ledger: Ledger, now: float) -> list[Job]:
+    """The jobs that the provider accepted after a person had decided otherwise, and may still have.
+
+    Parameters:
+        ledger: where jobs are recorded.
+        now: seconds since 1970.
+    """
+    decided = JOBS.c.state.in_([JobState.REJECTED.value, JobState.ABANDONED.value])
+    rows = await ledger.query(select(JOBS).where(decided, JOBS.c.provider_job_id.is_not(None)))
+    return [job for job in map(job_of, rows) if not job.is_over(now)]
 
 
 def _late(connection: Connection, sent: Job, facts: dict[str, Any], now: float) -> Recorded:

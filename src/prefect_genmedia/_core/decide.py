@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from prefect_genmedia._core.accepted import (
     NOTHING_SEEN,
@@ -29,7 +29,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import ACCEPTED, Job, JobState
 from prefect_genmedia._core.reconcile import ClientFor
-from prefect_genmedia._core.statements import followed
+from prefect_genmedia._core.statements import JOBS, followed, job_of
 from prefect_genmedia._core.submit import expire_stale_sending
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired
 from prefect_genmedia.providers.plugin import find_plugin
@@ -94,9 +94,7 @@ async def decide(
         InvalidRequest: there is no such job, it is not one to decide about, the provider does not have the id, or
             another job has it.
     """
-    job = await ledger.find(_stripped(name))
-    if job is None:
-        raise _refusal("job", f"the ledger has no job {name!r}")
+    job = await _named(ledger, _stripped(name))
     job = await expire_stale_sending(ledger, job, clock) or job
     wish = _Wish(
         decision, _typed_id(provider_job_id) if decision == "adopt" else "", by or getpass.getuser(), clock.now()
@@ -105,6 +103,19 @@ async def decide(
         _check_adoptable(job, wish.provider_job_id)
         await _look_up(job, wish.provider_job_id, client_for)
     return await ledger.transact(lambda connection: _carry_out(connection, job, wish))
+
+
+async def _named(ledger: Ledger, name: str) -> Job:
+    """The one job that a person means."""
+    job = await ledger.find(name)
+    if job is None:
+        raise _refusal("job", f"the ledger has no job {name!r}")
+    if not job.key.startswith(name):  # found by the provider's id, which may be repeated
+        same = map(job_of, await ledger.query(select(JOBS).where(JOBS.c.provider_job_id == job.provider_job_id)))
+        keys = sorted(each.key for each in same)
+        if len(keys) > 1:
+            raise _refusal("job", f"jobs {', '.join(keys)} have the id {job.shown_id}: name one by its key")
+    return job
 
 
 async def warning_about(ledger: Ledger, job: Job) -> str:
@@ -178,7 +189,7 @@ async def _look_up(job: Job, provider_job_id: str, client_for: ClientFor | None)
         except GenMediaError as error:
             failure = error
             if not isinstance(error, JobExpired):
-                problem = f"{shown} cannot be looked up now ({error.kind}: {error.message}) Nothing was changed"
+                problem = f"{shown} cannot be looked up, and nothing was changed: {error.message.removesuffix('.')}"
                 raise _refusal("provider_job_id", problem) from None
     if isinstance(failure, JobExpired):
         raise _refusal("provider_job_id", f"the provider does not have {shown}. Nothing was changed")

@@ -187,7 +187,7 @@ async def _send(session: Session, started: Started) -> Job:
             tell(f"Job {job.key}: {recorded.told}")
             session.hooks.event(recorded.event, recorded.job)
         if not recorded.stands:
-            raise accepted_otherwise(recorded.job, accepted)
+            raise accepted_otherwise(recorded.job, accepted.provider_job_id)
         return recorded.job
     if failure.outcome == "unsent":
         await _record_failure(ledger, job, failure, clock)

@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.account_admin import pause_account, resume_account
-from prefect_genmedia._core.accounts import AccountRecord, resolve_account
+from prefect_genmedia._core.accounts import AccountRecord, learn_accounts, resolve_account
 from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
@@ -209,6 +209,7 @@ def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:
 
     @asynccontextmanager
     async def client_for(job: Job) -> AsyncIterator[ProviderClient | None]:
+        await ledger.transact(learn_accounts)  # of workers of earlier versions
         blocks = []
         for name in names or await _block_names(job.provider):
             with suppress(CredentialsError):  # a Block of another provider may have the name
