@@ -28,6 +28,7 @@ from prefect_genmedia.flows.decide import decide_job
 from prefect_genmedia.providers.protocol import Observation, Phase, ProviderClient
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.text import escaped
 
 REQUEST = JimengVideo(prompt="a lake at dawn", model="jimeng-video-3.0-720P")
 POLICY = PollPolicy(shortest=0.02, longest=0.1)
@@ -307,6 +308,7 @@ async def test_an_answer_that_comes_after_the_next_attempt_is_stored_and_can_be_
 async def test_an_answer_that_comes_after_an_abandon_is_stored_and_the_job_stays_abandoned(
     ledger: Ledger, client: Any, simulator: RunningSimulator, tmp_path: Path
 ) -> None:
+    simulator.order("accept_odd_id")
     job, sending, held = await late(ledger, client, "abandon")
     held.go_on.set()
     with pytest.raises(SubmissionUnknown, match="decided otherwise"):
@@ -316,8 +318,9 @@ async def test_an_answer_that_comes_after_an_abandon_is_stored_and_the_job_stays
     assert stored.provider_job_id in simulator.world.jobs
     with pytest.raises(InvalidRequest, match="adopt that id"):
         await decide(ledger, job.key, "adopt", await elsewhere(client, tmp_path), client_for=asking(client))
-    adopted = await decide(ledger, job.key, "adopt", stored.provider_job_id, client_for=asking(client))
-    assert adopted.state is JobState.SUBMITTED
+    as_shown = escaped(stored.provider_job_id or "")
+    adopted = await decide(ledger, job.key, "adopt", as_shown, client_for=asking(client))
+    assert (adopted.state, adopted.provider_job_id) == (JobState.SUBMITTED, stored.provider_job_id)
 
 
 async def test_an_answer_that_comes_after_a_wrong_adoption_corrects_it(

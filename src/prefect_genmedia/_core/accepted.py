@@ -140,17 +140,14 @@ def _may_be_accepted(connection: Connection, job: Job) -> bool:
 
 def _repeated(connection: Connection, job: Job, now: float) -> Recorded:
     """Note that another job has the same id."""
+    present = locked(connection, job.key) or job  # the row before the id, as whoever adopts does
     others = others_with_id(connection, job, job.provider_job_id or "")
-    if not others:
-        return Recorded(job)
     keys = ", ".join(each.key for each in others[:_NAMED])
     words = f"gave it the id {job.shown_id}, which job {keys} has already"
-    if words in (job.note or ""):
+    if not others or words in (present.note or ""):
         return Recorded(job)
-    present = locked(connection, job.key) or job
-    return Recorded(
-        change(connection, present, note=noted(present, note_line("the provider", words, now))), "id_repeated"
-    )
+    line = note_line("the provider", words, now)
+    return Recorded(change(connection, present, note=noted(present, line)), "id_repeated")
 
 
 _NAMED = 3

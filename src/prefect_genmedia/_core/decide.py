@@ -33,7 +33,7 @@ from prefect_genmedia._core.statements import JOBS, followed, job_of
 from prefect_genmedia._core.submit import expire_stale_sending
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired
 from prefect_genmedia.providers.plugin import find_plugin
-from prefect_genmedia.text import id_problem, shown_id
+from prefect_genmedia.text import escaped, id_problem, shown_id
 
 Decision = Literal["adopt", "resubmit", "abandon", "undo"]
 
@@ -97,7 +97,10 @@ async def decide(
     job = await _named(ledger, _stripped(name))
     job = await expire_stale_sending(ledger, job, clock) or job
     wish = _Wish(
-        decision, _typed_id(provider_job_id) if decision == "adopt" else "", by or getpass.getuser(), clock.now()
+        decision,
+        _typed_id(provider_job_id, job.provider_job_id) if decision == "adopt" else "",
+        by or getpass.getuser(),
+        clock.now(),
     )
     if decision == "adopt" and not _is_adopted_already(job, wish):
         _check_adoptable(job, wish.provider_job_id)
@@ -148,8 +151,11 @@ def _stripped(typed: str) -> str:
     return typed[ends[0] : ends[-1] + 1] if ends else ""
 
 
-def _typed_id(provider_job_id: str | None) -> str:
+def _typed_id(provider_job_id: str | None, stored: str | None) -> str:
+    """The id that a person means: commands show the stored one escaped, and it may be typed as it is shown."""
     typed = _stripped(provider_job_id or "")
+    if stored is not None and typed in (escaped(stored), _stripped(stored)):
+        return stored
     if not typed:
         raise _refusal("provider_job_id", "name the provider's id of the job, as its console shows it")
     if problem := id_problem(typed):
