@@ -178,7 +178,7 @@ def adopt(
 
 
 @app.command
-def resubmit(*jobs: str, batch: str | None = None, since: str | None = None) -> None:
+def resubmit(*job: str, batch: str | None = None, since: str | None = None) -> None:
     """Settle submissions that never arrived, or that the provider does not find: the next run may send them again.
 
     For example:
@@ -190,19 +190,19 @@ def resubmit(*jobs: str, batch: str | None = None, since: str | None = None) -> 
 
     Parameters
     ----------
-    jobs
+    job
         The jobs' keys, or the beginnings of them.
     batch
         Instead of keys: all unknown jobs of this batch.
     since
         Instead of keys: all unknown jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
     """
-    if _decided_all("resubmit", jobs, batch, since):
+    if _decided_all("resubmit", job, batch, since):
         command_console().print("Run the flow again: it sends the request as a new attempt.")
 
 
 @app.command
-def abandon(*jobs: str, batch: str | None = None, since: str | None = None) -> None:
+def abandon(*job: str, batch: str | None = None, since: str | None = None) -> None:
     """Let unknown submissions be: nothing sends them again in their scope.
 
     For example:
@@ -213,18 +213,18 @@ def abandon(*jobs: str, batch: str | None = None, since: str | None = None) -> N
 
     Parameters
     ----------
-    jobs
+    job
         The jobs' keys, or the beginnings of them.
     batch
         Instead of keys: all unknown jobs of this batch.
     since
         Instead of keys: all unknown jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
     """
-    _decided_all("abandon", jobs, batch, since)
+    _decided_all("abandon", job, batch, since)
 
 
 @app.command
-def undo(*jobs: str, batch: str | None = None, since: str | None = None) -> None:
+def undo(*job: str, batch: str | None = None, since: str | None = None) -> None:
     """Take back the last decision about jobs, if nothing has come of it: they are what they were before.
 
     For example:
@@ -235,14 +235,14 @@ def undo(*jobs: str, batch: str | None = None, since: str | None = None) -> None
 
     Parameters
     ----------
-    jobs
+    job
         The jobs' keys, or the beginnings of them.
     batch
         Instead of keys: all abandoned jobs of this batch.
     since
         Instead of keys: all abandoned jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
     """
-    _decided_all("undo", jobs, batch, since)
+    _decided_all("undo", job, batch, since)
 
 
 @app.command
