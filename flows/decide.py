@@ -13,9 +13,10 @@ from prefect_genmedia.tasks import settle_job
 @flow(name="decide-job", flow_run_name="{decision} {job}")
 async def decide_job(
     job: str,
-    decision: Literal["adopt", "resubmit", "abandon"],
+    decision: Literal["adopt", "resubmit", "abandon", "undo"],
     provider_job_id: str | None = None,
     decided_by: str | None = None,
+    credentials: list[str] | None = None,
 ) -> JobState:
     """Carry out a person's decision about a submission that had no certain answer.
 
@@ -29,14 +30,18 @@ async def decide_job(
 
             - `abandon`: let it be, nothing sends it again.
 
-        provider_job_id: The provider's id of the job, for adopt; its console shows it.
+            - `undo`: take the last decision back, if nothing has come of it.
+
+        provider_job_id: The provider's id of the job, for adopt; its console shows it. The provider is asked for it
+            first.
         decided_by: Who decides, for the record.
+        credentials: Names of credentials Blocks to ask the provider with; by default all that are stored.
 
     Returns:
         The job's state afterwards.
 
     Raises:
-        InvalidRequest: there is no such job, or it is not one to decide about.
+        InvalidRequest: there is no such job, it is not one to decide about, or the provider does not have the id.
     """
-    settled = await settle_job(job, decision, provider_job_id, decided_by)
+    settled = await settle_job(job, decision, provider_job_id, decided_by, credentials=credentials or [])
     return settled.state

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from prefect_genmedia import _core
@@ -50,3 +52,13 @@ async def submit_once(
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
     spec = JobSpec(prepared.request, scope=scope)
     return await _core.submit_once(session(ledger, client, clock=clock, **options), spec, prepared)
+
+
+def asking(client: Any) -> Any:
+    """What `decide` asks the provider with."""
+
+    @asynccontextmanager
+    async def client_for(job: Job) -> AsyncIterator[Any]:
+        yield client
+
+    return client_for

@@ -7,6 +7,7 @@ from typing import Any
 
 import fsspec
 import pytest
+from jobs import asking
 from test_inputs import SigningFileSystem
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials, errors
@@ -124,7 +125,7 @@ async def test_a_failed_job_is_not_asked_for_anew_without_its_file(simulator: Ru
 
 
 async def test_an_unknown_submission_stays_unknown_without_its_file_until_a_person_adopts_it(
-    simulator: RunningSimulator, portrait: Path, ledger: Ledger
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, portrait: Path, ledger: Ledger
 ) -> None:
     simulator.order("accept_then_drop")
     with pytest.raises(errors.SubmissionUnknown):
@@ -133,6 +134,8 @@ async def test_an_unknown_submission_stays_unknown_without_its_file_until_a_pers
     with pytest.raises(errors.SubmissionUnknown):
         await jimeng(simulator, portrait)
     (unknown,) = await ledger.jobs({JobState.UNKNOWN})
-    await decide(ledger, unknown.key, "adopt", next(iter(simulator.world.jobs)), by="the test")
+    async with credentials.client() as client:
+        arrived = next(iter(simulator.world.jobs))
+        await decide(ledger, unknown.key, "adopt", arrived, by="the test", client_for=asking(client))
     assert Path((await jimeng(simulator, portrait)).uri).is_file()
     assert simulator.world.requests["tokenops.submit"] == 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jobs import submit_once
+from jobs import asking, submit_once
 from test_conformance import TestShippedProviders as Shipped
 
 from prefect_genmedia import TokenOpsCredentials, errors
@@ -123,8 +123,9 @@ async def test_an_id_that_cannot_be_stored_makes_the_job_unknown_and_a_person_ad
         assert escaped(theirs)[:400] in (job.error_message or "")
         assert all_clean([str(caught.value), job.error_message])
         with pytest.raises(errors.InvalidRequest, match="cannot be stored"):
-            await decide(ledger, job.key, "adopt", theirs)
-        adopted = await decide(ledger, job.key, "adopt", "the-id-that-the-console-shows")
+            await decide(ledger, job.key, "adopt", theirs, client_for=asking(client))
+        simulator.world.jobs["the-id-that-the-console-shows"] = simulator.world.jobs.pop(theirs)
+        adopted = await decide(ledger, job.key, "adopt", "the-id-that-the-console-shows", client_for=asking(client))
         assert adopted.state is JobState.SUBMITTED
 
 

@@ -15,7 +15,7 @@ from prefect.states import Scheduled
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import Delivery, JobState, Ledger
-from prefect_genmedia._core.decide import decide
+from prefect_genmedia.flows.decide import decide_job
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.simulator import RunningSimulator
@@ -195,13 +195,14 @@ async def test_a_file_that_was_lost_is_downloaded_again_but_not_paid_again(
 async def test_an_unknown_submission_is_settled_by_a_person(
     decision: str, simulator: RunningSimulator, stored: str, ledger: Ledger
 ) -> None:
+    await TokenOpsCredentials(api_key="sk-another-account").asave("another-account", overwrite=True)
     simulator.order("drop_before_accept" if decision == "resubmit" else "accept_then_drop")
     state = await run(simulator, stored, 2)
     assert "SubmissionUnknown" in state.message
     (unknown,) = await ledger.jobs()
     assert f"jobs adopt {unknown.key}" in state.message
     arrived = next(iter(simulator.world.jobs), None)
-    await decide(ledger, unknown.key, decision, arrived if decision == "adopt" else None, by="the test")
+    assert await decide_job(unknown.key, decision, arrived if decision == "adopt" else None) is not JobState.UNKNOWN
     if decision == "abandon":
         with pytest.raises(errors.SubmissionUnknown, match="abandoned"):
             await retry_by_hand(state.state_details.flow_run_id)

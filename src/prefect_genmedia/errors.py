@@ -43,6 +43,10 @@ UNDOCUMENTED_BILLING = "the provider does not document whether failed jobs are b
 """What a job cost that was accepted and then given up, unless the provider says more; see `Job.told_in`."""
 
 
+NEW_ATTEMPT = "a new attempt"
+"""How a next step promises that the same request is sent again; shown only where that holds, see `agreed_step`."""
+
+
 class GenMediaError(Exception):
     """Base of the tree: what happened, to which job, what it cost, and what to do next.
 
@@ -252,7 +256,7 @@ class OutputRefused(GenMediaError):
 
     outcome: SendOutcome = "refused"
     paid = UNDOCUMENTED_BILLING
-    next_step = "run again for a new attempt, best with another seed or prompt."
+    next_step = f"run again for {NEW_ATTEMPT}, best with another seed or prompt."
 
 
 class GenerationFailed(GenMediaError):
@@ -260,7 +264,7 @@ class GenerationFailed(GenMediaError):
 
     outcome: SendOutcome = "refused"
     paid = UNDOCUMENTED_BILLING
-    next_step = "run again for a new attempt."
+    next_step = f"run again for {NEW_ATTEMPT}."
 
 
 class SubmissionUnknown(GenMediaError):
@@ -284,7 +288,7 @@ class JobExpired(GenMediaError):
     """The provider no longer has the job or its file."""
 
     paid = "the job was accepted"
-    next_step = "run again for a new attempt."
+    next_step = f"run again for {NEW_ATTEMPT}."
 
 
 class ResultInvalid(GenMediaError):

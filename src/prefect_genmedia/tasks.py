@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core import pipeline
-from prefect_genmedia._core.decide import Decision, decide
+from prefect_genmedia._core.decide import Decision, decide, warning_about
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
 from prefect_genmedia._core.reconcile import Finding
@@ -32,7 +32,7 @@ from prefect_genmedia._prefect.run import (
     retry_if_safe,
     run_name,
 )
-from prefect_genmedia._prefect.session import open_session, open_session_of
+from prefect_genmedia._prefect.session import open_session, open_session_of, stored_clients
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
 from prefect_genmedia.settings import current_settings
@@ -239,22 +239,32 @@ async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list
 
 @task(task_run_name="{decision}", cache_policy=NO_CACHE)
 async def settle_job(
-    job: str, decision: Decision, provider_job_id: str | None = None, decided_by: str | None = None
+    job: str,
+    decision: Decision,
+    provider_job_id: str | None = None,
+    decided_by: str | None = None,
+    *,
+    credentials: Sequence[str] = (),
 ) -> Job:
     """Carry out a person's decision about a submission without a certain answer.
 
     Parameters:
         job: the job's key, or the beginning of it.
-        decision: `adopt`, `resubmit` or `abandon`.
-        provider_job_id: the provider's id of the job, for `adopt`.
+        decision: `adopt`, `resubmit`, `abandon` or `undo`.
+        provider_job_id: the provider's id of the job, for `adopt`: the provider is asked for it first.
         decided_by: who decides, for the record.
+        credentials: names of credentials Blocks to ask with; by default all that are stored.
 
     Raises:
-        InvalidRequest: there is no such job, or it is not one to decide about.
+        InvalidRequest: there is no such job, it is not one to decide about, or the provider does not have the id.
     """
     async with open_ledger(current_settings().ledger) as ledger:
-        settled = await decide(ledger, job, decision, provider_job_id, decided_by)
+        clients = stored_clients(ledger, credentials)
+        settled = await decide(ledger, job, decision, provider_job_id, decided_by, client_for=clients)
+        warning = await warning_about(ledger, settled)
     get_run_logger().info("Job %s is %s now", settled.key, settled.state.value)
+    if warning:
+        get_run_logger().warning(warning)
     emit_job_event("decided", settled, decision=decision)
     return settled
 

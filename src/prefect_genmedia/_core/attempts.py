@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from prefect_genmedia._core.identity import Identities
-from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
+from prefect_genmedia._core.model import NEVER_PAID, Job, JobState, Rerun
+from prefect_genmedia.errors import NEW_ATTEMPT, GenMediaError
+
+if TYPE_CHECKING:
+    from prefect_genmedia._core.ledger import Ledger
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,37 @@ def chosen(identities: Identities, newest: Iterable[Job], now: float) -> Job | N
     rank = {identity: position for position, identity in enumerate(identities.lookup)}
     found = [job for job in newest if job.identity in rank]
     return min(found, key=lambda job: (not holds_payment(job, now), rank[job.identity]), default=None)
+
+
+async def rerun_after(ledger: Ledger, job: Job, now: float) -> Rerun:
+    """What becomes of a new request for a job's result.
+
+    Parameters:
+        ledger: where jobs are recorded.
+        job: any attempt at it.
+        now: seconds since 1970.
+    """
+    return job.rerun(now) if await ledger.successor(job) is None else Rerun.FOLLOWED
+
+
+def agreed_step(error: GenMediaError, rerun: Rerun | None) -> str:
+    """What a person can do about an error, in agreement with what a new request does.
+
+    An error does not know the ledger: what it says about another attempt may not hold for its job.
+
+    Parameters:
+        error: the error.
+        rerun: what a new request for the job's result does; None if the error is about no job.
+    """
+    if rerun in (None, Rerun.NEW_ATTEMPT) or NEW_ATTEMPT not in error.next_step:
+        return error.next_step
+    return f"`prefect-genmedia jobs show {{job}}`. A run with the same request {rerun.value}."
+
+
+def batch_scope(batch_id: str) -> str:
+    """How the scope of every row of a batch begins.
+
+    Parameters:
+        batch_id: the batch.
+    """
+    return f"key:batch:{batch_id}:"

@@ -1,31 +1,67 @@
-"""What a person decides about a submission that nobody else can settle."""
+"""What a person decides about a submission, and how a decision is corrected.
+
+A decision is one transaction, which keeps the fields that it changed: `undo` restores them for as long as nothing has
+come of the decision.
+"""
 
 from __future__ import annotations
 
 import getpass
-from datetime import datetime, timezone
-from typing import Literal
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
 
+from sqlalchemy import Connection, select
+
+from prefect_genmedia._core.accepted import (
+    NOTHING_SEEN,
+    change,
+    is_correctable,
+    locked,
+    note_line,
+    noted,
+    others_with_id,
+    undoable,
+)
+from prefect_genmedia._core.attempts import batch_scope
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState
+from prefect_genmedia._core.model import ACCEPTED, Job, JobState
+from prefect_genmedia._core.reconcile import ClientFor
+from prefect_genmedia._core.statements import JOBS, followed, job_of
 from prefect_genmedia._core.submit import expire_stale_sending
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired
 from prefect_genmedia.providers.plugin import find_plugin
-from prefect_genmedia.text import clean_text, id_problem, shown_id
+from prefect_genmedia.text import escaped, id_problem, shown_id
 
-Decision = Literal["adopt", "resubmit", "abandon"]
+Decision = Literal["adopt", "resubmit", "abandon", "undo"]
 
-_TARGET: dict[Decision, JobState] = {
-    "adopt": JobState.SUBMITTED,
-    "resubmit": JobState.REJECTED,
-    "abandon": JobState.ABANDONED,
-}
 _FROM: dict[Decision, frozenset[JobState]] = {
-    "adopt": frozenset({JobState.UNKNOWN, JobState.ABANDONED}),
+    "adopt": frozenset({JobState.UNKNOWN, JobState.ABANDONED, JobState.REJECTED}),
     "resubmit": frozenset({JobState.UNKNOWN}),
     "abandon": frozenset({JobState.UNKNOWN, JobState.RESERVED}),
+    "undo": frozenset(),
 }
+"""The states in which a decision is always possible."""
+
+_NO_ERROR: dict[str, Any] = {"error_kind": None, "error_message": None, "error_code": None}
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A decision about one job, with what is to be written down of it."""
+
+    decision: Decision
+    provider_job_id: str
+    by: str
+    now: float
+
+    @property
+    def line(self) -> str:
+        """The line of the job's note."""
+        words = f"{self.decision} {shown_id(self.provider_job_id)}" if self.provider_job_id else self.decision
+        return note_line(self.by, words, self.now)
 
 
 async def decide(
@@ -35,71 +71,244 @@ async def decide(
     provider_job_id: str | None = None,
     by: str | None = None,
     clock: Clock = SYSTEM_CLOCK,
+    client_for: ClientFor | None = None,
 ) -> Job:
     """Carry out a person's decision.
 
     Parameters:
         ledger: the jobs.
         name: the job's key, or the beginning of it.
-        decision: `adopt`: it did arrive, and this is the provider's id of it. `resubmit`: it never arrived, or the
-            provider does not find it any more, and the next run may send it again. `abandon`: let it be; nothing sends
-            it again in its scope.
+        decision: `adopt`: it did arrive, and this is the provider's id of it; may be repeated with another id until
+            something was seen under the first. `resubmit`: it never arrived, or the provider does not find it any
+            more, and the next run may send it again. `abandon`: let it be; nothing sends it again in its scope.
+            `undo`: take the last decision back, if nothing has come of it.
         provider_job_id: the provider's id, for `adopt`.
         by: who decides; the operating system's user by default.
         clock: the time.
+        client_for: opens the client of the job's account, for `adopt`: the id is polled once, which costs nothing.
 
     Returns:
-        The job as it is now.
+        The job as it is now; see `warning_about`.
 
     Raises:
-        InvalidRequest: there is no such job, or it is not one to decide about.
+        InvalidRequest: there is no such job, it is not one to decide about, the provider does not have the id, or
+            another job has it.
     """
+    job = await _named(ledger, _stripped(name))
+    job = await expire_stale_sending(ledger, job, clock) or job
+    wish = _Wish(
+        decision,
+        _typed_id(provider_job_id, job.provider_job_id) if decision == "adopt" else "",
+        by or getpass.getuser(),
+        clock.now(),
+    )
+    if decision == "adopt" and not _is_adopted_already(job, wish):
+        _check_adoptable(job, wish.provider_job_id)
+        await _look_up(job, wish.provider_job_id, client_for)
+    return await ledger.transact(lambda connection: _carry_out(connection, job, wish))
+
+
+async def _named(ledger: Ledger, name: str) -> Job:
+    """The one job that a person means."""
     job = await ledger.find(name)
     if job is None:
         raise _refusal("job", f"the ledger has no job {name!r}")
-    job = await expire_stale_sending(ledger, job, clock) or job
-    note = _note(job, decision, provider_job_id, by, clock)
-    if decision == "resubmit" and job.is_missing:
-        # It was accepted, and may be paid: it ends as what its provider no longer has.
-        return await _carried_out(ledger, job, JobState.UNDELIVERABLE, note=note, expires_at=clock.now())
-    if job.state not in _FROM[decision]:
-        raise _refusal("job", f"{job.key} is {job.state.value}: there is nothing to {decision}")
-    facts: dict[str, object] = {"note": note}
-    if decision == "adopt":
-        facts |= await _adoption(ledger, job, provider_job_id, clock)
-    assert _TARGET[decision] in LEGAL_MOVES[job.state]  # the tables above agree with the job life
-    return await _carried_out(ledger, job, _TARGET[decision], **facts)
+    if not job.key.startswith(name):  # found by the provider's id, which may be repeated
+        same = map(job_of, await ledger.query(select(JOBS).where(JOBS.c.provider_job_id == job.provider_job_id)))
+        keys = sorted(each.key for each in same)
+        if len(keys) > 1:
+            raise _refusal("job", f"jobs {', '.join(keys)} have the id {job.shown_id}: name one by its key")
+    return job
 
 
-async def _carried_out(ledger: Ledger, job: Job, state: JobState, **facts: object) -> Job:
-    moved = await ledger.move(job, state, **facts)
-    if moved is None:
-        raise _refusal("job", f"{job.key} was changed by somebody else at this moment; look at it again")
-    return moved
+async def warning_about(ledger: Ledger, job: Job) -> str:
+    """What a person should know about a job that is at its provider although another attempt follows it.
+
+    Parameters:
+        ledger: the jobs.
+        job: the job.
+
+    Returns:
+        A sentence; empty if there is nothing to say.
+    """
+    if job.state not in ACCEPTED:
+        return ""
+    later = await ledger.successor(job)
+    if later is None:
+        return ""
+    return (
+        f"Attempt {later.attempt} (job {later.key}, {later.state.value}) follows this one, and each of them may be "
+        f"paid. The file of this one gets a name with its key {job.key}."
+    )
 
 
-async def _adoption(ledger: Ledger, job: Job, provider_job_id: str | None, clock: Clock) -> dict[str, object]:
-    if not provider_job_id or provider_job_id != provider_job_id.strip():
+# --- adopting ---
+
+
+def _stripped(typed: str) -> str:
+    """What was typed or pasted, without blanks and invisible characters around it."""
+    ends = [index for index, each in enumerate(typed) if not each.isspace() and unicodedata.category(each) != "Cf"]
+    return typed[ends[0] : ends[-1] + 1] if ends else ""
+
+
+def _typed_id(provider_job_id: str | None, stored: str | None) -> str:
+    """The id that a person means: commands show the stored one escaped, and it may be typed as it is shown."""
+    typed = _stripped(provider_job_id or "")
+    if stored is not None and typed in (escaped(stored), _stripped(stored)):
+        return stored
+    if not typed:
         raise _refusal("provider_job_id", "name the provider's id of the job, as its console shows it")
-    if problem := id_problem(provider_job_id):
+    if problem := id_problem(typed):
         raise _refusal("provider_job_id", f"it cannot be stored, since {problem}")
-    other = await ledger.find(provider_job_id)
-    if other is not None and other.key != job.key:
-        raise _refusal("provider_job_id", f"{shown_id(provider_job_id)} already belongs to job {other.key}")
-    facts: dict[str, object] = {"provider_job_id": provider_job_id, "error_kind": None, "error_message": None}
+    return typed
+
+
+def _is_adopted_already(job: Job, wish: _Wish) -> bool:
+    is_lost = job.state is JobState.UNDELIVERABLE and undoable(job) == "resubmit"
+    return job.state in ACCEPTED and job.provider_job_id == wish.provider_job_id and not is_lost
+
+
+def _check_adoptable(job: Job, provider_job_id: str) -> None:
+    is_lost = job.state is JobState.UNDELIVERABLE and undoable(job) == "resubmit"
+    if not (job.state in _FROM["adopt"] or is_correctable(job) or is_lost):
+        theirs = f" as {job.shown_id}" if job.provider_job_id else ""
+        raise _refusal("job", f"{job.key} is {job.state.value}{theirs}: there is nothing to adopt")
+    if job.provider_job_id not in (None, provider_job_id) and not is_correctable(job):
+        raise _refusal("provider_job_id", f"the provider accepted job {job.key} as {job.shown_id}: adopt that id")
+
+
+async def _look_up(job: Job, provider_job_id: str, client_for: ClientFor | None) -> None:
+    """See that the provider has the id: a mistyped one would be waited for until its lifetime is over.
+
+    Raises:
+        InvalidRequest: it does not, or it cannot be asked.
+    """
+    shown = shown_id(provider_job_id)
+    if client_for is None:
+        raise _refusal("provider_job_id", f"{shown} cannot be looked up without credentials")
+    async with client_for(job) as client:
+        if client is None:
+            problem = f"{shown} cannot be looked up: name a credentials Block of the job's account {job.account}"
+            raise _refusal("credentials", problem)
+        try:
+            failure = (await client.poll(provider_job_id)).failure
+        except GenMediaError as error:
+            failure = error
+            if not isinstance(error, JobExpired):
+                problem = f"{shown} cannot be looked up, and nothing was changed: {error.message.removesuffix('.')}"
+                raise _refusal("provider_job_id", problem) from None
+    if isinstance(failure, JobExpired):
+        raise _refusal("provider_job_id", f"the provider does not have {shown}. Nothing was changed")
+
+
+def _adopt(connection: Connection, job: Job, wish: _Wish) -> Job:
+    if _is_adopted_already(job, wish):
+        return job
+    _check_adoptable(job, wish.provider_job_id)
+    others = others_with_id(connection, job, wish.provider_job_id)
+    if others:
+        problem = f"{shown_id(wish.provider_job_id)} already belongs to job {others[0].key}"
+        raise _refusal("provider_job_id", problem)
+    accepted_at = job.sent_at or wish.now  # when it was sent, not when a person found it
     plugin = find_plugin(job.provider)
     lifetime = plugin.job_lifetime_seconds if plugin else None
-    if lifetime is not None:
-        facts["expires_at"] = (job.sent_at or clock.now()) + lifetime
-    # The provider accepted it when it was sent, not when a person found it.
-    return facts | {"submitted_at": job.sent_at or clock.now()}
+    values = (
+        _NO_ERROR
+        | NOTHING_SEEN
+        | {
+            "state": JobState.SUBMITTED.value,
+            "provider_job_id": wish.provider_job_id,
+            "submitted_at": accepted_at,
+            "expires_at": None if lifetime is None else accepted_at + lifetime,
+        }
+    )
+    return _decided(connection, job, wish, values)
 
 
-def _note(job: Job, decision: Decision, provider_job_id: str | None, by: str | None, clock: Clock) -> str:
-    when = datetime.fromtimestamp(clock.now(), timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    words = f"{decision} {shown_id(provider_job_id)}" if decision == "adopt" else decision
-    line = f"{when}, {clean_text(by or getpass.getuser(), 128)}: {words}"
-    return f"{job.note}\n{line}" if job.note else line
+# --- the other decisions ---
+
+
+def _resubmit(connection: Connection, job: Job, wish: _Wish) -> Job:
+    if job.is_missing:
+        # It was accepted, and may be paid: it ends as what its provider no longer has.
+        return _decided(connection, job, wish, {"state": JobState.UNDELIVERABLE.value, "expires_at": wish.now})
+    _check_state(job, wish.decision)
+    return _decided(connection, job, wish, {"state": JobState.REJECTED.value})
+
+
+def _abandon(connection: Connection, job: Job, wish: _Wish) -> Job:
+    _check_state(job, wish.decision)
+    return _decided(connection, job, wish, {"state": JobState.ABANDONED.value})
+
+
+def _undo(connection: Connection, job: Job, wish: _Wish) -> Job:
+    """Restore what the last decision changed, if it still stands and nothing has come of it."""
+    decision = undoable(job)
+    stands = {
+        "adopt": is_correctable(job),
+        "resubmit": job.state in (JobState.REJECTED, JobState.UNDELIVERABLE),
+        "abandon": job.state is JobState.ABANDONED,
+    }
+    if decision is None and job.state is JobState.ABANDONED:
+        # Abandoned by an earlier version, which did not keep what it was.
+        before: dict[str, Any] = {"state": (JobState.RESERVED if job.sent_at is None else JobState.UNKNOWN).value}
+    elif decision is not None and stands[decision]:
+        before = dict((job.before_decision or {})["fields"])
+    else:
+        raise _refusal("job", f"{job.key} is {job.state.value}: there is no decision that can still be undone")
+    later = connection.execute(followed(job)).fetchone()
+    if later is not None:
+        raise _refusal("job", f"attempt {later.attempt} ({later.key}) already follows job {job.key}")
+    return change(connection, job, **before, before_decision=None, note=noted(job, wish.line), updated_at=wish.now)
+
+
+_DECISIONS: dict[Decision, Callable[[Connection, Job, _Wish], Job]] = {
+    "adopt": _adopt,
+    "resubmit": _resubmit,
+    "abandon": _abandon,
+    "undo": _undo,
+}
+
+
+def _carry_out(connection: Connection, read: Job, wish: _Wish) -> Job:
+    job = locked(connection, read.key)
+    if job is None:
+        raise _refusal("job", f"{read.key} was deleted at this moment")
+    if job.note is not None and job.note != read.note and job.note.endswith(wish.line):
+        return job  # committed before, and only the answer was lost
+    return _DECISIONS[wish.decision](connection, job, wish)
+
+
+def _check_state(job: Job, decision: Decision) -> None:
+    if job.state not in _FROM[decision]:
+        raise _refusal("job", f"{job.key} is {job.state.value}: there is nothing to {decision}")
+
+
+def _decided(connection: Connection, job: Job, wish: _Wish, values: dict[str, Any]) -> Job:
+    """Write a decision down, with the fields that it changes as they were (before the first of several adoptions)."""
+    before = job.before_decision
+    if before is None or wish.decision != "adopt" or not is_correctable(job):
+        fields = job.model_dump(mode="json", include=set(values))
+        before = {"decision": wish.decision, "fields": fields}
+    return change(connection, job, **values, before_decision=before, note=noted(job, wish.line), updated_at=wish.now)
+
+
+async def to_decide(ledger: Ledger, decision: Decision, batch: str | None, since: float | None) -> list[Job]:
+    """The jobs that a decision about many is for: unknown ones, and abandoned ones for `undo`.
+
+    Parameters:
+        ledger: the jobs.
+        decision: the decision.
+        batch: only jobs of this batch.
+        since: only jobs that were sent since then, in seconds since 1970.
+    """
+    for job in await ledger.jobs({JobState.SENDING}):
+        await expire_stale_sending(ledger, job)
+    states = {JobState.ABANDONED} if decision == "undo" else {JobState.UNKNOWN}
+    found = await ledger.jobs(states)
+    if batch is not None:
+        found = [job for job in found if job.scope.startswith(batch_scope(batch))]
+    return [job for job in found if since is None or (job.sent_at or job.created_at) >= since]
 
 
 def _refusal(field: str, problem: str) -> InvalidRequest:

@@ -15,7 +15,7 @@ from anyio import CancelScope, to_thread
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
-from prefect_genmedia._core.naming import MAKER, free_name, poster_name, quarantine_name, sidecar_name
+from prefect_genmedia._core.naming import MAKER, free_name, own_target, poster_name, quarantine_name, sidecar_name
 from prefect_genmedia._media.staged import Landing
 from prefect_genmedia._media.storage import Storage, Target, storing
 from prefect_genmedia._media.verify import MediaFacts, byte_limit, examine_video, mismatches
@@ -31,7 +31,8 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
 
     A job that is delivered already is not downloaded again while its file still has the same digest. Where the
     provider made several files, the further ones stand beside the first as `…~2.mp4` and so on. What stands there
-    already and is not ours to replace stays, see `free_name`: the delivery tells the true names.
+    already and is not ours to replace stays, see `free_name`: the delivery tells the true names. The wanted name of an
+    attempt that another one follows belongs to that one: its own file gets the job's key, see `own_target`.
 
     That the file is not there is believed of the provider only when its time is over: a proxy that stands in between
     says the same, and what is believed to be gone may be paid for again.
@@ -56,7 +57,8 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
     try:
         if job.delivery is not None and await still_there(job.delivery, target.storage):
             return job if job.state is JobState.DELIVERED else await _delivered(ledger, job, job.delivery)
-        return await _delivered(ledger, job, await _fetched(client, job, target))
+        named = target if await ledger.successor(job) is None else own_target(job, target)
+        return await _delivered(ledger, job, await _fetched(client, job, named))
     except (ResultInvalid, JobExpired) as error:
         failure = _explained(error, job, clock.now()) if isinstance(error, JobExpired) else error
         if isinstance(error, ResultInvalid) or job.is_over(clock.now()):

@@ -35,6 +35,7 @@ from prefect_genmedia._core.statements import (
     WHICH_POSTGRESQL,
     columns_of,
     count_in_flight,
+    followed,
     job_of,
     plain,
     update_of,
@@ -239,6 +240,10 @@ class Ledger:
         row = await self._one(NEWEST, {"identity": identity})
         return None if row is None else job_of(row)
 
+    async def successor(self, job: Job) -> Job | None:
+        """The newest attempt that follows this one; None if there is none."""
+        return await self._maybe(followed(job))
+
     async def newest_of(self, identities: Identities) -> Job | None:
         """The job of a wanted result, under whichever of its identities; see `attempts.chosen`.
 
@@ -332,7 +337,7 @@ class Ledger:
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
         told = {NEW + name: value for name, value in values.items()}
-        where = {"its_key": job.key, "its_state": job.state.value}
+        where = {"its_key": job.key, "its_state": job.state.value, "its_id": job.provider_job_id}
         rows, repeated = await self._repeatable(update_of(tuple(values)), {**where, **told})
         if rows:
             return job_of(rows[0])

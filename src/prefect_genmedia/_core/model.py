@@ -79,6 +79,20 @@ TAKEN = ACCEPTED - {JobState.FAILED}
 """States of a job that the provider has accepted, and not given up."""
 
 
+class Rerun(Enum):
+    """What becomes of a new request for a job's result: the value that cards, commands and logs take their words from.
+
+    Each value is what such a run does, as the rest of a sentence.
+    """
+
+    JOINED = "joins this job"
+    FOLLOWED = "goes on with the attempt that follows this job"
+    NEW_ATTEMPT = f"makes {errors.NEW_ATTEMPT}, which is paid as any other"
+    SENT = "sends this job, which was not sent yet"
+    REFUSED = "ends with the same error: the same input is never sent again"
+    PERSON = "ends with the same error until a person decides; nothing is sent"
+
+
 class Delivery(BaseModel):
     """The verified file of a job."""
 
@@ -163,6 +177,9 @@ class Job(BaseModel):
     )
     send_token: str | None = Field(default=None, description="Tells the process that sends the job from every other.")
     note: str | None = Field(default=None, description="What a person decided, and when.")
+    before_decision: dict[str, Any] | None = Field(
+        default=None, description="The last decision that can be undone, and the fields that it changed, as they were."
+    )
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled job, also one of an earlier version."""
@@ -219,6 +236,20 @@ class Job(BaseModel):
         if self.state in (JobState.FAILED, JobState.REJECTED):
             return self.error_kind != InputRefused.__name__
         return self.state is JobState.UNDELIVERABLE and self.delivery is None and self.is_over(now)
+
+    def rerun(self, now: float) -> Rerun:
+        """What becomes of a new request for the same result, if this is its newest attempt.
+
+        Parameters:
+            now: seconds since 1970.
+        """
+        if self.may_follow(now):
+            return Rerun.NEW_ATTEMPT
+        if self.state in (JobState.FAILED, JobState.REJECTED):
+            return Rerun.REFUSED
+        if self.state in (JobState.UNKNOWN, JobState.ABANDONED):
+            return Rerun.PERSON
+        return Rerun.SENT if self.state is JobState.RESERVED else Rerun.JOINED
 
     @property
     def is_missing(self) -> bool:

@@ -8,6 +8,7 @@ import logging
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
@@ -49,6 +50,16 @@ def wanted_name(job: Job, target: Target, index: int = 0) -> str:
     """
     name = target.name or f"{file_stem(f'{job.kind or job.provider}-{job.provider_job_id or job.key}')}.mp4"
     return name if index == 0 else _marked(name, f"~{index + 1}")
+
+
+def own_target(job: Job, target: Target) -> Target:
+    """The target of a job whose wanted name belongs to an attempt that follows it: the job's key is added to the name.
+
+    Parameters:
+        job: the job.
+        target: where it goes.
+    """
+    return replace(target, name=_marked(wanted_name(job, target), f"-{job.key}"))
 
 
 def quarantine_name(job: Job, target: Target, index: int = 0) -> str:

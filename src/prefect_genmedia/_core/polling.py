@@ -245,7 +245,15 @@ class _Watch:
     async def _heartbeat(self) -> None:
         if self.clock.monotonic() - self.last_heartbeat >= HEARTBEAT_SECONDS:
             self.last_heartbeat = self.clock.monotonic()
-            self.job = await self.ledger.note(self.job) or self.job
+            await self._noted()
+
+    async def _noted(self, **changes: object) -> None:
+        """Set fields of the job. If a person has corrected its id meanwhile, that one is polled from now on."""
+        noted = await self.ledger.note(self.job, **changes)
+        if noted is None:
+            present = await self.ledger.get(self.job.key)
+            noted = present if present is not None and present.state is JobState.SUBMITTED else self.job
+        self.job = noted
 
     async def _look(self, seconds: float) -> Observation | None:
         """Poll once, for `seconds` at most; None if the provider told nothing."""
@@ -273,12 +281,13 @@ class _Watch:
         """
         facts = {"error_kind": error.kind, "error_message": error.message, "error_code": error.code}
         if self.job.is_over(self.clock.now()):
-            await self._moved(JobState.UNDELIVERABLE, **facts)
+            if not await self._moved(JobState.UNDELIVERABLE, **facts):
+                return
             raise self.job.told_in(error) from None
         now = self.clock.monotonic()
         if self.missing_since is None:
             self.missing_since = now
-            self.job = await self.ledger.note(self.job, **facts) or self.job
+            await self._noted(**facts)
         if now - self.missing_since >= MISSING_SECONDS:
             raise self.job.told_in(_not_found(error)) from None
         self._tell_trouble(error)
@@ -296,7 +305,7 @@ class _Watch:
             return False
         self.last_trouble = self.missing_since = None
         if self.job.is_missing:
-            self.job = await self.ledger.note(self.job, **_NO_ERROR) or self.job
+            await self._noted(**_NO_ERROR)
         if observation.status != self.last_word:
             self.last_word = observation.status
             self.listener.changed(self.job, observation)
@@ -306,27 +315,25 @@ class _Watch:
             self.listener.advanced(self.job, observation.progress)
         self.last_percent = observation.progress
         if observation.phase is Phase.SUCCEEDED:
-            await self._moved(JobState.SUCCEEDED, **self._success_facts(observation))
-            return True
+            return await self._moved(JobState.SUCCEEDED, **self._success_facts(observation))
         self.is_watched = True
         if observation.phase is Phase.FAILED:
             failure = observation.failure or GenerationFailed("The provider gave no reason.")
-            await self._moved(
-                JobState.FAILED,
-                provider_status=observation.status,
-                error_kind=failure.kind,
-                error_message=failure.message,
-                error_code=failure.code,
-                **_prices(observation),
-            )
-            raise self.job.told_in(failure)
+            facts: dict[str, object] = {
+                "error_kind": failure.kind,
+                "error_message": failure.message,
+                "error_code": failure.code,
+            }
+            facts |= {"provider_status": observation.status, **_prices(observation)}
+            if await self._moved(JobState.FAILED, **facts):
+                raise self.job.told_in(failure)
         return False
 
     async def _note(self, observation: Observation) -> None:
         changes: dict[str, object] = {"provider_status": observation.status}
         if observation.phase is Phase.RUNNING and self.job.running_at is None:
             changes["running_at"] = self.clock.now()
-        self.job = await self.ledger.note(self.job, **changes) or self.job
+        await self._noted(**changes)
 
     def _success_facts(self, observation: Observation) -> dict[str, object]:
         facts: dict[str, object] = {"provider_status": observation.status, "outputs": observation.outputs}
@@ -339,11 +346,16 @@ class _Watch:
             facts["expires_at"] = self.clock.now() + lifetime
         return facts
 
-    async def _moved(self, state: JobState, **changes: object) -> None:
+    async def _moved(self, state: JobState, **changes: object) -> bool:
+        """Take the job to another state; False if it goes on being waited for, since a person has corrected its id."""
         moved = await self.ledger.move(self.job, state, **changes)
         if moved is None:  # another process that waits for the same job was faster
             moved = await self.ledger.get(self.job.key) or self.job
+        is_corrected = moved.state is JobState.SUBMITTED and moved.provider_job_id != self.job.provider_job_id
         self.job = moved
+        if is_corrected:
+            self.last_word = self.missing_since = None
+        return not is_corrected
 
     def _settled(self) -> Job:
         """A job that is past waiting: its result, or the error it ended with."""
@@ -362,7 +374,7 @@ def _not_found(error: JobExpired) -> JobExpired:
         http_status=error.http_status,
         body=error.body,
         next_step="let `reconcile_jobs` go on polling. If the provider's console does not have the job, "
-        "`prefect-genmedia jobs resubmit {job}` allows a new attempt.",
+        "`prefect-genmedia jobs resubmit {job}` lets the next run send it again.",
     )
 
 

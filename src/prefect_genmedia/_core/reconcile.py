@@ -10,6 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal
 
+from prefect_genmedia._core.accepted import accepted_otherwise, accepted_too_late
+from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.deliver import deliver
 from prefect_genmedia._core.ledger import Ledger
@@ -120,6 +122,9 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
         await asyncio.gather(*workers, return_exceptions=True)
     for job in await ledger.jobs({JobState.UNKNOWN}):
         yield Finding(job, "left as it is", job.failure().next_step_for())
+    for job in await accepted_too_late(ledger, clock.now()):
+        step = accepted_otherwise(job, job.provider_job_id or "").next_step_for()
+        yield Finding(job, "accepted after it was decided otherwise", step)
 
 
 def _ends_at(job: Job) -> float:
@@ -165,7 +170,9 @@ async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock)
     try:
         return await _taken_up(ledger, around, job, clock)
     except GenMediaError as error:
-        return Finding(await _present(ledger, job), f"{error.kind}: {error.message}", error.next_step_for(job.key))
+        present = await _present(ledger, job)
+        error.next_step = agreed_step(error, present.rerun(clock.now()))
+        return Finding(present, f"{error.kind}: {error.message}", error.next_step_for(job.key))
     except Exception as error:
         return Finding(await _present(ledger, job), _told(error), "look into this; the next run tries the job again.")
 

@@ -43,14 +43,18 @@ NEW = "new_"
 
 @functools.cache
 def update_of(names: tuple[str, ...]) -> ReturningUpdate[Any]:
-    """Set these fields of one job, where it still is in the state it was read in.
+    """Set these fields of one job, where it still is in the state, and has the provider's id, that it was read with.
+
+    A person may correct the id of a job that is waited for: what was seen under the old one is not written down then.
 
     Parameters:
         names: the fields.
     """
-    where = (JOBS.c.key == bindparam("its_key"), JOBS.c.state == bindparam("its_state"))
+    its_id = bindparam("its_id", type_=JOBS.c.provider_job_id.type)
+    where = and_(JOBS.c.key == bindparam("its_key"), JOBS.c.state == bindparam("its_state"))
+    where = and_(where, JOBS.c.provider_job_id.is_not_distinct_from(its_id))
     values = {name: bindparam(NEW + name, type_=JOBS.c[name].type) for name in names}
-    return update(JOBS).where(*where).values(values).returning(*JOBS.c)
+    return update(JOBS).where(where).values(values).returning(*JOBS.c)
 
 
 WHICH_POSTGRESQL = text("SELECT system_identifier::text, current_database(), current_schema() FROM pg_control_system()")
@@ -115,6 +119,26 @@ def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement
     mine, its = schema.account_tokens.alias(), schema.account_tokens.alias()
     texts = select(its.c.token).join(mine, mine.c.account_id == its.c.account_id).where(mine.c.token == account_text)
     return or_(column == account_text, column.in_(texts))
+
+
+def holding_id(provider: str, provider_job_id: str) -> Select[Any]:
+    """Selects the jobs of a provider that have an id, at whichever of its base URLs.
+
+    Parameters:
+        provider: the provider's name.
+        provider_job_id: the id.
+    """
+    return select(JOBS).where(JOBS.c.provider_job_id == provider_job_id, JOBS.c.provider == provider)
+
+
+def followed(job: Job) -> Select[Any]:
+    """Selects the newest attempt that follows a job.
+
+    Parameters:
+        job: the job.
+    """
+    later = (JOBS.c.identity == job.identity, JOBS.c.attempt > job.attempt)
+    return select(JOBS).where(*later).order_by(JOBS.c.attempt.desc()).limit(1)
 
 
 def lock_number(name: str) -> int:

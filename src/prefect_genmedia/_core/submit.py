@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from prefect_genmedia import errors
+from prefect_genmedia._core.accepted import accepted_otherwise, record_accepted
 from prefect_genmedia._core.admission import SentUnderOtherToken, admission
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import estimated_cost
@@ -26,7 +27,6 @@ from prefect_genmedia._transport.redact import unsigned_url
 from prefect_genmedia.errors import GenMediaError, LedgerError, RateLimited, SubmissionUnknown
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.extra_body import shown_extra
-from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
 from prefect_genmedia.text import escaped, shown_id
 
@@ -182,7 +182,13 @@ async def _send(session: Session, started: Started) -> Job:
         logger.exception("Submitting job %s broke", job.key)
         failure = errors.ProviderError(f"Submitting broke: {type(error).__name__}.", outcome="uncertain")
     else:
-        return await _written(lambda: _accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
+        recorded = await _written(lambda: record_accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
+        if recorded.event is not None:
+            tell(f"Job {job.key}: {recorded.told}")
+            session.hooks.event(recorded.event, recorded.job)
+        if not recorded.stands:
+            raise accepted_otherwise(recorded.job, accepted.provider_job_id)
+        return recorded.job
     if failure.outcome == "unsent":
         await _record_failure(ledger, job, failure, clock)
         if isinstance(failure, RateLimited) and failure.retry_after:
@@ -228,34 +234,6 @@ async def _written(
     raise lost.about(job.key, provider_job_id)
 
 
-async def _accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) -> Job:
-    plugin = find_plugin(job.provider)
-    lifetime = plugin.job_lifetime_seconds if plugin else None
-    provider_job_id = accepted.provider_job_id
-    facts: dict[str, Any] = {
-        "provider_job_id": provider_job_id,
-        "provider_status": accepted.status,
-        "price": accepted.price,
-        "points_remaining": accepted.points_remaining,
-    }
-    if lifetime is not None:
-        facts["expires_at"] = clock.now() + lifetime
-    submitted = await ledger.move(job, JobState.SUBMITTED, **facts)
-    while submitted is None:
-        # Somebody took us for dead and said `unknown`; this answer is certain and settles it.
-        present = await ledger.get(job.key)
-        if present is not None and present.state in ACCEPTED and present.provider_job_id == provider_job_id:
-            return present  # an earlier try was written, and only its answer was lost
-        if present is None or present.state is not JobState.UNKNOWN:
-            raise SubmissionUnknown(
-                f"The provider accepted it as {shown_id(provider_job_id)}, but the job was decided otherwise meanwhile."
-            ).about(job.key, provider_job_id)
-        submitted = await ledger.move(
-            present, JobState.SUBMITTED, **facts, error_kind=None, error_message=None, error_code=None
-        )
-    return submitted
-
-
 async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, clock: Clock) -> None:
     facts: dict[str, Any] = {
         "error_kind": failure.kind,
@@ -277,8 +255,8 @@ def unresolved(job: Job) -> SubmissionUnknown:
     if job.state is JobState.ABANDONED:
         return SubmissionUnknown(
             "A person abandoned this submission; it is not sent again.",
-            next_step="use another idempotency key or variant for a new one, or "
-            "`prefect-genmedia jobs adopt {job} PROVIDER_ID` if it did arrive.",
+            next_step="use another idempotency key or variant for a new one, "
+            "`prefect-genmedia jobs adopt {job} PROVIDER_ID` if it did arrive, or `prefect-genmedia jobs undo {job}`.",
         ).about(job.key, job.provider_job_id)
     return SubmissionUnknown(f"An earlier submission of this request has no certain answer: {job.error_message}").about(
         job.key, job.provider_job_id

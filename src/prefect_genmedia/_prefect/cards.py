@@ -12,7 +12,9 @@ from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.runtime import deployment, flow_run
 
-from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
+from prefect_genmedia._core.attempts import agreed_step
+from prefect_genmedia._core.clock import SYSTEM_CLOCK
+from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState, Rerun
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._prefect.markdown import cell, code, escape, link, prose
 from prefect_genmedia._prefect.targets import read_file
@@ -77,13 +79,16 @@ async def publish_detached_card(job: Job) -> None:
     )
 
 
-async def publish_failure_card(error: GenMediaError, job: Job | None = None) -> None:
+async def publish_failure_card(error: GenMediaError, job: Job | None = None, rerun: Rerun | None = None) -> None:
     """Say on a failed run's page what happened, what was paid, and what to do next.
 
     Parameters:
         error: what the run, or one of its tasks, fails with.
         job: the job it is about, as the ledger has it.
+        rerun: what a new request for the job's result does; None: as if the job were its newest attempt.
     """
+    if job is not None:
+        rerun = rerun or job.rerun(SYSTEM_CLOCK.now())
     key, their_id = error.job_key or "none", shown_id(error.provider_job_id) or "no id"
     maybe_paid = job is not None and job.state in _MAYBE_PAID
     facts = {
@@ -96,10 +101,12 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None) -> 
     lines = [f"# {escape(error.kind)}", "", escape(_sentence(error.message)), ""]
     lines += ["## What was paid", "", escape(_sentence(error.paid)), ""]
     if job is not None and maybe_paid:
-        lines += [f"Estimated cost: {_cost(job)}. {_same_request(job)}", ""]
+        lines += [f"Estimated cost: {_cost(job)}.", ""]
     lines += ["## What to do", "", f"- Here in the UI: {_in_ui(error, key)}"]
-    if error.next_step:
-        lines.append(f"- Elsewhere: {prose(_sentence(error.next_step_for()))}")
+    if step := agreed_step(error, rerun):
+        lines.append(f"- Elsewhere: {prose(_sentence(step.replace('{job}', key)))}")
+    if job is not None and rerun is not None:
+        lines.append(f"- The same request again: {_same_request(job, rerun)}")
     lines += ["", *_table(facts)]
     await acreate_markdown_artifact(
         key="genmedia-failure",
@@ -137,14 +144,12 @@ def _in_ui(error: GenMediaError, job: str) -> str:
     return _sentence(_IN_UI.get(error.kind, "{retry}").format(job=code(job), retry=retry))
 
 
-def _same_request(job: Job) -> str:
-    """What joins this job, and what would be paid anew: the difference that nobody guesses."""
+def _same_request(job: Job, rerun: Rerun) -> str:
+    """What a retry or a new run does: the difference that nobody guesses."""
     if job.scope.startswith("key:"):
-        return "A new run with the same inputs and the same key (`idempotency_key`, or batch and row) joins this job."
-    return (
-        "A retry of this run stays with this job. A **new run** with the same inputs is a new request, and is paid "
-        "again."
-    )
+        key = "the same key (`idempotency_key`, or batch and row)"
+        return f"A new run with the same inputs and {key} {rerun.value}."
+    return f"A retry of this run {rerun.value}. A **new run** with the same inputs is a new request, and is paid again."
 
 
 def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:

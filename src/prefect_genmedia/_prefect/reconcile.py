@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 
 from anyio import to_thread
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from prefect_genmedia._core.accounts import learn_accounts, resolve_account
+from prefect_genmedia._core.accounts import learn_accounts
 from prefect_genmedia._core.ledger import Ledger, open_ledger
-from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, JobState
 from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
 from prefect_genmedia._media.storage import remove_stale_here
 from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_reconcile_table
 from prefect_genmedia._prefect.environment import lasting_place
 from prefect_genmedia._prefect.run import emit_job_event
-from prefect_genmedia._prefect.session import credentials_types
+from prefect_genmedia._prefect.session import client_of, credentials_types
 from prefect_genmedia._prefect.suspension import resume_run_of, standing_of, wake_sleepers
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.plugin import loaded_parts
-from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import current_settings
 
 
@@ -43,21 +41,11 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
     async with open_ledger(settings.ledger) as ledger:
         await ledger.transact(learn_accounts)  # of workers of earlier versions
 
-        @asynccontextmanager
-        async def client_for(job: Job) -> AsyncIterator[ProviderClient | None]:
-            for block in blocks:
-                if block.provider != job.provider:  # its trouble is none of this job's
-                    continue
-                async with block.client() as client:
-                    account = await resolve_account(ledger, client.account, block.name_of_account, strict=False)
-                    if account.pays_for(job.account):
-                        yield client
-                        return
-            yield None
-
         folder = await lasting_place(None, settings)
         await _remove_stale(ledger, folder)
-        around = Surroundings(client_for, standing_of, resume_run_of, target_of, folder, flow_run.id)
+        around = Surroundings(
+            lambda job: client_of(ledger, job, blocks), standing_of, resume_run_of, target_of, folder, flow_run.id
+        )
         async for finding in reconcile(ledger, around):
             findings.append(finding)
             logger.info("Job %s (%s): %s", finding.job.shown_id, finding.job.key, finding.action)

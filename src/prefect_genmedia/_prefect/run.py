@@ -22,8 +22,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from prefect.states import Failed
 
+from prefect_genmedia._core.attempts import agreed_step, rerun_after
 from prefect_genmedia._core.ledger import open_ledger
-from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.model import Job, Rerun
 from prefect_genmedia._core.polling import WaitListener
 from prefect_genmedia._core.session import JobHooks, RunContext
 from prefect_genmedia._prefect.assets import tell_assets
@@ -61,7 +62,9 @@ async def explained() -> AsyncIterator[None]:
         yield
     except GenMediaError as error:
         if not await _is_retried(error):
-            await publish_failure_card(error, await recorded_job(error.job_key))
+            job, rerun = await _recorded(error.job_key)
+            error.next_step = agreed_step(error, rerun)  # for the log, too
+            await publish_failure_card(error, job, rerun)
         raise
 
 
@@ -88,14 +91,21 @@ async def recorded_job(key: str | None) -> Job | None:
     Parameters:
         key: the job's key; None for no job.
     """
+    job, _ = await _recorded(key)
+    return job
+
+
+async def _recorded(key: str | None) -> tuple[Job | None, Rerun | None]:
+    """Read a job for display, and what a new request does; None if the ledger does not have it or cannot be read."""
     if not key:
-        return None
+        return None, None
     try:
         async with open_ledger(current_settings().ledger) as ledger:
-            return await ledger.get(key)
+            job = await ledger.get(key)
+            return job, None if job is None else await rerun_after(ledger, job, ledger.now())
     except Exception as trouble:  # what is displayed is useful without it
         get_run_logger().debug("Job %s cannot be read from the ledger: %r", key, trouble)
-        return None
+        return None, None
 
 
 @asynccontextmanager

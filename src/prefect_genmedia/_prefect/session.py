@@ -4,20 +4,23 @@ Flows and tasks take a Block or its name, never a secret. Pausing an account is 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Union
 
+from prefect.client.orchestration import get_client
 from prefect.events import emit_event
+from prefect.exceptions import ObjectNotFound
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.account_admin import pause_account, resume_account
-from prefect_genmedia._core.accounts import AccountRecord, resolve_account
+from prefect_genmedia._core.accounts import AccountRecord, learn_accounts, resolve_account
 from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.pipeline import submitted_job
 from prefect_genmedia._core.polling import PollPolicy
+from prefect_genmedia._core.reconcile import ClientFor
 from prefect_genmedia._core.session import JobHooks, Session
 from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._prefect.environment import warn_of_mortal_ledger
@@ -194,6 +197,59 @@ if TYPE_CHECKING:
 else:
     # A run form offers the stored Blocks of the types that a parameter names, not those of their common base.
     AnyCredentials = Union[tuple(credentials_types().values())]  # noqa: UP007 - of a tuple
+
+
+def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:
+    """Opens the client of a job's account with the stored Block that has a key of it.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        names: names of credentials Blocks; empty for every stored one of the job's provider.
+    """
+
+    @asynccontextmanager
+    async def client_for(job: Job) -> AsyncIterator[ProviderClient | None]:
+        await ledger.transact(learn_accounts)  # of workers of earlier versions
+        blocks = []
+        for name in names or await _block_names(job.provider):
+            with suppress(CredentialsError):  # a Block of another provider may have the name
+                blocks.append(await load_credentials(job.provider, name))
+        async with client_of(ledger, job, blocks) as client:
+            yield client
+
+    return client_for
+
+
+@asynccontextmanager
+async def client_of(
+    ledger: Ledger, job: Job, blocks: Sequence[ProviderCredentials]
+) -> AsyncIterator[ProviderClient | None]:
+    """Open the client of the account that pays for a job; None if none of the Blocks has a key of it.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        job: the job.
+        blocks: credentials, of any provider.
+    """
+    for block in blocks:
+        if block.provider != job.provider:  # its trouble is none of this job's
+            continue
+        async with block.client() as client:
+            account = await resolve_account(ledger, client.account, block.name_of_account, strict=False)
+            if account.pays_for(job.account):
+                yield client
+                return
+    yield None
+
+
+async def _block_names(provider: str) -> list[str]:
+    slug = plugin_named(provider).credentials_type().get_block_type_slug()
+    async with get_client() as prefect:
+        try:
+            documents = await prefect.read_block_documents_by_type(slug)
+        except ObjectNotFound:  # no Block of the type was ever saved
+            return []
+    return [document.name for document in documents if document.name]
 
 
 async def load_credentials(provider: str, credentials: ProviderCredentials | str) -> ProviderCredentials:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from prefect_genmedia._core.attempts import chosen
+from prefect_genmedia._core.attempts import batch_scope, chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.identity import Identities
 from prefect_genmedia._core.ledger import Ledger
@@ -197,7 +197,7 @@ class Known:
 
     def __init__(self, batch_id: str, rows: Sequence[Row], sessions: Mapping[str, Session], ledger: Ledger) -> None:
         """Read nothing yet."""
-        self._prefix = f"key:batch:{batch_id}:"
+        self._prefix = batch_scope(batch_id)
         self._rows = rows
         self._sessions = sessions
         self.ledger = ledger

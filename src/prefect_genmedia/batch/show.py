@@ -19,7 +19,8 @@ from prefect.artifacts import (
 )
 
 from prefect_genmedia import errors
-from prefect_genmedia._core.model import JobState
+from prefect_genmedia._core.attempts import agreed_step
+from prefect_genmedia._core.model import AT_PROVIDER, JobState, Rerun
 from prefect_genmedia._prefect.cards import thumbnail
 from prefect_genmedia._prefect.markdown import cell, code, escape
 from prefect_genmedia._prefect.targets import read_file
@@ -125,7 +126,7 @@ async def publish_failures(batch_id: str, results: Results) -> None:
             "state": cell(state),
             "rows": len(rows),
             "for example": cell(", ".join(row.id for row in rows[:5])),
-            "next": cell(_next_step(kind, [row.job_key for row in rows])),
+            "next": cell(_next_step(kind, state, [row.job_key for row in rows])),
             "message": cell((rows[0].error_message or "")[:500]),
             "job": cell(rows[0].job_key or ""),
         }
@@ -138,12 +139,15 @@ async def publish_failures(batch_id: str, results: Results) -> None:
     )
 
 
-def _next_step(kind: str, job_keys: Sequence[str | None]) -> str:
-    """What a person does about rows that ended with an error of this kind."""
+def _next_step(kind: str, state: str, job_keys: Sequence[str | None]) -> str:
+    """What a person does about rows that ended with an error of this kind, their jobs in this state."""
     error = getattr(errors, kind, None)
     if not (isinstance(error, type) and issubclass(error, GenMediaError)):
         return ""  # not one of ours
-    return error().next_step_for(job_keys[0] if len(job_keys) == 1 else None)
+    ended: GenMediaError = error()
+    is_at_provider = state in {each.value for each in AT_PROVIDER}
+    ended.next_step = agreed_step(ended, Rerun.JOINED if is_at_provider else None)
+    return ended.next_step_for(job_keys[0] if len(job_keys) == 1 else None)
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import re
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -14,9 +16,10 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Column, Table
 
-from prefect_genmedia._core.decide import Decision, decide
+from prefect_genmedia._core.attempts import agreed_step, rerun_after
+from prefect_genmedia._core.decide import Decision, decide, to_decide, warning_about
 from prefect_genmedia._core.ledger import Ledger, open_ledger
-from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState, Rerun
 from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
 from prefect_genmedia.errors import GenMediaError, LedgerError
 from prefect_genmedia.settings import current_settings
@@ -120,7 +123,7 @@ def show(job: str, /, *, as_json: AsJson = False) -> None:
     as_json
         Print JSON.
     """
-    found = _run(lambda ledger: _found(ledger, job))
+    found, again, warning = _run(lambda ledger: _shown_job(ledger, job))
     if as_json:
         _print_json(_plain(found))
         return
@@ -130,19 +133,31 @@ def show(job: str, /, *, as_json: AsJson = False) -> None:
             shown = _time(value) if name.endswith("_at") or name == "not_before" else value
             table.add_row(f"[bold]{name}[/]", _shown(shown if isinstance(shown, str) else json_text(shown)))
     command_console().print(table)
-    if found.state is JobState.UNKNOWN:
-        command_console().print(f"\nNext: {escape(found.failure().next_step_for())}", soft_wrap=True)
+    if found.error_kind:
+        error = found.failure()
+        error.next_step = agreed_step(error, again)
+        command_console().print(f"\nNext: {escape(error.next_step_for())}", soft_wrap=True)
+    command_console().print(f"\nA run with the same request {again.value}.", soft_wrap=True)
+    if warning:
+        command_console().print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
 
 
 @app.command
-def adopt(job: str, provider_job_id: str, /) -> None:
-    """Settle an unknown submission: it did arrive, and this is the provider's id of it.
+def adopt(
+    job: str,
+    provider_job_id: str,
+    /,
+    *more: str,
+    credentials: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+) -> None:
+    """Settle a submission: it did arrive, and this is the provider's id of it. The provider is asked for it first.
 
     For example:
     ```
     prefect-genmedia jobs adopt 3f2a 10762451179911711518
     ```
-    Next: run the flow again, or let `reconcile_jobs` collect it.
+    Next: run the flow again, or let `reconcile_jobs` collect it. Adopt it again with another id if this was the wrong
+    one.
 
     Parameters
     ----------
@@ -150,46 +165,84 @@ def adopt(job: str, provider_job_id: str, /) -> None:
         The job's key, or the beginning of it.
     provider_job_id
         The id that the provider's console shows.
+    more
+        Further jobs: a key and an id of each.
+    credentials
+        Name of a credentials Block to ask with; may be given several times. By default all that are stored.
     """
-    _decide(job, "adopt", provider_job_id)
-    command_console().print("Run the flow again, or let reconcile_jobs collect it.")
+    if len(more) % 2:
+        stop(f"Give a key and an id of each job: {more[-1]!r} stands alone.")
+    words = (job, provider_job_id, *more)
+    if _decided("adopt", list(zip(words[::2], words[1::2], strict=True)), credentials):
+        command_console().print("Run the flow again, or let reconcile_jobs collect it.")
 
 
 @app.command
-def resubmit(job: str, /) -> None:
-    """Settle a submission that never arrived, or that the provider does not find: the next run may send it again.
+def resubmit(*job: str, batch: str | None = None, since: str | None = None) -> None:
+    """Settle submissions that never arrived, or that the provider does not find: the next run may send them again.
 
     For example:
     ```
     prefect-genmedia jobs resubmit 3f2a
+    prefect-genmedia jobs resubmit --batch spring-campaign --since 2h
     ```
     Next: run the flow again: it sends the request as a new attempt.
 
     Parameters
     ----------
     job
-        The job's key, or the beginning of it.
+        The jobs' keys, or the beginnings of them.
+    batch
+        Instead of keys: all unknown jobs of this batch.
+    since
+        Instead of keys: all unknown jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
     """
-    _decide(job, "resubmit")
-    command_console().print("Run the flow again: it sends the request as a new attempt.")
+    if _decided_all("resubmit", job, batch, since):
+        command_console().print("Run the flow again: it sends the request as a new attempt.")
 
 
 @app.command
-def abandon(job: str, /) -> None:
-    """Let an unknown submission be: nothing sends it again in its scope.
+def abandon(*job: str, batch: str | None = None, since: str | None = None) -> None:
+    """Let unknown submissions be: nothing sends them again in their scope.
 
     For example:
     ```
     prefect-genmedia jobs abandon 3f2a
     ```
-    Next: for another result, use another idempotency key or variant.
+    Next: for another result, use another idempotency key or variant. `prefect-genmedia jobs undo` takes it back.
 
     Parameters
     ----------
     job
-        The job's key, or the beginning of it.
+        The jobs' keys, or the beginnings of them.
+    batch
+        Instead of keys: all unknown jobs of this batch.
+    since
+        Instead of keys: all unknown jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
     """
-    _decide(job, "abandon")
+    _decided_all("abandon", job, batch, since)
+
+
+@app.command
+def undo(*job: str, batch: str | None = None, since: str | None = None) -> None:
+    """Take back the last decision about jobs, if nothing has come of it: they are what they were before.
+
+    For example:
+    ```
+    prefect-genmedia jobs undo 3f2a
+    ```
+    Next: decide again, or leave it.
+
+    Parameters
+    ----------
+    job
+        The jobs' keys, or the beginnings of them.
+    batch
+        Instead of keys: all abandoned jobs of this batch.
+    since
+        Instead of keys: all abandoned jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
+    """
+    _decided_all("undo", job, batch, since)
 
 
 @app.command
@@ -240,16 +293,72 @@ def _lines(text: str) -> str:
     return "\n".join(map(escaped, text.split("\n")))  # a note has a line for each decision
 
 
-def _decide(job: str, decision: Decision, provider_job_id: str | None = None) -> None:
-    settled = _run(lambda ledger: decide(ledger, job, decision, provider_job_id))
-    command_console().print(f"Job {settled.key} is {settled.state.value} now.")
+def _decided_all(decision: Decision, keys: Sequence[str], batch: str | None, since: str | None) -> bool:
+    """Decide about the jobs that were named, or that a filter finds; returns whether there were any."""
+    if bool(keys) == (batch is not None or since is not None):
+        stop("Name jobs by their keys, or choose them with --batch and --since.")
+    if not keys:
+        after = None if since is None else _moment(since)
+        keys = [job.key for job in _run(lambda ledger: to_decide(ledger, decision, batch, after))]
+        if not keys:
+            command_console().print("The ledger has no such jobs.")
+            return False
+    return _decided(decision, [(key, None) for key in dict.fromkeys(keys)])
 
 
-async def _found(ledger: Ledger, name: str) -> Job:
+def _decided(
+    decision: Decision, wishes: Sequence[tuple[str, str | None]], credentials: Sequence[str] = ()
+) -> Literal[True]:
+    """Decide about each job; one that is refused does not keep the others from being decided about."""
+    refused = _run(lambda ledger: _each(ledger, decision, wishes, credentials))
+    if refused:
+        stop("\n".join(refused))
+    return True
+
+
+async def _each(
+    ledger: Ledger, decision: Decision, wishes: Sequence[tuple[str, str | None]], credentials: Sequence[str]
+) -> list[str]:
+    console, refused = command_console(), []
+    clients = None
+    if decision == "adopt":
+        from prefect_genmedia._prefect.session import stored_clients  # Prefect takes a second to import
+
+        clients = stored_clients(ledger, credentials)
+    for key, provider_job_id in wishes:
+        try:
+            job = await decide(ledger, key, decision, provider_job_id, client_for=clients)
+        except LedgerError:
+            raise
+        except GenMediaError as error:
+            refused.append(error.message)
+            continue
+        console.print(f"Job {job.key} is {job.state.value} now.", soft_wrap=True)
+        if warning := await warning_about(ledger, job):
+            console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+    return refused
+
+
+_UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _moment(typed: str) -> float:
+    """A time as seconds since 1970: so many minutes, hours or days ago, or a date in ISO 8601, in UTC by default."""
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhd])", typed.strip()):
+        return time.time() - float(match[1]) * _UNITS[match[2]]
+    try:
+        moment = datetime.fromisoformat(typed.strip().replace("Z", "+00:00"))
+    except ValueError:
+        stop(f"--since takes 30m, 2h, 3d or a date such as 2026-05-01T10:00, not {typed!r}.")
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+
+
+async def _shown_job(ledger: Ledger, name: str) -> tuple[Job, Rerun, str]:
+    """A job, what becomes of the same request now, and a warning or nothing."""
     job = await ledger.find(name)
     if job is None:
         stop(f"The ledger has no job {name!r}.")
-    return job
+    return job, await rerun_after(ledger, job, ledger.now()), await warning_about(ledger, job)
 
 
 def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:

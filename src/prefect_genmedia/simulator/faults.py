@@ -32,6 +32,7 @@ STAGES: dict[str, dict[str, str]] = {
         "accept_huge_id": "accept under an id of 10 KiB",
         "accept_nul_id": "accept under an id with NUL in it",
         "accept_surrogate_id": "accept under an id with a lone surrogate in it",
+        "accept_same_id": "accept under an id that is the same each time",
         "refuse_hostile": "refuse with a code of 100 characters and a hostile text; nothing is accepted",
         "accept_then_drip": "accept, and answer one byte every `seconds` (default 1) without end",
         "accept_then_endless": "accept, and answer without end",
@@ -133,6 +134,7 @@ ODD_IDS: dict[str, Callable[[str], str]] = {
     "accept_huge_id": lambda own: own + "-0123456789abcdef" * 640,
     "accept_nul_id": lambda own: f"{own}\x00end",
     "accept_surrogate_id": lambda own: f"{own}\ud800end",
+    "accept_same_id": lambda own: "the-same-id-for-all",
 }
 """What each of these faults makes of the id that a job would have had."""
 

@@ -81,7 +81,7 @@ class RunningSimulator:
     @property
     def accepted(self) -> int:
         """How many jobs were accepted: what would have been paid."""
-        return len(self.world.jobs)
+        return len(self.world.jobs) + len(self.world.overwritten)
 
 
 def make_server(

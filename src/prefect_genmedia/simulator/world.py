@@ -93,6 +93,7 @@ class World:
         self._customers: dict[str, str] = {}
         self.faults = FaultQueue()
         self.jobs: dict[str, SimulatedJob] = {}
+        self.overwritten: list[SimulatedJob] = []  # paid, too: a later job was given the same id
         self.requests: Counter[str] = Counter()
         self.files: dict[str, StoredFile] = {}
         self.base_url = ""
@@ -107,6 +108,7 @@ class World:
         self._customers.clear()
         self.faults.clear()
         self.jobs.clear()
+        self.overwritten.clear()
         self.requests.clear()
         self.files.clear()
 
@@ -125,6 +127,8 @@ class World:
             job_id = self.disguise(job_id)
         fault = self.faults.take(provider, "job")
         job = SimulatedJob(job_id, provider, key, body, time.time(), fault)
+        if job_id in self.jobs:
+            self.overwritten.append(self.jobs[job_id])
         self.jobs[job_id] = job
         job.video = asyncio.create_task(self._make(job, prepare))
         return job
@@ -179,13 +183,14 @@ class World:
 
     def report(self) -> dict[str, Any]:
         """What happened so far: the billing counter, the requests, the jobs."""
-        accepted: Counter[str] = Counter(job.provider for job in self.jobs.values())
+        jobs = [*self.jobs.values(), *self.overwritten]
+        accepted: Counter[str] = Counter(job.provider for job in jobs)
         return {
             "accepted": dict(accepted),
             "requests": dict(self.requests),
             "jobs": [
                 {"id": job.id, "provider": job.provider, "created_at": job.created_at, "body": _brief(job.body)}
-                for job in self.jobs.values()
+                for job in jobs
             ],
             "pending_faults": [fault.name for fault in self.faults.pending()],
         }

@@ -57,6 +57,7 @@ ENDINGS: Mapping[str, Ending] = {
     "accept_huge_id": _UNKNOWN,
     "accept_nul_id": _UNKNOWN,
     "accept_surrogate_id": _UNKNOWN,
+    "accept_same_id": UNTROUBLED,
     "accept_then_drip": _UNKNOWN,
     "accept_then_endless": _UNKNOWN,
     "accept_then_gzip_bomb": _UNKNOWN,

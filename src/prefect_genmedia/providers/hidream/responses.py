@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from prefect_genmedia._transport import Redactor
-from prefect_genmedia.errors import GenerationFailed, ProviderError
+from prefect_genmedia.errors import NEW_ATTEMPT, GenerationFailed, ProviderError
 from prefect_genmedia.providers.hidream import catalog
 from prefect_genmedia.providers.hidream.token import Token
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
@@ -196,7 +196,7 @@ def _failure(status: str, sub_tasks: list[SubTask], redactor: Redactor) -> Gener
     return GenerationFailed(
         f"{said} It does not say whether the input or the output was refused.",
         code=codes,
-        next_step="change the video, prompt or style, or run again for a new attempt.",
+        next_step=f"change the video, prompt or style, or run again for {NEW_ATTEMPT}.",
     )
 
 
