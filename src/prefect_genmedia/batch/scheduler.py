@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
@@ -273,7 +274,7 @@ class BatchScheduler:
         """The attempt that `submit_once` sends for a row; None if it sends nothing. See `jobs.attempts`."""
         return next_attempt(known, self.asker, SYSTEM_CLOCK.now())
 
-    async def estimate(self, request: GenerationRequest) -> float | None:
+    async def estimate(self, request: GenerationRequest) -> Decimal | None:
         """CNY that a request probably costs; at the longest it may play where its length cannot be measured."""
         price = self.prices.get(priced_as(request))
         is_by_length = price is not None and price.per_second > 0
