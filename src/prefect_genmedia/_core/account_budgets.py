@@ -116,7 +116,7 @@ def check_caps(connection: Connection, payer: Payer, own: Caps, wanted: Wanted) 
     Raises:
         BudgetStop: a cap does not hold it, or a cap on costs cannot be checked since a price is not known.
     """
-    ids = _ids_of(connection, payer.record)
+    ids = ids_of(connection, payer.record)
     caps = [
         *own.each(),
         *(cap for each in stored_caps(connection, ids) if each.block != own.block for cap in each.each()),
@@ -128,14 +128,33 @@ def check_caps(connection: Connection, payer: Payer, own: Caps, wanted: Wanted) 
     near = []
     for cap in caps:
         period = cap.period(wanted.at)
-        where = _counted(payer, ids, period, wanted)
-        spent = _money(connection, where, payer, cap, period) if cap.is_money else _jobs(connection, where)
+        spent = _spent(connection, payer, ids, cap, period, wanted)
         more = wanted.micros if cap.is_money else 1
         if more is None or spent.certain + spent.reserved + more > cap.limit:
             raise _stop(payer, cap, period, spent, wanted)
         if spent.certain + spent.reserved + more >= WARNING_SHARE * cap.limit:
             near.append(_facts(payer, cap, period, spent.plus(more, is_reserved=True)))
     return near
+
+
+def spending(connection: Connection, payer: Payer, now: float) -> list[Facts]:
+    """What counts now against each cap that saved Blocks give an account.
+
+    Parameters:
+        connection: inside a transaction.
+        payer: the account.
+        now: seconds since 1970.
+
+    Raises:
+        BudgetStop: a cap on costs cannot be checked, since a job was sent without a price and has none now.
+    """
+    ids, found = ids_of(connection, payer.record), []
+    provider = payer.record.provider if payer.record else ""
+    for cap in (cap for caps in stored_caps(connection, ids) for cap in caps.each()):
+        period = cap.period(now)
+        spent = _spent(connection, payer, ids, cap, period, Wanted(None, f"{provider}/", now))
+        found.append(_facts(payer, cap, period, spent))
+    return found
 
 
 async def is_first(ledger: Ledger, what: str, facts: Facts) -> bool:
@@ -174,8 +193,13 @@ def micros_column() -> ColumnElement[int]:
     return case((_JOBS.c.cost_micros.is_not(None), _JOBS.c.cost_micros), else_=by_float)
 
 
-def _ids_of(connection: Connection, record: AccountRecord | None) -> list[str]:
-    """The ids of an account, and of those that were merged into it: jobs and caps name them."""
+def ids_of(connection: Connection, record: AccountRecord | None) -> list[str]:
+    """The ids of an account, and of those that were merged into it: jobs and caps name them.
+
+    Parameters:
+        connection: inside a transaction.
+        record: the account; None has no id.
+    """
     if record is None:
         return []
     accounts = schema.accounts
@@ -201,6 +225,11 @@ def _counted(payer: Payer, ids: Sequence[str], period: Period, wanted: Wanted) -
         else [_JOBS.c.account_id.is_(None), _JOBS.c.account.in_(tokens)]
     )
     return [[*by_text, *common]] if not ids else [[_JOBS.c.account_id.in_(ids), *common], [*by_text, *common]]
+
+
+def _spent(connection: Connection, payer: Payer, ids: Sequence[str], cap: Cap, period: Period, wanted: Wanted) -> Spent:
+    where = _counted(payer, ids, period, wanted)
+    return _money(connection, where, payer, cap, period) if cap.is_money else _jobs(connection, where)
 
 
 _RESERVED = {JobState.SENDING.value, JobState.UNKNOWN.value}
