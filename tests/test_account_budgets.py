@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 import signal
 import subprocess
@@ -30,6 +31,7 @@ from prefect_genmedia._core.decide import decide
 from prefect_genmedia._core.pipeline import submit as submit_job
 from prefect_genmedia._prefect import run as run_module
 from prefect_genmedia._prefect.session import caps_of
+from prefect_genmedia.cli.app import app
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.prices import Price
@@ -599,3 +601,31 @@ def test_a_blocks_caps_are_exact_amounts_and_stored_as_numbers() -> None:
 def test_caps_that_limit_nothing_or_cannot_be_counted_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         TokenOpsCredentials(api_key="k", **wrong)
+
+
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_batchs_own_budget_has_the_same_events(
+    credentials: TokenOpsCredentials, simulator: RunningSimulator, tmp_path: Any, emitted: list[str]
+) -> None:
+    rows = [{"id": f"row-{number}", "prompt": f"lake {number}", "model": MODEL} for number in range(4)]
+    for _ in range(2):
+        with pytest.raises(errors.BudgetStop, match="2 of 2 jobs"):
+            await generate_batch(rows, "jimeng", credentials, "lakes", str(tmp_path), max_jobs=2)
+    assert [name for name in emitted if "budget" in name] == ["genmedia.budget.warning", "genmedia.budget.reached"]
+    assert posts(simulator) == 2
+
+
+# --- the command line ---
+
+
+async def test_the_command_line_shows_the_caps_of_an_account_and_removes_those_of_a_deleted_block(
+    ledger_url: str, provider: RunningSimulator, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with opened(ledger_url, provider, Caps("old", day_micros=cny("9"))) as session:
+        await sent(session, 1)
+    await asyncio.to_thread(app, ["accounts", "budget", "default", "--json"], result_action="return_value")
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["cap"], shown["block"], shown["limit"], shown["spent"]) == ("max_cost_per_day", "old", 9.0, 1.4)
+    await asyncio.to_thread(app, ["accounts", "uncap", "default", "old"], result_action="return_value")
+    await asyncio.to_thread(app, ["accounts", "budget", "default"], result_action="return_value")
+    assert "has no caps" in capsys.readouterr().out

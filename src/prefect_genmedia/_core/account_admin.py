@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, update
 
 from prefect_genmedia._core import schema
-from prefect_genmedia._core.account_budgets import Facts, Payer, ids_of, spending
+from prefect_genmedia._core.account_budgets import Payer, ids_of, spending
 from prefect_genmedia._core.accounts import (
     AccountRecord,
     all_accounts,
@@ -17,6 +17,7 @@ from prefect_genmedia._core.accounts import (
     learn_accounts,
     lock_accounts,
 )
+from prefect_genmedia._core.caps import Facts
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import PriceTable

@@ -6,16 +6,15 @@ its `sent_at`, until it is certain that it cost nothing. So no reservation can b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 
 from sqlalchemy import BigInteger, Connection, case, cast, func, select
 from sqlalchemy.sql import ColumnElement
 
 from prefect_genmedia._core import schema
 from prefect_genmedia._core.accounts import AccountRecord
-from prefect_genmedia._core.caps import Cap, Caps, Period, stored_caps
+from prefect_genmedia._core.caps import WARNING_SHARE, Cap, Caps, Facts, Period, stored_caps
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import NEVER_PAID, JobState
 from prefect_genmedia._core.statements import lock_number
@@ -23,13 +22,7 @@ from prefect_genmedia.errors import BudgetStop
 from prefect_genmedia.prices import CURRENCY, MICROS, PriceTable, in_micros
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 
-WARNING_SHARE = Decimal("0.8")
-"""From this share of a cap on, an event warns."""
-
 _JOBS = schema.jobs
-
-Facts = Mapping[str, str | float]
-"""What an event says about a cap."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +269,7 @@ def _repriced(
 def _facts(payer: Payer, cap: Cap, period: Period, spent: Spent) -> Facts:
     return {
         "scope": payer.scope,
-        "account": payer.shown,
+        "of": f"account {payer.shown}",
         "cap": cap.name,
         "block": cap.block,
         "limit": cap.plain(cap.limit),

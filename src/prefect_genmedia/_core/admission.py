@@ -9,7 +9,6 @@ from sqlalchemy import Connection, func, select, update
 
 from prefect_genmedia._core import schema
 from prefect_genmedia._core.account_budgets import (
-    Facts,
     Payer,
     Wanted,
     check_caps,
@@ -20,7 +19,7 @@ from prefect_genmedia._core.account_budgets import (
 from prefect_genmedia._core.accounts import AccountRecord, accounts_at
 from prefect_genmedia._core.attempts import holds_payment
 from prefect_genmedia._core.budgets import cost_of, priced_as
-from prefect_genmedia._core.caps import shown_amount
+from prefect_genmedia._core.caps import Facts, shown_amount
 from prefect_genmedia._core.identity import identities_of, identity_of
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.session import JobSpec, Session

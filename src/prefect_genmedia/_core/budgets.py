@@ -11,6 +11,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, and_, delete, or_, select, update
 
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.caps import WARNING_SHARE, Facts
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger, Spend
 from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
@@ -93,17 +94,20 @@ class Budget:
         await self._ledger.transact(write)
         return await self.state()
 
-    async def reserve(self, holder: str, cost: Decimal | float | None) -> None:
+    async def reserve(self, holder: str, cost: Decimal | float | None) -> Facts:
         """Take a job and its cost out of the budget, unless this holder has done so already.
 
         Parameters:
             holder: the identity and attempt that the money is for, see `holder_of`.
             cost: CNY, estimated; None counts as nothing.
 
+        Returns:
+            What an event says of the limit that is nearly reached with it; empty if none is.
+
         Raises:
             BudgetStop: the budget does not hold it.
         """
-        await self._ledger.transact(lambda connection: self._reserve(connection, holder, in_micros(cost or 0)))
+        return await self._ledger.transact(lambda connection: self._reserve(connection, holder, in_micros(cost or 0)))
 
     def spender(self, cost: Decimal | float | None) -> Spend:
         """What reserves for a job in the very transaction in which it begins to be sent.
@@ -168,12 +172,12 @@ class Budget:
         mine = update(schema.budgets).where(schema.budgets.c.name == self.name)
         connection.execute(mine.values(updated_at=self._clock.now()))
 
-    def _reserve(self, connection: Connection, holder: str, micros: int) -> None:
+    def _reserve(self, connection: Connection, holder: str, micros: int) -> Facts:
         budgets, held = schema.budgets, schema.reservations
         self._lock(connection)
         mine = select(held.c.holder).where(held.c.budget == self.name, held.c.holder == holder)
         if connection.execute(mine).first() is not None:
-            return
+            return {}
         fits = self._change(1, micros).where(
             or_(budgets.c.limit_jobs.is_(None), budgets.c.reserved_jobs + 1 <= budgets.c.limit_jobs),
             or_(budgets.c.limit_micros.is_(None), budgets.c.reserved_micros + micros <= budgets.c.limit_micros),
@@ -182,6 +186,7 @@ class Budget:
             raise _stop(self._state(connection), from_micros(micros))
         values = {"budget": self.name, "holder": holder, "micros": micros, "created_at": self._clock.now()}
         connection.execute(held.insert().values(**values))
+        return _near(self._state(connection), WARNING_SHARE)
 
     def _change(self, jobs: int, micros: int) -> Any:
         budgets = schema.budgets
@@ -202,6 +207,26 @@ def holder_of(identity: str, attempt: int) -> str:
     return f"{identity}:{attempt}"
 
 
+def _near(state: BudgetState, share: Decimal) -> Facts:
+    """What an event says of the first limit of which so much is reserved."""
+    taken = {"max_cost": (state.cost, state.max_cost), "max_jobs": (Decimal(state.jobs), state.max_jobs)}
+    for cap, (reserved, limit) in taken.items():
+        if limit is not None and reserved >= share * limit:
+            return {
+                "scope": f"budget.{state.name}",
+                "of": f"the budget {state.name!r}",
+                "cap": cap,
+                "block": "",
+                "limit": float(limit),
+                "spent": 0,
+                "reserved": float(reserved),
+                "unit": CURRENCY if cap == "max_cost" else "jobs",
+                "period": "all of it",  # a day's budget has the day in its name
+                "period_ends": "",
+            }
+    return {}
+
+
 def _stop(state: BudgetState, cost: Decimal) -> BudgetStop:
     limits = []
     if state.max_jobs is not None:
@@ -209,7 +234,10 @@ def _stop(state: BudgetState, cost: Decimal) -> BudgetStop:
     if state.max_cost is not None:
         limits.append(f"an estimated {state.cost:.2f} of {state.max_cost:.2f} {CURRENCY}")
     wanted = f" another estimated {cost:.2f} {CURRENCY}" if cost else " another job"
-    return BudgetStop(f"The budget {state.name!r} has {' and '.join(limits)} reserved and does not hold{wanted}.")
+    stop = BudgetStop(f"The budget {state.name!r} has {' and '.join(limits)} reserved and does not hold{wanted}.")
+    full = _near(state, Decimal(1)) or _near(state, Decimal(0))
+    stop.facts = dict(full)
+    return stop
 
 
 def priced_as(request: GenerationRequest) -> str:

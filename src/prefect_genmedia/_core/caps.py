@@ -20,6 +20,12 @@ from prefect_genmedia.prices import CURRENCY, from_micros
 
 _CAPS = schema.account_caps
 
+WARNING_SHARE = Decimal("0.8")
+"""From this share of a limit on, an event warns."""
+
+Facts = Mapping[str, str | float]
+"""What an event says about a limit."""
+
 
 @dataclass(frozen=True)
 class Period:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from prefect_genmedia._core.account_budgets import Facts
 from prefect_genmedia._core.accounts import AccountRecord
-from prefect_genmedia._core.caps import Caps
+from prefect_genmedia._core.caps import Caps, Facts
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import Identities, identities_of
 from prefect_genmedia._core.ledger import Ledger, Spend

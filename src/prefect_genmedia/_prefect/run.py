@@ -22,7 +22,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run, task_run
 from prefect.states import Failed
 
-from prefect_genmedia._core.account_budgets import Facts
+from prefect_genmedia._core.caps import Facts
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.polling import WaitListener
@@ -208,28 +208,28 @@ def emit_job_event(what: str, job: Job, **payload: Any) -> None:
 
 
 def emit_budget_event(what: str, facts: Facts) -> None:
-    """Log that a cap is nearly reached or does not hold a job, and emit `genmedia.budget.…` for automations.
+    """Log that a limit is nearly reached or does not hold a job, and emit `genmedia.budget.…` for automations.
 
     Parameters:
         what: `warning` or `reached`.
-        facts: the cap, what is spent and reserved, and when the period ends.
+        facts: the limit, what is spent and reserved, and when the period ends.
     """
     get_run_logger().warning(
-        "The cap %s of account %s %s: %g %s are spent and %g reserved of %g, until %s",
+        "The limit %s of %s %s: %g %s are spent and %g reserved of %g%s",
         facts["cap"],
-        facts["account"],
+        facts["of"],
         "does not hold another job" if what == "reached" else "is nearly reached",
         facts["spent"],
         facts["unit"],
         facts["reserved"],
         facts["limit"],
-        facts["period_ends"],
+        f", until {facts['period_ends']}" if facts["period_ends"] else "",
     )
     emit_event(
         event=f"genmedia.budget.{what}",
         resource={
             "prefect.resource.id": f"genmedia.{facts['scope']}",
-            "prefect.resource.name": str(facts["account"]),
+            "prefect.resource.name": str(facts["of"]),
             "genmedia.cap": str(facts["cap"]),
         },
         payload=dict(facts),
