@@ -116,6 +116,8 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     wanted = await read_rows(spec.table)
     rows, bad = check_rows(wanted, spec.kind, shard.has if shard else None)
     prices = price_table(prices_of(settings), spec.money.prices)
+    if spec.money.max_cost is not None:
+        _check_prices(rows, prices, "max_cost")
     folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
     location = spec.results or _beside(spec.table, folder, name)
     _check_location(location, spec.table)
@@ -124,7 +126,9 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     if shard is not None:
         await shard.check_ledger(ledger)
     sessions = await _sessions(stack, rows, spec, prices, ledger)
-    _check_prices(rows, prices, spec.money, sessions)
+    for provider, session in sessions.items():
+        if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
+            _check_prices([row for row in rows if row.request.provider == provider], prices, caps[0])
     jobs = Known(name, rows, sessions, ledger)
     known = await jobs.begin()
     asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
@@ -280,22 +284,12 @@ async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
     return budgets
 
 
-def _check_prices(
-    rows: Sequence[Row], prices: Mapping[str, Price], money: Money, sessions: Mapping[str, Session]
-) -> None:
+def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str) -> None:
     """A limit on cost that some rows cannot be counted against would be no limit."""
-    limits = {name: _limit_on_cost(money, session) for name, session in sessions.items()}
-    limited = [(row.request, limit) for row in rows if (limit := limits[row.request.provider])]
-    found = {(priced_as(request), _price_problem(request, prices, limit)) for request, limit in limited}
+    found = {(priced_as(row.request), _price_problem(row.request, prices, limit)) for row in rows}
     problems = [FieldProblem(f"prices.{name}", problem) for name, problem in sorted(found) if problem]
     if problems:
         raise InvalidRequest.of("The batch", problems)
-
-
-def _limit_on_cost(money: Money, session: Session) -> str:
-    """The name of a limit on costs that holds for the rows of an account; empty if there is none."""
-    caps = [cap.name for cap in session.caps.each() if cap.is_money]
-    return "max_cost" if money.max_cost is not None else next(iter(caps), "")
 
 
 def _price_problem(request: GenerationRequest, prices: Mapping[str, Price], limit: str) -> str:
