@@ -34,7 +34,7 @@ from prefect_genmedia._prefect.session import caps_of
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
-from prefect_genmedia.prices import Price
+from prefect_genmedia.prices import Price, limit_in_micros
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.tasks import submit
@@ -375,6 +375,11 @@ async def test_a_job_that_was_reserved_at_another_price_counts_by_the_price_of_t
     async with opened(ledger_url, provider, Caps("b", day_micros=cny(10)), prices=dearer) as session:
         job = await sent(session, 1)
         assert (job.cost_micros, job.estimated_cost) == (cny(10), 10.0)
+
+
+def test_a_limit_is_what_was_meant_and_never_more() -> None:
+    amounts = (3 * 1.4, 0.1 + 0.2, Decimal("0.0000019"), Decimal("1000000000"), 0)
+    assert [limit_in_micros(amount) for amount in amounts] == [4_200_000, 300_000, 1, 10**15, 0]
 
 
 def test_amounts_are_exact_and_shown_with_as_many_decimals_as_they_have() -> None:

@@ -134,7 +134,9 @@ def limit_in_micros(limit: Decimal | float) -> int:
     Raises:
         InvalidRequest: it is negative, infinite, not a number, or too large to be counted.
     """
-    return int(amount_of("limit", limit) * MICROS)
+    # 3 * 1.4 is 4.199999999999999 as a float: what lies that near is the amount that was meant.
+    meant = amount_of("limit", limit).quantize(Decimal("1e-9"))
+    return int(meant * MICROS)
 
 
 def from_micros(micros: int) -> Decimal:
