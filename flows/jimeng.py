@@ -54,6 +54,7 @@ async def jimeng_video(
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
+    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
 ) -> State[Delivery]:
     """Make a video from text or pictures, and deliver it verified.
 
@@ -82,6 +83,8 @@ async def jimeng_video(
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"watermark": false}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
+        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
+            besides.
 
     Raises:
         InvalidRequest: before anything is paid, with every problem.
@@ -114,5 +117,6 @@ async def jimeng_video(
         resubmit_on_output_refusal=resubmit_on_output_refusal,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
+        max_cost=max_cost,
     )
     return await completed(delivery)

@@ -47,6 +47,7 @@ async def omnihuman_video(
     suspend_while_asking: bool = False,
     suspend_while_waiting: bool = False,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
+    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
 ) -> State[Delivery]:
     """Make a portrait speak a recording, and deliver the verified video.
 
@@ -75,6 +76,8 @@ async def omnihuman_video(
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"output_format": "mov"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
+        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
+            besides.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.
@@ -122,5 +125,6 @@ async def omnihuman_video(
         resubmit_on_output_refusal=resubmit_on_output_refusal,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
+        max_cost=max_cost,
     )
     return await completed(delivery)

@@ -36,6 +36,7 @@ async def live_poster(
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
+    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
 
@@ -63,6 +64,8 @@ async def live_poster(
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"prompt": "a_new_scene"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
+        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
+            besides.
 
     Raises:
         InvalidRequest: before anything is paid.
@@ -79,5 +82,6 @@ async def live_poster(
         idempotency_key=idempotency_key,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
+        max_cost=max_cost,
     )
     return await completed(delivery)

@@ -39,6 +39,7 @@ async def stylize_video(
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
+    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
 ) -> State[Delivery]:
     """Redraw a video in a style or as a prompt describes, and deliver the verified video.
 
@@ -59,6 +60,8 @@ async def stylize_video(
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"style": "a_new_style"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
+        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
+            besides.
 
     Raises:
         InvalidRequest: before anything is paid.
@@ -82,5 +85,6 @@ async def stylize_video(
         idempotency_key=idempotency_key,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
+        max_cost=max_cost,
     )
     return await completed(delivery)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from decimal import Decimal
 
 import pytest
 
@@ -44,7 +45,7 @@ async def test_twenty_submitters_at_once_never_overspend_by_one(shared_ledger: s
         state = await Budget(ledger, "shared", 37, 3.7).state()
         # What others gave back late may be free now; nothing more than that.
         assert sum(got) == state.jobs <= 37
-        assert state.cost == pytest.approx(state.jobs * 0.1)
+        assert state.cost == state.jobs * Decimal("0.1")
         left = [f"left:{number}" for number in range(40)]
         budget = Budget(ledger, "shared", 37, 3.7)
         outcomes = await asyncio.gather(*(budget.reserve(holder, 0.1) for holder in left), return_exceptions=True)
@@ -112,7 +113,7 @@ async def test_a_row_whose_reservation_another_run_gave_back_reserves_anew_or_is
         assert await budget.release("row-2", 1)
         sending = await ledger.start_sending(mine, None, spend=budget.spender(None))
         assert sending is not None
-        assert (await budget.state()) == BudgetState("b", 1, 0.1, 1, None)
+        assert (await budget.state()) == BudgetState("b", 1, Decimal("0.1"), 1, None)
         failed = await ledger.move(sending, JobState.REJECTED)
         assert failed is not None
         assert await budget.release(mine.identity, 1)
@@ -135,7 +136,7 @@ async def test_a_budget_remembers_what_is_reserved_when_its_limit_changes(shared
     async with open_ledger(shared_ledger) as ledger:
         await (first := Budget(ledger, "b", None, 1.0)).open()
         await first.reserve("a", 0.9)
-        assert (await Budget(ledger, "b", None, 2.0).open()).cost == 0.9
+        assert (await Budget(ledger, "b", None, 2.0).open()).cost == Decimal("0.9")
         await first.reserve("c", 1.0)
         with pytest.raises(errors.BudgetStop, match=r"1\.90 of 2\.00 CNY"):
             await first.reserve("d", 0.2)

@@ -17,7 +17,7 @@ GenMediaError
 ├── ResultInvalid       the file came, but it does not verify; it is in quarantine
 ├── StorageError        the file is paid for and can be fetched, but not written to where it shall be
 ├── LedgerError         the ledger's database is away, read-only or damaged; nothing is sent without it
-├── BudgetStop          the budget does not hold another job; nothing was sent for it
+├── BudgetStop          a budget or a cap does not hold another job; nothing was sent for it
 ├── BatchIncomplete     a batch ended, and some of its rows have no file; the others are delivered
 └── ProviderError       anything else the provider or the network did
 
@@ -27,7 +27,7 @@ logs and result storage, and would not unpickle.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -317,10 +317,14 @@ class LedgerError(GenMediaError):
 
 
 class BudgetStop(GenMediaError):
-    """The budget does not hold what the next job would cost, so it was not submitted."""
+    """A budget, or a cap of the account, does not hold what the next job would cost, so it was not submitted."""
 
     outcome: SendOutcome = "refused"
     paid = "nothing for the rows that were not submitted"
+    remedy = "raise max_jobs or max_cost"
+    """What a person can change."""
+    facts: Mapping[str, str | float] = {}
+    """What the event says about a cap of an account; empty for other budgets."""
     next_step = "raise max_jobs or max_cost and run again: the rows that are delivered are not paid again."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from types import TracebackType
 from typing import Any, ParamSpec, TypedDict, TypeVar, cast
 
@@ -13,6 +14,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 from typing_extensions import Self, Unpack
 
+from prefect_genmedia._core.admission import paid_for_result
+from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.concurrency import holding_limit
@@ -20,8 +23,10 @@ from prefect_genmedia._prefect.parameters import refuse_base64
 from prefect_genmedia._prefect.run import recorded_job, run_context
 from prefect_genmedia._prefect.suspension import check_can_suspend, suspend_until_done
 from prefect_genmedia.errors import OutputRefused
+from prefect_genmedia.prices import amount_of, from_micros
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks import download_result, submit, wait_for_job
 from prefect_genmedia.text import shown_id
 
@@ -62,6 +67,8 @@ class GenerateOptions(TypedDict, total=False):
     """Check what the provider documents about the inputs before anything is paid."""
     allow_second_account: bool
     """Send the request although another account of the same provider and base URL has it in flight, or was charged."""
+    max_cost: Decimal | float | None
+    """Most CNY that the result may cost, estimated, over all attempts, those after refused videos too; None for any."""
     suspend_while_waiting: bool
     """Suspend the deployed run until the job is done; see `check_can_suspend`."""
 
@@ -81,7 +88,8 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
     """
     credentials, output = options.get("credentials", "default"), options.get("output")
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
-    key = options.get("idempotency_key")
+    key, limit = options.get("idempotency_key"), options.get("max_cost")
+    left = None if limit is None else amount_of("max_cost", limit)
     for attempt in attempts(prepared, options.get("resubmit_on_output_refusal", 0)):
         with attempt:
             spec = JobSpec(attempt.prepared.request, scope=run_context().scope(key), variant=attempt.variant)
@@ -96,12 +104,24 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                     ask_again=attempt.is_last,
                     preflight=options.get("preflight", True),
                     allow_second_account=options.get("allow_second_account", False),
+                    max_cost=left,
                 )
                 if options.get("suspend_while_waiting"):
                     await suspend_until_done(job)
                 timeout = options.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
                 job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout)
+        if left is not None and attempt.refused_job:
+            left = max(left - await _paid_for(attempt.refused_job), Decimal(0))
     return await download_result(job, output, credentials=credentials)
+
+
+async def _paid_for(key: str) -> Decimal:
+    """What the attempts at a result cost or may cost, estimated."""
+    async with open_ledger(current_settings().ledger) as ledger:
+        job = await ledger.get(key)
+        if job is None:
+            return Decimal(0)
+        return from_micros(await ledger.transact(lambda connection: paid_for_result(connection, job)))
 
 
 async def completed(delivery: Delivery) -> State[Delivery]:
@@ -146,6 +166,7 @@ class Attempt:
     variant: int
     is_last: bool
     is_refused: bool = field(default=False, init=False)
+    refused_job: str | None = field(default=None, init=False)
 
     def __enter__(self) -> Self:
         """Begin the attempt."""
@@ -156,7 +177,8 @@ class Attempt:
     ) -> bool:
         """Swallow a refused output if another attempt is allowed."""
         self.is_refused = isinstance(error, OutputRefused) and not self.is_last
-        if self.is_refused:
+        if isinstance(error, OutputRefused) and self.is_refused:
+            self.refused_job = error.job_key
             get_run_logger().warning("The output was refused, so a new attempt is made: %s", error)
         return self.is_refused
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
@@ -45,11 +47,11 @@ class Price(BaseModel):
             refusal = InvalidRequest.from_validation("The price", error)
         raise refusal
 
-    def of(self, seconds: float | None) -> float | None:
+    def of(self, seconds: float | None) -> Decimal | None:
         """CNY for a result of `seconds`; None where the price depends on a length that is not known."""
         if self.per_second and seconds is None:
             return None
-        return self.per_job + self.per_second * (seconds or 0.0)
+        return exact(self.per_job) + exact(self.per_second) * exact(seconds or 0.0)
 
 
 PriceTable = Mapping[str, Price]
@@ -76,23 +78,71 @@ def price_table(listed: PriceTable, own: Mapping[str, float | Price] | None) -> 
     return table
 
 
-def amount_problems(field: str, amount: float) -> Iterator[FieldProblem]:
+def amount_problems(field: str, amount: Decimal | float) -> Iterator[FieldProblem]:
     """What is wrong with an amount of money, if anything.
 
     Parameters:
         field: where it was given.
         amount: CNY.
     """
-    if not 0 <= amount <= MOST_CNY:  # false for NaN, too
+    # Compared with NaN, a Decimal raises an error.
+    if not math.isfinite(amount) or not 0 <= amount <= MOST_CNY:
         yield FieldProblem(field, f"must be an amount from 0 to {MOST_CNY:,} {CURRENCY}")
 
 
-def in_micros(cost: float) -> int:
-    """A sum in whole millionths, rounded.
+def exact(amount: Decimal | float) -> Decimal:
+    """An amount as it was typed: 0.1 is a tenth, not the nearest binary fraction.
+
+    Parameters:
+        amount: CNY.
+    """
+    return amount if isinstance(amount, Decimal) else Decimal(str(amount))
+
+
+def amount_of(field: str, amount: Decimal | float) -> Decimal:
+    """An amount that a user gave, checked.
+
+    Parameters:
+        field: where it was given.
+        amount: CNY.
 
     Raises:
         InvalidRequest: it is negative, infinite, not a number, or too large to be counted.
     """
-    if problems := [*amount_problems("cost", cost)]:
+    if problems := [*amount_problems(field, amount)]:
         raise InvalidRequest.of("The budget", problems)
-    return round(cost * MICROS)
+    return exact(amount)
+
+
+def in_micros(cost: Decimal | float) -> int:
+    """A sum in whole millionths: an exact one is rounded up, so that no cost is counted as nothing.
+
+    Raises:
+        InvalidRequest: it is negative, infinite, not a number, or too large to be counted.
+    """
+    amount = amount_of("cost", cost) * MICROS
+    # A float may be the result of an arithmetic of floats, and lie just above what was meant.
+    return int(amount.to_integral_value(ROUND_CEILING) if isinstance(cost, Decimal) else round(amount))
+
+
+def limit_in_micros(limit: Decimal | float) -> int:
+    """A limit in whole millionths, rounded down, so that nothing above it fits.
+
+    Parameters:
+        limit: CNY.
+
+    Raises:
+        InvalidRequest: it is negative, infinite, not a number, or too large to be counted.
+    """
+    # 3 * 1.4 is 4.199999999999999 as a float: what lies that near is the amount that was meant.
+    meant = amount_of("limit", limit).quantize(Decimal("1e-9"))
+    return int(meant * MICROS)
+
+
+def from_micros(micros: int) -> Decimal:
+    """A sum in CNY.
+
+    Parameters:
+        micros: the sum in whole millionths.
+    """
+    return Decimal(micros) / MICROS

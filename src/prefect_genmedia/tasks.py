@@ -6,6 +6,7 @@ A provider's own tasks are in its package.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from prefect import task
@@ -33,6 +34,7 @@ from prefect_genmedia._prefect.run import (
     run_name,
 )
 from prefect_genmedia._prefect.session import open_session, open_session_of, stored_clients
+from prefect_genmedia.prices import amount_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
 from prefect_genmedia.settings import current_settings
@@ -105,6 +107,7 @@ async def submit(
     ask_again: bool = True,
     preflight: bool = True,
     allow_second_account: bool = False,
+    max_cost: Decimal | float | None = None,
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
@@ -120,12 +123,15 @@ async def submit(
         preflight: check what the provider documents about the inputs before anything is paid; all problems at once.
         allow_second_account: send the request although another account of the same provider and base URL has it in
             flight, or was charged for its result.
+        max_cost: most CNY that the result may cost, estimated, over all attempts at it; None for no limit. The caps of
+            the credentials' Block hold besides.
 
     Returns:
         The job, accepted by the provider.
 
     Raises:
         SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
+        BudgetStop: a cap of the account, or `max_cost`, does not hold the job; nothing was sent.
         AccountConflict, AccountPaused: nothing was sent; see `prefect-genmedia accounts`.
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError: nothing was paid.
     """
@@ -141,6 +147,7 @@ async def submit(
             ask_again=ask_again,
             preflight=preflight,
             allow_second_account=allow_second_account,
+            max_cost=None if max_cost is None else amount_of("max_cost", max_cost),
         )
         job = await pipeline.submit(session, spec, prepared)
     emit_job_event("submitted", job)

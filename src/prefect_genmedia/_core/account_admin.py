@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, update
 
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.account_budgets import Payer, ids_of, spending
 from prefect_genmedia._core.accounts import (
     AccountRecord,
     all_accounts,
@@ -16,8 +17,10 @@ from prefect_genmedia._core.accounts import (
     learn_accounts,
     lock_accounts,
 )
+from prefect_genmedia._core.caps import Facts
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.text import clean_text
 
 ID_CHARACTERS = 4
@@ -160,6 +163,49 @@ async def resume_account(ledger: Ledger, account: str) -> AccountRecord:
         return _again(connection, record)
 
     return await ledger.transact(resume)
+
+
+async def account_budget(ledger: Ledger, account: str, prices: PriceTable) -> tuple[AccountRecord, list[Facts]]:
+    """The caps of an account, and what counts against each in its present period.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        account: its id or one of its names.
+        prices: by `provider/model`, for jobs that were sent without a price.
+
+    Raises:
+        InvalidRequest: there is no such account, or several may be meant.
+        BudgetStop: a cap on costs cannot be checked, since a job was sent without a price and has none now.
+    """
+
+    def read(connection: Connection) -> tuple[AccountRecord, list[Facts]]:
+        record = _found(_locked(connection), account)
+        return record, spending(connection, Payer(record, next(iter(record.tokens), ""), prices), ledger.now())
+
+    return await ledger.transact(read)
+
+
+async def forget_caps(ledger: Ledger, account: str, block: str) -> AccountRecord:
+    """Remove the caps that a Block gave an account; they come back if a Block of that name with caps is used.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        account: its id or one of its names.
+        block: the name under which the Block was saved.
+
+    Raises:
+        InvalidRequest: there is no such account, several may be meant, or the Block gave it no caps.
+    """
+
+    def forget(connection: Connection) -> AccountRecord:
+        record, caps = _found(_locked(connection), account), schema.account_caps
+        ids = ids_of(connection, record)
+        gone = connection.execute(caps.delete().where(caps.c.account_id.in_(ids), caps.c.block == block))
+        if not gone.rowcount:
+            raise _refusal("block", f"no Block {block!r} caps account {record.shown}")
+        return record
+
+    return await ledger.transact(forget)
 
 
 def _locked(connection: Connection) -> list[AccountRecord]:

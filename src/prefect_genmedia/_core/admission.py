@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Connection, func, select, update
 
 from prefect_genmedia._core import schema
-from prefect_genmedia._core.accounts import AccountRecord, accounts_at, read_accounts
+from prefect_genmedia._core.account_budgets import (
+    Payer,
+    Wanted,
+    check_caps,
+    counts_as_spent,
+    is_first,
+    micros_column,
+)
+from prefect_genmedia._core.accounts import AccountRecord, accounts_at
 from prefect_genmedia._core.attempts import holds_payment
+from prefect_genmedia._core.budgets import cost_of, priced_as
+from prefect_genmedia._core.caps import Facts, shown_amount
 from prefect_genmedia._core.identity import identities_of, identity_of
-from prefect_genmedia._core.ledger import Spend
-from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.statements import job_of, lock_number
-from prefect_genmedia.errors import AccountConflict, AccountPaused
+from prefect_genmedia.errors import AccountConflict, AccountPaused, BudgetStop, GenMediaError
+from prefect_genmedia.prices import CURRENCY, from_micros, in_micros, limit_in_micros
 from prefect_genmedia.providers.protocol import PreparedRequest
 
 
@@ -30,55 +41,166 @@ class SentUnderOtherToken(Exception):
         self.record = record
 
 
-def admission(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Spend:
-    """What `Ledger.start_sending` shall do in its transaction: check the account, then reserve the spec's money.
+class Admission:
+    """What `Ledger.start_sending` shall do in its transaction: check the account, then reserve the job's money.
 
-    It raises `AccountPaused`, `AccountConflict` or `SentUnderOtherToken`, and what the spec's `spend` raises; the job
-    stays reserved then.
+    Calling it raises `AccountPaused`, `AccountConflict`, `BudgetStop` or `SentUnderOtherToken`, and what the spec's
+    `spend` raises; the job stays reserved then.
 
     Parameters:
         session: the account that pays.
         spec: the job.
         prepared: the spec's request with its inputs prepared.
     """
-    allowed = spec.allow_second_account or session.allow_second_account
-    request_lock = lock_number(f"request {identity_of('', prepared, spec.scope, spec.variant)}")
 
-    def admit(connection: Connection, job: Job) -> None:
+    def __init__(self, session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> None:
+        self._session, self._spec, self._prepared = session, spec, prepared
+        self._allowed = spec.allow_second_account or session.allow_second_account
+        self._lock = lock_number(f"request {identity_of('', prepared, spec.scope, spec.variant)}")
+        cost = cost_of(prepared, session.prices)
+        self.micros = None if cost is None else in_micros(cost)
+        self.near: list[Facts] = []
+        """The caps that are nearly reached with this job."""
+
+    def __call__(self, connection: Connection, job: Job) -> None:
+        """Check the account and reserve the money; the job is `sending` in this transaction."""
         if connection.dialect.name == "postgresql":
-            connection.execute(select(func.pg_advisory_xact_lock(request_lock)))
-        payer = str(session.account)
-        records = accounts_at(connection, session.account, shared_lock=True)
-        mine = next((each for each in records if each.pays_for(payer)), None)
+            connection.execute(select(func.pg_advisory_xact_lock(self._lock)))
+        payer = str(self._session.account)
+        records = accounts_at(connection, self._session.account, shared_lock=True)
+        mine = _paying(records, payer)
         check_not_paused(mine)
-        now = session.clock.now()
+        self._check_other_accounts(connection, job, records, mine)
+        changes: dict[str, Any] = {}
+        if job.account != payer:  # reserved with an earlier key
+            changes |= {"account": payer, "account_id": mine.id if mine else None}
+        if job.cost_micros != self.micros:  # reserved by an earlier version, or at other prices
+            changes |= costs_of(self.micros)
+        if changes:
+            connection.execute(update(schema.jobs).where(schema.jobs.c.key == job.key).values(**changes))
+        self.check_budget(connection, mine, job)
+        if self._spec.spend is not None:
+            self._spec.spend(connection, job)
+
+    def check_budget(self, connection: Connection, mine: AccountRecord | None, job: Job | None) -> None:
+        """Refuse a job that the spec's `max_cost` or a cap of the account does not hold.
+
+        Parameters:
+            connection: inside a transaction.
+            mine: the account.
+            job: the job, `sending`; or the newest one of the wanted result, if there is one.
+        """
+        session, at = self._session, self._session.clock.now()
+        sending = job if job is not None and job.state is JobState.SENDING else None
+        if sending is not None:
+            at = sending.sent_at or at
+        if self._spec.max_cost is not None:
+            self._check_max_cost(connection, self._spec.max_cost, job)
+        payer = Payer(mine, str(session.account), session.prices)
+        wanted = Wanted(self.micros, priced_as(self._prepared.request), at, sending.key if sending else "")
+        self.near = check_caps(connection, payer, session.caps, wanted)
+
+    def _check_other_accounts(
+        self, connection: Connection, job: Job, records: list[AccountRecord], mine: AccountRecord | None
+    ) -> None:
+        now = self._session.clock.now()
         for record in records:
-            if record is not mine and allowed:
+            if record is not mine and self._allowed:
                 continue
-            identities = identities_of(record.tokens, prepared, spec.scope, spec.variant)
+            identities = identities_of(record.tokens, self._prepared, self._spec.scope, self._spec.variant)
             paid = _paid_elsewhere(connection, job, identities, now)
             if paid is not None:
-                raise SentUnderOtherToken(record) if record is mine else _second_account(record, mine, paid, payer)
-        if job.account != payer:  # reserved with an earlier key
-            mine_is = {"account": payer, "account_id": mine.id if mine else None}
-            connection.execute(update(schema.jobs).where(schema.jobs.c.key == job.key).values(**mine_is))
-        if spec.spend is not None:
-            spec.spend(connection, job)
+                if record is mine:
+                    raise SentUnderOtherToken(record)
+                raise _second_account(record, mine, paid, str(self._session.account))
 
-    return admit
+    def _check_max_cost(self, connection: Connection, max_cost: Decimal, job: Job | None) -> None:
+        """Refuse a job whose result would cost too much; the attempts before it count."""
+        before = 0 if job is None else paid_for_result(connection, job)
+        if self.micros is not None and before + self.micros <= limit_in_micros(max_cost):
+            return
+        begin = f"max_cost lets this result cost {shown_amount(max_cost)}, estimated"
+        if self.micros is None:
+            model = priced_as(self._prepared.request)
+            stop = BudgetStop(
+                f"{begin}. That cannot be checked: {model} has no price, or one that depends on an unknown length. "
+                "The job was not sent.",
+                paid="nothing",
+            )
+            stop.remedy = f"give {model} a price per_job in the setting PRICES"
+        else:
+            this = shown_amount(from_micros(self.micros))
+            earlier = f", after {shown_amount(from_micros(before))} for earlier attempts" if before else ""
+            stop = BudgetStop(f"{begin}: this job would cost {this}{earlier}. It was not sent.", paid="nothing")
+            stop.remedy = "raise max_cost"
+        stop.next_step = f"{stop.remedy}, and run again."
+        raise stop
 
 
-async def refuse_if_paused(session: Session) -> None:
-    """Refuse whatever would ask the account's provider for something new, if the account is paused.
+def paid_for_result(connection: Connection, job: Job) -> int:
+    """What the other attempts at a job's result cost or may cost, estimated, in millionths.
+
+    Parameters:
+        connection: inside a transaction.
+        job: an attempt. It counts itself unless it is `sending`.
+    """
+    jobs = schema.jobs
+    own = [jobs.c.key != job.key] if job.state is JobState.SENDING else []
+    total = select(func.sum(micros_column())).where(jobs.c.identity == job.identity, *own)
+    return int(connection.execute(total.where(counts_as_spent(job.provider))).scalar() or 0)
+
+
+async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedRequest[Any], newest: Job | None) -> None:
+    """Refuse what would be refused when it is sent, before the provider is asked for anything and turns are waited for.
 
     Parameters:
         session: the account.
+        spec: the job.
+        prepared: the spec's request with its inputs prepared.
+        newest: the newest job of the wanted result, if there is one.
 
     Raises:
-        AccountPaused: it is paused.
+        AccountPaused: the account is paused.
+        BudgetStop: its caps or the spec's `max_cost` do not hold the job.
     """
-    records = await read_accounts(session.ledger, session.account)
-    check_not_paused(next((each for each in records if each.pays_for(str(session.account))), None))
+    admit = Admission(session, spec, prepared)
+
+    def check(connection: Connection) -> None:
+        mine = _paying(accounts_at(connection, session.account), str(session.account))
+        check_not_paused(mine)
+        admit.check_budget(connection, mine, newest)
+
+    await session.ledger.transact(check)
+
+
+async def tell_of_budget(session: Session, what: str, facts: Facts) -> None:
+    """Report a cap that is nearly reached, or that does not hold a job: once in its period, by whichever process.
+
+    Parameters:
+        session: the account.
+        what: `warning` or `reached`.
+        facts: what the event says; nothing is reported where there are none.
+    """
+    try:
+        if facts and await is_first(session.ledger, what, facts):
+            session.hooks.budget(what, facts)
+    except GenMediaError as error:  # the job is sent, or refused, all the same
+        session.log.warning("The event that a cap is near or reached cannot be emitted: %s", error.message)
+
+
+def _paying(records: list[AccountRecord], payer: str) -> AccountRecord | None:
+    return next((each for each in records if each.pays_for(payer)), None)
+
+
+def costs_of(micros: int | None) -> dict[str, Any]:
+    """A job's columns about its cost.
+
+    Parameters:
+        micros: millionths of the currency; None if no price is known.
+    """
+    if micros is None:
+        return {"cost_micros": None, "estimated_cost": None, "currency": None}
+    return {"cost_micros": micros, "estimated_cost": float(from_micros(micros)), "currency": CURRENCY}
 
 
 def check_not_paused(record: AccountRecord | None) -> None:

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from decimal import Decimal
 from typing import Any, Literal
 
 from sqlalchemy import Connection, and_, delete, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.caps import WARNING_SHARE, Facts
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger, Spend
 from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
 from prefect_genmedia.errors import BudgetStop
-from prefect_genmedia.prices import CURRENCY, MICROS, PriceTable, in_micros
+from prefect_genmedia.prices import CURRENCY, PriceTable, from_micros, in_micros, limit_in_micros
 from prefect_genmedia.providers.plugin import providers_with_free_failures
-from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
 BudgetPeriod = Literal["total", "day"]
 
@@ -28,9 +29,9 @@ class BudgetState:
 
     name: str
     jobs: int
-    cost: float
+    cost: Decimal
     max_jobs: int | None
-    max_cost: float | None
+    max_cost: Decimal | None
 
 
 def budget_name(name: str, period: BudgetPeriod, account: str | None, clock: Clock = SYSTEM_CLOCK) -> str:
@@ -62,7 +63,12 @@ class Budget:
     """
 
     def __init__(
-        self, ledger: Ledger, name: str, max_jobs: int | None, max_cost: float | None, clock: Clock = SYSTEM_CLOCK
+        self,
+        ledger: Ledger,
+        name: str,
+        max_jobs: int | None,
+        max_cost: Decimal | float | None,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         """Write nothing yet."""
         self.name = name
@@ -76,31 +82,34 @@ class Budget:
         now = self._clock.now()
         limits: dict[str, Any] = {
             "limit_jobs": self.max_jobs,
-            "limit_micros": None if self.max_cost is None else in_micros(self.max_cost),
+            "limit_micros": None if self.max_cost is None else limit_in_micros(self.max_cost),
             "updated_at": now,
         }
         fresh = {"name": self.name, "reserved_jobs": 0, "reserved_micros": 0, "currency": CURRENCY, "created_at": now}
 
         def write(connection: Connection) -> None:
-            statement = _insert(connection, schema.budgets).values(**fresh, **limits)
-            connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_=limits))
+            connection.execute(schema.insert_new(connection, schema.budgets).values(**fresh, **limits))
+            connection.execute(update(schema.budgets).where(schema.budgets.c.name == self.name).values(**limits))
 
         await self._ledger.transact(write)
         return await self.state()
 
-    async def reserve(self, holder: str, cost: float | None) -> None:
+    async def reserve(self, holder: str, cost: Decimal | float | None) -> Facts:
         """Take a job and its cost out of the budget, unless this holder has done so already.
 
         Parameters:
             holder: the identity and attempt that the money is for, see `holder_of`.
             cost: CNY, estimated; None counts as nothing.
 
+        Returns:
+            What an event says of the limit that is nearly reached with it; empty if none is.
+
         Raises:
             BudgetStop: the budget does not hold it.
         """
-        await self._ledger.transact(lambda connection: self._reserve(connection, holder, cost))
+        return await self._ledger.transact(lambda connection: self._reserve(connection, holder, in_micros(cost or 0)))
 
-    def spender(self, cost: float | None) -> Spend:
+    def spender(self, cost: Decimal | float | None) -> Spend:
         """What reserves for a job in the very transaction in which it begins to be sent.
 
         Whatever another run has given back until then is reserved anew, or the job is not sent.
@@ -110,8 +119,8 @@ class Budget:
         """
 
         def spend(connection: Connection, job: Job) -> None:
-            known = job.estimated_cost if cost is None else cost
-            self._reserve(connection, holder_of(job.identity, job.attempt), known)
+            micros = job.micros if cost is None else in_micros(cost)
+            self._reserve(connection, holder_of(job.identity, job.attempt), micros or 0)
 
         return spend
 
@@ -153,9 +162,9 @@ class Budget:
         return BudgetState(
             name=self.name,
             jobs=row.reserved_jobs,
-            cost=row.reserved_micros / MICROS,
+            cost=from_micros(row.reserved_micros),
             max_jobs=row.limit_jobs,
-            max_cost=None if limit is None else limit / MICROS,
+            max_cost=None if limit is None else from_micros(limit),
         )
 
     def _lock(self, connection: Connection) -> None:
@@ -163,20 +172,21 @@ class Budget:
         mine = update(schema.budgets).where(schema.budgets.c.name == self.name)
         connection.execute(mine.values(updated_at=self._clock.now()))
 
-    def _reserve(self, connection: Connection, holder: str, cost: float | None) -> None:
-        budgets, held, micros = schema.budgets, schema.reservations, in_micros(cost or 0.0)
+    def _reserve(self, connection: Connection, holder: str, micros: int) -> Facts:
+        budgets, held = schema.budgets, schema.reservations
         self._lock(connection)
         mine = select(held.c.holder).where(held.c.budget == self.name, held.c.holder == holder)
         if connection.execute(mine).first() is not None:
-            return
+            return {}
         fits = self._change(1, micros).where(
             or_(budgets.c.limit_jobs.is_(None), budgets.c.reserved_jobs + 1 <= budgets.c.limit_jobs),
             or_(budgets.c.limit_micros.is_(None), budgets.c.reserved_micros + micros <= budgets.c.limit_micros),
         )
         if connection.execute(fits.returning(budgets.c.name)).first() is None:
-            raise _stop(self._state(connection), cost)
+            raise _stop(self._state(connection), from_micros(micros))
         values = {"budget": self.name, "holder": holder, "micros": micros, "created_at": self._clock.now()}
         connection.execute(held.insert().values(**values))
+        return _near(self._state(connection), WARNING_SHARE)
 
     def _change(self, jobs: int, micros: int) -> Any:
         budgets = schema.budgets
@@ -197,19 +207,37 @@ def holder_of(identity: str, attempt: int) -> str:
     return f"{identity}:{attempt}"
 
 
-def _stop(state: BudgetState, cost: float | None) -> BudgetStop:
+def _near(state: BudgetState, share: Decimal) -> Facts:
+    """What an event says of the first limit of which so much is reserved."""
+    taken = {"max_cost": (state.cost, state.max_cost), "max_jobs": (Decimal(state.jobs), state.max_jobs)}
+    for cap, (reserved, limit) in taken.items():
+        if limit is not None and reserved >= share * limit:
+            return {
+                "scope": f"budget.{state.name}",
+                "of": f"the budget {state.name!r}",
+                "cap": cap,
+                "block": "",
+                "limit": float(limit),
+                "spent": 0,
+                "reserved": float(reserved),
+                "unit": CURRENCY if cap == "max_cost" else "jobs",
+                "period": "all of it",  # a day's budget has the day in its name
+                "period_ends": "",
+            }
+    return {}
+
+
+def _stop(state: BudgetState, cost: Decimal) -> BudgetStop:
     limits = []
     if state.max_jobs is not None:
         limits.append(f"{state.jobs} of {state.max_jobs} jobs")
     if state.max_cost is not None:
         limits.append(f"an estimated {state.cost:.2f} of {state.max_cost:.2f} {CURRENCY}")
     wanted = f" another estimated {cost:.2f} {CURRENCY}" if cost else " another job"
-    return BudgetStop(f"The budget {state.name!r} has {' and '.join(limits)} reserved and does not hold{wanted}.")
-
-
-def _insert(connection: Connection, table: Any) -> Any:
-    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
-    return dialect.insert(table)
+    stop = BudgetStop(f"The budget {state.name!r} has {' and '.join(limits)} reserved and does not hold{wanted}.")
+    full = _near(state, Decimal(1)) or _near(state, Decimal(0))
+    stop.facts = dict(full)
+    return stop
 
 
 def priced_as(request: GenerationRequest) -> str:
@@ -233,7 +261,18 @@ def length_limit(request: GenerationRequest) -> float | None:
     return source.below_seconds if source else None
 
 
-def estimated_cost(request: GenerationRequest, prices: PriceTable, seconds: float | None) -> float | None:
+def cost_of(prepared: PreparedRequest[Any], prices: PriceTable) -> Decimal | None:
+    """Estimate what a prepared request costs, in CNY, by the length that its inputs give it.
+
+    Parameters:
+        prepared: the request with its inputs inspected.
+        prices: by `provider/model`.
+    """
+    seconds = None if prepared.request.length_is_extra else prepared.expectation().seconds
+    return estimated_cost(prepared.request, prices, seconds)
+
+
+def estimated_cost(request: GenerationRequest, prices: PriceTable, seconds: float | None) -> Decimal | None:
     """Estimate what a result costs, in CNY; None if no price is known, or it depends on an unknown length.
 
     Parameters:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_genmedia import errors
 from prefect_genmedia._transport.api import SUBMIT_SECONDS
 from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
+from prefect_genmedia.prices import in_micros
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia.providers.protocol import MediaExpectation
 from prefect_genmedia.providers.restoring import with_defaults
@@ -169,7 +170,8 @@ class Job(BaseModel):
     output: str | None = Field(
         default=None, description="Where the run wants its file: a path or URL; None for the default."
     )
-    estimated_cost: float | None = None
+    estimated_cost: float | None = Field(default=None, description="For display; `cost_micros` is what is counted.")
+    cost_micros: int | None = Field(default=None, description="Estimated cost in millionths of the currency.")
     currency: str | None = None
     price: float | None = Field(default=None, description="What the provider says that it cost, in its own unit.")
     points_remaining: float | None = Field(
@@ -184,6 +186,13 @@ class Job(BaseModel):
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled job, also one of an earlier version."""
         super().__setstate__(with_defaults(type(self), state))
+
+    @property
+    def micros(self) -> int | None:
+        """Estimated cost in millionths, also of a job of an earlier version; None if it is not known."""
+        if self.cost_micros is not None or self.estimated_cost is None:
+            return self.cost_micros
+        return in_micros(self.estimated_cost)
 
     @property
     def shown_id(self) -> str:

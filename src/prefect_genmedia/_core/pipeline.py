@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
-from prefect_genmedia._core.admission import refuse_if_paused
+from prefect_genmedia._core.admission import refuse_early, tell_of_budget
 from prefect_genmedia._core.deliver import deliver as publish_verified
 from prefect_genmedia._core.identity import identity_of
 from prefect_genmedia._core.ledger import Ledger
@@ -20,7 +20,7 @@ from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.start import completed
 from prefect_genmedia._core.submit import attempt_to_send, submit_once, unresolved
 from prefect_genmedia._inputs.prepare import identified, is_fresh, prepare_inputs
-from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
+from prefect_genmedia.errors import BudgetStop, FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
 
@@ -111,6 +111,7 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
     Raises:
         InvalidRequest: with every problem of every input; nothing was sent.
         AccountPaused: the request would be sent, and the account is paused.
+        BudgetStop: the request would be sent, and a budget does not hold it.
         GenMediaError: the plug-in could not complete the request; nothing was sent.
     """
     if prepared is None or not (prepared.job_key or is_fresh(prepared)):
@@ -120,7 +121,7 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
     newest = await session.ledger.newest_of(session.identities(prepared, spec.scope, spec.variant))
     if await attempt_to_send(session, spec, newest) is None:
         return prepared  # nothing is sent, so the provider need not be asked for a speaker
-    await refuse_if_paused(session)
+    await refuse_early(session, spec, prepared, newest)
     return await completed(session, prepared)
 
 
@@ -140,11 +141,14 @@ async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]
         GenMediaError: nothing was paid.
     """
     await session.target_of(spec.output or session.default_output)  # an impossible output is known before it is paid
-    ready = await resolve(session, spec, prepared)
-    if ready.job_key is not None:
-        return await submitted_job(session.ledger, ready.job_key)
     try:
+        ready = await resolve(session, spec, prepared)
+        if ready.job_key is not None:
+            return await submitted_job(session.ledger, ready.job_key)
         job = await submit_once(session, spec, ready)
+    except BudgetStop as error:
+        await tell_of_budget(session, "reached", error.facts)
+        raise
     except SubmissionUnknown as error:
         unknown = await session.ledger.get(error.job_key or "")
         if unknown is not None:

@@ -22,13 +22,14 @@ from sqlalchemy import (
     inspect,
     text,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.types import TypeEngine
 
 from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006", "0007"})
+HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008"})
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -137,12 +138,14 @@ jobs = Table(
     Column("identity_token", StoredText),
     Column("send_token", String(32)),
     Column("before_decision", StoredJson),
+    Column("cost_micros", BigInteger),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),
     # A B-tree holds no value above 2.7 kB on PostgreSQL, and ids may be longer.
     Index("genmedia_jobs_provider_job_id", "provider_job_id", postgresql_using="hash"),
     Index("genmedia_jobs_typical", "provider", "model", "succeeded_at"),
+    Index("genmedia_jobs_spending", "account_id", "sent_at", "state", "cost_micros", "estimated_cost"),
 )
 
 # Money is counted in whole millionths of the currency: floats would let a thousand small sums pass the limit.
@@ -218,6 +221,41 @@ waiters = Table(
     Column("arrived_at", Float(53), nullable=False),
     Column("seen_at", Float(53), nullable=False),
 )
+
+# What each credentials Block lets its account spend. What was spent is counted from the jobs themselves.
+account_caps = Table(
+    "genmedia_account_caps",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("block", StoredText(255), primary_key=True),
+    Column("day_micros", BigInteger),
+    Column("month_micros", BigInteger),
+    Column("day_jobs", BigInteger),
+    Column("time_zone", String(64), nullable=False),
+    Column("updated_at", Float(53), nullable=False),
+)
+
+# Which events about budgets were emitted: each once in a period.
+budget_events = Table(
+    "genmedia_budget_events",
+    metadata,
+    Column("scope", StoredText(255), primary_key=True),
+    Column("period", String(64), primary_key=True),
+    Column("event", String(32), primary_key=True),
+    Column("emitted_at", Float(53), nullable=False),
+)
+
+
+def insert_new(connection: Connection, table: Table) -> Any:
+    """An insert that does nothing where the row is there already.
+
+    Parameters:
+        connection: to the ledger.
+        table: the table.
+    """
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    return dialect.insert(table).on_conflict_do_nothing()
+
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from prefect_genmedia._core.accounts import AccountRecord
+from prefect_genmedia._core.caps import Caps, Facts
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import Identities, identities_of
 from prefect_genmedia._core.ledger import Ledger, Spend
@@ -74,6 +76,14 @@ class JobHooks:
             **payload: further facts; no secrets.
         """
 
+    def budget(self, what: str, facts: Facts) -> None:
+        """A cap of an account is nearly reached, or does not hold a job; once each in a period.
+
+        Parameters:
+            what: `warning` or `reached`; the last part of the event's name.
+            facts: the cap, what is spent and reserved, and when the period ends.
+        """
+
     def delivered(self, job: Job, made: bool) -> None:
         """A job's files stand under their final names.
 
@@ -107,6 +117,7 @@ class Session:
         prices: what results probably cost, by `provider/model`. Every sum made from them is an estimate.
         publication: where the user's own files are published for the provider to fetch.
         max_in_flight: how many jobs of the account may be in flight; None for no limit.
+        caps: what the account may spend, by the Block in use.
         is_batch: whether its jobs are rows of a batch: single runs are submitted before them.
         concurrency_limit: a Prefect global concurrency limit that each job of a flow holds; None for none.
         callback_url: the address for a provider's callback about a job; None for no callback.
@@ -126,6 +137,7 @@ class Session:
     prices: PriceTable = field(default_factory=list_prices)
     publication: Publication = field(default_factory=Publication)
     max_in_flight: int | None = None
+    caps: Caps = field(default_factory=Caps)
     is_batch: bool = False
     concurrency_limit: str | None = None
     callback_url: Callable[[Job], str | None] = _no_callback
@@ -222,6 +234,7 @@ class JobSpec:
         preflight: whether documented limits of the inputs are checked before anything is sent.
         allow_second_account: whether it may be sent although another account of the provider and base URL has the same
             request in flight or delivered.
+        max_cost: most CNY that the result may cost, estimated, over all of its attempts; None for no limit.
         spend: reserves the job's cost in the transaction in which it begins to be sent; None for no budget.
         inspected: what was found in the inputs already, by URL.
     """
@@ -235,5 +248,6 @@ class JobSpec:
     ask_again: bool = True
     preflight: bool = True
     allow_second_account: bool = False
+    max_cost: Decimal | None = None
     spend: Spend | None = None
     inspected: Mapping[str, Seen] = field(default_factory=dict)

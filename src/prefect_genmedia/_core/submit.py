@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from prefect_genmedia import errors
 from prefect_genmedia._core.accepted import accepted_otherwise, record_accepted
-from prefect_genmedia._core.admission import SentUnderOtherToken, admission
+from prefect_genmedia._core.admission import Admission, SentUnderOtherToken, costs_of, tell_of_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
-from prefect_genmedia._core.budgets import estimated_cost
+from prefect_genmedia._core.budgets import cost_of
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
@@ -25,7 +25,7 @@ from prefect_genmedia._inputs.prepare import without_inputs
 from prefect_genmedia._transport.api import checked_before_sending
 from prefect_genmedia._transport.redact import unsigned_url
 from prefect_genmedia.errors import GenMediaError, LedgerError, RateLimited, SubmissionUnknown
-from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.prices import in_micros
 from prefect_genmedia.providers.extra_body import shown_extra
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
 from prefect_genmedia.text import escaped, shown_id
@@ -55,14 +55,14 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
         RateLimited: no in-flight slot became free in time; nothing was sent.
         AccountPaused, AccountConflict: the account is paused, or another one has the same request; nothing was sent.
-        BudgetStop: the spec's `spend` found no money for it; nothing was sent.
+        BudgetStop: a cap of the account, `max_cost` or `spend` does not hold it; nothing was sent.
         GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
     """
     ledger, clock = session.ledger, session.clock
     prepared = prepared or PreparedRequest(spec.request)
     pause, begin_within = JOIN_SECONDS[0], BEGIN_SECONDS[0]
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
-    admit = admission(session, spec, prepared)
+    admit = Admission(session, spec, prepared)
     prepared.payload()  # a request that cannot be written must fail before anything is written down
     while True:
         job = await _newest_or_new(session, spec, prepared)
@@ -86,7 +86,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
                 continue
             if started is not None:
                 try:
-                    return await finish(_send(session, started))
+                    return await _sent(session, started, admit)
                 except SendingLapsed:
                     prepared, begin_within = started.prepared, min(begin_within * 2, BEGIN_SECONDS[1])
 
@@ -118,8 +118,7 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
             raise newest.failure()
         return newest
     request, expectation = prepared.request, prepared.expectation()
-    seconds = None if request.length_is_extra else expectation.seconds
-    cost = estimated_cost(request, session.prices, seconds)
+    cost = cost_of(prepared, session.prices)
     return await session.ledger.reserve(
         Job(
             key="",
@@ -138,8 +137,7 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
             expectation=request.verifiable(expectation),
             flow_run_id=session.run.flow_run_id,
             root_run_id=session.run.root_run_id,
-            estimated_cost=cost,
-            currency=None if cost is None else CURRENCY,
+            **costs_of(None if cost is None else in_micros(cost)),
             output=spec.output,
         )
     )
@@ -162,6 +160,15 @@ async def attempt_to_send(session: Session, spec: JobSpec, newest: Job | None) -
         if attempt_by_person is not None and await session.run.retried_by_person():
             return attempt_by_person
     return attempt
+
+
+async def _sent(session: Session, started: Started, admit: Admission) -> Job:
+    """Send a job; afterwards, since a POST may not wait, tell which caps it brings near."""
+    try:
+        return await finish(_send(session, started))
+    finally:
+        for facts in admit.near:
+            await finish(tell_of_budget(session, "warning", facts))
 
 
 async def _send(session: Session, started: Started) -> Job:

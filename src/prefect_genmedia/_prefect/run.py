@@ -23,6 +23,7 @@ from prefect.runtime import flow_run, task_run
 from prefect.states import Failed
 
 from prefect_genmedia._core.attempts import agreed_step, rerun_after
+from prefect_genmedia._core.caps import Facts
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job, Rerun
 from prefect_genmedia._core.polling import WaitListener
@@ -216,6 +217,35 @@ def emit_job_event(what: str, job: Job, **payload: Any) -> None:
     )
 
 
+def emit_budget_event(what: str, facts: Facts) -> None:
+    """Log that a limit is nearly reached or does not hold a job, and emit `genmedia.budget.…` for automations.
+
+    Parameters:
+        what: `warning` or `reached`.
+        facts: the limit, what is spent and reserved, and when the period ends.
+    """
+    get_run_logger().warning(
+        "The limit %s of %s %s: %g %s are spent and %g reserved of %g%s",
+        facts["cap"],
+        facts["of"],
+        "does not hold another job" if what == "reached" else "is nearly reached",
+        facts["spent"],
+        facts["unit"],
+        facts["reserved"],
+        facts["limit"],
+        f", until {facts['period_ends']}" if facts["period_ends"] else "",
+    )
+    emit_event(
+        event=f"genmedia.budget.{what}",
+        resource={
+            "prefect.resource.id": f"genmedia.{facts['scope']}",
+            "prefect.resource.name": str(facts["of"]),
+            "genmedia.cap": str(facts["cap"]),
+        },
+        payload=dict(facts),
+    )
+
+
 async def tell_detached(job: Job) -> None:
     """Say, in the log, as an event and on the run's page, that a cancelled run leaves its paid job to be collected."""
     get_run_logger().warning(
@@ -276,6 +306,10 @@ class RunHooks(JobHooks):
     def event(self, what: str, job: Job, **payload: Any) -> None:
         """Emit `genmedia.job.…`."""
         emit_job_event(what, job, **payload)
+
+    def budget(self, what: str, facts: Facts) -> None:
+        """Log it, and emit `genmedia.budget.…`."""
+        emit_budget_event(what, facts)
 
     def delivered(self, job: Job, made: bool) -> None:
         """Emit an asset event for each file."""

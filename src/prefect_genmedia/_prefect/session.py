@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from prefect_genmedia._core.account_admin import pause_account, resume_account
 from prefect_genmedia._core.accounts import AccountRecord, learn_accounts, resolve_account
 from prefect_genmedia._core.callback_url import callback_url
+from prefect_genmedia._core.caps import Caps, remember_caps
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.pipeline import submitted_job
@@ -27,7 +28,7 @@ from prefect_genmedia._prefect.environment import warn_of_mortal_ledger
 from prefect_genmedia._prefect.run import RunHooks, run_context
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.errors import CredentialsError
-from prefect_genmedia.prices import PriceTable, price_table
+from prefect_genmedia.prices import PriceTable, limit_in_micros, price_table
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.plugin import list_prices, loaded_parts, plugin_named
 from prefect_genmedia.providers.protocol import ProviderClient
@@ -103,15 +104,19 @@ async def session_of(
         AccountConflict: the Block's name and its key belong to two accounts of the ledger.
     """
     await warn_of_mortal_ledger(settings)
+    record, caps = await resolve_account(ledger, client.account, block.name_of_account, strict=sends), caps_of(block)
+    if sends:
+        await remember_caps(ledger, record, caps)
     return Session(
         client=client,
         ledger=ledger,
-        record=await resolve_account(ledger, client.account, block.name_of_account, strict=sends),
+        record=record,
         allow_second_account=settings.allow_second_account,
         run=run_context(),
         prices=prices_of(settings),
         publication=Publication(settings.publish_url, settings.publish_seconds),
         max_in_flight=block.max_in_flight,
+        caps=caps,
         concurrency_limit=block.concurrency_limit,
         callback_url=lambda job: _callback_url(settings, job),
         default_output=settings.media_folder,
@@ -119,6 +124,22 @@ async def session_of(
         policy=poll_policy(settings),
         hooks=hooks or RunHooks(),
         log=get_run_logger(),
+    )
+
+
+def caps_of(block: ProviderCredentials) -> Caps:
+    """What a Block lets its account spend; a Block of another package may have none of the fields.
+
+    Parameters:
+        block: the Block.
+    """
+    day, month = getattr(block, "max_cost_per_day", None), getattr(block, "max_cost_per_month", None)
+    return Caps(
+        block=block._block_document_name or "",
+        day_micros=None if day is None else limit_in_micros(day),
+        month_micros=None if month is None else limit_in_micros(month),
+        day_jobs=getattr(block, "max_jobs_per_day", None),
+        time_zone=getattr(block, "budget_time_zone", None) or "UTC",
     )
 
 

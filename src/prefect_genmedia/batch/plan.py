@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from io import StringIO
 
 from rich.box import SIMPLE_HEAD
@@ -48,7 +49,7 @@ class PlannedRow:
     what: str
     kind: str = ""
     model: str = ""
-    cost: float | None = 0.0
+    cost: Decimal | None = Decimal(0)
     job: str = ""
     problems: str = ""
 
@@ -59,7 +60,7 @@ class PlannedRow:
             "kind": self.kind,
             "model": self.model,
             "plan": _MEANINGS[self.what],
-            "estimated cost": None if self.cost is None else round(self.cost, 4),
+            "estimated cost": None if self.cost is None else float(round(self.cost, 4)),
             "job": self.job,
             "problems": self.problems,
         }
@@ -76,7 +77,7 @@ async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> list[PlannedRow
     for row in run.rows:
         known = run.known.get(row.id)
         what = _what(run, known)
-        cost = await run.estimate(row.request) if what == "submit" else 0.0
+        cost = await run.estimate(row.request) if what == "submit" else Decimal(0)
         job = known.key if known else ""
         plan.append(PlannedRow(row.id, what, row.request.kind, priced_as(row.request), cost, job))
     return plan + [PlannedRow(each.id, INVALID, problems="; ".join(map(str, each.problems))) for each in bad]
@@ -95,7 +96,7 @@ def _what(run: BatchScheduler, known: Job | None) -> str:
 def plan_words(plan: Sequence[PlannedRow]) -> str:
     """Counts and the estimate in one line."""
     counts = Counter(row.what for row in plan)
-    total = sum(row.cost or 0.0 for row in plan)
+    total = sum(row.cost or 0 for row in plan)
     counted = ", ".join(f"{number} {what}" for what, number in counts.items())
     return f"{counted}; about {total:.2f} {CURRENCY} (estimate)"
 
@@ -109,7 +110,7 @@ def plan_text(plan: Sequence[PlannedRow]) -> str:
     table.add_column("model", "total")
     table.add_column("what would be done")
     table.add_column("rows", str(len(plan)), justify="right")
-    total = sum(row.cost or 0.0 for row in plan)
+    total = sum(row.cost or 0 for row in plan)
     table.add_column(f"estimated {CURRENCY}", f"{total:.2f}", justify="right")
     for (model, what), rows in sorted(groups.items()):
         table.add_row(model or "–", _MEANINGS[what], str(len(rows)), _cost_of(rows))
@@ -122,4 +123,4 @@ def plan_text(plan: Sequence[PlannedRow]) -> str:
 def _cost_of(rows: Sequence[PlannedRow]) -> str:
     if any(row.cost is None for row in rows):
         return "no price"
-    return f"{sum(row.cost or 0.0 for row in rows):.2f}"
+    return f"{sum(row.cost or 0 for row in rows):.2f}"

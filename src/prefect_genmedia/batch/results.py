@@ -76,8 +76,8 @@ class Result:
             self.poster_uri = job.delivery.poster_uri
         if job.state in _COSTS:
             # By the expected length, as the ledger and the budget have it.
-            self.estimated_cost = estimated_cost(request, prices, job.expectation.seconds or self.seconds)
-            self.currency = None if self.estimated_cost is None else CURRENCY
+            cost = estimated_cost(request, prices, job.expectation.seconds or self.seconds)
+            self.estimated_cost, self.currency = (None, None) if cost is None else (float(cost), CURRENCY)
 
     def take_error(self, error: BaseException) -> None:
         """Write down why the row has no file."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 from prefect.logging import get_run_logger
@@ -115,7 +116,8 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     wanted = await read_rows(spec.table)
     rows, bad = check_rows(wanted, spec.kind, shard.has if shard else None)
     prices = price_table(prices_of(settings), spec.money.prices)
-    _check_prices(rows, prices, spec.money)
+    if spec.money.max_cost is not None:
+        _check_prices(rows, prices, "max_cost")
     folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
     location = spec.results or _beside(spec.table, folder, name)
     _check_location(location, spec.table)
@@ -124,6 +126,9 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     if shard is not None:
         await shard.check_ledger(ledger)
     sessions = await _sessions(stack, rows, spec, prices, ledger)
+    for provider, session in sessions.items():
+        if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
+            _check_prices([row for row in rows if row.request.provider == provider], prices, caps[0])
     jobs = Known(name, rows, sessions, ledger)
     known = await jobs.begin()
     asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
@@ -185,7 +190,7 @@ def _report(run: BatchScheduler) -> BatchReport:
     if run.stop is not None:
         run.stop.paid = words
         if isinstance(run.stop, BudgetStop):
-            run.stop.next_step = f"raise max_jobs or max_cost, and {again}"
+            run.stop.next_step = f"{run.stop.remedy}, and {again}"
         raise run.stop
     report = BatchReport(
         batch_id=run.name,
@@ -259,7 +264,7 @@ async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:
         batch_id=run.name,
         rows=len(plan),
         states=dict(Counter(row.what for row in plan)),
-        estimated_cost=round(sum(row.cost or 0.0 for row in plan), 6),
+        estimated_cost=float(round(sum((row.cost or Decimal(0) for row in plan), Decimal(0)), 6)),
         dry_run=True,
     )
 
@@ -279,22 +284,20 @@ async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
     return budgets
 
 
-def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], money: Money) -> None:
+def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str) -> None:
     """A limit on cost that some rows cannot be counted against would be no limit."""
-    if money.max_cost is None:
-        return
-    found = {(priced_as(row.request), _price_problem(row.request, prices)) for row in rows}
+    found = {(priced_as(row.request), _price_problem(row.request, prices, limit)) for row in rows}
     problems = [FieldProblem(f"prices.{name}", problem) for name, problem in sorted(found) if problem]
     if problems:
         raise InvalidRequest.of("The batch", problems)
 
 
-def _price_problem(request: GenerationRequest, prices: Mapping[str, Price]) -> str:
+def _price_problem(request: GenerationRequest, prices: Mapping[str, Price], limit: str) -> str:
     price = prices.get(priced_as(request))
     if price is None:
-        return "is needed for max_cost, and no price is known"
+        return f"is needed for {limit}, and no price is known"
     if price.per_second and request.length_is_extra and length_limit(request) is None:
-        return "is per second, and extra_body changes how long the result plays: max_cost needs a price per_job"
+        return f"is per second, and extra_body changes how long the result plays: {limit} needs a price per_job"
     return ""
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
+from prefect_genmedia._core.admission import tell_of_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, estimated_cost, holder_of, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
@@ -180,6 +182,7 @@ class BatchScheduler:
                 await self._give_back(row, attempt, None)
             result.state = NOT_SENT
             result.take_error(stop)
+            await tell_of_budget(session, "reached", stop.facts)
             self._stop(stop)
         except asyncio.CancelledError:
             self._take(row, await self.jobs.newest(row))
@@ -266,14 +269,15 @@ class BatchScheduler:
             # A run that was killed between the job's failure and this may have left it reserved.
             await budget.release(identity, known.attempt)
         cost = await self.estimate(row.request)
-        await budget.reserve(holder_of(identity, attempt), cost)
+        near = await budget.reserve(holder_of(identity, attempt), cost)
+        await tell_of_budget(self.sessions[row.request.provider], "warning", near)
         return attempt, budget.spender(cost)
 
     def next_attempt(self, known: Job | None) -> int | None:
         """The attempt that `submit_once` sends for a row; None if it sends nothing. See `jobs.attempts`."""
         return next_attempt(known, self.asker, SYSTEM_CLOCK.now())
 
-    async def estimate(self, request: GenerationRequest) -> float | None:
+    async def estimate(self, request: GenerationRequest) -> Decimal | None:
         """CNY that a request probably costs; at the longest it may play where its length cannot be measured."""
         price = self.prices.get(priced_as(request))
         is_by_length = price is not None and price.per_second > 0

@@ -11,11 +11,19 @@ from cyclopts import App, Parameter
 from rich.markup import escape
 from rich.table import Column, Table
 
-from prefect_genmedia._core.account_admin import list_accounts, merge_accounts, rename_account
+from prefect_genmedia._core.account_admin import (
+    account_budget,
+    forget_caps,
+    list_accounts,
+    merge_accounts,
+    rename_account,
+)
 from prefect_genmedia._core.accounts import AccountRecord
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia.cli.console import Switch, command_console, stop
 from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.prices import price_table
+from prefect_genmedia.providers.plugin import list_prices
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import json_text
 
@@ -142,8 +150,59 @@ def resume(account: str, /) -> None:
     _tell(_run(lambda ledger: resume_with_event(ledger, account)), "may send again")
 
 
+@app.command
+def budget(account: str, /, *, as_json: Annotated[Switch, Parameter(name="--json")] = False) -> None:
+    """Show the caps of an account, and what is spent and reserved of each in its present period.
+
+    For example:
+    ```
+    prefect-genmedia accounts budget default
+    ```
+
+    Parameters
+    ----------
+    account
+        Its id or one of its names.
+    as_json
+        Print JSON, one array.
+    """
+    prices = price_table(list_prices(), current_settings().prices)
+    record, caps = _run(lambda ledger: account_budget(ledger, account, prices))
+    if as_json:
+        print(json_text([dict(each) for each in caps], indent=2))  # noqa: T201 - for programs
+        return
+    columns = ("cap", "Block", "limit", "spent", "reserved", "unit", "period ends")
+    table = Table(*columns)
+    for each in caps:
+        amounts = (f"{each[name]:.10g}" for name in ("limit", "spent", "reserved"))
+        table.add_row(
+            str(each["cap"]), escape(str(each["block"])), *amounts, str(each["unit"]), str(each["period_ends"])
+        )
+    command_console().print(table if caps else f"Account {escape(record.shown)} has no caps.", soft_wrap=True)
+
+
+@app.command
+def uncap(account: str, block: str, /) -> None:
+    """Remove the caps that a deleted Block gave an account.
+
+    For example:
+    ```
+    prefect-genmedia accounts uncap default old-block
+    ```
+    They come back if a Block of that name with caps is used.
+
+    Parameters
+    ----------
+    account
+        Its id or one of its names.
+    block
+        The name under which the Block was saved.
+    """
+    _tell(_run(lambda ledger: forget_caps(ledger, account, block)), f"is no longer capped by the Block {block}")
+
+
 def _tell(record: AccountRecord, what: str) -> None:
-    command_console().print(f"Account {escape(record.shown)} {what}.", soft_wrap=True)
+    command_console().print(f"Account {escape(record.shown)} {escape(what)}.", soft_wrap=True)
 
 
 def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:

@@ -5,19 +5,28 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import ConfigDict, Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, PlainSerializer, SecretStr, WithJsonSchema, field_validator
 
 from prefect_genmedia._transport import LoopShared
+from prefect_genmedia.prices import MOST_CNY
 from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.providers.restoring import with_defaults
 from prefect_genmedia.text import clean_text
 
 LOGOS = "https://raw.githubusercontent.com/prefect-genmedia/prefect-genmedia/main/src/prefect_genmedia/assets"
 """Where the UI finds the logos in `prefect_genmedia/assets`: Prefect takes http addresses only."""
+
+_SHOWN_AS_NUMBER = PlainSerializer(
+    lambda amount: None if amount is None else float(amount), return_type=float | None, when_used="json"
+)
+_NUMBER_IN_FORMS = WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, {"type": "null"}]})
+"""Prefect stores and shows an amount as a number, not as text."""
 
 SubmissionsPerMinute = Annotated[
     float | None,
@@ -51,6 +60,41 @@ AccountName = Annotated[
     ),
 ]
 
+MaxCostPerDay = Annotated[
+    Decimal | None,
+    Field(
+        ge=0,
+        le=MOST_CNY,
+        allow_inf_nan=False,
+        description="Most CNY, estimated, that this account may spend in a day, over all runs, batches and machines "
+        "that share the job ledger, whichever Block they use; nothing more is sent then. Empty: no limit.",
+    ),
+    _SHOWN_AS_NUMBER,
+    _NUMBER_IN_FORMS,
+]
+MaxCostPerMonth = Annotated[
+    Decimal | None,
+    Field(
+        ge=0,
+        le=MOST_CNY,
+        allow_inf_nan=False,
+        description="Most CNY, estimated, that this account may spend in a calendar month. Empty: no limit.",
+    ),
+    _SHOWN_AS_NUMBER,
+    _NUMBER_IN_FORMS,
+]
+MaxJobsPerDay = Annotated[
+    int | None,
+    Field(ge=0, le=MOST_CNY, description="Most jobs that this account may send in a day. Empty: no limit."),
+]
+BudgetTimeZone = Annotated[
+    str,
+    Field(
+        max_length=64,
+        description="Time zone in which the days and months of the caps begin, such as Asia/Shanghai.",
+    ),
+]
+
 _CLIENTS: LoopShared[ProviderClient] = LoopShared(lambda client: client.aclose())
 
 
@@ -72,6 +116,10 @@ class ProviderCredentials(CredentialsBlock):
         max_in_flight: MaxInFlight
         concurrency_limit: ConcurrencyLimit
         account_name: AccountName
+        max_cost_per_day: MaxCostPerDay
+        max_cost_per_month: MaxCostPerMonth
+        max_jobs_per_day: MaxJobsPerDay
+        budget_time_zone: BudgetTimeZone
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled Block, also one of an earlier version."""
@@ -89,6 +137,20 @@ class ProviderCredentials(CredentialsBlock):
     @classmethod
     def _base_url_is_plain(cls, value: str) -> str:
         return plain_base_url(value)
+
+    @field_validator("budget_time_zone", check_fields=False)
+    @classmethod
+    def _time_zone_is_known(cls, value: str) -> str:
+        value = value or "UTC"  # a form sends an empty text for a field that is left empty
+        try:
+            ZoneInfo(value)
+        except (KeyError, ValueError, OSError):
+            known = False
+        else:
+            known = True
+        if not known:
+            raise ValueError("must be a time zone by its IANA name, such as UTC or Asia/Shanghai")
+        return value
 
     @property
     def name_of_account(self) -> str | None:

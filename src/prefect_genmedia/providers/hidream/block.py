@@ -10,7 +10,11 @@ from typing_extensions import Self
 from prefect_genmedia.providers.credentials import (
     LOGOS,
     AccountName,
+    BudgetTimeZone,
     ConcurrencyLimit,
+    MaxCostPerDay,
+    MaxCostPerMonth,
+    MaxJobsPerDay,
     ProviderCredentials,
     plausible_key,
 )
@@ -31,6 +35,10 @@ class HiDreamCredentials(ProviderCredentials):
         max_in_flight: How many jobs may be at the provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds.
         account_name: The account's name in the job ledger; by default the name under which the Block is saved.
+        max_cost_per_day: Most CNY, estimated, that the account may spend in a day.
+        max_cost_per_month: Most CNY, estimated, that the account may spend in a calendar month.
+        max_jobs_per_day: Most jobs that the account may send in a day.
+        budget_time_zone: Time zone in which the days and months of the caps begin.
 
     Example:
         Load stored credentials and make a client:
@@ -84,6 +92,10 @@ class HiDreamCredentials(ProviderCredentials):
     )
     concurrency_limit: ConcurrencyLimit = None
     account_name: AccountName = None
+    max_cost_per_day: MaxCostPerDay = None
+    max_cost_per_month: MaxCostPerMonth = None
+    max_jobs_per_day: MaxJobsPerDay = None
+    budget_time_zone: BudgetTimeZone = "UTC"
 
     @field_validator("api_key", "token")
     @classmethod

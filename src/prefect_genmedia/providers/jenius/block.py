@@ -9,8 +9,12 @@ from pydantic import Field, HttpUrl, SecretStr, field_validator
 from prefect_genmedia.providers.credentials import (
     LOGOS,
     AccountName,
+    BudgetTimeZone,
     ConcurrencyLimit,
+    MaxCostPerDay,
+    MaxCostPerMonth,
     MaxInFlight,
+    MaxJobsPerDay,
     ProviderCredentials,
     SubmissionsPerMinute,
     plausible_key,
@@ -30,6 +34,10 @@ class JeniusCredentials(ProviderCredentials):
         max_in_flight: How many jobs may be at the provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds.
         account_name: The account's name in the job ledger; by default the name under which the Block is saved.
+        max_cost_per_day: Most CNY, estimated, that the account may spend in a day.
+        max_cost_per_month: Most CNY, estimated, that the account may spend in a calendar month.
+        max_jobs_per_day: Most jobs that the account may send in a day.
+        budget_time_zone: Time zone in which the days and months of the caps begin.
 
     Example:
         Load stored credentials and make a client:
@@ -59,6 +67,10 @@ class JeniusCredentials(ProviderCredentials):
     max_in_flight: MaxInFlight = None
     concurrency_limit: ConcurrencyLimit = None
     account_name: AccountName = None
+    max_cost_per_day: MaxCostPerDay = None
+    max_cost_per_month: MaxCostPerMonth = None
+    max_jobs_per_day: MaxJobsPerDay = None
+    budget_time_zone: BudgetTimeZone = "UTC"
 
     _key_is_plausible = field_validator("api_key")(plausible_key)
 

@@ -39,7 +39,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them."""
+    """Drop them, and the index that 0008 has on one of the columns: SQLite drops no column that is indexed."""
+    op.drop_index("genmedia_jobs_spending", "genmedia_jobs", if_exists=True)
     op.drop_column("genmedia_jobs", "identity_token")
     op.drop_column("genmedia_jobs", "account_id")
     op.drop_table("genmedia_account_tokens")
