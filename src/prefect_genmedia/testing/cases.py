@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-
-import pytest
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia._transport import BodyBounds
 from prefect_genmedia.providers.plugin import ProviderPlugin, plugin_named
 from prefect_genmedia.providers.protocol import GenerationRequest, ProviderClient
 from prefect_genmedia.simulator.faults import STAGES
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class Ending(NamedTuple):
