@@ -21,7 +21,7 @@ from test_omnihuman_flow import prefect_database_files
 from prefect_genmedia import HiDreamCredentials, TokenOpsCredentials
 from prefect_genmedia._core import Delivery, Ledger
 from prefect_genmedia._inputs import Publication, prepared_url
-from prefect_genmedia._transport import FetchRules, unsigned_url
+from prefect_genmedia._transport import FetchRules, shown_url
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.flows.stylize import stylize_video
@@ -77,8 +77,8 @@ async def test_a_published_file_has_its_type_and_is_uploaded_once(bucket: Any, f
     assert answer.content == asset("portrait.jpg")
     assert answer.headers["content-type"] == "image/jpeg"
     second = await prepared_url(f"file://{files['portrait.jpg']}", "image_url", FetchRules(), publication)
-    assert unsigned_url(first) == unsigned_url(second)
-    assert unsigned_url(first).endswith(f"/inputs/genmedia/{PORTRAIT}.jpg")
+    assert shown_url(first) == shown_url(second)
+    assert shown_url(first).endswith(f"/inputs/genmedia/{PORTRAIT}.jpg")
     assert [each.last_modified for each in bucket.objects.all()] == [stored.last_modified]
     bucket.objects.delete()
     again = await prepared_url(files["portrait.jpg"], "image_url", FetchRules(), publication)
@@ -110,7 +110,7 @@ async def test_a_local_portrait_speaks_a_local_recording_and_another_name_is_the
     assert delivery.seconds == pytest.approx(7.17, abs=0.1)
     (sent,) = simulator.world.jobs.values()
     urls = [element[element["type"]]["url"] for element in sent.body["content"]]
-    assert [unsigned_url(url).rpartition("/")[2] for url in urls] == [f"{PORTRAIT}.jpg", f"{SPEECH}.mp3"]
+    assert [shown_url(url).rpartition("/")[2] for url in urls] == [f"{PORTRAIT}.jpg", f"{SPEECH}.mp3"]
     assert all("Signature=" in url for url in urls)
     bucket.put_object(Key="people/somebody", Body=asset("portrait.jpg"))
     renamed = shutil.copy(files["speech.mp3"], Path(files["speech.mp3"]).with_name("words"))

@@ -23,7 +23,7 @@ from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCred
 from prefect_genmedia._core import Delivery, Job, JobState, Ledger, open_ledger
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._core.decide import decide
-from prefect_genmedia._core.identity import identity_of
+from prefect_genmedia._core.identity import Version1Inputs, identity_of
 from prefect_genmedia._core.model import LEGAL_MOVES
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.submit import STALE_SENDING_SECONDS
@@ -136,11 +136,14 @@ async def account_of(block: Credentials) -> str:
 
 
 async def identity(
-    block: Credentials, request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int
+    block: Credentials, request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int, version: int = 1
 ) -> str:
-    """A request's identity digest."""
+    """A request's identity digest, by the rules of a version."""
+    given = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
+    if version == 1:
+        given = PreparedRequest(given.request, Version1Inputs(given.inputs.by_url))
     async with block.client() as client:
-        return identity_of(client.account, request, scope, variant)
+        return identity_of(client.account, given, scope, variant)
 
 
 def prepared(request: GenerationRequest, sent: Mapping[str, str]) -> PreparedRequest[Any]:

@@ -29,6 +29,8 @@ async def test_a_requests_identity_and_account_stay_the_same(
         request = access.prepared(request, case["sent"])
     assert await access.account_of(block) == case["payer"]
     assert await access.identity(block, request, case["scope"], case["variant"]) == case["identity"]
+    now = await access.identity(block, request, case["scope"], case["variant"], version=2)
+    assert now == case.get("identity of version 2", case["identity"])
 
 
 EQUAL = [

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from prefect_genmedia._core.identity import Identities
+from prefect_genmedia._core.identity import BATCH_SCOPE, Identities
 from prefect_genmedia._core.model import NEVER_PAID, Job, JobState, Rerun
 from prefect_genmedia.errors import NEW_ATTEMPT, GenMediaError
 
@@ -112,4 +112,4 @@ def batch_scope(batch_id: str) -> str:
     Parameters:
         batch_id: the batch.
     """
-    return f"key:batch:{batch_id}:"
+    return f"{BATCH_SCOPE}{batch_id}:"

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from prefect_genmedia._transport.urls import read_url, shown_url, version_1_url
+from prefect_genmedia.providers.inputs import SentInputs
 from prefect_genmedia.providers.protocol import Account, GenerationRequest, PreparedRequest
+
+BATCH_SCOPE = "key:batch:"
+"""Begins the scope of a batch's row."""
+
+IDENTITY_VERSION = 2
+"""The rules that identities of new jobs follow. Version 1 knew fewer signing schemes, and left some credentials out."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,60 @@ class Identities:
 
     new: str
     lookup: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Version1Inputs(SentInputs):
+    """URLs as they counted in identities of version 1."""
+
+    def public_identity(self, url: str) -> str:
+        """See `version_1_url`.
+
+        Parameters:
+            url: the URL.
+        """
+        return version_1_url(url)
+
+
+@dataclass(frozen=True)
+class NamedInputs(SentInputs):
+    """Every file by its URL alone, without parameters that may differ between two names of one file.
+
+    Parameters:
+        dropped: those parameters, in lower case; None for all that are never shown.
+    """
+
+    dropped: frozenset[str] | None = None
+
+    def public_identity(self, url: str) -> str:
+        """The URL without them.
+
+        Parameters:
+            url: the URL.
+        """
+        return shown_url(url) if self.dropped is None else read_url(url).without(self.dropped)
+
+
+def follows_version_1(request: GenerationRequest, inputs: SentInputs) -> bool:
+    """Whether a request has the same identity by the rules of version 1.
+
+    Parameters:
+        request: what is asked for.
+        inputs: what is sent in place of the user's own files.
+    """
+    return request.identity(inputs) == request.identity(Version1Inputs(inputs.by_url))
+
+
+def same_names(one: GenerationRequest, other: GenerationRequest, dropped: frozenset[str] | None) -> bool:
+    """Whether two requests are the same if each file counts by its URL or path, without some parameters.
+
+    Parameters:
+        one: a request.
+        other: another one.
+        dropped: as in `NamedInputs`.
+    """
+    named = NamedInputs(dropped=dropped)
+    return one.kind == other.kind and one.identity(named) == other.identity(named)
 
 
 def identity_of(

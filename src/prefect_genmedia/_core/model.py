@@ -123,6 +123,13 @@ class Job(BaseModel):
 
     key: str = Field(description="The row's key; stands in logs, errors and commands.")
     identity: str = Field(description="Digest of account, the user's inputs, scope and variant.")
+    identity_version: int | None = Field(default=None, description="The identity's rules; None for version 1.")
+    names_digest: str | None = Field(
+        default=None, description="Digest of the request by its URLs as shown, where one of them holds a credential."
+    )
+    input_digests: list[dict[str, str | None]] | None = Field(
+        default=None, description="SHA-256 of these URLs, and of their content where it was read."
+    )
     attempt: int = Field(default=1, description="1, or more where an earlier attempt ended without a result.")
     scope: str = Field(
         default="", description="What `the same request` is bounded by: a root flow run or an idempotency key."

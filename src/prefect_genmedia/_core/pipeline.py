@@ -12,10 +12,11 @@ from typing import Any
 
 from prefect_genmedia._core.admission import refuse_early, tell_of_budget
 from prefect_genmedia._core.deliver import deliver as publish_verified
-from prefect_genmedia._core.identity import identity_of
+from prefect_genmedia._core.identity import same_names
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
 from prefect_genmedia._core.polling import wait_for_job
+from prefect_genmedia._core.same_request import job_by_url
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.start import completed
 from prefect_genmedia._core.submit import attempt_to_send, submit_once, unresolved
@@ -67,7 +68,7 @@ async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[An
     """
     if spec.request.absent_inputs() and (job := await find_job(session, spec)) is not None:
         return PreparedRequest(spec.request, job_key=job.key)
-    return await prepare_inputs(
+    prepared = await prepare_inputs(
         spec.request,
         session.client.fetch_rules,
         session.publication,
@@ -75,6 +76,8 @@ async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[An
         before=spec.inspected,
         tell=session.log.warning,
     )
+    job = await job_by_url(session, prepared, spec.scope, spec.variant)
+    return prepared if job is None else PreparedRequest(spec.request, job_key=_joinable(job).key)
 
 
 async def find_job(session: Session, spec: JobSpec) -> Job | None:
@@ -97,7 +100,8 @@ async def find_job(session: Session, spec: JobSpec) -> Job | None:
             session.log.warning("%s: the file no longer exists; joining job %s", fields, job.shown_id)
         return job
     known = await identified(spec.request, session.client.fetch_rules)
-    return await session.ledger.newest_of(session.identities(known, spec.scope, spec.variant))
+    newest = await session.ledger.newest_of(session.identities(known, spec.scope, spec.variant))
+    return newest or await job_by_url(session, known, spec.scope, spec.variant)
 
 
 async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None) -> PreparedRequest[Any]:
@@ -287,11 +291,10 @@ async def rejoin(
         InvalidRequest: several jobs may be meant.
         SubmissionUnknown: it was sent without a certain answer.
     """
-    wanted = identity_of(tokens[0], request, scope, variant)
     found = []
     for job in (await ledger.newest_in(scope)).values():
         same_bounds = (job.scope, job.kind, job.variant) == (scope, request.kind, variant)
-        if same_bounds and job.account in tokens and wanted == _identity_by_names(tokens[0], job, type(request)):
+        if same_bounds and job.account in tokens and _has_same_names(request, job):
             found.append(job)
     if len(found) > 1:
         meant = f"and jobs {', '.join(sorted(job.key for job in found))} may be meant"
@@ -300,14 +303,18 @@ async def rejoin(
     if not found:
         return None
     (job,) = found
+    return job if _joinable(job).state in TAKEN else None
+
+
+def _joinable(job: Job) -> Job:
     if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
         raise unresolved(job)
-    return job if job.state in TAKEN else None
+    return job
 
 
-def _identity_by_names(token: str, job: Job, kind: type[GenerationRequest]) -> str | None:
-    """A job's identity as it would be now, when files that are gone have nothing but their names."""
+def _has_same_names(request: GenerationRequest, job: Job) -> bool:
+    """Whether a job was asked for by the same names, now that files which are gone have nothing else."""
     try:
-        return identity_of(token, kind.model_validate(job.request), job.scope, job.variant)
+        return same_names(request, type(request).model_validate(job.request), dropped=None)
     except InvalidRequest:  # what is stored is not always all of it: base64 is cut
-        return None
+        return False

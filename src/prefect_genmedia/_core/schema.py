@@ -29,7 +29,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008"})
+HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0012"})
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -136,6 +136,9 @@ jobs = Table(
     Column("took_seconds", Float(53)),
     Column("account_id", String(32)),
     Column("identity_token", StoredText),
+    Column("identity_version", Integer),
+    Column("names_digest", String(64)),
+    Column("input_digests", StoredJson),
     Column("send_token", String(32)),
     Column("before_decision", StoredJson),
     Column("cost_micros", BigInteger),

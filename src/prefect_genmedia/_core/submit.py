@@ -15,15 +15,17 @@ from prefect_genmedia._core.admission import Admission, SentUnderOtherToken, cos
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import cost_of
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
+from prefect_genmedia._core.identity import IDENTITY_VERSION
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
+from prefect_genmedia._core.same_request import input_digests, names_digest
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.start import SendingLapsed, Started, Waiting, finish, send_check, start_in_line
 from prefect_genmedia._inputs.prepare import without_inputs
 from prefect_genmedia._transport.api import checked_before_sending
-from prefect_genmedia._transport.redact import unsigned_url
+from prefect_genmedia._transport.urls import shown_url
 from prefect_genmedia.errors import GenMediaError, LedgerError, RateLimited, SubmissionUnknown
 from prefect_genmedia.prices import in_micros
 from prefect_genmedia.providers.extra_body import shown_extra
@@ -123,6 +125,9 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
         Job(
             key="",
             identity=newest.identity if newest is not None else identities.new,
+            identity_version=IDENTITY_VERSION,
+            names_digest=names_digest(request),
+            input_digests=input_digests(prepared),
             attempt=attempt or 1,
             scope=spec.scope,
             variant=spec.variant,
@@ -282,5 +287,5 @@ def _shown(value: Any) -> Any:
     if isinstance(value, list):
         return [_shown(inner) for inner in value]
     if isinstance(value, str) and value.startswith(("http://", "https://", "data:")):
-        return unsigned_url(value)
+        return shown_url(value)
     return value

@@ -12,9 +12,10 @@ from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unu
 from prefect_genmedia._media.decoding import DecodingFailed, pool
 from prefect_genmedia._media.staging import temporary_folder
 from prefect_genmedia._media.verify import Recording, examine_recording
-from prefect_genmedia._transport import BodyBounds, FetchRules, body_of, fetch, unsigned_url
+from prefect_genmedia._transport import BodyBounds, FetchRules, body_of, fetch, shown_url
+from prefect_genmedia._transport.urls import read_url
 from prefect_genmedia.errors import GenMediaError, ProviderError, StorageError
-from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES
+from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES, NotedInputs
 from prefect_genmedia.providers.protocol import GenerationRequest
 
 
@@ -93,7 +94,8 @@ def looks_wanted(request: GenerationRequest, preflight: bool) -> dict[str, Wante
         preflight: whether documented limits are checked.
     """
     source = request.duration_source()
-    wanted: dict[str, Wanted] = {}
+    # What these URLs give is part of the identity, which may not depend on `preflight`.
+    wanted = {url: Wanted(MAX_INPUT_BYTES + 1) for url in urls_with_credentials(request)}
     for each in request.inputs():
         as_recording = source is not None and source.url == each.url
         as_picture = each.picture is not None and preflight
@@ -107,6 +109,32 @@ def looks_wanted(request: GenerationRequest, preflight: bool) -> dict[str, Wante
             continue
         wanted[each.url] = wanted[each.url] | look if each.url in wanted else look
     return wanted
+
+
+def urls_with_credentials(request: GenerationRequest) -> list[str]:
+    """The http(s) inputs whose URL holds a credential: what they give counts in the identity, in place of it.
+
+    Parameters:
+        request: what is asked for.
+    """
+    noted = NotedInputs()
+    request.identity(noted)
+    return [url for url in noted.inputs if read_url(url).credentials]
+
+
+def contents_of(request: GenerationRequest, seen: Mapping[str, Seen]) -> tuple[tuple[str, str], ...]:
+    """The digests of those inputs, where all of a file was read.
+
+    Parameters:
+        request: what is asked for.
+        seen: what was found in its inputs, by URL.
+    """
+    found = ((url, seen.get(url)) for url in urls_with_credentials(request))
+    return tuple(
+        (url, look.sha256)
+        for url, look in found
+        if isinstance(look, Look) and look.sha256 and look.size <= MAX_INPUT_BYTES
+    )
 
 
 async def look_at(url: str, wanted: Wanted, rules: FetchRules) -> Seen:
@@ -206,7 +234,7 @@ async def fetch_picture(url: str, rules: FetchRules, max_bytes: int = MAX_PICTUR
     async with fetch(url, rules) as response:
         if not response.is_success:
             raise ProviderError(
-                f"The picture {unsigned_url(url)} answered {response.status_code}.",
+                f"The picture {shown_url(url)} answered {response.status_code}.",
                 http_status=response.status_code,
             )
         async for piece in body_of(response, "Fetching a picture", PICTURE_BOUNDS):

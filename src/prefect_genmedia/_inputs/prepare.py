@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import anyio
 from anyio import to_thread
 
-from prefect_genmedia._inputs.inspect import Seen, looks_wanted, seen_in_all
+from prefect_genmedia._inputs.inspect import Seen, contents_of, looks_wanted, seen_in_all, urls_with_credentials
 from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
 from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
@@ -61,9 +61,9 @@ async def prepare_inputs(
         ProviderError: a storage failed; retryable, nothing was sent.
     """
     inputs = request.inputs()
-    if not inputs and request.duration_source() is None:
-        return PreparedRequest(request, prepared_at=time.time())
     wanted, seen = looks_wanted(request, preflight), dict(before or {})
+    if not inputs and not wanted:
+        return PreparedRequest(request, prepared_at=time.time())
     unread = {url: want for url, want in wanted.items() if is_own(url) or url not in seen}
     with temporary_folder() as folder:
         limits = {url: want.max_bytes for url, want in unread.items()}
@@ -74,7 +74,7 @@ async def prepare_inputs(
         _raise_for(request, findings.problems, readings, own)
         sent = await _sent(request, own, readings, publication, travels_inline(inputs, seen))
     found = MediaExpectation(seconds=findings.seconds)
-    return PreparedRequest(request, SentInputs(sent), found, time.time())
+    return PreparedRequest(request, SentInputs(sent, contents_of(request, seen)), found, time.time())
 
 
 def is_fresh(prepared: PreparedRequest[Request]) -> bool:
@@ -89,17 +89,21 @@ def is_fresh(prepared: PreparedRequest[Request]) -> bool:
 async def identified(request: Request, rules: FetchRules) -> PreparedRequest[Request]:
     """The request as its identity needs it, for whoever looks a job up without submitting: own files by their bytes.
 
-    Nothing is checked, published or encoded. Files that cannot be read now keep their names in the identity.
+    Nothing is checked, published or encoded. Files that cannot be read now keep their names in the identity. Of http(s)
+    files, only those are read whose URL holds a credential.
 
     Parameters:
         request: what is asked for.
-        rules: what a fetch may do; nothing but the user's own files is read.
+        rules: what a fetch may do.
     """
     limits = {each.url: MAX_INPUT_BYTES for each in request.inputs() if is_own(each.url)}
+    limits |= dict.fromkeys(urls_with_credentials(request), MAX_INPUT_BYTES + 1)
     with temporary_folder() as folder:
         readings = await read_all(limits, rules, folder)
-    digests = {url: SentInput(held.sha256) for url, held in readings.items() if isinstance(held, Held)}
-    return PreparedRequest(request, SentInputs(digests))
+    held = {url: reading for url, reading in readings.items() if isinstance(reading, Held)}
+    digests = {url: SentInput(each.sha256) for url, each in held.items() if is_own(url)}
+    contents = {url: each.sha256 for url, each in held.items() if not is_own(url) and each.size <= MAX_INPUT_BYTES}
+    return PreparedRequest(request, SentInputs(digests, tuple(contents.items())))
 
 
 async def measured(url: str, rules: FetchRules) -> float | None:

@@ -18,7 +18,7 @@ from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTER
 
 from prefect_genmedia._core.model import Delivery, Job
 from prefect_genmedia._prefect.markdown import escape
-from prefect_genmedia._transport.redact import unsigned_url
+from prefect_genmedia._transport.urls import shown_url
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.providers.plugin import request_type
 
@@ -57,7 +57,7 @@ def asset_key(uri: str) -> str:
     Returns:
         A key as Prefect accepts it, where the URL's scheme is one that Prefect accepts.
     """
-    clean = unsigned_url(uri) if "://" in uri else f"file://{Path(uri).absolute().as_posix()}"
+    clean = shown_url(uri) if "://" in uri else f"file://{Path(uri).absolute().as_posix()}"
     key = "".join("_" if sign in RESTRICTED_ASSET_CHARACTERS else sign for sign in clean)
     if key == clean and len(key) <= MAX_ASSET_KEY_LENGTH:
         return key
@@ -70,7 +70,7 @@ def _asset(uri: str, job: Job) -> Asset | None:
     properties = AssetProperties(
         name=job.label or job.kind,
         description=escape(f"{job.kind} · {job.label}"[:500]),
-        url=unsigned_url(uri) if uri.startswith(("http://", "https://")) else None,
+        url=shown_url(uri) if uri.startswith(("http://", "https://")) else None,
     )
     try:
         return Asset(key=asset_key(uri), properties=properties)
@@ -97,7 +97,7 @@ def _sources(job: Job) -> list[Asset]:
 def _metadata(job: Job, file: Delivery) -> dict[str, Any]:
     """What there is to know about the file: no secret, no signed URL."""
     return {
-        "uri": unsigned_url(file.uri) if "://" in file.uri else file.uri,
+        "uri": shown_url(file.uri) if "://" in file.uri else file.uri,
         "sha256": file.sha256,
         "bytes": file.bytes,
         "seconds": file.seconds,

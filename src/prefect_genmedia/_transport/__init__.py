@@ -4,8 +4,9 @@ from prefect_genmedia._transport.api import ApiClient, FilePart, Gates, read_bod
 from prefect_genmedia._transport.bodies import BodyBounds
 from prefect_genmedia._transport.fetch import FetchRules, body_of, fetch
 from prefect_genmedia._transport.leases import LoopShared
-from prefect_genmedia._transport.redact import MASK, Redactor, excerpt, unsigned_text, unsigned_url
+from prefect_genmedia._transport.redact import MASK, Redactor, excerpt, unsigned_text
 from prefect_genmedia._transport.retry_after import retry_after_seconds
+from prefect_genmedia._transport.urls import shown_url
 
 __all__ = [
     "MASK",
@@ -21,6 +22,6 @@ __all__ = [
     "fetch",
     "read_body",
     "retry_after_seconds",
+    "shown_url",
     "unsigned_text",
-    "unsigned_url",
 ]

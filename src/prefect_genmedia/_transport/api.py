@@ -20,7 +20,8 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from prefect_genmedia._transport.bodies import ACCEPTED_CODINGS, UnreadableBody, read_answer
-from prefect_genmedia._transport.redact import Redactor, redacted_logs, unsigned_url
+from prefect_genmedia._transport.redact import Redactor, redacted_logs
+from prefect_genmedia._transport.urls import shown_url
 from prefect_genmedia.errors import ProviderError, SendOutcome
 
 USER_AGENT = f"prefect-genmedia/{version('prefect-genmedia')}"
@@ -303,7 +304,7 @@ def network_failure(error: Exception, what: str, redactor: Redactor) -> Provider
     outcome: SendOutcome = "unsent" if isinstance(error, _NEVER_SENT) else "uncertain"
     reason = redactor.clean(str(error)).rstrip(".") or "no details"
     method, _, target = what.rpartition(" ") if "://" in what else ("", "", what)
-    shown = f"{method} {unsigned_url(target)}".strip()
+    shown = f"{method} {shown_url(target)}".strip()
     return ProviderError(f"{shown} failed: {type(error).__name__}: {reason}.", outcome=outcome)
 
 

@@ -23,7 +23,8 @@ from prefect_genmedia._transport import bodies
 from prefect_genmedia._transport.api import TIMEOUTS, USER_AGENT, network_failure, no_cookies, shared_ssl_context
 from prefect_genmedia._transport.bodies import BodyBounds, UnreadableBody, decoder_of, wire_pieces
 from prefect_genmedia._transport.hosts import Origin, is_public, refusal_of_host
-from prefect_genmedia._transport.redact import Redactor, redacted_logs, unsigned_url
+from prefect_genmedia._transport.redact import Redactor, redacted_logs
+from prefect_genmedia._transport.urls import shown_url
 from prefect_genmedia.errors import ProviderError
 
 MAX_REDIRECTS = 5
@@ -106,7 +107,7 @@ async def fetch(url: str, rules: FetchRules) -> AsyncIterator[httpx.Response]:
         with anyio.move_on_after(rules.seconds):
             response = await _follow(client, url, rules)
         if response is None:
-            raise ProviderError(f"GET {unsigned_url(url)} had no answer within {rules.seconds:.0f} s.")
+            raise ProviderError(f"GET {shown_url(url)} had no answer within {rules.seconds:.0f} s.")
         try:
             yield response
         finally:
@@ -177,7 +178,7 @@ async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules) -> htt
             url = urljoin(url, response.headers["location"])
         except ValueError:
             raise ProviderError("A redirect leads to a URL that cannot be read.", retryable=False) from None
-    raise ProviderError(f"GET {unsigned_url(url)} was redirected more than {MAX_REDIRECTS} times.", retryable=False)
+    raise ProviderError(f"GET {shown_url(url)} was redirected more than {MAX_REDIRECTS} times.", retryable=False)
 
 
 async def _answer(client: httpx.AsyncClient, request: httpx.Request, url: str) -> httpx.Response:
@@ -193,7 +194,7 @@ async def _answer(client: httpx.AsyncClient, request: httpx.Request, url: str) -
 
 async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRules) -> httpx.Request:
     try:
-        shown = unsigned_url(url)
+        shown = shown_url(url)
         parts = urlsplit(url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
         target = httpx.URL(url)

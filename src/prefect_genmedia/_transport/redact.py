@@ -4,26 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
+from prefect_genmedia._transport.urls import shown_url
 from prefect_genmedia.text import clean_text
 
 MASK = "[redacted]"
-
-_SIGNING_PREFIXES = ("x-amz-", "x-goog-", "x-oss-", "x-tos-", "x-cos-", "q-sign", "q-key", "q-header", "q-url", "q-ak")
-_NOT_SIGNING = frozenset({"x-oss-process", "x-tos-process"})  # they choose what is made of the picture
-_ALWAYS_SECRET = frozenset("authorization token access_token api_key apikey auth_key x-signature x-expires".split())
-# Names that mean something else in an unsigned URL, and belong to the signature beside its telling parameter.
-_BESIDE = {
-    "signature": frozenset(  # S3 v2, OSS, CloudFront, Google v1
-        "signature expires awsaccesskeyid ossaccesskeyid googleaccessid security-token policy key-pair-id".split()
-    ),
-    "sig": frozenset("sig se sp sv sr st spr skoid sktid skt ske sks skv".split()),  # Azure SAS
-}
-
 
 # A URL inside a text ends where one cannot go on: at quotes, as in JSON, and at Chinese punctuation, too. What stands
 # for an ampersand in HTML, and in JSON inside JSON, belongs to it. Its scheme is not looked for: words before it may be
@@ -45,7 +33,7 @@ class Redactor:
         self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
 
     def clean(self, text: str) -> str:
-        """The text as `clean_text` shows it, without any secret, and with each URL as `unsigned_url` shows it."""
+        """The text as `clean_text` shows it, without any secret, and with each URL as `shown_url` shows it."""
         # Cleaned first, since an invisible character hides a secret. Masked twice, since reading a URL may undo an
         # escape that hid one.
         return self._masked(unsigned_text(self._masked(clean_text(text))))
@@ -60,40 +48,23 @@ class Redactor:
         return f"Redactor({len(self._secrets)} secrets)"
 
 
-def unsigned_url(url: str) -> str:
-    """The URL without credentials, signature parameters and fragment: what may be shown, stored and compared.
+def unsigned_text(text: str, rule: Callable[[str], str] = shown_url) -> str:
+    """The text with each URL in it changed by a rule: providers quote those that they cannot fetch.
 
-    A signature is secret, and it differs each time the same URL is signed. A `data:` URI is cut to its media type.
+    Parameters:
+        text: the text.
+        rule: changes one URL, and raises ValueError where it is none.
     """
-    if url.startswith("data:"):
-        return url.split(",", 1)[0] + ",…"
-    parts = urlsplit(url)
-    # Bytes that are no UTF-8 (a name in GBK) must come out as they went in.
-    pairs = parse_qsl(parts.query, keep_blank_values=True, errors="surrogateescape")
-    names = {name.lower() for name, _ in pairs}
-    dropped = _ALWAYS_SECRET.union(*(group for telling, group in _BESIDE.items() if telling in names))
-    kept = [
-        (name, value)
-        for name, value in pairs
-        if name.lower() not in dropped
-        and (name.lower() in _NOT_SIGNING or not name.lower().startswith(_SIGNING_PREFIXES))
-    ]
-    host = parts.netloc.rpartition("@")[2]
-    return urlunsplit((parts.scheme, host, parts.path, urlencode(kept, errors="surrogateescape"), ""))
+    return _URL_IN_TEXT.sub(lambda found: _unsigned(found, rule), text)
 
 
-def unsigned_text(text: str) -> str:
-    """The text with each URL in it as `unsigned_url` shows it: providers quote those that they cannot fetch."""
-    return _URL_IN_TEXT.sub(_unsigned, text)
-
-
-def _unsigned(found: re.Match[str]) -> str:
+def _unsigned(found: re.Match[str], rule: Callable[[str], str]) -> str:
     whole = _ESCAPED_AMPERSAND.sub("&", found.group())
     rest = whole.rstrip(_END_OF_A_PHRASE)  # `://…`
     if not set("?@#") & set(rest):
         return found.group()
     try:
-        return unsigned_url(f"x{rest}").removeprefix("x") + whole[len(rest) :]
+        return rule(f"x{rest}").removeprefix("x") + whole[len(rest) :]
     except ValueError:  # no URL that anybody could read
         return f"://{MASK}"
 

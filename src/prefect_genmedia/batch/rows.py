@@ -11,14 +11,15 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from prefect_genmedia._core.attempts import batch_scope, chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
-from prefect_genmedia._core.identity import Identities
+from prefect_genmedia._core.identity import Identities, follows_version_1
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.naming import file_stem
+from prefect_genmedia._core.same_request import job_by_url
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._inputs import identified
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.providers.inputs import is_public, local_path
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.providers.inputs import AS_GIVEN, is_public, local_path
 from prefect_genmedia.providers.plugin import request_type
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
@@ -253,9 +254,15 @@ class Known:
         return found
 
     async def _read(self, row: Row) -> None:
-        rules = self._sessions[row.request.provider].client.fetch_rules
+        session = self._sessions[row.request.provider]
         async with self._reading:
-            self._identities[row.id] = self._made(row, await identified(row.request, rules))
+            known = await identified(row.request, session.client.fetch_rules)
+            identities = self._made(row, known)
+            try:
+                joined = await job_by_url(session, known, self.scope(row), variant=0)
+            except GenMediaError:  # the row itself fails with it
+                joined = None
+            self._identities[row.id] = identities if joined is None else Identities(joined.identity, (joined.identity,))
 
     def _identities_of(self, row: Row) -> Identities | None:
         if row.id not in self._identities and not _needs_reading(row.request):
@@ -267,7 +274,12 @@ class Known:
 
 
 def _needs_reading(request: GenerationRequest) -> bool:
-    """Whether a file is behind a storage's URL; what is on this machine is read where the identity is made."""
+    """Whether a file is behind a storage's URL, or a URL may have another identity in the ledger.
+
+    What is on this machine is read where the identity is made.
+    """
+    if not follows_version_1(request, AS_GIVEN):
+        return True
     urls = (each.url for each in request.inputs())
     return any(not is_public(url) and not url.startswith("data:") and local_path(url) is None for url in urls)
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field
 
-from prefect_genmedia._transport import MASK, unsigned_text, unsigned_url
-from prefect_genmedia.providers.inputs import identity_of_base64, identity_of_url, is_public
+from prefect_genmedia._transport import MASK, shown_url, unsigned_text
+from prefect_genmedia.providers.inputs import AS_GIVEN, SentInputs, identity_of_base64, is_public
 
 Expectation = TypeVar("Expectation", bound=BaseModel)
 
@@ -136,9 +136,14 @@ def shown_extra(extra_body: Mapping[str, Any]) -> Any:
     return _mapped(extra_body, _shown_text, masked=True)
 
 
-def identity_of_extra(extra_body: Mapping[str, Any]) -> Any:
-    """It as a job's identity has it: URLs without signatures, files by their bytes."""
-    return _mapped(extra_body, _identity_of_text, masked=False)
+def identity_of_extra(extra_body: Mapping[str, Any], inputs: SentInputs = AS_GIVEN) -> Any:
+    """It as a job's identity has it: URLs without signatures, files by their bytes.
+
+    Parameters:
+        extra_body: what the request holds beside its own fields.
+        inputs: tells how a URL counts.
+    """
+    return _mapped(extra_body, lambda text: _identity_of_text(text, inputs), masked=False)
 
 
 def _mapped(value: Any, change: Callable[[str], str], masked: bool) -> Any:
@@ -159,20 +164,15 @@ def _is_secret(name: str, value: Any) -> bool:
 
 def _shown_text(text: str) -> str:
     if _is_data(text):
-        return unsigned_url(f"data:{text[5:]}")
+        return shown_url(f"data:{text[5:]}")
     try:
-        return unsigned_url(text) if is_public(text) else unsigned_text(text)
+        return shown_url(text) if is_public(text) else unsigned_text(text)
     except ValueError:  # no URL that anybody could read
         return unsigned_text(text)
 
 
-def _identity_of_text(text: str) -> str:
-    if _is_data(text):
-        return identity_of_base64(text.partition(",")[2])
-    try:
-        return identity_of_url(text) if is_public(text) else unsigned_text(text)
-    except ValueError:
-        return text
+def _identity_of_text(text: str, inputs: SentInputs) -> str:
+    return identity_of_base64(text.partition(",")[2]) if _is_data(text) else inputs.text_identity(text)
 
 
 def _is_data(text: str) -> bool:

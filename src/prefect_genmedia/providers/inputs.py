@@ -21,7 +21,8 @@ import fsspec
 from pydantic import AfterValidator, Field
 from pydantic.fields import FieldInfo
 
-from prefect_genmedia._transport import unsigned_url
+from prefect_genmedia._transport import unsigned_text
+from prefect_genmedia._transport.urls import identity_url
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 
 MAX_PICTURE_BYTES = 50 * 1024**2
@@ -205,9 +206,11 @@ class SentInputs:
 
     Parameters:
         by_url: what is sent, by the URL or path that the user gave.
+        contents: digests of http(s) files whose URLs hold a credential, as pairs of URL and SHA-256 in hex.
     """
 
     by_url: Mapping[str, SentInput] = field(default_factory=dict)
+    contents: tuple[tuple[str, str], ...] = ()
 
     def url(self, url: str) -> str:
         """The URL that the provider is sent for an input.
@@ -242,22 +245,79 @@ class SentInputs:
             url: the URL or path that the user gave.
         """
         sent = self.by_url.get(url)
-        return f"sha256:{sent.sha256}" if sent is not None else identity_of_url(url)
+        if sent is not None:
+            return f"sha256:{sent.sha256}"
+        return self.public_identity(url) if is_public(url) else identity_of_own(url)
+
+    def public_identity(self, url: str) -> str:
+        """An http(s) URL as it counts in a job's identity.
+
+        Parameters:
+            url: the URL.
+
+        Raises:
+            ValueError: it is no URL that can be read.
+        """
+        return identity_url(url, dict(self.contents).get(url))
+
+    def text_identity(self, text: str) -> str:
+        """A text that may be, or hold, an http(s) URL, as it counts in a job's identity.
+
+        Parameters:
+            text: a value of `extra_body`.
+        """
+        try:
+            return self.public_identity(text) if is_public(text) else unsigned_text(text, self.public_identity)
+        except ValueError:  # no URL that anybody could read
+            return text
 
 
 AS_GIVEN = SentInputs()
 """Every input is sent as the user gave it."""
 
 
-def identity_of_url(url: str) -> str:
-    """An input as a job's identity has it: a URL without its signature, a file by the digest of its bytes.
+@dataclass(frozen=True)
+class NotedInputs(SentInputs):
+    """Notes the http(s) URLs that count in an identity, in their order.
+
+    Parameters:
+        inputs: URLs of the request's own fields.
+        urls: all of them, with those in `extra_body`.
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    urls: list[str] = field(default_factory=list)
+
+    def identity(self, url: str) -> str:
+        """Note the URL of a field.
+
+        Parameters:
+            url: the URL or path that the user gave.
+        """
+        if is_public(url):
+            self.inputs.append(url)
+        return super().identity(url)
+
+    def public_identity(self, url: str) -> str:
+        """Note the URL.
+
+        Parameters:
+            url: the URL.
+        """
+        self.urls.append(url)
+        return super().public_identity(url)
+
+
+def identity_of_own(url: str) -> str:
+    """A file that is on this machine, or in the request, as it counts in a job's identity: by the digest of its bytes.
 
     A file of another storage is not read for that: only the prepared request knows its digest.
+
+    Parameters:
+        url: a path, a storage's URL, or a `data:` URI.
     """
     if url.startswith("data:"):
         return identity_of_base64(url.partition(",")[2])
-    if is_public(url):
-        return unsigned_url(url)
     path = local_path(url)
     try:
         status = path.stat() if path is not None else None

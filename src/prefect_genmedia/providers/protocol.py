@@ -150,7 +150,7 @@ class GenerationRequest(ExtensibleRequest):
             inputs: what is sent in place of the user's own files; their digests count in place of their names.
         """
         own = {name: value for name, value in self.identity_inputs(inputs).items() if name != "extra_body"}
-        return {**own, "extra_body": identity_of_extra(self.extra_body)} if self.extra_body else own
+        return {**own, "extra_body": identity_of_extra(self.extra_body, inputs)} if self.extra_body else own
 
     def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The JSON of the request's own fields; unset options are left out. What is sent is `payload()`.

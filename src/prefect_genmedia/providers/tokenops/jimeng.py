@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
 
-from prefect_genmedia._transport import unsigned_url
+from prefect_genmedia._transport import shown_url
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.inputs import AS_GIVEN, InputUrl, RequestInput, Seed, SentInputs, input_url
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
@@ -23,7 +23,7 @@ class _Url(BaseModel):
 
     def __repr_args__(self) -> Iterator[tuple[str, str]]:
         """Show no signature, and of a `data:` URI no data."""
-        yield "url", unsigned_url(self.url) if self.url.startswith(("http", "data:")) else self.url
+        yield "url", shown_url(self.url) if self.url.startswith(("http", "data:")) else self.url
 
 
 class ContentText(BaseModel):

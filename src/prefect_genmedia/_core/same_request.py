@@ -1,0 +1,121 @@
+"""Finding the job of a request whose URLs have changed: another token, or an earlier version's rules.
+
+Such a request has another identity than its job. Nothing may be sent before it is known whether the job is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from prefect_genmedia._core.attempts import holds_payment
+from prefect_genmedia._core.identity import BATCH_SCOPE, NamedInputs, follows_version_1, same_names
+from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.session import Session
+from prefect_genmedia._transport.urls import read_url, url_digest, version_1_dropped
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.providers.inputs import NotedInputs, is_public
+from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
+
+InputDigests = list[dict[str, str | None]]
+"""Of each URL that holds a credential: SHA-256 of the URL and of its content, in hex; None where it was not read."""
+
+
+def names_digest(request: GenerationRequest) -> str | None:
+    """Digest of a request with each URL as it is shown; None if no URL of it holds a credential.
+
+    Parameters:
+        request: what is asked for.
+    """
+    if not _credentialed(request):
+        return None
+    named = json.dumps([request.kind, request.identity(NamedInputs())], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(named.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def input_digests(prepared: PreparedRequest[Any]) -> InputDigests | None:
+    """What tells a request from others with the same `names_digest`; None if no URL of it holds a credential.
+
+    Parameters:
+        prepared: the request with its inputs prepared.
+    """
+    contents = dict(prepared.inputs.contents)
+    urls = _credentialed(prepared.request)
+    return [{"url": url_digest(url), "content": contents.get(url)} for url in urls] or None
+
+
+async def job_by_url(session: Session, prepared: PreparedRequest[Any], scope: str, variant: int) -> Job | None:
+    """The paid job of a request under another identity, where the request's URLs allow for one.
+
+    Parameters:
+        session: the account that pays.
+        prepared: the request with its inputs prepared, or identified.
+        scope: what bounds "the same request".
+        variant: tells apart several wanted results of the same request.
+
+    Returns:
+        The job; None if there is none, or the request's own identity has one.
+
+    Raises:
+        InvalidRequest: a job of this idempotency key, or row of a batch, may be meant, and it cannot be told.
+    """
+    request = prepared.request
+    if follows_version_1(request, prepared.inputs):
+        return None
+    if await session.ledger.newest_of(session.identities(prepared, scope, variant)) is not None:
+        return None
+    found = await session.ledger.jobs_by_names(scope, request.kind, variant, names_digest(request))
+    now = session.clock.now()
+    newest = {job.identity: job for job in found if job.account in session.tokens}
+    paid = [job for job in newest.values() if holds_payment(job, now)]
+    return next((job for job in paid if _is_job_of(job, prepared)), None)
+
+
+def _is_job_of(job: Job, prepared: PreparedRequest[Any]) -> bool:
+    if job.identity_version is None:
+        if not _has_version_1_names(job, prepared.request):
+            return False
+        if job.scope.startswith("key:") and not job.scope.startswith(BATCH_SCOPE):
+            raise _undecided(job, "was recorded by a version that did not record what tells their tokens apart")
+        return True
+    ours = input_digests(prepared) or []
+    pairs = list(zip(job.input_digests or [], ours, strict=False))
+    if any(one["content"] and other["content"] and one["content"] != other["content"] for one, other in pairs):
+        return False
+    if all(one["url"] == other["url"] or one["content"] == other["content"] is not None for one, other in pairs):
+        return True
+    if job.scope.startswith("key:"):
+        raise _undecided(job, "has other tokens in them, and the files could not be read then or cannot be read now")
+    return False  # in one run, two URLs are two files unless something says otherwise
+
+
+def _undecided(job: Job, reason: str) -> InvalidRequest:
+    is_row = job.scope.startswith(BATCH_SCOPE)
+    what = "row id" if is_row else "idempotency key"
+    problem = f"job {job.key} of this {what} has the same URLs, but {reason}: whether it is the same file is not known"
+    refusal = InvalidRequest.of("The request", [FieldProblem("id" if is_row else "idempotency_key", problem)])
+    refusal.next_step = (
+        f"look at its file: `prefect-genmedia jobs show {job.key}`. For another file, use another {what}."
+    )
+    return refusal
+
+
+def _has_version_1_names(job: Job, request: GenerationRequest) -> bool:
+    noted = NotedInputs()
+    request.identity(noted)
+    dropped: set[str] = set()
+    for url in noted.urls:
+        read = read_url(url)
+        dropped |= read.signing | version_1_dropped({name.lower() for name, _ in read.pairs})
+    try:
+        recorded = type(request).model_validate(job.request)
+    except InvalidRequest:  # what is stored is not always all of it: base64 is cut
+        return False
+    return same_names(request, recorded, frozenset(dropped))
+
+
+def _credentialed(request: GenerationRequest) -> list[str]:
+    noted = NotedInputs()
+    request.identity(noted)
+    return [url for url in noted.urls if is_public(url) and read_url(url).credentials]
