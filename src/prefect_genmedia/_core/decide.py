@@ -10,7 +10,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState
 from prefect_genmedia._core.submit import expire_stale_sending
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.errors import FieldProblem, InvalidRequest, JobExpired
 from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.text import clean_text, id_problem, shown_id
 
@@ -59,12 +59,17 @@ async def decide(
         raise _refusal("job", f"the ledger has no job {name!r}")
     job = await expire_stale_sending(ledger, job, clock) or job
     note = _note(job, decision, provider_job_id, by, clock)
+    facts: dict[str, object]
     if decision == "resubmit" and job.is_missing:
         # It was accepted, and may be paid: it ends as what its provider no longer has.
         return await _carried_out(ledger, job, JobState.UNDELIVERABLE, note=note, expires_at=clock.now())
+    if decision == "resubmit" and job.is_given_up:
+        # The person has seen in the provider's console that it will not be finished.
+        facts = {"error_kind": JobExpired.__name__, "expires_at": clock.now()}
+        return await _carried_out(ledger, job, JobState.UNDELIVERABLE, note=note, **facts)
     if job.state not in _FROM[decision]:
         raise _refusal("job", f"{job.key} is {job.state.value}: there is nothing to {decision}")
-    facts: dict[str, object] = {"note": note}
+    facts = {"note": note}
     if decision == "adopt":
         facts |= await _adoption(ledger, job, provider_job_id, clock)
     assert _TARGET[decision] in LEGAL_MOVES[job.state]  # the tables above agree with the job life

@@ -38,7 +38,7 @@ class JobState(str, Enum):
     DELIVERED = "delivered"
     """The verified file is on storage under its final name."""
     UNDELIVERABLE = "undeliverable"
-    """Paid, but the file is bad (in quarantine) or has expired."""
+    """Paid, but the file is bad (in quarantine), has expired, or was given up by a gateway and may still come."""
     FAILED = "failed"
     """The provider gave up after accepting; its reason is kept."""
     REJECTED = "rejected"
@@ -56,7 +56,10 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.SUCCEEDED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
     # A file that was lost or in quarantine may be fetched again while the provider has it.
     JobState.DELIVERED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
-    JobState.UNDELIVERABLE: frozenset({JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE}),
+    # What was given up in a word of no document may still be made, or fail by the provider's own word.
+    JobState.UNDELIVERABLE: frozenset(
+        {JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.FAILED}
+    ),
     JobState.FAILED: frozenset(),
     JobState.REJECTED: frozenset(),
     # A late but certain answer, or a person's word, settles an unknown one.
@@ -77,6 +80,14 @@ ACCEPTED = frozenset(
 
 TAKEN = ACCEPTED - {JobState.FAILED}
 """States of a job that the provider has accepted, and not given up."""
+
+
+_GIVEN_UP_KINDS = frozenset(kind.__name__ for kind in (GenerationFailed, InputRefused, OutputRefused))
+
+_GIVEN_UP_STEP = (
+    "nothing is sent again: `reconcile_jobs` polls the job until its lifetime is over, and delivers it if it is finished "
+    "after all. If the provider's console says that it failed, `prefect-genmedia jobs resubmit {job}` allows a new attempt."
+)
 
 
 class Delivery(BaseModel):
@@ -163,6 +174,10 @@ class Job(BaseModel):
     )
     send_token: str | None = Field(default=None, description="Tells the process that sends the job from every other.")
     note: str | None = Field(default=None, description="What a person decided, and when.")
+    evidence: dict[str, Any] | None = Field(
+        default=None,
+        description="What proves the job to its provider, such as request ids, sub-task ids and its own times.",
+    )
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled job, also one of an earlier version."""
@@ -188,10 +203,14 @@ class Job(BaseModel):
         refused_later = isinstance(error, InputRefused) and self.provider_job_id is not None
         if refused_later or isinstance(error, GenerationFailed | OutputRefused):
             error.paid = self.paid_for_failure()
+            if self.is_given_up:
+                error.next_step = _GIVEN_UP_STEP
         return error.about(self.key, self.provider_job_id)
 
     def paid_for_failure(self) -> str:
         """What the job cost if its provider accepted it and then refused it or gave up, in words."""
+        if self.is_given_up:
+            return "unknown: the job was accepted, and may still be finished and billed"
         if self.provider in providers_with_free_failures():
             return "nothing, by the provider's word that failed jobs are not billed"
         if self.price is None:
@@ -218,7 +237,17 @@ class Job(BaseModel):
         """
         if self.state in (JobState.FAILED, JobState.REJECTED):
             return self.error_kind != InputRefused.__name__
+        if self.is_given_up:
+            return False
         return self.state is JobState.UNDELIVERABLE and self.delivery is None and self.is_over(now)
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the job ended in a word that its provider's documents do not have: it may still be finished.
+
+        It is polled until its lifetime is over. Only a person allows another attempt.
+        """
+        return self.state is JobState.UNDELIVERABLE and self.error_kind in _GIVEN_UP_KINDS
 
     @property
     def is_missing(self) -> bool:

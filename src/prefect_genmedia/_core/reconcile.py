@@ -97,8 +97,9 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
         clock: what tells the time and waits.
     """
     accounts: dict[str, list[Job]] = {}
-    for job in sorted(await ledger.jobs({JobState.SENDING, *AT_PROVIDER}), key=_ends_at):
-        accounts.setdefault(job.account, []).append(job)
+    for job in sorted(await ledger.jobs({JobState.SENDING, *AT_PROVIDER, JobState.UNDELIVERABLE}), key=_ends_at):
+        if job.state is not JobState.UNDELIVERABLE or _may_come(job, clock):
+            accounts.setdefault(job.account, []).append(job)
     found: asyncio.Queue[Finding | None] = asyncio.Queue()
 
     async def collect(jobs: Sequence[Job]) -> None:
@@ -120,6 +121,11 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
         await asyncio.gather(*workers, return_exceptions=True)
     for job in await ledger.jobs({JobState.UNKNOWN}):
         yield Finding(job, "left as it is", job.failure().next_step_for())
+
+
+def _may_come(job: Job, clock: Clock) -> bool:
+    """Whether a gateway gave the job up that may still be finished."""
+    return job.is_given_up and not job.is_over(clock.now())
 
 
 def _ends_at(job: Job) -> float:
@@ -165,7 +171,10 @@ async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock)
     try:
         return await _taken_up(ledger, around, job, clock)
     except GenMediaError as error:
-        return Finding(await _present(ledger, job), f"{error.kind}: {error.message}", error.next_step_for(job.key))
+        present = await _present(ledger, job)
+        if _may_come(present, clock):
+            return Finding(present, f"still {present.provider_status}")
+        return Finding(present, f"{error.kind}: {error.message}", error.next_step_for(job.key))
     except Exception as error:
         return Finding(await _present(ledger, job), _told(error), "look into this; the next run tries the job again.")
 

@@ -28,7 +28,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006"})
+HEADS = frozenset({"0003", "0004", "0005", "0006", "0011"})
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -136,6 +136,7 @@ jobs = Table(
     Column("account_id", String(32)),
     Column("identity_token", StoredText),
     Column("send_token", String(32)),
+    Column("evidence", StoredJson),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),

@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
+from uuid import uuid4
+
+import anyio
 
 from prefect_genmedia import errors
 from prefect_genmedia._core.admission import SentUnderOtherToken, admission
@@ -28,7 +31,7 @@ from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.extra_body import shown_extra
 from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
-from prefect_genmedia.text import escaped, shown_id
+from prefect_genmedia.text import escaped, id_problem, shown_id
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +39,9 @@ T = TypeVar("T")
 
 WRITE_PAUSES = (0.2, 1.0, 3.0, 10.0, 20.0, 30.0, 60.0)
 """Seconds between the tries to write down what became of a submission: nobody else knows it."""
+
+PROBE_SECONDS = 20.0
+"""How long the free poll may take that tells whether a web page is at the base URL, in seconds."""
 
 JOIN_SECONDS = (0.02, 0.5)
 """How often a process looks whether another one's submission has its answer: at first, and at the longest."""
@@ -176,7 +182,7 @@ async def _send(session: Session, started: Started) -> Job:
         await ledger.unsend(job)
         raise
     except GenMediaError as error:
-        failure = job.told_in(without_inputs(error, prepared.inputs))
+        failure = job.told_in(await _of_web_page(session, without_inputs(error, prepared.inputs)))
     except Exception as error:
         # A fault of our own after the first byte: what the provider did is just as unknown.
         logger.exception("Submitting job %s broke", job.key)
@@ -192,10 +198,55 @@ async def _send(session: Session, started: Started) -> Job:
         raise failure
     await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
     if failure.outcome == "uncertain":
-        raise SubmissionUnknown(
-            f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
-        ).about(job.key, None)
+        raise _uncertain(failure).about(job.key, failure.provider_job_id)
     raise failure
+
+
+def _uncertain(failure: GenMediaError) -> SubmissionUnknown:
+    """The error of a submission without a certain answer; an id in that answer can be adopted."""
+    unknown = SubmissionUnknown(
+        f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
+    )
+    if failure.provider_job_id is not None:
+        unknown.next_step = _adopt_step(failure.provider_job_id)
+    return unknown
+
+
+def _adopt_step(provider_job_id: str) -> str:
+    typed = shlex.quote(escaped(provider_job_id))
+    return (
+        f"the provider named the id {typed}: if its console has the job, `prefect-genmedia jobs adopt {{job}} {typed}`; "
+        "if not, `prefect-genmedia jobs resubmit {job}` or `prefect-genmedia jobs abandon {job}`."
+    )
+
+
+async def _of_web_page(session: Session, failure: GenMediaError) -> GenMediaError:
+    """A web page that answers a submission says nothing, unless the same base URL answers a free poll with one, too.
+
+    Parameters:
+        session: the account.
+        failure: what the submission raised.
+
+    Returns:
+        A refusal, where no API is at the base URL; else the failure as it is.
+    """
+    if failure.outcome != "uncertain" or not failure.is_page:
+        return failure
+    with anyio.move_on_after(PROBE_SECONDS):
+        try:
+            await session.client.poll(f"none-{uuid4().hex}")
+        except GenMediaError as polled:
+            if polled.is_page:
+                note = "A web page answered, not an API, and so it does a poll: is base_url right?"
+                return errors.ProviderError(
+                    f"{failure.message} {note}",
+                    http_status=failure.http_status,
+                    body=failure.body,
+                    outcome="refused",
+                    retryable=False,
+                    next_step="correct base_url in the credentials Block, then run again.",
+                )
+    return failure
 
 
 async def _written(
@@ -237,6 +288,7 @@ async def _accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) 
         "provider_status": accepted.status,
         "price": accepted.price,
         "points_remaining": accepted.points_remaining,
+        "evidence": dict(accepted.evidence) or None,
     }
     if lifetime is not None:
         facts["expires_at"] = clock.now() + lifetime
@@ -262,6 +314,8 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
         "error_message": failure.message,
         "error_code": failure.code,
     }
+    if failure.evidence:
+        facts["evidence"] = failure.evidence
     if failure.outcome == "unsent":
         wait = failure.retry_after if isinstance(failure, RateLimited) else None
         facts["not_before"] = clock.now() + min(wait, LONGEST_COOL_DOWN_SECONDS) if wait else None
@@ -269,6 +323,8 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
     elif failure.outcome == "refused":
         await ledger.move(job, JobState.REJECTED, **facts)
     else:
+        if failure.provider_job_id is not None and id_problem(failure.provider_job_id) is None:
+            facts["provider_job_id"] = failure.provider_job_id  # for `adopt`
         await ledger.move(job, JobState.UNKNOWN, **facts | {"error_kind": SubmissionUnknown.__name__})
 
 
@@ -280,9 +336,10 @@ def unresolved(job: Job) -> SubmissionUnknown:
             next_step="use another idempotency key or variant for a new one, or "
             "`prefect-genmedia jobs adopt {job} PROVIDER_ID` if it did arrive.",
         ).about(job.key, job.provider_job_id)
-    return SubmissionUnknown(f"An earlier submission of this request has no certain answer: {job.error_message}").about(
-        job.key, job.provider_job_id
-    )
+    unknown = SubmissionUnknown(f"An earlier submission of this request has no certain answer: {job.error_message}")
+    if job.provider_job_id is not None:
+        unknown.next_step = _adopt_step(job.provider_job_id)
+    return unknown.about(job.key, job.provider_job_id)
 
 
 def shown_request(request: GenerationRequest) -> dict[str, Any]:
