@@ -67,11 +67,11 @@ REFUSALS = [
 async def test_a_no_is_the_same_as_a_status_and_as_a_code_in_the_body(
     api: Api, code: int, kind: type, outcome: str, in_body: bool
 ) -> None:
-    body = {"code": code, "message": "余额不足", "request_id": ""}
+    body = {"code": code, "message": "不能处理", "request_id": ""}
     error = await api.refusal(httpx.Response(200 if in_body else code, json=body))
     assert (type(error), error.outcome, error.code) == (kind, outcome, str(code))
     assert error.http_status == (200 if in_body else code)
-    assert "余额不足" in str(error)
+    assert "不能处理" in str(error)
 
 
 async def test_a_model_that_is_not_available_is_a_certain_no(api: Api) -> None:

@@ -16,6 +16,7 @@ from prefect_genmedia import errors
 from prefect_genmedia._core.admission import SentUnderOtherToken, admission
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import estimated_cost
+from prefect_genmedia._core.callback_url import check_callback
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
@@ -69,6 +70,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     pause, begin_within = JOIN_SECONDS[0], BEGIN_SECONDS[0]
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
     admit = admission(session, spec, prepared)
+    check_callback(session, prepared)
     prepared.payload()  # a request that cannot be written must fail before anything is written down
     while True:
         job = await _newest_or_new(session, spec, prepared)
@@ -215,13 +217,13 @@ def _uncertain(failure: GenMediaError) -> SubmissionUnknown:
 def _adopt_step(provider_job_id: str) -> str:
     typed = shlex.quote(escaped(provider_job_id))
     return (
-        f"the provider named the id {typed}: if its console has the job, `prefect-genmedia jobs adopt {{job}} {typed}`; "
+    """A web page says nothing about a submission, unless a free poll at the same base URL gets one, too.
         "if not, `prefect-genmedia jobs resubmit {job}` or `prefect-genmedia jobs abandon {job}`."
     )
 
 
 async def _of_web_page(session: Session, failure: GenMediaError) -> GenMediaError:
-    """A web page that answers a submission says nothing, unless the same base URL answers a free poll with one, too.
+    """A web page in answer to a submission says nothing, unless a free poll at the base URL gets one, too.
 
     Parameters:
         session: the account.

@@ -207,7 +207,8 @@ class ErrorAnswer:
         # "Slow down, and retry" is no word about channels.
         if refusals.was_retried(codes, "" if self.status == 429 else words):
             return self.error(ProviderError, "The gateway may have forwarded it before.", outcome="uncertain")
-        if refusals.is_of_money(codes, words, self.http_status):
+        worst = self.status if 500 <= self.status < 600 else self.http_status
+        if refusals.is_of_money(codes, words, worst):
             return self.error(QuotaError)
         if refusals.is_unrouted(codes, words):
             note = "The gateway has no channel for the model, and forwarded nothing."

@@ -134,9 +134,9 @@ async def is_media(stream: ResultStream) -> bool:
 async def _stream_of(response: httpx.Response, what: str, redactor: Redactor) -> ResultStream:
     """The body as it comes; compressed JSON is read as a whole, within the bounds of an answer."""
     media_type = response.headers.get("content-type", "").lower()
-    if "json" in media_type or media_type.startswith("text/plain"):
-        if response.headers.get("content-encoding"):
-            response = await read_body(response, what, redactor)
+    is_text = "json" in media_type or media_type.startswith("text/plain")
+    if is_text and response.headers.get("content-encoding"):
+        response = await read_body(response, what, redactor)
     return result_stream(response)
 
 

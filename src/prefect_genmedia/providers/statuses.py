@@ -11,8 +11,8 @@ from prefect_genmedia.providers.protocol import Observation, Phase
 from prefect_genmedia.text import clean_word
 
 _SUCCESS = frozenset(
-    "success successful successfully succeed succeeds succeeded complete completed completes done finish finished ready "
-    "available generated delivered published".split()
+    "success successful successfully succeed succeeds succeeded complete completed completes done finish finished "
+    "ready available generated delivered published".split()
 )
 _FAILURE = frozenset(
     "fail fails failed failing failure failures error errors errored reject rejected rejects refused denied declined "
