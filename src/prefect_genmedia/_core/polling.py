@@ -123,17 +123,13 @@ class WaitListener(Protocol):
 
 
 class _Silent:
-    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
-        pass
+    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None: ...
 
-    def changed(self, job: Job, observation: Observation) -> None:
-        pass
+    def changed(self, job: Job, observation: Observation) -> None: ...
 
-    def advanced(self, job: Job, percent: float) -> None:
-        pass
+    def advanced(self, job: Job, percent: float) -> None: ...
 
-    def troubled(self, job: Job, error: GenMediaError) -> None:
-        pass
+    def troubled(self, job: Job, error: GenMediaError) -> None: ...
 
 
 async def wait_for_job(

@@ -217,7 +217,8 @@ def _uncertain(failure: GenMediaError) -> SubmissionUnknown:
 def _adopt_step(provider_job_id: str) -> str:
     typed = shlex.quote(escaped(provider_job_id))
     return (
-    """A web page says nothing about a submission, unless a free poll at the same base URL gets one, too.
+        f"the provider named the id {typed}: if its console has the job, "
+        f"`prefect-genmedia jobs adopt {{job}} {typed}`; "
         "if not, `prefect-genmedia jobs resubmit {job}` or `prefect-genmedia jobs abandon {job}`."
     )
 

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import httpx
 
@@ -270,6 +270,23 @@ def is_page(response: httpx.Response) -> bool:
     media_type = response.headers.get("content-type", "").lower()
     beginning = response.content.lstrip(b"\xef\xbb\xbf \t\r\n")[:200].lower()
     return "html" in media_type or beginning.startswith((b"<!doctype html", b"<html"))
+
+
+def is_same_path(asked: str, location: str) -> bool:
+    """Whether a 302 or 303 leads to what was asked on https, or with a slash at its end.
+
+    Parameters:
+        asked: the URL that was asked.
+        location: where the redirect leads.
+    """
+    try:
+        old, new = urlsplit(asked), urlsplit(urljoin(asked, location))
+    except ValueError:
+        return False
+    if not location or new.query or old.hostname != new.hostname:
+        return False
+    secured = (old.scheme, new.scheme) == ("http", "https") and old.path.rstrip("/") == new.path.rstrip("/")
+    return secured or (new.path == f"{old.path}/" and (old.scheme, old.netloc) == (new.scheme, new.netloc))
 
 
 def words_of_page(text: str) -> str:

@@ -309,9 +309,8 @@ class Observation:
     Parameters:
         phase: where the job is.
         status: the provider's own word; cleaned and cut here.
-        recognized: whether that word is a documented one. One that is not may probably mean an end: a success counts
-            once the file can be fetched, a failure ends the run and leaves the job to `reconcile_jobs`. Clients that
-            take it for running need do nothing else: see `statuses.with_likely_phase`.
+        recognized: whether that word is a documented one. A success in another one counts once the file can be fetched,
+            a failure ends the run only; what a client takes for running is judged by `statuses.with_likely_phase`.
         progress: percent from 0 to 100, where the provider tells.
         failure: what went wrong, where the phase is FAILED.
         outputs: how many files there are to download, where the phase is SUCCEEDED.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import httpx
 from typing_extensions import Self
@@ -32,6 +32,7 @@ from prefect_genmedia.providers.answers import (
     evidence_in,
     is_blank,
     is_page,
+    is_same_path,
     job_id_in,
     layers,
     number_in,
@@ -116,7 +117,7 @@ class ErrorAnswer:
             codes=codes_in(payload),
             url=_asked(response),
             location=redactor.clean(urljoin(_asked(response), location)) if location else "",
-            is_same_path=_is_same_path(_asked(response), location),
+            is_same_path=is_same_path(_asked(response), location),
             in_body=response.is_success and _says_no(payload),
             is_page=is_page(response),
             job_id=job_id_in(parsed(response.content), (*JOB_IDS, "uuid")) if named else None,
@@ -393,15 +394,3 @@ def _asked(response: httpx.Response) -> str:
         return unsigned_url(str(response.request.url))
     except RuntimeError:  # an answer that was made without a request, in tests
         return ""
-
-
-def _is_same_path(asked: str, location: str) -> bool:
-    """Whether a 302 or 303 leads to what was asked on https, or with a slash at its end."""
-    try:
-        old, new = urlsplit(asked), urlsplit(urljoin(asked, location))
-    except ValueError:
-        return False
-    if not location or new.query or old.hostname != new.hostname:
-        return False
-    secured = (old.scheme, new.scheme) == ("http", "https") and old.path.rstrip("/") == new.path.rstrip("/")
-    return secured or (new.path == f"{old.path}/" and (old.scheme, old.netloc) == (new.scheme, new.netloc))
