@@ -33,9 +33,9 @@ _WRAPPED = 3
 _CODES = ("code", "error_code", "err_code", "errcode", "errno", "type")
 _REASONS = (
     *("error", "errors", "fail_reason", "failure_reason", "failed_reason", "reason", "error_msg", "error_message"),
-    *("err_msg", "detail", "details", "status_msg", "message", "msg", "description"),
+    *("err_msg", "detail", "details", "task_status_msg", "status_msg", "message", "msg", "description"),
 )
-_NO_REASON = frozenset({"", "success", "ok", "none", "null", "nil", "0", "请求成功", "成功"})
+_NO_REASON = frozenset({"", "success", "succeed", "ok", "none", "null", "nil", "0", "请求成功", "成功"})
 _URLS = (
     *("video_url", "video_urls", "download_url", "file_url", "result_url", "output_url", "play_url", "content_url"),
     *("url", "urls", "video", "videos", "file", "files", "output", "outputs", "result", "results"),

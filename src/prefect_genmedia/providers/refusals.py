@@ -60,7 +60,8 @@ def snake(code: str) -> str:
     Parameters:
         code: the code.
     """
-    return re.sub(r"[\s.\-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", code)).lower()
+    own = re.split(r"[:/]", code)[-1]  # `local:insufficient_quota`
+    return re.sub(r"[\s.\-]+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", own)).lower()
 
 
 def is_of_money(codes: Sequence[str], words: str, http_status: int) -> bool:
