@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefuse
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia.providers.protocol import MediaExpectation
 from prefect_genmedia.providers.restoring import with_defaults
-from prefect_genmedia.text import shown_id
+from prefect_genmedia.text import escaped, shown_id
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 
@@ -89,6 +90,20 @@ _GIVEN_UP_STEP = (
     "finished after all. If the provider's console says that it failed, `prefect-genmedia jobs resubmit {job}` allows "
     "a new attempt."
 )
+
+
+def adopt_step(provider_job_id: str) -> str:
+    """What a person does about a job whose submission was answered with an error beside an id.
+
+    Parameters:
+        provider_job_id: the id.
+    """
+    typed = shlex.quote(escaped(provider_job_id))
+    return (
+        f"the provider named the id {typed}: if its console has the job, "
+        f"`prefect-genmedia jobs adopt {{job}} {typed}`; "
+        "if not, `prefect-genmedia jobs resubmit {job}` or `prefect-genmedia jobs abandon {job}`."
+    )
 
 
 class Delivery(BaseModel):
@@ -193,6 +208,8 @@ class Job(BaseModel):
         """The error that the job ended with, as it was written down."""
         kind = getattr(errors, self.error_kind or "", errors.GenerationFailed)
         error: GenMediaError = kind(self.error_message or "The provider gave no reason.", code=self.error_code)
+        if self.state is JobState.UNKNOWN and self.provider_job_id is not None:
+            error.next_step = adopt_step(self.provider_job_id)
         return self.told_in(error)
 
     def told_in(self, error: ErrorType) -> ErrorType:

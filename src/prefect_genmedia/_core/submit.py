@@ -20,7 +20,7 @@ from prefect_genmedia._core.callback_url import check_callback
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
-from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState, adopt_step
 from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.start import SendingLapsed, Started, Waiting, finish, send_check, start_in_line
@@ -210,17 +210,8 @@ def _uncertain(failure: GenMediaError) -> SubmissionUnknown:
         f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
     )
     if failure.provider_job_id is not None:
-        unknown.next_step = _adopt_step(failure.provider_job_id)
+        unknown.next_step = adopt_step(failure.provider_job_id)
     return unknown
-
-
-def _adopt_step(provider_job_id: str) -> str:
-    typed = shlex.quote(escaped(provider_job_id))
-    return (
-        f"the provider named the id {typed}: if its console has the job, "
-        f"`prefect-genmedia jobs adopt {{job}} {typed}`; "
-        "if not, `prefect-genmedia jobs resubmit {job}` or `prefect-genmedia jobs abandon {job}`."
-    )
 
 
 async def _of_web_page(session: Session, failure: GenMediaError) -> GenMediaError:
@@ -341,7 +332,7 @@ def unresolved(job: Job) -> SubmissionUnknown:
         ).about(job.key, job.provider_job_id)
     unknown = SubmissionUnknown(f"An earlier submission of this request has no certain answer: {job.error_message}")
     if job.provider_job_id is not None:
-        unknown.next_step = _adopt_step(job.provider_job_id)
+        unknown.next_step = adopt_step(job.provider_job_id)
     return unknown.about(job.key, job.provider_job_id)
 
 
