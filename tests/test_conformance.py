@@ -15,6 +15,7 @@ TOKENOPS = {
     "fail_input": Ending("InputRefused", JobState.FAILED),
     "fail_output": Ending("OutputRefused", JobState.FAILED),
     "content_json": UNTROUBLED,
+    "content_json_text": UNTROUBLED,
     "content_json_expired": Ending("JobExpired", JobState.DELIVERED),
 }
 """TokenOps says what was refused, and its content may be JSON with a URL."""

@@ -111,10 +111,10 @@ def test_a_base_url_that_is_no_plain_address_is_refused(block: Any, url: str) ->
     [
         "https://api.example.com/v1/",
         "http://127.0.0.1:8787/tokenops/v1",
-        "HTTPS://API.example.com",
-        "http://[::1]:8080",
+        "HTTPS://API.example.com/v1",
+        "http://[::1]:8080/v1",
         "https://网关.example/v1",
-        "http://gateway:3000",
+        "http://gateway:3000/openai",
     ],
 )
 def test_a_base_url_that_works_is_kept_as_it_is(block: Any, url: str) -> None:

@@ -281,7 +281,10 @@ async def test_any_other_word_means_still_running(api: Api, word: Any) -> None:
     assert (seen.phase, seen.recognized) == (Phase.RUNNING, False)
 
 
-@pytest.mark.parametrize(("progress", "percent"), [(0, 0.0), (40.5, 40.5), (100, 100.0), (250, None), ("40", None)])
+@pytest.mark.parametrize(
+    ("progress", "percent"),
+    [(0, 0.0), (40.5, 40.5), (100, 100.0), (250, None), ("40", 40.0), ("100%", 100.0), ("soon", None)],
+)
 async def test_progress_is_a_percentage_or_nothing(api: Api, progress: Any, percent: float | None) -> None:
     assert (await api.look({"status": "processing", "progress": progress})).progress == percent
 
@@ -333,11 +336,17 @@ async def test_json_is_json_however_it_is_written(api: Api, media_type: str) -> 
     assert (await api.download())[0] == MP4
 
 
+@pytest.mark.parametrize("expires_at", [0, 600, 1762776961, None, "soon"])
+async def test_a_url_is_tried_whatever_time_stands_beside_it(api: Api, expires_at: Any) -> None:
+    api.linked(mp4())
+    api.content(httpx.Response(200, json={"video_url": FILE_URL, "expires_at": expires_at}))
+    assert (await api.download())[0] == MP4
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
         *[(httpx.Response(status), JobExpired) for status in (404, 410)],
-        (httpx.Response(200, json={"video_url": FILE_URL, "expires_at": 1762776961}), JobExpired),
         *[(httpx.Response(200, json=body), ProviderError) for body in ({}, [], {"video_url": None}, {"video_url": ""})],
         (httpx.Response(502, html="<html>"), ProviderError),
         (httpx.Response(401), CredentialsError),

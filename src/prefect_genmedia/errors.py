@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from typing_extensions import Self
@@ -67,6 +67,10 @@ class GenMediaError(Exception):
     outcome: SendOutcome = "uncertain"
     paid: str = "nothing"
     next_step: str = ""
+    evidence: dict[str, Any] | None = None
+    """What proves to the provider what it answered, such as its request id; kept in the ledger."""
+    is_page: bool = False
+    """Whether a web page answered in place of the API."""
 
     def __init__(
         self,
@@ -116,6 +120,16 @@ class GenMediaError(Exception):
         self.provider_job_id = self.provider_job_id or provider_job_id
         if self.provider_job_id and self.paid == "nothing":
             self.paid = "the job was accepted before; nothing is paid again"
+        return self
+
+    def noting(self, sentence: str) -> Self:
+        """Add a sentence to the message; returns the same error.
+
+        Parameters:
+            sentence: what else there is to say.
+        """
+        self.message = f"{self.message} {clean_text(sentence)}"
+        self.args = (self.message,)
         return self
 
     def next_step_for(self, job_key: str | None = None) -> str:

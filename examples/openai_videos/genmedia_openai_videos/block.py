@@ -34,6 +34,7 @@ class OpenAIVideosCredentials(ProviderCredentials):
     _documentation_url = HttpUrl("https://platform.openai.com/docs/api-reference/videos")
 
     provider: ClassVar[str] = "openai_videos"
+    endpoints: ClassVar[tuple[str, ...]] = ("/videos",)
 
     api_key: SecretStr = Field(title="API key", description="The gateway's key.")
     base_url: str = Field(default=BASE_URL, title="Base URL", description="The API's root, up to and including /v1.")

@@ -6,11 +6,10 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import urljoin
 
 import httpx
 
-from prefect_genmedia.errors import GenerationFailed, QuotaError
+from prefect_genmedia.errors import GenerationFailed
 from prefect_genmedia.providers import (
     Accepted,
     Account,
@@ -24,22 +23,27 @@ from prefect_genmedia.providers import (
     Redactor,
     ResultStream,
     Sendable,
-    id_in,
-    name_in,
-    number_in,
-    open_url,
+    StatusWords,
+    clean_word,
+    evidence_in,
+    job_id_in,
+    open_content,
     paid_submission,
     path_segment,
-    read_body,
+    percent_in,
     read_json,
-    result_stream,
+    reason_in,
+    task_in,
     unreadable,
 )
 
 BASE_URL = "https://api.openai.com/v1"
-PHASES = dict(zip(("queued", "in_progress", "completed", "failed"), Phase, strict=True))
-QUOTA_CODES = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
-"""Codes that come with status 429 or 400, and do not pass with time."""
+STATUS_WORDS = StatusWords(
+    queued=frozenset({"queued"}),
+    running=frozenset({"in_progress"}),
+    succeeded=frozenset({"completed"}),
+    failed=frozenset({"failed"}),
+)
 
 
 class OpenAIVideosClient:
@@ -69,37 +73,31 @@ class OpenAIVideosClient:
         with paid_submission():
             response = await self._api.post_paid("/videos", fields, files)
             video = self._read(response, "POST /videos")
-            video_id = id_in(video.get("id"))
+            video_id = job_id_in(video)
             if video_id is None:
                 raise unreadable(response, "POST /videos", self._redactor, "no id")
-            return Accepted(video_id, str(video.get("status", "queued")))
+            evidence = evidence_in(response, video, self._redactor)
+            return Accepted(video_id, clean_word(video.get("status")) or "queued", evidence=evidence)
 
     async def poll(self, provider_job_id: str) -> Observation:
         """GET /videos/{id}."""
         what = "GET /videos/{id}"
         response = await self._api.get(_path(provider_job_id))
-        video = self._read(response, what)
-        word = name_in(video.get("status"))
-        if word is None:
+        answer = self._read(response, what)
+        video = task_in(answer)
+        if video is None:
             raise unreadable(response, what, self._redactor, "no status")
-        failure = self._failure(video) if word == "failed" else None
-        phase = PHASES.get(word, Phase.RUNNING)
-        return Observation(phase, word, word in PHASES, number_in(video.get("progress")), failure)
+        word = clean_word(video.get("status"))
+        phase, recognized = STATUS_WORDS.phase(word)
+        failure = self._failure(video) if phase is Phase.FAILED else None
+        progress, evidence = percent_in(video.get("progress")), evidence_in(response, answer, self._redactor)
+        return Observation(phase, word, recognized, progress, failure, evidence=evidence)
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
-        """GET /videos/{id}/content: the file, or a redirect to where it is, which is fetched without the key."""
+        """GET /videos/{id}/content: the file, or where it is, which is fetched without the key."""
         path, what = f"{_path(provider_job_id)}/content", "GET /videos/{id}/content"
-        async with self._api.stream(path) as response:
-            if response.is_success:
-                yield result_stream(response)
-                return
-            answer = await read_body(response, what, self._redactor)
-            location = response.headers.get("location") if response.is_redirect else None
-            if location is None:
-                raise ErrorAnswer.of(answer, what, self._redactor).by_status()
-            url = urljoin(str(response.url), location)
-        async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
+        async with open_content(self._api, path, what, self.fetch_rules) as stream:
             yield stream
 
     async def aclose(self) -> None:
@@ -108,15 +106,13 @@ class OpenAIVideosClient:
 
     def _read(self, response: httpx.Response, what: str) -> dict[str, Any]:
         if not response.is_success:
-            said = ErrorAnswer.of(response, what, self._redactor)
-            raise said.error(QuotaError) if said.code in QUOTA_CODES else said.by_status()
+            raise ErrorAnswer.of(response, what, self._redactor).by_status()
         return read_json(response, what, self._redactor)
 
     def _failure(self, video: dict[str, Any]) -> GenerationFailed:
-        error = video.get("error")
-        error = error if isinstance(error, dict) else {}
-        reason = self._redactor.clean(str(error.get("message") or "no details"))[:500]
-        return GenerationFailed(f"The provider reports: {reason.rstrip('.')}.", code=name_in(error.get("code")))
+        reason = reason_in(video, None)
+        words = self._redactor.clean(reason.words or "no details")[:500]
+        return GenerationFailed(f"The provider reports: {words.rstrip('.')}.", code=reason.code or None)
 
 
 def _path(video_id: str) -> str:

@@ -108,7 +108,7 @@ class OpenAIVideos(Dialect):
         """GET /videos/{id}."""
         job = self._job(request)
         return await self.looked_at(
-            request, lambda odd: self._video(job, "reticulating" if odd else STATUSES[self.stage(job)])
+            request, lambda odd: self._video(job, STATUSES[self.stage(job)] if odd is None else odd)
         )
 
     async def content(self, request: Request) -> Response:
@@ -118,6 +118,8 @@ class OpenAIVideos(Dialect):
             raise refusal(409, "not_ready", "Video is not ready yet.")
         fault = self.world.faults.take(self.name, "content")
         video = await self.world.video_of(job)
+        if self.world.settings.gateway == "new-api" or (fault is not None and fault.name == "content_json_text"):
+            return self.world.plain_answer(video)
         if fault is None:
             return Response(video, media_type="video/mp4")
         if (refused := self.refused_by(fault)) is not None:
@@ -132,7 +134,7 @@ class OpenAIVideos(Dialect):
             raise refusal(404, "not_found", "Video not found.")
         return job
 
-    def _video(self, job: SimulatedJob, status: str) -> dict[str, Any]:
+    def _video(self, job: SimulatedJob, status: Any) -> dict[str, Any]:
         share = self.world.elapsed(job) / max(self.world.settings.queue_seconds + self.world.settings.run_seconds, 0.01)
         code = "moderation_blocked" if job.has("fail_input") or job.has("fail_output") else "internal_error"
         return {

@@ -70,6 +70,7 @@ async def record_accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: C
         "provider_status": accepted.status,
         "price": accepted.price,
         "points_remaining": accepted.points_remaining,
+        "evidence": dict(accepted.evidence) or None,
     }
     if lifetime is not None:
         facts["expires_at"] = clock.now() + lifetime
@@ -111,7 +112,9 @@ async def accepted_too_late(ledger: Ledger, now: float) -> list[Job]:
         now: seconds since 1970.
     """
     decided = JOBS.c.state.in_([JobState.REJECTED.value, JobState.ABANDONED.value])
-    rows = await ledger.query(select(JOBS).where(decided, JOBS.c.provider_job_id.is_not(None)))
+    # An id beside an error, which a person has looked up, has no status.
+    accepted = (JOBS.c.provider_job_id.is_not(None), JOBS.c.provider_status.is_not(None))
+    rows = await ledger.query(select(JOBS).where(decided, *accepted))
     return [job for job in map(job_of, rows) if not job.is_over(now)]
 
 

@@ -173,7 +173,8 @@ def _check_adoptable(job: Job, provider_job_id: str) -> None:
     if not (job.state in _FROM["adopt"] or is_correctable(job) or is_lost):
         theirs = f" as {job.shown_id}" if job.provider_job_id else ""
         raise _refusal("job", f"{job.key} is {job.state.value}{theirs}: there is nothing to adopt")
-    if job.provider_job_id not in (None, provider_job_id) and not is_correctable(job):
+    is_certain = job.state is not JobState.UNKNOWN  # an id beside an error may be none
+    if is_certain and job.provider_job_id not in (None, provider_job_id) and not is_correctable(job):
         raise _refusal("provider_job_id", f"the provider accepted job {job.key} as {job.shown_id}: adopt that id")
 
 
@@ -232,6 +233,10 @@ def _resubmit(connection: Connection, job: Job, wish: _Wish) -> Job:
     if job.is_missing:
         # It was accepted, and may be paid: it ends as what its provider no longer has.
         return _decided(connection, job, wish, {"state": JobState.UNDELIVERABLE.value, "expires_at": wish.now})
+    if job.is_given_up:
+        # The person has seen in the provider's console that it will not be finished.
+        ended = {"error_kind": JobExpired.__name__, "expires_at": wish.now}
+        return _decided(connection, job, wish, {"state": JobState.UNDELIVERABLE.value} | ended)
     _check_state(job, wish.decision)
     return _decided(connection, job, wish, {"state": JobState.REJECTED.value})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from prefect_genmedia.prices import in_micros
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia.providers.protocol import MediaExpectation
 from prefect_genmedia.providers.restoring import with_defaults
-from prefect_genmedia.text import shown_id
+from prefect_genmedia.text import escaped, shown_id
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 
@@ -39,7 +40,7 @@ class JobState(str, Enum):
     DELIVERED = "delivered"
     """The verified file is on storage under its final name."""
     UNDELIVERABLE = "undeliverable"
-    """Paid, but the file is bad (in quarantine) or has expired."""
+    """Paid, but the file is bad (in quarantine), has expired, or was given up by a gateway and may still come."""
     FAILED = "failed"
     """The provider gave up after accepting; its reason is kept."""
     REJECTED = "rejected"
@@ -57,7 +58,10 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.SUCCEEDED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
     # A file that was lost or in quarantine may be fetched again while the provider has it.
     JobState.DELIVERED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
-    JobState.UNDELIVERABLE: frozenset({JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE}),
+    # What was given up in a word of no document may still be made, or fail by the provider's own word.
+    JobState.UNDELIVERABLE: frozenset(
+        {JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.FAILED}
+    ),
     JobState.FAILED: frozenset(),
     JobState.REJECTED: frozenset(),
     # A late but certain answer, or a person's word, settles an unknown one.
@@ -92,6 +96,29 @@ class Rerun(Enum):
     SENT = "sends this job, which was not sent yet"
     REFUSED = "ends with the same error: the same input is never sent again"
     PERSON = "ends with the same error until a person decides; nothing is sent"
+
+
+_GIVEN_UP_KINDS = frozenset(kind.__name__ for kind in (GenerationFailed, InputRefused, OutputRefused))
+
+_GIVEN_UP_STEP = (
+    "nothing is sent again: `reconcile_jobs` polls the job until its lifetime is over, and delivers it if it is "
+    "finished after all. If the provider's console says that it failed, `prefect-genmedia jobs resubmit {job}` allows "
+    "a new attempt."
+)
+
+
+def adopt_step(provider_job_id: str) -> str:
+    """What a person does about a job whose submission was answered with an error beside an id.
+
+    Parameters:
+        provider_job_id: the id.
+    """
+    typed = shlex.quote(escaped(provider_job_id))
+    return (
+        f"the provider named the id {typed}: if its console has the job, "
+        f"`prefect-genmedia jobs adopt {{job}} {typed}`; "
+        "if not, `prefect-genmedia jobs resubmit {job}` or `prefect-genmedia jobs abandon {job}`."
+    )
 
 
 class Delivery(BaseModel):
@@ -189,6 +216,10 @@ class Job(BaseModel):
     before_decision: dict[str, Any] | None = Field(
         default=None, description="The last decision that can be undone, and the fields that it changed, as they were."
     )
+    evidence: dict[str, Any] | None = Field(
+        default=None,
+        description="What proves the job to its provider, such as request ids, sub-task ids and its own times.",
+    )
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled job, also one of an earlier version."""
@@ -210,6 +241,8 @@ class Job(BaseModel):
         """The error that the job ended with, as it was written down."""
         kind = getattr(errors, self.error_kind or "", errors.GenerationFailed)
         error: GenMediaError = kind(self.error_message or "The provider gave no reason.", code=self.error_code)
+        if self.state is JobState.UNKNOWN and self.provider_job_id is not None:
+            error.next_step = adopt_step(self.provider_job_id)
         return self.told_in(error)
 
     def told_in(self, error: ErrorType) -> ErrorType:
@@ -221,10 +254,14 @@ class Job(BaseModel):
         refused_later = isinstance(error, InputRefused) and self.provider_job_id is not None
         if refused_later or isinstance(error, GenerationFailed | OutputRefused):
             error.paid = self.paid_for_failure()
+            if self.is_given_up:
+                error.next_step = _GIVEN_UP_STEP
         return error.about(self.key, self.provider_job_id)
 
     def paid_for_failure(self) -> str:
         """What the job cost if its provider accepted it and then refused it or gave up, in words."""
+        if self.is_given_up:
+            return "unknown: the job was accepted, and may still be finished and billed"
         if self.provider in providers_with_free_failures():
             return "nothing, by the provider's word that failed jobs are not billed"
         if self.price is None:
@@ -251,6 +288,8 @@ class Job(BaseModel):
         """
         if self.state in (JobState.FAILED, JobState.REJECTED):
             return self.error_kind != InputRefused.__name__
+        if self.is_given_up:
+            return False
         return self.state is JobState.UNDELIVERABLE and self.delivery is None and self.is_over(now)
 
     def rerun(self, now: float) -> Rerun:
@@ -266,6 +305,14 @@ class Job(BaseModel):
         if self.state in (JobState.UNKNOWN, JobState.ABANDONED):
             return Rerun.PERSON
         return Rerun.SENT if self.state is JobState.RESERVED else Rerun.JOINED
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the job ended in a word that its provider's documents do not have: it may still be finished.
+
+        It is polled until its lifetime is over. Only a person allows another attempt.
+        """
+        return self.state is JobState.UNDELIVERABLE and self.error_kind in _GIVEN_UP_KINDS
 
     @property
     def is_missing(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import anyio
@@ -22,6 +22,8 @@ from prefect_genmedia.errors import (
 )
 from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.providers.protocol import Observation, Phase, ProviderClient
+from prefect_genmedia.providers.results import is_media
+from prefect_genmedia.providers.statuses import with_likely_phase
 
 HEARTBEAT_SECONDS = 30.0
 """A waiting process says this often, in seconds, that it lives; see `reconcile`."""
@@ -121,17 +123,13 @@ class WaitListener(Protocol):
 
 
 class _Silent:
-    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
-        pass
+    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None: ...
 
-    def changed(self, job: Job, observation: Observation) -> None:
-        pass
+    def changed(self, job: Job, observation: Observation) -> None: ...
 
-    def advanced(self, job: Job, percent: float) -> None:
-        pass
+    def advanced(self, job: Job, percent: float) -> None: ...
 
-    def troubled(self, job: Job, error: GenMediaError) -> None:
-        pass
+    def troubled(self, job: Job, error: GenMediaError) -> None: ...
 
 
 async def wait_for_job(
@@ -162,7 +160,8 @@ async def wait_for_job(
         JobTimeout: the time is over; the job lives on.
         CredentialsError: the key is no longer accepted; the job lives on.
         JobExpired: the provider does not find the job; before the end of its lifetime it stays submitted.
-        InputRefused, OutputRefused, GenerationFailed: the provider gave up.
+        InputRefused, OutputRefused, GenerationFailed: the provider gave up. If it said so in a word that its documents
+            do not have, the job is undeliverable, and polled again by `reconcile_jobs`.
     """
     watch = _Watch(ledger, client, job, policy or PollPolicy(), listener or _Silent(), clock)
     return await watch.until_done(timeout_seconds)
@@ -194,7 +193,8 @@ class _Watch:
         self.notified = False
 
     async def until_done(self, timeout_seconds: float) -> Job:
-        if self.job.state is not JobState.SUBMITTED:
+        is_given_up = self.job.is_given_up and not self.job.is_over(self.clock.now())
+        if self.job.state is not JobState.SUBMITTED and not is_given_up:
             return self._settled()
         # Wall-clock time says how old the job is; from here on only the monotonic clock counts.
         age = max(self.clock.now() - self.job.age_origin, 0.0)
@@ -280,6 +280,9 @@ class _Watch:
             JobExpired: its lifetime is over, or it was not found for `MISSING_SECONDS`; then it stays submitted.
         """
         facts = {"error_kind": error.kind, "error_message": error.message, "error_code": error.code}
+        if self.job.is_given_up:  # its reason stays: it says that only a person allows another attempt
+            self._tell_trouble(error)
+            return
         if self.job.is_over(self.clock.now()):
             if not await self._moved(JobState.UNDELIVERABLE, **facts):
                 return
@@ -303,6 +306,7 @@ class _Watch:
         if isinstance(observation.failure, JobExpired):  # a provider may say "not found" by a status word
             await self._missing(observation.failure)
             return False
+        observation = await self._believed(with_likely_phase(observation))
         self.last_trouble = self.missing_since = None
         if self.job.is_missing:
             await self._noted(**_NO_ERROR)
@@ -318,16 +322,47 @@ class _Watch:
             return await self._moved(JobState.SUCCEEDED, **self._success_facts(observation))
         self.is_watched = True
         if observation.phase is Phase.FAILED:
-            failure = observation.failure or GenerationFailed("The provider gave no reason.")
-            facts: dict[str, object] = {
-                "error_kind": failure.kind,
-                "error_message": failure.message,
-                "error_code": failure.code,
-            }
-            facts |= {"provider_status": observation.status, **_prices(observation)}
-            if await self._moved(JobState.FAILED, **facts):
-                raise self.job.told_in(failure)
+            await self._fail(observation)
         return False
+
+    async def _believed(self, observation: Observation) -> Observation:
+        """A success in a word of no document counts once the file can be fetched."""
+        if observation.phase is not Phase.SUCCEEDED or observation.recognized or await self._has_file():
+            return observation
+        return replace(observation, phase=Phase.RUNNING)
+
+    async def _has_file(self) -> bool:
+        try:
+            with anyio.move_on_after(SINGLE_POLL_SECONDS):
+                async with self.client.open_result(self.job.provider_job_id or "") as stream:
+                    return await is_media(stream)
+        except GenMediaError as error:
+            self._tell_trouble(error)
+        return False
+
+    async def _fail(self, observation: Observation) -> None:
+        """Write down that the provider gave up.
+
+        Raises:
+            GenMediaError: its reason. In a word of no document it ends the run, and the job may still be finished.
+        """
+        failure = observation.failure or GenerationFailed(f"The provider reports {observation.status!r}.")
+        moved = await self._moved(
+            JobState.FAILED if observation.recognized else JobState.UNDELIVERABLE,
+            provider_status=observation.status,
+            error_kind=failure.kind,
+            error_message=failure.message,
+            error_code=failure.code,
+            **_prices(observation),
+            **self._evidence(observation),
+        )
+        if moved:
+            raise self.job.told_in(failure)
+
+    def _evidence(self, observation: Observation) -> dict[str, object]:
+        if not observation.evidence:
+            return {}
+        return {"evidence": {**(self.job.evidence or {}), "ending": dict(observation.evidence)}}
 
     async def _note(self, observation: Observation) -> None:
         changes: dict[str, object] = {"provider_status": observation.status}
@@ -337,7 +372,9 @@ class _Watch:
 
     def _success_facts(self, observation: Observation) -> dict[str, object]:
         facts: dict[str, object] = {"provider_status": observation.status, "outputs": observation.outputs}
-        facts |= _prices(observation)
+        facts |= _prices(observation) | self._evidence(observation)
+        if self.job.is_given_up:
+            facts |= _NO_ERROR
         if self.is_watched:
             facts["took_seconds"] = max(self.clock.now() - self.job.age_origin, 0.0)
         plugin = find_plugin(self.job.provider)
@@ -359,7 +396,7 @@ class _Watch:
 
     def _settled(self) -> Job:
         """A job that is past waiting: its result, or the error it ended with."""
-        if self.job.state is JobState.FAILED:
+        if self.job.state is JobState.FAILED or self.job.is_given_up:
             raise self.job.failure()
         return self.job
 

@@ -99,8 +99,9 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
         clock: what tells the time and waits.
     """
     accounts: dict[str, list[Job]] = {}
-    for job in sorted(await ledger.jobs({JobState.SENDING, *AT_PROVIDER}), key=_ends_at):
-        accounts.setdefault(job.account, []).append(job)
+    for job in sorted(await ledger.jobs({JobState.SENDING, *AT_PROVIDER, JobState.UNDELIVERABLE}), key=_ends_at):
+        if job.state is not JobState.UNDELIVERABLE or _may_come(job, clock):
+            accounts.setdefault(job.account, []).append(job)
     found: asyncio.Queue[Finding | None] = asyncio.Queue()
 
     async def collect(jobs: Sequence[Job]) -> None:
@@ -125,6 +126,11 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
     for job in await accepted_too_late(ledger, clock.now()):
         step = accepted_otherwise(job, job.provider_job_id or "").next_step_for()
         yield Finding(job, "accepted after it was decided otherwise", step)
+
+
+def _may_come(job: Job, clock: Clock) -> bool:
+    """Whether a gateway gave the job up that may still be finished."""
+    return job.is_given_up and not job.is_over(clock.now())
 
 
 def _ends_at(job: Job) -> float:
@@ -171,6 +177,8 @@ async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock)
         return await _taken_up(ledger, around, job, clock)
     except GenMediaError as error:
         present = await _present(ledger, job)
+        if _may_come(present, clock):
+            return Finding(present, f"still {present.provider_status}")
         error.next_step = agreed_step(error, present.rerun(clock.now()))
         return Finding(present, f"{error.kind}: {error.message}", error.next_step_for(job.key))
     except Exception as error:

@@ -8,17 +8,21 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
+from uuid import uuid4
+
+import anyio
 
 from prefect_genmedia import errors
 from prefect_genmedia._core.accepted import accepted_otherwise, record_accepted
 from prefect_genmedia._core.admission import Admission, SentUnderOtherToken, costs_of, tell_of_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import cost_of
+from prefect_genmedia._core.callback_url import check_callback
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import IDENTITY_VERSION
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
-from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
+from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState, adopt_step
 from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
 from prefect_genmedia._core.same_request import input_digests, names_digest
 from prefect_genmedia._core.session import JobSpec, Session
@@ -30,7 +34,7 @@ from prefect_genmedia.errors import GenMediaError, LedgerError, RateLimited, Sub
 from prefect_genmedia.prices import in_micros
 from prefect_genmedia.providers.extra_body import shown_extra
 from prefect_genmedia.providers.protocol import Accepted, GenerationRequest, PreparedRequest
-from prefect_genmedia.text import escaped, shown_id
+from prefect_genmedia.text import escaped, id_problem, shown_id
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,9 @@ T = TypeVar("T")
 
 WRITE_PAUSES = (0.2, 1.0, 3.0, 10.0, 20.0, 30.0, 60.0)
 """Seconds between the tries to write down what became of a submission: nobody else knows it."""
+
+PROBE_SECONDS = 20.0
+"""How long the free poll may take that tells whether a web page is at the base URL, in seconds."""
 
 JOIN_SECONDS = (0.02, 0.5)
 """How often a process looks whether another one's submission has its answer: at first, and at the longest."""
@@ -65,6 +72,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     pause, begin_within = JOIN_SECONDS[0], BEGIN_SECONDS[0]
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
     admit = Admission(session, spec, prepared)
+    check_callback(session, prepared)
     prepared.payload()  # a request that cannot be written must fail before anything is written down
     while True:
         job = await _newest_or_new(session, spec, prepared)
@@ -188,7 +196,7 @@ async def _send(session: Session, started: Started) -> Job:
         await ledger.unsend(job)
         raise
     except GenMediaError as error:
-        failure = job.told_in(without_inputs(error, prepared.inputs))
+        failure = job.told_in(await _of_web_page(session, without_inputs(error, prepared.inputs)))
     except Exception as error:
         # A fault of our own after the first byte: what the provider did is just as unknown.
         logger.exception("Submitting job %s broke", job.key)
@@ -210,10 +218,47 @@ async def _send(session: Session, started: Started) -> Job:
         raise failure
     await _written(lambda: _record_failure(ledger, job, failure, clock), job, failure, tell, clock)
     if failure.outcome == "uncertain":
-        raise SubmissionUnknown(
-            f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
-        ).about(job.key, None)
+        raise _uncertain(failure).about(job.key, failure.provider_job_id)
     raise failure
+
+
+def _uncertain(failure: GenMediaError) -> SubmissionUnknown:
+    """The error of a submission without a certain answer; an id in that answer can be adopted."""
+    unknown = SubmissionUnknown(
+        f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
+    )
+    if failure.provider_job_id is not None:
+        unknown.next_step = adopt_step(failure.provider_job_id)
+    return unknown
+
+
+async def _of_web_page(session: Session, failure: GenMediaError) -> GenMediaError:
+    """A web page in answer to a submission says nothing, unless a free poll at the base URL gets one, too.
+
+    Parameters:
+        session: the account.
+        failure: what the submission raised.
+
+    Returns:
+        A refusal, where no API is at the base URL; else the failure as it is.
+    """
+    if failure.outcome != "uncertain" or not failure.is_page:
+        return failure
+    with anyio.move_on_after(PROBE_SECONDS):
+        try:
+            await session.client.poll(f"none-{uuid4().hex}")
+        except GenMediaError as polled:
+            if polled.is_page:
+                note = "A web page answered, not an API, and so it does a poll: is base_url right?"
+                return errors.ProviderError(
+                    f"{failure.message} {note}",
+                    http_status=failure.http_status,
+                    body=failure.body,
+                    outcome="refused",
+                    retryable=False,
+                    next_step="correct base_url in the credentials Block, then run again.",
+                )
+    return failure
 
 
 async def _written(
@@ -252,6 +297,8 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
         "error_message": failure.message,
         "error_code": failure.code,
     }
+    if failure.evidence:
+        facts["evidence"] = failure.evidence
     if failure.outcome == "unsent":
         wait = failure.retry_after if isinstance(failure, RateLimited) else None
         facts["not_before"] = clock.now() + min(wait, LONGEST_COOL_DOWN_SECONDS) if wait else None
@@ -259,6 +306,8 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
     elif failure.outcome == "refused":
         await ledger.move(job, JobState.REJECTED, **facts)
     else:
+        if failure.provider_job_id is not None and id_problem(failure.provider_job_id) is None:
+            facts["provider_job_id"] = failure.provider_job_id  # for `adopt`
         await ledger.move(job, JobState.UNKNOWN, **facts | {"error_kind": SubmissionUnknown.__name__})
 
 
@@ -270,9 +319,10 @@ def unresolved(job: Job) -> SubmissionUnknown:
             next_step="use another idempotency key or variant for a new one, "
             "`prefect-genmedia jobs adopt {job} PROVIDER_ID` if it did arrive, or `prefect-genmedia jobs undo {job}`.",
         ).about(job.key, job.provider_job_id)
-    return SubmissionUnknown(f"An earlier submission of this request has no certain answer: {job.error_message}").about(
-        job.key, job.provider_job_id
-    )
+    unknown = SubmissionUnknown(f"An earlier submission of this request has no certain answer: {job.error_message}")
+    if job.provider_job_id is not None:
+        unknown.next_step = adopt_step(job.provider_job_id)
+    return unknown.about(job.key, job.provider_job_id)
 
 
 def shown_request(request: GenerationRequest) -> dict[str, Any]:

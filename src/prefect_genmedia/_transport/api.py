@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from importlib.metadata import version
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 import anyio
 import httpx
@@ -137,6 +137,17 @@ class ApiClient:
         async with self._requests:
             return await self._exchange(self._client, API_SECONDS, "POST", path, json=body)
 
+    def absolute(self, url: str) -> str:
+        """A URL that an answer names, which may be relative to the API's root.
+
+        Parameters:
+            url: the URL.
+        """
+        try:
+            return urljoin(f"{self.base_url}/", url)
+        except ValueError:
+            return url  # whoever opens it says that it cannot be read
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait until the pace allows a submission and there is a place among the requests under way; hold the place."""
@@ -230,6 +241,8 @@ class ApiClient:
             failure = _too_late(what, seconds)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             failure = network_failure(error, what, self.redactor)
+            if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                failure = failure.noting(f"Is base_url right, and can {shown_url(self.base_url)} be reached from here?")
         # Raised out here so that the httpx error, which holds the request and its Authorization header, is not
         # this error's context.
         raise failure

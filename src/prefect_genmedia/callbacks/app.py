@@ -30,7 +30,7 @@ from prefect_genmedia._prefect.suspension import resume_run_of
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.settings import current_settings
-from prefect_genmedia.text import STATUS_CHARACTERS, clean_text
+from prefect_genmedia.text import STATUS_CHARACTERS, clean_text, shown_id
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,9 @@ def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock
             body = await _capped_body(request)
             if body is None:
                 return Response(status_code=413)
-            words = _words(provider, body)
+            words, named = _words(provider, body), _job_id(provider, body)
             async with open_ledger(ledger_url, clock) as ledger:
-                job = await _record(ledger, provider, key, words, clock.now())
+                job = await _record(ledger, provider, key, words, named, clock.now())
             if job is None:
                 # The token is right, so it was one of ours once: nothing to be told again and again.
                 return JSONResponse({"received": True, "known": False})
@@ -130,10 +130,13 @@ class _Counted:
         return number < MOST_CALLBACKS
 
 
-async def _record(ledger: Ledger, provider: str, key: str, words: str, now: float) -> Job | None:
-    """Write the first callback of a job down; the job as it was before, None where there is no such job."""
+async def _record(ledger: Ledger, provider: str, key: str, words: str, named: str | None, now: float) -> Job | None:
+    """Write the first callback of a job down; the job as it was before, None where it is about no such job."""
     told = {"provider_status": words} if words else {}
     while (job := await ledger.get(key)) is not None and job.provider == provider:
+        if named is not None and job.provider_job_id is not None and named != job.provider_job_id:
+            logger.warning("A callback for job %s names another job of %s, %s: ignored", key, provider, shown_id(named))
+            return None
         if job.notified_at is not None:
             return job
         # None where the job has left its state in between: its acceptance may be written down at this very moment.
@@ -164,6 +167,16 @@ def _words(provider: str, body: bytes) -> str:
     except Exception:  # no JSON, or not what the plug-in expects: the callback is recorded without words
         logger.debug("A callback of %s says nothing that is understood", provider)
         return ""
+
+
+def _job_id(provider: str, body: bytes) -> str | None:
+    """The provider's id of the job that a callback is about; None where it names none that is understood."""
+    try:
+        plugin = find_plugin(provider)
+        read = plugin.callback_job_id if plugin is not None else None
+        return read(json.loads(body)) if read is not None else None
+    except Exception:  # no JSON, or not what the plug-in expects
+        return None
 
 
 def callback_receiver() -> Starlette:

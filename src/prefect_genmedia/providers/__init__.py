@@ -6,6 +6,19 @@ nothing here does.
 
 from prefect_genmedia._transport import ApiClient, FetchRules, FilePart, Gates, Redactor, read_body
 from prefect_genmedia.prices import Price
+from prefect_genmedia.providers.answers import (
+    Reason,
+    evidence_in,
+    id_in,
+    job_id_in,
+    name_in,
+    number_in,
+    percent_in,
+    reason_in,
+    task_in,
+    url_in,
+    urls_in,
+)
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.inputs import (
     AS_GIVEN,
@@ -33,14 +46,12 @@ from prefect_genmedia.providers.protocol import (
 )
 from prefect_genmedia.providers.responses import (
     ErrorAnswer,
-    id_in,
-    name_in,
-    number_in,
     paid_submission,
     read_json,
     unreadable,
 )
-from prefect_genmedia.providers.results import open_url, result_stream
+from prefect_genmedia.providers.results import open_content, open_url, result_stream
+from prefect_genmedia.providers.statuses import StatusWords, likely_phase
 from prefect_genmedia.text import clean_word, path_segment
 
 __all__ = [
@@ -65,6 +76,7 @@ __all__ = [
     "ProviderClient",
     "ProviderPlugin",
     "PublicUrl",
+    "Reason",
     "Redactor",
     "RequestInput",
     "ResolveSession",
@@ -73,16 +85,26 @@ __all__ = [
     "Sendable",
     "SentInput",
     "SentInputs",
+    "StatusWords",
     "clean_word",
+    "evidence_in",
     "id_in",
+    "job_id_in",
+    "likely_phase",
     "name_in",
     "number_in",
+    "open_content",
     "open_url",
     "paid_submission",
     "path_segment",
+    "percent_in",
     "read_body",
     "read_json",
+    "reason_in",
     "register",
     "result_stream",
+    "task_in",
     "unreadable",
+    "url_in",
+    "urls_in",
 ]

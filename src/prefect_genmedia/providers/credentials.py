@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from zoneinfo import ZoneInfo
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -106,6 +106,8 @@ class ProviderCredentials(CredentialsBlock):
     _block_schema_capabilities: ClassVar[list[str]] = ["genmedia-credentials"]
 
     provider: ClassVar[str]
+    endpoints: ClassVar[tuple[str, ...]] = ()
+    """The paths that the client adds to `base_url`; one that was pasted with them is refused with the right one."""
 
     # `Task.map` takes apart what `iter()` accepts, which pydantic makes of every model: a Block is one value, as if it
     # were `unmapped`. Prefect also reads models with `dict(model)`, which needs the two methods below then.
@@ -136,7 +138,8 @@ class ProviderCredentials(CredentialsBlock):
     @field_validator("base_url", check_fields=False)
     @classmethod
     def _base_url_is_plain(cls, value: str) -> str:
-        return plain_base_url(value)
+        default = cls.model_fields["base_url"].default
+        return plain_base_url(value, default if isinstance(default, str) else "", cls.endpoints)
 
     @field_validator("budget_time_zone", check_fields=False)
     @classmethod
@@ -179,23 +182,39 @@ class ProviderCredentials(CredentialsBlock):
 
 
 def plausible_key(value: SecretStr) -> SecretStr:
-    """The secret, if it can stand in an HTTP header: what a slip while copying it most often breaks.
+    """The secret without blanks around it, if it can stand in an HTTP header: what a slip while copying it breaks.
 
     Raises:
-        ValueError: it is empty, or has spaces, line breaks or non-ASCII characters.
+        ValueError: it is empty, has quotes around it, the word Bearer before it, or spaces, line breaks or non-ASCII
+            characters in it.
     """
-    key = value.get_secret_value()
+    given = value.get_secret_value()
+    key = given.strip(_AROUND_KEYS)
+    if key and (key[0] in _QUOTES or key[-1] in _QUOTES):
+        raise ValueError("has quotation marks around it: give the key alone, without the quotes")
+    if key.lower().startswith(("bearer ", "authorization:")):
+        raise ValueError("begins with the name of its header: give the key alone, without `Bearer`")
     if not key or " " in key or not key.isascii() or not key.isprintable():
         raise ValueError("must not be empty, nor contain spaces, line breaks or non-ASCII characters")
-    return value
+    return value if key == given else SecretStr(key)
 
 
-def plain_base_url(value: str) -> str:
+_QUOTES = frozenset("'\"`\u2018\u2019\u201c\u201d\u300c\u300d\u00ab\u00bb")
+_AROUND_KEYS = " \t\r\n\f\v\u00a0\u2028\u2029\u3000\u200b\ufeff"
+"""Blanks that come with a copied key; some of them cannot be seen."""
+
+
+def plain_base_url(value: str, default: str = "", endpoints: Collection[str] = ()) -> str:
     """The API's root, unaltered, if requests can be sent below it: every path is added to its end.
 
+    Parameters:
+        value: the root.
+        default: the provider's own; a root without any path is refused where this one has a path.
+        endpoints: the paths that are added, which must not be in it already.
+
     Raises:
-        ValueError: it holds blanks, a user name, a query or a fragment, has another scheme than http and https, or
-            names no host.
+        ValueError: it holds blanks, a user name, a query, a fragment or an endpoint, has another scheme than http and
+            https, or names no host or no version.
     """
     if clean_text(value) != value or any(character.isspace() or character == "\\" for character in value):
         raise ValueError("must not contain spaces, line breaks, backslashes or invisible characters")
@@ -210,7 +229,33 @@ def plain_base_url(value: str) -> str:
         raise ValueError("must not contain a user name or password: the key belongs into its own field")
     if "?" in value or "#" in value:
         raise ValueError("must not contain a query (?…) or a fragment (#…): paths are added to its end")
+    _check_path(parts, default, endpoints)
     return value
+
+
+def _check_path(parts: SplitResult, default: str, endpoints: Collection[str]) -> None:
+    """Refuse a path that ends in an endpoint, or lacks the version that the default has."""
+    steps = [step for step in parts.path.split("/") if step]
+    for endpoint in sorted(endpoints, key=len, reverse=True):
+        path = [step for step in endpoint.split("/") if step]
+        # The whole endpoint, or its beginning: `/api/plugins` of `/api/plugins/poster/tasks` would be sent twice.
+        for length in range(len(path), 0, -1):
+            is_telling = length == len(path) or length > 1
+            at = len(steps) - length
+            found = steps[-length:] == path[:length] or (length == len(path) and _index(steps, path) is not None)
+            if is_telling and found:
+                at = at if steps[-length:] == path[:length] else _index(steps, path) or 0
+                root = f"{parts.scheme}://{parts.netloc}/{'/'.join(steps[:at])}".rstrip("/")
+                raise ValueError(f"must not contain the endpoint /{'/'.join(steps[at:])}: give {root}")
+    version = urlsplit(default).path.rstrip("/")
+    if version and not steps:
+        raise ValueError(f"lacks {version}: give {parts.scheme}://{parts.netloc}{version}")
+
+
+def _index(steps: list[str], path: list[str]) -> int | None:
+    """Where a path begins within another one."""
+    places = range(len(steps) - len(path) + 1)
+    return next((at for at in places if steps[at : at + len(path)] == path), None)
 
 
 def _revealed(value: Any) -> Any:

@@ -85,6 +85,10 @@ class ProviderPlugin:
             budgets give back what was reserved for them.
         callback_words: reads the provider's words for a job's state from the JSON of a callback; never raises. None if
             the provider sends no callbacks.
+        callback_job_id: reads the provider's id of the job from the JSON of a callback; None if it names none. One that
+            names another job is ignored.
+        callback_field: the field of the submission that tells where to call back, such as `notify_url`; None for none.
+            An address that the provider cannot reach is refused before anything is sent.
         resolve: completes a request before it is sent; None if its requests are complete.
         reconcile: import path of an async function without parameters that `reconcile_jobs` calls at its end, and that
             returns log lines; None if there is nothing to do.
@@ -101,6 +105,8 @@ class ProviderPlugin:
     result_lifetime_seconds: float | None = None
     failures_are_free: bool = False
     callback_words: Callable[[Any], str] | None = None
+    callback_job_id: Callable[[Any], str | None] | None = None
+    callback_field: str | None = None
     resolve: Resolve | None = None
     reconcile: str | None = None
     simulator: str | None = None

@@ -277,6 +277,7 @@ class Accepted:
         status: its own first word for the state; cleaned and cut here.
         price: what the job costs, in the provider's own unit (money or points), where it tells.
         points_remaining: what the account has left after it, in points, where the provider tells.
+        evidence: what proves it to the provider, such as its request id; see `evidence_in`.
 
     Raises:
         ProviderError: the id cannot be stored; uncertain, since the job may be accepted and paid.
@@ -286,6 +287,7 @@ class Accepted:
     status: str
     price: float | None = None
     points_remaining: float | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse an id that cannot be stored, and clean the status."""
@@ -307,12 +309,14 @@ class Observation:
     Parameters:
         phase: where the job is.
         status: the provider's own word; cleaned and cut here.
-        recognized: whether that word is a documented one; an unknown one counts as still running.
+        recognized: whether that word is a documented one. A success in another one counts once the file can be fetched,
+            a failure ends the run only; what a client takes for running is judged by `statuses.with_likely_phase`.
         progress: percent from 0 to 100, where the provider tells.
         failure: what went wrong, where the phase is FAILED.
         outputs: how many files there are to download, where the phase is SUCCEEDED.
         price: what the job costs, in the provider's own unit (money or points), where it tells.
         points_remaining: what the account has left, in points, where the provider tells.
+        evidence: what proves it to the provider, such as its request id; kept where the phase is an end.
     """
 
     phase: Phase
@@ -323,6 +327,7 @@ class Observation:
     outputs: int = 1
     price: float | None = None
     points_remaining: float | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Clean the status: it goes into the ledger, logs and events."""

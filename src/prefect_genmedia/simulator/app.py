@@ -51,6 +51,8 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
             return Response("<Error><Code>NoSuchKey</Code></Error>", 404, media_type="application/xml")
         if fault.name in ("content_json", "content_json_expired"):
             return JSONResponse(world.url_answer(stored.content, expired=fault.name == "content_json_expired"))
+        if fault.name == "content_json_text":
+            return world.plain_answer(stored.content)
         return await broken_file(fault, stored.content, stored.media_type, request, world.drop)
 
     async def assets(request: Request) -> Response:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount
 
+from prefect_genmedia.simulator import gateways
 from prefect_genmedia.simulator.faults import FAILURES, ODD_IDS, STATUSES, Fault, broken_answer
 from prefect_genmedia.simulator.world import SimulatedJob, World
 
@@ -23,6 +24,8 @@ class Refusal(Exception):
 
     def __init__(self, status: int, payload: dict[str, Any], headers: dict[str, str] | None = None) -> None:
         super().__init__(str(payload))
+        self.status = status
+        self.payload = payload
         self.response = json_answer(payload, status, headers)
 
 
@@ -75,9 +78,14 @@ class Dialect:
 
         async def answer(request: Request) -> Response:
             self.world.requests[f"{self.name}.{endpoint}"] += 1
+            if self.world.settings.gateway == "web-page":
+                return gateways.page()
             try:
                 return await handler(request)
             except Refusal as refusal:
+                if self.world.settings.gateway == "new-api":
+                    status, payload = gateways.refused(endpoint, refusal.status, refusal.payload)
+                    return json_answer(payload, status)
                 return refusal.response
 
         return answer
@@ -86,24 +94,33 @@ class Dialect:
         """Answer a submission that is right in itself; `accept` takes the job on and words the yes."""
         fault = self.world.faults.take(self.name, "submit")
         if fault is None:
-            return json_answer(accept())
+            payload = accept()
+            return json_answer(gateways.accepted(payload) if self.world.settings.gateway == "new-api" else payload)
         self._refuse(fault)
+        if fault.name in gateways.REFUSALS:
+            return gateways.REFUSALS[fault.name](request.url.path)
         if fault.name == "drop_before_accept":
             return await self._broken(fault, request)
-        if fault.name in ODD_IDS:
-            self.world.disguise = ODD_IDS[fault.name]
-            try:
-                return json_answer(accept())
-            finally:
-                self.world.disguise = None
+        if fault.name in gateways.CHANGED or fault.name in ODD_IDS:
+            return json_answer(self._accepted_as(fault.name, accept))
         answer = json_answer(accept())
         return await broken_answer(fault, request, self.world.drop) or answer
+
+    def _accepted_as(self, name: str, accept: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Accept a job whose id, or the answer about it, is another one."""
+        self.world.disguise = ODD_IDS.get(name)
+        try:
+            payload = accept()
+        finally:
+            self.world.disguise = None
+        return gateways.changed(name, payload, list(self.world.jobs)[-1])
 
     async def looked_at(self, request: Request, answer: Callable[[Any], dict[str, Any]]) -> Response:
         """Answer a look at a job; `answer` words its state, or the status that it is given."""
         fault = self.world.faults.take(self.name, "poll")
         if fault is None:
-            return json_answer(answer(None))
+            payload = answer(None)
+            return json_answer(gateways.state(payload) if self.world.settings.gateway == "new-api" else payload)
         self._refuse(fault)
         if fault.name in STATUSES:
             return json_answer(answer(STATUSES[fault.name]))

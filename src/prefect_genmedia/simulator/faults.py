@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
 from prefect_genmedia.simulator import hostile
+from prefect_genmedia.simulator.gateways import BROKEN
 from prefect_genmedia.simulator.hostile import hostile_answer, picture_bomb
 
 STAGES: dict[str, dict[str, str]] = {
@@ -34,6 +35,17 @@ STAGES: dict[str, dict[str, str]] = {
         "accept_surrogate_id": "accept under an id with a lone surrogate in it",
         "accept_same_id": "accept under an id that is the same each time",
         "refuse_hostile": "refuse with a code of 100 characters and a hostile text; nothing is accepted",
+        "refuse_quota": "answer 429 with the code `insufficient_quota`, as gateways do; nothing is accepted",
+        "refuse_no_channel": "answer 503 `model_not_found`, as a gateway without a channel; nothing is accepted",
+        "refuse_moved": "answer 308 with another URL; nothing is accepted",
+        "refuse_slash": "answer 302 with the same URL and a slash; nothing is accepted",
+        "refuse_in_200": "answer 200 with an error and no id; nothing is accepted",
+        "refuse_firewall": "answer 403 with HTML, as a firewall does; nothing is accepted",
+        "accept_then_no_channel": "accept, and answer 503 `get_channel_failed`, as a gateway after a retry",
+        "accept_then_see_other": "accept, and answer 303 with another URL",
+        "accept_then_error_in_200": "accept, and answer 200 with an error beside the id",
+        "accept_empty_error": "accept, and answer with empty errors and zeros beside the id",
+        "accept_integer_id": "accept under an id that is a number",
         "accept_then_drip": "accept, and answer one byte every `seconds` (default 1) without end",
         "accept_then_endless": "accept, and answer without end",
         "accept_then_gzip_bomb": "accept, and answer a little gzip that decodes to `mib` (default 512)",
@@ -57,6 +69,10 @@ STAGES: dict[str, dict[str, str]] = {
         "poll_status_ansi": "answer a status with ANSI escapes, line breaks, bidi and invisible characters",
         "poll_status_long": "answer a status of 10 kB",
         "poll_status_nested": "answer a status that is a list, nested 900 deep",
+        "poll_likely_success": "answer READY, which no document knows, whether there is a file or not",
+        "poll_likely_failure": "answer FAILURE, which no document knows, while the job goes on",
+        "poll_not_exist": "answer 400 with the code `task_not_exist`",
+        "poll_firewall": "answer 403 with HTML",
         "poll_drop": "close the connection without an answer",
         "poll_404": "answer that the job is not known",
         "poll_key_revoked": "answer that the key is not valid",
@@ -82,6 +98,8 @@ STAGES: dict[str, dict[str, str]] = {
         "content_frames": "send a small mp4 whose index claims 4 billion frames",
         "content_gzip": "send the file compressed with gzip, followed by a gigabyte of zeros",
         "content_oversized": "promise a file of 5 GiB, and send bytes until the connection is closed",
+        "content_not_ready": "answer 400 `video_not_ready`",
+        "content_json_text": "answer JSON with a nested, relative URL, as text/plain, with `expires_at` 0",
         "content_gone": "answer that the file is no longer there",
         "content_drip": "send one byte every `seconds` (default 1) without end",
         "content_endless": "send 64 KiB every `seconds` (default 0) without end",
@@ -120,6 +138,8 @@ HOSTILE_CODE = "code\n\x00\ud800" + "9" * 100
 
 STATUSES: dict[str, Any] = {
     "poll_unknown_status": "reticulating_splines",
+    "poll_likely_success": "READY",
+    "poll_likely_failure": "FAILURE",
     "poll_status_nul": "working\x00on it",
     "poll_status_surrogate": "working\ud800on it",
     "poll_status_ansi": HOSTILE_TEXT.replace("\x00", "").replace("\ud800", ""),
@@ -135,6 +155,7 @@ ODD_IDS: dict[str, Callable[[str], str]] = {
     "accept_nul_id": lambda own: f"{own}\x00end",
     "accept_surrogate_id": lambda own: f"{own}\ud800end",
     "accept_same_id": lambda own: "the-same-id-for-all",
+    "accept_integer_id": lambda own: str(int.from_bytes(own.encode()[-8:], "big") + 10**19),
 }
 """What each of these faults makes of the id that a job would have had."""
 
@@ -202,6 +223,8 @@ DropConnection = Callable[[Request], None]
 async def broken_answer(fault: Fault, request: Request, drop: DropConnection) -> Response | None:
     """The answer of a fault that does not depend on the dialect; None for a slow one, whose answer is the usual."""
     name = fault.name
+    if name in BROKEN:
+        return BROKEN[name](request.url.path)
     hostile = await hostile_answer(name, fault.options, "application/json")
     if hostile is not None:
         return hostile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import time
 from collections import Counter
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 
 from prefect_genmedia.simulator.faults import Fault, FaultQueue
 from prefect_genmedia.simulator.media import Recipe, UnusableInput, render
@@ -32,6 +34,7 @@ class Settings:
             before it answers 429; None for any number.
         token_seconds: how long the tokens live that a provider gives for an API key.
         shipped: models, scenes and styles that providers take beside those of their documents.
+        gateway: the style in which a gateway answers in place of the providers, see `gateways.GATEWAYS`; empty: none.
     """
 
     queue_seconds: float = 1.0
@@ -41,6 +44,7 @@ class Settings:
     submissions_per_minute: float | None = None
     token_seconds: float = 24 * 3600.0
     shipped: frozenset[str] = frozenset()
+    gateway: str = ""
 
 
 @dataclass
@@ -180,6 +184,11 @@ class World:
         lifetime = -1.0 if expired else self.settings.file_seconds
         url = self.publish(video, "video/mp4", "mp4", lifetime)
         return {"url": url, "expires_at": int(time.time() + lifetime)}
+
+    def plain_answer(self, video: bytes) -> Response:
+        """JSON as text/plain that names a video's URL: nested, relative, and with Go's zero for a time."""
+        url = self.publish(video, "video/mp4", "mp4").removeprefix(self.base_url)
+        return PlainTextResponse(json.dumps({"code": "success", "data": {"video": [{"url": url}], "expires_at": 0}}))
 
     def report(self) -> dict[str, Any]:
         """What happened so far: the billing counter, the requests, the jobs."""

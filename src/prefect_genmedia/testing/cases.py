@@ -36,6 +36,7 @@ NOT_AS_ASKED = Ending("ResultInvalid", JobState.UNDELIVERABLE)
 
 _REFUSED = JobState.REJECTED
 _UNKNOWN = Ending("SubmissionUnknown", JobState.UNKNOWN)
+_WRONG_ADDRESS = Ending("ProviderError", _REFUSED)
 _FAILED = Ending("GenerationFailed", JobState.FAILED)
 _FETCHED_AGAIN = Ending("ProviderError", JobState.DELIVERED)
 _WRONG_FILE = Ending("ResultInvalid", JobState.DELIVERED)
@@ -62,6 +63,17 @@ ENDINGS: Mapping[str, Ending] = {
     "accept_then_endless": _UNKNOWN,
     "accept_then_gzip_bomb": _UNKNOWN,
     "refuse_hostile": Ending("InvalidRequest", _REFUSED),
+    "refuse_quota": Ending("QuotaError", _REFUSED),
+    "refuse_no_channel": _WRONG_ADDRESS,
+    "refuse_moved": _WRONG_ADDRESS,
+    "refuse_slash": _WRONG_ADDRESS,
+    "refuse_in_200": _WRONG_ADDRESS,
+    "refuse_firewall": _WRONG_ADDRESS,
+    "accept_then_no_channel": _UNKNOWN,
+    "accept_then_see_other": _UNKNOWN,
+    "accept_then_error_in_200": _UNKNOWN,
+    "accept_empty_error": UNTROUBLED,
+    "accept_integer_id": UNTROUBLED,
     "fail_input": _FAILED,
     "fail_output": _FAILED,
     "fail_internal": _FAILED,
@@ -82,6 +94,10 @@ ENDINGS: Mapping[str, Ending] = {
     "poll_gzip_bomb": UNTROUBLED,
     "poll_encoded_twice": UNTROUBLED,
     "poll_nested": UNTROUBLED,
+    "poll_likely_success": UNTROUBLED,
+    "poll_likely_failure": Ending("GenerationFailed", JobState.DELIVERED),
+    "poll_not_exist": UNTROUBLED,
+    "poll_firewall": UNTROUBLED,
     "poll_drop": UNTROUBLED,
     "poll_404": UNTROUBLED,
     "poll_key_revoked": Ending("CredentialsError", JobState.DELIVERED),
@@ -94,6 +110,8 @@ ENDINGS: Mapping[str, Ending] = {
     "content_slow": UNTROUBLED,
     "content_json": _FETCHED_AGAIN,
     "content_json_expired": _FETCHED_AGAIN,
+    "content_json_text": _WRONG_FILE,
+    "content_not_ready": _FETCHED_AGAIN,
     "content_gone": Ending("JobExpired", JobState.DELIVERED),
     "content_playlist": _WRONG_FILE,
     "content_picture": _WRONG_FILE,

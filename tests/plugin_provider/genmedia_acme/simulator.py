@@ -97,8 +97,8 @@ class Acme(Dialect):
     async def presenters(self, request: Request) -> Response:
         return JSONResponse(PRESENTERS)
 
-    def _clip(self, job: SimulatedJob, odd: bool = False) -> dict[str, Any]:
-        state = "polishing" if odd else STATES[self.stage(job)]
+    def _clip(self, job: SimulatedJob, odd: Any = None) -> dict[str, Any]:
+        state = STATES[self.stage(job)] if odd is None else odd
         clip: dict[str, Any] = {"id": job.id, "state": state}
         if state == "ready":
             clip["url"] = self.world.result_url(job)

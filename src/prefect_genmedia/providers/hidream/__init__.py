@@ -1,7 +1,7 @@
 """HiDream: videos redrawn in another style."""
 
 from prefect_genmedia.providers.hidream.client import HiDreamClient
-from prefect_genmedia.providers.hidream.responses import callback_words
+from prefect_genmedia.providers.hidream.responses import callback_job_id, callback_words
 from prefect_genmedia.providers.hidream.stylize import StylizedVideo
 from prefect_genmedia.providers.plugin import ProviderPlugin
 
@@ -11,6 +11,8 @@ PLUGIN = ProviderPlugin(
     requests=(StylizedVideo,),
     credentials="prefect_genmedia.providers.hidream.block:HiDreamCredentials",
     callback_words=callback_words,
+    callback_job_id=callback_job_id,
+    callback_field="notify_url",
     simulator="prefect_genmedia.providers.hidream.simulator:HiDream",
     documentation_url="https://www.hidreamai.com/docs",
 )

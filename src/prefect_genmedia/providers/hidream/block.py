@@ -19,7 +19,13 @@ from prefect_genmedia.providers.credentials import (
     plausible_key,
 )
 from prefect_genmedia.providers.hidream import HiDreamClient
-from prefect_genmedia.providers.hidream.catalog import BASE_URL, SUBMISSIONS_PER_MINUTE
+from prefect_genmedia.providers.hidream.catalog import (
+    BASE_URL,
+    RESULTS_PATH,
+    SUBMISSIONS_PER_MINUTE,
+    SUBMIT_PATH,
+    TOKEN_PATH,
+)
 from prefect_genmedia.settings import current_settings
 
 
@@ -57,6 +63,7 @@ class HiDreamCredentials(ProviderCredentials):
     _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/hidream/")
 
     provider: ClassVar[str] = "hidream"
+    endpoints: ClassVar[tuple[str, ...]] = (RESULTS_PATH, SUBMIT_PATH, TOKEN_PATH)
 
     api_key: SecretStr | None = Field(
         default=None,

@@ -11,10 +11,11 @@ import httpx
 
 from prefect_genmedia._transport import ApiClient, FetchRules, Gates
 from prefect_genmedia.errors import CredentialsError, GenMediaError, ProviderError, RateLimited
+from prefect_genmedia.providers.answers import evidence_in, id_in, parsed
 from prefect_genmedia.providers.hidream import catalog, responses
 from prefect_genmedia.providers.hidream.token import ApiKeyAuth, LearningRedactor, Token, TokenAuth, TokenKeeper
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
-from prefect_genmedia.providers.responses import id_in, paid_submission
+from prefect_genmedia.providers.responses import paid_submission
 from prefect_genmedia.providers.results import open_url
 
 _DIRECT_KEY = "sk-"
@@ -102,7 +103,8 @@ class HiDreamClient:
         Raises:
             CredentialsError, JobExpired, RateLimited, ProviderError.
         """
-        return responses.observation(await self._sub_tasks(provider_job_id), self._redactor)
+        sub_tasks, evidence = await self._sub_tasks(provider_job_id)
+        return responses.observation(sub_tasks, self._redactor, evidence)
 
     async def poll_many(self, provider_job_ids: Sequence[str]) -> dict[str, Observation]:
         """POST …/async/results/batch: look at many tasks at once.
@@ -138,10 +140,11 @@ class HiDreamClient:
             JobExpired: the file is gone.
             ProviderError: no file came; retryable.
         """
-        urls = responses.file_urls(await self._sub_tasks(provider_job_id))
+        sub_tasks, _ = await self._sub_tasks(provider_job_id)
+        urls = responses.file_urls(sub_tasks)
         if not 0 <= index < len(urls):
             raise ProviderError(f"The task has {len(urls)} finished files, and no number {index}.")
-        async with self._api.download_turn(), open_url(urls[index], self.fetch_rules) as stream:
+        async with self._api.download_turn(), open_url(self._api.absolute(urls[index]), self.fetch_rules) as stream:
             yield stream
 
     async def aclose(self) -> None:
@@ -150,13 +153,18 @@ class HiDreamClient:
         if self._keys is not None:
             await self._keys.aclose()
 
-    async def _sub_tasks(self, task_id: str) -> list[responses.SubTask]:
-        what = "GET …/async/results"
-        result = await self._read(what, lambda: self._api.get(catalog.RESULTS_PATH, {"task_id": task_id}))
-        sub_tasks = responses.sub_tasks_in(result)
+    async def _sub_tasks(self, task_id: str) -> tuple[list[responses.SubTask], dict[str, Any]]:
+        """The sub-tasks of a task, and what proves them."""
+        what, answers = "GET …/async/results", []
+
+        async def call() -> httpx.Response:
+            answers.append(await self._api.get(catalog.RESULTS_PATH, {"task_id": task_id}))
+            return answers[-1]
+
+        sub_tasks = responses.sub_tasks_in(await self._read(what, call))
         if sub_tasks is None:
             raise ProviderError(f"{what} answered without sub_task_results.")
-        return sub_tasks
+        return sub_tasks, evidence_in(answers[-1], parsed(answers[-1].content), self._redactor)
 
     async def _read(self, what: str, call: Callable[[], Awaitable[httpx.Response]]) -> Any:
         """Make a call that costs nothing; once more with another token where the first one is refused."""

@@ -6,6 +6,7 @@ Sources: HiDream's page for the envelope and the submission; docs/providers/hidr
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,22 @@ import httpx
 
 from prefect_genmedia._transport import Redactor
 from prefect_genmedia.errors import NEW_ATTEMPT, GenerationFailed, ProviderError
+from prefect_genmedia.providers.answers import (
+    evidence_in,
+    job_id_in,
+    layers,
+    name_in,
+    number_in,
+    parsed,
+    reason_in,
+    status_in,
+    urls_in,
+)
 from prefect_genmedia.providers.hidream import catalog
 from prefect_genmedia.providers.hidream.token import Token
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
-from prefect_genmedia.providers.responses import ErrorAnswer, id_in, name_in, number_in, read_json, unreadable
+from prefect_genmedia.providers.responses import ErrorAnswer, json_object, unreadable
+from prefect_genmedia.providers.statuses import likely_phase
 from prefect_genmedia.text import STATUS_CHARACTERS, WORDS_CHARACTERS, clean_text, clean_word
 
 
@@ -34,7 +47,8 @@ def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
     """
     said_no = ErrorAnswer.in_envelope(response, what, redactor, catalog.GOOD_CODE)
     if said_no is None:
-        return read_json(response, what, redactor).get("result")
+        payload = json_object(response, what, redactor)
+        return next((payload[name] for name in ("result", "data") if payload.get(name) is not None), None)
     if said_no.code == catalog.MODEL_UNAVAILABLE_CODE:
         raise said_no.error(
             ProviderError,
@@ -78,11 +92,17 @@ def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepte
     Raises:
         GenMediaError: it was refused, or nobody can know.
     """
-    result = result_in(response, what, redactor)
-    task_id = id_in(result.get("task_id")) if isinstance(result, dict) else None
+    result_in(response, what, redactor)
+    payload = parsed(response.content)
+    task_id = job_id_in(payload, JOB_IDS)
     if task_id is None:
         raise unreadable(response, what, redactor, "no task_id in its result")
-    return Accepted(task_id, catalog.STATUS_WORDS[catalog.WAITING])
+    evidence = evidence_in(response, payload, redactor)
+    return Accepted(task_id, catalog.STATUS_WORDS[catalog.WAITING], evidence=evidence)
+
+
+JOB_IDS = ("task_id", "main_task_id", "id")
+"""Fields that hold a task's id."""
 
 
 @dataclass(frozen=True)
@@ -91,34 +111,37 @@ class SubTask:
 
     Parameters:
         status: its task_status; None where it is no number.
-        url: its file's URL.
+        urls: the URLs of its files; one is documented, and some answers have a list.
         completion: percent from 0 to 100, where the provider tells.
         description: the provider's words about it.
+        text: its task_status, where that is a word.
     """
 
     status: int | None
-    url: str | None
+    urls: tuple[str, ...]
     completion: float | None
     description: str
+    text: str = ""
 
     @classmethod
     def read(cls, payload: dict[str, Any]) -> SubTask:
         """Read an element of `sub_task_results`."""
-        status = number_in(payload.get("task_status"))
-        urls = (payload.get(name) for name in ("video", "url", "image"))
+        said = status_in(payload, ("task_status", "status", "state"))
+        status = number_in(said)
         return cls(
             status=int(status) if status is not None else None,
-            url=next((url for url in map(name_in, urls) if url), None),
+            urls=tuple(urls_in(payload, ("video", "videos", "url", "image"))[: catalog.MAX_SUB_TASKS]),
             completion=_percent(number_in(payload.get("task_completion"))),
-            description=clean_word(payload.get("description"), None),
+            description=reason_in(payload, None).words,
+            text=clean_word(said) if status is None else "",
         )
 
     @property
     def word(self) -> str:
         """Its status in words."""
         if self.status is None:
-            return "without a task_status"
-        if self.status == catalog.DONE and not self.url:
+            return self.text or "without a task_status"
+        if self.status == catalog.DONE and not self.urls:
             return "done, without a file yet"
         # Negative ones are pending (docs/providers/hidream.md, "On the wire").
         return catalog.STATUS_WORDS.get(max(self.status, catalog.WAITING), f"task_status {self.status}")
@@ -132,8 +155,8 @@ class SubTask:
     def phase(self) -> Phase:
         """Where it is; an unknown status counts as still running, and so does a finished one without a file."""
         if self.status is None:
-            return Phase.RUNNING
-        if self.status == catalog.DONE and self.url:
+            return likely_phase(self.text) or Phase.RUNNING
+        if self.status == catalog.DONE and self.urls:
             return Phase.SUCCEEDED
         if self.status in (catalog.FAILED, catalog.REFUSED) or self.status >= catalog.NO_RESULT_FROM:
             return Phase.FAILED
@@ -142,36 +165,42 @@ class SubTask:
 
 def sub_tasks_in(result: Any) -> list[SubTask] | None:
     """The sub-tasks of one task's result; None where it is not such a result."""
-    listed = result.get("sub_task_results") if isinstance(result, dict) else None
+    holding = (layer["sub_task_results"] for layer in layers(result) if "sub_task_results" in layer)
+    listed = next(holding, None)
     if not isinstance(listed, list):
         return None
     # Each one with a file is downloaded: an answer must not name thousands.
     return [SubTask.read(payload) for payload in listed[: catalog.MAX_SUB_TASKS] if isinstance(payload, dict)]
 
 
-def observation(sub_tasks: list[SubTask], redactor: Redactor) -> Observation:
+def observation(sub_tasks: list[SubTask], redactor: Redactor, evidence: Mapping[str, Any] | None = None) -> Observation:
     """A task's state: over when every sub-task is, successful when one of them has a file.
 
     Parameters:
         sub_tasks: what the task consists of.
         redactor: takes secrets out of what errors show.
+        evidence: what proves it to the provider.
     """
+    known = all(sub_task.recognized for sub_task in sub_tasks)
     phases = Counter(sub_task.phase for sub_task in sub_tasks)
     status = _words(sub_tasks)
     if not sub_tasks or phases[Phase.QUEUED] == len(sub_tasks):
         return Observation(Phase.QUEUED, status)
     if phases[Phase.QUEUED] or phases[Phase.RUNNING]:
-        known = all(sub_task.recognized for sub_task in sub_tasks)
         return Observation(Phase.RUNNING, status, recognized=known, progress=_progress(sub_tasks))
     if phases[Phase.SUCCEEDED]:
         # What was made was paid: files that exist are delivered even where other sub-tasks failed.
-        return Observation(Phase.SUCCEEDED, status, progress=100.0, outputs=phases[Phase.SUCCEEDED])
-    return Observation(Phase.FAILED, status, failure=_failure(status, sub_tasks, redactor))
+        outputs = len(file_urls(sub_tasks)) or 1
+        known = known or any(each.recognized for each in sub_tasks if each.phase is Phase.SUCCEEDED)
+        return Observation(Phase.SUCCEEDED, status, known, 100.0, outputs=outputs, evidence=evidence or {})
+    failure = _failure(status, sub_tasks, redactor)
+    return Observation(Phase.FAILED, status, known, failure=failure, evidence=evidence or {})
 
 
 def file_urls(sub_tasks: list[SubTask]) -> list[str]:
     """The URLs of the finished files, in the order of their sub-tasks."""
-    return [sub_task.url for sub_task in sub_tasks if sub_task.phase is Phase.SUCCEEDED and sub_task.url]
+    found = [url for sub_task in sub_tasks if sub_task.phase is Phase.SUCCEEDED for url in sub_task.urls]
+    return found[: catalog.MAX_SUB_TASKS]
 
 
 def callback_words(payload: Any) -> str:
@@ -182,6 +211,15 @@ def callback_words(payload: Any) -> str:
     """
     sub_tasks = sub_tasks_in(payload)
     return _words(sub_tasks) if sub_tasks else ""
+
+
+def callback_job_id(payload: Any) -> str | None:
+    """The id of the task that a callback is about; None where it names none.
+
+    Parameters:
+        payload: its body, as JSON.
+    """
+    return job_id_in(payload, ("main_task_id", "task_id"))
 
 
 def _failure(status: str, sub_tasks: list[SubTask], redactor: Redactor) -> GenerationFailed:

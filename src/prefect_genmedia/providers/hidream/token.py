@@ -13,8 +13,8 @@ import httpx
 
 from prefect_genmedia._transport import Redactor
 from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.providers.answers import number_in
 from prefect_genmedia.providers.hidream import catalog
-from prefect_genmedia.providers.responses import number_in
 
 RENEW_BEFORE_SECONDS = 600.0
 """How long before its end a token is renewed: longer than any paid POST may take."""

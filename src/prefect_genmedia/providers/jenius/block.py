@@ -20,7 +20,7 @@ from prefect_genmedia.providers.credentials import (
     plausible_key,
 )
 from prefect_genmedia.providers.jenius import JeniusClient
-from prefect_genmedia.providers.jenius.catalog import BASE_URL
+from prefect_genmedia.providers.jenius.catalog import BASE_URL, TASKS_PATH
 from prefect_genmedia.settings import current_settings
 
 
@@ -56,6 +56,7 @@ class JeniusCredentials(ProviderCredentials):
     _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/jenius/")
 
     provider: ClassVar[str] = "jenius"
+    endpoints: ClassVar[tuple[str, ...]] = (TASKS_PATH,)
 
     api_key: SecretStr = Field(title="API key", description="The key from Jenius' account page (接口密钥).")
     base_url: str = Field(

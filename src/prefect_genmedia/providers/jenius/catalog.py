@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from prefect_genmedia.providers.statuses import StatusWords
+
 BASE_URL = "https://www.jenius.cn"
 TASKS_PATH = "/api/plugins/poster/tasks"
 
@@ -71,7 +73,9 @@ SCENE_CHOICES = "; ".join(
 
 # --- Task states (Jenius' page, "检查任务状态") ---
 
-QUEUED_STATUSES = frozenset({"created", "pending"})
-RUNNING_STATUSES = frozenset({"processing"})
-SUCCEEDED_STATUSES = frozenset({"completed"})
-FAILED_STATUSES = frozenset({"failed"})
+STATUS_WORDS = StatusWords(
+    queued=frozenset({"created", "pending"}),
+    running=frozenset({"processing"}),
+    succeeded=frozenset({"completed"}),
+    failed=frozenset({"failed"}),
+)

@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 
 from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
+from prefect_genmedia.providers.answers import evidence_in, parsed
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.jenius import catalog, responses
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
-from prefect_genmedia.providers.responses import paid_submission, unreadable
+from prefect_genmedia.providers.responses import paid_submission
 from prefect_genmedia.providers.results import open_url
 from prefect_genmedia.text import path_segment
 
@@ -57,10 +58,7 @@ class JeniusClient:
         """
         with paid_submission():
             response = await self._api.post_paid(catalog.TASKS_PATH, request.payload())
-            accepted = responses.accepted(responses.task_in(response, "POST /tasks", self._redactor))
-            if accepted is None:
-                raise unreadable(response, "POST /tasks", self._redactor, "no uuid in its task")
-            return accepted
+            return responses.accepted(response, "POST /tasks", self._redactor)
 
     async def poll(self, provider_job_id: str) -> Observation:
         """GET /tasks/{uuid}.
@@ -68,7 +66,8 @@ class JeniusClient:
         Raises:
             CredentialsError, JobExpired, RateLimited, ProviderError.
         """
-        return responses.observation(await self._task(provider_job_id), self._redactor)
+        task, evidence = await self._task(provider_job_id)
+        return responses.observation(task, self._redactor, evidence)
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
@@ -79,11 +78,11 @@ class JeniusClient:
             GenerationFailed: the task has failed after all.
             ProviderError: no file came; retryable.
         """
-        task = await self._task(provider_job_id)
-        failure = responses.observation(task, self._redactor).failure
-        if failure is not None:
-            raise failure
-        url = responses.result_url(task)
+        task, _ = await self._task(provider_job_id)
+        seen = responses.observation(task, self._redactor)
+        if seen.failure is not None and seen.recognized:
+            raise seen.failure
+        url = self._api.absolute(responses.result_url(task))
         async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
             yield stream
 
@@ -91,10 +90,9 @@ class JeniusClient:
         """Close the connections."""
         await self._api.aclose()
 
-    async def _task(self, uuid: str) -> dict[str, Any]:
+    async def _task(self, uuid: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The task, and what proves it."""
         what = "GET /tasks/{uuid}"
         response = await self._api.get(f"{catalog.TASKS_PATH}/{path_segment(uuid)}")
-        task = responses.task_in(response, what, self._redactor)
-        if "status" not in task:
-            raise unreadable(response, what, self._redactor, "no status in its task")
-        return task
+        task = responses.task_of(response, what, self._redactor)
+        return task, evidence_in(response, parsed(response.content), self._redactor)

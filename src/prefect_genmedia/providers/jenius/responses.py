@@ -6,20 +6,36 @@ Sources: Jenius' page for the states and `live_poster_url`; docs/providers/jeniu
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
 from prefect_genmedia._transport import Redactor, excerpt
 from prefect_genmedia.errors import GenerationFailed, ProviderError
+from prefect_genmedia.providers.answers import (
+    evidence_in,
+    job_id_in,
+    layers,
+    number_in,
+    parsed,
+    percent_in,
+    reason_in,
+    status_in,
+    task_in,
+    url_in,
+)
 from prefect_genmedia.providers.jenius import catalog
 from prefect_genmedia.providers.protocol import Accepted, Observation, Phase
-from prefect_genmedia.providers.responses import ErrorAnswer, id_in, name_in, number_in, read_json, unreadable
-from prefect_genmedia.text import WORDS_CHARACTERS, clean_json, clean_text, clean_word
+from prefect_genmedia.providers.responses import ErrorAnswer, json_object, unreadable
+from prefect_genmedia.text import clean_json, clean_word
+
+JOB_IDS = ("uuid", "task_id")
+"""Fields that hold a task's id; its `id` is a number that no endpoint takes."""
 
 
-def task_in(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
-    """The task in an answer: the envelope's `data`.
+def envelope(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
+    """The answer's object, where it says yes.
 
     Parameters:
         response: the answer, read as a whole.
@@ -34,42 +50,70 @@ def task_in(response: httpx.Response, what: str, redactor: Redactor) -> dict[str
     said_no = ErrorAnswer.in_envelope(response, what, redactor, catalog.GOOD_CODE)
     if said_no is not None:
         raise said_no.by_status()
-    data = read_json(response, what, redactor).get("data")
-    if not isinstance(data, dict):
-        raise unreadable(response, what, redactor, "no task in it")
-    return data
+    return json_object(response, what, redactor)
 
 
-def accepted(task: dict[str, Any]) -> Accepted | None:
-    """The yes to a submission; None where it names no task."""
-    uuid = id_in(task.get("uuid"))
+def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepted:
+    """The yes to a submission.
+
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `POST /videos`.
+        redactor: takes secrets out of what errors show.
+
+    Raises:
+        GenMediaError: it was refused, or nobody can know.
+    """
+    payload = envelope(response, what, redactor)
+    uuid = job_id_in(payload, JOB_IDS)
     if uuid is None:
-        return None
+        raise unreadable(response, what, redactor, "no uuid in its task")
+    task = next((each for each in layers(payload) if any(name in each for name in JOB_IDS)), {})
     return Accepted(
         uuid,
-        clean_word(task.get("status")) or "pending",
+        clean_word(status_in(task)) or "pending",
         price=number_in(task.get("price")),
         points_remaining=number_in(task.get("remaining_points")),
+        evidence=evidence_in(response, payload, redactor),
     )
 
 
-def observation(task: dict[str, Any], redactor: Redactor) -> Observation:
+def task_of(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
+    """The task in an answer: what the envelope holds.
+
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `GET /tasks/{uuid}`.
+        redactor: takes secrets out of what errors show.
+
+    Raises:
+        GenMediaError: the provider said no, or told no state.
+    """
+    task = task_in(envelope(response, what, redactor))
+    if task is None:
+        raise unreadable(response, what, redactor, "no status in its task")
+    return task
+
+
+def observation(task: dict[str, Any], redactor: Redactor, evidence: Mapping[str, Any] | None = None) -> Observation:
     """Read a task's state.
 
     Parameters:
-        task: the task, as `task_in` read it.
+        task: the task, as `task_of` read it.
         redactor: takes secrets out of what errors show.
+        evidence: what proves it to the provider.
     """
-    status = clean_word(task.get("status"))
-    word = status.lower()
-    price = number_in(task.get("price"))
-    if word in catalog.SUCCEEDED_STATUSES:
-        return Observation(Phase.SUCCEEDED, status, price=price)
-    if word in catalog.FAILED_STATUSES:
-        return Observation(Phase.FAILED, status, failure=_failure(status, task, redactor), price=price)
-    if word in catalog.QUEUED_STATUSES:
-        return Observation(Phase.QUEUED, status, price=price)
-    return Observation(Phase.RUNNING, status, recognized=word in catalog.RUNNING_STATUSES, price=price)
+    status = clean_word(status_in(task))
+    phase, recognized = catalog.STATUS_WORDS.phase(status)
+    return Observation(
+        phase,
+        status,
+        recognized,
+        progress=percent_in(task.get("progress")),
+        failure=_failure(status, task, redactor) if phase is Phase.FAILED else None,
+        price=number_in(task.get("price")),
+        evidence=evidence or {},
+    )
 
 
 def result_url(task: dict[str, Any]) -> str:
@@ -78,15 +122,16 @@ def result_url(task: dict[str, Any]) -> str:
     Raises:
         ProviderError: the task is not completed, or has no URL yet; retryable.
     """
-    url = name_in(task.get("live_poster_url"))
+    url = url_in(task, ("live_poster_url",))
     if url is None:
-        raise ProviderError(f"The task is {clean_word(task.get('status'))!r} and has no live_poster_url.")
+        raise ProviderError(f"The task is {clean_word(status_in(task))!r} and has no live_poster_url.")
     return url
 
 
 def _failure(status: str, task: dict[str, Any], redactor: Redactor) -> GenerationFailed:
-    reason = redactor.clean(clean_word(task.get("error_msg"), None) or "no details")
+    text = redactor.clean(json.dumps(clean_json(task), ensure_ascii=False))
+    reason = reason_in(parsed(text))
+    words = reason.words or "no details"
     return GenerationFailed(
-        f"The provider reports {status!r}: {clean_text(reason, WORDS_CHARACTERS).rstrip('.。')}.",
-        body=excerpt(redactor.clean(json.dumps(clean_json(task), ensure_ascii=False))),
+        f"The provider reports {status!r}: {words.rstrip('.。')}.", code=reason.code or None, body=excerpt(text)
     )

@@ -56,6 +56,7 @@ class TokenOpsCredentials(ProviderCredentials):
     _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/tokenops/")
 
     provider: ClassVar[str] = "tokenops"
+    endpoints: ClassVar[tuple[str, ...]] = ("/videos", "/omnihuman/subject/detection", "/omnihuman/subject/recognition")
 
     api_key: SecretStr = Field(title="API key", description="The key from TokenOps' console.")
     base_url: str = Field(

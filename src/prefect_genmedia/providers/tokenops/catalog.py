@@ -7,6 +7,7 @@ from typing import Literal
 
 from prefect_genmedia.prices import Price
 from prefect_genmedia.providers.inputs import PictureLimits
+from prefect_genmedia.providers.statuses import StatusWords
 
 BASE_URL = "https://api.tokenops.ai/v1"
 
@@ -97,10 +98,12 @@ PRICES: dict[str, Price] = {
 
 # --- Job states (TokenOps' page, "任务状态说明"; the tolerant ones: docs/providers/tokenops.md) ---
 
-QUEUED_STATUSES = frozenset({"in_queue", "queued", "pending", "created"})
-RUNNING_STATUSES = frozenset({"processing", "in_progress", "running", "generating"})
-SUCCEEDED_STATUSES = frozenset({"completed", "succeeded", "success", "done"})
-FAILED_STATUSES = frozenset({"failed", "cancelled", "canceled", "expired", "not_found", "error"})
+STATUS_WORDS = StatusWords(
+    queued=frozenset({"in_queue", "queued", "pending", "created"}),
+    running=frozenset({"processing", "in_progress", "running", "generating"}),
+    succeeded=frozenset({"completed", "succeeded", "success", "done"}),
+    failed=frozenset({"failed", "cancelled", "canceled", "expired", "not_found", "error"}),
+)
 
 # --- Lifetimes, in seconds (docs/providers/tokenops.md, "Status, errors, lifetimes") ---
 

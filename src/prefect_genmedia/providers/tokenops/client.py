@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 
 from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
-from prefect_genmedia._transport.api import read_body
 from prefect_genmedia.errors import ProviderError
+from prefect_genmedia.providers.answers import evidence_in, job_id_in, status_in, task_in
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
-from prefect_genmedia.providers.responses import id_in, paid_submission, unreadable
-from prefect_genmedia.providers.results import open_url, result_stream
+from prefect_genmedia.providers.responses import paid_submission, unreadable
+from prefect_genmedia.providers.results import open_content
 from prefect_genmedia.providers.tokenops import catalog, responses
 from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
 from prefect_genmedia.text import clean_word, path_segment
@@ -61,10 +61,11 @@ class TokenOpsClient:
         with paid_submission():
             response = await self._api.post_paid("/videos", request.payload())
             payload = self._read(response, "POST /videos")
-            job_id = id_in(payload.get("id"))
+            job_id = job_id_in(payload)
             if job_id is None:
                 raise unreadable(response, "POST /videos", self._redactor, "no id")
-            return Accepted(job_id, clean_word(payload.get("status", "in_queue")))
+            status = clean_word(status_in(task_in(payload) or {})) or "in_queue"
+            return Accepted(job_id, status, evidence=evidence_in(response, payload, self._redactor))
 
     async def poll(self, provider_job_id: str) -> Observation:
         """GET /videos/{id}.
@@ -74,9 +75,10 @@ class TokenOpsClient:
         """
         response = await self._api.get(_video(provider_job_id))
         payload = self._read(response, "GET /videos/{id}")
-        if "status" not in payload:
-            raise ProviderError("GET /videos/{id} answered without a status.", http_status=response.status_code)
-        return responses.observation(payload, self._redactor)
+        task = task_in(payload)
+        if task is None:
+            raise responses.without_status(response, "GET /videos/{id}", self._redactor)
+        return responses.observation(task, self._redactor, evidence_in(response, payload, self._redactor))
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
@@ -86,16 +88,8 @@ class TokenOpsClient:
             JobExpired: the file is gone.
             ProviderError: no file came; retryable.
         """
-        url = None
-        async with self._api.stream(f"{_video(provider_job_id)}/content") as response:
-            if not response.is_success or _is_json(response):
-                answer = await read_body(response, "GET /videos/{id}/content", self._redactor)
-                payload = self._read(answer, "GET /videos/{id}/content")
-                url = responses.result_url(payload)
-            else:
-                yield result_stream(response)
-                return
-        async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
+        path, what = f"{_video(provider_job_id)}/content", "GET /videos/{id}/content"
+        async with open_content(self._api, path, what, self.fetch_rules) as stream:
             yield stream
 
     async def detect_subjects(self, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Detection:
@@ -155,15 +149,11 @@ class TokenOpsClient:
 
     def _read(self, response: httpx.Response, what: str) -> dict[str, Any]:
         responses.raise_for_error(response, what, self._redactor)
-        return responses.read_json(response, what, self._redactor)
+        return responses.json_object(response, what, self._redactor)
 
 
 def _video(provider_job_id: str) -> str:
     return f"/videos/{path_segment(provider_job_id)}"
-
-
-def _is_json(response: httpx.Response) -> bool:
-    return "json" in response.headers.get("content-type", "").lower()
 
 
 def _is_one(payload: dict[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import datetime, timezone
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
@@ -24,15 +24,22 @@ from prefect_genmedia.errors import (
     QuotaError,
     RateLimited,
 )
+from prefect_genmedia.providers.answers import codes_in, parsed, percent_in, reason_in, status_in
 from prefect_genmedia.providers.protocol import Observation, Phase
-from prefect_genmedia.providers.responses import ErrorAnswer, error_facts, read_json
+from prefect_genmedia.providers.responses import ErrorAnswer, json_object
 from prefect_genmedia.providers.tokenops import catalog
-from prefect_genmedia.text import WORDS_CHARACTERS, clean_json, clean_text, clean_word
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_json, clean_word
 
-__all__ = ["observation", "raise_for_error", "read_json", "result_url"]
+__all__ = ["json_object", "observation", "raise_for_error", "without_status"]
 
-# Upstream (Volcengine) codes that may stand anywhere inside an error.
-_UPSTREAM_CODE = re.compile(r"(?<!\d)(50[245]\d\d)(?!\d)")
+# Upstream (Volcengine) codes. In free text they stand first, in brackets, or behind a word that announces a code: any
+# other number may be part of a request id, a date or a size.
+_UPSTREAM_CODE = re.compile(r"50[245]\d\d")
+_CODE_IN_WORDS = re.compile(
+    r"^\W*(50[245]\d\d)(?![\w.-])|[\[(【\uff08](50[245]\d\d)[\])】\uff09]"
+    r"|(?:code|errno|error|错误码|状态码)\W{1,4}(50[245]\d\d)(?![\w.-])",
+    re.IGNORECASE,
+)
 _INPUT_CODES = {"50411": "image", "50412": "text", "50413": "text", "50518": "copyright of the input"}
 _OUTPUT_CODES = {"50511": "image", "50516": "video", "50517": "audio", "50519": "copyright of the output"}
 _AUDIT_CODES = frozenset({"50512", "50513", "50514", "50520", "50521", "50522"})
@@ -50,7 +57,7 @@ _QUOTA_CODE = "2103"
 
 
 def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> None:
-    """Do nothing for a 2xx answer, and raise the right error of the tree for any other.
+    """Do nothing for an answer that says yes, and raise the right error of the tree for any other.
 
     Parameters:
         response: the answer, read as a whole.
@@ -60,10 +67,13 @@ def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> 
     Raises:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, JobExpired, ProviderError.
     """
-    if response.is_success:
+    said = ErrorAnswer.in_answer(response, what, redactor)
+    if said is None:
         return
-    said = ErrorAnswer.of(response, what, redactor)
-    upstream = _upstream_code(said.text)
+    general = said.by_status()
+    if general.provider_job_id is not None or isinstance(general, QuotaError):
+        raise general
+    upstream = _upstream_code(said.codes, said.message)
     if said.status == 429 or upstream in _SLOW_DOWN_CODES:
         raise said.error(RateLimited).after(said.retry_after)
     refusal = _REFUSALS.get(upstream or "")
@@ -71,53 +81,50 @@ def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> 
         raise said.error(*refusal)
     if said.code == _QUOTA_CODE:
         raise said.error(QuotaError)
-    raise said.by_status()
+    raise general
 
 
-def observation(payload: dict[str, Any], redactor: Redactor) -> Observation:
+def without_status(response: httpx.Response, what: str, redactor: Redactor) -> GenMediaError:
+    """The error for an answer about a job that does not tell its state.
+
+    Parameters:
+        response: the answer, read as a whole.
+        what: the call, as errors name it, such as `GET /videos/{id}`.
+        redactor: takes secrets out of what errors show.
+    """
+    said = ErrorAnswer.of(response, what, redactor)
+    if said.in_body:
+        return said.by_status()
+    return said.error(ProviderError, "It has no status.")
+
+
+def observation(task: dict[str, Any], redactor: Redactor, evidence: Mapping[str, Any] | None = None) -> Observation:
     """Read a job's state.
 
     Parameters:
-        payload: the body of `GET /videos/{id}`.
+        task: the object that tells it, in the body of `GET /videos/{id}`.
         redactor: takes secrets out of what errors show.
+        evidence: what proves it to the provider.
     """
-    status = clean_word(payload.get("status"))
-    word = status.lower()
-    progress = payload.get("progress")
-    percent = float(progress) if isinstance(progress, int | float) and 0 <= progress <= 100 else None
-    if word in catalog.SUCCEEDED_STATUSES:
-        return Observation(Phase.SUCCEEDED, status, progress=percent)
-    if word in catalog.FAILED_STATUSES:
-        return Observation(Phase.FAILED, status, failure=_failure(status, payload, redactor))
-    if word in catalog.QUEUED_STATUSES:
-        return Observation(Phase.QUEUED, status, progress=percent)
-    return Observation(Phase.RUNNING, status, recognized=word in catalog.RUNNING_STATUSES, progress=percent)
+    status = clean_word(status_in(task))
+    phase, recognized = catalog.STATUS_WORDS.phase(status)
+    return Observation(
+        phase,
+        status,
+        recognized,
+        progress=None if phase is Phase.FAILED else percent_in(task.get("progress")),
+        failure=_failure(status, task, redactor) if phase is Phase.FAILED else None,
+        evidence=evidence or {},
+    )
 
 
-def result_url(payload: dict[str, Any]) -> str:
-    """The file's URL in a JSON answer of the content endpoint.
-
-    Raises:
-        JobExpired: the answer says that the URL is no longer valid.
-        ProviderError: there is no URL in it; retryable.
-    """
-    url = payload.get("video_url") or payload.get("url")
-    if not isinstance(url, str) or not url:
-        raise ProviderError("The content answer is JSON without a video_url.", body=excerpt(", ".join(payload)))
-    expires_at = payload.get("expires_at")
-    if isinstance(expires_at, int | float) and expires_at < datetime.now(timezone.utc).timestamp():
-        raise JobExpired("The result's URL has expired at the provider.", retryable=True)
-    return url
-
-
-def _failure(status: str, payload: dict[str, Any], redactor: Redactor) -> GenMediaError:
-    payload = clean_json(payload)
-    told = {name: payload[name] for name in ("error", "code", "message", "msg", "detail") if name in payload}
-    text = redactor.clean(json.dumps(told, ensure_ascii=False))
-    code, message = error_facts(redactor.clean(json.dumps(payload, ensure_ascii=False)))
-    upstream = _upstream_code(text)
-    facts: dict[str, Any] = {"code": upstream or code, "body": excerpt(text)}
-    said = f"The provider reports {status!r}: {clean_text(message, WORDS_CHARACTERS).rstrip('.')}."
+def _failure(status: str, task: dict[str, Any], redactor: Redactor) -> GenMediaError:
+    task = clean_json(task)
+    text = redactor.clean(json.dumps(task, ensure_ascii=False))
+    reason = reason_in(parsed(text))
+    upstream = _upstream_code(codes_in(task), reason.words)
+    facts: dict[str, Any] = {"code": upstream or reason.code or None, "body": excerpt(text)}
+    said = f"The provider reports {status!r}: {(reason.words or excerpt(text, WORDS_CHARACTERS)).rstrip('.')}."
     refusal = _REFUSALS.get(upstream or "")
     if refusal is not None:
         kind, note = refusal
@@ -127,6 +134,10 @@ def _failure(status: str, payload: dict[str, Any], redactor: Redactor) -> GenMed
     return GenerationFailed(said, **facts)
 
 
-def _upstream_code(text: str) -> str | None:
-    found = _UPSTREAM_CODE.search(text)
-    return found.group(1) if found else None
+def _upstream_code(codes: Sequence[str], words: str) -> str | None:
+    """The upstream's code: from a code field, else from the words where they present it as one."""
+    for code in codes:
+        if _UPSTREAM_CODE.fullmatch(code):
+            return code
+    found = _CODE_IN_WORDS.search(words)
+    return next(filter(None, found.groups()), None) if found else None

@@ -125,6 +125,8 @@ class TokenOps(Dialect):
         if fault is not None and fault.name == "content_gone":
             raise _refusal(404, 2001, "the video has expired")
         video = await self.world.video_of(job)
+        if self.world.settings.gateway == "new-api" or (fault is not None and fault.name == "content_json_text"):
+            return self.world.plain_answer(video)
         if fault is None:
             return Response(video, media_type="video/mp4")
         if fault.name in ("content_json", "content_json_expired"):
