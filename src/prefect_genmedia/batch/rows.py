@@ -97,9 +97,11 @@ def check_rows(
     return good, bad
 
 
-def refuse(bad: Sequence[BadRow]) -> InvalidRequest:
-    """The one error that tells every problem of every bad row."""
-    problems = [problem for row in bad for problem in row.problems]
+def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> InvalidRequest:
+    """The one error that tells every problem of every bad row, and those of the whole batch before them."""
+    if not bad:
+        return InvalidRequest.of("The batch", others)
+    problems = [*others, *(problem for row in bad for problem in row.problems)]
     error = InvalidRequest.of("The table", problems[:SHOWN_PROBLEMS])
     if len(problems) > SHOWN_PROBLEMS:
         left = len(problems) - SHOWN_PROBLEMS
