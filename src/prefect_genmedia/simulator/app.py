@@ -57,7 +57,7 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
         path = ASSETS / request.path_params["name"]
         if path.name != CLIP and (path.parent != ASSETS or not path.is_file()):
             return Response(status_code=404)
-        world.requests[f"input.{path.name}"] += 1
+        world.input_requests[path.name] += 1
         fault = world.faults.take("", "input")
         broken = await broken_answer(fault, request, world.drop) if fault else None
         if broken is not None:

@@ -94,6 +94,7 @@ class World:
         self.faults = FaultQueue()
         self.jobs: dict[str, SimulatedJob] = {}
         self.requests: Counter[str] = Counter()
+        self.input_requests: Counter[str] = Counter()
         self.files: dict[str, StoredFile] = {}
         self.base_url = ""
         self.disguise: Callable[[str], str] | None = None
@@ -108,6 +109,7 @@ class World:
         self.faults.clear()
         self.jobs.clear()
         self.requests.clear()
+        self.input_requests.clear()
         self.files.clear()
 
     def rotate_key(self, old: str, new: str) -> None:
