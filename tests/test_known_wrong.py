@@ -1,4 +1,4 @@
-"""Nothing is paid for what can be known to be wrong: inputs that are gone or of another kind, outputs that take no files."""
+"""Nothing is paid for what can be known to be wrong: inputs that are gone or no media, outputs that take no files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ from prefect_genmedia._media.failures import is_lasting, storing
 from prefect_genmedia._media.storage import MIN_FREE_BYTES, PROBE, LocalFolder, RemoteFolder, target_at
 from prefect_genmedia._prefect.targets import BlockFolder, target_of
 from prefect_genmedia._transport import FetchRules
-from prefect_genmedia.deploy.files import DEPLOYMENTS
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
@@ -239,7 +238,9 @@ async def test_a_video_without_a_picture_is_none_and_one_with_sound_is_a_recordi
 
     with av.open(str(tmp_path / "sound.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=8000)
-        container.mux(stream.encode(av.AudioFrame("fltp", "mono", 1024)))
+        frame = av.AudioFrame("fltp", "mono", 1024)
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     seen = await inspect.look_at(
         str(tmp_path / "sound.mp4"), Wanted(10**6, as_picture=True, as_media=True), FetchRules()
@@ -477,8 +478,8 @@ def test_a_local_block_is_probed_too(tmp_path: Path) -> None:
 
 
 def test_no_deployment_has_a_placeholder_for_an_input_that_is_required() -> None:
-    with DEPLOYMENTS.joinpath("prefect.yaml").open(encoding="utf-8") as file:
-        declared = yaml.safe_load(file)["deployments"]
+    text = (Path(__file__).parent.parent / "deployments" / "prefect.yaml").read_text("utf-8")
+    declared = yaml.safe_load(text)["deployments"]
     for each in declared:
         given = [each.get("parameters", {}), *(one.get("parameters", {}) for one in each.get("schedules", []))]
         named = {name for parameters in given for name in parameters}
