@@ -236,14 +236,13 @@ def test_a_file_is_known_by_how_it_begins(head: bytes, name: str, parts: set[str
 async def test_a_video_without_a_picture_is_none_and_one_with_sound_is_a_recording(tmp_path: Path) -> None:
     import av
 
-    with av.open(str(tmp_path / "sound.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=8000)
-        frame = av.AudioFrame("fltp", "mono", 1024)
+    with av.open(str(tmp_path / "sound.mov"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame("s16", "mono", 1024)
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
     seen = await inspect.look_at(
-        str(tmp_path / "sound.mp4"), Wanted(10**6, as_picture=True, as_media=True), FetchRules()
+        str(tmp_path / "sound.mov"), Wanted(10**6, as_picture=True, as_media=True), FetchRules()
     )
     assert isinstance(seen, Look)
     assert seen.content is not None

@@ -98,7 +98,12 @@ def check_rows(
 
 
 def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> InvalidRequest:
-    """The one error that tells every problem of every bad row, and those of the whole batch before them."""
+    """The one error that tells every problem.
+
+    Parameters:
+        bad: rows that cannot be right.
+        others: what is wrong with the batch as a whole.
+    """
     if not bad:
         return InvalidRequest.of("The batch", others)
     problems = [*others, *(problem for row in bad for problem in row.problems)]
