@@ -123,7 +123,7 @@ def test_schedules_pass_parameters_that_the_flow_takes() -> None:
         for schedule in deployment.schedules:
             given = {**deployment.parameters, **schedule.parameters}
             if not schedule.active:  # what pays has no placeholders: its inputs are the user's to give
-                given |= {name: "s3://media/input.csv" for name in required & {"image_url", "table"}}
+                given |= dict.fromkeys(required & {"image_url", "table"}, "s3://media/input.csv")
             assert required <= set(given)
             flow.validate_parameters(given)
 
