@@ -16,6 +16,7 @@ from prefect_genmedia.generate import check_run, completed, generate, returns_st
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.ask import ask_subject
 from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks import check_inputs
 
 
@@ -97,7 +98,11 @@ async def omnihuman_video(
         extra_body=extra_body,
     )
     prepared = await check_inputs(
-        request, credentials=credentials, idempotency_key=idempotency_key, preflight=preflight
+        request,
+        credentials=credentials,
+        idempotency_key=idempotency_key,
+        preflight=preflight,
+        output=output or current_settings().media_folder,
     )
     if prepared.job_key is None:
         if recognize:

@@ -63,6 +63,7 @@ async def check_inputs(
     credentials: ProviderCredentials | str = "default",
     idempotency_key: str | None = None,
     preflight: bool = True,
+    output: str | None = None,
 ) -> PreparedRequest[Request]:
     """Check what is documented about a request's inputs, and whether they can travel. Nothing is sent to the provider.
 
@@ -73,7 +74,8 @@ async def check_inputs(
         credentials: the provider's Block, or its name.
         idempotency_key: as for `submit`. If local inputs no longer exist, the paid job that was made from them is
             looked up by it.
-        preflight: whether documented limits are checked.
+        preflight: whether documented limits are checked, and whether http(s) inputs are there.
+        output: where the file will be wanted: it must take files. None leaves that to `submit`.
 
     Returns:
         The prepared request, for `submit`, which does not read its inputs again. How inputs are sent is a secret and
@@ -81,11 +83,12 @@ async def check_inputs(
         if its local inputs no longer exist; nothing has to be asked of the provider for it.
 
     Raises:
-        InvalidRequest: with every problem of every input.
+        InvalidRequest: with every problem of every input, and of the output.
         ProviderError: a storage failed; retryable.
+        StorageError: the output takes no files now; nothing was sent.
     """
     async with explained(), open_session(request.provider, credentials) as session:
-        spec = JobSpec(request, scope=session.run.scope(idempotency_key), preflight=preflight)
+        spec = JobSpec(request, scope=session.run.scope(idempotency_key), preflight=preflight, output=output)
         return await pipeline.prepare_request(session, spec)
 
 

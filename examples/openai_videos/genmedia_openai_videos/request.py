@@ -55,4 +55,4 @@ class OpenAIVideo(GenerationRequest):
         """The picture; the request may carry its bytes."""
         if self.input_reference is None:
             return ()
-        return (RequestInput("input_reference", self.input_reference, inline=True),)
+        return (RequestInput("input_reference", self.input_reference, inline=True, media="picture"),)

@@ -16,8 +16,10 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.naming import MAKER, free_name, own_target, poster_name, quarantine_name, sidecar_name
+from prefect_genmedia._media.failures import storing
+from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.staged import Landing
-from prefect_genmedia._media.storage import Storage, Target, storing
+from prefect_genmedia._media.storage import Target
 from prefect_genmedia._media.verify import MediaFacts, byte_limit, examine_video, mismatches
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired, ResultInvalid
 from prefect_genmedia.providers.protocol import ProviderClient

@@ -13,7 +13,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from prefect_genmedia._core.model import Job
-from prefect_genmedia._media.storage import QUARANTINE, Storage, Target
+from prefect_genmedia._media.folder import Storage
+from prefect_genmedia._media.storage import QUARANTINE, Target
 from prefect_genmedia.errors import StorageError
 
 MAKER = "prefect-genmedia"

@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect_genmedia._core.admission import refuse_early, tell_of_budget
 from prefect_genmedia._core.deliver import deliver as publish_verified
+from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.identity import same_names
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
@@ -20,7 +21,7 @@ from prefect_genmedia._core.same_request import job_by_url
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.start import completed
 from prefect_genmedia._core.submit import attempt_to_send, submit_once, unresolved
-from prefect_genmedia._inputs.prepare import identified, is_fresh, prepare_inputs
+from prefect_genmedia._inputs.prepare import Submission, identified, is_fresh, no_problems, prepare_inputs
 from prefect_genmedia.errors import BudgetStop, FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
@@ -53,14 +54,17 @@ class JobSteps:
         return await step()
 
 
-async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[Any]:
-    """Inspect the request's inputs, and bring local files to where the provider can fetch them.
+async def prepare_request(session: Session, spec: JobSpec, *, is_final: bool = False) -> PreparedRequest[Any]:
+    """Inspect the request's inputs and its output, and bring local files to where the provider can fetch them.
 
-    If local inputs no longer exist, but the paid job that was made from them does, the request joins that job.
+    If the ledger has a job that the request joins, nothing is checked. If local inputs no longer exist, but the paid
+    job that was made from them does, the request joins that job.
 
     Parameters:
         session: the account that pays.
-        spec: the job.
+        spec: the job. If it names no output and is not final, the output is checked when it is submitted.
+        is_final: whether the request is submitted as it is. If not, its identity may still change, and nothing is
+            refused that may belong to another job of its scope.
 
     Raises:
         InvalidRequest: with every problem of every input; nothing was sent.
@@ -75,9 +79,33 @@ async def prepare_request(session: Session, spec: JobSpec) -> PreparedRequest[An
         preflight=spec.preflight,
         before=spec.inspected,
         tell=session.log.warning,
+        submission=Submission(
+            is_due=lambda named: _is_due(session, spec, named, is_final),
+            problems=lambda: _output_problems(session, spec) if is_final or spec.output else no_problems(),
+            sleep=session.clock.sleep,
+        ),
     )
     job = await job_by_url(session, prepared, spec.scope, spec.variant)
     return prepared if job is None else PreparedRequest(spec.request, job_key=_joinable(job).key)
+
+
+async def _is_due(session: Session, spec: JobSpec, named: PreparedRequest[Any], is_final: bool) -> bool:
+    """Whether the request is sent if it is submitted now."""
+    newest = await session.ledger.newest_of(session.identities(named, spec.scope, spec.variant))
+    if newest is None and not is_final and named.request.stale_at() is not None:
+        jobs = (await session.ledger.newest_in(spec.scope)).values()
+        return not any((job.scope, job.kind) == (spec.scope, spec.request.kind) for job in jobs)
+    if newest is None and await job_by_url(session, named, spec.scope, spec.variant) is not None:
+        return False
+    return await attempt_to_send(session, spec, newest) is not None
+
+
+async def _output_problems(session: Session, spec: JobSpec) -> list[FieldProblem]:
+    try:
+        await check_destination(session, spec.output)
+    except InvalidRequest as refusal:
+        return list(refusal.problems)
+    return []
 
 
 async def find_job(session: Session, spec: JobSpec) -> Job | None:
@@ -114,17 +142,23 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
 
     Raises:
         InvalidRequest: with every problem of every input; nothing was sent.
+        StorageError: the request would be sent, and its output takes no files now.
         AccountPaused: the request would be sent, and the account is paused.
         BudgetStop: the request would be sent, and a budget does not hold it.
         GenMediaError: the plug-in could not complete the request; nothing was sent.
     """
     if prepared is None or not (prepared.job_key or is_fresh(prepared)):
-        prepared = await prepare_request(session, spec)
+        prepared = await prepare_request(session, spec, is_final=True)
     if prepared.job_key is not None:
         return prepared
     newest = await session.ledger.newest_of(session.identities(prepared, spec.scope, spec.variant))
     if await attempt_to_send(session, spec, newest) is None:
         return prepared  # nothing is sent, so the provider need not be asked for a speaker
+    if not is_fresh(prepared):  # the job that it was to join has ended meanwhile
+        prepared = await prepare_request(session, spec, is_final=True)
+        if prepared.job_key is not None:
+            return prepared
+    await check_destination(session, spec.output)
     await refuse_early(session, spec, prepared, newest)
     return await completed(session, prepared)
 

@@ -127,6 +127,7 @@ class Session:
         hooks: what is reported about the jobs.
         log: the run's log.
         clock: tells the time and waits.
+        writable: the folders of outputs that took a small file already; see `check_destination`.
     """
 
     client: ProviderClient
@@ -147,6 +148,7 @@ class Session:
     hooks: JobHooks = field(default_factory=JobHooks)
     log: Logger = _logger
     clock: Clock = SYSTEM_CLOCK
+    writable: set[str] = field(default_factory=set, compare=False, repr=False)
 
     @property
     def account(self) -> Account:

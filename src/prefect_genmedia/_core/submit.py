@@ -73,7 +73,6 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
     admit = Admission(session, spec, prepared)
     check_callback(session, prepared)
-    prepared.payload()  # a request that cannot be written must fail before anything is written down
     while True:
         job = await _newest_or_new(session, spec, prepared)
         if job.state in ACCEPTED:
@@ -123,6 +122,8 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
     identities = session.identities(prepared, spec.scope, spec.variant)
     newest = await session.ledger.newest_of(identities)
     attempt = await attempt_to_send(session, spec, newest)
+    if attempt is not None:
+        prepared.payload()  # a request that cannot be written must fail before anything is written down
     if newest is not None and attempt in (None, newest.attempt):
         if newest.state in (JobState.FAILED, JobState.REJECTED):
             raise newest.failure()

@@ -5,6 +5,7 @@ Knows requests only by what they say of their inputs, and nothing of Prefect.
 
 from prefect_genmedia._inputs.inspect import Look, Seen, look_at, looks_wanted
 from prefect_genmedia._inputs.prepare import (
+    Submission,
     identified,
     is_fresh,
     measured,
@@ -19,6 +20,7 @@ __all__ = [
     "Look",
     "Publication",
     "Seen",
+    "Submission",
     "identified",
     "is_fresh",
     "judged",

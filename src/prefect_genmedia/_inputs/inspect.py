@@ -8,10 +8,20 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all, size_of
+from prefect_genmedia._inputs.content import HEAD_BYTES, UNKNOWN, Content, Part, content_of
+from prefect_genmedia._inputs.reading import (
+    MAX_INPUT_BYTES,
+    Held,
+    Reading,
+    Unusable,
+    head_of,
+    is_own,
+    read_all,
+    size_of,
+)
 from prefect_genmedia._media.decoding import DecodingFailed, pool
 from prefect_genmedia._media.staging import temporary_folder
-from prefect_genmedia._media.verify import Recording, examine_recording
+from prefect_genmedia._media.verify import Recording, examine_recording, examine_streams
 from prefect_genmedia._transport import BodyBounds, FetchRules, body_of, fetch, shown_url
 from prefect_genmedia._transport.urls import read_url
 from prefect_genmedia.errors import GenMediaError, ProviderError, StorageError
@@ -48,11 +58,13 @@ class Wanted:
         max_bytes: how many bytes are read of it at most.
         as_picture: whether its format and size are documented.
         as_recording: whether the result is as long as it.
+        as_media: whether it is found out what it is: a local file may be of another kind than its field takes.
     """
 
     max_bytes: int
     as_picture: bool = False
     as_recording: bool = False
+    as_media: bool = False
 
     def __or__(self, other: Wanted) -> Wanted:
         """One look that serves both."""
@@ -60,6 +72,7 @@ class Wanted:
             max(self.max_bytes, other.max_bytes),
             self.as_picture or other.as_picture,
             self.as_recording or other.as_recording,
+            self.as_media or other.as_media,
         )
 
 
@@ -73,6 +86,7 @@ class Look:
         picture: what its header says; None where it is no picture, or was not looked at as one.
         sound: whether there is sound in it; None where nothing plays, or it was not looked at as a recording.
         seconds: how long it plays; None as for `sound`.
+        content: what it is; None if that was not looked at, or cannot be told from what was read.
     """
 
     size: int
@@ -80,6 +94,7 @@ class Look:
     picture: Picture | None = None
     sound: bool | None = None
     seconds: float | None = None
+    content: Content | None = None
 
 
 Seen = Look | Unusable | GenMediaError
@@ -100,7 +115,7 @@ def looks_wanted(request: GenerationRequest, preflight: bool) -> dict[str, Wante
         as_recording = source is not None and source.url == each.url
         as_picture = each.picture is not None and preflight
         if is_own(each.url):
-            look = Wanted(MAX_INPUT_BYTES, as_picture, as_recording)
+            look = Wanted(MAX_INPUT_BYTES, as_picture, as_recording, as_media=each.media is not None and preflight)
         elif as_recording:
             look = Wanted(MAX_INPUT_BYTES + 1, as_picture, as_recording)
         elif each.picture is not None and preflight:
@@ -140,7 +155,7 @@ def contents_of(request: GenerationRequest, seen: Mapping[str, Seen]) -> tuple[t
 async def look_at(url: str, wanted: Wanted, rules: FetchRules) -> Seen:
     """Look at one input, and keep none of its bytes; nothing is raised.
 
-    Of a user's own file in which nothing is to be seen, only the size is asked for.
+    Of a user's own file in which nothing is to be seen, only the size is asked for, and its beginning read.
 
     Parameters:
         url: where the user has it.
@@ -148,11 +163,22 @@ async def look_at(url: str, wanted: Wanted, rules: FetchRules) -> Seen:
         rules: what a fetch may do.
     """
     if is_own(url) and not (wanted.as_picture or wanted.as_recording):
-        size = await to_thread.run_sync(size_of, url, wanted.max_bytes)
-        return Look(size) if isinstance(size, int) else size
+        return await to_thread.run_sync(_glance, url, wanted)
     with temporary_folder() as folder:
         (reading,) = (await read_all({url: wanted.max_bytes}, rules, folder)).values()
         return await to_thread.run_sync(seen_in, reading, wanted)
+
+
+def _glance(url: str, wanted: Wanted) -> Seen:
+    """Size and type of a user's own file, without reading all of it."""
+    size = size_of(url, wanted.max_bytes)
+    if not isinstance(size, int):
+        return size
+    head = head_of(url, HEAD_BYTES) if wanted.as_media else b""
+    if not isinstance(head, bytes):
+        return head
+    content = content_of(head) if head else None
+    return Look(size, content=None if content is UNKNOWN else content)  # a decoder may know it, which needs all of it
 
 
 def seen_in_all(
@@ -194,13 +220,33 @@ def _inspected(reading: Held, wanted: Wanted) -> Look:
     picture = picture_at(reading.path) if wanted.as_picture or unplayable else None
     if unplayable and picture is not None:
         recording = Recording(sound=False, seconds=None)
+    content = _content(reading, picture) if wanted.as_media else None
     return Look(
         reading.size,
         reading.sha256,
         picture=picture if wanted.as_picture else None,
         sound=None if recording is None else recording.sound,
         seconds=None if recording is None else recording.seconds,
+        content=content,
     )
+
+
+def _content(reading: Held, picture: Picture | None) -> Content:
+    """What a file is: by how it begins, and by what decoders find where that does not tell."""
+    with reading.path.open("rb") as file:
+        content = content_of(file.read(HEAD_BYTES))
+    if content is UNKNOWN and (picture := picture or picture_at(reading.path)) is not None:
+        return Content(picture.format, frozenset({"picture"}))
+    if content is not UNKNOWN and len(content.parts) < 2:
+        return content
+    streams = examine_streams(reading.path)
+    if streams is None or not (streams.sound or streams.video):
+        return content
+    parts: set[Part] = {"sound"} if streams.sound else set()
+    name = "a recording" if content is UNKNOWN else content.name
+    if streams.video:
+        return Content(name, frozenset(parts | {"video"}))
+    return Content(f"{name} without a picture", frozenset(parts))
 
 
 def picture_at(path: Path) -> Picture | None:

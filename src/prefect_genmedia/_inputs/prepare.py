@@ -7,13 +7,16 @@ import base64
 import logging
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import anyio
 from anyio import to_thread
 
 from prefect_genmedia._inputs.inspect import Seen, contents_of, looks_wanted, seen_in_all, urls_with_credentials
+from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
 from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
 from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
@@ -33,6 +36,27 @@ PUBLISH_SECONDS = 600.0
 _logger = logging.getLogger(__name__)
 
 
+async def no_problems() -> list[FieldProblem]:
+    """Find nothing."""
+    return []
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is known about the submission that a request is prepared for.
+
+    Parameters:
+        is_due: whether the request will be sent; if not, it joins a job that the ledger has. It is given the request as
+            its identity needs it.
+        problems: finds what else is wrong with the submission, such as its output.
+        sleep: waits before an input is asked for again.
+    """
+
+    is_due: Callable[[PreparedRequest[Any]], Awaitable[bool]]
+    problems: Callable[[], Awaitable[list[FieldProblem]]] = no_problems
+    sleep: Sleep = asyncio.sleep
+
+
 async def prepare_inputs(
     request: Request,
     rules: FetchRules,
@@ -41,6 +65,7 @@ async def prepare_inputs(
     preflight: bool = True,
     before: Mapping[str, Seen] | None = None,
     tell: Tell = _logger.warning,
+    submission: Submission | None = None,
 ) -> PreparedRequest[Request]:
     """Look at a request's inputs and bring the user's own files to where the provider can take them.
 
@@ -51,10 +76,15 @@ async def prepare_inputs(
         request: what is asked for.
         rules: what a fetch of an http(s) input may do.
         publication: where own files are published.
-        preflight: whether documented limits are checked.
+        preflight: whether documented limits are checked, and whether http(s) inputs are there.
         before: what was seen of its inputs in an earlier look, by URL, of which everything was told then: nothing of it
             is fetched again. The user's own files are read, to be sent, and looked at where their bytes have changed.
         tell: told what cannot be checked from here.
+        submission: what the request is prepared for. None if that is not known: then http(s) inputs of which nothing
+            is documented are not asked for.
+
+    Returns:
+        The prepared request. If it joins a job, nothing is checked or published, and `prepared_at` is None.
 
     Raises:
         InvalidRequest: with every problem of every input; nothing was sent.
@@ -62,19 +92,46 @@ async def prepare_inputs(
     """
     inputs = request.inputs()
     wanted, seen = looks_wanted(request, preflight), dict(before or {})
-    if not inputs and not wanted:
-        return PreparedRequest(request, prepared_at=time.time())
-    unread = {url: want for url, want in wanted.items() if is_own(url) or url not in seen}
+    own = {each.url: each for each in inputs if is_own(each.url)}
+    identifying = [*own, *(url for url in urls_with_credentials(request) if url not in seen)]
     with temporary_folder() as folder:
-        limits = {url: want.max_bytes for url, want in unread.items()}
-        readings = await read_all(limits, rules, folder)
+        readings = await read_all({url: wanted[url].max_bytes for url in identifying}, rules, folder)
+        held = {url: each for url, each in readings.items() if isinstance(each, Held)}
+        if submission is not None and held.keys() >= own.keys():
+            named = PreparedRequest(request, _digests(request, held, seen))
+            if not await submission.is_due(named):
+                return named
+        unread = {url: want for url, want in wanted.items() if url in own or url not in seen}
+        limits = {url: want.max_bytes for url, want in unread.items() if url not in readings}
+        readings |= await read_all(limits, rules, folder)
         seen |= await to_thread.run_sync(seen_in_all, readings, unread, seen)
+        others: list[FieldProblem] = []
+        if submission is not None:
+            others = await submission.problems()
+            if preflight and not before:  # else all of them were asked then
+                seen |= await _presence(request, seen, rules, submission.sleep)
         findings = judged(request, seen, publication, preflight, _logger.debug if before else tell)
-        own = {each.url: each for each in inputs if is_own(each.url)}
-        _raise_for(request, findings.problems, readings, own)
+        _raise_for(request, [*others, *findings.problems], readings, own)
         sent = await _sent(request, own, readings, publication, travels_inline(inputs, seen))
     found = MediaExpectation(seconds=findings.seconds)
     return PreparedRequest(request, SentInputs(sent, contents_of(request, seen)), found, time.time())
+
+
+async def _presence(
+    request: GenerationRequest, seen: Mapping[str, Seen], rules: FetchRules, sleep: Sleep
+) -> dict[str, Seen]:
+    """What http(s) inputs answer that were not read, and which of all are gone."""
+    urls = asked_inputs(request)
+    unasked = [url for url in dict.fromkeys(urls) if url not in seen]
+    answers = dict(zip(unasked, await asyncio.gather(*(ask(url, rules) for url in unasked)), strict=True))
+    return answers | await confirm_gone(urls, {**seen, **answers}, lambda url: rules, sleep)
+
+
+def _digests(request: GenerationRequest, held: Mapping[str, Held], seen: Mapping[str, Seen]) -> SentInputs:
+    """What the request's identity needs of its inputs."""
+    own = {url: SentInput(each.sha256) for url, each in held.items() if is_own(url)}
+    read = {url: each.sha256 for url, each in held.items() if not is_own(url) and each.size <= MAX_INPUT_BYTES}
+    return SentInputs(own, tuple((dict(contents_of(request, seen)) | read).items()))
 
 
 def is_fresh(prepared: PreparedRequest[Request]) -> bool:
@@ -101,9 +158,7 @@ async def identified(request: Request, rules: FetchRules) -> PreparedRequest[Req
     with temporary_folder() as folder:
         readings = await read_all(limits, rules, folder)
     held = {url: reading for url, reading in readings.items() if isinstance(reading, Held)}
-    digests = {url: SentInput(each.sha256) for url, each in held.items() if is_own(url)}
-    contents = {url: each.sha256 for url, each in held.items() if not is_own(url) and each.size <= MAX_INPUT_BYTES}
-    return PreparedRequest(request, SentInputs(digests, tuple(contents.items())))
+    return PreparedRequest(request, _digests(request, held, {}))
 
 
 async def measured(url: str, rules: FetchRules) -> float | None:

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 from fsspec.core import url_to_fs
 
 from prefect_genmedia._inputs.reading import Held
+from prefect_genmedia._media.failures import is_lasting, told_of
+from prefect_genmedia._media.locations import location_problem
 from prefect_genmedia._media.storage import RemoteFolder
-from prefect_genmedia._transport import excerpt, unsigned_text
 from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia.providers.inputs import is_public
 
@@ -64,21 +65,23 @@ class Publication:
             The signed URL; its path has the file's digest.
 
         Raises:
-            NotPublishable: no storage is set, or it cannot sign.
+            NotPublishable: no storage is set, it cannot sign, or it takes no files: its bucket does not exist, or may
+                not be written to.
             ProviderError: the storage failed; retryable, nothing was sent to the provider.
         """
         if not self.url:
             raise NotPublishable(f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}")
+        if problem := location_problem(self.url):
+            raise NotPublishable(f"cannot be published: {SETTING} {problem}")
         try:
             return self._publish(self.url, held, f"{held.sha256}{ending_of(held.path, name)}")
         except (GenMediaError, NotPublishable):
             raise
-        except (ImportError, ValueError, NotImplementedError) as error:
-            raise NotPublishable(f"cannot be published through {SETTING}: {unsigned_text(str(error))}") from None
         except Exception as error:
-            told = excerpt(unsigned_text(str(error)), 300)
+            if is_lasting(error):
+                raise NotPublishable(f"cannot be published through {SETTING}: {told_of(error)}") from None
             failure = ProviderError(
-                f"Publishing through {SETTING} failed: {type(error).__name__}: {told}.",
+                f"Publishing through {SETTING} failed: {told_of(error)}.",
                 outcome="unsent",
                 next_step=f"check {SETTING} and the storage's credentials.",
             )

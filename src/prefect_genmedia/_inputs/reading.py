@@ -9,12 +9,14 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import fsspec
 from anyio import to_thread
 from fsspec.core import url_to_fs
 
+from prefect_genmedia._media.failures import is_lasting, told_of
 from prefect_genmedia._transport import FetchRules, body_of, excerpt, fetch, unsigned_text
 from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia.providers.inputs import absence, is_public, local_path
@@ -155,6 +157,21 @@ def size_of(url: str, limit: int) -> int | Unusable | GenMediaError:
     return size or Unusable("is empty")
 
 
+def head_of(url: str, count: int) -> bytes | Unusable | GenMediaError:
+    """The first bytes of a user's own file; nothing is raised. Blocks; run it in a thread.
+
+    Parameters:
+        url: where the user has it.
+        count: how many bytes.
+    """
+    try:
+        with _opened(url) as source:
+            head: bytes = source.read(count)
+    except Exception as error:
+        return _trouble(url, error)
+    return head
+
+
 def _size(url: str) -> int:
     local = local_path(url)
     if local is not None:
@@ -180,17 +197,17 @@ def _trouble(url: str, error: Exception) -> Unusable | GenMediaError:
         return Unusable("is not there")
     if isinstance(error, PermissionError):
         return Unusable("may not be read by this process")
-    if isinstance(error, (ImportError, IsADirectoryError, NotImplementedError, ValueError)):
-        return Unusable(f"cannot be read: {unsigned_text(str(error))}")
-    told = excerpt(unsigned_text(str(error)), 300)  # each storage has errors of its own
-    return ProviderError(
-        f"An input cannot be read from its storage: {type(error).__name__}: {told}.",
-        outcome="unsent",
-    )
+    if is_lasting(error):
+        return Unusable(f"cannot be read: {excerpt(unsigned_text(str(error)), 300)}")
+    return ProviderError(f"An input cannot be read from its storage: {told_of(error)}.", outcome="unsent")
 
 
 def _pieces(url: str) -> Iterator[bytes]:
-    local = local_path(url)
-    with local.open("rb") if local is not None else fsspec.open(url, "rb").open() as source:
+    with _opened(url) as source:
         while piece := source.read(_PIECE):
             yield piece
+
+
+def _opened(url: str) -> Any:
+    local = local_path(url)
+    return local.open("rb") if local is not None else fsspec.open(url, "rb").open()

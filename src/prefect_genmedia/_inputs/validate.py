@@ -6,10 +6,11 @@ here, that is told, and the submission goes on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from math import log
 
+from prefect_genmedia._inputs.content import WANTED
 from prefect_genmedia._inputs.inspect import Look, Picture, Seen
 from prefect_genmedia._inputs.publish import HOW_TO_PUBLISH, Publication
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Unusable, is_own
@@ -63,6 +64,9 @@ def judged(
     if source is not None:
         recording = check_recording(source, seen.get(source.url), preflight, tell)
     problems += recording.problems
+    if preflight:
+        problems += check_media(inputs, seen, {each.field for each in problems})
+        check_presence(request, seen, tell)
     own = {each.url: each for each in inputs if is_own(each.url)}
     if own and not publication.url and not travels_inline(inputs, seen):
         problems += [FieldProblem(each.field, _cannot_travel(inputs, each)) for each in own.values()]
@@ -164,6 +168,40 @@ def check_recording(source: DurationSource, look: Seen | None, preflight: bool, 
         problem = f"plays {look.seconds:.1f} s and must be shorter than {limit:.0f} s"
         return Findings([FieldProblem(source.field, problem)], look.seconds)
     return Findings(seconds=look.seconds)
+
+
+def check_media(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], found: Set[str]) -> list[FieldProblem]:
+    """Check that each local file is of the kind that its field takes.
+
+    Parameters:
+        inputs: the request's files.
+        seen: what was seen of them, by URL.
+        found: fields in which something is wrong already: one sentence about a file is enough.
+    """
+    problems = []
+    for each in inputs:
+        look = seen.get(each.url)
+        content = look.content if isinstance(look, Look) else None
+        if each.media is None or content is None or each.field in found or content.suits(each.media):
+            continue
+        problems.append(FieldProblem(each.field, f"is {content.name}, and must be {WANTED[each.media]}"))
+    return problems
+
+
+def check_presence(request: GenerationRequest, seen: Mapping[str, Seen], tell: Tell) -> None:
+    """Tell of http(s) inputs that were only asked for, and did not answer as a file does.
+
+    Parameters:
+        request: what is asked for.
+        seen: what was seen of its inputs, by URL.
+        tell: told of each.
+    """
+    source = request.duration_source()
+    for each in request.inputs():
+        answer = seen.get(each.url)
+        was_read = each.picture is not None or (source is not None and source.url == each.url)
+        if is_public(each.url) and not was_read and isinstance(answer, GenMediaError):
+            tell(f"{each.field} cannot be fetched from here, and may be out of the provider's reach: {answer.message}")
 
 
 def _unusable(inputs: Sequence[RequestInput], seen: Mapping[str, Seen]) -> list[FieldProblem]:

@@ -275,6 +275,13 @@ def _recording(path: str, limits: dict[str, Any]) -> dict[str, Any]:
         return found
 
 
+def _streams(path: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """Whether there is sound in an input, and a picture that plays; nothing is decoded."""
+    with _opened(path, limits, {"format_whitelist": RECORDING_FORMATS, "enable_drefs": "0"}) as container:
+        is_video = any(not _is_cover(each) for each in container.streams.video)
+        return {"sound": bool(container.streams.audio), "video": is_video}
+
+
 def _played(container: av.container.InputContainer, stream: Any, limits: dict[str, Any]) -> float:
     """Where the last frame of a stream ends, in seconds."""
     end = 0.0
@@ -303,6 +310,7 @@ def _picture(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 WORK: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {
     "video": _video,
     "recording": _recording,
+    "streams": _streams,
     "picture": _picture,
 }
 

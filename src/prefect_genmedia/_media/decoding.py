@@ -30,7 +30,7 @@ SCRIPT = Path(__file__).with_name("decoder.py")
 
 CANCELLED = "the download was cancelled"
 
-Work = Literal["video", "recording", "picture"]
+Work = Literal["video", "recording", "streams", "picture"]
 
 
 class DecodingFailed(Exception):

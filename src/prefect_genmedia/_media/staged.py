@@ -11,7 +11,8 @@ from typing import IO, Any
 from anyio import to_thread
 
 from prefect_genmedia._media.decoding import Decoding
-from prefect_genmedia._media.storage import Storage, storing
+from prefect_genmedia._media.failures import storing
+from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.verify import MAX_BYTES
 from prefect_genmedia.errors import ProviderError, ResultInvalid
 from prefect_genmedia.providers.protocol import ResultStream

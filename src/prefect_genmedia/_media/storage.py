@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
+import logging
 import os
 import re
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import fsspec
 from fsspec.core import url_to_fs
 
+from prefect_genmedia._media.failures import is_lasting, storing
+from prefect_genmedia._media.folder import NOTHING, Storage
+from prefect_genmedia._media.locations import OBJECT_STORES, location_problem
 from prefect_genmedia._media.staging import private_folder, remove_stale, temporary_folder
-from prefect_genmedia._transport import excerpt, unsigned_text
-from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, StorageError
+from prefect_genmedia._transport import unsigned_text
+from prefect_genmedia.errors import FieldProblem, InvalidRequest, StorageError
 from prefect_genmedia.providers.inputs import local_path
 
 QUARANTINE = "quarantine"
@@ -33,93 +39,24 @@ QUARANTINE_BYTES = 2 * 1024**3
 MAX_SMALL_BYTES = 4 * 1024**2
 """The largest sidecar or poster that is read."""
 
-_ATOMIC_PROTOCOLS = frozenset({"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "adl", "oss", "memory"})
+PROBE = ".prefect-genmedia-probe"
+"""The file that is written and removed to find out whether a folder of a storage takes files."""
 
-NOTHING: Mapping[str, bytes] = MappingProxyType({})
-"""No files beside the one."""
+MIN_FREE_BYTES = 64 * 1024**2
+"""What must be free on a disk before anything is paid, in bytes: the floor of what a result may have."""
 
+_LONGEST_ADDITION = f"-{'0' * 12}.json"
+"""What a file's name may get at its end: its job's key where the name is taken, and that of its sidecar."""
+
+_ATOMIC_PROTOCOLS = OBJECT_STORES | {"memory"}
 
 STAGED = "staged"
 """What a file is called before it is published."""
 
+_logger = logging.getLogger(__name__)
+
 _PASSWORD = re.compile(r"://[^/?#@]*:[^/?#]*@")
 """Also inside of chained URLs, such as `simplecache::sftp://…`."""
-
-
-@contextlib.contextmanager
-def storing(paid: str | None = None) -> Iterator[None]:
-    """Tell a storage's failure as ours: each storage has errors of its own.
-
-    Parameters:
-        paid: what this cost, in words, where no job is paid yet.
-
-    Raises:
-        StorageError: the block failed in another way than with an error of ours; retryable.
-    """
-    try:
-        yield
-    except GenMediaError:
-        raise
-    except Exception as error:
-        # A storage's words may quote its URL, with credentials or a signature in it.
-        told = excerpt(unsigned_text(str(error)), 300)
-        failure = StorageError(f"The storage failed: {type(error).__name__}: {told}.", paid=paid)
-    else:
-        return
-    raise failure
-
-
-class Storage(Protocol):
-    """A folder that files are published into. All calls block; run them in a thread."""
-
-    def staging(self) -> contextlib.AbstractContextManager[Path]:
-        """A local, private path to write a file to before it is published; gone afterwards."""
-        ...
-
-    def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
-        """Give a whole file its final name, at once or not at all.
-
-        Parameters:
-            staged: the file, as `staging` gave it.
-            name: its final name, in the folder.
-            beside: small files that belong to it, by their names: they are there before it is.
-
-        Returns:
-            Its path or URL.
-
-        Raises:
-            OSError: it could not be written; nothing is there under the final name.
-            StorageError: the name leads out of the folder.
-        """
-        ...
-
-    def size(self, name: str) -> int | None:
-        """Bytes of what stands under a name in the folder; None if nothing does, as far as can be seen."""
-        ...
-
-    def read(self, uri: str) -> bytes:
-        """The bytes of a small file; whatever the storage raises where it is not there."""
-        ...
-
-    def uri_of(self, name: str) -> str:
-        """Path or URL of a file that is, or will be, in the folder."""
-        ...
-
-    def digest(self, uri: str) -> str | None:
-        """SHA-256 of a published file, in hex; None if it is not there.
-
-        Raises:
-            StorageError: nobody can tell; what cannot be read now is not lost.
-        """
-        ...
-
-    def quarantined(self) -> int | None:
-        """Bytes of all files in quarantine; None where the storage does not list its files."""
-        ...
-
-    def remove_stale(self) -> int:
-        """Remove staged files whose processes are gone; returns how many."""
-        ...
 
 
 class LocalFolder:
@@ -186,6 +123,26 @@ class LocalFolder:
         """Remove staged files whose processes are gone."""
         return remove_stale(self.folder)
 
+    def probe(self, name: str | None = None) -> None:
+        """Write a file with as long a name as the sidecar's in a private folder, which is removed with it."""
+        with private_folder(self.folder) as folder:
+            (folder / f"{inside(name or STAGED)}{_LONGEST_ADDITION}").write_bytes(b"probe")
+        check_space(self.folder)
+
+
+def check_space(folder: Path) -> None:
+    """See that the disk of a folder has room for a file.
+
+    Parameters:
+        folder: the folder.
+
+    Raises:
+        OSError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < MIN_FREE_BYTES:
+        raise OSError(errno.ENOSPC, f"{free} bytes are free on the disk of {folder}, fewer than {MIN_FREE_BYTES}")
+
 
 @contextlib.contextmanager
 def staged_here() -> Iterator[Path]:
@@ -200,11 +157,20 @@ def remove_stale_here() -> int:
 
 
 class RemoteFolder:
-    """A folder behind fsspec, such as `s3://bucket/media`."""
+    """A folder behind fsspec, such as `s3://bucket/media`.
 
-    def __init__(self, url: str) -> None:
+    A bucket is never created: one that is missing is misspelled, or another account's.
+
+    Parameters:
+        url: the folder.
+        settings: what the file system is made with, beside fsspec's own configuration.
+    """
+
+    def __init__(self, url: str, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.url = url.rstrip("/")
-        self._fs, self._root = url_to_fs(self.url)
+        self._fs, self._root = url_to_fs(self.url, **settings)
+        protocols = {urlsplit(part).scheme for part in self.url.split("::")}
+        self._has_folders = not protocols & OBJECT_STORES
 
     def staging(self) -> contextlib.AbstractContextManager[Path]:
         """A private file of this machine: what is uploaded is verified before it leaves."""
@@ -221,7 +187,7 @@ class RemoteFolder:
                 path.write_bytes(content)
                 self.publish(path, other)
         target = f"{self._root}/{inside(name)}"
-        self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
+        self._make_folder_of(target)
         protocol = urlsplit(self.url).scheme
         first = target if protocol in _ATOMIC_PROTOCOLS else f"{target}.{uuid4().hex}.part"
         self._fs.put_file(str(staged), first)
@@ -273,6 +239,24 @@ class RemoteFolder:
         """Remove files of this machine that were to be uploaded, and whose processes are gone."""
         return remove_stale_here()
 
+    def probe(self, name: str | None = None) -> None:
+        """Upload a small file and remove it. Who may only write leaves it: it is replaced by the next probe."""
+        check_space(Path(tempfile.gettempdir()))
+        inside(name or PROBE)
+        target = f"{self._root}/{PROBE}"
+        self._make_folder_of(target)
+        self._fs.pipe_file(target, b"probe")
+        try:
+            self._fs.rm_file(target)
+        except Exception as error:
+            if not is_lasting(error):
+                raise
+            _logger.warning("%s/%s cannot be removed: %s", self.url, PROBE, type(error).__name__)
+
+    def _make_folder_of(self, target: str) -> None:
+        if self._has_folders:  # fsspec would create the bucket
+            self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
+
 
 @dataclass(frozen=True)
 class Target:
@@ -316,13 +300,18 @@ def target_at(output: str) -> Target:
     """Read a path or URL: one that ends in .mp4 names the file itself, any other a folder.
 
     Raises:
-        InvalidRequest: nothing here opens such a URL, or it holds a password.
+        InvalidRequest: nothing here opens such a URL, it can never be written to, or it holds a password.
         StorageError: the storage cannot be reached.
     """
     folder, name = output, None
+    problem = location_problem(output)
+    if problem is not None:
+        raise _no_place(f"{unsigned_text(without_password(output))!r} {problem}")
     if output.lower().endswith(".mp4"):
         folder, separator, name = output.replace("\\", "/").rpartition("/")
         folder = folder if separator else "."
+    if problem := location_problem(folder):  # such as s3://anna.mp4, which names a file and no bucket
+        raise _no_place(f"{output!r} {problem}")
     if "://" in folder and not folder.startswith("file://"):
         return Target(_remote(folder), name)
     return Target(LocalFolder(Path(folder.removeprefix("file://") or "/")), name)

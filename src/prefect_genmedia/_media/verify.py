@@ -55,6 +55,14 @@ class Recording:
     seconds: float | None
 
 
+@dataclass(frozen=True)
+class Streams:
+    """What there is in an input that plays: sound, a picture, or both."""
+
+    sound: bool
+    video: bool
+
+
 def byte_limit(expected: MediaExpectation) -> int:
     """How many bytes a result may have: its seconds at a generous bit rate, and a floor.
 
@@ -125,6 +133,21 @@ def examine_recording(path: Path) -> Recording | None:
     except DecodingFailed:
         return None
     return Recording(found["sound"], found["seconds"])
+
+
+def examine_streams(path: Path) -> Streams | None:
+    """What there is in an input that plays, without decoding it, in a decoder process. Blocks; run it in a thread.
+
+    Parameters:
+        path: the file. It is opened as a recording or video, and never as a playlist.
+
+    Returns:
+        None where it is neither, or cannot be inspected.
+    """
+    try:
+        return Streams(**pool().ask("streams", path))
+    except DecodingFailed:
+        return None
 
 
 def media_seconds(path: Path) -> float | None:

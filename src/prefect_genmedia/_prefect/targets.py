@@ -4,30 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import re
+import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 from anyio import to_thread
 from prefect.blocks.core import Block
-from prefect.filesystems import WritableFileSystem
+from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileSystem
 from prefect.utilities.asyncutils import run_coro_as_sync
 
-from prefect_genmedia._media.storage import NOTHING, Target, inside, remove_stale_here, staged_here, storing, target_at
+from prefect_genmedia._media.failures import is_lasting, storing
+from prefect_genmedia._media.folder import NOTHING
+from prefect_genmedia._media.locations import OBJECT_STORES
+from prefect_genmedia._media.storage import (
+    PROBE,
+    RemoteFolder,
+    Target,
+    check_space,
+    inside,
+    remove_stale_here,
+    staged_here,
+    target_at,
+)
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.settings import current_settings
 
 SCHEME = "block://"
+
+_logger = logging.getLogger(__name__)
 
 
 async def target_of(output: str) -> Target:
     """Read an output: a path, an fsspec URL, or `block://SLUG/NAME[/folder]` for a stored filesystem Block.
 
     Raises:
-        InvalidRequest: there is no such Block, or it holds no files; nothing here opens such a URL, or it holds a
-            password.
+        InvalidRequest: there is no such Block, it holds no files, or the path leads out of it; nothing here opens such
+            a URL, or it holds a password.
         StorageError: the storage cannot be reached.
     """
     quota = current_settings().quarantine_bytes
@@ -35,6 +53,10 @@ async def target_of(output: str) -> Target:
         return replace(target_at(output), quarantine_bytes=quota)
     slug, _, rest = output.removeprefix(SCHEME).partition("/")
     name, _, path = rest.partition("/")
+    if not slug or not name:
+        raise _refusal(f"{output!r} names no Block: {SCHEME}SLUG/NAME, or {SCHEME}SLUG/NAME/FOLDER")
+    if ".." in re.split(r"[/\\]", rest):
+        raise _refusal(f"{output!r} leads out of the Block's folder")
     try:
         block: Any = await Block.aload(f"{slug}/{name}")
     except ValueError:
@@ -75,6 +97,7 @@ class BlockFolder:
         self._block = block
         self._url = url
         self._folder = folder
+        self._bucket = _bucket_folder(block, folder)
 
     def staging(self) -> contextlib.AbstractContextManager[Path]:
         """A private file of this machine: what is written to the Block is verified before."""
@@ -82,6 +105,9 @@ class BlockFolder:
 
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
         """Write each file as a whole into the Block; returns `block://…`."""
+        if self._bucket is not None:
+            self._bucket.publish(staged, name, beside)
+            return self.uri_of(name)
         for other, content in beside.items():
             _waited_for(self._block.write_path(self._path_of(inside(other)), content))
         _waited_for(self._block.write_path(self._path_of(inside(name)), staged.read_bytes()))
@@ -127,6 +153,22 @@ class BlockFolder:
         """Remove files of this machine that were to be written to the Block, and whose processes are gone."""
         return remove_stale_here()
 
+    def probe(self, name: str | None = None) -> None:
+        """Write a small file and remove it; a Block whose files cannot be removed keeps it, and the next one."""
+        inside(name or PROBE)
+        if self._bucket is not None:
+            self._bucket.probe()
+            return
+        check_space(Path(tempfile.gettempdir()))
+        path = self._path_of(PROBE)
+        written = _waited_for(self._block.write_path(path, b"probe"))
+        try:
+            _remove(self._block, str(written or path))
+        except Exception as error:
+            if not is_lasting(error):
+                raise
+            _logger.warning("%s cannot be removed: %s", self.uri_of(PROBE), type(error).__name__)
+
     def read(self, uri: str) -> bytes:
         """The bytes of a written file.
 
@@ -139,6 +181,30 @@ class BlockFolder:
             raise ValueError(f"{uri} is not in a Block that can be read")
         content: bytes = _waited_for(read(path))
         return content
+
+
+def _bucket_folder(block: WritableFileSystem, folder: str) -> RemoteFolder | None:
+    """The folder of a Block that is in a bucket, where the Block's own `write_path` would create the bucket."""
+    if not isinstance(block, RemoteFileSystem) or urlsplit(block.basepath).scheme not in OBJECT_STORES:
+        return None
+    with storing(paid="nothing"):
+        return RemoteFolder(f"{block.basepath.rstrip('/')}/{folder}", block.settings)
+
+
+def _remove(block: Any, written: str) -> None:
+    """Remove a file of a Block, as far as Blocks of its type can.
+
+    Parameters:
+        block: a filesystem Block.
+        written: what its `write_path` has returned.
+    """
+    if isinstance(block, LocalFileSystem):
+        check_space(Path(written).parent)
+        Path(written).unlink(missing_ok=True)
+    elif isinstance(block, RemoteFileSystem):
+        block.filesystem.rm_file(written if "://" in written else f"{block.basepath.rstrip('/')}/{written}")
+    elif hasattr(block, "bucket_name") and hasattr(getattr(block, "credentials", None), "get_s3_client"):
+        block.credentials.get_s3_client().delete_object(Bucket=block.bucket_name, Key=written)  # prefect-aws
 
 
 def _says_absent(error: Exception) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
@@ -59,6 +59,7 @@ class FetchRules:
         resolver: from host name to addresses.
         seconds: how long a fetch may take until the body begins.
         transport: replaces the network, for tests.
+        headers: further headers of the request, such as a range.
     """
 
     trusted_origins: frozenset[Origin] = frozenset()
@@ -66,6 +67,7 @@ class FetchRules:
     resolver: Resolver = system_resolver
     seconds: float = FETCH_SECONDS
     transport: httpx.AsyncBaseTransport | None = field(default=None, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def beside(cls, base_url: str, allow_private: bool, transport: httpx.AsyncBaseTransport | None) -> Self:
@@ -218,7 +220,8 @@ async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRule
     return client.build_request(
         "GET",
         at_address,
-        headers={"Host": target.netloc.decode(), "Accept-Encoding": "identity"},  # media are compressed already
+        # Media are compressed already.
+        headers={"Host": target.netloc.decode(), "Accept-Encoding": "identity", **rules.headers},
         extensions={"sni_hostname": host},
     )
 

@@ -13,6 +13,7 @@ from prefect.logging import get_run_logger
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._inputs import Seen, judged, look_at, looks_wanted
 from prefect_genmedia._inputs.inspect import Wanted
+from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.errors import GenMediaError
@@ -56,7 +57,7 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
         return Inspected(
             [BadRow.of(row.id, row.position, gone) for row in rows if (gone := row.request.absent_inputs())]
         )
-    by_row = {row.id: wanted for row in rows if (wanted := looks_wanted(row.request, preflight=True))}
+    by_row = {row.id: wanted for row in rows if (wanted := _wanted(row))}
     of_rows = [row for row in rows if row.id in by_row]
     if not of_rows:
         return Inspected()
@@ -65,6 +66,7 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
         looks.want(by_row[row.id], sessions[row.request.provider].client.fetch_rules)
     get_run_logger().info("Looking at %d inputs of %d rows, before anything is submitted", len(looks), len(of_rows))
     await looks.all()
+    await looks.confirm([url for row in of_rows for url in asked_inputs(row.request)], _sleep_of(sessions))
     looked, unseen = Inspected(), []
     for row in of_rows:
         seen = {url: looks.seen[url] for url in by_row[row.id]}
@@ -88,6 +90,16 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
             unseen[0],
         )
     return looked
+
+
+def _wanted(row: Row) -> dict[str, Wanted]:
+    """What is looked at for a row; of http(s) inputs of which nothing is documented, only whether they are there."""
+    asked = dict.fromkeys(asked_inputs(row.request), Wanted(max_bytes=0))
+    return asked | looks_wanted(row.request, preflight=True)
+
+
+def _sleep_of(sessions: Mapping[str, Session]) -> Sleep:
+    return next(iter(sessions.values())).clock.sleep
 
 
 class _Looks:
@@ -114,13 +126,18 @@ class _Looks:
         todo = iter(self._wanted.items())
         await asyncio.gather(*(self._work(todo) for _ in range(LOOKS_AT_ONCE)))
 
+    async def confirm(self, urls: Sequence[str], sleep: Sleep) -> None:
+        """Ask again for the inputs that have said that they are gone."""
+        self.seen |= await confirm_gone(urls, self.seen, self._rules.__getitem__, sleep)
+
     async def _work(self, todo: Iterator[tuple[str, Wanted]]) -> None:
         for url, wanted in todo:
             place = _place_of(url)
             if place and self._silent[place] >= GIVEN_UP_AFTER:
                 self.seen[url] = self._trouble[place]
                 continue
-            seen = await look_at(url, wanted, self._rules[url])
+            is_read = wanted.max_bytes > 0
+            seen = await (look_at(url, wanted, self._rules[url]) if is_read else ask(url, self._rules[url]))
             self.seen[url] = seen
             if isinstance(seen, GenMediaError) and seen.http_status is None:
                 self._silent[place] += 1

@@ -11,7 +11,7 @@ from anyio import to_thread
 
 from prefect_genmedia._core.budgets import estimated_cost
 from prefect_genmedia._core.model import Job, JobState
-from prefect_genmedia._media.storage import Storage
+from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.rows import BadRow
 from prefect_genmedia.batch.table import TableFile

@@ -98,9 +98,16 @@ def check_rows(
     return good, bad
 
 
-def refuse(bad: Sequence[BadRow]) -> InvalidRequest:
-    """The one error that tells every problem of every bad row."""
-    problems = [problem for row in bad for problem in row.problems]
+def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> InvalidRequest:
+    """The one error that tells every problem.
+
+    Parameters:
+        bad: rows that cannot be right.
+        others: what is wrong with the batch as a whole.
+    """
+    if not bad:
+        return InvalidRequest.of("The batch", others)
+    problems = [*others, *(problem for row in bad for problem in row.problems)]
     error = InvalidRequest.of("The table", problems[:SHOWN_PROBLEMS])
     if len(problems) > SHOWN_PROBLEMS:
         left = len(problems) - SHOWN_PROBLEMS

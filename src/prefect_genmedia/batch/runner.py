@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -16,6 +16,7 @@ from prefect.logging import get_run_logger
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, budget_name, length_limit, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
+from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.naming import file_stem
@@ -51,10 +52,11 @@ LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Found:
-    """What earlier runs have left of a batch's rows, and who asks for them now."""
+    """What earlier runs have left of a batch's rows, who asks for them now, and where their files go."""
 
     known: Mapping[str, Job]
     asker: Asker
+    folder: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     jobs = Known(name, rows, sessions, ledger)
     known = await jobs.begin()
     asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
-    inspected = await _inspected(spec, rows, bad, sessions, Found(known, asker))
+    inspected = await _inspected(spec, rows, bad, sessions, Found(known, asker, folder))
     rows = [row for row in rows if row.id not in inspected.unfit]
     scheduler = BatchScheduler(
         name=name,
@@ -160,9 +162,29 @@ async def _inspected(
     to_submit = [row for row in rows if next_attempt(found.known.get(row.id), found.asker, now) is not None]
     inspected = await inspect_inputs(to_submit, sessions, spec.preflight)
     all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
-    if all_bad and not spec.skip_invalid:
-        raise refuse(all_bad)
+    output = await _output_problems(found.folder, sessions, {row.request.provider for row in to_submit}, spec.dry_run)
+    if output or (all_bad and not spec.skip_invalid):
+        raise refuse([] if spec.skip_invalid else all_bad, output)
     return replace(inspected, bad=all_bad, unfit=frozenset(row.id for row in inspected.bad))
+
+
+async def _output_problems(
+    folder: str, sessions: Mapping[str, Session], senders: Set[str], dry_run: bool
+) -> list[FieldProblem]:
+    """What is wrong with the folder of a batch that is to submit rows; it is probed once for all of them."""
+    if not sessions:
+        return []
+    first, *others = sessions.values()
+    try:
+        if senders and not dry_run:
+            await check_destination(first, folder)
+        else:
+            await first.target_of(folder)
+    except InvalidRequest as refusal:
+        return list(refusal.problems)
+    for session in others:
+        session.writable.update(first.writable)
+    return []
 
 
 async def _sessions(

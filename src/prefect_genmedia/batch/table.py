@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 import fsspec
 from anyio import to_thread
 
-from prefect_genmedia._media.storage import Storage, target_at
+from prefect_genmedia._media.folder import Storage
+from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.errors import FieldProblem, InvalidRequest

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import fsspec
@@ -164,6 +164,10 @@ class PictureLimits:
     max_ratio: float
 
 
+MediaKind = Literal["picture", "recording", "video"]
+"""What a field of a request takes: a picture; a recording, or a video whose sound is used; a video."""
+
+
 @dataclass(frozen=True)
 class RequestInput:
     """A file that a request names.
@@ -174,6 +178,8 @@ class RequestInput:
         inline: whether the provider documents that the request may carry the file's bytes.
         picture: what is documented about it, where it is a picture.
         ratio_of: the field of the picture whose aspect ratio it must have.
+        media: what the field takes; a local file of another kind is refused. None takes anything.
+        is_renewed: whether the plug-in's `resolve` replaces it before it is sent, if it is too old.
     """
 
     field: str
@@ -181,6 +187,8 @@ class RequestInput:
     inline: bool = False
     picture: PictureLimits | None = None
     ratio_of: str | None = None
+    media: MediaKind | None = None
+    is_renewed: bool = False
 
 
 @dataclass(frozen=True)

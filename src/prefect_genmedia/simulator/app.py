@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prefect_genmedia.providers.plugin import loaded_parts
 from prefect_genmedia.simulator.dialect import Dialect
-from prefect_genmedia.simulator.faults import STAGES, broken_file, fault_from
+from prefect_genmedia.simulator.faults import STAGES, broken_answer, broken_file, fault_from
 from prefect_genmedia.simulator.media import ASSETS, CLIP, asset
 from prefect_genmedia.simulator.world import World
 
@@ -59,6 +59,11 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
         path = ASSETS / request.path_params["name"]
         if path.name != CLIP and (path.parent != ASSETS or not path.is_file()):
             return Response(status_code=404)
+        world.input_requests[path.name] += 1
+        fault = world.faults.take("", "input")
+        broken = await broken_answer(fault, request, world.drop) if fault else None
+        if broken is not None:
+            return broken
         content = await asyncio.to_thread(asset, path.name)
         return Response(content, media_type=_MEDIA_TYPES.get(path.suffix, "application/octet-stream"))
 

@@ -16,6 +16,13 @@ from prefect_genmedia.simulator.gateways import BROKEN
 from prefect_genmedia.simulator.hostile import hostile_answer, picture_bomb
 
 STAGES: dict[str, dict[str, str]] = {
+    "input": {
+        "input_404": "answer 404 to a GET of a shipped input, such as `/assets/portrait.jpg`",
+        "input_410": "answer 410 to a GET of a shipped input",
+        "input_403": "answer 403 to a GET of a shipped input",
+        "input_500": "answer 500 to a GET of a shipped input",
+        "input_drop": "close the connection of a GET of a shipped input without an answer",
+    },
     "submit": {
         "refuse_invalid": "answer the documented refusal of a parameter; nothing is accepted",
         "refuse_key": "answer that the key is not valid",
@@ -228,9 +235,11 @@ async def broken_answer(fault: Fault, request: Request, drop: DropConnection) ->
     hostile = await hostile_answer(name, fault.options, "application/json")
     if hostile is not None:
         return hostile
-    if name in ("accept_then_drop", "drop_before_accept", "poll_drop"):
+    if name in ("accept_then_drop", "drop_before_accept", "poll_drop", "input_drop"):
         drop(request)
         return Response(status_code=204)
+    if name.startswith("input_"):
+        return PlainError(int(name.removeprefix("input_")), "the input is not served")
     if name in ("accept_then_502", "content_502"):
         return HTMLResponse("<html><body><h1>502 Bad Gateway</h1></body></html>", 502)
     if name in ("poll_html", "content_html", "accept_then_garbage"):

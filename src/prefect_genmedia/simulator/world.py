@@ -99,6 +99,7 @@ class World:
         self.jobs: dict[str, SimulatedJob] = {}
         self.overwritten: list[SimulatedJob] = []  # paid, too: a later job was given the same id
         self.requests: Counter[str] = Counter()
+        self.input_requests: Counter[str] = Counter()
         self.files: dict[str, StoredFile] = {}
         self.base_url = ""
         self.disguise: Callable[[str], str] | None = None
@@ -114,6 +115,7 @@ class World:
         self.jobs.clear()
         self.overwritten.clear()
         self.requests.clear()
+        self.input_requests.clear()
         self.files.clear()
 
     def rotate_key(self, old: str, new: str) -> None:

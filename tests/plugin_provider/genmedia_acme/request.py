@@ -55,7 +55,7 @@ class AcmeClip(GenerationRequest):
 
     def inputs(self) -> tuple[RequestInput, ...]:
         """The picture; Acme takes a URL only."""
-        return (RequestInput("picture", self.picture),)
+        return (RequestInput("picture", self.picture, media="picture"),)
 
     def notifying(self, callback_url: str | None) -> Self:
         """The same clip, with a callback at its end."""

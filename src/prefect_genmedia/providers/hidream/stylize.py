@@ -109,7 +109,9 @@ class StylizedVideo(GenerationRequest):
 
     def inputs(self) -> tuple[RequestInput, ...]:
         """The video, which may also travel as base64 (HiDream's page, "video_name")."""
-        return () if self.video_url is None else (RequestInput("video_url", self.video_url, inline=True),)
+        return (
+            () if self.video_url is None else (RequestInput("video_url", self.video_url, inline=True, media="video"),)
+        )
 
 
 def _video_name(url: str, inputs: SentInputs) -> str:

@@ -35,4 +35,4 @@ class LivePoster(GenerationRequest):
 
     def inputs(self) -> tuple[RequestInput, ...]:
         """The picture; only a URL is documented for it."""
-        return (RequestInput("image_url", self.image_url),)
+        return (RequestInput("image_url", self.image_url, media="picture"),)

@@ -222,7 +222,14 @@ class JimengVideo(GenerationRequest):
         ]
         first = places[0][0] if places else None
         return tuple(
-            RequestInput(field, url, inline=True, picture=catalog.JIMENG_PICTURES, ratio_of=first if number else None)
+            RequestInput(
+                field,
+                url,
+                inline=True,
+                picture=catalog.JIMENG_PICTURES,
+                ratio_of=first if number else None,
+                media="picture",
+            )
             for number, (field, url) in enumerate(places)
         )
 

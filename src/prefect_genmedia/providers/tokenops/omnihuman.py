@@ -126,5 +126,10 @@ class OmniHumanVideo(GenerationRequest):
 
     def inputs(self) -> tuple[RequestInput, ...]:
         """Portrait, recording and masks; only URLs are documented for them."""
-        masks = (RequestInput(f"mask_urls.{number}", url) for number, url in enumerate(self.mask_urls))
-        return (RequestInput("image_url", self.image_url), RequestInput("audio_url", self.audio_url), *masks)
+        is_renewed = bool(self.subject)
+        masks = (
+            RequestInput(f"mask_urls.{number}", url, media="picture", is_renewed=is_renewed)
+            for number, url in enumerate(self.mask_urls)
+        )
+        portrait = RequestInput("image_url", self.image_url, media="picture")
+        return (portrait, RequestInput("audio_url", self.audio_url, media="recording"), *masks)

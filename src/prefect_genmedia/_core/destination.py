@@ -1,0 +1,48 @@
+"""Whether a job's output takes files: found out before anything is paid, once for each destination of a session."""
+
+from __future__ import annotations
+
+import anyio
+from anyio import to_thread
+
+from prefect_genmedia._core.session import Session
+from prefect_genmedia._media.failures import unwritable
+from prefect_genmedia.errors import GenMediaError, StorageError
+
+PROBE_SECONDS = 60.0
+"""How long a storage may take to write and remove a small file, in seconds."""
+
+
+async def check_destination(session: Session, output: str | None) -> None:
+    """Write a small file where a job's file will go, and remove it; a destination that took one is not asked again.
+
+    Parameters:
+        session: the account; its `writable` remembers the destinations.
+        output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
+
+    Raises:
+        InvalidRequest: the output can never be written to as it is: a bucket that does not exist, no permission.
+        StorageError: it cannot be written to now; nothing was sent.
+    """
+    target = await session.target_of(output or session.default_output)
+    folder = target.storage.uri_of("")
+    if folder in session.writable:
+        return
+    failure: GenMediaError
+    try:
+        with anyio.fail_after(PROBE_SECONDS):
+            # A storage that hangs keeps its thread.
+            await to_thread.run_sync(target.storage.probe, target.name, abandon_on_cancel=True)
+    except TimeoutError:
+        failure = StorageError(
+            f"The output took longer than {PROBE_SECONDS:.0f} s to take a small file.",
+            paid="nothing",
+            next_step="make the storage take files, then run again: nothing was sent.",
+            outcome="unsent",
+        )
+    except Exception as error:
+        failure = unwritable(error)
+    else:
+        session.writable.add(folder)
+        return
+    raise failure
