@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 from anyio import to_thread
 from prefect.blocks.system import Secret
@@ -70,8 +71,7 @@ async def _health_of_ledger() -> Health | None:
 
 async def _stored_url() -> str | None:
     try:
-        secret = await Secret.aload(LEDGER_NAME)
+        secret: Any = await Secret.aload(LEDGER_NAME)
     except ValueError:
         return None
-    assert isinstance(secret, Secret)  # tells the type checker
     return str(secret.get())
