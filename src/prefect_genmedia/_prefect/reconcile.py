@@ -214,7 +214,7 @@ async def _reconcile_ledger(
     async for finding in reconcile(ledger, around):
         report.findings.append(finding)
         _logger().info("Job %s (%s): %s", finding.job.shown_id, finding.job.key, finding.action)
-        if server and finding.job.state is JobState.DELIVERED:
+        if server and finding.delivered:
             emit_job_event("delivered", finding.job, reconciled=True)
             tell_assets(finding.job)
 
