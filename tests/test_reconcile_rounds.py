@@ -113,13 +113,17 @@ async def test_a_round_that_works_for_long_keeps_its_lease(ledger: Ledger) -> No
 
 async def test_a_round_that_stood_still_stops_when_another_one_has_begun(ledger: Ledger) -> None:
     clock = Hand()
-    with pytest.raises(LedgerError, match="since this one stood still"):
+
+    async def frozen() -> None:
         async with begin_round(ledger, "default", "frozen", clock):
             clock.advance(LEASE_SECONDS + 1)
             async with begin_round(ledger, "default", "next", clock) as begun:
                 assert isinstance(begun, Round)
                 clock.woken.set()
                 await asyncio.Event().wait()
+
+    with pytest.raises(LedgerError, match="since this one stood still"):
+        await frozen()
     assert (await health(ledger, clock)).succeeded_at is None, "neither of the two has succeeded"
 
 
