@@ -483,6 +483,41 @@ def test_a_killed_worker_costs_nothing_the_run_is_found_started_again_and_paid_o
     assert simulator.accepted == 1
 
 
+def test_a_batch_whose_worker_is_killed_with_its_shards_goes_on_by_itself(
+    team: Team, simulator: RunningSimulator
+) -> None:
+    """Nobody but the automations and another worker does anything. The shards' silence is noticed after 90 seconds."""
+
+    def deploy(*more: str) -> None:
+        answer = team.deploy("--pool", "batches", *more, keys=keys_for(simulator))
+        assert answer.returncode == 0, answer.stderr
+
+    simulator.world.settings.run_seconds = 3600.0
+    deploy()
+    rows = [
+        {"id": f"row-{number}", "model": "jimeng-video-3.0-720P", "prompt": f"lake {number}"} for number in range(8)
+    ]
+    options = {"kind": "jimeng", "batch_id": "killed", "shards": 2, "results": str(team.folder / "killed.jsonl")}
+    with worker(team, "batches") as first:
+        run = team.start("generate-batch/batch", table=rows, **options)
+        until(lambda: simulator.accepted == len(rows), "every row is submitted, by two shards")
+        mine = {"id": [f"prefect.flow-run.{run}"]}
+        until(lambda: team.events("prefect.flow-run.heartbeat", resource=mine), "a heartbeat of the batch")
+        first.kill()
+    deploy("--automations-file", own_file(team, "automations.yaml", soon))
+    last = team.events("prefect.flow-run.heartbeat", resource=mine)[0]
+    team.tell(last["event"], last["resource"], related=last["related"], payload=last["payload"])
+    until(lambda: team.state(run) == "SCHEDULED", "found, and started again")
+    deploy()
+    simulator.world.settings.run_seconds = 0.1
+    with worker(team, "batches"):
+        until(lambda: team.state(run) in ("COMPLETED", "FAILED", "CRASHED"), "finished")
+    assert team.state(run) == "COMPLETED"
+    assert simulator.accepted == len(rows)
+    results = [json.loads(line) for line in (team.folder / "killed.jsonl").read_text("utf-8").splitlines()]
+    assert [row["state"] for row in results] == ["delivered"] * len(rows)
+
+
 def soon(declared: dict[str, Any]) -> None:
     """Eleven seconds of silence are enough."""
     declared["automations"][0]["trigger"]["within"] = 11
