@@ -1,4 +1,7 @@
-"""What was paid for and left behind is fetched before it expires; made for a schedule of some minutes."""
+"""What was paid for and left behind is fetched before it expires; made for a schedule of some minutes.
+
+`prefect-genmedia reconcile --every 10m` does the same in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ async def reconcile_jobs(
 ) -> int:
     """Deliver the jobs whose runs crashed, timed out or were cancelled, and list those that need a person.
 
-    Any number of these may run at once.
+    While another round of the same credentials is at work, this one does nothing; the ledger has the lease.
 
     Parameters:
         credentials: Names of credentials Blocks, by default those named `default`; a job is taken up with the one of

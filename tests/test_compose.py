@@ -87,6 +87,14 @@ def test_services_wait_for_what_exists() -> None:
     assert SERVICES["worker"]["deploy"]["replicas"] == 2
 
 
+def test_reconcile_is_a_process_of_its_own_with_the_workers_ledger_and_storage() -> None:
+    reconcile = SERVICES["reconcile"]
+    assert reconcile["command"] == ["prefect-genmedia", "reconcile", "--every", "10m"]
+    assert reconcile["restart"] == "unless-stopped"
+    assert reconcile["environment"] == SERVICES["worker"]["environment"]
+    assert reconcile["volumes"] == SERVICES["worker"]["volumes"]
+
+
 def test_the_image_copies_what_exists_and_does_not_run_as_root() -> None:
     lines = (FOLDER / "Dockerfile").read_text("utf-8").splitlines()
     for line in lines:
@@ -128,6 +136,8 @@ def test_the_parts_run_a_scheduled_flow_together_on_postgresql_and_redis(tmp_pat
     declared = yaml.safe_load((FOLDER / "prefect.yaml").read_text("utf-8"))
     (reconcile,) = [each for each in declared["deployments"] if each["name"] == "reconcile"]
     del reconcile["schedules"][0]["cron"]
+    reconcile["schedules"][0]["active"] = True
+    reconcile["work_pool"] = {"name": "genmedia"}
     reconcile["schedules"][0]["interval"] = 5
     (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({**declared, "deployments": [reconcile]}))
 

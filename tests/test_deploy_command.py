@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parent.parent
 SECRET = "sk-never-to-be-shown-4711"
 PASSWORD = "hunter2-of-the-ledger"
+PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
 
 
 @dataclass
@@ -42,6 +43,11 @@ class Team:
     def deploy(self, *arguments: str, keys: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "prefect_genmedia.cli", "deploy", *arguments]
         env = {**self.server.env, "COLUMNS": "200", "NO_COLOR": "1", **(keys or {})}
+        return subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def reconcile(self, keys: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        env = {**self.server.env, "COLUMNS": "200", "NO_COLOR": "1", **(keys or {})}
+        command = [sys.executable, "-m", "prefect_genmedia.cli", "reconcile"]
         return subprocess.run(command, env=env, cwd=self.folder, capture_output=True, text=True, check=False)
 
     def everything(self) -> dict[str, list[dict[str, Any]]]:
@@ -264,7 +270,8 @@ def test_a_scheduled_run_fires_on_a_process_worker_in_an_empty_directory(team: T
         declared["deployments"][0]["name"] = "reconcile-often"
         schedule = declared["deployments"][0]["schedules"][0]
         del schedule["cron"]
-        schedule["interval"] = 3
+        schedule |= {"interval": 3, "active": True}
+        declared["deployments"][0]["work_pool"] = {"name": "genmedia"}
 
     answer = team.deploy("--pool", "scheduled", "--prefect-file", own_file(team, "prefect.yaml", often))
     assert answer.returncode == 0, answer.stderr
@@ -315,6 +322,96 @@ def test_a_crashed_run_goes_on_once_as_the_same_run(team: Team) -> None:
     team.set_state(witness, "CRASHED")
     until(lambda: team.state(witness) == "SCHEDULED", "the witness started again")
     assert team.state(run) == "CRASHED"
+
+
+def test_a_run_that_crashed_while_it_waited_for_its_own_retry_is_found(team: Team) -> None:
+    team.deploy("--pool", "nobody-works-here", "--automations-file", own_file(team, "automations.yaml", soon))
+    run = team.start("decide-job/decide", job="x", decision="abandon")
+    team.set_state(run, "RUNNING")
+    tag = {"prefect.resource.id": "prefect.tag.genmedia", "prefect.resource.role": "tag"}
+    team.tell("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run}"}, related=[tag])
+    waiting = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+    team.call("POST", f"/flow_runs/{run}/set_state", {"state": waiting, "force": True})
+    crashed = {
+        "filter": {"event": {"name": ["prefect.flow-run.Crashed"]}, "resource": {"id": [f"prefect.flow-run.{run}"]}}
+    }
+    until(lambda: team.call("POST", "/events/filter", crashed)["total"], "its heartbeat stopped, and it was found")
+    team.deploy("--pool", "nobody-works-here")
+
+
+def test_an_image_that_is_broken_after_a_crash_is_not_started_again_for_ever(team: Team) -> None:
+    """Its run count stays 1 when the run crashes before it begins: the automation must not count that."""
+    team.deploy("--pool", "nobody-works-here")
+    run = team.start("decide-job/decide", job="x", decision="abandon")
+    for state in ("PENDING", "RUNNING", "CRASHED"):
+        team.set_state(run, state)
+    until(lambda: team.state(run) == "SCHEDULED", "started again after its first crash")
+    for state in ("PENDING", "CRASHED"):
+        team.set_state(run, state)
+    assert team.run(run)["run_count"] == 1
+    witness = team.start("decide-job/decide", job="x", decision="abandon")
+    for state in ("PENDING", "RUNNING", "CRASHED"):
+        team.set_state(witness, state)
+    until(lambda: team.state(witness) == "SCHEDULED", "the witness started again")
+    assert team.state(run) == "CRASHED"
+
+
+def test_reconcile_starts_a_run_again_once_that_crashed_before_it_began_and_reports_to_the_server(team: Team) -> None:
+    team.deploy("--pool", "nobody-works-here")
+    run = team.start("decide-job/decide", job="x", decision="abandon")
+    for state in ("PENDING", "CRASHED"):
+        team.set_state(run, state)
+    begun = team.start("decide-job/decide", job="x", decision="abandon")
+    team.call("POST", f"/flow_runs/{begun}/set_state", {"state": {"type": "CRASHED"}, "force": True})
+    queued = [team.start("decide-job/decide", job="x", decision="abandon") for _ in range(20)]  # and no worker is free
+
+    first = team.reconcile()
+    assert first.returncode == 0, first.stderr
+    assert len(first.stdout.splitlines()) == 1
+    assert "2 runs started again" in first.stdout
+    assert [team.state(each) for each in (run, begun)] == ["SCHEDULED", "SCHEDULED"]
+    for state in ("PENDING", "CRASHED"):
+        team.set_state(run, state)
+    second = team.reconcile()
+    assert second.returncode == 0, second.stderr
+    assert "started again" not in second.stdout, "a broken image is left to a person"
+    assert team.state(run) == "CRASHED"
+    assert {team.state(each) for each in queued} == {"SCHEDULED"}
+
+    until(lambda: len(team.events("genmedia.reconcile.succeeded")) >= 2, "the events of both rounds")
+    tables = team.call("POST", "/artifacts/filter", {"artifacts": {"key": {"any_": ["genmedia-reconcile"]}}})
+    assert tables
+
+
+def test_deploy_tells_whether_reconcile_works_and_an_automation_can_alert(team: Team) -> None:
+    team.reconcile()
+    assert "working" in line_of(team.deploy("--check").stdout, "reconcile")
+    lost = {
+        f"{PREFIX}LEDGER_URL": f"sqlite:///{team.folder.parent / 'other.db'}",
+        "PREFECT_API_URL": f"{team.server.api}",
+    }
+    (stopped,) = [each for each in team.everything()["automations"] if each["name"].endswith("reconcile has stopped")]
+    assert stopped["trigger"]["within"] == 1200.0
+
+    def soon_too(declared: dict[str, Any]) -> None:
+        (own,) = [each for each in declared["automations"] if each["name"].endswith("reconcile has stopped")]
+        own["trigger"]["within"] = 11
+
+    team.deploy("--automations-file", own_file(team, "automations.yaml", soon_too))
+    team.reconcile(keys=lost)  # the last round of this ledger
+    until(
+        lambda: [
+            each
+            for each in team.events("prefect.automation.triggered")
+            if each["resource"]["prefect.resource.name"].endswith("reconcile has stopped")
+        ],
+        "the automation fired when no round came",
+    )
+    team.deploy()
+
+
+def line_of(table: str, kind: str) -> str:
+    return next(line for line in table.splitlines() if line.split("│")[1:2] and line.split("│")[1].strip() == kind)
 
 
 def test_an_unknown_submission_is_told_through_the_notification_block(team: Team) -> None:
@@ -384,6 +481,41 @@ def test_a_killed_worker_costs_nothing_the_run_is_found_started_again_and_paid_o
     assert team.state(run) == "COMPLETED"
     assert team.run(run)["run_count"] == 2
     assert simulator.accepted == 1
+
+
+def test_a_batch_whose_worker_is_killed_with_its_shards_goes_on_by_itself(
+    team: Team, simulator: RunningSimulator
+) -> None:
+    """Nobody but the automations and another worker does anything. The shards' silence is noticed after 90 seconds."""
+
+    def deploy(*more: str) -> None:
+        answer = team.deploy("--pool", "batches", *more, keys=keys_for(simulator))
+        assert answer.returncode == 0, answer.stderr
+
+    simulator.world.settings.run_seconds = 3600.0
+    deploy()
+    rows = [
+        {"id": f"row-{number}", "model": "jimeng-video-3.0-720P", "prompt": f"lake {number}"} for number in range(8)
+    ]
+    options = {"kind": "jimeng", "batch_id": "killed", "shards": 2, "results": str(team.folder / "killed.jsonl")}
+    with worker(team, "batches") as first:
+        run = team.start("generate-batch/batch", table=rows, **options)
+        until(lambda: simulator.accepted == len(rows), "every row is submitted, by two shards")
+        mine = {"id": [f"prefect.flow-run.{run}"]}
+        until(lambda: team.events("prefect.flow-run.heartbeat", resource=mine), "a heartbeat of the batch")
+        first.kill()
+    deploy("--automations-file", own_file(team, "automations.yaml", soon))
+    last = team.events("prefect.flow-run.heartbeat", resource=mine)[0]
+    team.tell(last["event"], last["resource"], related=last["related"], payload=last["payload"])
+    until(lambda: team.state(run) == "SCHEDULED", "found, and started again")
+    deploy()
+    simulator.world.settings.run_seconds = 0.1
+    with worker(team, "batches"):
+        until(lambda: team.state(run) in ("COMPLETED", "FAILED", "CRASHED"), "finished")
+    assert team.state(run) == "COMPLETED"
+    assert simulator.accepted == len(rows)
+    results = [json.loads(line) for line in (team.folder / "killed.jsonl").read_text("utf-8").splitlines()]
+    assert [row["state"] for row in results] == ["delivered"] * len(rows)
 
 
 def soon(declared: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from prefect_genmedia.deploy.documents import block_types, read_secrets
 from prefect_genmedia.deploy.files import (
     BLOCK_DOCUMENTS,
     DEPLOYMENTS,
+    RECONCILE_POOL,
     AutomationsFile,
     DeploymentSpec,
     DocumentsFile,
@@ -108,8 +109,21 @@ def test_no_schedule_that_pays_starts_switched_on() -> None:
     for deployment in DECLARED.deployments:
         if deployment.name in PAID:
             assert not [schedule.slug for schedule in deployment.schedules if schedule.active]
+
+
+def test_no_run_can_keep_reconcile_waiting() -> None:
+    """It has a pool of its own, and no limit whose leaked slot would cancel or delay every later run."""
     (reconcile,) = [each for each in DECLARED.deployments if each.name == "reconcile"]
-    assert [(each.cron, each.active) for each in reconcile.schedules] == [("*/10 * * * *", True)]
+    assert reconcile.work_pool.name == RECONCILE_POOL
+    assert reconcile.concurrency_limit is None
+    assert RECONCILE_POOL not in {each.work_pool.name for each in DECLARED.deployments if each is not reconcile}
+    assert [each.cron for each in reconcile.schedules] == ["*/10 * * * *"]
+
+
+def test_a_run_that_waits_for_its_own_retry_is_still_watched() -> None:
+    (silent, *_) = read_spec(AutomationsFile, DEPLOYMENTS, "automations.yaml").automations
+    assert "prefect.flow-run.heartbeat" in silent["trigger"]["expect"]
+    assert "prefect.flow-run.AwaitingRetry" not in silent["trigger"]["expect"]
 
 
 def test_schedules_pass_parameters_that_the_flow_takes() -> None:

@@ -26,6 +26,7 @@ STAYS_UP = {
     "prefect-genmedia simulator": "Simulator at",
     "python posters.py": "is being served",
     "prefect worker start --pool genmedia --type process": "started!",
+    "prefect-genmedia reconcile --every 10m": "reconcile succeeded",
 }
 """Commands that run until Ctrl-C, and what they print when they are up."""
 ENDS_AT_ONCE = {"make demo KEEP=1", "prefect-genmedia demo --keep"}

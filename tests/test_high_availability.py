@@ -146,6 +146,8 @@ def team(simulator: RunningSimulator, tmp_path: Path) -> Iterator[Team]:
             begin(f"worker-{number}", [*work, "--name", f"worker-{number}"], env | {"PREFECT_API_URL": api})
             for number, api in enumerate(apis)
         ]
+        own_pool = [*PREFECT, "worker", "start", "--pool", "genmedia-reconcile", "--type", "process"]
+        begin("worker-reconcile", own_pool, env | {"PREFECT_API_URL": apis[1]})
         yield Team(apis[1], servers[0], workers[0], database, tmp_path)
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jobs import submit_once
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
-from prefect.states import Scheduled
+from prefect.states import Crashed, Pending, Scheduled
 
 from prefect_genmedia import TokenOpsCredentials, errors
-from prefect_genmedia._core import Delivery, JobState, Ledger
+from prefect_genmedia._core import Delivery, Job, JobState, Ledger, pipeline
 from prefect_genmedia.flows.decide import decide_job
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
@@ -144,6 +145,51 @@ async def test_two_runs_with_the_same_key_at_once_share_one_job(simulator: Runni
     assert len({delivery.sha256 for delivery in deliveries}) == 1
     assert simulator.accepted == 1
     assert simulator.world.requests["tokenops.submit"] == 1
+
+
+async def test_a_run_that_is_restarted_beside_its_living_process_is_paid_and_delivered_once(
+    simulator: RunningSimulator, stored: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost lease marks a living run Crashed, and it is started again: both poll, one delivers."""
+    simulator.world.settings.run_seconds = 3600.0
+    made: list[bool] = []
+    deliver = pipeline.publish_verified
+    arrived = asyncio.Event()
+
+    async def both_at_once(*arguments: Any) -> tuple[Job, bool]:
+        if arrived.is_set():
+            both.set()
+        arrived.set()
+        await both.wait()  # each has seen the job succeeded, and neither that the other delivers
+        done, own = await deliver(*arguments)
+        made.append(own)
+        return done, own
+
+    both = asyncio.Event()
+    monkeypatch.setattr(pipeline, "publish_verified", both_at_once)
+    inputs = {"image_url": simulator.portrait_url, "audio_url": simulator.speech_url, "credentials": stored}
+    async with get_client() as client:
+        whole = await client.create_flow_run(omnihuman_video, parameters=inputs, state=Pending())
+        living = asyncio.create_task(run_flow_async(omnihuman_video, whole, inputs, return_type="state"))
+        while not simulator.world.requests["tokenops.poll"]:
+            await asyncio.sleep(0.05)
+        await client.set_flow_run_state(whole.id, Crashed(message="its lease was lost"), force=True)
+        await client.set_flow_run_state(whole.id, Pending(), force=True)
+        again = await client.read_flow_run(whole.id)
+        restarted = asyncio.create_task(run_flow_async(omnihuman_video, again, inputs, return_type="state"))
+        polled = simulator.world.requests["tokenops.poll"]
+        while simulator.world.requests["tokenops.poll"] < polled + 4:
+            await asyncio.sleep(0.05)
+        simulator.world.settings.run_seconds = 0.0
+        await asyncio.gather(living, restarted)
+        assert (await client.read_flow_run(whole.id)).state_name == "Completed"
+    assert simulator.accepted == 1
+    assert sorted(made) == [False, True]
+    (job,) = await ledger.jobs()
+    assert job.state is JobState.DELIVERED
+    assert job.delivery is not None
+    files = [path.suffix for path in Path(job.delivery.uri).parent.iterdir()]
+    assert sorted(files) == [".jpg", ".json", ".mp4"]
 
 
 async def test_a_parent_that_reruns_a_failed_child_flow_does_not_pay_again(

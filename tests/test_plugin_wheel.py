@@ -120,8 +120,9 @@ def team(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]
         team = Team(server, simulator, home, env)
         applied = command(env, "deploy", "--documents-file", str(home / "documents.yaml"))
         (home / "deploy.txt").write_text(applied.stdout)
-        worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "genmedia", "--type", "process"]
-        running.enter_context(member("worker", worker, env, home))
+        for pool in ("genmedia", "genmedia-reconcile"):
+            worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process"]
+            running.enter_context(member(f"worker-{pool}", worker, env, home))
         until(lambda: HTTP.get(f"{simulator}/control/report").is_success, "the simulator is up")
         until(lambda: HTTP.get(f"http://127.0.0.1:{ports['callbacks']}/health").is_success, "the receiver is up")
         yield team

@@ -309,6 +309,43 @@ async def test_a_batch_that_was_killed_and_is_started_again_takes_up_its_shards(
     assert batch.states == {"delivered": 4}
 
 
+async def test_a_batch_that_is_started_again_starts_no_runs_for_shards_that_are_done(
+    batch: Batch, machines: Machines
+) -> None:
+    parameters = batch.parameters(lakes(8))
+    async with get_client() as client:
+        whole = await client.create_flow_run(generate_batch, parameters=parameters, state=Pending())
+        first: Any = await run_flow_async(generate_batch, whole, parameters, return_type="state")
+        assert first.is_completed()
+        (lost,) = (run for run in machines.done if run.parameters["shard"]["number"] == 2)
+        await client.delete_flow_run(lost.id)  # as if shard 2 had been lost, and with it what it had told
+        await client.set_flow_run_state(whole.id, Crashed(message="The worker was killed."), force=True)
+        await client.set_flow_run_state(whole.id, Pending(), force=True)
+        again = await client.read_flow_run(whole.id)
+        state: Any = await run_flow_async(generate_batch, again, parameters, return_type="state")
+    assert state.is_completed()
+    assert [run.parameters["shard"]["number"] for run in machines.done[2:]] == [2]
+    assert batch.states == {"delivered": 8}
+    assert batch.simulator.accepted == 8
+
+
+async def test_a_shard_with_rows_left_to_do_is_started_again(batch: Batch, machines: Machines) -> None:
+    batch.simulator.world.settings.run_seconds = 3600.0
+    parameters = {**batch.parameters(lakes(4)), "timeout_seconds": 0.2}
+    async with get_client() as client:
+        whole = await client.create_flow_run(generate_batch, parameters=parameters, state=Pending())
+        await run_flow_async(generate_batch, whole, parameters, return_type="state")
+        batch.simulator.world.settings.run_seconds = 0.1
+        await client.set_flow_run_state(whole.id, Pending(), force=True)
+        again = await client.read_flow_run(whole.id)
+        parameters["timeout_seconds"] = 60
+        state: Any = await run_flow_async(generate_batch, again, parameters, return_type="state")
+    assert state.is_completed()
+    assert len(machines.done) == 4
+    assert batch.states == {"delivered": 4}
+    assert batch.simulator.accepted == 4
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -29,7 +29,22 @@ MADE_BY = f"{MAKER} {version('prefect-genmedia')}"
 
 
 async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Target, clock: Clock = SYSTEM_CLOCK) -> Job:
-    """Make sure that the job's verified file is at the target, and return the job with its delivery.
+    """Deliver, and return the job with its delivery; see `deliver_once`.
+
+    Parameters:
+        ledger: where the job is written down.
+        client: the client of the job's account.
+        job: a job that succeeded, was delivered before, or could not be.
+        target: where the file shall be.
+        clock: what tells the time and waits.
+    """
+    return (await deliver_once(ledger, client, job, target, clock))[0]
+
+
+async def deliver_once(
+    ledger: Ledger, client: ProviderClient, job: Job, target: Target, clock: Clock = SYSTEM_CLOCK
+) -> tuple[Job, bool]:
+    """Make sure that the job's verified file is at the target.
 
     A job that is delivered already is not downloaded again while its file still has the same digest. Where the
     provider made several files, the further ones stand beside the first as `…~2.mp4` and so on. What stands there
@@ -46,6 +61,10 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
         target: where the file shall be.
         clock: what tells the time and waits.
 
+    Returns:
+        The job with its delivery, and whether it was this process that delivered. Of two processes that wait for the
+        same job, one does.
+
     Raises:
         InvalidRequest: the job has no file yet: it must be waited for.
         GenMediaError: the job has failed; what its provider gave as the reason.
@@ -58,7 +77,8 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
     failure: GenMediaError
     try:
         if job.delivery is not None and await still_there(job.delivery, target.storage):
-            return job if job.state is JobState.DELIVERED else await _delivered(ledger, job, job.delivery)
+            done = job.state is JobState.DELIVERED
+            return (job, False) if done else await _delivered(ledger, job, job.delivery)
         named = target if await ledger.successor(job) is None else own_target(job, target)
         return await _delivered(ledger, job, await _fetched(client, job, named))
     except (ResultInvalid, JobExpired) as error:
@@ -114,14 +134,16 @@ async def still_there(delivery: Delivery, storage: Storage) -> bool:
     return True
 
 
-async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> Job:
+async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> tuple[Job, bool]:
     facts = {"delivery": delivery, "error_kind": None, "error_message": None, "error_code": None}
     while True:
         moved = await ledger.move(job, JobState.DELIVERED, **facts)
         if moved is not None:
-            return moved
-        # Another process delivered, or failed to, in the meantime; our file verifies, so it is delivered now.
+            return moved, True
         job = await ledger.get(job.key) or job
+        if job.state is JobState.DELIVERED and job.delivery == delivery:
+            return job, False  # another process delivered the same file to the same name in the meantime
+        # It failed to, or to another name; our file verifies, so it is delivered now.
 
 
 async def _download(client: ProviderClient, job: Job, target: Target, index: int) -> Delivery:

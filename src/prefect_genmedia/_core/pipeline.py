@@ -12,6 +12,7 @@ from typing import Any
 
 from prefect_genmedia._core.admission import refuse_early, tell_of_budget
 from prefect_genmedia._core.deliver import deliver as publish_verified
+from prefect_genmedia._core.deliver import deliver_once as publish_verified
 from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.identity import same_names
 from prefect_genmedia._core.ledger import Ledger
@@ -240,13 +241,13 @@ async def deliver(session: Session, job: Job, output: str | None) -> Job:
     """
     try:
         target = await session.target_of(output or session.default_output)
-        done = await publish_verified(session.ledger, session.client, job, target, session.clock)
+        done, made = await publish_verified(session.ledger, session.client, job, target, session.clock)
     except GenMediaError as error:
         error.about(job.key, job.provider_job_id)
         session.hooks.event("undelivered", job, error=error.kind, message=error.message)
         raise
     assert done.delivery is not None  # a delivered job has one
-    session.hooks.delivered(done, made=done != job)
+    session.hooks.delivered(done, made=made)
     session.log.info("Delivered %s", done.delivery.uri)
     return done
 

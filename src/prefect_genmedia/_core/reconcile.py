@@ -13,7 +13,7 @@ from typing import Literal
 from prefect_genmedia._core.accepted import accepted_otherwise, accepted_too_late
 from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
-from prefect_genmedia._core.deliver import deliver
+from prefect_genmedia._core.deliver import deliver_once
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS, wait_for_job
@@ -59,11 +59,13 @@ class Finding:
         job: the job as it is now.
         action: what was done, in a few words.
         next_step: what a person has to do; empty where nothing.
+        delivered: whether it was this reconcile that delivered the job.
     """
 
     job: Job
     action: str
     next_step: str = ""
+    delivered: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,12 +208,11 @@ async def _collect(ledger: Ledger, client: ProviderClient, around: Surroundings,
     """Look once, and deliver what is done."""
     try:
         done = await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
-        delivered = await deliver(
-            ledger, client, done, await around.target_of(job.output or around.default_output), clock
-        )
+        target = await around.target_of(job.output or around.default_output)
+        delivered, made = await deliver_once(ledger, client, done, target, clock)
     except JobTimeout:
         return await _still_there(ledger, job)
-    return Finding(delivered, "delivered")
+    return Finding(delivered, "delivered" if made else "delivered by its run", delivered=made)
 
 
 async def _wake(ledger: Ledger, client: ProviderClient, around: Surroundings, job: Job, clock: Clock) -> Finding:

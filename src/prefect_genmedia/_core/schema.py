@@ -29,7 +29,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0011", "0012"})
+HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0010", "0011", "0012"})
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -260,6 +260,21 @@ def insert_new(connection: Connection, table: Table) -> Any:
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table).on_conflict_do_nothing()
 
+
+# One row a round of reconcile. The row of the round that is at work is its lease: one that is not renewed expires.
+reconciles = Table(
+    "genmedia_reconciles",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("scope", StoredText, nullable=False),
+    Column("holder", StoredText(128), nullable=False),
+    Column("started_at", Float(53), nullable=False),
+    Column("expires_at", Float(53), nullable=False),
+    Column("succeeded_at", Float(53)),
+    Column("ended_at", Float(53)),
+    Column("error", StoredText),
+    Index("genmedia_reconciles_succeeded", "succeeded_at"),
+)
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 

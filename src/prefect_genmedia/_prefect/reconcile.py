@@ -1,28 +1,76 @@
-"""Tasks about what was paid for and left behind: taking it up, and what a person decides."""
+"""A round of reconcile: what was paid for and left behind is taken over, and runs that nobody else wakes are woken.
+
+A round runs inside a flow run, or in a process of its own (`prefect-genmedia reconcile`). That process goes on without
+a Prefect server: then the ledger alone tells which jobs were left behind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from anyio import to_thread
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 
 from prefect_genmedia._core.accounts import learn_accounts
 from prefect_genmedia._core.ledger import Ledger, open_ledger
-from prefect_genmedia._core.model import AT_PROVIDER, JobState
-from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
-from prefect_genmedia._media.storage import remove_stale_here
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.reconcile import Finding, Standing, Surroundings, reconcile
+from prefect_genmedia._core.rounds import AtWork, Health, begin_round
+from prefect_genmedia._media.storage import Target, remove_stale_here
 from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_reconcile_table
 from prefect_genmedia._prefect.environment import lasting_place
+from prefect_genmedia._prefect.restarts import restart_unbegun
 from prefect_genmedia._prefect.run import emit_job_event
 from prefect_genmedia._prefect.session import client_of, credentials_types
 from prefect_genmedia._prefect.suspension import resume_run_of, standing_of, wake_sleepers
-from prefect_genmedia._prefect.targets import target_of
+from prefect_genmedia._prefect.targets import SCHEME, target_of
+from prefect_genmedia.errors import StorageError
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.plugin import loaded_parts
 from prefect_genmedia.settings import current_settings
+
+T = TypeVar("T")
+
+PART_SECONDS = 300.0
+"""The longest that a round waits for each of its parts that need Prefect, in seconds."""
+
+STORAGE_SECONDS = 60.0
+"""The longest that a round waits for a storage to remove stale files, in seconds."""
+
+SERVER_SECONDS = 10.0
+"""How long the Prefect server may take to say that it is there, in seconds; a round goes on without it."""
+
+
+@dataclass
+class RoundReport:
+    """What a round has done.
+
+    Parameters:
+        findings: what was found and done, one entry a job.
+        at_work: the other round that is at work; this one then did nothing.
+        runs: a line for each flow run that was woken or started again.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    at_work: AtWork | None = None
+    runs: list[str] = field(default_factory=list)
+
+    @property
+    def need_person(self) -> int:
+        """How many jobs need a person."""
+        return sum(bool(finding.next_step) for finding in self.findings)
 
 
 async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
@@ -34,49 +82,194 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
     Returns:
         What was found and done, one entry a job.
     """
-    settings = current_settings()
-    logger = get_run_logger()
-    blocks = await _stored_blocks(credentials)
-    findings = []
-    async with open_ledger(settings.ledger) as ledger:
-        await ledger.transact(learn_accounts)  # of workers of earlier versions
-
-        folder = await lasting_place(None, settings)
-        await _remove_stale(ledger, folder)
-        around = Surroundings(
-            lambda job: client_of(ledger, job, blocks), standing_of, resume_run_of, target_of, folder, flow_run.id
-        )
-        async for finding in reconcile(ledger, around):
-            findings.append(finding)
-            logger.info("Job %s (%s): %s", finding.job.shown_id, finding.job.key, finding.action)
-            if finding.job.state is JobState.DELIVERED:
-                emit_job_event("delivered", finding.job, reconciled=True)
-                tell_assets(finding.job)
-        await publish_reconcile_table(findings)
-        for name in await wake_sleepers(ledger):
-            logger.info("Run %s slept although its job has news, and was resumed", name)
-    await _reconcile_plugins()
-    return findings
+    return (await run_round(await stored_blocks(credentials), scope_of(credentials))).findings
 
 
-async def _remove_stale(ledger: Ledger, default_output: str) -> None:
+def scope_of(credentials: Sequence[str]) -> str:
+    """What two rounds must not share to run at once.
+
+    Parameters:
+        credentials: names of credentials Blocks.
+    """
+    return ",".join(sorted(set(credentials)))
+
+
+async def run_round(blocks: Sequence[ProviderCredentials], scope: str, *, server: bool = True) -> RoundReport:
+    """Do one round, unless another one of the same scope is at work; the ledger has its start and its success.
+
+    Parameters:
+        blocks: the credentials at hand; a job is taken over with those of its account.
+        scope: see `scope_of`.
+        server: whether a Prefect server answers; without one the ledger alone is reconciled.
+
+    Raises:
+        LedgerError: the ledger is away, or the round stood still and another one has begun.
+    """
+    async with open_ledger(current_settings().ledger) as ledger:
+        async with begin_round(ledger, scope, _holder()) as begun:
+            if isinstance(begun, AtWork):
+                _logger().info("Another round of reconcile is at work (%s); this one does nothing", begun.holder)
+                return RoundReport(at_work=begun)
+            if server:
+                await emit_reconcile_event("started", ledger)
+            report = await _round(ledger, blocks, server)
+        if server:
+            facts = {"jobs": len(report.findings), "need_person": report.need_person, "runs": len(report.runs)}
+            await emit_reconcile_event("succeeded", ledger, **facts)
+    return report
+
+
+async def emit_reconcile_event(what: str, ledger: Ledger, **payload: Any) -> None:
+    """Emit `genmedia.reconcile.…` with the ledger as its resource, for automations.
+
+    Parameters:
+        what: the last part of the event's name.
+        ledger: the ledger.
+        **payload: what else the event says.
+    """
+    resource = f"genmedia.reconcile.{await ledger.fingerprint()}"
+    names = {"prefect.resource.id": resource, "prefect.resource.name": "reconcile"}
+    emit_event(event=f"genmedia.reconcile.{what}", resource=names, payload=payload)
+
+
+async def emit_overdue(ledger: Ledger, health: Health) -> None:
+    """Emit `genmedia.reconcile.overdue`: the automation on reconcile waits for a success from then on.
+
+    Parameters:
+        ledger: the ledger.
+        health: what it tells about reconcile.
+    """
+    await emit_reconcile_event("overdue", ledger, message=str(health), succeeded_at=health.succeeded_at)
+
+
+async def server_answers() -> bool:
+    """Whether a Prefect server is set, and answers."""
+    if get_current_settings().api.url is None:
+        return False
+
+    async def ask() -> bool:
+        async with get_client() as client:
+            return await client.api_healthcheck() is None
+
+    try:
+        return await asyncio.wait_for(ask(), SERVER_SECONDS)
+    except Exception:  # whatever it is, the server cannot be used now
+        return False
+
+
+async def _round(ledger: Ledger, blocks: Sequence[ProviderCredentials], server: bool) -> RoundReport:
+    """The ledger first, then each part that needs Prefect; a part that fails does not keep the others from their turn.
+
+    Raises:
+        Exception: what the first part that failed has raised, when all had their turn.
+    """
+    report = RoundReport()
+    parts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
+        ("the ledger", lambda: _reconcile_ledger(ledger, blocks, server, report))
+    ]
+    if server:
+        parts += [
+            ("the table", lambda: _bounded(publish_reconcile_table(report.findings))),
+            ("suspended runs", lambda: _bounded(_wake(ledger, report))),
+            ("crashed runs", lambda: _bounded(_restart(report))),
+            ("plug-ins", lambda: _bounded(_reconcile_plugins())),
+        ]
+    # Last: a storage that hangs must not keep a job from being collected.
+    parts.append(("stale files", lambda: _remove_stale(ledger, target_of if server else _target_without_server)))
+    failed: Exception | None = None
+    for name, part in parts:
+        try:
+            await part()
+        except Exception as error:
+            _logger().warning("Reconcile: %s failed with %s", name, type(error).__name__)
+            failed = failed or error
+    if failed is not None:
+        raise failed
+    return report
+
+
+async def _reconcile_ledger(
+    ledger: Ledger, blocks: Sequence[ProviderCredentials], server: bool, report: RoundReport
+) -> None:
+    await ledger.transact(learn_accounts)  # of workers of earlier versions
+
+    folder = await lasting_place(None, current_settings())
+    target = target_of if server else _target_without_server
+    standing = standing_of if server else _standing_without_server
+    around = Surroundings(
+        lambda job: client_of(ledger, job, blocks), standing, resume_run_of, target, folder, flow_run.id
+    )
+    async for finding in reconcile(ledger, around):
+        report.findings.append(finding)
+        _logger().info("Job %s (%s): %s", finding.job.shown_id, finding.job.key, finding.action)
+        if server and finding.delivered:
+            emit_job_event("delivered", finding.job, reconciled=True)
+            tell_assets(finding.job)
+
+
+async def _standing_without_server(job: Job) -> Standing:
+    """Nobody can say what became of a run: its job counts as left behind when its heartbeat in the ledger stops."""
+    return "alive"
+
+
+async def _target_without_server(output: str) -> Target:
+    if output.startswith(SCHEME):
+        raise StorageError("The output is a Prefect Block, and no Prefect server answers.", paid="the job")
+    return await target_of(output)
+
+
+async def _wake(ledger: Ledger, report: RoundReport) -> None:
+    for name in await wake_sleepers(ledger):
+        report.runs.append(f"Run {name} slept although its job has news, and was resumed")
+        _logger().info(report.runs[-1])
+
+
+async def _restart(report: RoundReport) -> None:
+    for name in await restart_unbegun():
+        report.runs.append(f"Run {name} had crashed before it began, and was started again")
+        _logger().info(report.runs[-1])
+
+
+def _holder() -> str:
+    """Who reconciles, for people."""
+    return flow_run.name or f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _logger() -> logging.Logger | logging.LoggerAdapter[Any]:
+    try:
+        return get_run_logger()
+    except MissingContextError:  # a process of its own
+        return logging.getLogger(__name__)
+
+
+async def _remove_stale(ledger: Ledger, target: Callable[[str], Awaitable[Target]]) -> None:
     """Remove staged files of processes that are gone, where the jobs that are not delivered go."""
     jobs = await ledger.jobs({JobState.SENDING, *AT_PROVIDER, JobState.UNDELIVERABLE})
+    folder = await lasting_place(None, current_settings())
     removed = 0
-    for output in {default_output, *(job.output for job in jobs if job.output)}:
+    for output in {folder, *(job.output for job in jobs if job.output)}:
         try:
-            target = await target_of(output)
-            removed += await to_thread.run_sync(target.storage.remove_stale)
-        except Exception as error:  # whatever a storage raises: the jobs behind it must be collected
-            get_run_logger().warning("Stale files of an output cannot be removed: %s", type(error).__name__)
+            removed += await _bounded(_removed_at(output, target), STORAGE_SECONDS)
+        except Exception as error:  # whatever a storage raises: it is tried again by the next round
+            _logger().warning("Stale files of an output cannot be removed: %s", type(error).__name__)
     removed += await to_thread.run_sync(remove_stale_here)
     if removed:
-        get_run_logger().info("Removed %d staged files of processes that are gone", removed)
+        _logger().info("Removed %d staged files of processes that are gone", removed)
+
+
+async def _removed_at(output: str, target: Callable[[str], Awaitable[Target]]) -> int:
+    storage = (await target(output)).storage
+    return await to_thread.run_sync(storage.remove_stale, abandon_on_cancel=True)
+
+
+async def _bounded(work: Coroutine[Any, Any, T], seconds: float = PART_SECONDS) -> T:
+    """A part that hangs would keep the lease, and with it every other round, for ever."""
+    return await asyncio.wait_for(work, seconds)
 
 
 async def _reconcile_plugins() -> None:
     """What the plug-ins do at the end of a reconcile. What was reconciled stays so, whatever one of them does."""
-    logger = get_run_logger()
+    logger = _logger()
     for name, hook in loaded_parts("reconcile").items():
         try:
             for line in await hook():
@@ -85,7 +278,12 @@ async def _reconcile_plugins() -> None:
             logger.exception("The provider plug-in %r failed in its part of reconcile", name)
 
 
-async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
+async def stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
+    """The stored credentials Blocks of these names, of every provider.
+
+    Parameters:
+        names: their names.
+    """
     found: list[ProviderCredentials] = []
     for block_type in credentials_types().values():
         for name in names:
@@ -97,5 +295,5 @@ async def _stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
             found.append(block)
     if not found:
         # Not a failure: a fresh server has no jobs either, and a job without credentials is reported as such.
-        get_run_logger().warning("No credentials Block is named %s", " or ".join(map(repr, names)))
+        _logger().warning("No credentials Block is named %s", " or ".join(map(repr, names)))
     return found

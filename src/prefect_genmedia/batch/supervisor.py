@@ -70,6 +70,9 @@ _LEDGER_SHARE = 20
 
 _UNDER_WAY = AT_PROVIDER | {JobState.RESERVED, JobState.SENDING}
 
+_ENDED = frozenset({JobState.DELIVERED, JobState.FAILED, JobState.UNKNOWN, JobState.ABANDONED})
+"""States in which another run of the row's shard finds nothing to do, unless it may send another attempt."""
+
 
 @dataclass
 class Kept:
@@ -135,18 +138,37 @@ class ShardSupervisor:
         await self._finish()
 
     async def _begin(self, client: PrefectClient, kept: Kept) -> None:
-        """Give the shard a run, or take up the one that an earlier life of this flow run has begun."""
+        """Give the shard a run, or take up what an earlier life of this flow run has begun, or has done."""
         kept.lives += 1
         keys = [f"{flow_run.id}:{kept.shard.number}/{kept.shard.of}:{number}" for number in range(1, _MOST_RUNS + 1)]
         earlier = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
         )
         alive = [run for run in earlier if run.state is not None and not run.state.is_final()]
+        if not alive and (end := await self._end_of(client, kept, earlier)) is not None:
+            self._close(kept, end)
+            return
         used = {run.idempotency_key for run in earlier}
         fresh = next((key for key in keys if key not in used), keys[-1])
         run = alive[0] if alive else await self._started(client, kept, fresh)
         kept.run_id, kept.beat, kept.seen_at = run.id, None, time.monotonic()
         get_run_logger().info("Batch %s: %s is run %s", self.run.name, kept.shard, run.name)
+
+    async def _end_of(self, client: PrefectClient, kept: Kept, earlier: Sequence[FlowRun]) -> ShardEnd | None:
+        """The end of a shard that earlier runs have completed; None if something of it is left to do.
+
+        The ledger has the last word: rows may have been added since, or may be asked for again.
+        """
+        ends = await _artifacts(client, END_KEY, [run.id for run in earlier]) if earlier else {}
+        if not ends:
+            return None
+        end = ShardEnd.read(max(ends.values(), key=_when))
+        if end.stop is not None:
+            return None
+        jobs = await self.run.jobs.look()
+        mine = (jobs.get(row.id) for row in self.run.rows if kept.shard.has(row.id))
+        is_done = all(job and job.state in _ENDED and self.run.next_attempt(job) is None for job in mine)
+        return end if is_done else None
 
     async def _started(self, client: PrefectClient, kept: Kept, key: str) -> FlowRun:
         return await arun_deployment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -158,6 +159,36 @@ def demo(
     from prefect_genmedia.cli.demo import run_demo
 
     sys.exit(run_demo(output, keep, command_console()))
+
+
+@app.command
+def reconcile(
+    *,
+    every: timedelta | None = None,
+    credentials: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = ("default",),
+) -> None:
+    """Deliver the jobs whose runs were lost, before they expire; one line a round. Ctrl-C or SIGTERM ends it.
+
+    A process of its own cannot be kept waiting by other runs, nor by a Prefect server that is away: then it takes the
+    keys from the environment variables that `blocks/documents.yaml` names, or those that it has read before.
+    Any number of these may run at once: one of them works.
+
+    For example:
+    ```
+    prefect-genmedia reconcile --every 10m
+    ```
+    Next: `prefect-genmedia jobs list` warns when no round has succeeded for 20 minutes.
+
+    Parameters
+    ----------
+    every
+        Time from one round to the next, such as 10m; one round alone if it is not given.
+    credentials
+        Names of credentials Blocks, of any provider.
+    """
+    from prefect_genmedia.cli.reconcile import run_reconcile
+
+    sys.exit(run_reconcile(every.total_seconds() if every else None, credentials, command_console()))
 
 
 def main() -> None:

@@ -26,10 +26,12 @@ _COLOURS = {
     Outcome.REFUSED: "bold red",
     Outcome.UNREACHABLE: "red",
     Outcome.INVALID: "bold red",
+    Outcome.WORKING: "green",
+    Outcome.OVERDUE: "bold red",
 }
 _IN_A_CHECK = {Outcome.CREATED: "would be created", Outcome.UPDATED: "would be updated"}
 _WRONG = frozenset({Outcome.REFUSED, Outcome.INVALID})
-_WRONG_IN_A_CHECK = frozenset(Outcome) - {Outcome.UNCHANGED, Outcome.ACCEPTED}
+_WRONG_IN_A_CHECK = frozenset(Outcome) - {Outcome.UNCHANGED, Outcome.ACCEPTED, Outcome.WORKING}
 
 
 def deploy(

@@ -20,6 +20,7 @@ from prefect_genmedia._core.attempts import agreed_step, rerun_after
 from prefect_genmedia._core.decide import Decision, decide, to_decide, warning_about
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState, Rerun
+from prefect_genmedia._core.rounds import NEXT_STEP, Health, health
 from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
 from prefect_genmedia.errors import GenMediaError, LedgerError
 from prefect_genmedia.settings import current_settings
@@ -75,6 +76,7 @@ def list_jobs(
         Print JSON, one array.
     """
     found = _run(lambda ledger: _listed(ledger, frozenset(state) or frozenset(JobState), provider, limit))
+    _warn_of_overdue(*_run(_health))
     if as_json:
         _print_json([_plain(job) for job in found])
         return
@@ -94,6 +96,27 @@ def list_jobs(
             _shown(ending),
         )
     command_console().print(table if found else "The ledger has no such jobs.")
+
+
+async def _health(ledger: Ledger) -> tuple[Health, bool]:
+    """What the ledger tells about reconcile, and whether the Prefect server was told that it is overdue."""
+    found = await health(ledger)
+    if not found.is_overdue:
+        return found, False
+    from prefect_genmedia._prefect.reconcile import emit_overdue, server_answers  # Prefect: seconds, and only here
+
+    if not await server_answers():
+        return found, False
+    await emit_overdue(ledger, found)
+    return found, True
+
+
+def _warn_of_overdue(found: Health, told: bool) -> None:
+    """Warn on standard error: standard output is for programs."""
+    if found.is_overdue:
+        event = " The event genmedia.reconcile.overdue was emitted." if told else ""
+        text = f"{found} Jobs whose runs are gone expire. Next: {NEXT_STEP}{event}"
+        command_console(stderr=True).print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
 async def _listed(ledger: Ledger, states: frozenset[JobState], provider: str | None, limit: int) -> list[Job]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import PrefectClient, get_client
@@ -19,6 +20,7 @@ from prefect_genmedia.deploy.files import (
     BLOCK_DOCUMENTS,
     DEFAULT_POOL,
     DEPLOYMENTS,
+    RECONCILE_POOL,
     AutomationsFile,
     DeploymentSpec,
     DocumentsFile,
@@ -28,7 +30,14 @@ from prefect_genmedia.deploy.files import (
     ServerFile,
     read_spec,
 )
-from prefect_genmedia.deploy.infrastructure import apply_automation, apply_limit, apply_output, apply_work_pool
+from prefect_genmedia.deploy.infrastructure import (
+    apply_automation,
+    apply_limit,
+    apply_output,
+    apply_work_pool,
+    has_work_pool,
+)
+from prefect_genmedia.deploy.watch import reconcile_change
 from prefect_genmedia.errors import CredentialsError, GenMediaError, InvalidRequest, QuotaError, RateLimited
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import ProviderClient
@@ -84,6 +93,7 @@ async def apply(options: Options) -> AsyncIterator[Change]:
                 pass  # a rehearsal: what cannot be right stops it before anything is changed
         async for change in _applied(client, options, declared, options.check):
             yield change
+        yield await reconcile_change(client)
 
 
 @dataclass(frozen=True)
@@ -119,37 +129,64 @@ async def _applied(client: PrefectClient, options: Options, declared: _Declared,
         if options.check and isinstance(block, ProviderCredentials):
             yield await probe(block)
 
-    pool, profile = await _pool(client, options, declared.prefect_file, declared.server)
+    deployments = _chosen(declared.prefect_file.deployments, options.providers)
+    pools = await _pools(client, options, declared)
     variable = await apply_output(client, options.output, dry)
     if variable is not None:
         yield variable
-    _require_shared(profile, pool, LEDGER_DOCUMENT in present, variable is not None)
-    yield (await apply_work_pool(client, pool, options.pool_type, dry))[0]
+    for pool in {pool.name: pool for pool in pools.values()}.values():
+        _require_shared(pool.profile, pool.name, LEDGER_DOCUMENT in present, variable is not None)
+        yield (await apply_work_pool(client, pool.name, pool.type, dry))[0]
     for name, limit in declared.server.global_concurrency_limits.items():
         yield await apply_limit(client, name, limit, dry)
 
-    job_variables = {**profile.job_variables, **({"image": options.image} if options.image else {})}
-    for deployment in _chosen(declared.prefect_file.deployments, options.providers):
-        yield await apply_deployment(client, deployment, pool, job_variables, dry)
+    for deployment in deployments:
+        pool = pools[deployment.work_pool.name]
+        yield await apply_deployment(client, deployment, pool.name, pool.job_variables(options.image), dry)
     for automation in declared.automations.automations:
         yield await apply_automation(client, automation, options.alerts, dry)
 
 
-async def _pool(
-    client: PrefectClient, options: Options, prefect_file: PrefectFile, server: ServerFile
-) -> tuple[str, PoolProfile]:
-    """The pool to deploy to, and the profile of its type; nothing is created yet."""
-    named = {deployment.work_pool.name for deployment in prefect_file.deployments}
-    if options.pool is None and len(named) > 1:
+@dataclass(frozen=True)
+class _Pool:
+    """A work pool to deploy to."""
+
+    name: str
+    type: str
+    profile: PoolProfile
+
+    def job_variables(self, image: str | None) -> dict[str, Any]:
+        """What its deployments are given."""
+        own_image = image is not None and "image" in self.profile.job_variables
+        return {**self.profile.job_variables, **({"image": image} if own_image else {})}
+
+
+async def _pools(client: PrefectClient, options: Options, declared: _Declared) -> dict[str, _Pool]:
+    """The pools to deploy to, by the name that prefect.yaml has for them; nothing is created yet.
+
+    `--pool` stands for the pool of the runs that pay. Reconcile has one of its own, of the same type.
+    """
+    named = {deployment.work_pool.name for deployment in declared.prefect_file.deployments}
+    shared = named - {RECONCILE_POOL}
+    if options.pool is None and len(shared) > 1:
         raise InvalidRequest(
-            f"The deployments name several work pools ({', '.join(sorted(named))}): choose with --pool."
+            f"The deployments name several work pools ({', '.join(sorted(shared))}): choose with --pool."
         )
-    pool = options.pool or next(iter(named), DEFAULT_POOL)
-    _, pool_type = await apply_work_pool(client, pool, options.pool_type, dry=True)
-    profile = server.work_pools.get(pool_type, PoolProfile())
-    if options.image and "image" not in profile.job_variables:
-        raise InvalidRequest(f"Work pool {pool!r} is of type {pool_type}, which runs no image.")
-    return pool, profile
+    name = options.pool or next(iter(shared), DEFAULT_POOL)
+    found = await _found_pool(client, name, options.pool_type, declared.server)
+    if options.image and "image" not in found.profile.job_variables:
+        raise InvalidRequest(f"Work pool {name!r} is of type {found.type}, which runs no image.")
+    pools = dict.fromkeys(shared, found)
+    if RECONCILE_POOL in named:
+        is_there = await has_work_pool(client, RECONCILE_POOL)
+        own_type = None if is_there else found.type
+        pools[RECONCILE_POOL] = await _found_pool(client, RECONCILE_POOL, own_type, declared.server)
+    return pools
+
+
+async def _found_pool(client: PrefectClient, name: str, pool_type: str | None, server: ServerFile) -> _Pool:
+    _, found = await apply_work_pool(client, name, pool_type, dry=True)
+    return _Pool(name, found, server.work_pools.get(found, PoolProfile()))
 
 
 def _require_shared(profile: PoolProfile, pool: str, ledger: bool, output: bool) -> None:

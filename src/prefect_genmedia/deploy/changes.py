@@ -17,6 +17,8 @@ class Outcome(str, Enum):
     REFUSED = "refused"  # by the provider
     UNREACHABLE = "not reached"  # the provider gave no answer that tells
     INVALID = "invalid"  # what was given for it cannot be right
+    WORKING = "working"  # it has succeeded lately
+    OVERDUE = "overdue"  # it should have succeeded again by now
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia.deploy.changes import Change, Outcome, compared
 from prefect_genmedia.deploy.files import DocumentSpec
 from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.providers.credentials import ProviderCredentials
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -47,6 +48,31 @@ def read_secrets(path: Path) -> dict[str, str]:
     if wrong:
         raise InvalidRequest(f"{path}: {', '.join(wrong)} must be text in quotes.")
     return values
+
+
+def credentials_in(values: Mapping[str, str], documents: Sequence[DocumentSpec]) -> list[ProviderCredentials]:
+    """The credentials that documents declare and values are given for, where no server has them.
+
+    Parameters:
+        values: environment variables.
+        documents: the declared documents.
+
+    Raises:
+        InvalidRequest: a value cannot be right; its variable is named, and the value is not shown.
+    """
+    found = []
+    for spec in documents:
+        given = {field: values[variable] for field, variable in spec.fields.items() if values.get(variable)}
+        block_type = _block_type(spec)
+        if not (issubclass(block_type, ProviderCredentials) and _secrets(block_type) & given.keys()):
+            continue
+        try:
+            block = block_type(**given)
+        except ValidationError as error:
+            raise InvalidRequest(f"{spec.block}: {_problems(error, spec)}.") from None
+        block._block_document_name = spec.name  # the name that the ledger knows the account by
+        found.append(block)
+    return found
 
 
 async def apply_block_type(client: PrefectClient, block: type[Block], dry: bool) -> Change:

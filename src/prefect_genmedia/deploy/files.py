@@ -23,6 +23,9 @@ BLOCK_DOCUMENTS = "prefect_genmedia.block_documents"
 
 DEFAULT_POOL = "genmedia"
 
+RECONCILE_POOL = "genmedia-reconcile"
+"""The work pool of reconcile alone: other runs hold the slots of a shared worker for their whole lives."""
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)

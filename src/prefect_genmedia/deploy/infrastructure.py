@@ -167,6 +167,16 @@ async def apply_automation(client: PrefectClient, declared: dict[str, Any], aler
     return Change("automation", wanted.name, outcome, "; ".join(filter(None, notes)))
 
 
+async def has_work_pool(client: PrefectClient, name: str) -> bool:
+    """Whether the server has a work pool of this name.
+
+    Parameters:
+        client: the server.
+        name: the pool's name.
+    """
+    return await _pool(client, name) is not None
+
+
 async def _pool(client: PrefectClient, name: str) -> WorkPool | None:
     try:
         return await client.read_work_pool(name)
