@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from prefect_genmedia._core.admission import refuse_early, tell_of_budget
-from prefect_genmedia._core.deliver import deliver as publish_verified
 from prefect_genmedia._core.deliver import deliver_once as publish_verified
 from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.identity import same_names
