@@ -72,7 +72,6 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     pause, begin_within = JOIN_SECONDS[0], BEGIN_SECONDS[0]
     places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
     admit = Admission(session, spec, prepared)
-    check_callback(session, prepared)
     while True:
         job = await _newest_or_new(session, spec, prepared)
         if job.state in ACCEPTED:
@@ -123,6 +122,7 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
     newest = await session.ledger.newest_of(identities)
     attempt = await attempt_to_send(session, spec, newest)
     if attempt is not None:
+        check_callback(session, prepared)
         prepared.payload()  # a request that cannot be written must fail before anything is written down
     if newest is not None and attempt in (None, newest.attempt):
         if newest.state in (JobState.FAILED, JobState.REJECTED):
