@@ -6,7 +6,6 @@ import base64
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
-from urllib.parse import urljoin
 
 import httpx
 
@@ -32,6 +31,7 @@ from prefect_genmedia.providers import (
     path_segment,
     read_body,
     read_json,
+    redirect_target,
     result_stream,
     unreadable,
 )
@@ -94,11 +94,10 @@ class OpenAIVideosClient:
             if response.is_success:
                 yield result_stream(response)
                 return
-            answer = await read_body(response, what, self._redactor)
-            location = response.headers.get("location") if response.is_redirect else None
-            if location is None:
+            url = redirect_target(response)
+            if url is None:
+                answer = await read_body(response, what, self._redactor)
                 raise ErrorAnswer.of(answer, what, self._redactor).by_status()
-            url = urljoin(str(response.url), location)
         async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
             yield stream
 

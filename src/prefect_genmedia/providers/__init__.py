@@ -40,7 +40,7 @@ from prefect_genmedia.providers.responses import (
     read_json,
     unreadable,
 )
-from prefect_genmedia.providers.results import open_url, result_stream
+from prefect_genmedia.providers.results import open_url, redirect_target, result_stream
 from prefect_genmedia.text import clean_word, path_segment
 
 __all__ = [
@@ -82,6 +82,7 @@ __all__ = [
     "path_segment",
     "read_body",
     "read_json",
+    "redirect_target",
     "register",
     "result_stream",
     "unreadable",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from urllib.parse import urljoin
 
 import httpx
 
@@ -32,6 +33,23 @@ def result_stream(response: httpx.Response) -> ResultStream:
         content_length=int(length) if length and length.isdecimal() else None,
         content_type=response.headers.get("content-type", ""),
     )
+
+
+def redirect_target(response: httpx.Response) -> str | None:
+    """Where an answer of the API redirects to; None if it does not. Open it with `open_url`, without the key.
+
+    Parameters:
+        response: an answer; its body need not be read.
+
+    Raises:
+        ProviderError: its `Location` cannot be read; retryable.
+    """
+    if not response.has_redirect_location:
+        return None
+    try:
+        return urljoin(str(response.request.url), response.headers["location"])
+    except ValueError:
+        raise ProviderError("A redirect leads to a URL that cannot be read.") from None
 
 
 @asynccontextmanager

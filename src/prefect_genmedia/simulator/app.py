@@ -49,6 +49,8 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
             return Response(stored.content, media_type=stored.media_type)
         if fault.name == "content_gone":
             return Response("<Error><Code>NoSuchKey</Code></Error>", 404, media_type="application/xml")
+        if fault.name == "content_redirect":
+            return world.redirect_answer(stored.content)
         if fault.name in ("content_json", "content_json_expired"):
             return JSONResponse(world.url_answer(stored.content, expired=fault.name == "content_json_expired"))
         return await broken_file(fault, stored.content, stored.media_type, request, world.drop)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from prefect_genmedia.simulator.faults import Fault, FaultQueue
 from prefect_genmedia.simulator.media import Recipe, UnusableInput, render
@@ -176,6 +177,12 @@ class World:
         lifetime = -1.0 if expired else self.settings.file_seconds
         url = self.publish(video, "video/mp4", "mp4", lifetime)
         return {"url": url, "expires_at": int(time.time() + lifetime)}
+
+    def redirect_answer(self, video: bytes) -> Response:
+        """A redirect to a video's URL, signed as storages sign theirs."""
+        url = self.publish(video, "video/mp4", "mp4", self.settings.file_seconds)
+        query = f"X-Amz-Credential=AKIASIMULATOR&X-Amz-Signature={secrets.token_hex(16)}"
+        return Response(status_code=302, headers={"Location": f"{url}?{query}"})
 
     def report(self) -> dict[str, Any]:
         """What happened so far: the billing counter, the requests, the jobs."""

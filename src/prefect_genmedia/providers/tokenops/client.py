@@ -14,7 +14,7 @@ from prefect_genmedia.errors import ProviderError
 from prefect_genmedia.providers.bearer import BearerAuth
 from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
 from prefect_genmedia.providers.responses import id_in, paid_submission, unreadable
-from prefect_genmedia.providers.results import open_url, result_stream
+from prefect_genmedia.providers.results import open_url, redirect_target, result_stream
 from prefect_genmedia.providers.tokenops import catalog, responses
 from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
 from prefect_genmedia.text import clean_word, path_segment
@@ -80,19 +80,19 @@ class TokenOpsClient:
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
-        """GET /videos/{id}/content: mp4 bytes, or JSON that names a URL, which is then fetched without the key.
+        """GET /videos/{id}/content: mp4 bytes, a redirect, or JSON that names a URL, fetched without the key.
 
         Raises:
             JobExpired: the file is gone.
             ProviderError: no file came; retryable.
         """
-        url = None
         async with self._api.stream(f"{_video(provider_job_id)}/content") as response:
-            if not response.is_success or _is_json(response):
+            url = redirect_target(response)
+            if url is None and (not response.is_success or _is_json(response)):
                 answer = await read_body(response, "GET /videos/{id}/content", self._redactor)
                 payload = self._read(answer, "GET /videos/{id}/content")
                 url = responses.result_url(payload)
-            else:
+            elif url is None:
                 yield result_stream(response)
                 return
         async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
