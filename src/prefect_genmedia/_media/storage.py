@@ -121,6 +121,14 @@ class Storage(Protocol):
         """Remove staged files whose processes are gone; returns how many."""
         ...
 
+    def try_writing(self) -> str:
+        """Write a small file and remove it; returns what was tried, in words.
+
+        Raises:
+            OSError: it cannot be written; storages raise errors of their own, too.
+        """
+        ...
+
 
 class LocalFolder:
     """A folder of this machine."""
@@ -185,6 +193,13 @@ class LocalFolder:
     def remove_stale(self) -> int:
         """Remove staged files whose processes are gone."""
         return remove_stale(self.folder)
+
+    def try_writing(self) -> str:
+        """Write a small file and remove it; where the folder does not exist, in the nearest folder above that does."""
+        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b".")
+        return "writable" if there == self.folder else "is made when needed"
 
 
 @contextlib.contextmanager
@@ -272,6 +287,14 @@ class RemoteFolder:
     def remove_stale(self) -> int:
         """Remove files of this machine that were to be uploaded, and whose processes are gone."""
         return remove_stale_here()
+
+    def try_writing(self) -> str:
+        """Write a small file and remove it."""
+        path = f"{self._root}/{uuid4().hex}.try"
+        self._fs.makedirs(self._root, exist_ok=True)
+        self._fs.pipe_file(path, b"")
+        self._fs.rm_file(path)
+        return "writable"
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,11 @@ class BlockFolder:
         """Remove files of this machine that were to be written to the Block, and whose processes are gone."""
         return remove_stale_here()
 
+    def try_writing(self) -> str:
+        """Read only: a Block cannot remove what it wrote."""
+        self.size("a-file-that-does-not-exist")
+        return "reachable; writing is not tried"
+
     def read(self, uri: str) -> bytes:
         """The bytes of a written file.
 
