@@ -13,7 +13,6 @@ import anyio
 import httpx
 from anyio import to_thread
 from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -82,7 +81,7 @@ async def stored_credentials(names: Sequence[str] = ()) -> tuple[list[ProviderCr
     problems: list[Finding] = []
     try:
         chosen = names or await _stored_names(list(types))
-    except (httpx.HTTPError, PrefectHTTPStatusError, RuntimeError) as error:
+    except Exception as error:  # Prefect's own client reads the same proxies and certificates
         step = "start it, or correct PREFECT_API_URL (and PREFECT_API_KEY)."
         return blocks, [Finding("Prefect", f"the server does not answer: {type(error).__name__}", step)]
     for each in chosen:
