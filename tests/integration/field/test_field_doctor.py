@@ -29,19 +29,34 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def doctor(capsys: pytest.CaptureFixture[str], block: TokenOpsCredentials | None) -> tuple[int, str]:
-    """Its status, and its table with each cell on one line."""
+    """Its status, and its table with each row on one line."""
     if block is not None:
         await block.save("field", overwrite=True)
     words = ["doctor", *([BLOCK] if block else [])]
-    status = await asyncio.to_thread(app, words, result_action="return_int_as_exit_code_else_zero")
+
+    def command() -> int:
+        try:
+            return int(app(words, result_action="return_int_as_exit_code_else_zero"))
+        except SystemExit as ended:
+            return int(str(ended.code))
+
+    status = await asyncio.to_thread(command)
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 80
-    return status, " ".join(shown.translate(dict.fromkeys(map(ord, "│┃━┏┓┡┩└┘─┴┳╇"), " ")).split())
+    return status, "\n".join(rows_of(shown))
 
 
-def row(table: str, check: str) -> str:
-    """What stands between a check's name and the next check."""
-    return table.partition(f"{check} ")[2]
+def rows_of(shown: str) -> list[str]:
+    """The rows of a printed table: a cell goes on in the lines below, and a row begins with its verdict."""
+    rows: list[list[str]] = []
+    for line in shown.splitlines():
+        cells = [cell.strip() for cell in line.strip("│").split("│")]
+        if not line.startswith("│"):
+            continue
+        if cells[1]:
+            rows.append([""] * len(cells))
+        rows[-1] = [f"{before} {cell}".strip() for before, cell in zip(rows[-1], cells, strict=True)]
+    return [" | ".join(row) for row in rows]
 
 
 async def test_a_machine_without_a_problem_has_every_row_and_status_0(
