@@ -166,7 +166,7 @@ def usable_proxy(value: str, variable: str) -> httpx.Proxy:
     problem = "is not a URL such as http://proxy.example.com:3128"
     try:
         parts = urlsplit(url)
-        if parts.scheme.startswith("socks") and find_spec("socksio") is None:
+        if parts.scheme in ("socks5", "socks5h") and find_spec("socksio") is None:
             problem = f"is {shown_proxy(value)}, and SOCKS needs `pip install 'prefect-genmedia[socks]'`"
         elif parts.scheme in _PROXY_SCHEMES and parts.hostname and parts.port != 0:
             return httpx.Proxy(url, ssl_context=context)
