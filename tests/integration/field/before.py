@@ -36,7 +36,8 @@ def main(python: str, source: str) -> None:
         file = f"{case.get('classname', '').rpartition('.')[2]}.py"
         fine = case.find("failure") is None and case.find("error") is None
         ended.setdefault(f"{file}::{case.get('name', '')}", []).append(fine)
-        ended.setdefault(f"{file}::{case.get('name', '').partition('[')[0]}", []).append(fine)
+        if "[" in case.get("name", ""):
+            ended.setdefault(f"{file}::{case.get('name', '').partition('[')[0]}", []).append(fine)
     failed = 0
     for each in all_cases():
         results = ended.get(each.test, [])
