@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CONSTRAINTS := constraints.txt
 EXTRAS := dev
 
-.PHONY: demo deploy test test-lowest kill-test check format bench docs build clean
+.PHONY: demo deploy test test-lowest field-before kill-test check format bench docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(INSTALLED)
@@ -33,6 +33,18 @@ test-lowest:
 	$(MAKE) test VENV=.venv-lowest PYTHON=$(or $(LOWEST_PYTHON),python3.10) CONSTRAINTS=constraints-lowest.txt \
 	    EXTRAS=test,parquet,s3 ARGS='$(or $(ARGS),-n 2 --dist loadfile $(LOWEST:%=tests/%.py))'
 	.venv-lowest/bin/prefect-genmedia demo
+
+# Which cases of tests/integration/field fail with an earlier version: a wheel of that commit, in an environment of its own.
+FIELD_BEFORE ?= 8cc8e6b3057aea938fa421b23235095f17227b61
+BEFORE := build/field-before
+field-before: $(READY)
+	rm -rf $(BEFORE) && mkdir -p $(BEFORE)/source
+	git archive $(FIELD_BEFORE) | tar -x -C $(BEFORE)/source
+	$(PYTHON) -m venv $(BEFORE)/venv
+	SETUPTOOLS_SCM_PRETEND_VERSION=0.0.1 $(BEFORE)/venv/bin/pip wheel --quiet --no-deps --wheel-dir $(BEFORE) $(BEFORE)/source
+	$(BEFORE)/venv/bin/pip install --quiet --constraint $(CONSTRAINTS) "$$(ls $(BEFORE)/*.whl)[test]"
+	rm -rf $(BEFORE)/source/src
+	$(BIN)/python tests/integration/field/before.py "$(CURDIR)/$(BEFORE)/venv/bin/python" "$(CURDIR)/$(BEFORE)/source"
 
 # A thousand kills of a running flow, each followed by a retry.
 kill-test: $(READY)

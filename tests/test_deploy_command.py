@@ -199,6 +199,8 @@ def test_a_check_changes_nothing_and_tells_what_is_missing_and_which_keys_are_re
     assert "missing" in lines["hidream-credentials/default"]
     assert "GENMEDIA_HIDREAM_API_KEY" in lines["hidream-credentials/default"]
     assert simulator.accepted == 0
+    for row in ("clock (tokenops", "proxy", "ledger", "output"):
+        assert row in answer.stdout
     nowhere = team.deploy("--check", "--provider", "tokenops", "--secrets", str(secrets))
     assert "not reached" in nowhere.stdout
     assert "would be updated" in nowhere.stdout

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import shutil
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -16,6 +18,7 @@ from prefect_genmedia._core import Delivery
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
+from prefect_genmedia.simulator.world import World
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -127,24 +130,30 @@ async def test_all_conflicts_are_named_at_once_and_nothing_is_sent(
 
 
 async def test_a_file_that_cannot_be_stored_is_fetched_again_when_it_can_and_not_paid_again(
-    simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_the_way = tmp_path / "videos"
-    in_the_way.write_text("a file where a folder is wanted")
+    videos, accept = tmp_path / "videos", World.accept
+
+    def accept_and_get_in_the_way(world: World, *arguments: Any, **options: Any) -> Any:
+        shutil.rmtree(videos, ignore_errors=True)
+        videos.write_text("a file where a folder is wanted")
+        return accept(world, *arguments, **options)
 
     async def run() -> Delivery:
         return await jimeng_video(
             "a lake at dawn",
             model="jimeng-video-3.0-720P",
             credentials=credentials,
-            output=f"{in_the_way}/lakes",
+            output=f"{videos}/lakes",
             idempotency_key="lakes",
         )
 
-    with pytest.raises(errors.StorageError, match="The storage failed") as caught:
-        await run()
+    with monkeypatch.context() as patched:
+        patched.setattr(World, "accept", accept_and_get_in_the_way)
+        with pytest.raises(errors.StorageError, match="The storage failed") as caught:
+            await run()
     assert caught.value.provider_job_id in simulator.world.jobs
-    in_the_way.unlink()
+    videos.unlink()
     delivery = await run()
     assert Path(delivery.uri).is_file()
     assert len(simulator.world.jobs) == 1

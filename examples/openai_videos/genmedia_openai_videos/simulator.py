@@ -124,6 +124,8 @@ class OpenAIVideos(Dialect):
             return Response(video, media_type="video/mp4")
         if (refused := self.refused_by(fault)) is not None:
             raise refused
+        if fault.name == "content_redirect":
+            return self.world.redirect_answer(video)
         if fault.name in ("content_json", "content_json_expired"):
             return JSONResponse(self.world.url_answer(video, expired=fault.name == "content_json_expired"))
         return await broken_file(fault, video, "video/mp4", request, self.world.drop)

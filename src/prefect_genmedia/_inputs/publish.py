@@ -87,6 +87,18 @@ class Publication:
             )
         raise failure
 
+    def try_publishing(self) -> str:
+        """Sign a URL, and write a small file and remove it; returns what was tried, in words. Blocks.
+
+        Raises:
+            NotPublishable: the storage cannot sign URLs. Storages raise errors of their own, too.
+        """
+        assert self.url  # nothing to try otherwise
+        fs, root = url_to_fs(self.url.rstrip("/"))
+        self._signed(fs, f"{root}/try")
+        RemoteFolder(self.url).probe()
+        return "signs URLs, writable"
+
     def _publish(self, url: str, held: Held, name: str) -> str:
         fs, root = url_to_fs(url.rstrip("/"))
         target = f"{root}/{name}"

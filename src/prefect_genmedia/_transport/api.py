@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
-import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -20,6 +19,7 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from prefect_genmedia._transport.bodies import ACCEPTED_CODINGS, UnreadableBody, read_answer
+from prefect_genmedia._transport.network import Network, UnusableSettings
 from prefect_genmedia._transport.redact import Redactor, redacted_logs
 from prefect_genmedia._transport.urls import shown_url
 from prefect_genmedia.errors import ProviderError, SendOutcome
@@ -41,7 +41,10 @@ SUBMIT_SECONDS = 180.0
 FilePart = tuple[str, bytes, str]
 """A file in a form: its name, its content, its media type."""
 
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol)
+_NEVER_SENT = (
+    *(httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError, httpx.UnsupportedProtocol),
+    UnusableSettings,
+)
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,6 @@ class Gates:
 
     requests: int = 8
     downloads: int = 4
-
-
-@functools.cache
-def shared_ssl_context() -> ssl.SSLContext:
-    """The process's one SSL context: making one costs tens of milliseconds."""
-    return httpx.create_ssl_context()
 
 
 class ApiClient:
@@ -98,18 +95,16 @@ class ApiClient:
             "auth": auth,
             "headers": {"User-Agent": USER_AGENT},
             "timeout": TIMEOUTS,
-            "verify": shared_ssl_context(),
-            "transport": transport,
             "cookies": no_cookies(),
+            "trust_env": False,  # `Network` reads the environment
         }
         slots = gates.requests + gates.downloads
         limits = httpx.Limits(max_connections=slots, max_keepalive_connections=IDLE_CONNECTIONS)
-        self._client = httpx.AsyncClient(**options, limits=limits)
+        self._client = httpx.AsyncClient(**options, transport=transport or Network(limits))
         # A paid POST always travels on a connection of its own: a kept-alive one that the server closes at that very
         # moment would leave an answer that nobody can interpret.
-        self._fresh = httpx.AsyncClient(
-            **options, limits=httpx.Limits(max_connections=gates.requests, max_keepalive_connections=0)
-        )
+        once = httpx.Limits(max_connections=gates.requests, max_keepalive_connections=0)
+        self._fresh = httpx.AsyncClient(**options, transport=transport or Network(once))
 
     async def get(self, path: str, params: Mapping[str, str] | None = None) -> httpx.Response:
         """GET `path` below the base URL and read the whole answer, whatever its status.
@@ -237,7 +232,9 @@ class ApiClient:
         failure: ProviderError
         try:
             with anyio.move_on_after(seconds), redacted_logs(self.redactor):
-                return await client.send(request, stream=True)
+                response = await client.send(request, stream=True)
+                _note(response)
+                return response
             failure = _too_late(what, seconds)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             failure = network_failure(error, what, self.redactor)
@@ -318,7 +315,61 @@ def network_failure(error: Exception, what: str, redactor: Redactor) -> Provider
     reason = redactor.clean(str(error)).rstrip(".") or "no details"
     method, _, target = what.rpartition(" ") if "://" in what else ("", "", what)
     shown = f"{method} {shown_url(target)}".strip()
-    return ProviderError(f"{shown} failed: {type(error).__name__}: {reason}.", outcome=outcome)
+    if isinstance(error, UnusableSettings):
+        message = f"{shown} was not sent: {reason}."
+        return ProviderError(message, outcome=outcome, retryable=False, next_step=f"correct it; {_DOCTOR}.")
+    message = f"{shown} failed: {type(error).__name__}: {reason}."
+    return ProviderError(message, outcome=outcome, next_step=_network_step(error, reason))
+
+
+_DOCTOR = "`prefect-genmedia doctor` shows proxy and certificates"
+
+
+def _network_step(error: Exception, reason: str) -> str | None:
+    """What a person can do about the network between here and the provider; None for the error's own advice."""
+    if isinstance(error, httpx.ProxyError):
+        return f"check the proxy in HTTPS_PROXY, HTTP_PROXY or ALL_PROXY, and NO_PROXY; {_DOCTOR}."
+    if "CERTIFICATE_VERIFY_FAILED" in reason:
+        return f"if a proxy replaces certificates, name its CA in SSL_CERT_FILE; {_DOCTOR}."
+    return None
+
+
+@dataclass(frozen=True)
+class NotedAnswer:
+    """What an answer's head says, for diagnosis.
+
+    Parameters:
+        status: the HTTP status.
+        media_type: its Content-Type, without parameters.
+        date: its Date header; empty if there is none.
+        received_at: when it came, in seconds since 1970.
+    """
+
+    status: int
+    media_type: str
+    date: str
+    received_at: float
+
+
+_NOTED: ContextVar[list[NotedAnswer] | None] = ContextVar("genmedia_noted_answers", default=None)
+
+
+@contextmanager
+def noted_answers() -> Iterator[list[NotedAnswer]]:
+    """Note the head of each API answer that is received inside; yields the list that they are added to."""
+    noted: list[NotedAnswer] = []
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
+def _note(response: httpx.Response) -> None:
+    noted = _NOTED.get()
+    if noted is not None:
+        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+        noted.append(NotedAnswer(response.status_code, media_type, response.headers.get("date", ""), time.time()))
 
 
 Check = Callable[[], Awaitable[None]]

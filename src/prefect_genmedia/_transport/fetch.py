@@ -2,7 +2,8 @@
 
 No credential ever travels here, private addresses are refused unless allowed, redirects are few and each one is
 checked again, and the address that was checked is the address that is connected to (a second look-up by the HTTP
-library could be answered differently).
+library could be answered differently). A proxy is given the name and resolves it: then only names and addresses that
+stand in URLs are checked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
@@ -20,9 +21,10 @@ import httpx
 from typing_extensions import Self
 
 from prefect_genmedia._transport import bodies
-from prefect_genmedia._transport.api import TIMEOUTS, USER_AGENT, network_failure, no_cookies, shared_ssl_context
+from prefect_genmedia._transport.api import TIMEOUTS, USER_AGENT, network_failure, no_cookies
 from prefect_genmedia._transport.bodies import BodyBounds, UnreadableBody, decoder_of, wire_pieces
-from prefect_genmedia._transport.hosts import Origin, is_public, refusal_of_host
+from prefect_genmedia._transport.hosts import Origin, candidates, is_public, refusal_of_host
+from prefect_genmedia._transport.network import DIRECT, Network, Routes
 from prefect_genmedia._transport.redact import Redactor, redacted_logs
 from prefect_genmedia._transport.urls import shown_url
 from prefect_genmedia.errors import ProviderError
@@ -45,7 +47,7 @@ async def system_resolver(host: str, port: int) -> list[str]:
     """
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     addresses = dict.fromkeys(str(entry[4][0]) for entry in found)
-    return sorted(addresses, key=lambda address: ":" in address)  # IPv4 first: only one address is tried
+    return sorted(addresses, key=lambda address: ":" in address)
 
 
 @dataclass(frozen=True)
@@ -96,18 +98,20 @@ async def fetch(url: str, rules: FetchRules) -> AsyncIterator[httpx.Response]:
     Raises:
         ProviderError: the URL is not allowed (not retryable), or no answer came (retryable).
     """
+    network = Network()
     client = httpx.AsyncClient(
         headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         timeout=TIMEOUTS,
-        verify=shared_ssl_context(),
         follow_redirects=False,
-        transport=rules.transport,
+        transport=rules.transport or network,
         cookies=no_cookies(),
+        trust_env=False,  # `Network` reads the environment
     )
+    routes = Routes() if rules.transport else network.routes
     async with client:
         response = None
         with anyio.move_on_after(rules.seconds):
-            response = await _follow(client, url, rules)
+            response = await _follow(client, url, rules, routes)
         if response is None:
             raise ProviderError(f"GET {shown_url(url)} had no answer within {rules.seconds:.0f} s.")
         try:
@@ -169,10 +173,12 @@ async def _paced(pieces: AsyncIterator[bytes], bounds: BodyBounds, redactor: Red
         yield piece
 
 
-async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules) -> httpx.Response:
+async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules, routes: Routes) -> httpx.Response:
     for _ in range(MAX_REDIRECTS + 1):
-        request = await _checked_request(client, url, rules)
-        response = await _answer(client, request, url)
+        target = _checked_target(url, rules)
+        by_proxy = routes.proxy_for(target.url) is not None
+        addresses = [None] if by_proxy else await _addresses(target, rules)
+        response = await _answer(client, target, addresses, rules.headers)
         if not response.has_redirect_location:
             return response
         await response.aclose()
@@ -183,18 +189,55 @@ async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules) -> htt
     raise ProviderError(f"GET {shown_url(url)} was redirected more than {MAX_REDIRECTS} times.", retryable=False)
 
 
-async def _answer(client: httpx.AsyncClient, request: httpx.Request, url: str) -> httpx.Response:
-    failure: ProviderError
+@dataclass(frozen=True)
+class _Target:
+    """A URL whose host may be asked by what is known of its name.
+
+    Parameters:
+        url: the URL.
+        shown: the URL without what signs it.
+        host: its host, in ASCII.
+        port: its port, also where it is the scheme's own.
+        is_free: whether it may have private addresses.
+    """
+
+    url: httpx.URL
+    shown: str
+    host: str
+    port: int
+    is_free: bool
+
+    def request(self, client: httpx.AsyncClient, address: str | None, further: Mapping[str, str]) -> httpx.Request:
+        """The request for it, to one of its addresses, or by its name, for a proxy."""
+        headers = {"Accept-Encoding": "identity", **further}  # media are compressed already
+        if address is None:
+            return client.build_request("GET", self.url, headers=headers)
+        headers["Host"] = self.url.netloc.decode()
+        extensions = {"sni_hostname": self.host, DIRECT: True}
+        return client.build_request("GET", self.url.copy_with(host=address), headers=headers, extensions=extensions)
+
+
+async def _answer(
+    client: httpx.AsyncClient, target: _Target, addresses: Sequence[str | None], further: Mapping[str, str]
+) -> httpx.Response:
+    """Ask at the first address that accepts a connection."""
+    url = str(target.url)
     query = urlsplit(url).query  # a signature is a secret too
-    try:
-        with redacted_logs(Redactor([query])):
-            return await client.send(request, stream=True)
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
-        failure = network_failure(error, f"GET {url}", Redactor([url, query]))
+    for number, address in enumerate(addresses, 1):
+        try:
+            with redacted_logs(Redactor([query])):
+                return await client.send(target.request(client, address, further), stream=True)
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            failure = network_failure(error, f"GET {url}", Redactor([url, query]))
+            if number < len(addresses):
+                continue
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+            failure = network_failure(error, f"GET {url}", Redactor([url, query]))
+        break
     raise failure
 
 
-async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRules) -> httpx.Request:
+def _checked_target(url: str, rules: FetchRules) -> _Target:
     try:
         shown = shown_url(url)
         parts = urlsplit(url)
@@ -208,22 +251,20 @@ async def _checked_request(client: httpx.AsyncClient, url: str, rules: FetchRule
     is_free = rules.allow_private or Origin.of(target) in rules.trusted_origins
     if not is_free and (reason := refusal_of_host(host)) is not None:
         raise _refusal(f"{shown} {reason}.")
+    return _Target(target, shown, host, port, is_free)
+
+
+async def _addresses(target: _Target, rules: FetchRules) -> list[str]:
+    """The addresses of a host that may be connected to."""
     try:
-        addresses = await rules.resolver(host, port)
+        found = await rules.resolver(target.host, target.port)
     except (OSError, UnicodeError) as error:
-        raise ProviderError(f"The host of {shown} cannot be resolved: {error}.") from None
-    inside = [address for address in addresses if not is_public(address)]
-    if inside and not is_free:
-        raise _refusal(f"{shown} leads to the private address {inside[0]}, which is not allowed.")
-    address = addresses[0]
-    at_address = target.copy_with(host=address)
-    return client.build_request(
-        "GET",
-        at_address,
-        # Media are compressed already.
-        headers={"Host": target.netloc.decode(), "Accept-Encoding": "identity", **rules.headers},
-        extensions={"sni_hostname": host},
-    )
+        raise ProviderError(f"The host of {target.shown} cannot be resolved: {error}.") from None
+    allowed = candidates(found, target.is_free)
+    if not allowed:
+        inside = next((address for address in found if not is_public(address)), "")
+        raise _refusal(f"{target.shown} leads to the private address {inside}, which is not allowed.")
+    return allowed
 
 
 def _refusal(reason: str) -> ProviderError:

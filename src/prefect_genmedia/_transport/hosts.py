@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 import httpx
+
+MAX_ADDRESSES = 6
+"""How many addresses of one host are tried, at most: each may take a connect timeout."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -27,6 +32,9 @@ _NOT_PUBLIC = tuple(
         "168.63.129.16/32",  # a cloud's host agent, reachable from its machines only
     )
 )
+# Addresses of the benchmark network. Local proxies (Clash, sing-box and others) answer DNS with them, and lead what
+# connects to one to the host whose name was asked for.
+_FAKE_IP = ipaddress.ip_network("198.18.0.0/15")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
 # Names that stand for this machine or a private network, whatever resolves them: special-use names (RFC 6761, 6762,
@@ -92,6 +100,39 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_fake_ip(address: str) -> bool:
+    """Whether an address is one that fake-IP resolvers give: it stands for the name that it was the answer to.
+
+    Parameters:
+        address: an IP address that DNS has answered; a URL that holds such an address is not allowed.
+    """
+    try:
+        return ipaddress.ip_address(address) in _FAKE_IP
+    except ValueError:
+        return False
+
+
+def candidates(addresses: Sequence[str], is_free: bool = False) -> list[str]:
+    """Which of a name's addresses are connected to, in the order in which they are tried: the families take turns.
+
+    Parameters:
+        addresses: all that DNS has answered.
+        is_free: whether private addresses are allowed.
+
+    Returns:
+        At most `MAX_ADDRESSES`; none if a private one is among them. Where a fake-IP resolver has answered, its
+        addresses alone count: some give a private IPv6 address beside them.
+    """
+    fake = [address for address in addresses if is_fake_ip(address)]
+    if not is_free:
+        if not fake and not all(map(is_public, addresses)):
+            return []
+        addresses = fake or addresses
+    families = ([each for each in addresses if ":" not in each], [each for each in addresses if ":" in each])
+    in_turns = (address for pair in zip_longest(*families) for address in pair if address is not None)
+    return list(dict.fromkeys(in_turns))[:MAX_ADDRESSES]
 
 
 def is_public(address: str) -> bool:

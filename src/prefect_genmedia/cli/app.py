@@ -50,10 +50,24 @@ prefect-genmedia deploy
 Next: `prefect worker start --pool genmedia`. Schedules that pay are off: switch them on in the UI.
 """
 
+DOCTOR = """Find out what is wrong between this machine and the providers, without paying: one table.
+
+It checks proxy, certificates, name resolution, clock, base URL and key of each saved credentials Block, the ledger, the
+output, the storage of inputs, and whether paid jobs wait to be collected. Ends with status 1 if there is a problem.
+
+For example:
+```
+prefect-genmedia doctor
+prefect-genmedia doctor tokenops-credentials/default
+```
+Next: do what the last column says. Run it where the flows run, with the worker's environment.
+"""
+
 # What the two say of themselves stands here: taking it from their modules would load them for each `--help`.
 app.command("prefect_genmedia.cli.jobs:app", name="jobs", help=JOBS)
 app.command("prefect_genmedia.cli.accounts:app", name="accounts", help=ACCOUNTS)
 app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
+app.command("prefect_genmedia.cli.doctor:doctor", name="doctor", help=DOCTOR)
 app.register_install_completion_command()
 
 

@@ -14,7 +14,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
+from prefect_genmedia.cli.doctor import print_findings
 from prefect_genmedia.deploy import Change, Options, Outcome, apply
+from prefect_genmedia.deploy.doctor import diagnose
 from prefect_genmedia.errors import InvalidRequest
 
 _COLOURS = {
@@ -68,7 +70,8 @@ def deploy(
     provider
         Only this provider's deployments and credentials; may be given several times. By default all.
     check
-        Change nothing: say what would be changed and what is missing, and try the keys at the providers, for free.
+        Change nothing: say what would be changed and what is missing, try the keys at the providers, for free, and
+        show what `prefect-genmedia doctor` finds on this machine.
         Ends with status 1 unless everything is in place.
     prefect_file
         Your own prefect.yaml.
@@ -101,8 +104,10 @@ def deploy(
     _print(changes, check)
     if problem:
         stop(problem)
+    found = asyncio.run(diagnose(options.checked)) if check else []
+    print_findings(found)
     wrong = _WRONG_IN_A_CHECK if check else _WRONG
-    if any(change.outcome in wrong for change in changes):
+    if any(change.outcome in wrong for change in changes) or any(finding.step for finding in found):
         raise SystemExit(1)
 
 

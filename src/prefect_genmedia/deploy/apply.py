@@ -61,6 +61,7 @@ class Options:
         check: whether to look only, and try the keys.
         prefect_file, server_file, automations_file, documents_file: a team's own, in place of the shipped ones.
         environment: where values of Block documents come from.
+        checked: takes the credentials Blocks whose keys a check has tried.
     """
 
     pool: str | None = None
@@ -76,6 +77,7 @@ class Options:
     automations_file: Path | None = None
     documents_file: Path | None = None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ, repr=False)
+    checked: list[ProviderCredentials] = field(default_factory=list, repr=False)
 
 
 async def apply(options: Options) -> AsyncIterator[Change]:
@@ -127,6 +129,7 @@ async def _applied(client: PrefectClient, options: Options, declared: _Declared,
         if block is not None:
             present[change.name] = block
         if options.check and isinstance(block, ProviderCredentials):
+            options.checked.append(block)
             yield await probe(block)
 
     deployments = _chosen(declared.prefect_file.deployments, options.providers)

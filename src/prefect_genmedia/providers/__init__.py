@@ -50,7 +50,7 @@ from prefect_genmedia.providers.responses import (
     read_json,
     unreadable,
 )
-from prefect_genmedia.providers.results import open_content, open_url, result_stream
+from prefect_genmedia.providers.results import open_content, open_url, redirect_target, result_stream
 from prefect_genmedia.providers.statuses import StatusWords, likely_phase
 from prefect_genmedia.text import clean_word, path_segment
 
@@ -101,6 +101,7 @@ __all__ = [
     "read_body",
     "read_json",
     "reason_in",
+    "redirect_target",
     "register",
     "result_stream",
     "task_in",

@@ -181,6 +181,16 @@ class ProviderCredentials(CredentialsBlock):
         return repr(sorted((name, _revealed(getattr(self, name))) for name in type(self).model_fields))
 
 
+def secrets_of(block: ProviderCredentials) -> list[str]:
+    """Every secret field of a Block that is set: what no text may show.
+
+    Parameters:
+        block: the Block.
+    """
+    values = (getattr(block, name) for name in type(block).model_fields)
+    return [text for value in values if isinstance(value, SecretStr) and (text := value.get_secret_value())]
+
+
 def plausible_key(value: SecretStr) -> SecretStr:
     """The secret without blanks around it, if it can stand in an HTTP header: what a slip while copying it breaks.
 

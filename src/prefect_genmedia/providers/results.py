@@ -40,6 +40,23 @@ def result_stream(response: httpx.Response) -> ResultStream:
     )
 
 
+def redirect_target(response: httpx.Response) -> str | None:
+    """Where an answer of the API redirects to; None if it does not. Open it with `open_url`, without the key.
+
+    Parameters:
+        response: an answer; its body need not be read.
+
+    Raises:
+        ProviderError: its `Location` cannot be read; retryable.
+    """
+    if not response.has_redirect_location:
+        return None
+    try:
+        return urljoin(str(response.request.url), response.headers["location"])
+    except ValueError:
+        raise ProviderError("A redirect leads to a URL that cannot be read.") from None
+
+
 @asynccontextmanager
 async def open_url(url: str, rules: FetchRules) -> AsyncIterator[ResultStream]:
     """Open a result's public URL, without any credential.
@@ -85,8 +102,7 @@ async def open_content(api: ApiClient, path: str, what: str, rules: FetchRules) 
         GenMediaError: the provider refuses to say.
     """
     async with api.stream(path) as response:
-        location = response.headers.get("location") if response.is_redirect else None
-        url = None if location is None else _absolute(response, location)
+        url = redirect_target(response)
         if url is None:
             if not response.is_success:
                 raise no_content(await read_body(response, what, api.redactor), what, api.redactor)

@@ -18,9 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from prefect_genmedia.providers.plugin import loaded_parts
 from prefect_genmedia.simulator.dialect import Dialect
-from prefect_genmedia.simulator.faults import STAGES, broken_answer, broken_file, fault_from
+from prefect_genmedia.simulator.faults import STAGES, Fault, broken_answer, broken_file, fault_from
 from prefect_genmedia.simulator.media import ASSETS, CLIP, asset
-from prefect_genmedia.simulator.world import World
+from prefect_genmedia.simulator.world import StoredFile, World
 
 
 def installed_dialects() -> tuple[type[Dialect], ...]:
@@ -47,13 +47,7 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
         fault = world.faults.take(stored.struck_as, stored.stage) if stored.struck_as else None
         if fault is None:
             return Response(stored.content, media_type=stored.media_type)
-        if fault.name == "content_gone":
-            return Response("<Error><Code>NoSuchKey</Code></Error>", 404, media_type="application/xml")
-        if fault.name in ("content_json", "content_json_expired"):
-            return JSONResponse(world.url_answer(stored.content, expired=fault.name == "content_json_expired"))
-        if fault.name == "content_json_text":
-            return world.plain_answer(stored.content)
-        return await broken_file(fault, stored.content, stored.media_type, request, world.drop)
+        return await _struck(world, fault, stored, request)
 
     async def assets(request: Request) -> Response:
         path = ASSETS / request.path_params["name"]
@@ -74,6 +68,19 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
         *_control(world),
     ]
     return Starlette(routes=routes, middleware=[Middleware(EncodedPaths)])
+
+
+async def _struck(world: World, fault: Fault, stored: StoredFile, request: Request) -> Response:
+    """The answer for a file that a fault strikes."""
+    if fault.name == "content_gone":
+        return Response("<Error><Code>NoSuchKey</Code></Error>", 404, media_type="application/xml")
+    if fault.name == "content_redirect":
+        return world.redirect_answer(stored.content)
+    if fault.name in ("content_json", "content_json_expired"):
+        return JSONResponse(world.url_answer(stored.content, expired=fault.name == "content_json_expired"))
+    if fault.name == "content_json_text":
+        return world.plain_answer(stored.content)
+    return await broken_file(fault, stored.content, stored.media_type, request, world.drop)
 
 
 class EncodedPaths:

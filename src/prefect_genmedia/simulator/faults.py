@@ -99,6 +99,7 @@ STAGES: dict[str, dict[str, str]] = {
         "content_slow": "send the file in pieces over `seconds` (default 1)",
         "content_json": "answer JSON with a URL of the file",
         "content_json_expired": "answer JSON with a URL that has expired",
+        "content_redirect": "answer 302 with a signed URL of the file",
         "content_playlist": "send a text that names other files for a demuxer to open, as a video",
         "content_picture": "send a PNG picture as a video",
         "content_bomb": "send a small mp4 whose frame has 8192×8192 pixels",

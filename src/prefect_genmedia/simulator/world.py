@@ -192,6 +192,12 @@ class World:
         url = self.publish(video, "video/mp4", "mp4").removeprefix(self.base_url)
         return PlainTextResponse(json.dumps({"code": "success", "data": {"video": [{"url": url}], "expires_at": 0}}))
 
+    def redirect_answer(self, video: bytes) -> Response:
+        """A redirect to a video's URL, signed as storages sign theirs."""
+        url = self.publish(video, "video/mp4", "mp4", self.settings.file_seconds)
+        query = f"X-Amz-Credential=AKIASIMULATOR&X-Amz-Signature={secrets.token_hex(16)}"
+        return Response(status_code=302, headers={"Location": f"{url}?{query}"})
+
     def report(self) -> dict[str, Any]:
         """What happened so far: the billing counter, the requests, the jobs."""
         jobs = [*self.jobs.values(), *self.overwritten]

@@ -112,6 +112,7 @@ ENDINGS: Mapping[str, Ending] = {
     "content_json_expired": _FETCHED_AGAIN,
     "content_json_text": _WRONG_FILE,
     "content_not_ready": _FETCHED_AGAIN,
+    "content_redirect": UNTROUBLED,
     "content_gone": Ending("JobExpired", JobState.DELIVERED),
     "content_playlist": _WRONG_FILE,
     "content_picture": _WRONG_FILE,

@@ -82,7 +82,7 @@ class TokenOpsClient:
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
-        """GET /videos/{id}/content: mp4 bytes, or JSON that names a URL, which is then fetched without the key.
+        """GET /videos/{id}/content: mp4 bytes, a redirect, or JSON that names a URL, fetched without the key.
 
         Raises:
             JobExpired: the file is gone.

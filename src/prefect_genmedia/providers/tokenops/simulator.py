@@ -129,6 +129,8 @@ class TokenOps(Dialect):
             return self.world.plain_answer(video)
         if fault is None:
             return Response(video, media_type="video/mp4")
+        if fault.name == "content_redirect":
+            return self.world.redirect_answer(video)
         if fault.name in ("content_json", "content_json_expired"):
             answer = self.world.url_answer(video, expired=fault.name == "content_json_expired")
             return JSONResponse({"video_url": answer.pop("url"), **answer})
