@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CONSTRAINTS := constraints.txt
 EXTRAS := dev
 
-.PHONY: demo deploy test test-lowest kill-test check format bench docs build clean
+.PHONY: demo deploy test test-lowest test-prefect-3.8 kill-test check format bench docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(INSTALLED)
@@ -33,6 +33,19 @@ test-lowest:
 	$(MAKE) test VENV=.venv-lowest PYTHON=$(or $(LOWEST_PYTHON),python3.10) CONSTRAINTS=constraints-lowest.txt \
 	    EXTRAS=test,parquet,s3 ARGS='$(or $(ARGS),-n 2 --dist loadfile $(LOWEST:%=tests/%.py))'
 	.venv-lowest/bin/prefect-genmedia demo
+
+# What depends on Prefect, on the oldest version that is supported; everything else is as in constraints.txt. ARGS as above.
+OLDER := .venv-prefect-3.8
+SURFACE := test_flows_surface test_own_flows test_ask test_suspend test_suspending_flows test_long_pauses test_retries \
+           test_waiting_for_limits test_deployments test_deploy_command test_workers test_blocks_standard \
+           prefect/test_known_failures
+test-prefect-3.8: $(OLDER)/constraints.txt
+	$(MAKE) test VENV=$(OLDER) CONSTRAINTS=$< EXTRAS=test,parquet,s3 \
+	    ARGS='$(or $(ARGS),-n 2 --dist loadfile $(SURFACE:%=tests/%.py))'
+
+$(OLDER)/constraints.txt: constraints.txt
+	mkdir -p $(OLDER)
+	sed 's/^prefect==.*/prefect==3.8.8/' $< >$@
 
 # A thousand kills of a running flow, each followed by a retry.
 kill-test: $(READY)
@@ -71,7 +84,7 @@ build: $(BIN)/python
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest $(OLDER) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
