@@ -17,7 +17,7 @@ from prefect_genmedia._core.model import Delivery
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.concurrency import holding_limit
 from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import recorded_job, run_context
+from prefect_genmedia._prefect.run import recorded_job, run_context, suspension_check
 from prefect_genmedia._prefect.suspension import check_can_suspend, suspend_until_done
 from prefect_genmedia.errors import OutputRefused
 from prefect_genmedia.providers.credentials import ProviderCredentials
@@ -86,6 +86,7 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
         with attempt:
             spec = JobSpec(attempt.prepared.request, scope=run_context().scope(key), variant=attempt.variant)
             async with holding_limit(spec, credentials):
+                await suspension_check()()
                 job = await submit(
                     attempt.prepared,
                     credentials=credentials,
