@@ -53,7 +53,8 @@ class GenerateOptions(TypedDict, total=False):
     output: str | None
     """A folder, a file name ending in .mp4, or an fsspec URL of either; None takes the setting."""
     timeout_seconds: float
-    """How long to wait for the result, in seconds from when the provider accepted the job."""
+    """How long to wait for the result, in seconds from when the provider accepted the job, and before that for a slot
+    of the Block's `concurrency_limit`."""
     idempotency_key: str | None
     """Makes "the same request" hold across flow runs."""
     resubmit_on_output_refusal: int
@@ -82,9 +83,15 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
     credentials, output = options.get("credentials", "default"), options.get("output")
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
     key = options.get("idempotency_key")
+    timeout = options.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
     for attempt in attempts(prepared, options.get("resubmit_on_output_refusal", 0)):
         with attempt:
-            spec = JobSpec(attempt.prepared.request, scope=run_context().scope(key), variant=attempt.variant)
+            spec = JobSpec(
+                attempt.prepared.request,
+                scope=run_context().scope(key),
+                variant=attempt.variant,
+                timeout_seconds=timeout,
+            )
             async with holding_limit(spec, credentials):
                 await suspension_check()()
                 job = await submit(
@@ -100,7 +107,6 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                 )
                 if options.get("suspend_while_waiting"):
                     await suspend_until_done(job)
-                timeout = options.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
                 job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout)
     return await download_result(job, output, credentials=credentials)
 
