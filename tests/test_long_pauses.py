@@ -28,8 +28,7 @@ def crew(running_simulator: RunningSimulator, tmp_path_factory: pytest.TempPathF
         PREFECT_SERVER_CONCURRENCY_INITIAL_DEPLOYMENT_LEASE_DURATION=str(LEASE_SECONDS),
     )
     with crew.serving():
-        blocks = {"default": {}, "narrow": {"max_in_flight": 1, "account_name": "narrow"}}
-        crew.setup(blocks, {"limited": (FLOW, {"concurrency_limit": 4}), "free": (FLOW, {})})
+        crew.setup({"default": {}}, {"limited": (FLOW, {"concurrency_limit": 4}), "free": (FLOW, {})})
         with crew.worker():
             yield crew
 
@@ -58,25 +57,3 @@ def test_runs_that_wait_for_a_person_or_their_job_outlive_the_leases_of_their_de
         until(lambda run=run: crew.state(run) == "Completed", lambda run=run: f"{crew.state(run)}: {crew.logs(run)}")
     assert [job.state for job in crew.jobs()] == [JobState.DELIVERED] * 3
     assert simulator.accepted == 3
-
-
-def test_a_run_that_is_suspended_in_the_ui_before_it_submits_pays_nothing_until_it_is_resumed(
-    crew: Crew, simulator: RunningSimulator
-) -> None:
-    simulator.world.settings.run_seconds = 3600.0
-    inputs = {"image_url": simulator.portrait_url, "audio_url": simulator.speech_url, "credentials": "narrow"}
-    first = crew.start("free", **inputs, seed=4)
-    until(lambda: simulator.accepted == 1, lambda: crew.logs(first))
-    second = crew.start("free", **inputs, seed=5)
-    until(lambda: "Waiting for a place" in crew.logs(second), lambda: crew.logs(second))
-    crew.set_state(second, "PAUSED", "Suspended")
-
-    simulator.world.settings.run_seconds = 0.2
-    until(lambda: crew.state(first) == "Completed", lambda: crew.logs(first))
-    until(lambda: not crew.pids(second), "the suspended run's process has ended")
-    assert crew.state(second) == "Suspended"
-    assert simulator.accepted == 1
-
-    crew.resume(second)
-    until(lambda: crew.state(second) == "Completed", lambda: crew.logs(second))
-    assert simulator.accepted == 2
