@@ -250,7 +250,7 @@ def test_a_block_that_an_earlier_wheel_saved_loads_edits_and_deploys_with_this_o
 def test_a_server_that_is_away_for_longer_than_a_lease_costs_one_payment_and_leaves_one_file(
     crew: Crew, simulator: RunningSimulator, known: set[str]
 ) -> None:
-    """PrefectHQ/prefect#18839, #18893, #19068: the server is away; a run whose lease is lost may be ended by Prefect."""
+    """PrefectHQ/prefect#18839, #18893, #19068: a run whose lease is lost while the server is away may be ended."""
     simulator.world.settings.run_seconds = 3600.0
     free = crew.start("free", prompt="free", credentials="held")
     limited = crew.start("limited", prompt="limited")
