@@ -114,7 +114,6 @@ def test_a_run_whose_infrastructure_crashed_before_it_began_pays_nothing_and_can
     until(lambda: crew.state(run) == "Crashed", lambda: crew.state(run))
     assert simulator.accepted == 0
     crew.call("PATCH", f"/deployments/{crew.deployments['broken']}", {"job_variables": {}})
-    crew.call("PATCH", f"/flow_runs/{run}", {"job_variables": {}})
     crew.set_state(run, "SCHEDULED", "AwaitingRetry", force=True)
     completed(crew, run)
     assert simulator.accepted == 1
@@ -181,7 +180,7 @@ def test_two_processes_of_one_run_pay_once_and_deliver_one_file(
     deployment = crew.deployments["free"]
     body = {"parameters": {"prompt": "twins"}, "state": {"type": "PENDING"}}  # no worker takes it
     run = str(crew.call("POST", f"/deployments/{deployment}/create_flow_run", body)["id"])
-    command = [sys.executable, "-m", "prefect.flow_engine", run]
+    command = [sys.executable, "-m", "prefect.engine"]
     env = crew.env | {"PREFECT__FLOW_RUN_ID": run}
     twins = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
     assert all(twin.wait(240) is not None for twin in twins)
