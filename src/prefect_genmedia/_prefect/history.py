@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import anyio
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Pause
 from prefect.logging import get_run_logger
 
@@ -20,7 +23,11 @@ FRESH_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
 """How long the server is waited for. A server that is away suspends nothing, and ends no run that can go on."""
 
+CANCELLATION_SECONDS = 8.0
+"""How often a task outside of the main thread asks whether its run is being cancelled; Prefect kills it after 30 s."""
+
 _RETRIED_IN_UI = "AwaitingRetry"
+_CANCELLED = frozenset({StateType.CANCELLING, StateType.CANCELLED})
 _RETRIED_BY_COMMAND = "Retried via"
 
 
@@ -67,9 +74,39 @@ async def _state_of(run_id: str) -> State | None:
                 return (await client.read_flow_run(UUID(run_id))).state
     except Exception as error:
         get_run_logger().warning(
-            "Prefect's server did not say whether this run is suspended, so it goes on: %s", type(error).__name__
+            "Prefect's server did not tell the run's state, so the run goes on: %s", type(error).__name__
         )
         return None
+
+
+@asynccontextmanager
+async def cancelled_with_run(run_ids: Sequence[str]) -> AsyncIterator[None]:
+    """Cancel the block when the run is being cancelled, so that it can say what becomes of its job.
+
+    A task of the main thread is cancelled by Prefect. Tasks that were given to `.submit` or `.map`, which are all tasks
+    of synchronous flows, run in threads that see nothing until they are killed.
+
+    Parameters:
+        run_ids: the run, and its root run.
+    """
+    waiting = asyncio.current_task()
+    if not run_ids or waiting is None or threading.current_thread() is threading.main_thread():
+        yield
+        return
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(CANCELLATION_SECONDS)
+            states = [await _state_of(run_id) for run_id in dict.fromkeys(run_ids)]
+            if any(state is not None and state.type in _CANCELLED for state in states):
+                waiting.cancel()
+                return
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
 
 
 async def restarted_by_person_at(run_id: str) -> float | None:

@@ -131,7 +131,12 @@ async def retried_by_person() -> bool:
 
 def suspension_check() -> SuspensionCheck:
     """What ends this process's part of the flow run if the run was suspended from outside."""
-    return SuspensionCheck([str(flow_run.id), root_run_id()] if flow_run.id else [])
+    return SuspensionCheck(own_runs())
+
+
+def own_runs() -> list[str]:
+    """The flow run and its root run; empty outside of flows."""
+    return [str(flow_run.id), root_run_id()] if flow_run.id else []
 
 
 def label_of(url: str) -> str:
