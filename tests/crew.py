@@ -66,7 +66,9 @@ class Crew:
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Run the server; what was in its database is there again, what was in its memory is not."""
+        """Run the server, anew if it runs; what was in its database is there again, what was in its memory is not."""
+        if self.server is not None:
+            self.server.kill()
         command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         with member("server", command, self.env, self.home) as server:
             until(lambda: HTTP.get(f"{self.api}/health").is_success, lambda: server.log.read_text()[-2000:])
