@@ -121,8 +121,12 @@ class Crew:
         found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
         return "\n".join(str(each["data"]) for each in found)
 
-    def events(self, name: str) -> int:
-        return int(self.call("POST", "/events/filter", {"filter": {"event": {"name": [name]}}})["total"])
+    def events(self, name: str, run: str | None = None) -> int:
+        """How many events of a name the server has stored, of any run or of one."""
+        wanted: dict[str, Any] = {"event": {"name": [name]}}
+        if run is not None:
+            wanted["related"] = {"id": [f"prefect.flow-run.{run}"]}
+        return int(self.call("POST", "/events/filter", {"filter": wanted})["total"])
 
     def taken(self, limit: str) -> int:
         return int(self.call("GET", f"/v2/concurrency_limits/{limit}")["active_slots"])

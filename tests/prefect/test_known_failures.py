@@ -281,7 +281,7 @@ def test_a_slot_that_leaked_with_its_worker_and_server_is_named_and_can_be_freed
         simulator.world.settings.run_seconds = 3600.0
         killed = crew.start("free", prompt="killed", credentials="held")
         until(lambda: simulator.accepted == 1, lambda: crew.logs(killed))
-        until(lambda: crew.events("prefect.concurrency-limit.acquired"), "the event of its slot")
+        until(lambda: crew.events("prefect.concurrency-limit.acquired", killed), "the event of its slot")
         crew.kill(killed)
         until(lambda: crew.state(killed) == "Crashed", lambda: crew.state(killed))
         assert crew.server is not None
