@@ -276,7 +276,7 @@ def test_a_slot_that_leaked_with_its_worker_and_server_is_named_and_can_be_freed
     crew: Crew, simulator: RunningSimulator
 ) -> None:
     """PrefectHQ/prefect#17415, #21794, #9895: a worker was killed, and the server that knew its lease restarted."""
-    with crew.serving():
+    with crew.serving(), crew.worker("second"):
         crew.call("PATCH", "/v2/concurrency_limits/held", {"active_slots": 0})
         simulator.world.settings.run_seconds = 3600.0
         killed = crew.start("free", prompt="killed", credentials="held")
@@ -287,7 +287,7 @@ def test_a_slot_that_leaked_with_its_worker_and_server_is_named_and_can_be_freed
         assert crew.server is not None
         crew.server.kill()
     simulator.world.settings.run_seconds = 0.2
-    with crew.serving():
+    with crew.serving(), crew.worker("third"):
         name = crew.run(killed)["name"]
         waiting = crew.start("free", prompt="waiting", credentials="held", timeout_seconds=3)
         until(lambda: crew.state(waiting) == "Failed", lambda: f"{crew.state(waiting)}: {crew.logs(waiting)}")
