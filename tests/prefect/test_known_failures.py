@@ -289,7 +289,7 @@ def test_a_slot_that_leaked_with_its_worker_and_server_is_named_and_can_be_freed
     simulator.world.settings.run_seconds = 0.2
     with crew.serving(), crew.worker("third"):
         name = crew.run(killed)["name"]
-        waiting = crew.start("free", prompt="waiting", credentials="held", timeout_seconds=3)
+        waiting = crew.start("free", prompt="waiting", credentials="held", timeout_seconds=20)
         until(lambda: crew.state(waiting) == "Failed", lambda: f"{crew.state(waiting)}: {crew.logs(waiting)}")
         assert "RateLimited" in crew.run(waiting)["state"]["message"]
         assert f"'{name}' (Crashed), which did not give it back" in crew.logs(waiting)
