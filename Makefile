@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CONSTRAINTS := constraints.txt
 EXTRAS := dev
 
-.PHONY: demo deploy test test-lowest field-before kill-test check format bench docs build clean
+.PHONY: demo deploy test test-lowest test-prefect-3.8 field-before kill-test check format bench docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(INSTALLED)
@@ -46,6 +46,19 @@ field-before: $(READY)
 	rm -rf $(BEFORE)/source/src
 	$(BIN)/python tests/integration/field/before.py "$(CURDIR)/$(BEFORE)/venv/bin/python" "$(CURDIR)/$(BEFORE)/source"
 
+# What depends on Prefect, on the oldest version that is supported; everything else is as in constraints.txt. ARGS as above.
+OLDER := .venv-prefect-3.8
+SURFACE := test_flows_surface test_own_flows test_ask test_suspend test_suspending_flows test_long_pauses test_retries \
+           test_waiting_for_limits test_deployments test_deploy_command test_workers test_blocks_standard \
+           prefect/test_known_failures
+test-prefect-3.8: $(OLDER)/constraints.txt
+	$(MAKE) test VENV=$(OLDER) CONSTRAINTS=$< EXTRAS=test,parquet,s3 \
+	    ARGS='$(or $(ARGS),-n 2 --dist loadfile $(SURFACE:%=tests/%.py))'
+
+$(OLDER)/constraints.txt: constraints.txt
+	mkdir -p $(OLDER)
+	sed 's/^prefect==.*/prefect==3.8.8/' $< >$@
+
 # A thousand kills of a running flow, each followed by a retry.
 kill-test: $(READY)
 	GENMEDIA_KILLS=1000 $(BIN)/pytest -s tests/test_sigkill.py
@@ -83,7 +96,7 @@ build: $(BIN)/python
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest $(OLDER) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -20,7 +20,7 @@ from prefect_genmedia._core.model import Delivery
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.concurrency import holding_limit
 from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import recorded_job, run_context
+from prefect_genmedia._prefect.run import recorded_job, run_context, suspension_check
 from prefect_genmedia._prefect.suspension import check_can_suspend, suspend_until_done
 from prefect_genmedia.errors import OutputRefused
 from prefect_genmedia.prices import amount_of, from_micros
@@ -58,7 +58,8 @@ class GenerateOptions(TypedDict, total=False):
     output: str | None
     """A folder, a file name ending in .mp4, or an fsspec URL of either; None takes the setting."""
     timeout_seconds: float
-    """How long to wait for the result, in seconds from when the provider accepted the job."""
+    """How long to wait for the result, in seconds from when the provider accepted the job, and before that for a slot
+    of the Block's `concurrency_limit`."""
     idempotency_key: str | None
     """Makes "the same request" hold across flow runs."""
     resubmit_on_output_refusal: int
@@ -90,10 +91,17 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
     key, limit = options.get("idempotency_key"), options.get("max_cost")
     left = None if limit is None else amount_of("max_cost", limit)
+    timeout = options.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
     for attempt in attempts(prepared, options.get("resubmit_on_output_refusal", 0)):
         with attempt:
-            spec = JobSpec(attempt.prepared.request, scope=run_context().scope(key), variant=attempt.variant)
+            spec = JobSpec(
+                attempt.prepared.request,
+                scope=run_context().scope(key),
+                variant=attempt.variant,
+                timeout_seconds=timeout,
+            )
             async with holding_limit(spec, credentials):
+                await suspension_check()()
                 job = await submit(
                     attempt.prepared,
                     credentials=credentials,
@@ -108,7 +116,6 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                 )
                 if options.get("suspend_while_waiting"):
                     await suspend_until_done(job)
-                timeout = options.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
                 job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout)
         if left is not None and attempt.refused_job:
             left = max(left - await _paid_for(attempt.refused_job), Decimal(0))

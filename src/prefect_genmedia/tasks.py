@@ -21,6 +21,7 @@ from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.cards import publish_result_card
 from prefect_genmedia._prefect.environment import lasting_output
+from prefect_genmedia._prefect.history import cancelled_with_run
 from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress
 from prefect_genmedia._prefect.reconcile import reconcile_all
 from prefect_genmedia._prefect.run import (
@@ -30,6 +31,7 @@ from prefect_genmedia._prefect.run import (
     emit_job_event,
     explained,
     name_run_after,
+    own_runs,
     retry_if_safe,
     run_name,
 )
@@ -193,6 +195,7 @@ async def wait_for_job(
         explained(),
         shown_progress() as listener,
         open_session_of(job, credentials, RunHooks(listener)) as (session, found),
+        cancelled_with_run(own_runs()),
     ):
         return await pipeline.wait(session, found, timeout_seconds)
 

@@ -25,6 +25,9 @@ from prefect_genmedia._inputs.prepare import Submission, identified, is_fresh, n
 from prefect_genmedia.errors import BudgetStop, FieldProblem, GenMediaError, InvalidRequest, SubmissionUnknown
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
+JUST_ACCEPTED_SECONDS = 1.0
+"""A job of this age was accepted by the run that waits for it, since the run began."""
+
 
 class JobSteps:
     """How `run_job` takes the steps. This base takes each once; a batch repeats steps and bounds how many run."""
@@ -202,7 +205,8 @@ async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
     Parameters:
         session: the account.
         job: a job that the provider accepted.
-        timeout_seconds: how long to wait, counted from when the provider accepted the job.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job, or from when a person has
+            started the run again since.
 
     Raises:
         JobTimeout, CredentialsError: the job continues at the provider.
@@ -212,6 +216,7 @@ async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
     if session.run.flow_run_id and job.flow_run_id != session.run.flow_run_id and job.state in AT_PROVIDER:
         # This run's own now, so that reconcile leaves it alone while we wait for it.
         job = await ledger.note(job, flow_run_id=session.run.flow_run_id) or job
+    timeout_seconds += await _time_before_restart(session, job)
     try:
         done = await wait_for_job(
             ledger, session.client, job, timeout_seconds, session.policy, session.hooks.listener(), session.clock
@@ -225,6 +230,16 @@ async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
     if done.succeeded_at and done.submitted_at:
         session.log.info("Job %s is done after %.1f s", done.shown_id, done.succeeded_at - done.submitted_at)
     return done
+
+
+async def _time_before_restart(session: Session, job: Job) -> float:
+    """How long before a person started the run again the job was accepted, in seconds: the person waits anew.
+
+    Automatic retries keep the first deadline. Prefect is asked only about jobs that an earlier start may have left.
+    """
+    if job.state not in AT_PROVIDER or session.clock.now() - job.age_origin < JUST_ACCEPTED_SECONDS:
+        return 0.0
+    return max((await session.run.restarted_at() or 0.0) - job.age_origin, 0.0)
 
 
 async def deliver(session: Session, job: Job, output: str | None) -> Job:

@@ -29,8 +29,12 @@ Logger = logging.Logger | logging.LoggerAdapter[Any]
 _logger = logging.getLogger(__name__)
 
 
-async def _never() -> bool:
-    return False
+async def _never() -> float | None:
+    return None
+
+
+async def _go_on() -> None:
+    pass
 
 
 async def _local_target(output: str) -> Target:
@@ -48,12 +52,20 @@ class RunContext:
     Parameters:
         flow_run_id: the flow run; None outside of flows.
         root_run_id: its root flow run, or the task run where there is no flow.
-        retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
+        restarted_at: when a person last started that run again, in seconds since 1970; None if nobody did. Automatic
+            retries do not count.
+        leave_if_suspended: called before the first byte of a submission. It raises what ends this process's part of
+            the run if the run was suspended.
     """
 
     flow_run_id: str | None = None
     root_run_id: str | None = None
-    retried_by_person: Callable[[], Awaitable[bool]] = _never
+    restarted_at: Callable[[], Awaitable[float | None]] = _never
+    leave_if_suspended: Callable[[], Awaitable[None]] = _go_on
+
+    async def retried_by_person(self) -> bool:
+        """Whether the root run was started again by a person, and not by its own automatic retries."""
+        return await self.restarted_at() is not None
 
     def scope(self, idempotency_key: str | None) -> str:
         """What bounds "the same request": the user's key, or else the root run.

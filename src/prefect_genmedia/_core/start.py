@@ -211,23 +211,29 @@ class Start:
         return cls(clock.now(), clock.boottime(), within_seconds)
 
 
-def send_check(ledger: Ledger, job: Job, start: Start, clock: Clock) -> Callable[[], Awaitable[None]]:
+def send_check(session: Session, job: Job, start: Start) -> Callable[[], Awaitable[None]]:
     """What is called before the first byte of a job's POST.
 
     Args:
-        ledger: where the job is recorded.
+        session: the account, and the run that asks.
         job: the job, `sending`, with the token of this process.
         start: when the right to send was asked for.
-        clock: tells the time.
 
     Returns:
-        A check that raises `SendingLapsed` if the job must not be sent.
+        A check that raises `SendingLapsed` if the job must not be sent, or what ends a suspended run; the job is
+        reserved again then.
     """
+    ledger, clock = session.ledger, session.clock
 
     def passed() -> float:
         return max(abs(clock.now() - start.wall), clock.boottime() - start.boottime)
 
     async def check() -> None:
+        try:
+            await session.run.leave_if_suspended()
+        except BaseException:
+            await finish(ledger.unsend(job))  # not a byte has gone
+            raise
         present: Job | None = None
         try:
             with anyio.move_on_after(max(start.within_seconds - passed(), 0.0)):

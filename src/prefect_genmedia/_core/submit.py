@@ -191,7 +191,7 @@ async def _send(session: Session, started: Started) -> Job:
     failure: GenMediaError
     try:
         told = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
-        with checked_before_sending(send_check(ledger, job, start, clock)):
+        with checked_before_sending(send_check(session, job, start)):
             accepted = await session.client.submit(told)
     except SendingLapsed:
         await ledger.unsend(job)

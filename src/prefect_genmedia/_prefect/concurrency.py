@@ -1,20 +1,96 @@
-"""Holding the Prefect global concurrency limit that a credentials Block names, while a job is at its provider."""
+"""Holding the Prefect global concurrency limit that a credentials Block names, while a job is at its provider.
+
+Waiting for a slot is logged, ends after a time, and names the runs that hold the slots.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import random
+import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from http import HTTPStatus
+from typing import NamedTuple
+from uuid import UUID
 
-from prefect.client.orchestration import get_client
-from prefect.concurrency.asyncio import concurrency
+from httpx import HTTPStatusError
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError, concurrency
+from prefect.events import Event
+from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 from prefect.exceptions import ObjectNotFound
+from prefect.input.actions import acreate_flow_run_input, adelete_flow_run_input, aread_flow_run_input
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run, task_run
 
 from prefect_genmedia._core.model import AT_PROVIDER
 from prefect_genmedia._core.pipeline import find_job
 from prefect_genmedia._core.session import JobSpec
+from prefect_genmedia._prefect.run import explained, restarted_at, suspension_check
 from prefect_genmedia._prefect.session import load_credentials, open_session
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia._transport import LoopShared
+from prefect_genmedia.errors import FieldProblem, InvalidRequest, RateLimited
 from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.text import clean_text
+
+ASK_SECONDS = 1.0
+"""How often the first waiter of a process asks for a slot, in seconds; Prefect's own waiters ask after up to 60."""
+
+TELL_SECONDS = 600.0
+"""How often waiting is logged, in seconds."""
+
+_ACQUIRED, _RELEASED = "prefect.concurrency-limit.acquired", "prefect.concurrency-limit.released"
+_EVENTS, _PAGES = 50, 10
+"""How many events of a limit the server gives at once, and how often it is asked for more."""
+
+
+class Deadline:
+    """When waiting for a slot ends. It begins when a slot is first asked for in vain.
+
+    Parameters:
+        seconds: how long to wait.
+        key: the flow run's input that keeps when waiting began, so that the run's automatic retries do not wait anew;
+            None for waiting within one process.
+    """
+
+    def __init__(self, seconds: float, key: str | None = None) -> None:
+        self.seconds = seconds
+        self._key = key if flow_run.id else None
+        self._begun_at: float | None = None
+
+    async def begin(self) -> None:
+        """Begin to wait, if that has not begun."""
+        if self._begun_at is not None:
+            return
+        begun_at = await aread_flow_run_input(self._key) if self._key else None
+        if begun_at is None or begun_at < (await restarted_at() or 0.0):
+            await self.met()
+            begun_at = time.time()
+            if self._key:
+                await acreate_flow_run_input(self._key, begun_at)
+        self._begun_at = begun_at
+
+    async def met(self) -> None:
+        """Forget when waiting began: there is a slot, or a person has started the run again."""
+        if self._key and await aread_flow_run_input(self._key) is not None:
+            await adelete_flow_run_input(self._key)
+        self._begun_at = None
+
+    def is_over(self, served_at: float) -> bool:
+        """Whether the time is over.
+
+        Parameters:
+            served_at: when another waiter of this process got a slot, in seconds since 1970. In a batch that begins
+                the time anew: the rows share the slots, and the last of them waits for all others.
+        """
+        if self._begun_at is None:
+            return False
+        begun_at = self._begun_at if self._key else max(self._begun_at, served_at)
+        return time.time() - begun_at >= self.seconds
 
 
 @asynccontextmanager
@@ -33,19 +109,199 @@ async def holding_limit(spec: JobSpec, credentials: ProviderCredentials | str) -
     limit = (await load_credentials(spec.request.provider, credentials)).concurrency_limit
     if limit and await _is_at_provider(spec, credentials):
         limit = None
-    if limit:
-        await check_limit(limit)
-    async with slot_of(limit) if limit else nullcontext():
+    if not limit:
+        yield
+        return
+    await check_limit(limit)
+    wanted = f"{limit} {spec.variant} {spec.request.kind} {spec.request.model_dump_json()}"
+    until = Deadline(spec.timeout_seconds, f"genmedia-limit-{sha256(wanted.encode()).hexdigest()[:16]}")
+    async with AsyncExitStack() as held:
+        async with explained():
+            await held.enter_async_context(slot_of(limit, until))
         yield
 
 
-def slot_of(limit: str) -> AbstractAsyncContextManager[None]:
+@asynccontextmanager
+async def slot_of(limit: str, until: Deadline) -> AsyncIterator[None]:
     """Wait for a slot of a global concurrency limit, and hold it. A lease that cannot be renewed ends no paid job.
+
+    Prefect's own waiters ask again after up to a minute. Here the first waiter of a process asks every second, so a
+    slot that becomes free is used at once; the others stand in line behind it.
 
     Parameters:
         limit: the limit's name.
+        until: when waiting ends.
+
+    Raises:
+        RateLimited: no slot became free in time; nothing was sent.
     """
-    return concurrency(limit, strict=True, raise_on_lease_renewal_failure=False)
+    async with AsyncExitStack() as held:
+        async with _LINES.lease(limit, _new_line) as line:
+            if line.first.locked():
+                await until.begin()
+            async with line.first:
+                await _acquire(limit, until, line, held)
+                line.served_at = time.time()
+        yield
+
+
+async def _acquire(limit: str, until: Deadline, line: _Line, held: AsyncExitStack) -> None:
+    tell_at = time.monotonic()
+    while not await _has_slot(limit, held):
+        await until.begin()
+        if until.is_over(line.served_at):
+            holders = await Holders.of(limit)
+            raise RateLimited(
+                f"No slot of the global concurrency limit {limit!r} became free in {until.seconds:.0f} s. {holders}",
+                retryable=False,
+                next_step=f"run again when one is free; `prefect gcl inspect {limit}` shows it.{holders.advice}",
+            )
+        if time.monotonic() >= tell_at:
+            tell_at += TELL_SECONDS
+            get_run_logger().info(
+                "Waiting for a slot of the global concurrency limit %r. %s", limit, await Holders.of(limit)
+            )
+        await suspension_check()()
+        await asyncio.sleep(ASK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads questions
+    await until.met()
+
+
+async def _has_slot(limit: str, held: AsyncExitStack) -> bool:
+    """Ask for a slot once; `held` holds it."""
+    slot = concurrency(limit, max_retries=0, strict=True, holder=_holder(), raise_on_lease_renewal_failure=False)
+    try:
+        await held.enter_async_context(slot)
+    except ConcurrencySlotAcquisitionError as error:
+        cause = error.__cause__
+        if isinstance(cause, HTTPStatusError) and cause.response.status_code == HTTPStatus.LOCKED:
+            return False
+        raise
+    return True
+
+
+def _holder() -> ConcurrencyLeaseHolder | None:
+    """Who holds the slot, as Prefect records it with the lease."""
+    if task_run.id:
+        return ConcurrencyLeaseHolder(type="task_run", id=UUID(str(task_run.id)))
+    return ConcurrencyLeaseHolder(type="flow_run", id=UUID(str(flow_run.id))) if flow_run.id else None
+
+
+class Holders(NamedTuple):
+    """Who holds the slots of a limit, in words.
+
+    The server does not tell, and forgets the leases when it is restarted; its events tell which runs took a slot.
+
+    Parameters:
+        limit: the limit's name.
+        taken: its slots that are taken.
+        slots: all of its slots.
+        running: the runs that hold one.
+        ended: the runs that have ended without giving theirs back.
+    """
+
+    limit: str
+    taken: int
+    slots: int
+    running: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
+
+    @classmethod
+    async def of(cls, name: str) -> Holders:
+        """Find out who holds the slots of a limit.
+
+        Parameters:
+            name: the limit's name.
+        """
+        async with get_client() as client:
+            limit = await client.read_global_concurrency_limit_by_name(name)
+            try:
+                running, ended = await _takers(client, limit.id)
+            except Exception as error:  # waiting goes on without their names
+                get_run_logger().debug("Who holds %r is not known: %r", name, error)
+                running, ended = [], []
+        leaked = max(limit.active_slots - len(running), 0)
+        return cls(name, limit.active_slots, limit.limit, tuple(running), tuple(ended[:leaked]))
+
+    def __str__(self) -> str:
+        """Such as: 2 of 2 slots are taken: by 'a' (Running), and by 'b' (Crashed), which did not give it back."""
+        text = f"{self.taken} of {self.slots} slots are taken"
+        parts = [f"by {each}" for each in self.running] + [
+            f"by {each}, which did not give it back" for each in self.ended
+        ]
+        return f"{text}: {', and '.join(parts)}." if parts else f"{text}."
+
+    @property
+    def advice(self) -> str:
+        """What to do about slots that were not given back; empty if there are none."""
+        if not self.ended:
+            return ""
+        left = max(self.taken - len(self.ended), 0)
+        return (
+            " Prefect frees the slot of an ended run when its lease is over, after 5 minutes; if the server was"
+            f" restarted since, nobody does: `prefect gcl update {self.limit} --active-slots {left}`."
+        )
+
+
+async def _takers(client: PrefectClient, limit_id: UUID) -> tuple[list[str], list[str]]:
+    """The runs that took a slot and did not give it back, newest first: those that run, and those that have ended."""
+    given_back: set[UUID | None] = set()
+    running: list[str] = []
+    ended: list[str] = []
+    for event in await _slot_events(client, limit_id):
+        if event.event == _RELEASED:
+            given_back.add(event.follows)
+        elif event.id not in given_back:
+            for related in event.related:
+                if related.role == "flow-run":
+                    words, is_running = await _run_in_words(client, related.id.removeprefix("prefect.flow-run."))
+                    (running if is_running else ended).append(words)
+    return running, ended
+
+
+async def _slot_events(client: PrefectClient, limit_id: UUID) -> list[Event]:
+    """Which slots of a limit were taken and given back, newest first."""
+    wanted = EventFilter(
+        event=EventNameFilter(name=[_ACQUIRED, _RELEASED]),
+        resource=EventResourceFilter(id=[f"prefect.concurrency-limit.{limit_id}"]),
+    )
+    page = await client.read_events(wanted, limit=_EVENTS)
+    found: list[Event] = [*page.events]
+    for _ in range(_PAGES - 1):
+        if page.next_page is None:
+            break
+        page = await client.read_events_page(str(page.next_page))
+        found += page.events
+    return found
+
+
+async def _run_in_words(client: PrefectClient, run_id: str) -> tuple[str, bool]:
+    """A run's name and state, and whether it is running."""
+    try:
+        run = await client.read_flow_run(UUID(run_id))
+    except ObjectNotFound:
+        return f"run {run_id} (deleted)", False
+    state = run.state
+    is_running = state is not None and (state.is_running() or state.is_cancelling())
+    return f"{clean_text(run.name)!r} ({state.name if state else 'no state'})", is_running
+
+
+@dataclass
+class _Line:
+    """Those of a process that wait for a slot of the same limit."""
+
+    first: asyncio.Lock = field(default_factory=asyncio.Lock)
+    served_at: float = 0.0
+
+
+async def _new_line() -> _Line:
+    return _Line()
+
+
+async def _nothing_to_close(line: _Line) -> None:
+    pass
+
+
+_LINES: LoopShared[_Line] = LoopShared(_nothing_to_close)
 
 
 async def check_limit(name: str) -> None:

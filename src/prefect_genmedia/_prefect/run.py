@@ -30,6 +30,7 @@ from prefect_genmedia._core.polling import WaitListener
 from prefect_genmedia._core.session import JobHooks, RunContext
 from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card
+from prefect_genmedia._prefect.history import SuspensionCheck, restarted_by_person_at
 from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation, PreparedRequest
 from prefect_genmedia.settings import current_settings
@@ -121,7 +122,7 @@ async def patience() -> AsyncIterator[None]:
 
 def run_context() -> RunContext:
     """The running flow or task, as the job lifecycle sees it."""
-    return RunContext(flow_run.id, root_run_id(), retried_by_person)
+    return RunContext(flow_run.id, root_run_id(), restarted_at, suspension_check())
 
 
 def root_run_id() -> str:
@@ -129,13 +130,24 @@ def root_run_id() -> str:
     return str(flow_run.root_flow_run_id if flow_run.id else task_run.id)
 
 
+async def restarted_at() -> float | None:
+    """When a person last started the root flow run again; see `restarted_by_person_at`."""
+    return await restarted_by_person_at(root_run_id()) if flow_run.id else None
+
+
 async def retried_by_person() -> bool:
-    """Whether the root flow run was started again after its own automatic retries were used up."""
-    if not flow_run.id:
-        return False
-    async with get_client() as client:
-        run = await client.read_flow_run(UUID(root_run_id()))
-    return run.run_count > (run.empirical_policy.retries or 0) + 1
+    """Whether the root flow run was started again by a person."""
+    return await restarted_at() is not None
+
+
+def suspension_check() -> SuspensionCheck:
+    """What ends this process's part of the flow run if the run was suspended from outside."""
+    return SuspensionCheck(own_runs())
+
+
+def own_runs() -> list[str]:
+    """The flow run and its root run; empty outside of flows."""
+    return [str(flow_run.id), root_run_id()] if flow_run.id else []
 
 
 def label_of(url: str) -> str:

@@ -53,6 +53,26 @@ async def check_can_suspend(**asked: bool) -> None:
             raise InvalidRequest.of("The run", problems)
 
 
+async def must_suspend() -> bool:
+    """Whether the flow run would not survive a pause, and has to suspend to wait for a person.
+
+    A run that pauses gives its deployment's concurrency slot back. Its process still renews the slot's lease, fails,
+    and ends the run some minutes later. A suspended run has no process, and takes a slot again when it is resumed. The
+    slot of a subflow is its parent's, which goes on running.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if run is None or run.deployment_id is None or run.parent_task_run_id is not None:
+        return False
+    async with get_client() as client:
+        now = await client.read_flow_run(run.id)
+        if now.state is not None and now.state.state_details.deployment_concurrency_lease_id is not None:
+            return True
+        # The lease is not in the states after an earlier pause.
+        deployment = await client.read_deployment(run.deployment_id)
+    return deployment.global_concurrency_limit is not None
+
+
 async def suspend_until_done(job: Job) -> None:
     """Suspend the flow run until its job is done; call it in a deployed flow, between submitting and waiting.
 

@@ -16,7 +16,7 @@ from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.pipeline import JobSteps, deliver_job, run_job
 from prefect_genmedia._core.polling import WaitListener
 from prefect_genmedia._core.session import JobSpec, Session
-from prefect_genmedia._prefect.concurrency import slot_of
+from prefect_genmedia._prefect.concurrency import Deadline, slot_of
 from prefect_genmedia._prefect.run import RETRY_DELAYS, RunHooks, RunListener
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.errors import GenMediaError, RateLimited
@@ -117,7 +117,8 @@ class RowRun(JobSteps):
         """Hold the global concurrency limit as well; afterwards a download takes nothing from the jobs in flight."""
         limit = self._session.concurrency_limit
         joins = self._known is not None and self._known.state in AT_PROVIDER  # see `holding_limit`
-        async with slot_of(limit) if limit and not joins else nullcontext():
+        until = Deadline(self._spec.timeout_seconds)
+        async with slot_of(limit, until) if limit and not joins else nullcontext():
             yield
         self._slot.release()
 

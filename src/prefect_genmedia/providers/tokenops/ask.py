@@ -27,7 +27,7 @@ from pydantic import Field, create_model
 
 from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, retry_if_safe
 from prefect_genmedia._prefect.session import open_session
-from prefect_genmedia._prefect.suspension import check_can_suspend, resumed, sleeping_runs
+from prefect_genmedia._prefect.suspension import check_can_suspend, must_suspend, resumed, sleeping_runs
 from prefect_genmedia.errors import NoSubject
 from prefect_genmedia.providers.tokenops import Detection
 from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
@@ -71,13 +71,15 @@ async def ask_subject(
         timeout_seconds: how long to wait for the person.
         fallback: what happens then: the largest subject speaks, or the run fails.
         suspend: free the worker's process while waiting (deployments only); the run starts anew when it is answered.
-            It is `reconcile_jobs` then that lets the largest subject speak when nobody answered in time.
+            It is `reconcile_jobs` then that lets the largest subject speak when nobody answered in time. A run whose
+            deployment has a concurrency limit always suspends, see `must_suspend`.
 
     Raises:
         NoSubject: nobody was detected, or nobody answered in time and the fallback is to fail. Nothing was paid.
         InvalidRequest: the run shall suspend, and has no deployment.
     """
     await check_can_suspend(suspend=suspend)
+    suspend = suspend or await must_suspend()
     if not detection.found or not detection.mask_urls:
         raise NoSubject("No person was detected in the picture that could be chosen.")
     asked_at = time.monotonic()

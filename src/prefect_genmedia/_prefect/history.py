@@ -1,0 +1,133 @@
+"""What Prefect's server knows of a run besides this process: it was suspended, or a person has started it again."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import anyio
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State, StateType
+from prefect.exceptions import Pause
+from prefect.logging import get_run_logger
+
+FRESH_SECONDS = 1.0
+"""How long an answer counts: the rows of a batch share it. A task begins with no answer."""
+
+ANSWER_SECONDS = 5.0
+"""How long the server is waited for. A server that is away suspends nothing, and ends no run that can go on."""
+
+CANCELLATION_SECONDS = 8.0
+"""How often a task outside of the main thread asks whether its run is being cancelled; Prefect kills it after 30 s."""
+
+_RETRIED_IN_UI = "AwaitingRetry"
+_CANCELLED = frozenset({StateType.CANCELLING, StateType.CANCELLED})
+_RETRIED_BY_COMMAND = "Retried via"
+
+
+@dataclass
+class SuspensionCheck:
+    """Ends the process's part of a run that was suspended from outside, such as in the UI, before it pays.
+
+    Prefect itself looks at the next task. A submission may wait for minutes inside of one.
+
+    Parameters:
+        run_ids: the run, and its root run.
+    """
+
+    run_ids: Sequence[str]
+    _checked_at: float = field(default=float("-inf"), init=False)
+
+    async def __call__(self) -> None:
+        """Return if the run may pay.
+
+        Raises:
+            Pause: the run is suspended. It starts again from its beginning when it is resumed.
+        """
+        if not self.run_ids or time.monotonic() - self._checked_at < FRESH_SECONDS:
+            return
+        asked_at = time.monotonic()
+        for run_id in dict.fromkeys(self.run_ids):
+            state = await _state_of(run_id)
+            if state is not None and _is_suspended(state):
+                get_run_logger().warning("This run is suspended: it sends nothing, and goes on when it is resumed")
+                raise Pause(state=state)
+        self._checked_at = asked_at
+
+
+def _is_suspended(state: State) -> bool:
+    """Whether the run's process is to end; a run that is only paused keeps it."""
+    return state.is_paused() and (state.name == "Suspended" or state.state_details.pause_reschedule)
+
+
+async def _state_of(run_id: str) -> State | None:
+    """A run's state at the server; None if the server does not say."""
+    try:
+        with anyio.fail_after(ANSWER_SECONDS):
+            async with get_client() as client:
+                return (await client.read_flow_run(UUID(run_id))).state
+    except Exception as error:
+        get_run_logger().warning(
+            "Prefect's server did not tell the run's state, so the run goes on: %s", type(error).__name__
+        )
+        return None
+
+
+@asynccontextmanager
+async def cancelled_with_run(run_ids: Sequence[str]) -> AsyncIterator[None]:
+    """Cancel the block when the run is being cancelled, so that it can say what becomes of its job.
+
+    A task of the main thread is cancelled by Prefect. Tasks that were given to `.submit` or `.map`, which are all tasks
+    of synchronous flows, run in threads that see nothing until they are killed.
+
+    Parameters:
+        run_ids: the run, and its root run.
+    """
+    waiting = asyncio.current_task()
+    if not run_ids or waiting is None or threading.current_thread() is threading.main_thread():
+        yield
+        return
+
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(CANCELLATION_SECONDS)
+            states = [await _state_of(run_id) for run_id in dict.fromkeys(run_ids)]
+            if any(state is not None and state.type in _CANCELLED for state in states):
+                waiting.cancel()
+                return
+
+    watcher = asyncio.create_task(watch())
+    try:
+        yield
+    finally:
+        watcher.cancel()
+
+
+async def restarted_by_person_at(run_id: str) -> float | None:
+    """When a person last started a run again that had ended, in seconds since 1970; None if nobody did.
+
+    Automatic retries do not end the run first. What ends as Crashed may be started again by an automation or by
+    `reconcile_jobs`, so there only the state that Prefect's UI and command line give counts.
+
+    Parameters:
+        run_id: the run.
+    """
+    async with get_client() as client:
+        states = await client.read_flow_run_states(UUID(run_id))
+    states.sort(key=lambda state: state.timestamp)
+    restarts = [after for before, after in itertools.pairwise(states) if _is_by_person(before, after)]
+    return restarts[-1].timestamp.timestamp() if restarts else None
+
+
+def _is_by_person(before: State, after: State) -> bool:
+    if not before.is_final() or not after.is_scheduled():
+        return False
+    return (
+        not before.is_crashed() or after.name == _RETRIED_IN_UI or (after.message or "").startswith(_RETRIED_BY_COMMAND)
+    )
