@@ -240,8 +240,10 @@ def is_current(connection: Connection, existed: bool = False) -> bool:
         LedgerError: the ledger or its version is lost, or it is of a newer version of this package.
     """
     found = inspect(connection)
+    # In this order: another process may commit its migration between the two questions, and brings both tables at once.
+    has_jobs = found.has_table(jobs.name)
     if not found.has_table(VERSION_TABLE):
-        if found.has_table(jobs.name):
+        if has_jobs:
             raise _version_lost()
         if existed:
             raise LedgerError("The ledger is empty, although it had jobs before.", retryable=False, next_step=RESTORE)
