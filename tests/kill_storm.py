@@ -4,8 +4,8 @@
 
 - `sigkill`: the process is killed at a random moment, and the run is started again.
 - `sigstop`: it is stopped; meanwhile a second run of the same request starts, or a person decides; then it goes on.
-- `clock`: its wall clock jumps by a minute to a day, forward or back (libfaketime); half of the time a second run, whose
-  clock is right, runs beside it.
+- `clock`: its wall clock jumps by a minute to a day, forward or back (libfaketime); half of the time a second run with
+  the right clock begins beside it.
 - `partition`: the network is lost in the middle of its download, and comes back.
 - `rotation`: the account's key is replaced while it runs; it is started again with the new key.
 """
@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -37,6 +38,12 @@ from prefect_genmedia.cli.local_server import local_server
 AT_ONCE = 8
 FLOW_SHARE = 10
 """One in so many trials goes through a flow on a Prefect server, the others through the core's pipeline."""
+
+
+def say(line: str) -> None:
+    """Tell whoever watches."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def plan(count: int, seed: int, with_flows: bool = True) -> list[Trial]:
@@ -86,9 +93,9 @@ async def run_storm(lab: Lab, trials: list[Trial]) -> list[Outcome]:
             outcome = await disturb(lab, trial)
         done[outcome.end] += 1
         if sum(done.values()) % 50 == 0 or outcome.is_wrong:
-            print(f"{sum(done.values())} of {len(trials)}: {dict(done)}", flush=True)
+            say(f"{sum(done.values())} of {len(trials)}: {dict(done)}")
         if outcome.is_wrong:
-            print(f"WRONG: {outcome}", flush=True)
+            say(f"WRONG: {outcome}")
         return outcome
 
     return await asyncio.gather(*map(one, trials))
@@ -132,7 +139,7 @@ def storm(count: int, seed: int, folder: Path, with_flows: bool = True) -> dict[
         skipped["postgresql"] = "PostgreSQL is not installed (Debian: apt-get install postgresql)"
         trials = [each for each in trials if each.database != "postgresql"]
     for what, why in skipped.items():
-        print(f"skipped: {what}: {why}", flush=True)
+        say(f"skipped: {what}: {why}")
 
     async def work(lab: Lab) -> dict[str, Any]:
         return await report_of(lab, await run_storm(lab, trials))
@@ -158,13 +165,17 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("bench-output/kill-test.json"))
     options = parser.parse_args()
     seed = random.randrange(10**6) if options.seed is None else options.seed
-    print(f"seed {seed}", flush=True)
-    with tempfile.TemporaryDirectory(prefix="genmedia-storm-") as folder:
-        report = storm(options.kills, seed, Path(folder), not options.no_flows)
+    say(f"seed {seed}")
+    folder = Path(tempfile.mkdtemp(prefix="genmedia-storm-"))
+    report = storm(options.kills, seed, folder, not options.no_flows)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report, indent=2))
-    return 1 if report["paid_twice"] or report["wrong_ends"] else 0
+    say(json.dumps(report, indent=2))
+    if report["paid_twice"] or report["wrong_ends"]:
+        say(f"ledgers and logs: {folder}")
+        return 1
+    shutil.rmtree(folder, ignore_errors=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -63,10 +63,11 @@ async def main(keys: int) -> None:
     server = make_server(world)
     server.config.app = with_console(world, server.config.app)  # type: ignore[arg-type] # an ASGI application
     serving = asyncio.create_task(server.serve())
-    while not server.started:  # noqa: ASYNC110 - uvicorn tells by an attribute only
+    while not server.started:
         await asyncio.sleep(0.01)
     world.base_url = bound_url(server)
-    print(world.base_url, flush=True)
+    sys.stdout.write(f"{world.base_url}\n")
+    sys.stdout.flush()
     await serving
 
 

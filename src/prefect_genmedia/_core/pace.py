@@ -102,7 +102,7 @@ def ask(connection: Connection, turn: Turn, clock: Clock) -> Refused | None:
     row = connection.execute(select(_PACE).where(_PACE.c.account == account)).fetchone()
     if turn.per_minute is None and row is None:
         return None
-    now = _now(connection, clock)
+    now = database_time(connection, clock)
     cooled_until, next_at, runs = (now, now, 0) if row is None else _without_jumps(connection, row, now)
     if turn.per_minute is None:
         return Refused(cooled_until - now) if cooled_until > now else None
@@ -123,7 +123,7 @@ def grant(connection: Connection, turn: Turn, clock: Clock) -> None:
     """
     if turn.per_minute is None:
         return
-    next_at = _now(connection, clock) + turn.spacing
+    next_at = database_time(connection, clock) + turn.spacing
     runs = 0 if turn.is_batch else _PACE.c.runs_in_a_row + 1
     _write(connection, account_key(turn.job), next_at=next_at, spacing=turn.spacing, runs_in_a_row=runs)
     leave(connection, turn.job)
@@ -150,7 +150,7 @@ def cool_down(connection: Connection, job: Job, seconds: float, clock: Clock) ->
     """
     account = account_key(job)
     lock(connection, account)
-    until = _now(connection, clock) + min(seconds, LONGEST_COOL_DOWN_SECONDS)
+    until = database_time(connection, clock) + min(seconds, LONGEST_COOL_DOWN_SECONDS)
     row = connection.execute(select(_PACE.c.cooled_until).where(_PACE.c.account == account)).fetchone()
     _write(connection, account, cooled_until=max(until, row[0] if row else 0.0))
 
@@ -205,7 +205,13 @@ def _write(connection: Connection, account: str, **values: Any) -> None:
         connection.execute(_PACE.insert().values(account=account, **{**fresh, **known}))
 
 
-def _now(connection: Connection, clock: Clock) -> float:
+def database_time(connection: Connection, clock: Clock) -> float:
+    """The time by which the processes of a ledger agree, in seconds since 1970: the database's, where it has one.
+
+    Args:
+        connection: to the ledger.
+        clock: the time, where the database has none of its own.
+    """
     if connection.dialect.name != "postgresql":
         return clock.now()
     found = connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()

@@ -28,7 +28,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006"})
+HEADS = frozenset({"0003", "0004", "0005", "0006", "0009"})
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -216,6 +216,15 @@ waiters = Table(
     Column("is_batch", Integer, nullable=False),
     Column("arrived_at", Float(53), nullable=False),
     Column("seen_at", Float(53), nullable=False),
+)
+
+# What one process at a time may do; see `_core/locks.py`. No secret is in it.
+locks = Table(
+    "genmedia_locks",
+    metadata,
+    Column("name", StoredText, primary_key=True),
+    Column("holder", String(32), nullable=False),
+    Column("held_until", Float(53), nullable=False),
 )
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"

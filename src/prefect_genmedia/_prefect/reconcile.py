@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from prefect_genmedia._core.accounts import learn_accounts, resolve_account
 from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.locks import share_locks
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.reconcile import Finding, Surroundings, reconcile
 from prefect_genmedia._media.storage import remove_stale_here
@@ -49,6 +50,7 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
                 if block.provider != job.provider:  # its trouble is none of this job's
                     continue
                 async with block.client() as client:
+                    share_locks(client, ledger)
                     account = await resolve_account(ledger, client.account, block.name_of_account, strict=False)
                     if account.pays_for(job.account):
                         yield client
