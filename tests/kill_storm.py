@@ -19,6 +19,7 @@ import os
 import platform
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -92,7 +93,7 @@ async def run_storm(lab: Lab, trials: list[Trial]) -> list[Outcome]:
         async with gate:
             outcome = await disturb(lab, trial)
         done[outcome.end] += 1
-        if sum(done.values()) % 50 == 0 or outcome.is_wrong:
+        if sum(done.values()) % 10 == 0 or outcome.is_wrong:
             say(f"{sum(done.values())} of {len(trials)}: {dict(done)}")
         if outcome.is_wrong:
             say(f"WRONG: {outcome}")
@@ -164,6 +165,8 @@ def main() -> int:
     parser.add_argument("--no-flows", action="store_true", help="the core's pipeline only, without a Prefect server")
     parser.add_argument("--output", type=Path, default=Path("bench-output/kill-test.json"))
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what was started is ended, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = random.randrange(10**6) if options.seed is None else options.seed
     say(f"seed {seed}")
     folder = Path(tempfile.mkdtemp(prefix="genmedia-storm-"))

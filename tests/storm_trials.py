@@ -34,7 +34,7 @@ BEYOND = 1.2
 AIMED_SECONDS = 0.5
 """Half of the moments lie within this time after the job has become `sending`: there is the money."""
 
-STOPPED_SECONDS = (STALE_SECONDS + 0.2, 2.0)
+STOPPED_SECONDS = (STALE_SECONDS + 0.2, STALE_SECONDS + 2.0)
 JUMP_SECONDS = (60.0, 86400.0)
 AWAY_SECONDS = (0.1, 1.5)
 

@@ -30,6 +30,9 @@ WAIT_SECONDS = 120.0
 ASK_SECONDS = 0.3
 """How often a lock is asked for by those that wait, at the most."""
 
+AWAY_SECONDS = 5.0
+"""A ledger that does not answer for so long keeps nobody waiting here."""
+
 _LOCKS = schema.locks
 
 logger = logging.getLogger(__name__)
@@ -61,19 +64,19 @@ async def exclusively(ledger: Ledger, name: str, clock: Clock = SYSTEM_CLOCK) ->
     held = False
     try:
         while not held and clock.monotonic() < until:
-            with anyio.move_on_after(ASK_SECONDS * 10):  # a ledger that is away does not keep anybody waiting here
+            with anyio.move_on_after(AWAY_SECONDS) as asking:
                 held = await ledger.transact(lambda connection: take(connection, name, holder, clock))
-                if not held:
-                    await clock.sleep(ASK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - spreads those that ask
-                continue
-            break
+            if asking.cancelled_caught:
+                break
+            if not held:
+                await clock.sleep(ASK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - spreads those that ask
     except LedgerError as error:
         logger.warning("Going on without the lock %r of the ledger: %s", name, error.message)
     try:
         yield
     finally:
         if held:
-            with anyio.move_on_after(ASK_SECONDS * 10, shield=True):
+            with anyio.move_on_after(AWAY_SECONDS, shield=True):
                 await _release(ledger, name, holder)
 
 

@@ -1,12 +1,12 @@
 """Waiting for an account's turn, taking a job to `sending` in it, and the last check before the first byte.
 
-A process that was frozen between `sending` and the POST must not pay later: see `send_check`."""
+A process that was frozen between `sending` and the POST must not pay later: see `SendCheck`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -211,35 +211,40 @@ class Start:
         return cls(clock.now(), clock.boottime(), within_seconds)
 
 
-def send_check(ledger: Ledger, job: Job, start: Start, clock: Clock) -> Callable[[], Awaitable[None]]:
-    """What is called before the first byte of a job's POST.
+@dataclass(frozen=True)
+class SendCheck:
+    """What is called before the first byte of a job's POST; raises `SendingLapsed` if the job must not be sent.
 
-    Args:
+    Parameters:
         ledger: where the job is recorded.
         job: the job, `sending`, with the token of this process.
         start: when the right to send was asked for.
         clock: tells the time.
-
-    Returns:
-        A check that raises `SendingLapsed` if the job must not be sent.
     """
 
-    def passed() -> float:
-        return max(abs(clock.now() - start.wall), clock.boottime() - start.boottime)
+    ledger: Ledger
+    job: Job
+    start: Start
+    clock: Clock
 
-    async def check() -> None:
+    async def __call__(self) -> None:
+        """Read the row again, and see whether there still is time."""
         present: Job | None = None
         try:
-            with anyio.move_on_after(max(start.within_seconds - passed(), 0.0)):
-                present = await ledger.get(job.key)
+            with anyio.move_on_after(max(self.start.within_seconds - self._passed(), 0.0)):
+                present = await self.ledger.get(self.job.key)
         except LedgerError:
             present = None
-        # After the read: the process may have been frozen while it waited for the answer.
-        if passed() > start.within_seconds:
-            raise SendingLapsed("The request was not sent: too much time has passed since it was written down.")
+        self.in_time()  # after the read: the process may have been frozen while it waited for the answer
         if present is None:
             raise SendingLapsed("The request was not sent: its row cannot be read.")
-        if present.state is not JobState.SENDING or present.send_token != job.send_token:
+        if present.state is not JobState.SENDING or present.send_token != self.job.send_token:
             raise SendingLapsed("The request was not sent: another process or a person has decided about it.")
 
-    return check
+    def in_time(self) -> None:
+        """See whether there still is time: the process may have been frozen at any point."""
+        if self._passed() > self.start.within_seconds:
+            raise SendingLapsed("The request was not sent: too much time has passed since it was written down.")
+
+    def _passed(self) -> float:
+        return max(abs(self.clock.now() - self.start.wall), self.clock.boottime() - self.start.boottime)

@@ -19,7 +19,7 @@ from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
 from prefect_genmedia._core.session import JobSpec, Session
-from prefect_genmedia._core.start import SendingLapsed, Started, Waiting, finish, send_check, start_in_line
+from prefect_genmedia._core.start import SendCheck, SendingLapsed, Started, Waiting, finish, start_in_line
 from prefect_genmedia._inputs.prepare import without_inputs
 from prefect_genmedia._transport.api import checked_before_sending
 from prefect_genmedia._transport.redact import unsigned_url
@@ -170,7 +170,8 @@ async def _send(session: Session, started: Started) -> Job:
     failure: GenMediaError
     try:
         told = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
-        with checked_before_sending(send_check(ledger, job, start, clock)):
+        check = SendCheck(ledger, job, start, clock)
+        with checked_before_sending(check, check.in_time):
             accepted = await session.client.submit(told)
     except SendingLapsed:
         await ledger.unsend(job)
