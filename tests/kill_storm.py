@@ -93,7 +93,7 @@ async def run_storm(lab: Lab, trials: list[Trial]) -> list[Outcome]:
         async with gate:
             outcome = await disturb(lab, trial)
         done[outcome.end] += 1
-        if sum(done.values()) % 10 == 0 or outcome.is_wrong:
+        if sum(done.values()) % 25 == 0 or outcome.is_wrong:
             say(f"{sum(done.values())} of {len(trials)}: {dict(done)}")
         if outcome.is_wrong:
             say(f"WRONG: {outcome}")

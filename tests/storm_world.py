@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefect_genmedia.simulator.faults import Fault
 from prefect_genmedia.simulator.media import Recipe
@@ -23,6 +25,10 @@ from prefect_genmedia.simulator.world import Settings, World
 
 ANSWER_SECONDS = 0.1
 """From the acceptance of a submission to its answer: the window in which nobody but the provider can know."""
+
+REQUEST_SECONDS = 4.5
+"""A connection whose request is not complete by then is closed, as servers do (nginx: after 60 s): as in earnest, before a
+person may decide about a submission that is stuck."""
 
 PIECES, PIECE_SECONDS = 20, 0.015
 """A proxy hands over a file in so many pieces, with this pause between them, so that there is a middle to cut."""
@@ -41,6 +47,21 @@ class QuickWorld(World):
     async def _rendered(self, recipe: Recipe) -> bytes:
         """A video of five frames: five seconds long, and decoded in no time."""
         return await super()._rendered(Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
+
+
+def impatient(protocol: type[H11Protocol]) -> type[H11Protocol]:
+    """The protocol, with `REQUEST_SECONDS`."""
+
+    class Impatient(protocol):  # type: ignore[misc, valid-type] # a class that is only known now
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(REQUEST_SECONDS, self._close_if_incomplete)
+
+        def _close_if_incomplete(self) -> None:
+            if self.cycle is None or self.cycle.more_body:
+                self.transport.abort()
+
+    return Impatient
 
 
 def with_console(world: World, app: App) -> App:
@@ -62,6 +83,8 @@ async def main(keys: int) -> None:
     world.faults.order(Fault("accept_slowly", None, 10**9, {"seconds": ANSWER_SECONDS}))
     server = make_server(world)
     server.config.app = with_console(world, server.config.app)  # type: ignore[arg-type] # an ASGI application
+    server.config.http = impatient(server.config.http)  # type: ignore[arg-type] # make_server gives a class
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # clients that were killed are no news
     serving = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
