@@ -27,8 +27,8 @@ ANSWER_SECONDS = 0.1
 """From the acceptance of a submission to its answer: the window in which nobody but the provider can know."""
 
 REQUEST_SECONDS = 4.5
-"""A connection whose request is not complete by then is closed, as servers do (nginx: after 60 s): as in earnest, before a
-person may decide about a submission that is stuck."""
+"""A connection whose request is not complete by then is closed, as servers do (nginx: after 60 s). As in earnest, a
+person may decide about a stuck submission only later."""
 
 PIECES, PIECE_SECONDS = 20, 0.015
 """A proxy hands over a file in so many pieces, with this pause between them, so that there is a middle to cut."""

@@ -92,8 +92,8 @@ def take(connection: Connection, name: str, holder: str, clock: Clock) -> bool:
     pace.lock(connection, f"lock {name}")
     now = pace.database_time(connection, clock)
     row = connection.execute(select(_LOCKS).where(_LOCKS.c.name == name)).fetchone()
-    # A time further ahead than it was ever set is what a jump of the clock left behind.
-    if row is not None and row.holder != holder and now < row.held_until <= now + HELD_SECONDS:
+    # A time much further ahead than it was ever set is what a jump of the clock left behind.
+    if row is not None and row.holder != holder and now < row.held_until <= now + 2 * HELD_SECONDS:
         return False
     values = {"holder": holder, "held_until": now + HELD_SECONDS}
     if row is None:
