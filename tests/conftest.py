@@ -27,6 +27,7 @@ from servers import postgres, postgres_tools
 
 from prefect_genmedia import TokenOpsCredentials, tasks
 from prefect_genmedia._core import Ledger, open_ledger
+from prefect_genmedia.providers.hidream.token import forget_tokens
 from prefect_genmedia.providers.tokenops import tasks as subject_tasks
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.world import Settings
@@ -58,7 +59,8 @@ def simulator(running_simulator: RunningSimulator) -> RunningSimulator:
 
 @pytest.fixture(autouse=True)
 def own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has its own ledger and media folder, and looks at jobs often."""
+    """Each test has its own ledger and media folder, looks at jobs often, and has none of another test's tokens."""
+    forget_tokens()
     prefix = "PREFECT_INTEGRATIONS_GENMEDIA_"
     monkeypatch.setenv(f"{prefix}LEDGER_URL", f"sqlite:///{tmp_path / 'ledger.db'}")
     monkeypatch.setenv(f"{prefix}OUTPUT", str(tmp_path / "media"))

@@ -177,3 +177,26 @@ async def test_a_process_stopped_by_sigstop_does_not_pay_after_sigcont(
         child.kill()
     assert output.strip() == second.key
     assert (posts(simulator), simulator.accepted) == (1, 1)
+
+
+async def test_a_process_that_is_frozen_between_headers_and_body_sends_the_body_no_more(
+    ledger: Ledger, client: Any, simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, frozen = SteppedClock(), False
+    trace = api_module.trace
+
+    async def freezing(event: str, info: dict[str, Any]) -> None:
+        nonlocal frozen
+        if event.endswith("send_request_headers.complete") and info.get("return_value") is None and not frozen:
+            frozen = True
+            clock.boot_step = clock.wall_step = STALE_SENDING_SECONDS + 1
+            (job,) = await ledger.jobs()
+            await decide(ledger, job.key, "resubmit", by="a person", clock=clock)
+        await trace(event, info)
+
+    monkeypatch.setattr(api_module, "trace", freezing)
+    sent = await submit_once(session(ledger, client, clock), SPEC)
+    assert frozen
+    assert simulator.accepted == 1
+    assert sorted(each.state for each in await ledger.jobs()) == [JobState.REJECTED, JobState.SUBMITTED]
+    assert sent.attempt == 2

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from servers import postgres, postgres_tools
+from sqlalchemy import Connection, create_engine, inspect
 
-from prefect_genmedia._core import Job, JobState, Ledger, open_ledger, wait_for_job
+from prefect_genmedia._core import Job, JobState, Ledger, open_ledger, schema, wait_for_job
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.database import open_database
 from prefect_genmedia._core.outages import PATIENCE_SECONDS
@@ -212,6 +213,33 @@ async def test_a_spoiled_ledger_is_refused_with_a_sentence_and_not_begun_anew(ho
                 pass
         assert not caught.value.retryable
         assert caught.value.next_step
+
+
+async def test_a_new_ledger_that_another_process_migrates_between_two_questions_is_not_taken_for_a_damaged_one(
+    ledger_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On PostgreSQL each question sees what was committed by then."""
+    asked: list[str] = []
+
+    class Questions:
+        def __init__(self, connection: Connection) -> None:
+            self.connection = connection
+
+        def has_table(self, name: str) -> bool:
+            answer = bool(inspect(self.connection).has_table(name))
+            if not asked:
+                their_engine = create_engine(ledger_url)
+                with their_engine.begin() as other, monkeypatch.context() as real:
+                    real.setattr(schema, "inspect", inspect)
+                    schema.migrate(other)
+            asked.append(name)
+            return answer
+
+    engine = create_engine(ledger_url, isolation_level="AUTOCOMMIT")
+    monkeypatch.setattr(schema, "inspect", Questions)
+    with engine.connect() as connection:
+        assert schema.is_current(connection)
+    assert len(asked) >= 2
 
 
 @pytest.mark.parametrize("how", ["newer", "without version row", "emptied"])

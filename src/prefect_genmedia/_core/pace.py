@@ -206,11 +206,11 @@ def _write(connection: Connection, account: str, **values: Any) -> None:
 
 
 def database_now(connection: Connection, clock: Clock) -> float:
-    """The database's own time where it has one: it is the same for all machines.
+    """The time by which the processes of a ledger agree, in seconds since 1970: the database's, where it has one.
 
     Args:
         connection: to the ledger.
-        clock: the time on SQLite.
+        clock: the time, where the database has none of its own.
     """
     if connection.dialect.name != "postgresql":
         return clock.now()

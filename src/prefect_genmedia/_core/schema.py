@@ -29,7 +29,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0010", "0011", "0012"})
+HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"})
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -276,6 +276,15 @@ reconciles = Table(
     Index("genmedia_reconciles_succeeded", "succeeded_at"),
 )
 
+# What one process at a time may do; see `_core/locks.py`. No secret is in it.
+locks = Table(
+    "genmedia_locks",
+    metadata,
+    Column("name", StoredText, primary_key=True),
+    Column("holder", String(32), nullable=False),
+    Column("held_until", Float(53), nullable=False),
+)
+
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 
@@ -298,8 +307,10 @@ def is_current(connection: Connection, existed: bool = False) -> bool:
         LedgerError: the ledger or its version is lost, or it is of a newer version of this package.
     """
     found = inspect(connection)
+    # In this order: another process may commit its migration between the two questions, and brings both tables at once.
+    has_jobs = found.has_table(jobs.name)
     if not found.has_table(VERSION_TABLE):
-        if found.has_table(jobs.name):
+        if has_jobs:
             raise _version_lost()
         if existed:
             raise LedgerError("The ledger is empty, although it had jobs before.", retryable=False, next_step=RESTORE)

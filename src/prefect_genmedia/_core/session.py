@@ -13,6 +13,7 @@ from prefect_genmedia._core.caps import Caps, Facts
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import Identities, identities_of
 from prefect_genmedia._core.ledger import Ledger, Spend
+from prefect_genmedia._core.locks import share_locks
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.polling import PollPolicy, WaitListener
 from prefect_genmedia._inputs.inspect import Seen, fetch_picture
@@ -161,6 +162,10 @@ class Session:
     log: Logger = _logger
     clock: Clock = SYSTEM_CLOCK
     writable: set[str] = field(default_factory=set, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Let the client take the ledger's locks."""
+        share_locks(self.client, self.ledger)
 
     @property
     def account(self) -> Account:

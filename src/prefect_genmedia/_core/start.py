@@ -1,12 +1,12 @@
 """Waiting for an account's turn, taking a job to `sending` in it, and the last check before the first byte.
 
-A process that was frozen between `sending` and the POST must not pay later: see `send_check`."""
+A process that was frozen between `sending` and the POST must not pay later: see `SendCheck`."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -211,41 +211,46 @@ class Start:
         return cls(clock.now(), clock.boottime(), within_seconds)
 
 
-def send_check(session: Session, job: Job, start: Start) -> Callable[[], Awaitable[None]]:
+@dataclass(frozen=True)
+class SendCheck:
     """What is called before the first byte of a job's POST.
 
-    Args:
+    It raises `SendingLapsed` if the job must not be sent, or what ends a suspended run; the job is reserved again then.
+
+    Parameters:
         session: the account, and the run that asks.
         job: the job, `sending`, with the token of this process.
         start: when the right to send was asked for.
-
-    Returns:
-        A check that raises `SendingLapsed` if the job must not be sent, or what ends a suspended run; the job is
-        reserved again then.
     """
-    ledger, clock = session.ledger, session.clock
 
-    def passed() -> float:
-        return max(abs(clock.now() - start.wall), clock.boottime() - start.boottime)
+    session: Session
+    job: Job
+    start: Start
 
-    async def check() -> None:
+    async def __call__(self) -> None:
+        """See whether the run was suspended, read the row again, and see whether there still is time."""
         try:
-            await session.run.leave_if_suspended()
+            await self.session.run.leave_if_suspended()
         except BaseException:
-            await finish(ledger.unsend(job))  # not a byte has gone
+            await finish(self.session.ledger.unsend(self.job))  # not a byte has gone
             raise
         present: Job | None = None
         try:
-            with anyio.move_on_after(max(start.within_seconds - passed(), 0.0)):
-                present = await ledger.get(job.key)
+            with anyio.move_on_after(max(self.start.within_seconds - self._passed(), 0.0)):
+                present = await self.session.ledger.get(self.job.key)
         except LedgerError:
             present = None
-        # After the read: the process may have been frozen while it waited for the answer.
-        if passed() > start.within_seconds:
-            raise SendingLapsed("The request was not sent: too much time has passed since it was written down.")
+        self.in_time()  # after the read: the process may have been frozen while it waited for the answer
         if present is None:
             raise SendingLapsed("The request was not sent: its row cannot be read.")
-        if present.state is not JobState.SENDING or present.send_token != job.send_token:
+        if present.state is not JobState.SENDING or present.send_token != self.job.send_token:
             raise SendingLapsed("The request was not sent: another process or a person has decided about it.")
 
-    return check
+    def in_time(self) -> None:
+        """See whether there still is time: the process may have been frozen at any point."""
+        if self._passed() > self.start.within_seconds:
+            raise SendingLapsed("The request was not sent: too much time has passed since it was written down.")
+
+    def _passed(self) -> float:
+        clock = self.session.clock
+        return max(abs(clock.now() - self.start.wall), clock.boottime() - self.start.boottime)

@@ -26,7 +26,7 @@ from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, J
 from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
 from prefect_genmedia._core.same_request import input_digests, names_digest
 from prefect_genmedia._core.session import JobSpec, Session
-from prefect_genmedia._core.start import SendingLapsed, Started, Waiting, finish, send_check, start_in_line
+from prefect_genmedia._core.start import SendCheck, SendingLapsed, Started, Waiting, finish, start_in_line
 from prefect_genmedia._inputs.prepare import without_inputs
 from prefect_genmedia._transport.api import checked_before_sending
 from prefect_genmedia._transport.urls import shown_url
@@ -191,7 +191,8 @@ async def _send(session: Session, started: Started) -> Job:
     failure: GenMediaError
     try:
         told = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
-        with checked_before_sending(send_check(session, job, start)):
+        check = SendCheck(session, job, start)
+        with checked_before_sending(check, check.in_time):
             accepted = await session.client.submit(told)
     except SendingLapsed:
         await ledger.unsend(job)

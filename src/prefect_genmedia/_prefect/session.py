@@ -18,6 +18,7 @@ from prefect_genmedia._core.accounts import AccountRecord, learn_accounts, resol
 from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._core.caps import Caps, remember_caps
 from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.locks import share_locks
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.pipeline import submitted_job
 from prefect_genmedia._core.polling import PollPolicy
@@ -256,6 +257,7 @@ async def client_of(
         if block.provider != job.provider:  # its trouble is none of this job's
             continue
         async with block.client() as client:
+            share_locks(client, ledger)
             account = await resolve_account(ledger, client.account, block.name_of_account, strict=False)
             if account.pays_for(job.account):
                 yield client

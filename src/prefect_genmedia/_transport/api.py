@@ -375,23 +375,30 @@ def _note(response: httpx.Response) -> None:
 Check = Callable[[], Awaitable[None]]
 """Raises an error whose `outcome` is unsent if the request must not be sent any more."""
 
-_EVENT = "send_request_headers.started"
+InTime = Callable[[], None]
+"""Raises such an error if too much time has passed; waits for nothing."""
+
+_HEADERS, _BODY = "send_request_headers.started", "send_request_body.started"
 
 _CHECK: ContextVar[Check | None] = ContextVar("genmedia_before_paid_request", default=None)
+_IN_TIME: ContextVar[InTime | None] = ContextVar("genmedia_before_paid_body", default=None)
 
 
 @contextmanager
-def checked_before_sending(check: Check) -> Iterator[None]:
+def checked_before_sending(check: Check, in_time: InTime | None = None) -> Iterator[None]:
     """Let each paid request that is made inside be checked.
 
     Args:
         check: called right before the first byte.
+        in_time: called right before the body: the process may have been frozen after the check, and no provider accepts
+            a request of which it has the headers only.
     """
-    token = _CHECK.set(check)
+    token, other = _CHECK.set(check), _IN_TIME.set(in_time)
     try:
         yield
     finally:
         _CHECK.reset(token)
+        _IN_TIME.reset(other)
 
 
 async def check_now() -> None:
@@ -402,7 +409,7 @@ async def check_now() -> None:
 
 
 async def trace(event: str, info: dict[str, Any]) -> None:
-    """httpcore's `trace` extension: an error that is raised here closes the connection with nothing sent.
+    """httpcore's `trace` extension: an error that is raised here closes the connection before the request is complete.
 
     Args:
         event: such as `http11.send_request_headers.started`.
@@ -410,5 +417,9 @@ async def trace(event: str, info: dict[str, Any]) -> None:
     """
     request = info.get("request")
     # A proxy's CONNECT comes first, on the same extension: TLS follows, and then the request itself.
-    if event.endswith(_EVENT) and getattr(request, "method", b"") != b"CONNECT":
+    if not event.endswith((_HEADERS, _BODY)) or getattr(request, "method", b"") == b"CONNECT":
+        return
+    if event.endswith(_HEADERS):
         await check_now()
+    elif (in_time := _IN_TIME.get()) is not None:
+        in_time()

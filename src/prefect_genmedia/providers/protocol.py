@@ -351,8 +351,16 @@ class Sendable(Protocol):
         ...
 
 
+SharedLock = Callable[[str], AbstractAsyncContextManager[None]]
+"""A lock by name, for all processes that share the job ledger. It lapses, and who cannot have it enters without it."""
+
+
 class ProviderClient(Protocol):
-    """One account's dialect of *submit → poll → open the result*; lives in one event loop."""
+    """One account's dialect of *submit → poll → open the result*; lives in one event loop.
+
+    A client may have a method `share_lock(lock: SharedLock)`: it is called with the ledger's locks before the client is
+    used, for what the processes of an account must not do at the same instant, such as exchanging a key for a token.
+    """
 
     account: Account
     fetch_rules: FetchRules

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import httpx
@@ -13,8 +13,22 @@ from prefect_genmedia._transport import ApiClient, FetchRules, Gates
 from prefect_genmedia.errors import CredentialsError, GenMediaError, ProviderError, RateLimited
 from prefect_genmedia.providers.answers import evidence_in, id_in, parsed
 from prefect_genmedia.providers.hidream import catalog, responses
-from prefect_genmedia.providers.hidream.token import ApiKeyAuth, LearningRedactor, Token, TokenAuth, TokenKeeper
-from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
+from prefect_genmedia.providers.hidream.token import (
+    ApiKeyAuth,
+    LearningRedactor,
+    Token,
+    TokenAuth,
+    TokenKeeper,
+    cached_token,
+)
+from prefect_genmedia.providers.protocol import (
+    Accepted,
+    Account,
+    Observation,
+    ResultStream,
+    Sendable,
+    SharedLock,
+)
 from prefect_genmedia.providers.responses import paid_submission
 from prefect_genmedia.providers.results import open_url
 
@@ -67,9 +81,22 @@ class HiDreamClient:
         if api_key and not api_key.startswith(_DIRECT_KEY):
             # A client of its own: the key travels to this one endpoint only, and never waits behind the account's gate.
             self._keys = ApiClient(base_url, ApiKeyAuth(api_key), self._redactor, Gates(1, 1), transport)
-        self._tokens = TokenKeeper(None, self._exchange, now) if self._keys else TokenKeeper(secret)
+        self._lock: SharedLock = lambda name: nullcontext()
+        if self._keys:
+            cached = cached_token(base_url, secret)
+            self._tokens = TokenKeeper(None, self._exchange, cached, self._redactor.learn, now)
+        else:
+            self._tokens = TokenKeeper(secret)
         self._api = ApiClient(base_url, TokenAuth(self._tokens, user_id), self._redactor, gates, transport)
         self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
+
+    def share_lock(self, lock: SharedLock) -> None:
+        """Exchange the key under this lock: processes of one account do not exchange it at the same instant.
+
+        Parameters:
+            lock: the job ledger's.
+        """
+        self._lock = lock
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
@@ -172,18 +199,17 @@ class HiDreamClient:
         try:
             return responses.result_in(await call(), what, self._redactor)
         except CredentialsError:
-            if not self._tokens.renewable:
+            if not self._tokens.forget(token):
                 raise
-        await self._tokens.replace(token)
+        await self._tokens.fresh()
         return responses.result_in(await call(), what, self._redactor)
 
     async def _exchange(self) -> Token:
         assert self._keys is not None  # only a client with a key exchanges it
         try:
-            response = await self._keys.get(catalog.TOKEN_PATH)
-            token = responses.token_in(response, "The exchange of the API key", self._redactor, self._now())
+            async with self._lock(f"token of {self.account}"):
+                response = await self._keys.get(catalog.TOKEN_PATH)
+            return responses.token_in(response, "The exchange of the API key", self._redactor, self._now())
         except GenMediaError as error:
             error.outcome = "unsent"  # of a submission that waits for this token, nothing has left yet
             raise
-        self._redactor.learn(token.value)
-        return token

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import threading
 import time
 from collections.abc import Awaitable, Callable
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from hashlib import blake2b
 from typing import Any
 
 import httpx
@@ -18,6 +22,18 @@ from prefect_genmedia.providers.hidream import catalog
 
 RENEW_BEFORE_SECONDS = 600.0
 """How long before its end a token is renewed: longer than any paid POST may take."""
+
+EXCHANGE_SECONDS = 300.0
+"""After so long an exchange counts as lost with its event loop: longer than one takes, with its wait for the lock."""
+
+LOOK_SECONDS = 0.05
+"""How often those that wait for an exchange in another event loop look whether it has ended."""
+
+RETRY_SECONDS = 30.0
+"""How long a token near its end is used on after it could not be renewed, before the next try."""
+
+REPLACE_SECONDS = 600.0
+"""A refused token is replaced no more often than this."""
 
 _CHINA = timezone(timedelta(hours=8))
 _MILLISECONDS_FROM = 1e11
@@ -49,12 +65,90 @@ class Token:
         return cls(value, ends_at, ends_at - min(RENEW_BEFORE_SECONDS, (ends_at - now) / 10))
 
 
+class CachedToken:
+    """The token of one key in this process: its clients share it, whichever event loops they live in.
+
+    It is in memory only: no file and no ledger ever has it.
+    """
+
+    def __init__(self) -> None:
+        """Begin without a token."""
+        self.lock = threading.Lock()
+        """Held for reads and writes of what follows, never while anything is waited for."""
+        self.token: Token | None = None
+        self.exchanges = 0
+        """How many exchanges have ended, and how the last one did."""
+        self.failure: GenMediaError | None = None
+        self.retry_at = -math.inf
+        self.replaced_at = -math.inf
+        self._holder: object | None = None
+        self._held_until = 0.0
+
+    def claim(self) -> object | None:
+        """The right to exchange, for the only one that does; None if another one has it. Call it under `lock`."""
+        if self._holder is not None and time.monotonic() < self._held_until:
+            return None
+        self._holder = object()
+        self._held_until = time.monotonic() + EXCHANGE_SECONDS
+        return self._holder
+
+    def release(self, holder: object, token: Token | None, failure: GenMediaError | None, now: float) -> None:
+        """End an exchange; also one that was cancelled, with neither token nor failure."""
+        with self.lock:
+            if token is not None:
+                self.token = token
+            if self._holder is holder:
+                self._holder = None
+            if token is not None or failure is not None:
+                self.exchanges += 1
+                self.failure = failure
+                self.retry_at = -math.inf if failure is None else now + RETRY_SECONDS
+
+    def drop(self, refused: str, now: float) -> bool:
+        """Never use a refused token again; whether there is, or will be, another one.
+
+        A token that came in place of a refused one, and is soon refused too, is kept: it is not the token then, and
+        exchanging again and again would help nobody.
+        """
+        with self.lock:
+            if self.token is None or self.token.value != refused:
+                return True
+            if 0 <= now - self.replaced_at < REPLACE_SECONDS:
+                return False
+            self.token, self.replaced_at = None, now
+            return True
+
+
+_CACHE: dict[str, CachedToken] = {}
+_CACHE_LOCK = threading.Lock()
+
+
+def cached_token(base_url: str, api_key: str) -> CachedToken:
+    """The process's token of an account's key; a rotated key has another one.
+
+    Parameters:
+        base_url: where the key is exchanged.
+        api_key: the key; only a digest of it is kept.
+    """
+    digest = blake2b(f"{base_url.rstrip('/')} {api_key}".encode(), person=b"genmedia-token").hexdigest()
+    with _CACHE_LOCK:
+        return _CACHE.setdefault(digest, CachedToken())
+
+
+def forget_tokens() -> None:
+    """Forget every token of this process, as a new process has none."""
+    with _CACHE_LOCK:
+        _CACHE.clear()
+
+
 class TokenKeeper:
-    """The account's present token.
+    """The account's present token, for one client.
 
     Parameters:
         given: a token that is used as it is; None where it is exchanged.
         exchange: asks the provider for a new one; None where it is given.
+        cached: what the process shares; None for nothing.
+        learn: called with each token that is new to this client, before it is used.
         now: tells the time, in seconds since 1970.
     """
 
@@ -62,18 +156,21 @@ class TokenKeeper:
         self,
         given: str | None,
         exchange: Callable[[], Awaitable[Token]] | None = None,
+        cached: CachedToken | None = None,
+        learn: Callable[[str], None] = lambda token: None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Ask for nothing yet."""
-        self._token = Token(given) if given is not None else None
+        self._present = given or ""
         self._exchange = exchange
+        self._cached = cached or CachedToken()
+        self._learn = learn
         self._now = now
-        self._lock = asyncio.Lock()
 
     @property
     def present(self) -> str:
         """The token to send now; `fresh()` makes sure that there is one."""
-        return self._token.value if self._token else ""
+        return self._present
 
     @property
     def renewable(self) -> bool:
@@ -81,44 +178,60 @@ class TokenKeeper:
         return self._exchange is not None
 
     async def fresh(self) -> str:
-        """A token that is not near its end, renewed where needed.
+        """A token that is not near its end, exchanged where needed; one at a time in this process does that.
 
         Raises:
             GenMediaError: no token could be had.
         """
-        async with self._lock:
-            now, token = self._now(), self._token
-            if token is None:
-                return await self._renewed()
-            if token.renew_at is not None and now >= token.renew_at:
-                try:
-                    return await self._renewed()
-                except GenMediaError:
-                    if token.ends_at is None or now >= token.ends_at:
-                        raise
-                    # It still holds; the next call tries again to renew it.
-            return token.value
+        if self._exchange is None:
+            return self._present
+        cached, seen = self._cached, self._cached.exchanges
+        while True:
+            with cached.lock:
+                token, now = cached.token, self._now()
+                holds = token is not None and (token.ends_at is None or now < token.ends_at)
+                is_near_end = token is not None and token.renew_at is not None and now >= token.renew_at
+                if token is not None and holds and (not is_near_end or 0 <= cached.retry_at - now <= RETRY_SECONDS):
+                    return self._use(token)
+                if cached.exchanges != seen and cached.failure is not None:
+                    raise copy(cached.failure)  # waited for an exchange that failed: the next call begins another one
+                holder = cached.claim()
+            if holder is not None:
+                return await self._exchanged(self._exchange, holder)
+            await asyncio.sleep(LOOK_SECONDS)
 
-    async def replace(self, refused: str) -> None:
-        """Get another token in place of one that was refused, unless somebody did already.
-
-        Raises:
-            GenMediaError: no token could be had.
-        """
-        async with self._lock:
-            if self.present == refused:
-                await self._renewed()
+    async def _exchanged(self, exchange: Callable[[], Awaitable[Token]], holder: object) -> str:
+        token: Token | None = None
+        failure: GenMediaError | None = None
+        try:
+            token = await exchange()
+        except GenMediaError as error:
+            failure = error
+        finally:
+            if failure is None:
+                self._cached.release(holder, token, None, self._now())
+        if token is not None:
+            return self._use(token)
+        assert failure is not None  # there is a token otherwise
+        self._cached.release(holder, None, copy(failure), self._now())
+        old = self._cached.token
+        if old is None or (old.ends_at is not None and self._now() >= old.ends_at):
+            raise failure
+        return self._use(old)  # it still holds; a later call tries again
 
     def forget(self, refused: str) -> bool:
-        """Never use a refused token again; whether another one can be had for the next call."""
-        if self.renewable and self.present == refused:
-            self._token = None
-        return self.renewable
+        """Never use a refused token again; whether another one can be had for the next call.
 
-    async def _renewed(self) -> str:
-        assert self._exchange is not None  # a given token has no end
-        self._token = await self._exchange()
-        return self._token.value
+        Parameters:
+            refused: the token.
+        """
+        return self.renewable and self._cached.drop(refused, self._now())
+
+    def _use(self, token: Token) -> str:
+        if token.value != self._present:
+            self._learn(token.value)
+            self._present = token.value
+        return token.value
 
     def __repr__(self) -> str:
         """Show nothing of the token."""
