@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import Connection, Row, Select, or_, select, text, update
+from sqlalchemy import Connection, Row, Select, select, text, update
 
 from prefect_genmedia._core import pace, schema
 from prefect_genmedia._core.attempts import chosen
@@ -260,20 +260,6 @@ class Ledger:
         """The last attempt at each identity whose scope begins with `scope`, by identity."""
         statement = select(JOBS).where(JOBS.c.scope.startswith(scope, autoescape=True)).order_by(JOBS.c.attempt)
         return {job.identity: job for job in await self._all(statement)}
-
-    async def jobs_by_names(self, scope: str, kind: str, variant: int, names_digest: str | None) -> list[Job]:
-        """Jobs of a scope, oldest attempt first, that earlier versions recorded or that have the digest.
-
-        Parameters:
-            scope: the whole scope.
-            kind: the kind of request.
-            variant: the variant.
-            names_digest: as in `Job`; None for those of earlier versions alone.
-        """
-        # A comparison with None would be `IS NULL`, which jobs without credentials have.
-        by_names = or_(JOBS.c.identity_version.is_(None), JOBS.c.names_digest == (names_digest or "none"))
-        same = (JOBS.c.scope == scope, JOBS.c.kind == kind, JOBS.c.variant == variant)
-        return await self._all(select(JOBS).where(*same, by_names).order_by(JOBS.c.attempt))
 
     async def jobs(
         self,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import anyio
 
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.listener import Silent, WaitListener
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia.errors import (
     CredentialsError,
@@ -81,57 +81,6 @@ class PollPolicy:
         return base * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load, hides nothing
 
 
-class WaitListener(Protocol):
-    """Whoever wants to hear of a job's progress; called only on change."""
-
-    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
-        """The wait begins: such a job usually takes `typical` seconds, of which `elapsed` have passed.
-
-        Parameters:
-            job: the job that is waited for.
-            elapsed: seconds since it was accepted.
-            typical: seconds that such a job usually takes; None where nobody knows yet.
-        """
-        ...
-
-    def changed(self, job: Job, observation: Observation) -> None:
-        """The provider's word for the job is a new one.
-
-        Parameters:
-            job: the job that is waited for.
-            observation: what the provider said.
-        """
-        ...
-
-    def advanced(self, job: Job, percent: float) -> None:
-        """The provider's word is the same, and its percentage, from 0 to 100, a new one.
-
-        Parameters:
-            job: the job that is waited for.
-            percent: how far it is, from 0 to 100.
-        """
-        ...
-
-    def troubled(self, job: Job, error: GenMediaError) -> None:
-        """A look failed; called once for each kind of failure.
-
-        Parameters:
-            job: the job that is waited for.
-            error: why the look failed.
-        """
-        ...
-
-
-class _Silent:
-    def expecting(self, job: Job, elapsed: float, typical: float | None) -> None: ...
-
-    def changed(self, job: Job, observation: Observation) -> None: ...
-
-    def advanced(self, job: Job, percent: float) -> None: ...
-
-    def troubled(self, job: Job, error: GenMediaError) -> None: ...
-
-
 async def wait_for_job(
     ledger: Ledger,
     client: ProviderClient,
@@ -163,7 +112,7 @@ async def wait_for_job(
         InputRefused, OutputRefused, GenerationFailed: the provider gave up. If it said so in a word that its documents
             do not have, the job is undeliverable, and polled again by `reconcile_jobs`.
     """
-    watch = _Watch(ledger, client, job, policy or PollPolicy(), listener or _Silent(), clock)
+    watch = _Watch(ledger, client, job, policy or PollPolicy(), listener or Silent(), clock)
     return await watch.until_done(timeout_seconds)
 
 

@@ -9,10 +9,14 @@ import hashlib
 import json
 from typing import Any
 
+from sqlalchemy import or_, select
+
 from prefect_genmedia._core.attempts import holds_payment
 from prefect_genmedia._core.identity import BATCH_SCOPE, NamedInputs, follows_version_1, same_names
+from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.session import Session
+from prefect_genmedia._core.statements import JOBS, job_of
 from prefect_genmedia._transport.urls import read_url, url_digest, version_1_dropped
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.inputs import NotedInputs, is_public
@@ -65,11 +69,19 @@ async def job_by_url(session: Session, prepared: PreparedRequest[Any], scope: st
         return None
     if await session.ledger.newest_of(session.identities(prepared, scope, variant)) is not None:
         return None
-    found = await session.ledger.jobs_by_names(scope, request.kind, variant, names_digest(request))
+    found = await _jobs_by_names(session.ledger, scope, variant, request)
     now = session.clock.now()
     newest = {job.identity: job for job in found if job.account in session.tokens}
     paid = [job for job in newest.values() if holds_payment(job, now)]
     return next((job for job in paid if _is_job_of(job, prepared)), None)
+
+
+async def _jobs_by_names(ledger: Ledger, scope: str, variant: int, request: GenerationRequest) -> list[Job]:
+    """Jobs of the scope, oldest attempt first, that version 1 recorded or that have the same names."""
+    # A comparison with None would be `IS NULL`, which jobs without credentials have.
+    by_names = or_(JOBS.c.identity_version.is_(None), JOBS.c.names_digest == (names_digest(request) or "none"))
+    same = (JOBS.c.scope == scope, JOBS.c.kind == request.kind, JOBS.c.variant == variant)
+    return [job_of(row) for row in await ledger.query(select(JOBS).where(*same, by_names).order_by(JOBS.c.attempt))]
 
 
 def _is_job_of(job: Job, prepared: PreparedRequest[Any]) -> bool:

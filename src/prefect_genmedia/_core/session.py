@@ -13,9 +13,10 @@ from prefect_genmedia._core.caps import Caps, Facts
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import Identities, identities_of
 from prefect_genmedia._core.ledger import Ledger, Spend
+from prefect_genmedia._core.listener import WaitListener
 from prefect_genmedia._core.locks import share_locks
 from prefect_genmedia._core.model import Job
-from prefect_genmedia._core.polling import PollPolicy, WaitListener
+from prefect_genmedia._core.polling import PollPolicy
 from prefect_genmedia._inputs.inspect import Seen, fetch_picture
 from prefect_genmedia._inputs.prepare import prepared_url
 from prefect_genmedia._inputs.publish import Publication

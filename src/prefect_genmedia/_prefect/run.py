@@ -25,8 +25,8 @@ from prefect.states import Failed
 from prefect_genmedia._core.attempts import agreed_step, rerun_after
 from prefect_genmedia._core.caps import Facts
 from prefect_genmedia._core.ledger import open_ledger
+from prefect_genmedia._core.listener import WaitListener
 from prefect_genmedia._core.model import Job, Rerun
-from prefect_genmedia._core.polling import WaitListener
 from prefect_genmedia._core.session import JobHooks, RunContext
 from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card

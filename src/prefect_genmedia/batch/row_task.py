@@ -12,9 +12,9 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from prefect_genmedia._core.listener import WaitListener
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.pipeline import JobSteps, deliver_job, run_job
-from prefect_genmedia._core.polling import WaitListener
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._prefect.concurrency import Deadline, slot_of
 from prefect_genmedia._prefect.run import RETRY_DELAYS, RunHooks, RunListener
