@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
@@ -20,6 +19,7 @@ from aiolimiter import AsyncLimiter
 
 from prefect_genmedia._transport.bodies import ACCEPTED_CODINGS, UnreadableBody, read_answer
 from prefect_genmedia._transport.network import Network, UnusableSettings
+from prefect_genmedia._transport.noted import note
 from prefect_genmedia._transport.redact import Redactor, redacted_logs
 from prefect_genmedia._transport.urls import shown_url
 from prefect_genmedia.errors import ProviderError, SendOutcome
@@ -233,7 +233,7 @@ class ApiClient:
         try:
             with anyio.move_on_after(seconds), redacted_logs(self.redactor):
                 response = await client.send(request, stream=True)
-                _note(response)
+                note(response)
                 return response
             failure = _too_late(what, seconds)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
@@ -332,44 +332,6 @@ def _network_step(error: Exception, reason: str) -> str | None:
     if "CERTIFICATE_VERIFY_FAILED" in reason:
         return f"if a proxy replaces certificates, name its CA in SSL_CERT_FILE; {_DOCTOR}."
     return None
-
-
-@dataclass(frozen=True)
-class NotedAnswer:
-    """What an answer's head says, for diagnosis.
-
-    Parameters:
-        status: the HTTP status.
-        media_type: its Content-Type, without parameters.
-        date: its Date header; empty if there is none.
-        received_at: when it came, in seconds since 1970.
-    """
-
-    status: int
-    media_type: str
-    date: str
-    received_at: float
-
-
-_NOTED: ContextVar[list[NotedAnswer] | None] = ContextVar("genmedia_noted_answers", default=None)
-
-
-@contextmanager
-def noted_answers() -> Iterator[list[NotedAnswer]]:
-    """Note the head of each API answer that is received inside; yields the list that they are added to."""
-    noted: list[NotedAnswer] = []
-    token = _NOTED.set(noted)
-    try:
-        yield noted
-    finally:
-        _NOTED.reset(token)
-
-
-def _note(response: httpx.Response) -> None:
-    noted = _NOTED.get()
-    if noted is not None:
-        media_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-        noted.append(NotedAnswer(response.status_code, media_type, response.headers.get("date", ""), time.time()))
 
 
 Check = Callable[[], Awaitable[None]]

@@ -27,7 +27,6 @@ from prefect_genmedia._media.storage import LocalFolder
 from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia._transport import Redactor, excerpt
-from prefect_genmedia._transport.api import NotedAnswer, noted_answers
 from prefect_genmedia._transport.fetch import system_resolver
 from prefect_genmedia._transport.hosts import Origin, is_address, is_fake_ip, refusal_of_host
 from prefect_genmedia._transport.network import (
@@ -40,6 +39,7 @@ from prefect_genmedia._transport.network import (
     usable_proxy,
     variable_of,
 )
+from prefect_genmedia._transport.noted import NotedAnswer, noted_answers
 from prefect_genmedia.deploy.apply import probe
 from prefect_genmedia.deploy.changes import Outcome
 from prefect_genmedia.errors import GenMediaError
