@@ -58,7 +58,7 @@ output, the storage of inputs, and whether paid jobs wait to be collected. Ends 
 For example:
 ```
 prefect-genmedia doctor
-prefect-genmedia doctor tokenops-credentials/default
+prefect-genmedia doctor BLOCK
 ```
 Next: do what the last column says. Run it where the flows run, with the worker's environment.
 """
