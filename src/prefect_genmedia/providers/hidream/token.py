@@ -93,7 +93,14 @@ class CachedToken:
         return self._holder
 
     def release(self, holder: object, token: Token | None, failure: GenMediaError | None, now: float) -> None:
-        """End an exchange; also one that was cancelled, with neither token nor failure."""
+        """End an exchange.
+
+        Parameters:
+            holder: what `claim` returned.
+            token: the new token; None if there is none.
+            failure: why there is none; None too where the exchange was cancelled.
+            now: the present time, in seconds since 1970.
+        """
         with self.lock:
             if token is not None:
                 self.token = token
@@ -109,6 +116,10 @@ class CachedToken:
 
         A token that came in place of a refused one, and is soon refused too, is kept: it is not the token then, and
         exchanging again and again would help nobody.
+
+        Parameters:
+            refused: the token.
+            now: the present time, in seconds since 1970.
         """
         with self.lock:
             if self.token is None or self.token.value != refused:
