@@ -106,6 +106,7 @@ async def report_of(lab: Lab, outcomes: list[Outcome]) -> dict[str, Any]:
     """What was paid, as the simulator counted it, and how everything ended."""
     counted = await lab.report()
     accepted = Counter(job["body"].get("prompt") for job in counted["jobs"])
+    disturbed = {each.trial.name for each in outcomes}
     ends = {kind: dict(Counter(each.end for each in outcomes if each.trial.kind == kind)) for kind in KINDS}
     return {
         "disturbed": {
@@ -116,6 +117,7 @@ async def report_of(lab: Lab, outcomes: list[Outcome]) -> dict[str, Any]:
         "trials": len(outcomes),
         "posts": counted["requests"].get("tokenops.submit", 0),
         "accepted": sum(counted["accepted"].values()),
+        "accepted_in_rehearsals": sum(count for name, count in accepted.items() if name not in disturbed),
         "paid_twice": sum(count > 1 for count in accepted.values()),
         "ends": ends,
         "wrong_ends": [str(each) for each in outcomes if each.is_wrong],

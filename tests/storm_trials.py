@@ -34,6 +34,9 @@ BEYOND = 1.2
 AIMED_SECONDS = 0.5
 """Half of the moments lie within this time after the job has become `sending`: there is the money."""
 
+AGAIN_SECONDS = 0.5
+"""A run that has failed is started again after this time: a network that is away comes back meanwhile."""
+
 STOPPED_SECONDS = (STALE_SECONDS + 0.2, STALE_SECONDS + 2.0)
 JUMP_SECONDS = (60.0, 86400.0)
 AWAY_SECONDS = (0.1, 1.5)
@@ -230,6 +233,7 @@ class _Story:
             if ended["end"] == "delivered":
                 end = await self.judged()
                 break
+            await asyncio.sleep(AGAIN_SECONDS)
             if ended["end"] in ("SubmissionUnknown", "killed"):
                 await asyncio.sleep(STALE_SECONDS)
                 await self.decide_truly()

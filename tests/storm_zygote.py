@@ -126,6 +126,7 @@ def main() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         if order.get("warm_up"):  # here and not in a child: what is imported and made once is there for every child
+            os.environ.update(order["env"])
             asyncio.run(run(order))
         pid = os.fork()
         if pid == 0:

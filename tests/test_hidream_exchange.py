@@ -11,8 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from hidream_web import EXCHANGE, ID, SUBMIT, TOKENS, Api, keyed, make, tokens_sent
+from hidream_web import EXCHANGE, ID, SUBMIT, TOKENS, Api, envelope, keyed, make, tokens_sent
 from servers import PATIENCE
 from sqlalchemy import select
 from starlette.requests import Request
@@ -128,6 +129,20 @@ async def test_a_provider_that_refuses_every_token_is_not_flooded_with_exchanges
         await keyed.client.poll(ID)
     assert exchange.call_count == 3
     assert set(tokens_sent(results)) == set(TOKENS[:3])
+
+
+async def test_a_provider_that_accepts_each_token_once_is_not_flooded_either(keyed: Api) -> None:
+    exchange = keyed.exchange()
+    good = httpx.Response(200, json=envelope([]))
+    keyed.web.post(f"{SUBMIT}/results/batch").mock(
+        side_effect=[good, *[httpx.Response(401), good] * 3, *[httpx.Response(401)] * 5]
+    )
+    for _ in range(4):
+        await keyed.client.poll_many([ID])
+    for _ in range(5):
+        with pytest.raises(CredentialsError):
+            await keyed.client.poll_many([ID])
+    assert exchange.call_count == 4
 
 
 async def test_a_token_that_cannot_be_renewed_is_not_asked_for_again_at_each_call(keyed: Api) -> None:

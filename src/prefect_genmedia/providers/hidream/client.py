@@ -115,7 +115,7 @@ class HiDreamClient:
         try:
             with paid_submission():
                 response = await self._api.post_paid(catalog.SUBMIT_PATH, request.payload())
-                return responses.accepted(response, "POST …/video_edit/async", self._redactor)
+                accepted = responses.accepted(response, "POST …/video_edit/async", self._redactor)
         except RateLimited as error:
             # Two submissions a minute are documented, a Retry-After header is not.
             raise error.after(self._pause if error.retry_after is None else error.retry_after) from None
@@ -123,6 +123,8 @@ class HiDreamClient:
             # Refused, so nothing was accepted; the caller may try again with the token that the next call gets.
             error.retryable = self._tokens.forget(token)
             raise
+        self._tokens.prove(token)
+        return accepted
 
     async def poll(self, provider_job_id: str) -> Observation:
         """GET …/async/results.
@@ -197,12 +199,14 @@ class HiDreamClient:
         """Make a call that costs nothing; once more with another token where the first one is refused."""
         token = await self._tokens.fresh()
         try:
-            return responses.result_in(await call(), what, self._redactor)
+            result = responses.result_in(await call(), what, self._redactor)
         except CredentialsError:
             if not self._tokens.forget(token):
                 raise
-        await self._tokens.fresh()
-        return responses.result_in(await call(), what, self._redactor)
+            token = await self._tokens.fresh()
+            result = responses.result_in(await call(), what, self._redactor)
+        self._tokens.prove(token)
+        return result
 
     async def _exchange(self) -> Token:
         assert self._keys is not None  # only a client with a key exchanges it

@@ -32,8 +32,8 @@ LOOK_SECONDS = 0.05
 RETRY_SECONDS = 30.0
 """How long a token near its end is used on after it could not be renewed, before the next try."""
 
-REPLACE_SECONDS = 600.0
-"""A refused token is replaced no more often than this."""
+REPLACE_SECONDS, REPLACEMENTS = 600.0, 3
+"""Refused tokens are replaced so many times within this time, in seconds; once if the next one is refused at once."""
 
 _CHINA = timezone(timedelta(hours=8))
 _MILLISECONDS_FROM = 1e11
@@ -80,7 +80,9 @@ class CachedToken:
         """How many exchanges have ended, and how the last one did."""
         self.failure: GenMediaError | None = None
         self.retry_at = -math.inf
-        self.replaced_at = -math.inf
+        self.is_proven = False
+        """Whether the provider has accepted the token since it was exchanged."""
+        self._replaced_at: list[float] = []
         self._holder: object | None = None
         self._held_until = 0.0
 
@@ -93,17 +95,17 @@ class CachedToken:
         return self._holder
 
     def release(self, holder: object, token: Token | None, failure: GenMediaError | None, now: float) -> None:
-        """End an exchange; also one that was cancelled, with neither token nor failure.
+        """End an exchange.
 
-        Args:
-            holder: the right to exchange, from `claim`.
-            token: the token that came; None if none did.
-            failure: why none came; None if one did.
-            now: seconds since 1970.
+        Parameters:
+            holder: what `claim` returned.
+            token: the new token; None if there is none.
+            failure: why there is none; None too where the exchange was cancelled.
+            now: the present time, in seconds since 1970.
         """
         with self.lock:
             if token is not None:
-                self.token = token
+                self.token, self.is_proven = token, False
             if self._holder is holder:
                 self._holder = None
             if token is not None or failure is not None:
@@ -114,20 +116,30 @@ class CachedToken:
     def drop(self, refused: str, now: float) -> bool:
         """Never use a refused token again; whether there is, or will be, another one.
 
-        A token that came in place of a refused one, and is soon refused too, is kept: it is not the token then, and
-        exchanging again and again would help nobody.
+        A token that came in place of a refused one, and is refused before it was ever accepted, is kept for a while: it
+        is not the token then, and exchanging again and again would help nobody. Nor are more than `REPLACEMENTS` made.
 
-        Args:
-            refused: the token that the API refused.
-            now: seconds since 1970.
+        Parameters:
+            refused: the token.
+            now: the present time, in seconds since 1970.
         """
         with self.lock:
             if self.token is None or self.token.value != refused:
                 return True
-            if 0 <= now - self.replaced_at < REPLACE_SECONDS:
+            recent = [at for at in self._replaced_at if 0 <= now - at < REPLACE_SECONDS]
+            if (recent and not self.is_proven) or len(recent) >= REPLACEMENTS:
                 return False
-            self.token, self.replaced_at = None, now
+            self.token, self._replaced_at = None, [*recent, now]
             return True
+
+    def prove(self, accepted: str) -> None:
+        """Remember that the provider has accepted a token.
+
+        Parameters:
+            accepted: the token.
+        """
+        with self.lock:
+            self.is_proven = self.is_proven or (self.token is not None and self.token.value == accepted)
 
 
 _CACHE: dict[str, CachedToken] = {}
@@ -237,6 +249,14 @@ class TokenKeeper:
             refused: the token.
         """
         return self.renewable and self._cached.drop(refused, self._now())
+
+    def prove(self, accepted: str) -> None:
+        """Remember that the provider has accepted a token.
+
+        Parameters:
+            accepted: the token.
+        """
+        self._cached.prove(accepted)
 
     def _use(self, token: Token) -> str:
         if token.value != self._present:
