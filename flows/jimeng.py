@@ -53,8 +53,8 @@ async def jimeng_video(
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
-    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Make a video from text or pictures, and deliver it verified.
 
@@ -80,11 +80,11 @@ async def jimeng_video(
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
+            besides.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"watermark": false}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
-        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
 
     Raises:
         InvalidRequest: before anything is paid, with every problem.

@@ -47,8 +47,8 @@ async def omnihuman_video(
     ask_fallback: Literal["largest", "fail"] = "fail",
     suspend_while_asking: bool = False,
     suspend_while_waiting: bool = False,
-    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Make a portrait speak a recording, and deliver the verified video.
 
@@ -74,11 +74,11 @@ async def omnihuman_video(
             on a schedule where ask_fallback is largest.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
+            besides.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"output_format": "mov"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
-        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.

@@ -38,8 +38,8 @@ async def stylize_video(
     idempotency_key: str | None = None,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
-    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Redraw a video in a style or as a prompt describes, and deliver the verified video.
 
@@ -57,11 +57,11 @@ async def stylize_video(
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
+            besides.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"style": "a_new_style"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
-        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
 
     Raises:
         InvalidRequest: before anything is paid.

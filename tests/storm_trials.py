@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -13,13 +15,14 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import text
 from storm_runs import Lab, Run
-from storm_world import Partition
+from storm_world import Partition, key_of
 from storm_zygote import STALE_SECONDS
 
 from prefect_genmedia._core import Job, JobState, open_ledger
 from prefect_genmedia._core.decide import decide
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia.errors import LedgerError
+from prefect_genmedia.providers.tokenops.client import TokenOpsClient
 
 Kind = Literal["sigkill", "sigstop", "clock", "partition", "rotation"]
 KINDS: tuple[Kind, ...] = ("sigkill", "sigstop", "clock", "partition", "rotation")
@@ -286,10 +289,20 @@ class _Story:
                     continue
                 accepted = await self.lab.accepted(self.trial)
                 if accepted:
-                    await decide(ledger, job.key, "adopt", accepted[0], by="storm")
+                    await decide(ledger, job.key, "adopt", accepted[0], by="storm", client_for=self.client_for)
                 else:
                     await decide(ledger, job.key, "resubmit", by="storm")
                 self.decisions.append("adopt" if accepted else "resubmit")
+
+    @asynccontextmanager
+    async def client_for(self, job: Job) -> AsyncIterator[TokenOpsClient]:
+        """What the person's id is looked up with."""
+        key = self.key or key_of(self.trial.number)
+        client = TokenOpsClient(key, base_url=f"{self.lab.simulator}/tokenops/v1")
+        try:
+            yield client
+        finally:
+            await client.aclose()
 
     async def is_free(self) -> bool:
         """Whether the stopped process holds no lock in the ledger: a person could not decide then either."""

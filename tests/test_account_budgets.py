@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from jobs import asking
 from prefect import flow
 from pydantic import ValidationError
 from sqlalchemy import Connection, text, update
@@ -211,7 +212,10 @@ async def test_an_unknown_submission_keeps_its_money_until_a_person_says_that_it
             await sent(session, 1)
         if decision is not None:
             (found,) = provider.world.jobs
-            await decide(session.ledger, caught.value.job_key or "", decision, found if decision == "adopt" else None)
+            theirs = found if decision == "adopt" else None
+            await decide(
+                session.ledger, caught.value.job_key or "", decision, theirs, client_for=asking(session.client)
+            )
         if then == "sent":
             await sent(session, 2)
         else:

@@ -520,4 +520,3 @@ async def test_the_name_of_an_account_is_its_blocks_account_name_or_document_nam
     assert (await TokenOpsCredentials.aload("of-the-team")).name_of_account == "of-the-team"
     await TokenOpsCredentials(**fields, account_name="company").save("of-the-team", overwrite=True)
     assert (await TokenOpsCredentials.aload("of-the-team")).name_of_account == "company"
-    assert list(TokenOpsCredentials.model_fields)[-1] == "account_name", "forms show it last"

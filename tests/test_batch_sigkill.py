@@ -28,6 +28,7 @@ from prefect_genmedia.simulator.faults import STAGES
 from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
 from prefect_genmedia.testing.cases import ENDED_BY_DEADLINES
+from prefect_genmedia.text import escaped
 
 ROWS = 200
 AT_ONCE = 8
@@ -179,13 +180,14 @@ def check_table(folder: Path, jobs: list[Job], simulator: RunningSimulator) -> N
     for job in jobs:
         if job.label not in newest or job.attempt > newest[job.label].attempt:
             newest[job.label] = job
+    prompts = {escaped(job_id): job.body["prompt"] for job_id, job in simulator.world.jobs.items()}
     for row in table:
         job = newest[row["id"]]
         assert (row["state"], row["job_key"], row["attempts"]) == (job.state.value, job.key, job.attempt)
         if row["state"] == "delivered":
             with Path(row["path"]).open("rb") as file:
                 assert sha256_of(file) == row["sha256"]
-            assert simulator.world.jobs[row["provider_job_id"]].body["prompt"] == f"lake {row['id'][1:]}"
+            assert prompts[row["provider_job_id"]] == f"lake {row['id'][1:]}"
     # Nobody knows of what was being sent at a kill, and each fault may cost a row; all else is delivered.
     delivered = sum(row["state"] == "delivered" for row in table)
     assert delivered >= ROWS - MOST_KILLS * AT_ONCE - sum(3 if stage == "job" else 1 for _, stage in FAULTS)

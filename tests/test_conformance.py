@@ -6,7 +6,7 @@ from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.plugin import kinds
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo
-from prefect_genmedia.testing import NOT_AS_ASKED, UNTROUBLED, ConformanceSuite, Ending, JobState, ProviderCase
+from prefect_genmedia.testing import FOLLOWED_LINKS, NOT_AS_ASKED, ConformanceSuite, Ending, JobState, ProviderCase
 from prefect_genmedia.testing.cases import ENDINGS, FAULTS
 
 PORTRAIT, SPEECH, CLIP = (f"https://example.com/{name}" for name in ("portrait.jpg", "speech.mp3", "clip.mp4"))
@@ -14,9 +14,7 @@ PORTRAIT, SPEECH, CLIP = (f"https://example.com/{name}" for name in ("portrait.j
 TOKENOPS = {
     "fail_input": Ending("InputRefused", JobState.FAILED),
     "fail_output": Ending("OutputRefused", JobState.FAILED),
-    "content_json": UNTROUBLED,
-    "content_json_text": UNTROUBLED,
-    "content_json_expired": Ending("JobExpired", JobState.DELIVERED),
+    **FOLLOWED_LINKS,
 }
 """TokenOps says what was refused, and its content may be JSON with a URL."""
 

@@ -189,7 +189,9 @@ def test_a_check_changes_nothing_and_tells_what_is_missing_and_which_keys_are_re
     team.deploy(keys=keys_for(simulator))
     before = team.everything()
     secrets = tmp_path / "keys.toml"
-    secrets.write_text(f'GENMEDIA_TOKENOPS_BASE_URL = "http://127.0.0.1:9/v1"\nGENMEDIA_TOKENOPS_API_KEY = "{SECRET}"\n')
+    secrets.write_text(
+        f'GENMEDIA_TOKENOPS_BASE_URL = "http://127.0.0.1:9/v1"\nGENMEDIA_TOKENOPS_API_KEY = "{SECRET}"\n'
+    )
     simulator.world.requests.clear()
     answer = team.deploy("--check", keys=keys_for(simulator))
     lines = {line.split("│")[2].strip(): line for line in answer.stdout.splitlines() if line.count("│") > 3}

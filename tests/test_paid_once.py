@@ -25,7 +25,7 @@ from prefect_genmedia.testing.cases import shorten_deadlines
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-REFUSALS = {"refuse_invalid", "refuse_hostile", "refuse_key", "refuse_balance", "drop_before_accept"}
+REFUSALS = {name for name in STAGES["submit"] if name.startswith("refuse_")} | {"drop_before_accept"}
 PASSING_REFUSALS = {"rate_limited"}
 
 

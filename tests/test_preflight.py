@@ -22,6 +22,7 @@ from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import asset
 
 FRAMES = "jimeng-video-3.0-720P"
+PLAIN = "https://example.com/{}"
 
 
 class Web:
@@ -143,8 +144,11 @@ async def test_all_problems_of_all_inputs_are_told_at_once() -> None:
 
 
 async def test_of_a_heavy_picture_only_what_the_check_needs_is_fetched() -> None:
+    """But of one behind a signed URL: its content counts in the identity."""
     web = Web(a=picture() + bytes(40_000_000))
-    await problems_of(web, "a")
+    request = JimengVideo(model=FRAMES, prompt="x", image_urls=(PLAIN.format("a"),))
+    with pytest.raises(InvalidRequest, match="larger than"):
+        await prepare_inputs(request, web.rules, Publication())
     assert web.pulled < 5_200_000
 
 
@@ -159,7 +163,7 @@ async def test_a_local_file_that_is_no_picture_is_refused(tmp_path: Path) -> Non
 
 
 def omnihuman() -> OmniHumanVideo:
-    return OmniHumanVideo(image_url=url("portrait"), audio_url=url("speech"))
+    return OmniHumanVideo(image_url=PLAIN.format("portrait"), audio_url=PLAIN.format("speech"))
 
 
 @pytest.mark.parametrize(
@@ -197,7 +201,9 @@ async def test_what_cannot_be_reached_from_here_is_told_and_goes_on() -> None:
     ]
     ready = await prepare_inputs(omnihuman(), Web().rules, Publication(), tell=told.append)
     assert ready.expectation().seconds is None
-    assert told[-1].startswith("The recording cannot be measured from here, so its length is not checked: ")
+    assert [line.partition(":")[0] for line in told[2:]] == [
+        "The recording cannot be measured from here, so its length is not checked",
+    ]
 
 
 async def test_the_same_picture_in_two_places_is_fetched_once() -> None:

@@ -23,6 +23,8 @@ MODULES = sorted(
 )
 OTHER_MEANINGS = {"model", "seconds", "content", "seed", "frames", "size", "style", "poster", "extra_body"}
 """Names and fields that are words of the package, too: the model of a job, the style of a terminal, a poster frame."""
+OTHER_MEANINGS |= {"request_id", "video_url"}
+"""Members that answers of any provider or gateway have: the id of an HTTP request, the URL of a result."""
 
 
 def names_of(plugin: ProviderPlugin) -> set[str]:

@@ -283,7 +283,7 @@ async def test_a_storage_that_hangs_keeps_no_job_from_being_collected_and_does_n
     released = threading.Event()
     monkeypatch.setattr(reconcile_module, "STORAGE_SECONDS", 0.05)
     monkeypatch.setattr("prefect_genmedia._media.storage.LocalFolder.remove_stale", lambda _: released.wait())
-    simulator.world.settings.run_seconds = 0.0
+    simulator.world.settings.__dict__.update(queue_seconds=0.0, run_seconds=0.0)
     await lost_job(ledger, credentials, ledger_url)
     try:
         report = await run_round([credentials], "default", server=False)

@@ -105,8 +105,9 @@ class OpenAIVideosClient:
         await self._api.aclose()
 
     def _read(self, response: httpx.Response, what: str) -> dict[str, Any]:
-        if not response.is_success:
-            raise ErrorAnswer.of(response, what, self._redactor).by_status()
+        refusal = ErrorAnswer.in_answer(response, what, self._redactor)
+        if refusal is not None:
+            raise refusal.by_status()
         return read_json(response, what, self._redactor)
 
     def _failure(self, video: dict[str, Any]) -> GenerationFailed:

@@ -15,7 +15,7 @@ from genmedia_openai_videos import OpenAIVideo
 from genmedia_openai_videos.client import OpenAIVideosClient
 from prefect_genmedia.errors import QuotaError
 from prefect_genmedia.providers import PreparedRequest, SentInput, SentInputs
-from prefect_genmedia.testing import NOT_AS_ASKED, ConformanceSuite, ProviderCase
+from prefect_genmedia.testing import FOLLOWED_LINKS, NOT_AS_ASKED, ConformanceSuite, ProviderCase
 
 openai = pytest.importorskip("openai")
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
@@ -26,8 +26,8 @@ REQUEST = OpenAIVideo(prompt="a calm sea", seconds="4", size="1280x720")
 
 class TestConformance(ConformanceSuite):
     cases = {
-        "text": ProviderCase(REQUEST, endings={"short_video": NOT_AS_ASKED}),
-        "picture": ProviderCase(OpenAIVideo(prompt="she smiles", input_reference=PICTURE)),
+        "text": ProviderCase(REQUEST, endings={**FOLLOWED_LINKS, "short_video": NOT_AS_ASKED}),
+        "picture": ProviderCase(OpenAIVideo(prompt="she smiles", input_reference=PICTURE), endings=FOLLOWED_LINKS),
     }
 
 

@@ -103,7 +103,7 @@ _GIVEN_UP_KINDS = frozenset(kind.__name__ for kind in (GenerationFailed, InputRe
 _GIVEN_UP_STEP = (
     "nothing is sent again: `reconcile_jobs` polls the job until its lifetime is over, and delivers it if it is "
     "finished after all. If the provider's console says that it failed, `prefect-genmedia jobs resubmit {job}` allows "
-    "a new attempt."
+    "another submission."
 )
 
 

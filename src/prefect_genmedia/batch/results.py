@@ -18,7 +18,7 @@ from prefect_genmedia.batch.table import TableFile
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY, PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.text import clean_text
+from prefect_genmedia.text import clean_text, escaped
 
 NOT_SENT = "not_sent"
 """State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""
@@ -65,7 +65,7 @@ class Result:
         """
         self.state = job.state.value
         self.attempts = job.attempt
-        self.provider_job_id = job.shown_id or None
+        self.provider_job_id = escaped(job.provider_job_id) if job.provider_job_id else None  # whole: tables are joined
         self.job_key = job.key
         self.queued_seconds = _between(job.submitted_at, job.running_at)
         self.running_seconds = _between(job.running_at, job.succeeded_at)

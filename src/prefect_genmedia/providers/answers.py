@@ -143,6 +143,21 @@ def job_id_in(payload: Any, names: Sequence[str] = JOB_IDS) -> str | None:
     return text if text and bare != 0 and re.fullmatch(r"\S*\d\S*", text) else None
 
 
+def job_id_beside_error(payload: Any, names: Sequence[str] = JOB_IDS, depth: int = 4) -> str | None:
+    """The id of a job that an answer with an error names all the same, in whatever object; None where there is none.
+
+    Parameters:
+        payload: the answer's JSON.
+        names: the fields that may hold it.
+        depth: how many levels are searched.
+    """
+    found = job_id_in(payload, names)
+    if found is not None or not isinstance(payload, dict) or depth == 0:
+        return found
+    inner = (value for name, value in payload.items() if name not in _REASONS)
+    return next(filter(None, (job_id_beside_error(each, names, depth - 1) for each in inner)), None)
+
+
 def task_in(payload: dict[str, Any], names: Sequence[str] = STATUSES) -> dict[str, Any] | None:
     """The object that tells a job's state; None where there is none.
 

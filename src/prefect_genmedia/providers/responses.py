@@ -33,6 +33,7 @@ from prefect_genmedia.providers.answers import (
     is_blank,
     is_page,
     is_same_path,
+    job_id_beside_error,
     job_id_in,
     layers,
     number_in,
@@ -104,7 +105,8 @@ class ErrorAnswer:
         text = shown_body(response, redactor)
         payload = parsed(text)
         reason = error_facts(text)
-        named = response.is_success or response.is_server_error
+        names = (*JOB_IDS, "uuid")
+        find_id = job_id_beside_error if response.is_success else job_id_in if response.is_server_error else None
         location = response.headers.get("location", "") if response.is_redirect else ""
         return cls(
             what=what,
@@ -120,7 +122,7 @@ class ErrorAnswer:
             is_same_path=is_same_path(_asked(response), location),
             in_body=response.is_success and _says_no(payload),
             is_page=is_page(response),
-            job_id=job_id_in(parsed(response.content), (*JOB_IDS, "uuid")) if named else None,
+            job_id=find_id(parsed(response.content), names) if find_id else None,
             evidence=evidence_in(response, payload, redactor),
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from prefect_genmedia._core.model import Job, JobState
     from prefect_genmedia.simulator import RunningSimulator
-    from prefect_genmedia.testing.cases import ENDINGS, NOT_AS_ASKED, UNTROUBLED, Ending, ProviderCase
+    from prefect_genmedia.testing.cases import ENDINGS, FOLLOWED_LINKS, NOT_AS_ASKED, UNTROUBLED, Ending, ProviderCase
     from prefect_genmedia.testing.conformance import ConformanceSuite
     from prefect_genmedia.testing.fixtures import LedgerOfTest, simulator_credentials
 
@@ -21,6 +21,7 @@ _MODULES = {
     "ConformanceSuite": "prefect_genmedia.testing.conformance",
     "ENDINGS": _CASES,
     "Ending": _CASES,
+    "FOLLOWED_LINKS": _CASES,
     "Job": "prefect_genmedia._core.model",
     "JobState": "prefect_genmedia._core.model",
     "LedgerOfTest": "prefect_genmedia.testing.fixtures",
@@ -33,6 +34,7 @@ _MODULES = {
 
 __all__ = [
     "ENDINGS",
+    "FOLLOWED_LINKS",
     "NOT_AS_ASKED",
     "UNTROUBLED",
     "ConformanceSuite",

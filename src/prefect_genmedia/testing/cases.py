@@ -129,6 +129,13 @@ ENDINGS: Mapping[str, Ending] = {
 FAULTS = tuple(fault for stage in ("submit", "job", "poll", "content") for fault in STAGES[stage] if fault != "stuck")
 """The faults that strike any provider's job. `stuck` has a test of its own."""
 
+FOLLOWED_LINKS: Mapping[str, Ending] = {
+    "content_json": UNTROUBLED,
+    "content_json_text": UNTROUBLED,
+    "content_json_expired": Ending("JobExpired", JobState.DELIVERED),
+}
+"""How faults end with a provider whose content endpoint may answer with the file's URL; `open_content` follows it."""
+
 NEVER_ACCEPTED = frozenset({"drop_before_accept"})
 """Faults after which the provider has no job, whatever is tried."""
 

@@ -133,6 +133,7 @@ async def test_an_error_beside_an_id_is_unknown_and_the_id_can_be_adopted(
         assert (job.state, job.provider_job_id) == (JobState.UNKNOWN, ID)
         assert f"jobs adopt {job.key} {ID}" in str(error)
         assert job.evidence == {"request_id": "req-7"}
+        await TokenOpsCredentials(api_key=KEY, base_url=there.base_url).asave("default", overwrite=True)
         await to_the_command("jobs", "adopt", job.key, ID)
         delivery = await run(there)
     assert delivery.provider_job_id == ID
