@@ -367,7 +367,7 @@ def test_reconcile_starts_a_run_again_once_that_crashed_before_it_began_and_repo
         team.set_state(run, state)
     begun = team.start("decide-job/decide", job="x", decision="abandon")
     team.call("POST", f"/flow_runs/{begun}/set_state", {"state": {"type": "CRASHED"}, "force": True})
-    queued = [team.start("decide-job/decide", job="x", decision="abandon") for _ in range(20)]  # and no worker is free
+    queued = [team.start("decide-job/decide", job="x", decision="abandon") for _ in range(250)]  # no worker is free
 
     first = team.reconcile()
     assert first.returncode == 0, first.stderr

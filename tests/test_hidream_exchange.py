@@ -290,7 +290,7 @@ async def test_no_token_and_no_key_is_in_the_ledger_or_in_any_file(
         held.extend(str(row) for row in rows)
         return done
 
-    ledger.transact = watched  # type: ignore[method-assign]
+    ledger.transact = watched  # type: ignore[method-assign] # a ledger of this test only
     await client.poll_many(["nothing"])
     token = client._tokens.present
     await client.aclose()
