@@ -57,7 +57,8 @@ class Routes:
     def from_environment(cls) -> Routes:
         """The routes that the environment names, or on macOS and Windows the system."""
         found = urllib.request.getproxies()
-        proxies = {scheme: found[scheme] for scheme in ("http", "https", "all") if found.get(scheme)}
+        values = {scheme: found.get(scheme, "").strip() for scheme in ("http", "https", "all")}
+        proxies = {scheme: value for scheme, value in values.items() if value}
         return cls(proxies, tuple(entry for entry in re.split(r"[\s,]+", found.get("no", "")) if entry))
 
     def scheme_for(self, url: httpx.URL) -> str | None:
@@ -134,6 +135,19 @@ def variable_of(scheme: str) -> str:
     """
     name = f"{scheme}_proxy"
     return name if os.environ.get(name) else name.upper()
+
+
+def proxy_in_words(url: httpx.URL) -> str:
+    """A sentence that names the proxy that a URL goes through, without its password; empty for a direct connection.
+
+    Parameters:
+        url: an http(s) URL.
+    """
+    routes = Routes.from_environment()
+    scheme = routes.scheme_for(url)
+    if scheme is None:
+        return ""
+    return f"It goes through {shown_proxy(routes.proxies[scheme])}, the proxy in {variable_of(scheme)}."
 
 
 def shown_proxy(value: str) -> str:

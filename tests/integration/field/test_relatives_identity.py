@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 from test_identity_urls import Store, account, make_version_1, poster, quick, store
 
@@ -34,8 +35,8 @@ SIGNED = {
     "oss-sts-and-name": "OSSAccessKeyId=STS.{n}&Expires={n}&Signature={n}&security-token=t{n}"
     "&response-content-disposition=attachment",
     "huawei-v4": "X-Obs-Algorithm=A&X-Obs-Credential=c{n}&X-Obs-Date={n}&X-Obs-Expires=60&X-Obs-Signature={n}",
-    "cdn77": "secure=ab{n}&e={n}",
-    "b2": "Authorization=3_{n}_ab{n}",
+    "tencent-live": "txSecret=ab{n}&txTime={n}",
+    "b2": "Authorization=3_2016{n}_53982a92f631a8c7303e3266_d940c7f5ee17cd1de3758aaacf{n}_000_2016{n}_0006_dnld",
 }
 
 
@@ -116,7 +117,9 @@ async def test_two_tokens_that_give_two_clips_are_two_stylized_videos(
     simulator: RunningSimulator, store: tuple[Store, str]
 ) -> None:
     files, url = store
-    files.parameter, files.files = "access_token", {"of-anna": b"Anna", "of-ben": b"Ben", "again": b"Anna"}
+    clip = httpx.get(simulator.clip_url).content
+    other = clip + b"\x00\x00\x00\x08free"
+    files.parameter, files.files = "access_token", {"of-anna": clip, "of-ben": other, "again": clip}
     account = HiDreamCredentials(token=simulator.key, base_url=simulator.hidream_url, submissions_per_minute=None)
     for token in files.files:
         await stylize_video(
@@ -129,7 +132,7 @@ async def test_two_tokens_that_give_two_clips_are_two_stylized_videos(
 
 BEFORE = {
     "access_token": ("access_token=of-monday", "access_token=of-tuesday", ""),
-    "Tencent CDN, at another time": ("sign=ab1&t=1", "sign=ab2&t=2", "?t=1"),
+    "Tencent CDN, at another time": (f"sign={'a' * 32}&t=1", f"sign={'b' * 32}&t=2", f"?sign={'a' * 32}&t=1"),
     "Meta, at another time": ("oh=00_1&oe=1", "oh=00_2&oe=2", "?oh=00_1&oe=1"),
 }
 

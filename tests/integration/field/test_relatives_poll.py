@@ -74,7 +74,7 @@ async def test_a_job_that_is_not_finished_is_waited_for(told: Said, ledger: Ledg
     assert there.count("submit") == 1
 
 
-@pytest.mark.parametrize("word", ["TIMED_OUT", "task_failed", "aborted", "审核不通过", "moderation_blocked", "unsuccessful"])
+@pytest.mark.parametrize("word", "TIMED_OUT task_failed aborted 审核不通过 moderation_blocked unsuccessful".split())
 async def test_other_words_like_failure_give_the_job_up_and_keep_it(word: str, ledger: Ledger) -> None:
     with gateway(submit=CREATED, poll=status(word, fail_reason="no GPU")) as there:
         with pytest.raises(errors.GenerationFailed, match="no GPU"):

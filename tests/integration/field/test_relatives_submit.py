@@ -110,15 +110,7 @@ REFUSED = {
     "421": (page(421), "base_url"),
     "426": (Said(426, b"", {"Upgrade": "TLS/1.2"}), "base_url"),
     "405 of a firewall": (Said(405, "<html><body>您的访问被阻断</body></html>"), "firewall|base_url"),
-    "one-api without a code": (
-        Said(503, {"error": {"message": "当前分组 default 下对于模型 x 无可用渠道", "type": "one_api_error"}}),
-        "渠道",
-    ),
     "success false": (Said(200, {"success": False, "message": "The size is odd."}), "The size is odd"),
-    "a code that is a word": (
-        Said(200, {"code": "invalid_request", "message": "The size is odd.", "data": None}),
-        "The size is odd",
-    ),
     "an error that is text": (Said(200, {"error": "The size is odd."}), "The size is odd"),
     "type error": (
         Said(200, {"type": "error", "error": {"type": "invalid", "message": "The size is odd."}, "request_id": "r"}),
@@ -159,6 +151,9 @@ UNKNOWN = {
     "204": Said(204, b""),
     "cut JSON": Said(200, '{"id": "107624', {"Content-Type": "application/json"}),
     "a list": Said(200, [], {}),
+    # The text alone is also that of a retry, in earlier versions of the same gateways.
+    "no channel without a code": Said(503, {"error": {"message": "模型 x 无可用渠道", "type": "one_api_error"}}),
+    "a code that no document explains": Said(200, {"code": "E17", "message": "The size is odd.", "data": None}),
     "null": Said(200, "null", {"Content-Type": "application/json"}),
 }
 
@@ -185,6 +180,11 @@ WITH_A_JOB = {
     "deep inside the error": {"error": {**FAILED_LATER, "metadata": {"task": {"id": ID}}}},
     "uuid": {"data": {"uuid": ID}},
     "generation": {"generation": {"id": ID, "state": "queued"}},
+    "a list of several": {"tasks": [{"id": ID}, {"id": "second"}]},
+    "JSON in the message": {"error": {"message": "upstream: saved {}", "raw": f'{{"task_id":"{ID}"}}'}},
+    "capitals": {"Result": {"TaskId": ID}},
+    "of the upstream": {"upstream": {"id": ID}},
+    "a user's task": {"user": {"id": 7, "task_id": ID}},
     "beside a user": {"user": {"id": 7}, "video": {"id": ID}},
 }
 
@@ -209,7 +209,7 @@ ACCEPTED = {
     "text null error": {"id": ID, "error": "null"},
     "empty id": {"id": "", "task_id": ID, "object": "video", "error": ""},
     "video_id": {"video_id": ID, "status": "queued"},
-    "blanks": {"id": f" {ID}\n"},
+    "capitals": {"Response": {"TaskId": ID, "RequestId": "r"}},
 }
 
 
@@ -293,6 +293,7 @@ async def test_what_a_gateway_repeats_is_shown_without_secrets(answer: Said, led
 ROOTS = {
     "https://gw.example.com/v1/chat/completions": "give https://gw.example.com/v1",
     "https://gw.example.com/v1/images/generations": "give https://gw.example.com/v1",
+    "https://gw.example.com/v1/video/generations/": "give https://gw.example.com/v1",
     "https://https://gw.example.com/v1": "",
     "htps://gw.example.com/v1": "http",
     "https\uff1a//gw.example.com/v1": "",
@@ -312,18 +313,19 @@ def test_other_base_urls_that_cannot_be_right_are_refused(root: str, words: str)
     assert "sk-1" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "root", ["HTTPS://GW.example.com/v1", "https://gw.example.com/v1/", " https://gw.example.com:443/v1\r\n"]
-)
-def test_other_ways_to_write_a_base_url_are_the_same_one(root: str) -> None:
-    assert TokenOpsCredentials(api_key="sk-2", base_url=root).base_url == "https://gw.example.com/v1"
+async def test_other_ways_to_write_a_base_url_lead_to_the_same_account(ledger: Ledger) -> None:
+    with gateway(submit=Said(200, {"id": ID}), poll=DONE) as there:
+        for root in (there.base_url, f"{there.base_url}/", there.base_url.replace("http:", "HTTP:")):
+            await run(there, credentials=TokenOpsCredentials(api_key=KEY, base_url=root))
+    assert there.count("submit") == 1
 
 
 @pytest.mark.parametrize("key", ["Bearer sk-one", "Authorization: Bearer sk-one", "sk-\u00f6ne", "sk one", "<API-KEY>"])
 def test_what_cannot_be_a_key_is_refused_before_it_is_sent(key: str) -> None:
     with pytest.raises(ValidationError) as caught:
         TokenOpsCredentials(api_key=key)
-    assert "one" not in str(caught.value).replace("none", "")
+    for part in ("sk-", "sk ", "API-KEY"):
+        assert part not in str(caught.value)
 
 
 @pytest.mark.parametrize("root", ["http://no-such-host.invalid/v1", "https://127.0.0.1:{port}/v1"])
