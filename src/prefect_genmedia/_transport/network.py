@@ -57,8 +57,7 @@ class Routes:
     def from_environment(cls) -> Routes:
         """The routes that the environment names, or on macOS and Windows the system."""
         found = urllib.request.getproxies()
-        values = {scheme: found.get(scheme, "").strip() for scheme in ("http", "https", "all")}
-        proxies = {scheme: value for scheme, value in values.items() if value}
+        proxies = {scheme: found[scheme] for scheme in ("http", "https", "all") if found.get(scheme)}
         return cls(proxies, tuple(entry for entry in re.split(r"[\s,]+", found.get("no", "")) if entry))
 
     def scheme_for(self, url: httpx.URL) -> str | None:

@@ -49,7 +49,7 @@ def redirect_target(response: httpx.Response) -> str | None:
     Raises:
         ProviderError: its `Location` cannot be read; retryable.
     """
-    if not response.has_redirect_location:
+    if not response.has_redirect_location or not response.headers["location"].strip():
         return None
     try:
         return urljoin(str(response.request.url), response.headers["location"])

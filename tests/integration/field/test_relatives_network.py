@@ -44,7 +44,7 @@ async def test_behind_a_proxy_a_result_at_another_port_is_asked_for_by_name_and_
     assert f"CONNECT {CDN}:8443" in proxy.asked
 
 
-@pytest.mark.parametrize("written", ["http://{user}@127.0.0.1:{port}/", " http://{user}@127.0.0.1:{port} "])
+@pytest.mark.parametrize("written", ["http://{user}@127.0.0.1:{port}/", "{user}@127.0.0.1:{port}"])
 async def test_a_proxys_password_may_be_percent_encoded(
     account: TokenOpsCredentials,
     provider: Front,
