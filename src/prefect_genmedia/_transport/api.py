@@ -18,7 +18,7 @@ import httpx
 from aiolimiter import AsyncLimiter
 
 from prefect_genmedia._transport.bodies import ACCEPTED_CODINGS, UnreadableBody, read_answer
-from prefect_genmedia._transport.network import Network, UnusableSettings
+from prefect_genmedia._transport.network import Network, UnusableSettings, proxy_in_words
 from prefect_genmedia._transport.noted import note
 from prefect_genmedia._transport.redact import Redactor, redacted_logs
 from prefect_genmedia._transport.urls import shown_url
@@ -239,7 +239,8 @@ class ApiClient:
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             failure = network_failure(error, what, self.redactor)
             if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                failure = failure.noting(f"Is base_url right, and can {shown_url(self.base_url)} be reached from here?")
+                asked = f"Is base_url right, and can {shown_url(self.base_url)} be reached from here?"
+                failure = failure.noting(f"{asked} {proxy_in_words(request.url)}".rstrip())
         # Raised out here so that the httpx error, which holds the request and its Authorization header, is not
         # this error's context.
         raise failure

@@ -136,6 +136,19 @@ def variable_of(scheme: str) -> str:
     return name if os.environ.get(name) else name.upper()
 
 
+def proxy_in_words(url: httpx.URL) -> str:
+    """A sentence that names the proxy that a URL goes through, without its password; empty for a direct connection.
+
+    Parameters:
+        url: an http(s) URL.
+    """
+    routes = Routes.from_environment()
+    scheme = routes.scheme_for(url)
+    if scheme is None:
+        return ""
+    return f"It goes through {shown_proxy(routes.proxies[scheme])}, the proxy in {variable_of(scheme)}."
+
+
 def shown_proxy(value: str) -> str:
     """A proxy's URL without user name and password.
 

@@ -107,6 +107,12 @@ SCHEMES = (
     _scheme("SharePoint", "tempauth"),
     _scheme("a signature that names no key", "signature expires", "policy"),
     _scheme("nginx secure_link", "md5 expires"),
+    _scheme("Wangsu CDN", "wssecret wstime"),
+    _scheme("Tencent live streams", "txsecret txtime"),
+    _scheme("OpenStack Swift", "temp_url_sig temp_url_expires", "temp_url_prefix temp_url_ip_range"),
+    _scheme("ImageKit", "ik-s", "ik-t"),
+    _scheme("Huawei OBS v4", "x-obs-signature", prefix="x-obs-"),
+    _scheme("Backblaze B2", "authorization", shape=r"[34]_\d{14}_"),
 )
 """The signing schemes, each with its whole set of parameters, by the public documents of the storages and CDNs."""
 
@@ -116,7 +122,7 @@ _PATH_TOKEN = re.compile(r"/(?:bcdn_token|edge-cache-token|hdn(?:ts|tl|ea)|__tok
 # Words of a parameter's name, after CamelCase and separators are taken apart.
 _CREDENTIAL = frozenset(
     "token jwt auth authorization apikey accesskey secretkey authkey appkey key secret sig sign signature policy "
-    "credential credentials password passwd pwd passcode pin session sessionid sid ticket hmac".split()
+    "credential credentials password passwd pwd passcode pin session sessionid sid ticket hmac sas".split()
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 _JOINED = re.compile(r"(?:token|secret|apikey|accesskey|signature|password)$")

@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx
 
 from prefect_genmedia._transport import Redactor
+from prefect_genmedia.providers.refusals import snake
 from prefect_genmedia.text import CODE_CHARACTERS, WORDS_CHARACTERS, clean_text, clean_word
 
 MAX_DEPTH = 100
@@ -30,6 +31,16 @@ _WRAPPERS = ("data", "result", "output", "task", "video", "job", "response")
 _WRAPPED = 3
 """So many objects may stand around a task."""
 
+_NO_JOBS = frozenset(
+    "account accounts api_key app application channel channels client customer group groups input inputs key log "
+    "member model models org organization owner parameters params payload plan project provider quota request "
+    "response_metadata server session subscription team tenant token trace usage user workspace".split()
+)
+"""Objects that gateways send along with a refusal: their `id` is no job's."""
+
+_JOB_ID = re.compile(r"(?:task|job|video|generation|prediction|operation|render)_?(?:uu)?id")
+"""A field that holds a job's id in whatever object it stands."""
+
 _CODES = ("code", "error_code", "err_code", "errcode", "errno", "type")
 _REASONS = (
     *("error", "errors", "fail_reason", "failure_reason", "failed_reason", "reason", "error_msg", "error_message"),
@@ -39,11 +50,13 @@ _NO_REASON = frozenset({"", "success", "succeed", "ok", "none", "null", "nil", "
 _URLS = (
     *("video_url", "video_urls", "download_url", "file_url", "result_url", "output_url", "play_url", "content_url"),
     *("url", "urls", "video", "videos", "file", "files", "output", "outputs", "result", "results"),
-    *("data", "task", "content", "creations", "works"),
+    *("data", "task", "content", "creations", "works", "task_result", "video_result"),
 )
-_EVIDENCE = ("request_id", "requestId", "req_id", "trace_id", "log_id", "created_at", "created", "sub_task_ids")
-_EVIDENCE_HEADERS = ("x-request-id", "request-id", "x-oneapi-request-id", "x-tt-logid", "x-trace-id", "cf-ray")
+_EVIDENCE = ("request_id", "req_id", "trace_id", "log_id", "created_at", "created", "sub_task_ids")
+_EVIDENCE_HEADER = re.compile(r"(?:.*-)?(?:request|req|trace|log|correlation)-?id|cf-ray")
 _MOST_EVIDENCE = 16
+_NO_URL = re.compile(r"[<>{}\[\]\"|\\^`]")
+"""Characters that stand in no path: such a text is JSON or markup."""
 
 
 def parsed(text: str | bytes) -> Any:
@@ -118,7 +131,7 @@ def layers(payload: Any) -> Iterator[dict[str, Any]]:
     """
     level = [payload]
     for _ in range(_WRAPPED + 1):
-        objects = [each for each in map(_single, level) if isinstance(each, dict)]
+        objects = [_plain(each) for each in map(_single, level) if isinstance(each, dict)]
         yield from objects
         level = [each[name] for each in objects for name in _WRAPPERS if name in each]
 
@@ -151,11 +164,27 @@ def job_id_beside_error(payload: Any, names: Sequence[str] = JOB_IDS, depth: int
         names: the fields that may hold it.
         depth: how many levels are searched.
     """
-    found = job_id_in(payload, names)
-    if found is not None or not isinstance(payload, dict) or depth == 0:
-        return found
-    inner = (value for name, value in payload.items() if name not in _REASONS)
-    return next(filter(None, (job_id_beside_error(each, names, depth - 1) for each in inner)), None)
+    return job_id_in(payload, names) or next(_named_jobs(payload, names, depth, is_job=True), None)
+
+
+def _named_jobs(value: Any, names: Sequence[str], depth: int, is_job: bool) -> Iterator[str]:
+    """The ids of jobs in a value. Where the object may not be a job, only a field that says so holds its id."""
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        value = parsed(value)  # an upstream's answer, passed on as text
+    if isinstance(value, list):
+        value = dict(enumerate(value))
+        fields = ((is_job, each) for each in value.values())
+    elif isinstance(value, dict):
+        value = _plain(value)
+        for name, each in value.items():
+            if _JOB_ID.fullmatch(name) or (is_job and name in names):
+                found = id_in(each)
+                yield from [found] if found and each != 0 else []
+        fields = ((name not in _NO_JOBS and name not in _REASONS, each) for name, each in value.items())
+    else:
+        return
+    for inner_is_job, each in fields if depth else ():
+        yield from _named_jobs(each, names, depth - 1, inner_is_job)
 
 
 def task_in(payload: dict[str, Any], names: Sequence[str] = STATUSES) -> dict[str, Any] | None:
@@ -229,6 +258,8 @@ def urls_in(value: Any, names: Sequence[str] = (), depth: int = 6) -> list[str]:
         names: the provider's own fields, which come first.
         depth: how deeply it may be nested.
     """
+    if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        value = parsed(value)  # an upstream's answer, passed on as text
     if isinstance(value, str):
         return [value.strip()] if is_url(value.strip()) else []
     if depth == 0:
@@ -236,7 +267,8 @@ def urls_in(value: Any, names: Sequence[str] = (), depth: int = 6) -> list[str]:
     if isinstance(value, list):
         return [url for each in value for url in urls_in(each, names, depth - 1)]
     if isinstance(value, dict):
-        for name in (*names, *_URLS):
+        value = _plain(value)
+        for name in dict.fromkeys((*names, *_URLS, *_WRAPPERS)):
             found = urls_in(value[name], names, depth - 1) if name in value else []
             if found:
                 return found
@@ -251,7 +283,7 @@ def is_url(text: str) -> bool:
         parts = urlsplit(text)
     except ValueError:
         return False
-    return parts.scheme in ("http", "https") or (not parts.scheme and "/" in text)
+    return parts.scheme in ("http", "https") or (not parts.scheme and "/" in text and not _NO_URL.search(text))
 
 
 def evidence_in(response: httpx.Response, payload: Any, redactor: Redactor) -> dict[str, Any]:
@@ -273,8 +305,8 @@ def evidence_in(response: httpx.Response, payload: Any, redactor: Redactor) -> d
             ]
             if words:
                 found.setdefault(name, words if isinstance(values, list) else words[0])
-    for name in _EVIDENCE_HEADERS:
-        word = redactor.clean(clean_word(response.headers.get(name)))
+    for name in list(filter(_EVIDENCE_HEADER.fullmatch, response.headers))[:_MOST_EVIDENCE]:
+        word = redactor.clean(clean_word(response.headers[name]))
         if word and word not in found.values():
             found[name] = word
     return found
@@ -312,6 +344,15 @@ def words_of_page(text: str) -> str:
     return re.sub(r"<[^>]*>", " ", without)
 
 
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    """An object with its fields in snake case: `taskId` and `TaskId` are `task_id`."""
+    if all(name.islower() and "-" not in name for name in fields):
+        return fields
+    return {snake(name): value for name, value in fields.items()} | {
+        name: value for name, value in fields.items() if snake(name) == name
+    }
+
+
 def _single(value: Any) -> Any:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
@@ -327,7 +368,8 @@ def _words(payload: Any, depth: int = 4) -> str:
     if isinstance(payload, list):
         return "; ".join(dict.fromkeys(found for each in payload if (found := _words(each, depth - 1))))
     if isinstance(payload, dict):
-        return next((found for name in _REASONS if (found := _words(payload.get(name), depth - 1))), "")
+        fields = _plain(payload)
+        return next((found for name in _REASONS if (found := _words(fields.get(name), depth - 1))), "")
     return ""
 
 
@@ -340,6 +382,7 @@ def _codes(value: Any, types: bool, depth: int) -> Iterator[Any]:
         for each in value:
             yield from _codes(each, types, depth + 1)
     if isinstance(value, dict):
+        value = _plain(value)
         yield from _codes(value.get("error"), types, depth + 1)
         yield from (value.get(name) for name in _CODES if types or name != "type")
         for name in (*_REASONS, *_WRAPPERS):

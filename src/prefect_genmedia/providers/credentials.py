@@ -195,8 +195,8 @@ def plausible_key(value: SecretStr) -> SecretStr:
     """The secret without blanks around it, if it can stand in an HTTP header: what a slip while copying it breaks.
 
     Raises:
-        ValueError: it is empty, has quotes around it, the word Bearer before it, or spaces, line breaks or non-ASCII
-            characters in it.
+        ValueError: it is empty or an example's placeholder, has quotes around it, the word Bearer before it, or
+            spaces, line breaks or non-ASCII characters in it.
     """
     given = value.get_secret_value()
     key = given.strip(_AROUND_KEYS)
@@ -204,6 +204,8 @@ def plausible_key(value: SecretStr) -> SecretStr:
         raise ValueError("has quotation marks around it: give the key alone, without the quotes")
     if key.lower().startswith(("bearer ", "authorization:")):
         raise ValueError("begins with the name of its header: give the key alone, without `Bearer`")
+    if key and (key[0] in "<{" or key.startswith("${")):
+        raise ValueError("is the placeholder of an example: give the key itself")
     if not key or " " in key or not key.isascii() or not key.isprintable():
         raise ValueError("must not be empty, nor contain spaces, line breaks or non-ASCII characters")
     return value if key == given else SecretStr(key)
@@ -233,7 +235,7 @@ def plain_base_url(value: str, default: str = "", endpoints: Collection[str] = (
         host, port = parts.hostname, parts.port
     except ValueError:
         raise ValueError("must be a URL such as https://api.example.com/v1") from None
-    if parts.scheme not in ("http", "https") or not host or port == 0:
+    if parts.scheme not in ("http", "https") or not host or port == 0 or "://" in parts.netloc + parts.path:
         raise ValueError("must begin with http:// or https://, and name a host")
     if "@" in parts.netloc:
         raise ValueError("must not contain a user name or password: the key belongs into its own field")

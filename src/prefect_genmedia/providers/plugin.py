@@ -86,7 +86,7 @@ class ProviderPlugin:
         callback_words: reads the provider's words for a job's state from the JSON of a callback; never raises. None if
             the provider sends no callbacks.
         callback_job_id: reads the provider's id of the job from the JSON of a callback; None if it names none. One that
-            names another job is ignored.
+            names another job is ignored; the empty text is none of ours.
         callback_field: the field of the submission that tells where to call back, such as `notify_url`; None for none.
             An address that the provider cannot reach is refused before anything is sent.
         resolve: completes a request before it is sent; None if its requests are complete.

@@ -34,7 +34,6 @@ from prefect_genmedia.providers.answers import (
     is_page,
     is_same_path,
     job_id_beside_error,
-    job_id_in,
     layers,
     number_in,
     parsed,
@@ -51,8 +50,8 @@ _GOOD_CODES = frozenset({"0", "200", "success", "succeed", "succeeded", "ok"})
 _MOVED = frozenset({301, 307, 308})
 """Redirects that ask for the same request at another URL: nothing was done with it here."""
 
-_UNACCEPTABLE = frozenset({411, 413, 414, 415, 431})
-"""Refusals of a request's form, from before it is read."""
+_UNACCEPTABLE = frozenset({411, 413, 414, 415, 417, 421, 426, 428, 431})
+"""Refusals of a request's form, protocol or host, from before it is read."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class ErrorAnswer:
         payload = parsed(text)
         reason = error_facts(text)
         names = (*JOB_IDS, "uuid")
-        find_id = job_id_beside_error if response.is_success else job_id_in if response.is_server_error else None
+        may_be_accepted = response.is_success or response.is_server_error
         location = response.headers.get("location", "") if response.is_redirect else ""
         return cls(
             what=what,
@@ -122,7 +121,7 @@ class ErrorAnswer:
             is_same_path=is_same_path(_asked(response), location),
             in_body=response.is_success and _says_no(payload),
             is_page=is_page(response),
-            job_id=find_id(parsed(response.content), names) if find_id else None,
+            job_id=job_id_beside_error(parsed(response.content), names) if may_be_accepted else None,
             evidence=evidence_in(response, payload, redactor),
         )
 
@@ -150,7 +149,7 @@ class ErrorAnswer:
             response: the answer, read as a whole.
             what: the call, as errors name it, such as `POST /videos`.
             redactor: takes secrets out of what errors show.
-            good_code: the `code` of an answer that says yes; null, 0, 200 and `success` say it, too.
+            good_code: the `code` of an answer that says yes; null, 0, 200 to 299 and `success` say it, too.
 
         Returns:
             The error: by the HTTP status, else by the body's `code`; None where the code is a good one, or missing.
@@ -165,6 +164,8 @@ class ErrorAnswer:
         value = payload.get("code")
         code = number_in(value)
         if value in (None, "") or code == good_code or clean_word(value).lower() in _GOOD_CODES:
+            return None
+        if code is not None and 200 <= code < 300:  # an HTTP status, such as 201
             return None
         answer = cls.of(response, what, redactor)
         return replace(answer, status=answer.http_status if code is None else int(code))
@@ -216,7 +217,7 @@ class ErrorAnswer:
         if refusals.is_unrouted(codes, words):
             note = "The gateway has no channel for the model, and forwarded nothing."
             return self.error(ProviderError, note, outcome="refused", retryable=False, next_step=_ASK_FOR_MODEL)
-        if self.is_page and self.http_status == 403:
+        if self.is_page and self.http_status in (401, 403):
             note = "A firewall answered, not the API: ask whoever runs the network, or the provider, to let it pass."
             return self.error(ProviderError, note, outcome="refused", retryable=not self.is_submission)
         if self.what.startswith("GET") and refusals.is_of_missing_job(codes, words):

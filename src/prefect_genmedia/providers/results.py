@@ -49,7 +49,7 @@ def redirect_target(response: httpx.Response) -> str | None:
     Raises:
         ProviderError: its `Location` cannot be read; retryable.
     """
-    if not response.has_redirect_location:
+    if not response.has_redirect_location or not response.headers["location"].strip():
         return None
     try:
         return urljoin(str(response.request.url), response.headers["location"])
@@ -107,7 +107,7 @@ async def open_content(api: ApiClient, path: str, what: str, rules: FetchRules) 
             if not response.is_success:
                 raise no_content(await read_body(response, what, api.redactor), what, api.redactor)
             stream, beginning = await _peeked(await _stream_of(response, what, api.redactor))
-            if not _is_json(beginning):
+            if not _is_text(beginning):
                 yield stream
                 return
             url = await _url_named(response, stream, what, api.redactor)
@@ -173,8 +173,10 @@ async def _peeked(stream: ResultStream) -> tuple[ResultStream, bytes]:
     return replace(stream, chunks=whole), beginning
 
 
-def _is_json(beginning: bytes) -> bool:
-    return beginning.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"[", b'"')
+def _is_text(beginning: bytes) -> bool:
+    """Whether JSON comes, or a URL alone, in place of a file."""
+    text = beginning.lstrip(b"\xef\xbb\xbf \t\r\n")
+    return text[:1] in (b"{", b"[", b'"') or text[:4].lower() == b"http"
 
 
 async def _url_named(response: httpx.Response, stream: ResultStream, what: str, redactor: Redactor) -> str:
@@ -186,7 +188,7 @@ async def _url_named(response: httpx.Response, stream: ResultStream, what: str, 
                 raise ProviderError(f"{what} answered with more than {MAX_ANSWER_BYTES} bytes of JSON.")
     answer = httpx.Response(200, content=bytes(body), request=response.request)
     payload = parsed(answer.content)
-    url = url_in(payload)
+    url = url_in(answer.text if payload is None else payload)
     if url is None:
         said = ErrorAnswer.of(answer, what, redactor)
         raise said.error(ProviderError, "It is JSON without a video_url.")

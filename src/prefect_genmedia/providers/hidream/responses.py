@@ -16,6 +16,7 @@ from prefect_genmedia._transport import Redactor
 from prefect_genmedia.errors import NEW_ATTEMPT, GenerationFailed, ProviderError
 from prefect_genmedia.providers.answers import (
     evidence_in,
+    is_blank,
     job_id_in,
     layers,
     name_in,
@@ -214,12 +215,14 @@ def callback_words(payload: Any) -> str:
 
 
 def callback_job_id(payload: Any) -> str | None:
-    """The id of the task that a callback is about; None where it names none.
+    """The id of the task that a callback is about; None where it names none, empty where it cannot be read.
 
     Parameters:
         payload: its body, as JSON.
     """
-    return job_id_in(payload, ("main_task_id", "task_id"))
+    names = ("main_task_id", "task_id")
+    is_named = any(not is_blank(layer.get(name)) for layer in layers(payload) for name in names)
+    return job_id_in(payload, names) or ("" if is_named else None)
 
 
 def _failure(status: str, sub_tasks: list[SubTask], redactor: Redactor) -> GenerationFailed:

@@ -56,7 +56,15 @@ class TokenOpsCredentials(ProviderCredentials):
     _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/providers/tokenops/")
 
     provider: ClassVar[str] = "tokenops"
-    endpoints: ClassVar[tuple[str, ...]] = ("/videos", "/omnihuman/subject/detection", "/omnihuman/subject/recognition")
+    endpoints: ClassVar[tuple[str, ...]] = (
+        "/videos",
+        "/omnihuman/subject/detection",
+        "/omnihuman/subject/recognition",
+        # Of other APIs at the same gateways, which documents show as the whole URL.
+        "/video/generations",
+        "/chat/completions",
+        "/images/generations",
+    )
 
     api_key: SecretStr = Field(title="API key", description="The key from TokenOps' console.")
     base_url: str = Field(
