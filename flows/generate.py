@@ -36,6 +36,7 @@ async def generate_media(
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    overwrite: bool = False,
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
 
@@ -53,6 +54,7 @@ async def generate_media(
             a schedule or the callback receiver.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
+        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
 
     Raises:
         InvalidRequest: before anything is paid; no installed provider has the kind, or the fields are wrong.
@@ -72,5 +74,6 @@ async def generate_media(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
         max_cost=max_cost,
+        overwrite=overwrite,
     )
     return await completed(delivery)

@@ -55,6 +55,7 @@ async def jimeng_video(
     suspend_while_waiting: bool = False,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    overwrite: bool = False,
 ) -> State[Delivery]:
     """Make a video from text or pictures, and deliver it verified.
 
@@ -85,6 +86,7 @@ async def jimeng_video(
             stores it with the run: no secrets.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
+        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
 
     Raises:
         InvalidRequest: before anything is paid, with every problem.
@@ -118,5 +120,6 @@ async def jimeng_video(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
         max_cost=max_cost,
+        overwrite=overwrite,
     )
     return await completed(delivery)

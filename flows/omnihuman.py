@@ -49,6 +49,7 @@ async def omnihuman_video(
     suspend_while_waiting: bool = False,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    overwrite: bool = False,
 ) -> State[Delivery]:
     """Make a portrait speak a recording, and deliver the verified video.
 
@@ -79,6 +80,7 @@ async def omnihuman_video(
             stores it with the run: no secrets.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
+        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.
@@ -131,5 +133,6 @@ async def omnihuman_video(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
         max_cost=max_cost,
+        overwrite=overwrite,
     )
     return await completed(delivery)

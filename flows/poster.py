@@ -37,6 +37,7 @@ async def live_poster(
     suspend_while_waiting: bool = False,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    overwrite: bool = False,
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
 
@@ -66,6 +67,7 @@ async def live_poster(
             stores it with the run: no secrets.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
+        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
 
     Raises:
         InvalidRequest: before anything is paid.
@@ -83,5 +85,6 @@ async def live_poster(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
         max_cost=max_cost,
+        overwrite=overwrite,
     )
     return await completed(delivery)

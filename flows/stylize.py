@@ -40,6 +40,7 @@ async def stylize_video(
     suspend_while_waiting: bool = False,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    overwrite: bool = False,
 ) -> State[Delivery]:
     """Redraw a video in a style or as a prompt describes, and deliver the verified video.
 
@@ -62,6 +63,7 @@ async def stylize_video(
             stores it with the run: no secrets.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
+        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
 
     Raises:
         InvalidRequest: before anything is paid.
@@ -86,5 +88,6 @@ async def stylize_video(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
         max_cost=max_cost,
+        overwrite=overwrite,
     )
     return await completed(delivery)
