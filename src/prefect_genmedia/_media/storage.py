@@ -18,10 +18,12 @@ from uuid import uuid4
 import fsspec
 from fsspec.core import url_to_fs
 
+from prefect_genmedia._media.compatible import storage_settings
 from prefect_genmedia._media.failures import is_lasting, storing
 from prefect_genmedia._media.folder import NOTHING, Storage
 from prefect_genmedia._media.local import (
     MAX_SMALL_BYTES,
+    MIN_FREE_BYTES,
     QUARANTINE,
     STAGED,
     LocalFolder,
@@ -40,6 +42,28 @@ from prefect_genmedia._media.locations import (
 from prefect_genmedia._media.staging import remove_stale, temporary_folder
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.errors import FieldProblem, InvalidRequest, StorageError
+
+__all__ = [
+    "MAX_SMALL_BYTES",
+    "MIN_FREE_BYTES",
+    "PROBE",
+    "QUARANTINE",
+    "QUARANTINE_BYTES",
+    "LocalFolder",
+    "RemoteFolder",
+    "Storage",
+    "Target",
+    "anywhere",
+    "check_space",
+    "inside",
+    "is_relative",
+    "remove_stale_here",
+    "sha256_of",
+    "staged_here",
+    "storing",
+    "target_at",
+    "without_password",
+]
 
 QUARANTINE_BYTES = 2 * 1024**3
 """What quarantine may hold beside one target, in bytes, where nothing else is set."""
@@ -84,7 +108,7 @@ class RemoteFolder:
 
     def __init__(self, url: str, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.url = url.rstrip("/")
-        self._fs, self._root = url_to_fs(self.url, **settings)
+        self._fs, self._root = url_to_fs(self.url, **storage_settings(self.url, settings))
         protocols = {urlsplit(part).scheme for part in self.url.split("::")}
         self._has_folders = not protocols & OBJECT_STORES
 
