@@ -81,7 +81,7 @@ async def test_an_output_that_is_no_file_of_ours_is_refused_before_it_is_paid(
     name: str, account: JeniusCredentials, simulator: RunningSimulator, tmp_path: Path
 ) -> None:
     (tmp_path / "clip.mp4").mkdir()
-    with pytest.raises(errors.InvalidRequest, match="names a .mov file|is a folder|its name has 244 bytes"):
+    with pytest.raises(errors.InvalidRequest, match=r"names a \.mov file|is a folder|its name has 244 bytes"):
         await poster(account, str(tmp_path / name))
     assert simulator.accepted == 0
 
