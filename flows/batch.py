@@ -42,6 +42,7 @@ async def generate_batch(
     skip_invalid: bool = False,
     preflight: bool = True,
     dry_run: bool = False,
+    overwrite: bool = False,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard_deployment: str | None = None,
@@ -72,6 +73,7 @@ async def generate_batch(
         skip_invalid: Leave invalid rows out, instead of refusing the table.
         preflight: Check what the providers document about the inputs of all rows before anything is submitted.
         dry_run: Only show what would be done and its estimated cost.
+        overwrite: Replace delivered files that were edited since; by default your edits are kept.
         timeout_seconds: How long to wait for each result, in seconds.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
         shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
@@ -109,6 +111,7 @@ async def generate_batch(
             skip_invalid=skip_invalid,
             preflight=preflight,
             dry_run=dry_run,
+            overwrite=overwrite,
             sharding=Sharding(shards=shards, deployment=shard_deployment, shard=shard),
         )
     )

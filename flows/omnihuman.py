@@ -47,6 +47,7 @@ async def omnihuman_video(
     ask_fallback: Literal["largest", "fail"] = "fail",
     suspend_while_asking: bool = False,
     suspend_while_waiting: bool = False,
+    overwrite: bool = False,
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
@@ -74,6 +75,7 @@ async def omnihuman_video(
             on a schedule where ask_fallback is largest.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
@@ -130,6 +132,7 @@ async def omnihuman_video(
         resubmit_on_output_refusal=resubmit_on_output_refusal,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
+        overwrite=overwrite,
         max_cost=max_cost,
     )
     return await completed(delivery)

@@ -70,6 +70,8 @@ class GenerateOptions(TypedDict, total=False):
     """Send the request although another account of the same provider and base URL has it in flight, or was charged."""
     max_cost: Decimal | float | None
     """Most CNY that the result may cost, estimated, over all attempts, those after refused videos too; None for any."""
+    overwrite: bool
+    """Replace a delivered file that was edited since by the provider's; by default it is kept."""
     suspend_while_waiting: bool
     """Suspend the deployed run until the job is done; see `check_can_suspend`."""
 
@@ -119,7 +121,7 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                 job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout)
         if left is not None and attempt.refused_job:
             left = max(left - await _paid_for(attempt.refused_job), Decimal(0))
-    return await download_result(job, output, credentials=credentials)
+    return await download_result(job, output, credentials=credentials, overwrite=options.get("overwrite", False))
 
 
 async def _paid_for(key: str) -> Decimal:

@@ -208,7 +208,11 @@ async def wait_for_job(
     cache_policy=NO_CACHE,
 )
 async def download_result(
-    job: Job | str, output: str | None = None, *, credentials: ProviderCredentials | str = "default"
+    job: Job | str,
+    output: str | None = None,
+    *,
+    credentials: ProviderCredentials | str = "default",
+    overwrite: bool = False,
 ) -> Delivery:
     """Download a finished job's file, verify it, and put it under its final name; show it as a card.
 
@@ -217,6 +221,7 @@ async def download_result(
         output: a folder, a file name ending in .mp4, or an fsspec URL of either; by default the media folder of the
             settings.
         credentials: the provider's Block, or its name.
+        overwrite: whether a delivered file that was edited since is replaced by the provider's. By default it is kept.
 
     Returns:
         The verified file: path or URL, sha256, duration, size, resolution, sound.
@@ -228,7 +233,7 @@ async def download_result(
         StorageError: the file cannot be written to its output.
     """
     async with explained(), shown_delivery(), open_session_of(job, credentials) as (session, found):
-        done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()))
+        done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()), overwrite)
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one
     emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)

@@ -257,6 +257,7 @@ class JobSpec:
         max_cost: most CNY that the result may cost, estimated, over all of its attempts; None for no limit.
         spend: reserves the job's cost in the transaction in which it begins to be sent; None for no budget.
         inspected: what was found in the inputs already, by URL.
+        overwrite: whether a delivered file that was edited since is replaced by the provider's.
     """
 
     request: GenerationRequest
@@ -271,3 +272,4 @@ class JobSpec:
     max_cost: Decimal | None = None
     spend: Spend | None = None
     inspected: Mapping[str, Seen] = field(default_factory=dict)
+    overwrite: bool = False

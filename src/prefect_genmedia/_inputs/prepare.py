@@ -17,7 +17,7 @@ from anyio import to_thread
 
 from prefect_genmedia._inputs.inspect import Seen, contents_of, looks_wanted, seen_in_all, urls_with_credentials
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
-from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
+from prefect_genmedia._inputs.publish import NotPublishable, Publication, early_end, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
 from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
 from prefect_genmedia._media.staging import temporary_folder
@@ -113,6 +113,9 @@ async def prepare_inputs(
         findings = judged(request, seen, publication, preflight, _logger.debug if before else tell)
         _raise_for(request, [*others, *findings.problems], readings, own)
         sent = await _sent(request, own, readings, publication, travels_inline(inputs, seen))
+        for warning in (early_end(each.url, publication) for each in sent.values() if each.url):
+            if warning:
+                tell(warning)
     found = MediaExpectation(seconds=findings.seconds)
     return PreparedRequest(request, SentInputs(sent, contents_of(request, seen)), found, time.time())
 

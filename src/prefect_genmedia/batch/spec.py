@@ -92,6 +92,7 @@ class BatchSpec:
         skip_invalid: leave out rows that cannot be right, instead of ending.
         preflight: inspect the inputs of all rows before anything is submitted.
         dry_run: check and estimate only; nothing is submitted.
+        overwrite: whether delivered files that were edited since are replaced by the provider's.
         sharding: which part of the batch this is, or into how many it is split.
     """
 
@@ -106,6 +107,7 @@ class BatchSpec:
     skip_invalid: bool = False
     preflight: bool = True
     dry_run: bool = False
+    overwrite: bool = False
     sharding: Sharding = field(default_factory=Sharding)
 
 
@@ -130,6 +132,7 @@ class ShardJob(BaseModel):
     budget: str = Field(description="Name of the budget that all parts share.")
     budget_period: BudgetPeriod = Field(default="total", description="Whether each UTC day has its own budget.")
     budget_per_account: bool = Field(default=False, description="Whether each account has its own budget.")
+    overwrite: bool = Field(default=False, description="Replace delivered files that were edited since.")
 
     def spec(self) -> BatchSpec:
         """The options of the batch that does this part. The whole table was checked and inspected before."""
@@ -155,6 +158,7 @@ class ShardJob(BaseModel):
             ),
             skip_invalid=True,
             preflight=False,
+            overwrite=self.overwrite,
             sharding=Sharding(shard=self.shard),
         )
 
