@@ -17,6 +17,7 @@ import contextlib
 import importlib
 import io
 import json
+import math
 import os
 import queue
 import sys
@@ -66,6 +67,12 @@ PICTURE_BRANDS = frozenset("heic heix heim heis hevc hevx hevm hevs mif1 mif2 ms
 
 RESULT_CODECS = "h264,hevc,av1,libdav1d,vp9,libvpx-vp9,mpeg4,aac,aac_fixed,mp3,mp3float,opus,libopus,ac3,eac3,flac,alac"
 """Decoders of what may be in a result."""
+
+LOSSLESS_CODECS = frozenset("flac alac wavpack ape tta".split())
+"""Codecs beside PCM that keep each sample. All others put some before the sound, or behind it."""
+
+SILENCE = 32
+"""The loudest sample of a silent recording, of 32768: -60 dB, which is less than the noise of a microphone."""
 
 RECORDING_FORMATS = "mov,mp3,wav,flac,ogg,aac,matroska,avi,mpegts,mpeg,flv,asf,aiff,caf,amr,w64"
 """Demuxers that read one file and never another one: no playlists, no image sequences, no scripts, no subtitles."""
@@ -173,7 +180,24 @@ def _video(path: str, limits: dict[str, Any]) -> dict[str, Any]:
         if not streams:
             raise Refused("it has no video stream")
         _check_size(streams[0], limits)
-        return _decoded(container, streams[0], limits)
+        found, is_whole = _decoded(container, streams[0], limits)
+        promised = streams[0].frames
+    if not is_whole:
+        _check_is_whole(path, limits, options, promised)
+    return found
+
+
+def _check_is_whole(path: str, limits: dict[str, Any], options: dict[str, str], promised: int) -> None:
+    """Check that each promised frame is in the file: those that an edit list leaves out are there all the same.
+
+    Raises:
+        Refused: the file ends before.
+    """
+    with _opened(path, limits, options | {"ignore_editlist": "1"}, "mov") as container:
+        stream = next(each for each in container.streams.video if not _is_cover(each))
+        stored = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
+    if stored < promised:
+        raise Refused(f"it promises {promised} frames, but only {stored} are in it")
 
 
 @contextlib.contextmanager
@@ -206,45 +230,103 @@ def _check_size(stream: Any, limits: dict[str, Any]) -> None:
         raise Refused(f"it promises {stream.frames} frames, more than {limits['frames']}")
 
 
-def _decoded(container: av.container.InputContainer, stream: Any, limits: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a video; see `_video`."""
+def _decoded(
+    container: av.container.InputContainer, stream: Any, limits: dict[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """The facts of a video, see `_video`; and whether as many frames were read as it promises."""
     context = stream.codec_context
     is_small = 0 < stream.frames <= FEW_FRAMES or context.width * context.height > THREADED_PIXELS
     context.thread_type, context.thread_count = "AUTO", 1 if is_small else 2
-    sound = container.streams.audio[0] if container.streams.audio else None
+    picture, sound = Track(), Track()
+    tracks = {stream.index: picture} | {each.index: sound for each in container.streams.audio[:1]}
     promised = float(container.duration / av.time_base) if container.duration else 0.0
-    frames, end, heard = 0, 0.0, 0.0
     poster: bytes | None = None
-    for frame in container.decode([stream] if sound is None else [stream, sound]):
-        if isinstance(frame, av.VideoFrame):
-            frames += 1
-            at = frame.time or 0.0
-            end = max(end, at)
-            if poster is None and at >= promised / 3:
-                poster = _jpeg(frame)
-        elif isinstance(frame, av.AudioFrame) and frame.sample_rate:
-            heard += frame.samples / frame.sample_rate
-        if frames > limits["frames"] or max(end, heard) > limits["seconds"]:
-            raise Refused(f"it has more than {limits['frames']} frames, or plays longer than {limits['seconds']:.0f} s")
-    if frames == 0:
+    shown: av.VideoFrame | None = None
+    for packet in container.demux([stream, *container.streams.audio[:1]]):
+        track = tracks[packet.stream.index]
+        track.read(packet)
+        for frame in packet.decode():
+            track.add(frame)
+            if isinstance(frame, av.VideoFrame):
+                shown = frame
+                if poster is None and picture.last - picture.start >= promised / 3:
+                    poster = _jpeg(frame)
+            if picture.frames > limits["frames"] or max(picture.seconds, sound.seconds) > limits["seconds"]:
+                most = f"{limits['frames']} frames, or plays longer than {limits['seconds']:.0f} s"
+                raise Refused(f"it has more than {most}")
+    if shown is None:
         raise Refused("it has no picture that decodes")
-    seconds = end + 1 / (float(stream.average_rate) if stream.average_rate else 25.0)
-    if stream.frames and frames < stream.frames:
-        raise Refused(f"it promises {stream.frames} frames, but only {frames} decode")
-    if poster is None:  # the container promised more than it has
-        raise Refused(f"it promises {promised:.1f} s, but ends after {seconds:.1f} s")
-    if seconds > frames * MAX_FRAME_SECONDS:
-        raise Refused(f"it has {frames} frames for {seconds:.1f} s")
-    return {
+    seconds = _presented(picture, sound, promised)
+    width, height = _shown_size(shown, stream)
+    found = {
         "seconds": round(seconds, 3),
-        "width": context.width,
-        "height": context.height,
+        "width": width,
+        "height": height,
         "codec": context.name,
-        "frames": frames,
-        "has_audio": sound is not None and heard > 0,
-        "audio_seconds": round(heard, 3),
-        "poster": base64.b64encode(poster).decode(),
+        "frames": picture.frames,
+        "has_audio": sound.seconds > 0,
+        "audio_seconds": round(max(sound.end - picture.end + seconds, 0.0), 3),
+        "poster": base64.b64encode(poster or _jpeg(shown)).decode(),
     }
+    return found, picture.packets >= stream.frames
+
+
+class Track:
+    """What was read and decoded of one stream, and from when to when it is presented, in seconds."""
+
+    def __init__(self) -> None:
+        self.packets = 0
+        self.kept = 0
+        self.frames = 0
+        self.start, self.last, self.end = math.inf, -math.inf, -math.inf
+        self._lengths: dict[int, float] = {}
+
+    @property
+    def seconds(self) -> float:
+        """How long it is presented: the end of its last frame minus the start of its first."""
+        return self.end - self.start if self.frames else 0.0
+
+    def read(self, packet: av.Packet) -> None:
+        """Count a packet before it is decoded. An edit list leaves frames out by a mark at their packets."""
+        if not packet.size:
+            return
+        self.packets += 1
+        self.kept += not packet.is_discard
+        if packet.pts is not None and packet.duration and packet.time_base:
+            self._lengths[packet.pts] = float(packet.duration * packet.time_base)
+
+    def add(self, frame: Any) -> None:
+        """Count a decoded frame. A frame without a timestamp follows the one before it."""
+        at = frame.time if frame.time is not None else max(self.end, 0.0)
+        length = self._lengths.pop(frame.pts, 0.04)  # else that of one frame at 25 a second
+        if isinstance(frame, av.AudioFrame):
+            length = frame.samples / frame.sample_rate if frame.sample_rate else 0.0
+        self.frames += 1
+        self.start, self.last, self.end = min(self.start, at), max(self.last, at), max(self.end, at + length)
+
+
+def _presented(picture: Track, sound: Track, promised: float) -> float:
+    """How long a video plays, from the first that is presented of it until its last frame ends.
+
+    Raises:
+        Refused: it is not the file that it promises to be.
+    """
+    if picture.frames < picture.kept:
+        raise Refused(f"it has {picture.kept} frames, but only {picture.frames} decode")
+    seconds = picture.end - min(picture.start, sound.start)
+    if seconds < promised / 3:
+        raise Refused(f"it promises {promised:.1f} s, but ends after {seconds:.1f} s")
+    if seconds > picture.frames * MAX_FRAME_SECONDS:
+        raise Refused(f"it has {picture.frames} frames for {seconds:.1f} s")
+    return seconds
+
+
+def _shown_size(frame: av.VideoFrame, stream: Any) -> tuple[int, int]:
+    """Width and height as a player shows them: with the shape of the pixels, and turned as the file says."""
+    width, height = frame.width, frame.height
+    if stream.sample_aspect_ratio:
+        width = max(round(width * float(stream.sample_aspect_ratio)), 1)
+    return (height, width) if round(frame.rotation / 90) % 2 else (width, height)
 
 
 def _jpeg(frame: av.VideoFrame) -> bytes:
@@ -254,6 +336,8 @@ def _jpeg(frame: av.VideoFrame) -> bytes:
     width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
     small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
     picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
+    if frame.rotation:
+        picture = picture.rotate(frame.rotation, expand=True)
     output = io.BytesIO()
     picture.save(output, "JPEG", quality=80)
     return output.getvalue()
@@ -262,17 +346,58 @@ def _jpeg(frame: av.VideoFrame) -> bytes:
 def _recording(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Whether there is sound in an input, and how long it plays: decoded rather than believed."""
     with _opened(path, limits, {"format_whitelist": RECORDING_FORMATS, "enable_drefs": "0"}) as container:
-        streams = [*container.streams.audio, *(each for each in container.streams.video if not _is_cover(each))]
+        pictures = [each for each in container.streams.video if not _is_cover(each)]
+        streams = [*container.streams.audio[:1], *pictures[:1]]
         found: dict[str, Any] = {"sound": bool(container.streams.audio), "seconds": None}
-        if not streams:
-            return found
-        if streams[0].type == "video":
-            _check_size(streams[0], limits)
         try:
-            found["seconds"] = round(_played(container, streams[0], limits), 3)
-        except (Refused, MemoryError, ValueError, av.error.FFmpegError) as error:
+            for number, stream in enumerate(streams):
+                if number:
+                    container.seek(container.start_time or 0)
+                if _measured(container, stream, limits, found):
+                    break
+        except (MemoryError, ValueError, av.error.FFmpegError) as error:
+            found["problem"] = str(error)
+        except Refused as error:
+            if not container.streams.audio:
+                raise
             found["problem"] = str(error)
         return found
+
+
+def _measured(
+    container: av.container.InputContainer, stream: Any, limits: dict[str, Any], found: dict[str, Any]
+) -> bool:
+    """Measure one stream of an input; False if nothing in it plays."""
+    if stream.type == "video":
+        _check_size(stream, limits)
+    loudness = Loudness()
+    track = _played(container, stream, limits, loudness)
+    if not track.seconds:  # a header without samples
+        found["sound"] = found["sound"] and stream.type != "audio"
+        return False
+    codec = stream.codec_context.name
+    is_exact = codec.startswith("pcm_") or codec in LOSSLESS_CODECS
+    found |= {"seconds": round(track.seconds, 3), "is_exact": is_exact}
+    found["is_silent"] = stream.type == "audio" and not loudness.is_heard
+    return True
+
+
+class Loudness:
+    """Whether anything in a recording is louder than `SILENCE`."""
+
+    def __init__(self) -> None:
+        self.is_heard = False
+        self._resampler = av.AudioResampler(format="s16")
+
+    def add(self, frame: av.AudioFrame) -> None:
+        """Look at a frame; the first one that is loud enough decides."""
+        if self.is_heard:
+            return
+        for piece in self._resampler.resample(frame):
+            channels = len(piece.layout.channels)
+            samples = memoryview(bytes(piece.planes[0])[: piece.samples * channels * 2]).cast("h")
+            if samples and max(max(samples), -min(samples)) > SILENCE:
+                self.is_heard = True
 
 
 def _streams(path: str, limits: dict[str, Any]) -> dict[str, Any]:
@@ -282,15 +407,19 @@ def _streams(path: str, limits: dict[str, Any]) -> dict[str, Any]:
         return {"sound": bool(container.streams.audio), "video": is_video}
 
 
-def _played(container: av.container.InputContainer, stream: Any, limits: dict[str, Any]) -> float:
-    """Where the last frame of a stream ends, in seconds."""
-    end = 0.0
-    for count, frame in enumerate(container.decode(stream)):
-        length = frame.samples / frame.sample_rate if isinstance(frame, av.AudioFrame) else 0.0
-        end = max(end, (frame.time or 0.0) + length)
-        if end > limits["seconds"] or count > limits["frames"]:
-            raise Refused(f"it plays longer than {limits['seconds']:.0f} s, or has more than {limits['frames']} frames")
-    return end
+def _played(container: av.container.InputContainer, stream: Any, limits: dict[str, Any], loudness: Loudness) -> Track:
+    """What is presented of a stream of an input."""
+    track = Track()
+    for packet in container.demux(stream):
+        track.read(packet)
+        for frame in packet.decode():
+            track.add(frame)
+            if isinstance(frame, av.AudioFrame):
+                loudness.add(frame)
+            if track.seconds > limits["seconds"] or track.frames > limits["frames"]:
+                most = f"{limits['seconds']:.0f} s, or has more than {limits['frames']} frames"
+                raise Refused(f"it plays longer than {most}")
+    return track
 
 
 def _picture(path: str, limits: dict[str, Any]) -> dict[str, Any]:
