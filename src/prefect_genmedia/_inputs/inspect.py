@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from prefect_genmedia._inputs.content import HEAD_BYTES, UNKNOWN, Content, Part, content_of
+from prefect_genmedia._inputs.content import HEAD_BYTES, UNKNOWN, Content, Part, content_at, content_of
 from prefect_genmedia._inputs.reading import (
     MAX_INPUT_BYTES,
     Held,
@@ -239,8 +239,7 @@ def _inspected(reading: Held, wanted: Wanted) -> Look:
 
 def _content(reading: Held, picture: Picture | None) -> Content:
     """What a file is: by how it begins, and by what decoders find where that does not tell."""
-    with reading.path.open("rb") as file:
-        content = content_of(file.read(HEAD_BYTES))
+    content = content_at(reading.path)
     if content is UNKNOWN and (picture := picture or picture_at(reading.path)) is not None:
         return Content(picture.format, frozenset({"picture"}))
     if content is not UNKNOWN and len(content.parts) < 2:

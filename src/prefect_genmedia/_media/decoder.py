@@ -286,7 +286,7 @@ class Track:
         """How long it is presented: the end of its last frame minus the start of its first."""
         return self.end - self.start if self.frames else 0.0
 
-    def read(self, packet: av.Packet) -> None:
+    def read(self, packet: Any) -> None:
         """Count a packet before it is decoded. An edit list leaves frames out by a mark at their packets."""
         if not packet.size:
             return
