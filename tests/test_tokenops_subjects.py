@@ -4,6 +4,7 @@ import io
 import json
 import random
 import threading
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from prefect_genmedia.providers.tokenops.subjects import (
     Detection,
     Subject,
     SubjectSelection,
+    opened_picture,
     parse_subject,
     select_masks,
 )
@@ -368,6 +370,16 @@ async def test_a_mask_is_not_decoded_beyond_its_bounds(content: bytes, words: st
         draw_gallery(mask(PEOPLE["middle"]), [content])
     with pytest.raises(ProviderError, match=words):
         draw_gallery(content, [])
+
+
+def test_a_large_picture_is_refused_by_its_size_without_a_warning_of_the_library() -> None:
+    content = io.BytesIO()
+    Image.new("1", (12_000, 8_000)).save(content, "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = opened_picture(content.getvalue(), "The portrait")
+        with pytest.raises(ProviderError, match="12000×8000 pixels"):
+            opened.__enter__()
 
 
 async def test_masks_are_decoded_outside_of_the_event_loop(people: Masks, monkeypatch: pytest.MonkeyPatch) -> None:
