@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from prefect_genmedia._inputs.content import HEAD_BYTES, UNKNOWN, Content, Part, content_of
+from prefect_genmedia._inputs.content import HEAD_BYTES, UNKNOWN, Content, Part, content_at, content_of
 from prefect_genmedia._inputs.reading import (
     MAX_INPUT_BYTES,
     Held,
@@ -86,6 +86,8 @@ class Look:
         picture: what its header says; None where it is no picture, or was not looked at as one.
         sound: whether there is sound in it; None where nothing plays, or it was not looked at as a recording.
         seconds: how long it plays; None as for `sound`.
+        is_silent: whether nothing is to be heard in its sound.
+        is_exact: whether `seconds` has nothing in it that an encoder added.
         content: what it is; None if that was not looked at, or cannot be told from what was read.
     """
 
@@ -95,6 +97,8 @@ class Look:
     sound: bool | None = None
     seconds: float | None = None
     content: Content | None = None
+    is_silent: bool = False
+    is_exact: bool = True
 
 
 Seen = Look | Unusable | GenMediaError
@@ -228,13 +232,14 @@ def _inspected(reading: Held, wanted: Wanted) -> Look:
         sound=None if recording is None else recording.sound,
         seconds=None if recording is None else recording.seconds,
         content=content,
+        is_silent=recording is not None and recording.is_silent,
+        is_exact=recording is None or recording.is_exact,
     )
 
 
 def _content(reading: Held, picture: Picture | None) -> Content:
     """What a file is: by how it begins, and by what decoders find where that does not tell."""
-    with reading.path.open("rb") as file:
-        content = content_of(file.read(HEAD_BYTES))
+    content = content_at(reading.path)
     if content is UNKNOWN and (picture := picture or picture_at(reading.path)) is not None:
         return Content(picture.format, frozenset({"picture"}))
     if content is not UNKNOWN and len(content.parts) < 2:

@@ -192,7 +192,7 @@ async def prepared_url(url: str, field: str, rules: FetchRules, publication: Pub
         ProviderError: a storage failed; retryable.
     """
     try:
-        input_url(url)
+        url = input_url(url)
     except ValueError as error:
         raise InvalidRequest.of("The input", [FieldProblem(field, str(error))]) from None
     if not is_own(url):

@@ -13,14 +13,16 @@ from urllib.parse import parse_qsl, urlsplit
 
 from fsspec.core import url_to_fs
 
+from prefect_genmedia._inputs.content import FILE_TYPES, content_at
 from prefect_genmedia._inputs.reading import Held
 from prefect_genmedia._inputs.upload import UploadRefused, has_file, lacks_file, put_file
 from prefect_genmedia._media.compatible import storage_settings
 from prefect_genmedia._media.failures import is_lasting, told_of
-from prefect_genmedia._media.locations import location_problem, path_of
+from prefect_genmedia._media.locations import location_problem
 from prefect_genmedia._media.storage import PROBE, LocalFolder, RemoteFolder
+from prefect_genmedia._media.verify import examine_streams
 from prefect_genmedia.errors import GenMediaError, ProviderError
-from prefect_genmedia.providers.inputs import fetchable, is_public
+from prefect_genmedia.providers.inputs import fetchable, is_public, local_path
 
 SETTING = "PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL"
 
@@ -35,20 +37,6 @@ _TEMPORARY = ("security-token", "session-token", "sessiontoken")
 """How the parameters end by which signed URLs name a session: of S3, OSS, COS and their relatives."""
 
 _warned: set[str] = set()
-
-_SIGNATURES: tuple[tuple[bytes, int, str], ...] = (
-    (b"\xff\xd8\xff", 0, ".jpg"),
-    (b"\x89PNG\r\n\x1a\n", 0, ".png"),
-    (b"WEBP", 8, ".webp"),
-    (b"WAVE", 8, ".wav"),
-    (b"ID3", 0, ".mp3"),
-    (b"\xff\xfb", 0, ".mp3"),
-    (b"\xff\xf3", 0, ".mp3"),
-    (b"ftypM4A", 4, ".m4a"),
-    (b"ftyp", 4, ".mp4"),
-    (b"OggS", 0, ".ogg"),
-    (b"fLaC", 0, ".flac"),
-)
 
 
 class NotPublishable(Exception):
@@ -117,7 +105,7 @@ class Publication:
         if problem := self._problem():
             raise NotPublishable(problem)
         url = (self.url or "").strip().rstrip("/")
-        path = path_of(url)
+        path = local_path(url)
         if self.base_url is not None and not is_public(url):
             (RemoteFolder(url) if path is None else LocalFolder(path)).probe()
             return f"writable, served as {self.base_url}"
@@ -147,7 +135,7 @@ class Publication:
                 return f"{setting} must end with a path"
         if is_public(url):
             return None
-        if path_of(url) is not None and base is None:
+        if local_path(url) is not None and base is None:
             return f"{SETTING} is a folder: set {BASE_SETTING} to the http(s) URL under which its files are public"
         problem = location_problem(url)
         return f"{SETTING} {problem}" if problem else None
@@ -189,7 +177,7 @@ class Publication:
 
 def _store(url: str, held: Held, name: str) -> None:
     """Put a file into a folder whose files are public, unless it is there already."""
-    path = path_of(url)
+    path = local_path(url)
     if path is None:
         if RemoteFolder(url).size(name) != held.size:
             _upload(url, held, name)
@@ -235,12 +223,10 @@ def ending_of(path: Path, name: str) -> str:
         path: the file.
         name: its name, where the bytes do not tell.
     """
-    with path.open("rb") as file:
-        head = file.read(32)
-    for signature, offset, ending in _SIGNATURES:
-        if head[offset : offset + len(signature)] == signature:
-            return ending
-    suffix = PurePosixPath(urlsplit(name).path).suffix.lower()
+    kind = _kind_of(path)
+    if kind in FILE_TYPES:
+        return FILE_TYPES[kind][0]
+    suffix = (local_path(name) or PurePosixPath(urlsplit(name).path)).suffix.lower()
     return suffix if len(suffix) <= 6 and suffix[1:].isalnum() and suffix.isascii() else ""
 
 
@@ -251,7 +237,20 @@ def media_type_of(path: Path, name: str) -> str:
         path: the file.
         name: its name, where the bytes do not tell.
     """
+    kind = _kind_of(path)
+    if kind in FILE_TYPES:
+        return FILE_TYPES[kind][1]
     return mimetypes.guess_type(f"x{ending_of(path, name)}")[0] or "application/octet-stream"
+
+
+def _kind_of(path: Path) -> str:
+    """The type's name. An mp4 file is M4A if there is only sound in it: encoders write either brand."""
+    kind = content_at(path).name
+    if kind in ("mp4", "QuickTime"):
+        streams = examine_streams(path)
+        if streams is not None and streams.sound and not streams.video:
+            return "M4A"
+    return kind
 
 
 def _is_there(fs: Any, target: str, size: int) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from urllib.parse import unquote
 
 import fsspec
 
@@ -44,20 +43,6 @@ _OTHER_MEDIA = frozenset(
 """Endings of media files that no result is: an output that ends so is a mistake, and not a folder."""
 
 
-def path_of(location: str) -> Path | None:
-    """The path of this machine that an output names, with the escapes of a `file://` URL read; None for other URLs.
-
-    Parameters:
-        location: a path or URL.
-    """
-    scheme, separator, rest = location.partition("://")
-    if separator and scheme.lower() in ("file", "local"):
-        host, slash, path = rest.partition("/")
-        rest = f"/{path}" if slash and host.lower() == "localhost" else rest
-        return local_path(unquote(rest) or "/")
-    return local_path(location)
-
-
 def split_output(output: str) -> tuple[str, str | None]:
     """An output's folder, and the name of its file; None for the name if it is a folder.
 
@@ -77,7 +62,7 @@ def file_problem(output: str) -> str | None:
         output: a path or URL, without blanks around it.
     """
     ending = Path(output).suffix.lower()
-    path = path_of(output) if ending in _OTHER_MEDIA else None
+    path = local_path(output) if ending in _OTHER_MEDIA else None
     if ending not in _OTHER_MEDIA or output.endswith(("/", "\\")) or (path is not None and path.is_dir()):
         return None
     return f"names a {ending} file, and results are mp4: end it with .mp4, or with / if it is a folder"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import fsspec
@@ -36,12 +36,12 @@ from prefect_genmedia._media.locations import (
     file_problem,
     location_problem,
     name_problem,
-    path_of,
     split_output,
 )
 from prefect_genmedia._media.staging import remove_stale, temporary_folder
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.errors import FieldProblem, InvalidRequest, StorageError
+from prefect_genmedia.providers.inputs import local_path
 
 __all__ = [
     "MAX_SMALL_BYTES",
@@ -262,14 +262,14 @@ class Target:
 
 def is_relative(location: str) -> bool:
     """Whether a path or URL means another place in another process's folder."""
-    path = path_of(location.strip())
+    path = local_path(location.strip())
     return path is not None and not path.is_absolute()
 
 
 def anywhere(location: str) -> str:
     """A path or URL that means the same in another process's folder."""
     location = location.strip()
-    path = path_of(location)
+    path = local_path(location)
     return location if path is None or ("://" in location and path.is_absolute()) else str(path.absolute())
 
 
@@ -287,10 +287,12 @@ def target_at(output: str) -> Target:
     folder, name = split_output(output)
     if problem := location_problem(folder):  # such as s3://anna.mp4, which names a file and no bucket
         raise _no_place(f"{output!r} {problem}")
-    path = path_of(folder)
+    path = local_path(output)
     if path is None:
         return Target(_remote(folder), name)
-    name = unquote(name) if name and "://" in output else name
+    if name is not None:
+        folder, name = split_output(str(path))
+        path = Path(folder)
     if name and (problem := name_problem(name)):
         raise _no_place(f"{output!r} {problem}")
     return Target(LocalFolder(path), name)
