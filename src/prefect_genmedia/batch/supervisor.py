@@ -293,6 +293,7 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         budget=spec.money.budget or batch.name,
         budget_period=spec.money.period,
         budget_per_account=spec.money.per_account,
+        encoding=spec.encoding,
     )
 
 
