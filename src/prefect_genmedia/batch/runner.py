@@ -127,7 +127,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
     location = spec.results or _beside(spec.table, folder, name)
     _check_location(location, spec.table)
-    destination = (None, None) if shard else (location, await storage_of(location))
+    written, storage = (None, None) if shard else (location, await storage_of(location))
     ledger = await stack.enter_async_context(open_ledger(settings.ledger))
     if shard is not None:
         await shard.check_ledger(ledger)
@@ -149,7 +149,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         output=folder,
         prices=prices,
         spec=spec,
-        results=Results([row.id for row in rows], inspected.bad, *destination, carried=carried),
+        results=Results([row.id for row in rows], inspected.bad, written, storage, carried),
         known=known,
         inspected=inspected,
     )
