@@ -58,6 +58,9 @@ def plain_table(table: Any) -> Any:
 
 
 def _rows(table: Any) -> Iterable[Mapping[Any, Any]]:
+    if hasattr(table, "__next__") or hasattr(table, "read_next_batch"):
+        # Whatever looks at a run's parameters takes rows out of it, and they would be missing without a word.
+        raise refusal(f"a {type(table).__name__} can be read once only: give a list or a table of its rows")
     if hasattr(table, "collect") and not hasattr(table, "__arrow_c_stream__"):
         table = table.collect()  # a lazy frame
     if hasattr(table, "columns"):

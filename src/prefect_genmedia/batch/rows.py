@@ -150,7 +150,9 @@ def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequ
     try:
         return cells.model.model_validate(cells.inputs).normalized()
     except InvalidRequest as refusal:
-        told = {problem.field for problem in problems}
+        told = {problem.field for problem in cells.problems}
+        if told:
+            told.add("")  # what does not fit together may only be short of the cells that are wrong
         problems.extend(problem for problem in refusal.problems if problem.field not in told)
     return None
 

@@ -57,7 +57,7 @@ async def test_columns_of_the_users_own_are_shown_and_carried_and_never_sent(
     assert (first["Owner"], first["table_path"]) == ("Zoe-own", "shelf 3")
     assert first["path"].endswith("a.mp4")
     assert "Owner" not in second
-    sent = json.dumps([job.payload for job in simulator.world.jobs.values()], default=str)
+    sent = json.dumps([job.body for job in simulator.world.jobs.values()])
     assert "Zoe-own" not in sent
     assert "shelf 3" not in sent
 
