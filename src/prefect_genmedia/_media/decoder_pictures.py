@@ -20,7 +20,12 @@ _ORIENTATION = 0x0112
 
 
 def read_header(path: str, limits: dict[str, Any]) -> dict[str, Any]:
-    """Read a picture's header; the rest of the file may be missing, and is not decoded."""
+    """Read a picture's header; the rest of the file may be missing, and is not decoded.
+
+    Parameters:
+        path: the file.
+        limits: what decoding it may take.
+    """
     for plugin in PICTURE_PLUGINS:
         importlib.import_module(f"PIL.{plugin}ImagePlugin")
     Image.MAX_IMAGE_PIXELS = None  # no pixel is decoded; what is too large is judged by its size

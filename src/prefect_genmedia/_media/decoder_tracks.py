@@ -58,6 +58,11 @@ class Track:
 def presented(picture: Track, sound: Track, promised: float) -> float:
     """How long a video plays, from the first that is presented of it until its last frame ends.
 
+    Parameters:
+        picture: what was decoded of its picture.
+        sound: what was decoded of its sound.
+        promised: how long it plays by its own words, in seconds.
+
     Raises:
         Refused: it is not the file that it promises to be.
     """
@@ -72,7 +77,12 @@ def presented(picture: Track, sound: Track, promised: float) -> float:
 
 
 def shown_size(frame: av.VideoFrame, stream: Any) -> tuple[int, int]:
-    """Width and height as a player shows them: with the shape of the pixels, and turned as the file says."""
+    """Width and height as a player shows them: with the shape of the pixels, and turned as the file says.
+
+    Parameters:
+        frame: a decoded frame.
+        stream: the stream that it is in.
+    """
     width, height = frame.width, frame.height
     if stream.sample_aspect_ratio:
         width = max(round(width * float(stream.sample_aspect_ratio)), 1)
