@@ -45,6 +45,7 @@ async def generate_batch(
     preflight: bool = True,
     dry_run: bool = False,
     overwrite: bool = False,
+    convert_inputs: bool = False,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     encoding: str | None = None,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
@@ -78,6 +79,7 @@ async def generate_batch(
         preflight: Check what the providers document about the inputs of all rows before anything is submitted.
         dry_run: Only show what would be done and its estimated cost.
         overwrite: Replace delivered files that were edited since; by default your edits are kept.
+        convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         timeout_seconds: How long to wait for each result, in seconds.
         encoding: Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
@@ -118,6 +120,7 @@ async def generate_batch(
             preflight=preflight,
             dry_run=dry_run,
             overwrite=overwrite,
+            convert_inputs=convert_inputs,
             sharding=Sharding(shards=shards, deployment=shard_deployment, shard=shard),
         )
     )

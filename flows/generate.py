@@ -36,6 +36,7 @@ async def generate_media(
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
+    convert_inputs: bool = False,
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
@@ -53,6 +54,7 @@ async def generate_media(
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
+        convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
 
@@ -74,6 +76,7 @@ async def generate_media(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
+        convert_inputs=convert_inputs,
         max_cost=max_cost,
     )
     return await completed(delivery)

@@ -54,6 +54,7 @@ async def jimeng_video(
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
+    convert_inputs: bool = False,
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
@@ -82,6 +83,7 @@ async def jimeng_video(
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
+        convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
@@ -120,6 +122,7 @@ async def jimeng_video(
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
+        convert_inputs=convert_inputs,
         max_cost=max_cost,
     )
     return await completed(delivery)

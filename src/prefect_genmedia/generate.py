@@ -66,6 +66,8 @@ class GenerateOptions(TypedDict, total=False):
     """How many new attempts may follow finished videos that the provider refuses."""
     preflight: bool
     """Check what the provider documents about the inputs before anything is paid."""
+    convert_inputs: bool
+    """Convert local pictures to what the provider takes, such as HEIC to JPEG."""
     allow_second_account: bool
     """Send the request although another account of the same provider and base URL has it in flight, or was charged."""
     max_cost: Decimal | float | None
@@ -113,6 +115,7 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                     output=output,
                     ask_again=attempt.is_last,
                     preflight=options.get("preflight", True),
+                    convert_inputs=options.get("convert_inputs", False),
                     allow_second_account=options.get("allow_second_account", False),
                     max_cost=left,
                 )

@@ -81,6 +81,7 @@ async def prepare_request(session: Session, spec: JobSpec, *, is_final: bool = F
         session.client.fetch_rules,
         session.publication,
         preflight=spec.preflight,
+        convert=session.convert_inputs,
         before=spec.inspected,
         tell=session.log.warning,
         submission=Submission(

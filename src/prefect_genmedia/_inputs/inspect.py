@@ -36,12 +36,14 @@ class Picture:
     Parameters:
         format: its format, as Pillow names it.
         turned: whether it is shown turned by a quarter.
+        is_plain: whether it is upright, and of colours that every program reads: not CMYK, not more than eight bits.
     """
 
     format: str
     width: int
     height: int
     turned: bool = False
+    is_plain: bool = True
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -105,12 +107,13 @@ Seen = Look | Unusable | GenMediaError
 """What came of looking at an input: what was seen, a problem of the user's, or a failure on the way."""
 
 
-def looks_wanted(request: GenerationRequest, preflight: bool) -> dict[str, Wanted]:
+def looks_wanted(request: GenerationRequest, preflight: bool, convert: bool = False) -> dict[str, Wanted]:
     """What has to be looked at of a request's inputs, by URL; what need not be looked at is not fetched.
 
     Parameters:
         request: what is asked for.
         preflight: whether documented limits are checked.
+        convert: whether the user's own pictures are converted to what the provider takes.
     """
     source = request.duration_source()
     # What these URLs give is part of the identity, which may not depend on `preflight`.
@@ -119,7 +122,9 @@ def looks_wanted(request: GenerationRequest, preflight: bool) -> dict[str, Wante
         as_recording = source is not None and source.url == each.url
         as_picture = each.picture is not None and preflight
         if is_own(each.url):
-            look = Wanted(MAX_INPUT_BYTES, as_picture, as_recording, as_media=each.media is not None and preflight)
+            as_picture |= convert and each.media == "picture"
+            as_media = each.media is not None and (preflight or convert)
+            look = Wanted(MAX_INPUT_BYTES, as_picture, as_recording, as_media)
         elif as_recording:
             look = Wanted(MAX_INPUT_BYTES + 1, as_picture, as_recording)
         elif each.picture is not None and preflight:

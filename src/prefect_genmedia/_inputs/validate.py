@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import log
 
 from prefect_genmedia._inputs.content import WANTED
+from prefect_genmedia._inputs.convert import how_to_convert
 from prefect_genmedia._inputs.inspect import Look, Picture, Seen
 from prefect_genmedia._inputs.publish import HOW_TO_PUBLISH, Publication
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Unusable, is_own
@@ -137,7 +138,10 @@ def check_pictures(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], tel
                 # It may be a page that only we are shown.
                 tell(f"{each.field} cannot be looked at from here, so it is not checked: the URL gave no picture.")
                 continue
-            problems += [FieldProblem(each.field, problem) for problem in picture_problems(look, each.picture)]
+            found = picture_problems(look, each.picture)
+            if found:
+                found[0] += how_to_convert(each, look)
+            problems += [FieldProblem(each.field, problem) for problem in found]
             problems += _ratio_problems(each, look.picture, inputs, seen)
     return problems
 

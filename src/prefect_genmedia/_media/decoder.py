@@ -34,10 +34,10 @@ from av.video.reformatter import Interpolation
 from PIL import Image
 
 if TYPE_CHECKING:
-    from prefect_genmedia._media.decoder_pictures import read_header
+    from prefect_genmedia._media.decoder_pictures import Inconvertible, convert, read_header
     from prefect_genmedia._media.decoder_tracks import Loudness, Refused, Track, presented, shown_size
 else:
-    from decoder_pictures import read_header
+    from decoder_pictures import Inconvertible, convert, read_header
     from decoder_tracks import Loudness, Refused, Track, presented, shown_size
 
 try:
@@ -110,8 +110,8 @@ def _answered(request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     limits = request["limits"]
     _limit_cpu(limits["cpu_seconds"])
     try:
-        return {"found": WORK[request["do"]](request["path"], limits)}, False
-    except Refused as error:
+        return {"found": WORK[request["do"]](request["path"], limits | request.get("options", {}))}, False
+    except (Refused, Inconvertible) as error:
         return {"problem": str(error)}, False
     except (MemoryError, av.error.MemoryError, av.error.BlockingIOError):  # the last one: no memory for a thread
         return {"problem": "decoding it takes more memory than is allowed", "spent": True}, True
@@ -340,6 +340,7 @@ WORK: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {
     "recording": _recording,
     "streams": _streams,
     "picture": read_header,
+    "convert": convert,
 }
 
 if __name__ == "__main__":

@@ -205,7 +205,9 @@ async def _sessions(
         limit = spec.limits.concurrency_limit or session.concurrency_limit
         if limit:
             await check_limit(limit)
-        sessions[provider] = replace(session, prices=prices, concurrency_limit=limit, is_batch=True)
+        sessions[provider] = replace(
+            session, prices=prices, concurrency_limit=limit, is_batch=True, convert_inputs=spec.convert_inputs
+        )
     return sessions
 
 

@@ -95,6 +95,7 @@ class BatchSpec:
         preflight: inspect the inputs of all rows before anything is submitted.
         dry_run: check and estimate only; nothing is submitted.
         overwrite: whether delivered files that were edited since are replaced by the provider's.
+        convert_inputs: whether local pictures are converted to what the providers take.
         sharding: which part of the batch this is, or into how many it is split.
     """
 
@@ -111,6 +112,7 @@ class BatchSpec:
     preflight: bool = True
     dry_run: bool = False
     overwrite: bool = False
+    convert_inputs: bool = False
     sharding: Sharding = field(default_factory=Sharding)
 
 
@@ -136,6 +138,7 @@ class ShardJob(BaseModel):
     budget_period: BudgetPeriod = Field(default="total", description="Whether each UTC day has its own budget.")
     budget_per_account: bool = Field(default=False, description="Whether each account has its own budget.")
     overwrite: bool = Field(default=False, description="Replace delivered files that were edited since.")
+    convert_inputs: bool = Field(default=False, description="Convert local pictures to what the providers take.")
     encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
 
     def spec(self) -> BatchSpec:
@@ -164,6 +167,7 @@ class ShardJob(BaseModel):
             skip_invalid=True,
             preflight=False,
             overwrite=self.overwrite,
+            convert_inputs=self.convert_inputs,
             sharding=Sharding(shard=self.shard),
         )
 
