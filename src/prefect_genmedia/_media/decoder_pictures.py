@@ -107,8 +107,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16") or image.mode == "I":
-        return image.point([value >> 8 for value in range(65536)], "L") if image.mode == "I;16" else image.convert("L")
+    if image.mode.startswith("I"):  # sixteen bits, of which the upper eight are kept
+        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if image.mode in ("P", "PA"):
         return image.convert("RGBA")
     return (
