@@ -10,20 +10,22 @@ from pydantic import Field
 
 from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
+from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.shards import Shard
+from prefect_genmedia.batch.table import name_of
 from prefect_genmedia.generate import check_run
 
 
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     table = parameters["table"]
-    name = parameters["batch_id"] or (table.rpartition("/")[2] if isinstance(table, str) else f"{len(table)} rows")
+    name = parameters["batch_id"] or (name_of(table) if isinstance(table, str) else f"{len(table)} rows")
     return f"batch · {name} · {parameters['shard']}" if parameters["shard"] else f"batch · {name}"
 
 
 @flow(name="generate-batch", flow_run_name=_run_name)
 async def generate_batch(
-    table: str | list[dict[str, Any]],
+    table: Rows,
     kind: str = "omnihuman",
     credentials: AnyCredentials | str = "default",
     batch_id: str | None = None,
@@ -42,7 +44,10 @@ async def generate_batch(
     skip_invalid: bool = False,
     preflight: bool = True,
     dry_run: bool = False,
+    overwrite: bool = False,
+    convert_inputs: bool = False,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
+    encoding: str | None = None,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard_deployment: str | None = None,
     shard: Shard | None = None,
@@ -50,13 +55,14 @@ async def generate_batch(
     """Generate every row of a table: each paid once, verified, within the limits. Run it again to do the rest.
 
     Parameters:
-        table: The rows: a path, fsspec URL or block://SLUG/NAME/path ending in .csv, .jsonl or .parquet, or the rows
-            themselves. Each has an id, a kind, and the fields of that kind of request.
+        table: The rows: a path, fsspec URL or block://SLUG/NAME/path ending in .csv, .tsv, .jsonl, .parquet or .xlsx;
+            or the rows themselves: dicts, or a frame of pandas, polars or Arrow. Each has an id, a kind, and the fields
+            of that kind of request. Other columns are not sent, and are carried into the results.
         kind: Kind of the rows that do not name one.
         credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
         batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
         output: Folder or fsspec URL for the videos.
-        results: Table of results to write (.csv, .jsonl, .parquet); beside the table by default.
+        results: Table of results to write (.csv, .tsv, .jsonl, .parquet, .xlsx); beside the table by default.
         max_in_flight: Jobs of each account at its provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.
         canary: Number of rows that must be delivered before the others start.
@@ -72,7 +78,10 @@ async def generate_batch(
         skip_invalid: Leave invalid rows out, instead of refusing the table.
         preflight: Check what the providers document about the inputs of all rows before anything is submitted.
         dry_run: Only show what would be done and its estimated cost.
+        overwrite: Replace delivered files that were edited since; by default your edits are kept.
+        convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         timeout_seconds: How long to wait for each result, in seconds.
+        encoding: Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
         shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
         shard: Leave empty: a batch sets it for runs of this flow that do its shards; see generate_shard.
@@ -91,6 +100,7 @@ async def generate_batch(
             batch_id=batch_id,
             output=output,
             results=results,
+            encoding=encoding,
             limits=Limits(
                 max_in_flight=max_in_flight,
                 canary=canary,
@@ -109,6 +119,8 @@ async def generate_batch(
             skip_invalid=skip_invalid,
             preflight=preflight,
             dry_run=dry_run,
+            overwrite=overwrite,
+            convert_inputs=convert_inputs,
             sharding=Sharding(shards=shards, deployment=shard_deployment, shard=shard),
         )
     )

@@ -47,6 +47,8 @@ async def omnihuman_video(
     ask_fallback: Literal["largest", "fail"] = "fail",
     suspend_while_asking: bool = False,
     suspend_while_waiting: bool = False,
+    overwrite: bool = False,
+    convert_inputs: bool = False,
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
@@ -74,6 +76,8 @@ async def omnihuman_video(
             on a schedule where ask_fallback is largest.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
+        convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
@@ -103,11 +107,12 @@ async def omnihuman_video(
         idempotency_key=idempotency_key,
         preflight=preflight,
         output=output or current_settings().media_folder,
+        convert_inputs=convert_inputs,
     )
     if prepared.job_key is None:
         if recognize:
-            await recognize_subject(image_url, credentials=credentials)
-        detection = await detect_subjects(image_url, credentials=credentials)
+            await recognize_subject(image_url, credentials=credentials, convert_inputs=convert_inputs)
+        detection = await detect_subjects(image_url, credentials=credentials, convert_inputs=convert_inputs)
         if subject == "ask":
             selection = await ask_subject(
                 image_url,
@@ -116,6 +121,7 @@ async def omnihuman_video(
                 timeout_seconds=ask_timeout_seconds,
                 fallback=ask_fallback,
                 suspend=suspend_while_asking,
+                convert_inputs=convert_inputs,
             )
         else:
             selection = await select_subject(detection, subject, credentials=credentials)
@@ -130,6 +136,8 @@ async def omnihuman_video(
         resubmit_on_output_refusal=resubmit_on_output_refusal,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
+        overwrite=overwrite,
+        convert_inputs=convert_inputs,
         max_cost=max_cost,
     )
     return await completed(delivery)

@@ -35,6 +35,8 @@ async def live_poster(
     idempotency_key: str | None = None,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
+    overwrite: bool = False,
+    convert_inputs: bool = False,
     max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
@@ -61,6 +63,8 @@ async def live_poster(
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
+        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
+        convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
@@ -82,6 +86,8 @@ async def live_poster(
         idempotency_key=idempotency_key,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
+        overwrite=overwrite,
+        convert_inputs=convert_inputs,
         max_cost=max_cost,
     )
     return await completed(delivery)

@@ -119,7 +119,7 @@ def test_recordings_and_videos_of_usual_formats_are_measured(tmp_path: Path) -> 
     (tmp_path / "input").write_bytes(video())
     found = examine_recording(tmp_path / "input")
     assert found is not None
-    assert (found.sound, found.seconds) == (False, 2.0)
+    assert (found.sound, found.seconds) == (False, 3.0)  # three frames, one a second
 
 
 @pytest.mark.parametrize(

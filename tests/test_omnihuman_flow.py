@@ -29,7 +29,7 @@ from prefect_genmedia.tasks import download_result, submit, wait_for_job
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
-RECORDING_SECONDS = 7.17
+RECORDING_SECONDS = 7.1
 
 
 async def run(simulator: RunningSimulator, credentials: TokenOpsCredentials, **options: object) -> Delivery:
@@ -225,7 +225,7 @@ async def test_a_lasting_fault_ends_in_the_right_error_and_no_file(
 
 @pytest.mark.parametrize(
     ("prices", "cost"),
-    [("", "8.60"), ('{"tokenops/OmniHuman_1.5": {"per_job": 3.0}}', "3.00")],  # 7.17 s at 1.2 a second by the list
+    [("", "8.52"), ('{"tokenops/OmniHuman_1.5": {"per_job": 3.0}}', "3.00")],  # 7.1 s at 1.2 a second by the list
     ids=["list price", "own price"],
 )
 async def test_the_run_shows_a_card_with_the_poster_frame_and_the_estimated_cost(

@@ -4,6 +4,7 @@ import io
 import json
 import random
 import threading
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from prefect_genmedia.providers.tokenops.subjects import (
     Detection,
     Subject,
     SubjectSelection,
+    opened_picture,
     parse_subject,
     select_masks,
 )
@@ -351,9 +353,9 @@ def oversized(file_format: str) -> bytes:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (picture_bomb(), "900000000 pixels"),
-        (oversized("PNG"), "25005000 pixels"),
-        (oversized("JPEG"), "25005000 pixels"),
+        (picture_bomb(), "30000×30000 pixels"),
+        (oversized("PNG"), "5001×5000 pixels"),
+        (oversized("JPEG"), "5001×5000 pixels"),
         (many_scans(), "more than 100 scans"),
         (mask(PEOPLE["left"], file_format="GIF"), "not a picture"),
         (mask(PEOPLE["left"], file_format="BMP"), "not a picture"),
@@ -370,15 +372,25 @@ async def test_a_mask_is_not_decoded_beyond_its_bounds(content: bytes, words: st
         draw_gallery(content, [])
 
 
+def test_a_large_picture_is_refused_by_its_size_without_a_warning_of_the_library() -> None:
+    content = io.BytesIO()
+    Image.new("1", (12_000, 8_000)).save(content, "PNG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened = opened_picture(content.getvalue(), "The portrait")
+        with pytest.raises(ProviderError, match="12000×8000 pixels"):
+            opened.__enter__()
+
+
 async def test_masks_are_decoded_outside_of_the_event_loop(people: Masks, monkeypatch: pytest.MonkeyPatch) -> None:
     threads = set()
-    opened = Image.open
+    load = Image.Image.load
 
-    def noting(*given: Any, **options: Any) -> Image.Image:
+    def noting(picture: Image.Image) -> Any:
         threads.add(threading.current_thread())
-        return opened(*given, **options)
+        return load(picture)
 
-    monkeypatch.setattr(Image, "open", noting)
+    monkeypatch.setattr(Image.Image, "load", noting)
     await people.chosen("leftmost")
     assert threads
     assert threading.main_thread() not in threads

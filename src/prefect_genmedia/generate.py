@@ -66,10 +66,14 @@ class GenerateOptions(TypedDict, total=False):
     """How many new attempts may follow finished videos that the provider refuses."""
     preflight: bool
     """Check what the provider documents about the inputs before anything is paid."""
+    convert_inputs: bool
+    """Convert local pictures to what the provider takes, such as HEIC to JPEG."""
     allow_second_account: bool
     """Send the request although another account of the same provider and base URL has it in flight, or was charged."""
     max_cost: Decimal | float | None
     """Most CNY that the result may cost, estimated, over all attempts, those after refused videos too; None for any."""
+    overwrite: bool
+    """Replace a delivered file that was edited since by the provider's; by default it is kept."""
     suspend_while_waiting: bool
     """Suspend the deployed run until the job is done; see `check_can_suspend`."""
 
@@ -111,6 +115,7 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                     output=output,
                     ask_again=attempt.is_last,
                     preflight=options.get("preflight", True),
+                    convert_inputs=options.get("convert_inputs", False),
                     allow_second_account=options.get("allow_second_account", False),
                     max_cost=left,
                 )
@@ -119,7 +124,7 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                 job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout)
         if left is not None and attempt.refused_job:
             left = max(left - await _paid_for(attempt.refused_job), Decimal(0))
-    return await download_result(job, output, credentials=credentials)
+    return await download_result(job, output, credentials=credentials, overwrite=options.get("overwrite", False))
 
 
 async def _paid_for(key: str) -> Decimal:

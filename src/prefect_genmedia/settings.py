@@ -43,9 +43,19 @@ class GenMediaSettings(PrefectBaseSettings):
     publish_url: str | None = Field(
         default=None,
         description="Folder of a storage that can sign URLs, such as `s3://bucket/inputs`: local files and fsspec URLs "
-        "that are given as inputs are put there for the provider to fetch, under their digest. Credentials "
+        "that are given as inputs are put there for the provider to fetch, under their digest. Or any folder, with "
+        "`publish_base_url`; or an http(s) URL that takes files by PUT. Credentials "
         "for the storage are taken from where fsspec and the storage's library look for them. Let the storage delete "
         "what is some days old.",
+    )
+    publish_base_url: str | None = Field(
+        default=None,
+        description="The http(s) URL under which the files of `publish_url` are public, such as "
+        "`https://files.example.com/in`: then nothing is signed.",
+    )
+    publish_authorization: SecretStr | None = Field(
+        default=None,
+        description="The `Authorization` header for a `publish_url` that takes files by PUT, such as `Bearer …`.",
     )
     publish_seconds: int = Field(
         default=24 * 3600,

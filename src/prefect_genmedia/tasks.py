@@ -6,6 +6,7 @@ A provider's own tasks are in its package.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -66,6 +67,7 @@ async def check_inputs(
     idempotency_key: str | None = None,
     preflight: bool = True,
     output: str | None = None,
+    convert_inputs: bool = False,
 ) -> PreparedRequest[Request]:
     """Check what is documented about a request's inputs, and whether they can travel. Nothing is sent to the provider.
 
@@ -78,6 +80,7 @@ async def check_inputs(
             looked up by it.
         preflight: whether documented limits are checked, and whether http(s) inputs are there.
         output: where the file will be wanted: it must take files. None leaves that to `submit`.
+        convert_inputs: whether local pictures are converted to what the provider takes, such as HEIC to JPEG.
 
     Returns:
         The prepared request, for `submit`, which does not read its inputs again. How inputs are sent is a secret and
@@ -91,7 +94,7 @@ async def check_inputs(
     """
     async with explained(), open_session(request.provider, credentials) as session:
         spec = JobSpec(request, scope=session.run.scope(idempotency_key), preflight=preflight, output=output)
-        return await pipeline.prepare_request(session, spec)
+        return await pipeline.prepare_request(replace(session, convert_inputs=convert_inputs), spec)
 
 
 @task(
@@ -113,6 +116,7 @@ async def submit(
     preflight: bool = True,
     allow_second_account: bool = False,
     max_cost: Decimal | float | None = None,
+    convert_inputs: bool = False,
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
@@ -130,6 +134,7 @@ async def submit(
             flight, or was charged for its result.
         max_cost: most CNY that the result may cost, estimated, over all attempts at it; None for no limit. The caps of
             the credentials' Block hold besides.
+        convert_inputs: whether local pictures are converted to what the provider takes, such as HEIC to JPEG.
 
     Returns:
         The job, accepted by the provider.
@@ -154,7 +159,7 @@ async def submit(
             allow_second_account=allow_second_account,
             max_cost=None if max_cost is None else amount_of("max_cost", max_cost),
         )
-        job = await pipeline.submit(session, spec, prepared)
+        job = await pipeline.submit(replace(session, convert_inputs=convert_inputs), spec, prepared)
     emit_job_event("submitted", job)
     await name_run_after(job)
     return job
@@ -208,7 +213,11 @@ async def wait_for_job(
     cache_policy=NO_CACHE,
 )
 async def download_result(
-    job: Job | str, output: str | None = None, *, credentials: ProviderCredentials | str = "default"
+    job: Job | str,
+    output: str | None = None,
+    *,
+    credentials: ProviderCredentials | str = "default",
+    overwrite: bool = False,
 ) -> Delivery:
     """Download a finished job's file, verify it, and put it under its final name; show it as a card.
 
@@ -217,6 +226,7 @@ async def download_result(
         output: a folder, a file name ending in .mp4, or an fsspec URL of either; by default the media folder of the
             settings.
         credentials: the provider's Block, or its name.
+        overwrite: whether a delivered file that was edited since is replaced by the provider's. By default it is kept.
 
     Returns:
         The verified file: path or URL, sha256, duration, size, resolution, sound.
@@ -228,7 +238,7 @@ async def download_result(
         StorageError: the file cannot be written to its output.
     """
     async with explained(), shown_delivery(), open_session_of(job, credentials) as (session, found):
-        done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()))
+        done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()), overwrite)
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one
     emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)

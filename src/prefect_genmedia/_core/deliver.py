@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+from collections.abc import Mapping
 from contextlib import closing
 from hashlib import sha256
 from importlib.metadata import version
@@ -16,6 +18,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.naming import MAKER, free_name, own_target, poster_name, quarantine_name, sidecar_name
+from prefect_genmedia._core.standing import Logger, kept_files
 from prefect_genmedia._media.failures import storing
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.staged import Landing
@@ -24,11 +27,20 @@ from prefect_genmedia._media.verify import MediaFacts, byte_limit, examine_video
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired, ResultInvalid
 from prefect_genmedia.providers.protocol import ProviderClient
 
+_logger = logging.getLogger(__name__)
+
 MADE_BY = f"{MAKER} {version('prefect-genmedia')}"
 """Who wrote a sidecar; found once, since the installation's records are parsed for it."""
 
 
-async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Target, clock: Clock = SYSTEM_CLOCK) -> Job:
+async def deliver(
+    ledger: Ledger,
+    client: ProviderClient,
+    job: Job,
+    target: Target,
+    clock: Clock = SYSTEM_CLOCK,
+    log: Logger = _logger,
+) -> Job:
     """Deliver, and return the job with its delivery; see `deliver_once`.
 
     Parameters:
@@ -37,16 +49,23 @@ async def deliver(ledger: Ledger, client: ProviderClient, job: Job, target: Targ
         job: a job that succeeded, was delivered before, or could not be.
         target: where the file shall be.
         clock: what tells the time and waits.
+        log: where it is logged that a file was edited or damaged.
     """
-    return (await deliver_once(ledger, client, job, target, clock))[0]
+    return (await deliver_once(ledger, client, job, target, clock, log))[0]
 
 
 async def deliver_once(
-    ledger: Ledger, client: ProviderClient, job: Job, target: Target, clock: Clock = SYSTEM_CLOCK
+    ledger: Ledger,
+    client: ProviderClient,
+    job: Job,
+    target: Target,
+    clock: Clock = SYSTEM_CLOCK,
+    log: Logger = _logger,
 ) -> tuple[Job, bool]:
     """Make sure that the job's verified file is at the target.
 
-    A job that is delivered already is not downloaded again while its file still has the same digest. Where the
+    A job that is delivered already is not downloaded again while its file still has the same digest. A file that was
+    edited since, and still plays, is the user's: it is kept, unless the target says `overwrite`. Where the
     provider made several files, the further ones stand beside the first as `…~2.mp4` and so on. What stands there
     already and is not ours to replace stays, see `free_name`: the delivery tells the true names. The wanted name of an
     attempt that another one follows belongs to that one: its own file gets the job's key, see `own_target`.
@@ -60,6 +79,7 @@ async def deliver_once(
         job: a job that succeeded, was delivered before, or could not be.
         target: where the file shall be.
         clock: what tells the time and waits.
+        log: where it is logged that a file was edited or damaged.
 
     Returns:
         The job with its delivery, and whether it was this process that delivered. Of two processes that wait for the
@@ -76,11 +96,12 @@ async def deliver_once(
     _check_has_file(job)
     failure: GenMediaError
     try:
-        if job.delivery is not None and await still_there(job.delivery, target.storage):
+        kept = await to_thread.run_sync(kept_files, job, target, log)
+        if job.delivery is not None and len(kept) == 1 + len(job.delivery.others):
             done = job.state is JobState.DELIVERED
             return (job, False) if done else await _delivered(ledger, job, job.delivery)
         named = target if await ledger.successor(job) is None else own_target(job, target)
-        return await _delivered(ledger, job, await _fetched(client, job, named))
+        return await _delivered(ledger, job, await _fetched(client, job, named, kept))
     except (ResultInvalid, JobExpired) as error:
         failure = _explained(error, job, clock.now()) if isinstance(error, JobExpired) else error
         if isinstance(error, ResultInvalid) or job.is_over(clock.now()):
@@ -91,9 +112,11 @@ async def deliver_once(
     raise job.told_in(failure)
 
 
-async def _fetched(client: ProviderClient, job: Job, target: Target) -> Delivery:
-    """Every file of the job, downloaded and verified."""
-    first, *others = [await _download(client, job, target, index) for index in range(job.outputs)]
+async def _fetched(client: ProviderClient, job: Job, target: Target, kept: Mapping[int, Delivery]) -> Delivery:
+    """Every file of the job, downloaded and verified, but for those that are kept as they are."""
+    first, *others = [
+        kept[index] if index in kept else await _download(client, job, target, index) for index in range(job.outputs)
+    ]
     return first.model_copy(update={"others": tuple(others)})
 
 
@@ -119,19 +142,6 @@ def _explained(error: JobExpired, job: Job, now: float) -> JobExpired:
             "a new run, another idempotency key, or another id of the row."
         )
     return error
-
-
-async def still_there(delivery: Delivery, storage: Storage) -> bool:
-    """Whether a job's files are still what was verified.
-
-    Parameters:
-        delivery: the job's delivery.
-        storage: where its files are.
-    """
-    for file in (delivery, *delivery.others):
-        if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
-            return False
-    return True
 
 
 async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> tuple[Job, bool]:

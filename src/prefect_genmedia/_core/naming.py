@@ -14,7 +14,8 @@ from urllib.parse import unquote
 
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._media.folder import Storage
-from prefect_genmedia._media.storage import QUARANTINE, Target
+from prefect_genmedia._media.local import LONGEST_ADDITION, MAX_NAME_BYTES, QUARANTINE
+from prefect_genmedia._media.storage import Target
 from prefect_genmedia.errors import StorageError
 
 MAKER = "prefect-genmedia"
@@ -23,10 +24,14 @@ MAKER = "prefect-genmedia"
 logger = logging.getLogger(__name__)
 
 
+MAX_STEM_BYTES = MAX_NAME_BYTES - len(f".mp4~999{LONGEST_ADDITION}")
+"""The longest stem whose sidecar, further files and quarantined file still have possible names, in bytes."""
+
+
 def file_stem(name: str) -> str:
     """A name as it can stand in a file name: itself if possible, else a likeness with a digest."""
     likeness = re.sub(r"[^\w.\-]+", "_", name).strip("._") or "row"
-    if likeness == name and len(likeness) <= 80:
+    if likeness == name and len(likeness) <= 80 and len(likeness.encode()) <= MAX_STEM_BYTES:
         return name
     return f"{likeness[:40]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
@@ -109,8 +114,10 @@ def _may_take(job: Job, target: Target, name: str) -> bool:
     is_own = told.get("job_key") == job.key
     is_ours = str(told.get("made_by")).startswith(MAKER)
     may_replace = is_own or (is_ours and target.name is not None and not _is_input(job, storage.uri_of(name)))
+    if storage.is_folder(name):
+        return False
     standing = storage.size(name)
-    if standing is not None and not (may_replace and (is_own or told["media"].get("bytes") == standing)):
+    if standing is not None and not (may_replace and (is_own or target.overwrite or _is_as_told(storage, name, told))):
         return False
     if storage.size(sidecar_name(name)) is not None and not may_replace:
         return False
@@ -118,6 +125,8 @@ def _may_take(job: Job, target: Target, name: str) -> bool:
         return True
     poster = told.get("poster")
     known = poster.get("sha256") if isinstance(poster, dict) else None
+    if may_replace and target.overwrite and known is not None:
+        return True
     return may_replace and known is not None and storage.digest(storage.uri_of(poster_name(name))) == known
 
 
@@ -128,6 +137,14 @@ def _told(storage: Storage, name: str) -> Mapping[str, Any]:
     except Exception:  # each storage has errors of its own; a file that nobody vouches for is left alone
         return {}
     return told if isinstance(told, dict) and isinstance(told.get("media"), dict) else {}
+
+
+def _is_as_told(storage: Storage, name: str, told: Mapping[str, Any]) -> bool:
+    """Whether a file still has the bytes that its sidecar describes: else somebody has edited it."""
+    media = told["media"]
+    if media.get("bytes") != storage.size(name):
+        return False
+    return media.get("sha256") in (None, storage.digest(storage.uri_of(name)))
 
 
 def _is_input(job: Job, uri: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from prefect_genmedia._core.admission import refuse_early, tell_of_budget
@@ -80,6 +81,7 @@ async def prepare_request(session: Session, spec: JobSpec, *, is_final: bool = F
         session.client.fetch_rules,
         session.publication,
         preflight=spec.preflight,
+        convert=session.convert_inputs,
         before=spec.inspected,
         tell=session.log.warning,
         submission=Submission(
@@ -242,20 +244,21 @@ async def _time_before_restart(session: Session, job: Job) -> float:
     return max((await session.run.restarted_at() or 0.0) - job.age_origin, 0.0)
 
 
-async def deliver(session: Session, job: Job, output: str | None) -> Job:
+async def deliver(session: Session, job: Job, output: str | None, overwrite: bool = False) -> Job:
     """Download, verify and publish the file.
 
     Parameters:
         session: the account.
         job: a job whose result the provider has.
         output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
+        overwrite: whether a delivered file that was edited since is replaced by the provider's.
 
     Raises:
         GenMediaError: the file could not be delivered.
     """
     try:
-        target = await session.target_of(output or session.default_output)
-        done, made = await publish_verified(session.ledger, session.client, job, target, session.clock)
+        target = replace(await session.target_of(output or session.default_output), overwrite=overwrite)
+        done, made = await publish_verified(session.ledger, session.client, job, target, session.clock, session.log)
     except GenMediaError as error:
         error.about(job.key, job.provider_job_id)
         session.hooks.event("undelivered", job, error=error.kind, message=error.message)
@@ -297,7 +300,7 @@ async def deliver_job(session: Session, spec: JobSpec, job: Job, steps: JobSteps
         steps: how the step is taken.
     """
     async with steps.delivering():
-        return await steps.fetching(lambda: deliver(session, job, spec.output))
+        return await steps.fetching(lambda: deliver(session, job, spec.output, spec.overwrite))
 
 
 async def submitted_job(ledger: Ledger, job: Job | str) -> Job:

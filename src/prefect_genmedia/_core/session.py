@@ -130,6 +130,7 @@ class Session:
         run: the run that asks.
         prices: what results probably cost, by `provider/model`. Every sum made from them is an estimate.
         publication: where the user's own files are published for the provider to fetch.
+        convert_inputs: whether the user's own pictures are converted to what the provider takes.
         max_in_flight: how many jobs of the account may be in flight; None for no limit.
         caps: what the account may spend, by the Block in use.
         is_batch: whether its jobs are rows of a batch: single runs are submitted before them.
@@ -151,6 +152,7 @@ class Session:
     run: RunContext = field(default_factory=RunContext)
     prices: PriceTable = field(default_factory=list_prices)
     publication: Publication = field(default_factory=Publication)
+    convert_inputs: bool = False
     max_in_flight: int | None = None
     caps: Caps = field(default_factory=Caps)
     is_batch: bool = False
@@ -220,7 +222,7 @@ class Session:
         Raises:
             InvalidRequest: the input does not exist, or cannot be published.
         """
-        return await prepared_url(url, field, self.client.fetch_rules, self.publication)
+        return await prepared_url(url, field, self.client.fetch_rules, self.publication, self.convert_inputs)
 
     async def fetch_picture(self, url: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
         """The bytes of a picture, such as a mask.
@@ -257,6 +259,7 @@ class JobSpec:
         max_cost: most CNY that the result may cost, estimated, over all of its attempts; None for no limit.
         spend: reserves the job's cost in the transaction in which it begins to be sent; None for no budget.
         inspected: what was found in the inputs already, by URL.
+        overwrite: whether a delivered file that was edited since is replaced by the provider's.
     """
 
     request: GenerationRequest
@@ -271,3 +274,4 @@ class JobSpec:
     max_cost: Decimal | None = None
     spend: Spend | None = None
     inspected: Mapping[str, Seen] = field(default_factory=dict)
+    overwrite: bool = False

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import mimetypes
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from prefect_genmedia.providers.inputs import MediaKind
 
 HEAD_BYTES = 4096
 """How much of a file's beginning is read to tell what it is."""
+
+ID3_HEADER_BYTES = 10
+"""Bytes of an ID3 tag before its content; the last four are its size, in seven bits each."""
 
 Part = Literal["picture", "sound", "video"]
 """What there may be in a file."""
@@ -67,6 +72,7 @@ _SIGNATURES: tuple[tuple[int, bytes, str, frozenset[Part]], ...] = (
     (8, b"WAVE", "WAV", _SOUND),
     (0, b"fLaC", "FLAC", _SOUND),
     (0, b"#!AMR", "AMR", _SOUND),
+    (0, b"ADIF", "AAC", _SOUND),
     (0, b"caff", "CAF", _SOUND),
     (0, b"wvpk", "WavPack", _SOUND),
     (0, b"MAC ", "Monkey's Audio", _SOUND),
@@ -76,7 +82,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str, frozenset[Part]], ...] = (
     (0, b"riff\x2e\x91\xcf\x11", "Wave64", _SOUND),
     (8, b"AVI ", "AVI", _PLAYS),
     (0, b"OggS", "Ogg", _PLAYS),
-    (0, b"\x1a\x45\xdf\xa3", "Matroska or WebM", _PLAYS),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "ASF", _PLAYS),
     (0, b"FLV\x01", "FLV", _PLAYS),
     (0, b"\0\0\1\xba", "MPEG", _PLAYS),
@@ -106,6 +111,42 @@ _SIGNATURES: tuple[tuple[int, bytes, str, frozenset[Part]], ...] = (
 )
 """How files begin: offset, bytes, type, and what may be in it."""
 
+FILE_TYPES: Mapping[str, tuple[str, str]] = {
+    "JPEG": (".jpg", "image/jpeg"),
+    "PNG": (".png", "image/png"),
+    "GIF": (".gif", "image/gif"),
+    "WebP": (".webp", "image/webp"),
+    "TIFF": (".tiff", "image/tiff"),
+    "BMP": (".bmp", "image/bmp"),
+    "JPEG 2000": (".jp2", "image/jp2"),
+    "JPEG XL": (".jxl", "image/jxl"),
+    "HEIC": (".heic", "image/heic"),
+    "AVIF": (".avif", "image/avif"),
+    "SVG": (".svg", "image/svg+xml"),
+    "WAV": (".wav", "audio/wav"),
+    "FLAC": (".flac", "audio/flac"),
+    "AMR": (".amr", "audio/amr"),
+    "AIFF": (".aiff", "audio/aiff"),
+    "CAF": (".caf", "audio/x-caf"),
+    "MP3": (".mp3", "audio/mpeg"),
+    "AAC": (".aac", "audio/aac"),
+    "M4A": (".m4a", "audio/mp4"),
+    "Ogg": (".ogg", "audio/ogg"),
+    "mp4": (".mp4", "video/mp4"),
+    "QuickTime": (".mov", "video/quicktime"),
+    "WebM": (".webm", "video/webm"),
+    "Matroska": (".mkv", "video/x-matroska"),
+    "AVI": (".avi", "video/x-msvideo"),
+    "ASF": (".wmv", "video/x-ms-wmv"),
+    "FLV": (".flv", "video/x-flv"),
+    "MPEG": (".mpg", "video/mpeg"),
+    "MPEG-TS": (".ts", "video/mp2t"),
+}
+"""File name ending and media type by the type's name."""
+
+for _ending, _media_type in FILE_TYPES.values():
+    mimetypes.add_type(_media_type, _ending)  # storages read the Content-Type off the ending; systems differ in it
+
 _PICTURE_BRANDS = frozenset(
     (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"mif2", b"msf1", b"miaf", b"avif", b"avis")
 )
@@ -123,14 +164,38 @@ def content_of(head: bytes) -> Content:
     for at, signature, name, parts in _SIGNATURES:
         if head[at : at + len(signature)] == signature:
             return Content(name, parts)
-    return _mp4(head) or _bitmap(head) or _frames(head) or _text(head) or UNKNOWN
+    return _mp4(head) or _matroska(head) or _bitmap(head) or _frames(head) or _text(head) or UNKNOWN
+
+
+def content_at(path: Path) -> Content:
+    """What a file is by how it begins. What follows an ID3 tag decides, since AAC and FLAC have such tags as MP3 has.
+
+    Parameters:
+        path: the file.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+        if head[:3] == b"ID3" and len(head) >= ID3_HEADER_BYTES:
+            size = sum((byte & 0x7F) << 7 * place for place, byte in enumerate(reversed(head[6:ID3_HEADER_BYTES])))
+            file.seek(ID3_HEADER_BYTES + size)
+            behind = content_of(file.read(HEAD_BYTES))
+            return behind if behind.parts == _SOUND else content_of(head)
+    return content_of(head)
+
+
+def _matroska(head: bytes) -> Content | None:
+    if head[:4] != b"\x1a\x45\xdf\xa3":
+        return None
+    return Content("WebM" if b"webm" in head[:64] else "Matroska", _PLAYS)
 
 
 def _mp4(head: bytes) -> Content | None:
     kind, brand = head[4:8], head[8:12]
     if kind == b"ftyp":
         if brand in _PICTURE_BRANDS:
-            return Content("AVIF" if brand.startswith(b"avi") else "HEIC", _PICTURE)
+            end = min(int.from_bytes(head[:4], "big"), len(head))
+            brands = {brand, *(head[at : at + 4] for at in range(16, end, 4))}
+            return Content("AVIF" if brands & {b"avif", b"avis"} else "HEIC", _PICTURE)
         return Content("M4A", _SOUND) if brand in _SOUND_BRANDS else Content("mp4", _PLAYS)
     return Content("QuickTime", _PLAYS) if kind in _QUICKTIME_ATOMS else None
 
@@ -145,6 +210,8 @@ def _frames(head: bytes) -> Content | None:
     """Formats that are a row of frames, each with a mark of a few bits at its beginning."""
     if head[:3] == b"ID3" and head[3:4] < b"\x10":
         return Content("MP3", _SOUND)
+    if len(head) > 2 and head[0] == 0x56 and head[1] & 0xE0 == 0xE0:
+        return Content("AAC", _SOUND)  # LATM
     if len(head) > 3 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0:
         if head[1] & 0xF6 == 0xF0:
             return Content("AAC", _SOUND)

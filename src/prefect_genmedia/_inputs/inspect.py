@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anyio import to_thread
 
-from prefect_genmedia._inputs.content import HEAD_BYTES, UNKNOWN, Content, Part, content_of
+from prefect_genmedia._inputs.content import HEAD_BYTES, UNKNOWN, Content, Part, content_at, content_of
 from prefect_genmedia._inputs.reading import (
     MAX_INPUT_BYTES,
     Held,
@@ -36,12 +36,14 @@ class Picture:
     Parameters:
         format: its format, as Pillow names it.
         turned: whether it is shown turned by a quarter.
+        is_plain: whether it is upright, and of colours that every program reads: not CMYK, not more than eight bits.
     """
 
     format: str
     width: int
     height: int
     turned: bool = False
+    is_plain: bool = True
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -86,6 +88,8 @@ class Look:
         picture: what its header says; None where it is no picture, or was not looked at as one.
         sound: whether there is sound in it; None where nothing plays, or it was not looked at as a recording.
         seconds: how long it plays; None as for `sound`.
+        is_silent: whether nothing is to be heard in its sound.
+        is_exact: whether `seconds` has nothing in it that an encoder added.
         content: what it is; None if that was not looked at, or cannot be told from what was read.
     """
 
@@ -95,18 +99,21 @@ class Look:
     sound: bool | None = None
     seconds: float | None = None
     content: Content | None = None
+    is_silent: bool = False
+    is_exact: bool = True
 
 
 Seen = Look | Unusable | GenMediaError
 """What came of looking at an input: what was seen, a problem of the user's, or a failure on the way."""
 
 
-def looks_wanted(request: GenerationRequest, preflight: bool) -> dict[str, Wanted]:
+def looks_wanted(request: GenerationRequest, preflight: bool, convert: bool = False) -> dict[str, Wanted]:
     """What has to be looked at of a request's inputs, by URL; what need not be looked at is not fetched.
 
     Parameters:
         request: what is asked for.
         preflight: whether documented limits are checked.
+        convert: whether the user's own pictures are converted to what the provider takes.
     """
     source = request.duration_source()
     # What these URLs give is part of the identity, which may not depend on `preflight`.
@@ -115,7 +122,9 @@ def looks_wanted(request: GenerationRequest, preflight: bool) -> dict[str, Wante
         as_recording = source is not None and source.url == each.url
         as_picture = each.picture is not None and preflight
         if is_own(each.url):
-            look = Wanted(MAX_INPUT_BYTES, as_picture, as_recording, as_media=each.media is not None and preflight)
+            as_picture |= convert and each.media == "picture"
+            as_media = each.media is not None and (preflight or convert)
+            look = Wanted(MAX_INPUT_BYTES, as_picture, as_recording, as_media)
         elif as_recording:
             look = Wanted(MAX_INPUT_BYTES + 1, as_picture, as_recording)
         elif each.picture is not None and preflight:
@@ -228,13 +237,14 @@ def _inspected(reading: Held, wanted: Wanted) -> Look:
         sound=None if recording is None else recording.sound,
         seconds=None if recording is None else recording.seconds,
         content=content,
+        is_silent=recording is not None and recording.is_silent,
+        is_exact=recording is None or recording.is_exact,
     )
 
 
 def _content(reading: Held, picture: Picture | None) -> Content:
     """What a file is: by how it begins, and by what decoders find where that does not tell."""
-    with reading.path.open("rb") as file:
-        content = content_of(file.read(HEAD_BYTES))
+    content = content_at(reading.path)
     if content is UNKNOWN and (picture := picture or picture_at(reading.path)) is not None:
         return Content(picture.format, frozenset({"picture"}))
     if content is not UNKNOWN and len(content.parts) < 2:

@@ -8,16 +8,25 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
 import anyio
 from anyio import to_thread
 
-from prefect_genmedia._inputs.inspect import Seen, contents_of, looks_wanted, seen_in_all, urls_with_credentials
+from prefect_genmedia._inputs.convert import Inconvertible, after_conversion, converted
+from prefect_genmedia._inputs.inspect import (
+    Seen,
+    Wanted,
+    contents_of,
+    looks_wanted,
+    seen_in,
+    seen_in_all,
+    urls_with_credentials,
+)
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
-from prefect_genmedia._inputs.publish import NotPublishable, Publication, media_type_of
+from prefect_genmedia._inputs.publish import NotPublishable, Publication, early_end, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
 from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
 from prefect_genmedia._media.staging import temporary_folder
@@ -63,6 +72,7 @@ async def prepare_inputs(
     publication: Publication,
     *,
     preflight: bool = True,
+    convert: bool = False,
     before: Mapping[str, Seen] | None = None,
     tell: Tell = _logger.warning,
     submission: Submission | None = None,
@@ -77,6 +87,7 @@ async def prepare_inputs(
         rules: what a fetch of an http(s) input may do.
         publication: where own files are published.
         preflight: whether documented limits are checked, and whether http(s) inputs are there.
+        convert: whether the user's own pictures are converted to what the provider takes; see `_inputs.convert`.
         before: what was seen of its inputs in an earlier look, by URL, of which everything was told then: nothing of it
             is fetched again. The user's own files are read, to be sent, and looked at where their bytes have changed.
         tell: told what cannot be checked from here.
@@ -91,7 +102,7 @@ async def prepare_inputs(
         ProviderError: a storage failed; retryable, nothing was sent.
     """
     inputs = request.inputs()
-    wanted, seen = looks_wanted(request, preflight), dict(before or {})
+    wanted, seen = looks_wanted(request, preflight, convert), dict(before or {})
     own = {each.url: each for each in inputs if is_own(each.url)}
     identifying = [*own, *(url for url in urls_with_credentials(request) if url not in seen)]
     with temporary_folder() as folder:
@@ -110,9 +121,18 @@ async def prepare_inputs(
             others = await submission.problems()
             if preflight and not before:  # else all of them were asked then
                 seen |= await _presence(request, seen, rules, submission.sleep)
-        findings = judged(request, seen, publication, preflight, _logger.debug if before else tell)
+        will_be = after_conversion(inputs, seen) if convert else seen
+        findings = judged(request, will_be, publication, preflight, _logger.debug if before else tell)
         _raise_for(request, [*others, *findings.problems], readings, own)
-        sent = await _sent(request, own, readings, publication, travels_inline(inputs, seen))
+        files = {url: each for url, each in readings.items() if url in own and isinstance(each, Held)}
+        if convert:
+            files = await to_thread.run_sync(_converted, request, seen, files)
+        sent = await _sent(request, files, publication, travels_inline(inputs, will_be))
+        digests = {url: each.sha256 for url, each in readings.items() if isinstance(each, Held)}
+        sent = {url: replace(each, sha256=digests[url]) for url, each in sent.items()}  # the original's
+        for warning in (early_end(each.url, publication) for each in sent.values() if each.url):
+            if warning:
+                tell(warning)
     found = MediaExpectation(seconds=findings.seconds)
     return PreparedRequest(request, SentInputs(sent, contents_of(request, seen)), found, time.time())
 
@@ -175,7 +195,7 @@ async def measured(url: str, rules: FetchRules) -> float | None:
         return await to_thread.run_sync(media_seconds, reading.path)
 
 
-async def prepared_url(url: str, field: str, rules: FetchRules, publication: Publication) -> str:
+async def prepared_url(url: str, field: str, rules: FetchRules, publication: Publication, convert: bool = False) -> str:
     """The URL that a provider is given for one input: itself if it is http(s), or else a signed one.
 
     Parameters:
@@ -183,13 +203,14 @@ async def prepared_url(url: str, field: str, rules: FetchRules, publication: Pub
         field: what errors call it.
         rules: what a fetch may do.
         publication: where own files are published.
+        convert: whether a picture of the user's own is converted, see `_inputs.convert`.
 
     Raises:
-        InvalidRequest: it is not there, or cannot be published.
+        InvalidRequest: it is not there, or cannot be converted or published.
         ProviderError: a storage failed; retryable.
     """
     try:
-        input_url(url)
+        url = input_url(url)
     except ValueError as error:
         raise InvalidRequest.of("The input", [FieldProblem(field, str(error))]) from None
     if not is_own(url):
@@ -201,10 +222,18 @@ async def prepared_url(url: str, field: str, rules: FetchRules, publication: Pub
         if isinstance(reading, Unusable):
             raise InvalidRequest.of("The input", [FieldProblem(field, reading.problem)])
         try:
+            if convert:
+                reading = await to_thread.run_sync(_converted_picture, url, reading)
             return await _published(publication, reading, url)
-        except NotPublishable as error:
+        except (NotPublishable, Inconvertible) as error:
             problem = FieldProblem(field, str(error))
     raise InvalidRequest.of("The input", [problem])
+
+
+def _converted_picture(url: str, held: Held) -> Held:
+    """A file, converted if it is a picture. No limits of it are known here."""
+    look = seen_in(held, Wanted(MAX_INPUT_BYTES, as_picture=True, as_media=True))
+    return converted(RequestInput("", url, media="picture"), look, held)
 
 
 def _raise_for(
@@ -221,14 +250,24 @@ def _raise_for(
             raise reading
 
 
+def _converted(request: GenerationRequest, seen: Mapping[str, Seen], held: Mapping[str, Held]) -> dict[str, Held]:
+    """The files that are sent in place of the user's own; one that is in several fields must suit the first."""
+    files, problems = dict(held), []
+    for each in {each.url: each for each in reversed(request.inputs()) if each.url in held}.values():
+        try:
+            files[each.url] = converted(each, seen.get(each.url), held[each.url])
+        except Inconvertible as error:
+            problems.append(FieldProblem(each.field, str(error)))
+    if problems:
+        raise InvalidRequest.of(f"{type(request).__name__} request", problems)
+    return files
+
+
 async def _sent(
-    request: GenerationRequest,
-    own: Mapping[str, RequestInput],
-    readings: Mapping[str, Reading],
-    publication: Publication,
-    inline: bool,
+    request: GenerationRequest, held: Mapping[str, Held], publication: Publication, inline: bool
 ) -> dict[str, SentInput]:
-    held = {url: reading for url, reading in readings.items() if url in own and isinstance(reading, Held)}
+    """How files are sent, by the URL that the user gave."""
+    fields = {each.url: each.field for each in request.inputs()}
     if inline:
         return {url: await to_thread.run_sync(_inline, each, url) for url, each in held.items()}
     by_digest = {each.sha256: (each, url) for url, each in held.items()}
@@ -243,7 +282,7 @@ async def _sent(
         if isinstance(outcome, str):
             sent[url] = SentInput(each.sha256, url=outcome)
         elif isinstance(outcome, NotPublishable):
-            problems.append(FieldProblem(own[url].field, str(outcome)))
+            problems.append(FieldProblem(fields[url], str(outcome)))
     if problems:
         raise InvalidRequest.of(f"{type(request).__name__} request", problems)
     for outcome in outcomes:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from math import log
 
 from prefect_genmedia._inputs.content import WANTED
+from prefect_genmedia._inputs.convert import how_to_convert
 from prefect_genmedia._inputs.inspect import Look, Picture, Seen
 from prefect_genmedia._inputs.publish import HOW_TO_PUBLISH, Publication
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Unusable, is_own
@@ -24,6 +25,9 @@ within the time that a submission may take, or nobody can know whether it was pa
 
 SAME_RATIO = 0.01
 """How far two aspect ratios may be apart and still count as the same: sizes are whole pixels."""
+
+ADDED_SECONDS = 0.2
+"""How much encoders add to a recording at most, in seconds: priming before the sound, padding behind it."""
 
 _NOT_MEASURED = "The recording cannot be measured from here, so its length is not checked"
 
@@ -134,7 +138,10 @@ def check_pictures(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], tel
                 # It may be a page that only we are shown.
                 tell(f"{each.field} cannot be looked at from here, so it is not checked: the URL gave no picture.")
                 continue
-            problems += [FieldProblem(each.field, problem) for problem in picture_problems(look, each.picture)]
+            found = picture_problems(look, each.picture)
+            if found:
+                found[0] += how_to_convert(each, look)
+            problems += [FieldProblem(each.field, problem) for problem in found]
             problems += _ratio_problems(each, look.picture, inputs, seen)
     return problems
 
@@ -163,11 +170,23 @@ def check_recording(source: DurationSource, look: Seen | None, preflight: bool, 
     if look.seconds is None:
         tell(f"{_NOT_MEASURED}: The file holds no sound or picture that plays.")
         return Findings()
+    if preflight and look.is_silent:
+        tell(f"{source.field} is silent: nothing is to be heard in it.")
+    return Findings(_too_long(source, look, look.seconds, tell) if preflight else [], look.seconds)
+
+
+def _too_long(source: DurationSource, look: Look, seconds: float, tell: Tell) -> list[FieldProblem]:
+    """Compare a recording with the documented limit; the provider decides where the encoder's part matters."""
     limit = source.below_seconds
-    if preflight and limit is not None and look.seconds >= limit:
-        problem = f"plays {look.seconds:.1f} s and must be shorter than {limit:.0f} s"
-        return Findings([FieldProblem(source.field, problem)], look.seconds)
-    return Findings(seconds=look.seconds)
+    if limit is None or seconds < limit:
+        return []
+    if not look.is_exact and seconds < limit + ADDED_SECONDS:
+        tell(
+            f"{source.field} plays {seconds:.2f} s with what its encoder added: whether it is shorter than "
+            f"{limit:.0f} s is for the provider to decide."
+        )
+        return []
+    return [FieldProblem(source.field, f"plays {seconds:.1f} s and must be shorter than {limit:.0f} s")]
 
 
 def check_media(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], found: Set[str]) -> list[FieldProblem]:

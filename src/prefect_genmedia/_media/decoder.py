@@ -1,7 +1,8 @@
 """The decoder process: opens media files that somebody else made, and says what is in them.
 
 `jobs/decoding.py` runs this file by its path in a process of its own, which can be ended and has limits on memory and
-CPU time. It imports nothing of this package, so that it starts in a twentieth of a second and holds no secret.
+CPU time. It imports nothing of this package but the
+modules `decoder_…` beside it, so that it starts in a twentieth of a second and holds no secret.
 
 It reads one JSON request a line from stdin and writes one JSON answer a line to stdout:
 
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -22,15 +22,23 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-sys.path += sys.argv[2:]  # where PyAV and Pillow are: the process is started without `site`
+# Where PyAV and Pillow are, and the modules beside this file: the process is started without `site`, and isolated.
+sys.path += [*sys.argv[2:], os.path.dirname(__file__)]  # noqa: PTH120 - pathlib is not imported here
 
 import av
 import av.error
 import av.logging
 from av.video.reformatter import Interpolation
 from PIL import Image
+
+if TYPE_CHECKING:
+    from prefect_genmedia._media.decoder_pictures import Inconvertible, convert, read_header
+    from prefect_genmedia._media.decoder_tracks import Loudness, Refused, Track, presented, shown_size
+else:
+    from decoder_pictures import Inconvertible, convert, read_header
+    from decoder_tracks import Loudness, Refused, Track, presented, shown_size
 
 try:
     import resource
@@ -52,9 +60,6 @@ IDLE_SECONDS = 60.0
 FILES = 500
 """A process ends after so many files: what a decoder leaks stays small."""
 
-MAX_FRAME_SECONDS = 2.0
-"""A file that shows each frame for longer than this on average is no video."""
-
 VIDEO_BRANDS = frozenset(
     "isom iso2 iso3 iso4 iso5 iso6 iso7 iso8 iso9 isoa isob isoc mp41 mp42 mp71 avc1 hvc1 hev1 av01 dash cmfc cmf2 "
     "MSNV 3gp4 3gp5 3gp6 3gp7 3gp8 3gp9 3gg6 3g2a 3g2b 3g2c M4V M4VH M4VP f4v qt".split()
@@ -67,20 +72,11 @@ PICTURE_BRANDS = frozenset("heic heix heim heis hevc hevx hevm hevs mif1 mif2 ms
 RESULT_CODECS = "h264,hevc,av1,libdav1d,vp9,libvpx-vp9,mpeg4,aac,aac_fixed,mp3,mp3float,opus,libopus,ac3,eac3,flac,alac"
 """Decoders of what may be in a result."""
 
+LOSSLESS_CODECS = frozenset("flac alac wavpack ape tta".split())
+"""Codecs beside PCM that keep each sample. All others put some before the sound, or behind it."""
+
 RECORDING_FORMATS = "mov,mp3,wav,flac,ogg,aac,matroska,avi,mpegts,mpeg,flv,asf,aiff,caf,amr,w64"
 """Demuxers that read one file and never another one: no playlists, no image sequences, no scripts, no subtitles."""
-
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""Formats that Pillow may try, MPO as JPEG; it reads their headers itself, without another program."""
-
-PICTURE_PLUGINS = ("Jpeg", "Mpo", "Png", "WebP", "Gif", "Bmp", "Tiff")
-
-_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that turn the picture by a quarter
-_ORIENTATION = 0x0112
-
-
-class Refused(Exception):
-    """The file is not what it must be, or exceeds a limit; the text says in what."""
 
 
 def main() -> None:
@@ -114,8 +110,8 @@ def _answered(request: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     limits = request["limits"]
     _limit_cpu(limits["cpu_seconds"])
     try:
-        return {"found": WORK[request["do"]](request["path"], limits)}, False
-    except Refused as error:
+        return {"found": WORK[request["do"]](request["path"], limits | request.get("options", {}))}, False
+    except (Refused, Inconvertible) as error:
         return {"problem": str(error)}, False
     except (MemoryError, av.error.MemoryError, av.error.BlockingIOError):  # the last one: no memory for a thread
         return {"problem": "decoding it takes more memory than is allowed", "spent": True}, True
@@ -173,7 +169,24 @@ def _video(path: str, limits: dict[str, Any]) -> dict[str, Any]:
         if not streams:
             raise Refused("it has no video stream")
         _check_size(streams[0], limits)
-        return _decoded(container, streams[0], limits)
+        found, is_whole = _decoded(container, streams[0], limits)
+        promised = streams[0].frames
+    if not is_whole:
+        _check_is_whole(path, limits, options, promised)
+    return found
+
+
+def _check_is_whole(path: str, limits: dict[str, Any], options: dict[str, str], promised: int) -> None:
+    """Check that each promised frame is in the file: those that an edit list leaves out are there all the same.
+
+    Raises:
+        Refused: the file ends before.
+    """
+    with _opened(path, limits, options | {"ignore_editlist": "1"}, "mov") as container:
+        stream = next(each for each in container.streams.video if not _is_cover(each))
+        stored = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
+    if stored < promised:
+        raise Refused(f"it promises {promised} frames, but only {stored} are in it")
 
 
 @contextlib.contextmanager
@@ -206,45 +219,45 @@ def _check_size(stream: Any, limits: dict[str, Any]) -> None:
         raise Refused(f"it promises {stream.frames} frames, more than {limits['frames']}")
 
 
-def _decoded(container: av.container.InputContainer, stream: Any, limits: dict[str, Any]) -> dict[str, Any]:
-    """The facts of a video; see `_video`."""
+def _decoded(
+    container: av.container.InputContainer, stream: Any, limits: dict[str, Any]
+) -> tuple[dict[str, Any], bool]:
+    """The facts of a video, see `_video`; and whether as many frames were read as it promises."""
     context = stream.codec_context
     is_small = 0 < stream.frames <= FEW_FRAMES or context.width * context.height > THREADED_PIXELS
     context.thread_type, context.thread_count = "AUTO", 1 if is_small else 2
-    sound = container.streams.audio[0] if container.streams.audio else None
+    picture, sound = Track(), Track()
+    tracks = {stream.index: picture} | {each.index: sound for each in container.streams.audio[:1]}
     promised = float(container.duration / av.time_base) if container.duration else 0.0
-    frames, end, heard = 0, 0.0, 0.0
     poster: bytes | None = None
-    for frame in container.decode([stream] if sound is None else [stream, sound]):
-        if isinstance(frame, av.VideoFrame):
-            frames += 1
-            at = frame.time or 0.0
-            end = max(end, at)
-            if poster is None and at >= promised / 3:
-                poster = _jpeg(frame)
-        elif isinstance(frame, av.AudioFrame) and frame.sample_rate:
-            heard += frame.samples / frame.sample_rate
-        if frames > limits["frames"] or max(end, heard) > limits["seconds"]:
-            raise Refused(f"it has more than {limits['frames']} frames, or plays longer than {limits['seconds']:.0f} s")
-    if frames == 0:
+    shown: av.VideoFrame | None = None
+    for packet in container.demux([stream, *container.streams.audio[:1]]):
+        track = tracks[packet.stream.index]
+        track.read(packet)
+        for frame in packet.decode():
+            track.add(frame)
+            if isinstance(frame, av.VideoFrame):
+                shown = frame
+                if poster is None and picture.last - picture.start >= promised / 3:
+                    poster = _jpeg(frame)
+            if picture.frames > limits["frames"] or max(picture.seconds, sound.seconds) > limits["seconds"]:
+                most = f"{limits['frames']} frames, or plays longer than {limits['seconds']:.0f} s"
+                raise Refused(f"it has more than {most}")
+    if shown is None:
         raise Refused("it has no picture that decodes")
-    seconds = end + 1 / (float(stream.average_rate) if stream.average_rate else 25.0)
-    if stream.frames and frames < stream.frames:
-        raise Refused(f"it promises {stream.frames} frames, but only {frames} decode")
-    if poster is None:  # the container promised more than it has
-        raise Refused(f"it promises {promised:.1f} s, but ends after {seconds:.1f} s")
-    if seconds > frames * MAX_FRAME_SECONDS:
-        raise Refused(f"it has {frames} frames for {seconds:.1f} s")
-    return {
+    seconds = presented(picture, sound, promised)
+    width, height = shown_size(shown, stream)
+    found = {
         "seconds": round(seconds, 3),
-        "width": context.width,
-        "height": context.height,
+        "width": width,
+        "height": height,
         "codec": context.name,
-        "frames": frames,
-        "has_audio": sound is not None and heard > 0,
-        "audio_seconds": round(heard, 3),
-        "poster": base64.b64encode(poster).decode(),
+        "frames": picture.frames,
+        "has_audio": sound.seconds > 0,
+        "audio_seconds": round(max(sound.end - picture.end + seconds, 0.0), 3),
+        "poster": base64.b64encode(poster or _jpeg(shown)).decode(),
     }
+    return found, picture.packets >= stream.frames
 
 
 def _jpeg(frame: av.VideoFrame) -> bytes:
@@ -254,6 +267,8 @@ def _jpeg(frame: av.VideoFrame) -> bytes:
     width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
     small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
     picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
+    if frame.rotation:
+        picture = picture.rotate(frame.rotation, expand=True)
     output = io.BytesIO()
     picture.save(output, "JPEG", quality=80)
     return output.getvalue()
@@ -262,17 +277,40 @@ def _jpeg(frame: av.VideoFrame) -> bytes:
 def _recording(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Whether there is sound in an input, and how long it plays: decoded rather than believed."""
     with _opened(path, limits, {"format_whitelist": RECORDING_FORMATS, "enable_drefs": "0"}) as container:
-        streams = [*container.streams.audio, *(each for each in container.streams.video if not _is_cover(each))]
+        pictures = [each for each in container.streams.video if not _is_cover(each)]
+        streams = [*container.streams.audio[:1], *pictures[:1]]
         found: dict[str, Any] = {"sound": bool(container.streams.audio), "seconds": None}
-        if not streams:
-            return found
-        if streams[0].type == "video":
-            _check_size(streams[0], limits)
         try:
-            found["seconds"] = round(_played(container, streams[0], limits), 3)
-        except (Refused, MemoryError, ValueError, av.error.FFmpegError) as error:
+            for number, stream in enumerate(streams):
+                if number:
+                    container.seek(container.start_time or 0)
+                if _measured(container, stream, limits, found):
+                    break
+        except (MemoryError, ValueError, av.error.FFmpegError) as error:
+            found["problem"] = str(error)
+        except Refused as error:
+            if not container.streams.audio:
+                raise
             found["problem"] = str(error)
         return found
+
+
+def _measured(
+    container: av.container.InputContainer, stream: Any, limits: dict[str, Any], found: dict[str, Any]
+) -> bool:
+    """Measure one stream of an input; False if nothing in it plays."""
+    if stream.type == "video":
+        _check_size(stream, limits)
+    loudness = Loudness()
+    track = _played(container, stream, limits, loudness)
+    if not track.seconds:  # a header without samples
+        found["sound"] = found["sound"] and stream.type != "audio"
+        return False
+    codec = stream.codec_context.name
+    is_exact = codec.startswith("pcm_") or codec in LOSSLESS_CODECS
+    found |= {"seconds": round(track.seconds, 3), "is_exact": is_exact}
+    found["is_silent"] = stream.type == "audio" and not loudness.is_heard
+    return True
 
 
 def _streams(path: str, limits: dict[str, Any]) -> dict[str, Any]:
@@ -282,36 +320,27 @@ def _streams(path: str, limits: dict[str, Any]) -> dict[str, Any]:
         return {"sound": bool(container.streams.audio), "video": is_video}
 
 
-def _played(container: av.container.InputContainer, stream: Any, limits: dict[str, Any]) -> float:
-    """Where the last frame of a stream ends, in seconds."""
-    end = 0.0
-    for count, frame in enumerate(container.decode(stream)):
-        length = frame.samples / frame.sample_rate if isinstance(frame, av.AudioFrame) else 0.0
-        end = max(end, (frame.time or 0.0) + length)
-        if end > limits["seconds"] or count > limits["frames"]:
-            raise Refused(f"it plays longer than {limits['seconds']:.0f} s, or has more than {limits['frames']} frames")
-    return end
-
-
-def _picture(path: str, limits: dict[str, Any]) -> dict[str, Any]:
-    """Read a picture's header; the rest of the file may be missing, and is not decoded."""
-    for plugin in PICTURE_PLUGINS:
-        importlib.import_module(f"PIL.{plugin}ImagePlugin")
-    Image.MAX_IMAGE_PIXELS = None  # no pixel is decoded; what is too large is judged by its size
-    with Image.open(path, formats=PICTURE_FORMATS) as image:
-        # Telephones write JPEG files with a preview behind the picture, which Pillow names MPO.
-        kind = "JPEG" if image.format == "MPO" else image.format or ""
-        # Pillow looks for the EXIF of a PNG behind its pixels, and decodes them for that.
-        has_exif = kind not in ("PNG", "GIF", "BMP") or "exif" in image.info
-        turned = has_exif and image.getexif().get(_ORIENTATION) in _SIDEWAYS
-        return {"format": kind, "width": image.width, "height": image.height, "turned": turned}
+def _played(container: av.container.InputContainer, stream: Any, limits: dict[str, Any], loudness: Loudness) -> Track:
+    """What is presented of a stream of an input."""
+    track = Track()
+    for packet in container.demux(stream):
+        track.read(packet)
+        for frame in packet.decode():
+            track.add(frame)
+            if isinstance(frame, av.AudioFrame):
+                loudness.add(frame)
+            if track.seconds > limits["seconds"] or track.frames > limits["frames"]:
+                most = f"{limits['seconds']:.0f} s, or has more than {limits['frames']} frames"
+                raise Refused(f"it plays longer than {most}")
+    return track
 
 
 WORK: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {
     "video": _video,
     "recording": _recording,
     "streams": _streams,
-    "picture": _picture,
+    "picture": read_header,
+    "convert": convert,
 }
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 MEMORY_BYTES = 264 * 1024**2
@@ -30,7 +32,10 @@ SCRIPT = Path(__file__).with_name("decoder.py")
 
 CANCELLED = "the download was cancelled"
 
-Work = Literal["video", "recording", "streams", "picture"]
+Work = Literal["video", "recording", "streams", "picture", "convert"]
+
+
+NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
 class DecodingFailed(Exception):
@@ -87,11 +92,11 @@ class Decoding:
 class DecoderProcess:
     """One running decoder process; used by one thread at a time, and ended by any."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_bytes: int | None = None) -> None:
         self._why_ended = ""
         self.files = 0
         self._process = subprocess.Popen(  # noqa: S603 - our own script
-            [sys.executable, "-I", "-S", "-B", str(SCRIPT), str(MEMORY_BYTES), *_library_folders()],
+            [sys.executable, "-I", "-S", "-B", str(SCRIPT), str(memory_bytes or MEMORY_BYTES), *_library_folders()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # libraries quote what is in the file
@@ -104,16 +109,19 @@ class DecoderProcess:
         """Whether it can be asked."""
         return not self._why_ended and self._process.poll() is None
 
-    def ask(self, work: Work, path: Path, limits: DecodeLimits) -> dict[str, Any] | None:
+    def ask(
+        self, work: Work, path: Path, limits: DecodeLimits, options: Mapping[str, Any] = NO_OPTIONS
+    ) -> dict[str, Any] | None:
         """Ask about one file; None if the process ended without an answer.
 
         Parameters:
             work: as what the file is opened.
             path: the file.
             limits: what decoding it may take.
+            options: what else the work needs to know.
         """
         self.files += 1
-        request = {"do": work, "path": str(path.absolute()), "limits": asdict(limits)}
+        request = {"do": work, "path": str(path.absolute()), "limits": asdict(limits), "options": dict(options)}
         watchdog = threading.Timer(limits.wall_seconds, self.end, (f"it took longer than {limits.wall_seconds:g} s",))
         watchdog.daemon = True
         watchdog.start()
@@ -157,15 +165,26 @@ _SIGXCPU = 24
 
 
 class DecoderPool:
-    """The decoder processes of this process, each reused while it lives."""
+    """The decoder processes of this process, each reused while it lives.
 
-    def __init__(self) -> None:
+    Parameters:
+        memory_bytes: what each may allocate; None for `MEMORY_BYTES`.
+        processes: how many there are at once.
+    """
+
+    def __init__(self, memory_bytes: int | None = None, processes: int = MAX_PROCESSES) -> None:
+        self._memory_bytes = memory_bytes
         self._idle: list[DecoderProcess] = []
         self._lock = threading.Lock()
-        self._slots = threading.BoundedSemaphore(MAX_PROCESSES)
+        self._slots = threading.BoundedSemaphore(processes)
 
     def ask(
-        self, work: Work, path: Path, limits: DecodeLimits | None = None, decoding: Decoding | None = None
+        self,
+        work: Work,
+        path: Path,
+        limits: DecodeLimits | None = None,
+        decoding: Decoding | None = None,
+        options: Mapping[str, Any] = NO_OPTIONS,
     ) -> dict[str, Any]:
         """What a file holds. Blocks; run it in a thread.
 
@@ -174,6 +193,7 @@ class DecoderPool:
             path: the file.
             limits: what decoding it may take.
             decoding: lets another thread end it.
+            options: what else the work needs to know.
 
         Raises:
             DecodingFailed: it is not what it must be, exceeds a limit, or the decoder crashed.
@@ -185,7 +205,7 @@ class DecoderPool:
                 process = self._take()
                 is_reused = process.files > 0
                 decoding.begin(process)
-                answer = process.ask(work, path, limits)
+                answer = process.ask(work, path, limits, options)
                 decoding.begin(None)
                 if answer is not None and "spent" not in answer:
                     self._give_back(process)
@@ -213,7 +233,7 @@ class DecoderPool:
             with self._lock:
                 process = self._idle.pop() if self._idle else None
             if process is None:
-                return DecoderProcess()
+                return DecoderProcess(self._memory_bytes)
             if process.is_alive:
                 return process
             process.close()
@@ -223,7 +243,11 @@ class DecoderPool:
             self._idle.append(process)
 
 
+CONVERTER_BYTES = 768 * 1024**2
+"""What a process that converts a picture may allocate: Pillow takes four bytes a pixel, twice while it converts."""
+
 _pool = DecoderPool()
+_converters = DecoderPool(CONVERTER_BYTES, processes=1)
 
 
 def pool() -> DecoderPool:
@@ -231,21 +255,34 @@ def pool() -> DecoderPool:
     return _pool
 
 
+def converters() -> DecoderPool:
+    """The process that converts pictures."""
+    return _converters
+
+
 def _forget() -> None:
     """After a fork: the parent's decoders answer the parent."""
-    global _pool
+    global _pool, _converters
     _pool = DecoderPool()
+    _converters = DecoderPool(CONVERTER_BYTES, processes=1)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
-atexit.register(lambda: _pool.close())
+
+
+def _close() -> None:
+    _pool.close()
+    _converters.close()
+
+
+atexit.register(_close)
 
 
 @lru_cache(maxsize=1)
 def _library_folders() -> tuple[str, ...]:
-    """Folders of PyAV and Pillow, found without importing them."""
-    specs = [importlib.util.find_spec(name) for name in ("av", "PIL")]
+    """Folders of PyAV, Pillow and what reads HEIC, if it is there, found without importing them."""
+    specs = [importlib.util.find_spec(name) for name in ("av", "PIL", "pillow_heif")]
     folders = [str(Path(spec.origin).parents[1]) for spec in specs if spec is not None and spec.origin]
     return tuple(dict.fromkeys(folders))
 

@@ -40,6 +40,18 @@ class Storage(Protocol):
         """Bytes of what stands under a name in the folder; None if nothing does, as far as can be seen."""
         ...
 
+    def is_folder(self, name: str) -> bool:
+        """Whether a folder has the name; False if that cannot be told."""
+        ...
+
+    def free_bytes(self) -> int:
+        """Free bytes of the disk that files are staged on."""
+        ...
+
+    def local_copy(self, uri: str) -> contextlib.AbstractContextManager[Path]:
+        """A published file as a file of this machine, to be read only; a copy of it is gone afterwards."""
+        ...
+
     def read(self, uri: str) -> bytes:
         """The bytes of a small file; whatever the storage raises where it is not there."""
         ...

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import fsspec
+
+from prefect_genmedia._media.local import LONGEST_ADDITION, MAX_NAME_BYTES
+from prefect_genmedia.providers.inputs import local_path
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gcs", "gs", "abfs", "abfss", "az", "adl", "oss"})
 """Protocols whose URLs name a bucket or container first. They have no folders, and what is put appears at once."""
@@ -28,6 +32,53 @@ _BUCKET_NAMES: dict[str, tuple[str, str]] = {
 "Bucket naming requirements" (Google Cloud Storage)."""
 
 _STORES = {"s3": "S3", "s3a": "S3", "gs": "Cloud Storage", "gcs": "Cloud Storage"}
+
+
+_OTHER_MEDIA = frozenset(
+    {
+        *(".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts"),
+        *(".mp3", ".m4a", ".aac", ".wav", ".ogg", ".flac", ".jpg", ".jpeg", ".png", ".webp", ".heic", ".avif"),
+    }
+)
+"""Endings of media files that no result is: an output that ends so is a mistake, and not a folder."""
+
+
+def split_output(output: str) -> tuple[str, str | None]:
+    """An output's folder, and the name of its file; None for the name if it is a folder.
+
+    Parameters:
+        output: a path or URL, without blanks around it.
+    """
+    if not output.lower().endswith(".mp4"):
+        return output, None
+    folder, separator, name = output.replace("\\", "/").rpartition("/")
+    return (folder if separator else "."), name
+
+
+def file_problem(output: str) -> str | None:
+    """Why an output can neither be a folder nor the name of a result; None if it can be one.
+
+    Parameters:
+        output: a path or URL, without blanks around it.
+    """
+    ending = Path(output).suffix.lower()
+    path = local_path(output) if ending in _OTHER_MEDIA else None
+    if ending not in _OTHER_MEDIA or output.endswith(("/", "\\")) or (path is not None and path.is_dir()):
+        return None
+    return f"names a {ending} file, and results are mp4: end it with .mp4, or with / if it is a folder"
+
+
+def name_problem(name: str) -> str | None:
+    """Why a file name is too long for a file system; None if it is not.
+
+    Parameters:
+        name: the name of a result.
+    """
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size + len(LONGEST_ADDITION) <= MAX_NAME_BYTES:
+        return None
+    most = MAX_NAME_BYTES - len(LONGEST_ADDITION)
+    return f"cannot be written to: its name has {size} bytes, and at most {most} leave room for its sidecar's"
 
 
 def location_problem(location: str) -> str | None:

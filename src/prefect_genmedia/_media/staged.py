@@ -14,11 +14,13 @@ from prefect_genmedia._media.decoding import Decoding
 from prefect_genmedia._media.failures import storing
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.verify import MAX_BYTES
-from prefect_genmedia.errors import ProviderError, ResultInvalid
+from prefect_genmedia.errors import ProviderError, ResultInvalid, StorageError
 from prefect_genmedia.providers.protocol import ResultStream
 
 PIECE_BYTES = 1 << 20
 """What is held in memory before it is written. A file that is no larger needs no trip to a thread of its own."""
+
+_NO_ROOM = "make room on the disk, then run again: the same job's file is fetched, before it expires."
 
 _TOO_LARGE = "nothing was kept: ask the provider about the job, which is paid for. A retry downloads it anew."
 
@@ -51,9 +53,10 @@ class Landing:
         Raises:
             ResultInvalid: it is, or is announced to be, larger than it may be; not retryable.
             ProviderError: it is cut short, empty, or no video by its own words; retryable.
-            StorageError: it cannot be written; retryable.
+            StorageError: it cannot be written, or the disk has no room for it; retryable.
         """
         self._check_size(stream.content_length or 0)
+        await to_thread.run_sync(self._check_space, stream.content_length or 0)
         writing: asyncio.Future[Any] | None = None
         try:
             async for chunk in stream.chunks():
@@ -97,6 +100,13 @@ class Landing:
         if size > self._max_bytes:
             reason = f"The file is larger than {self._max_bytes} bytes, which is more than the request can give."
             raise ResultInvalid(reason, retryable=False, next_step=_TOO_LARGE)
+
+    def _check_space(self, size: int) -> None:
+        with storing():
+            free = self._storage.free_bytes()
+        if size > free:
+            reason = f"The file has {size} bytes, and the disk has {free} free: nothing was fetched."
+            raise StorageError(reason, next_step=_NO_ROOM)
 
     def _write(self, piece: bytearray) -> tuple[Path, IO[bytes]]:
         self._digest.update(piece)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import hashlib
 import logging
-import os
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,126 +18,70 @@ from uuid import uuid4
 import fsspec
 from fsspec.core import url_to_fs
 
+from prefect_genmedia._media.compatible import storage_settings
 from prefect_genmedia._media.failures import is_lasting, storing
 from prefect_genmedia._media.folder import NOTHING, Storage
-from prefect_genmedia._media.locations import OBJECT_STORES, location_problem
-from prefect_genmedia._media.staging import private_folder, remove_stale, temporary_folder
+from prefect_genmedia._media.local import (
+    MAX_SMALL_BYTES,
+    MIN_FREE_BYTES,
+    QUARANTINE,
+    STAGED,
+    LocalFolder,
+    check_space,
+    inside,
+    sha256_of,
+)
+from prefect_genmedia._media.locations import (
+    OBJECT_STORES,
+    file_problem,
+    location_problem,
+    name_problem,
+    split_output,
+)
+from prefect_genmedia._media.staging import remove_stale, temporary_folder
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.errors import FieldProblem, InvalidRequest, StorageError
 from prefect_genmedia.providers.inputs import local_path
 
-QUARANTINE = "quarantine"
-"""Folder beside the target for files that were paid for and do not verify."""
+__all__ = [
+    "MAX_SMALL_BYTES",
+    "MIN_FREE_BYTES",
+    "PROBE",
+    "QUARANTINE",
+    "QUARANTINE_BYTES",
+    "LocalFolder",
+    "RemoteFolder",
+    "Storage",
+    "Target",
+    "anywhere",
+    "check_space",
+    "inside",
+    "is_relative",
+    "remove_stale_here",
+    "sha256_of",
+    "staged_here",
+    "storing",
+    "target_at",
+    "without_password",
+]
 
 QUARANTINE_BYTES = 2 * 1024**3
 """What quarantine may hold beside one target, in bytes, where nothing else is set."""
 
-MAX_SMALL_BYTES = 4 * 1024**2
-"""The largest sidecar or poster that is read."""
-
 PROBE = ".prefect-genmedia-probe"
 """The file that is written and removed to find out whether a folder of a storage takes files."""
 
-MIN_FREE_BYTES = 64 * 1024**2
-"""What must be free on a disk before anything is paid, in bytes: the floor of what a result may have."""
-
-_LONGEST_ADDITION = f"-{'0' * 12}.json"
-"""What a file's name may get at its end: its job's key where the name is taken, and that of its sidecar."""
-
 _ATOMIC_PROTOCOLS = OBJECT_STORES | {"memory"}
-
-STAGED = "staged"
-"""What a file is called before it is published."""
 
 _logger = logging.getLogger(__name__)
 
+_LET_IT_BE_READ = (
+    "let these credentials list and read the storage (S3: ListBucket, GetObject), or set overwrite=True to fetch the "
+    "file again: nothing is paid again."
+)
+
 _PASSWORD = re.compile(r"://[^/?#@]*:[^/?#]*@")
 """Also inside of chained URLs, such as `simplecache::sftp://…`."""
-
-
-class LocalFolder:
-    """A folder of this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder.expanduser().absolute()
-
-    @contextlib.contextmanager
-    def staging(self) -> Iterator[Path]:
-        """A file in a private folder on the same file system, so that publishing is a rename."""
-        with private_folder(self.folder) as folder:
-            yield folder / STAGED
-
-    def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
-        """Flush each file to disk, rename it, and flush the folder: after a power cut it is whole or not there."""
-        target = self.folder / inside(name)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if beside:
-            with private_folder(self.folder) as folder:
-                for number, (other, content) in enumerate(beside.items()):
-                    path = folder / str(number)
-                    path.write_bytes(content)
-                    _name(path, self.folder / inside(other))
-        _name(staged, target)
-        _flush(target.parent)
-        return str(target)
-
-    def size(self, name: str) -> int | None:
-        """Bytes of what stands under a name, be it a link that leads nowhere."""
-        try:
-            return (self.folder / name).lstat().st_size
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def read(self, uri: str) -> bytes:
-        """The bytes of a small file."""
-        path = Path(uri)
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_SMALL_BYTES:
-            raise OSError(f"{uri} is not a small file")
-        return path.read_bytes()
-
-    def uri_of(self, name: str) -> str:
-        """Path of a file in the folder."""
-        return str(self.folder / name)
-
-    def digest(self, uri: str) -> str | None:
-        """SHA-256 of a published file."""
-        with storing():
-            try:
-                with Path(uri).open("rb") as file:
-                    return sha256_of(file)
-            except (FileNotFoundError, NotADirectoryError):
-                return None
-
-    def quarantined(self) -> int | None:
-        """Bytes of all files in quarantine."""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            return sum(each.lstat().st_size for each in (self.folder / QUARANTINE).iterdir())
-        return 0
-
-    def remove_stale(self) -> int:
-        """Remove staged files whose processes are gone."""
-        return remove_stale(self.folder)
-
-    def probe(self, name: str | None = None) -> None:
-        """Write a file with as long a name as the sidecar's in a private folder, which is removed with it."""
-        with private_folder(self.folder) as folder:
-            (folder / f"{inside(name or STAGED)}{_LONGEST_ADDITION}").write_bytes(b"probe")
-        check_space(self.folder)
-
-
-def check_space(folder: Path) -> None:
-    """See that the disk of a folder has room for a file.
-
-    Parameters:
-        folder: the folder.
-
-    Raises:
-        OSError: it has not.
-    """
-    free = shutil.disk_usage(folder).free
-    if free < MIN_FREE_BYTES:
-        raise OSError(errno.ENOSPC, f"{free} bytes are free on the disk of {folder}, fewer than {MIN_FREE_BYTES}")
 
 
 @contextlib.contextmanager
@@ -168,7 +108,7 @@ class RemoteFolder:
 
     def __init__(self, url: str, settings: Mapping[str, Any] = MappingProxyType({})) -> None:
         self.url = url.rstrip("/")
-        self._fs, self._root = url_to_fs(self.url, **settings)
+        self._fs, self._root = url_to_fs(self.url, **storage_settings(self.url, settings))
         protocols = {urlsplit(part).scheme for part in self.url.split("::")}
         self._has_folders = not protocols & OBJECT_STORES
 
@@ -189,15 +129,39 @@ class RemoteFolder:
         target = f"{self._root}/{inside(name)}"
         self._make_folder_of(target)
         protocol = urlsplit(self.url).scheme
-        first = target if protocol in _ATOMIC_PROTOCOLS else f"{target}.{uuid4().hex}.part"
+        part = str(PurePosixPath(target).parent / f".{uuid4().hex}.part")  # as long a name as any file system takes
+        first = target if protocol in _ATOMIC_PROTOCOLS else part
         self._fs.put_file(str(staged), first)
-        size = self._fs.info(first)["size"]
-        if size != staged.stat().st_size:
+        size = self._uploaded_size(first)
+        if size not in (None, staged.stat().st_size):
             self._fs.rm_file(first)
             raise OSError(f"{self.url}/{name} arrived with {size} of {staged.stat().st_size} bytes")
         if first != target:
             self._fs.mv(first, target)
         return self.uri_of(name)
+
+    def _uploaded_size(self, target: str) -> int | None:
+        """Bytes that have arrived; None where the storage may be written to only."""
+        try:
+            return int(self._fs.info(target)["size"])
+        except PermissionError:
+            return None
+
+    def is_folder(self, name: str) -> bool:
+        """Whether a folder has the name. An object store can have an object and a folder of the same name."""
+        return self._has_folders and bool(self._fs.isdir(f"{self._root}/{name}"))
+
+    def free_bytes(self) -> int:
+        """Free bytes of this machine's temporary disk, where downloads are verified."""
+        return shutil.disk_usage(tempfile.gettempdir()).free
+
+    @contextlib.contextmanager
+    def local_copy(self, uri: str) -> Iterator[Path]:
+        """A private copy."""
+        with self.staging() as path:
+            with fsspec.open(uri, "rb") as source, path.open("wb") as copy:
+                shutil.copyfileobj(source, copy, 1 << 20)
+            yield path
 
     def size(self, name: str) -> int | None:
         """Bytes of what stands under a name."""
@@ -221,11 +185,30 @@ class RemoteFolder:
     def digest(self, uri: str) -> str | None:
         """SHA-256 of a published file."""
         with storing():
+            self._fs.invalidate_cache()  # others change files, too
             try:
                 with fsspec.open(uri, "rb") as file:
                     return sha256_of(file)
-            except FileNotFoundError:
+            except IsADirectoryError:
                 return None
+            except FileNotFoundError:
+                self._check_bucket()
+                return None
+            except PermissionError:
+                closed = f"{unsigned_text(uri)} is there cannot be told: the storage refuses to list and to read."
+        raise StorageError(f"Whether {closed}", retryable=False, next_step=_LET_IT_BE_READ)
+
+    def _check_bucket(self) -> None:
+        """Make sure that a file is absent because it is not in its bucket.
+
+        Raises:
+            FileNotFoundError: the bucket does not exist.
+        """
+        bucket = self._root.partition("/")[0]
+        if not self._has_folders:
+            with contextlib.suppress(PermissionError):  # who may not ask for a bucket may still use it
+                if not self._fs.exists(bucket):
+                    raise FileNotFoundError(f"the bucket does not exist: {bucket}")
 
     def quarantined(self) -> int | None:
         """Bytes of all files in quarantine."""
@@ -242,6 +225,8 @@ class RemoteFolder:
     def probe(self, name: str | None = None) -> None:
         """Upload a small file and remove it. Who may only write leaves it: it is replaced by the next probe."""
         check_space(Path(tempfile.gettempdir()))
+        if name is not None and self.is_folder(name):
+            raise IsADirectoryError(f"{self.uri_of(name)} is a folder; end it with / to put files in it")
         inside(name or PROBE)
         target = f"{self._root}/{PROBE}"
         self._make_folder_of(target)
@@ -266,55 +251,51 @@ class Target:
         storage: the folder.
         name: the file's name in it, if the user gave one.
         quarantine_bytes: how much quarantine may hold beside it.
+        overwrite: whether a delivered file that was edited since is replaced by the provider's.
     """
 
     storage: Storage
     name: str | None = None
     quarantine_bytes: int = QUARANTINE_BYTES
-
-
-def inside(name: str) -> str:
-    """A name that surely is one of a file in the folder.
-
-    Raises:
-        StorageError: it leads out of the folder.
-    """
-    if any(part in ("", ".", "..") for part in re.split(r"[/\\]", name)):
-        raise StorageError(f"{name!r} is no name of a file in a folder.", retryable=False)
-    return name
+    overwrite: bool = False
 
 
 def is_relative(location: str) -> bool:
     """Whether a path or URL means another place in another process's folder."""
-    path = local_path(location)
+    path = local_path(location.strip())
     return path is not None and not path.is_absolute()
 
 
 def anywhere(location: str) -> str:
     """A path or URL that means the same in another process's folder."""
+    location = location.strip()
     path = local_path(location)
     return location if path is None or ("://" in location and path.is_absolute()) else str(path.absolute())
 
 
 def target_at(output: str) -> Target:
-    """Read a path or URL: one that ends in .mp4 names the file itself, any other a folder.
+    """Read a path or URL without the blanks around it: one that ends in .mp4 names the file itself, any other a folder.
 
     Raises:
         InvalidRequest: nothing here opens such a URL, it can never be written to, or it holds a password.
         StorageError: the storage cannot be reached.
     """
-    folder, name = output, None
-    problem = location_problem(output)
+    output = output.strip()
+    problem = location_problem(output) or file_problem(output)
     if problem is not None:
         raise _no_place(f"{unsigned_text(without_password(output))!r} {problem}")
-    if output.lower().endswith(".mp4"):
-        folder, separator, name = output.replace("\\", "/").rpartition("/")
-        folder = folder if separator else "."
+    folder, name = split_output(output)
     if problem := location_problem(folder):  # such as s3://anna.mp4, which names a file and no bucket
         raise _no_place(f"{output!r} {problem}")
-    if "://" in folder and not folder.startswith("file://"):
+    path = local_path(output)
+    if path is None:
         return Target(_remote(folder), name)
-    return Target(LocalFolder(Path(folder.removeprefix("file://") or "/")), name)
+    if name is not None:
+        folder, name = split_output(str(path))
+        path = Path(folder)
+    if name and (problem := name_problem(name)):
+        raise _no_place(f"{output!r} {problem}")
+    return Target(LocalFolder(path), name)
 
 
 def without_password(url: str) -> str:
@@ -343,24 +324,3 @@ def _remote(url: str) -> RemoteFolder:
 
 def _no_place(problem: str) -> InvalidRequest:
     return InvalidRequest.of("The output", [FieldProblem("output", problem)])
-
-
-def sha256_of(file: Any) -> str:
-    """SHA-256 of an open file, in hex, read in pieces."""
-    digest = hashlib.sha256()
-    while piece := file.read(1 << 20):
-        digest.update(piece)
-    return digest.hexdigest()
-
-
-def _name(path: Path, target: Path) -> None:
-    _flush(path)
-    path.replace(target)  # atomic: a reader sees the whole file or none
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -49,10 +49,14 @@ class Recording:
     Parameters:
         sound: whether there is sound in it.
         seconds: how long it plays; None where nothing does.
+        is_silent: whether nothing is to be heard in its sound.
+        is_exact: whether its codec keeps each sample. Others add some: the recording was a little shorter.
     """
 
     sound: bool
     seconds: float | None
+    is_silent: bool = False
+    is_exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,8 @@ def examine_recording(path: Path) -> Recording | None:
         found = pool().ask("recording", path)
     except DecodingFailed:
         return None
-    return Recording(found["sound"], found["seconds"])
+    found.pop("problem", None)
+    return Recording(**found)
 
 
 def examine_streams(path: Path) -> Streams | None:

@@ -32,6 +32,7 @@ from prefect_genmedia._prefect.assets import tell_assets
 from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card
 from prefect_genmedia._prefect.history import SuspensionCheck, restarted_by_person_at
 from prefect_genmedia.errors import GenMediaError, RateLimited
+from prefect_genmedia.providers.inputs import is_public, local_path
 from prefect_genmedia.providers.protocol import GenerationRequest, Observation, PreparedRequest
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import clean_text, shown_id
@@ -154,7 +155,9 @@ def label_of(url: str) -> str:
     """The file name in a URL: what people call the input; never its query, which may hold a signature."""
     if url[:5].lower() == "data:":
         return "data"
-    return clean_text(unquote(PurePosixPath(urlsplit(url).path).name)).strip() or "input"
+    path = None if is_public(url) else local_path(url)  # `#` and `?` belong to a path
+    name = unquote(PurePosixPath(urlsplit(url).path).name) if path is None else path.name
+    return clean_text(name).strip() or "input"
 
 
 def run_name(verb: str, parameter: str) -> Callable[..., str]:

@@ -115,7 +115,7 @@ async def session_of(
         allow_second_account=settings.allow_second_account,
         run=run_context(),
         prices=prices_of(settings),
-        publication=Publication(settings.publish_url, settings.publish_seconds),
+        publication=publication_of(settings),
         max_in_flight=block.max_in_flight,
         caps=caps,
         concurrency_limit=block.concurrency_limit,
@@ -125,6 +125,17 @@ async def session_of(
         policy=poll_policy(settings),
         hooks=hooks or RunHooks(),
         log=get_run_logger(),
+    )
+
+
+def publication_of(settings: GenMediaSettings) -> Publication:
+    """Where users' own files are published, by the settings."""
+    secret = settings.publish_authorization
+    return Publication(
+        settings.publish_url,
+        settings.publish_seconds,
+        settings.publish_base_url,
+        secret.get_secret_value() if secret else None,
     )
 
 

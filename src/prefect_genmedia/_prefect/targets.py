@@ -6,8 +6,9 @@ import contextlib
 import hashlib
 import logging
 import re
+import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +22,12 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 
 from prefect_genmedia._media.failures import is_lasting, storing
 from prefect_genmedia._media.folder import NOTHING
-from prefect_genmedia._media.locations import OBJECT_STORES
+from prefect_genmedia._media.local import check_space, inside
+from prefect_genmedia._media.locations import OBJECT_STORES, file_problem
 from prefect_genmedia._media.storage import (
     PROBE,
     RemoteFolder,
     Target,
-    check_space,
-    inside,
     remove_stale_here,
     staged_here,
     target_at,
@@ -49,12 +49,15 @@ async def target_of(output: str) -> Target:
         StorageError: the storage cannot be reached.
     """
     quota = current_settings().quarantine_bytes
+    output = output.strip()
     if not output.startswith(SCHEME):
         return replace(target_at(output), quarantine_bytes=quota)
     slug, _, rest = output.removeprefix(SCHEME).partition("/")
     name, _, path = rest.partition("/")
     if not slug or not name:
         raise _refusal(f"{output!r} names no Block: {SCHEME}SLUG/NAME, or {SCHEME}SLUG/NAME/FOLDER")
+    if problem := file_problem(output):
+        raise _refusal(f"{output!r} {problem}")
     if ".." in re.split(r"[/\\]", rest):
         raise _refusal(f"{output!r} leads out of the Block's folder")
     try:
@@ -123,6 +126,21 @@ class BlockFolder:
             return len(self.read(self.uri_of(name)))
         except Exception:
             return None
+
+    def is_folder(self, name: str) -> bool:
+        """False: a Block's interface does not tell, except where it is a bucket, which has none."""
+        return False
+
+    def free_bytes(self) -> int:
+        """Free bytes of this machine's temporary disk, where downloads are verified."""
+        return shutil.disk_usage(tempfile.gettempdir()).free
+
+    @contextlib.contextmanager
+    def local_copy(self, uri: str) -> Iterator[Path]:
+        """A private copy."""
+        with self.staging() as path:
+            path.write_bytes(self.read(uri))
+            yield path
 
     def uri_of(self, name: str) -> str:
         """`block://…` of a file in the folder."""

@@ -43,6 +43,7 @@ class PlannedRow:
         cost: what it probably costs, in CNY; None where no price is known.
         job: the key of its job, if it has one.
         problems: what is wrong with it, in words.
+        not_sent: the cells of the user's own columns, in words; None if the table has none.
     """
 
     id: str
@@ -52,10 +53,11 @@ class PlannedRow:
     cost: Decimal | None = Decimal(0)
     job: str = ""
     problems: str = ""
+    not_sent: str | None = None
 
     def line(self) -> dict[str, object]:
         """The row as the plan's table on the run's page has it."""
-        return {
+        line: dict[str, object] = {
             "row": self.id,
             "kind": self.kind,
             "model": self.model,
@@ -64,6 +66,7 @@ class PlannedRow:
             "job": self.job,
             "problems": self.problems,
         }
+        return line if self.not_sent is None else line | {"not sent": self.not_sent}
 
 
 async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> list[PlannedRow]:
@@ -79,8 +82,12 @@ async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> list[PlannedRow
         what = _what(run, known)
         cost = await run.estimate(row.request) if what == "submit" else Decimal(0)
         job = known.key if known else ""
-        plan.append(PlannedRow(row.id, what, row.request.kind, priced_as(row.request), cost, job))
-    return plan + [PlannedRow(each.id, INVALID, problems="; ".join(map(str, each.problems))) for each in bad]
+        words = run.results.carried.words(row.extra)
+        plan.append(PlannedRow(row.id, what, row.request.kind, priced_as(row.request), cost, job, not_sent=words))
+    for each in bad:
+        words = run.results.carried.words(each.extra)
+        plan.append(PlannedRow(each.id, INVALID, problems="; ".join(map(str, each.problems)), not_sent=words))
+    return plan
 
 
 def _what(run: BatchScheduler, known: Job | None) -> str:

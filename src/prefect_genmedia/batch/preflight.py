@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._inputs import Seen, judged, look_at, looks_wanted
+from prefect_genmedia._inputs.convert import after_conversion
 from prefect_genmedia._inputs.inspect import Wanted
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
 from prefect_genmedia._transport import FetchRules
@@ -57,7 +58,8 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
         return Inspected(
             [BadRow.of(row.id, row.position, gone) for row in rows if (gone := row.request.absent_inputs())]
         )
-    by_row = {row.id: wanted for row in rows if (wanted := _wanted(row))}
+    converts = any(session.convert_inputs for session in sessions.values())
+    by_row = {row.id: wanted for row in rows if (wanted := _wanted(row, converts))}
     of_rows = [row for row in rows if row.id in by_row]
     if not of_rows:
         return Inspected()
@@ -72,7 +74,8 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
         seen = {url: looks.seen[url] for url in by_row[row.id]}
         told: list[str] = []
         publication = sessions[row.request.provider].publication
-        findings = judged(row.request, seen, publication, True, told.append)
+        will_be = after_conversion(row.request.inputs(), seen) if converts else seen
+        findings = judged(row.request, will_be, publication, True, told.append)
         source = row.request.duration_source()
         if source is not None:
             looked.seconds[source.url] = findings.seconds
@@ -92,10 +95,10 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
     return looked
 
 
-def _wanted(row: Row) -> dict[str, Wanted]:
+def _wanted(row: Row, converts: bool) -> dict[str, Wanted]:
     """What is looked at for a row; of http(s) inputs of which nothing is documented, only whether they are there."""
     asked = dict.fromkeys(asked_inputs(row.request), Wanted(max_bytes=0))
-    return asked | looks_wanted(row.request, preflight=True)
+    return asked | looks_wanted(row.request, preflight=True, convert=converts)
 
 
 def _sleep_of(sessions: Mapping[str, Session]) -> Sleep:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from anyio import to_thread
 
@@ -13,12 +14,13 @@ from prefect_genmedia._core.budgets import estimated_cost
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._transport import unsigned_text
-from prefect_genmedia.batch.rows import BadRow
+from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.table import TableFile
+from prefect_genmedia.batch.text_table import PLAIN, Dialect
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY, PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.text import clean_text, escaped
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, escaped, json_text
 
 NOT_SENT = "not_sent"
 """State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""
@@ -54,6 +56,7 @@ class Result:
     error_kind: str | None = None
     error_message: str | None = None
     poster_uri: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def take_job(self, job: Job, request: GenerationRequest, prices: PriceTable) -> None:
         """Write down where the row's job stands.
@@ -91,7 +94,86 @@ _COSTS = frozenset(
     {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.UNKNOWN}
 )
 
-COLUMNS = tuple(field.name for field in fields(Result) if field.name != "poster_uri")
+COLUMNS = tuple(field.name for field in fields(Result) if field.name not in ("poster_uri", "extra"))
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a table of results has of the table it is about: the user's own columns, and how its text is written.
+
+    Parameters:
+        columns: names of the user's own columns in the table of results, by their names in the table.
+        cells: cells of these columns, by row id.
+        dialect: how CSV is written.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    cells: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    dialect: Dialect = PLAIN
+
+    @classmethod
+    def from_rows(cls, rows: Sequence[Row | BadRow], dialect: Dialect) -> Carried:
+        """Collect the columns that rows have of their own. One that has the name of a result's gets a prefix.
+
+        Parameters:
+            rows: the rows of the table.
+            dialect: how its text is written.
+        """
+        names = dict.fromkeys(name for row in rows for name in row.extra)
+        if set(names) >= _RESULT_ONLY:  # an earlier table of results
+            names = {name: None for name in names if name not in COLUMNS}
+        taken = {name.casefold() for name in (*COLUMNS, *names)}
+        columns = {}
+        for name in names:
+            shown = name
+            while shown in COLUMNS or (shown != name and shown.casefold() in taken):
+                shown = f"table_{shown}"
+            columns[name] = shown
+            taken.add(shown.casefold())
+        cells = {
+            row.id: {name: row.extra[name] for name in columns if name in row.extra}
+            for row in rows
+            if isinstance(row, Row) and row.extra
+        }
+        return cls(columns, cells, dialect)
+
+    def of(self, extra: Mapping[str, Any]) -> dict[str, Any]:
+        """A row's own cells as text, by the columns of the table of results.
+
+        Parameters:
+            extra: the cells by the table's columns.
+        """
+        return {shown: cell_text(extra[name]) for name, shown in self.columns.items() if name in extra}
+
+    def words(self, extra: Mapping[str, Any]) -> str | None:
+        """A row's own cells in a line; None if the table has no columns of the user's own.
+
+        Parameters:
+            extra: the cells by the table's columns.
+        """
+        known = {name: extra[name] for name in self.columns if name in extra}
+        return words_of(known) if self.columns else None
+
+
+def words_of(extra: Mapping[str, Any]) -> str:
+    """Cells of the user's own columns in a line.
+
+    Parameters:
+        extra: the cells, by column.
+    """
+    return clean_text(", ".join(f"{name}: {cell_text(value)}" for name, value in extra.items()), WORDS_CHARACTERS)
+
+
+def cell_text(value: Any) -> str:
+    """A cell of any type as text: a column of them has one type in every format. URLs are without signatures.
+
+    Parameters:
+        value: the cell's value.
+    """
+    return unsigned_text(value if isinstance(value, str) else json_text(value))
+
+
+_RESULT_ONLY = frozenset({"job_key", "provider_job_id", "error_kind"})
 
 
 class Results:
@@ -102,23 +184,32 @@ class Results:
         bad: the rows that were left out.
         location: path or fsspec URL of the table of results; None where another run writes it.
         storage: the folder in a Block that it stands in, if it does.
+        carried: what the table of results has of the table.
     """
 
     def __init__(
-        self, ids: Sequence[str], bad: Sequence[BadRow], location: str | None, storage: Storage | None = None
+        self,
+        ids: Sequence[str],
+        bad: Sequence[BadRow],
+        location: str | None,
+        storage: Storage | None = None,
+        carried: Carried | None = None,
     ) -> None:
         """Start with nothing sent."""
-        self._rows = {row_id: Result(row_id) for row_id in ids}
+        self.carried = carried or Carried()
+        self._rows = {row_id: Result(row_id, extra=self.carried.cells.get(row_id, {})) for row_id in ids}
         self._bad = [
             Result(
                 row.id,
                 INVALID,
                 error_kind="InvalidRequest",
                 error_message="; ".join(str(problem) for problem in row.problems),
+                extra=row.extra,
             )
             for row in bad
         ]
-        self._file = None if location is None else TableFile(location, COLUMNS, storage)
+        columns = [*COLUMNS, *self.carried.columns.values()]
+        self._file = None if location is None else TableFile(location, columns, storage, self.carried.dialect)
         self._changed = True
         self._saved_at = float("-inf")
         self._pause = SAVE_SECONDS
@@ -151,7 +242,7 @@ class Results:
         if not now and (not self._changed or begun - self._saved_at < self._pause):
             return
         self._changed = False
-        rows = [dict(vars(result)) for result in self.all()]
+        rows = [vars(result) | self.carried.of(result.extra) for result in self.all()]
         self.location = await to_thread.run_sync(self._file.write, rows)
         self._saved_at = time.monotonic()
         self._pause = max(SAVE_SECONDS, 20 * (self._saved_at - begun))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from prefect_genmedia._core.attempts import batch_scope, chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
@@ -18,10 +16,11 @@ from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia._core.same_request import job_by_url
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._inputs import identified
+from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id_text
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.providers.inputs import AS_GIVEN, is_public, local_path
-from prefect_genmedia.providers.plugin import request_type
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
+from prefect_genmedia.text import escaped
 
 SHOWN_PROBLEMS = 50
 """How many problems an error's message spells out; its `problems` always has all of them."""
@@ -35,11 +34,13 @@ class Row:
         id: the row's own name, unique in its table.
         request: what is asked for.
         position: which row of the table it is, from 0.
+        extra: cells of the user's own columns, which are not sent.
     """
 
     id: str
     request: GenerationRequest
     position: int
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @property
     def file_name(self) -> str:
@@ -54,6 +55,7 @@ class BadRow:
     id: str
     position: int
     problems: tuple[FieldProblem, ...]
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     @classmethod
     def of(cls, name: str, position: int, problems: Sequence[FieldProblem]) -> BadRow:
@@ -84,17 +86,19 @@ def check_rows(
     good: list[Row] = []
     bad: list[BadRow] = []
     seen: dict[str, str] = {}
+    sorter = CellSorter(kind)
     for position, fields in enumerate(table):
         row_id = id_of(fields)
-        name = row_id or f"#{position + 1}"
-        problems = [*_id_problems(row_id, seen)]
+        name = escaped(row_id) or f"#{position + 1}"
+        problems = [*_id_problems(row_id, fields.get("id"), seen)]
         if has is not None and not has(row_id):
             continue
-        request = _request(fields, kind, problems)
+        cells = sorter.sort(fields)
+        request = _request(cells, problems)
         if request is None or problems:
-            bad.append(BadRow.of(name, position, problems))
+            bad.append(replace(BadRow.of(name, position, problems), extra=cells.extra))
         else:
-            good.append(Row(row_id, request, position))
+            good.append(Row(row_id, request, position, cells.extra))
     return good, bad
 
 
@@ -119,14 +123,16 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> Invali
 
 def id_of(fields: Mapping[str, Any]) -> str:
     """A row's id as text; empty where it has none."""
-    value = _plain(fields.get("id", ""))
-    return str(value).strip()
+    return id_text(fields.get("id", ""))
 
 
-def _id_problems(row_id: str, seen: dict[str, str]) -> Iterator[FieldProblem]:
+def _id_problems(row_id: str, value: Any, seen: dict[str, str]) -> Iterator[FieldProblem]:
     """What is wrong with an id; `seen` has the earlier ones, by what their files are called on any disk."""
     if not row_id:
         yield FieldProblem("id", "is missing")
+        return
+    if (problem := id_problem(value)) is not None:
+        yield FieldProblem("id", problem)
         return
     name = file_stem(row_id).casefold()
     if name not in seen:
@@ -137,57 +143,18 @@ def _id_problems(row_id: str, seen: dict[str, str]) -> Iterator[FieldProblem]:
         yield FieldProblem("id", f"names the same file as {seen[name]!r} on a disk that does not tell Anna from anna")
 
 
-def _request(fields: Mapping[str, Any], kind: str, problems: list[FieldProblem]) -> GenerationRequest | None:
-    named = str(fields.get("kind", kind))
-    try:
-        model = request_type(named)
-    except KeyError:
-        problems.append(FieldProblem("kind", f"{named!r} is not a kind of request"))
+def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequest | None:
+    problems.extend(cells.problems)
+    if cells.model is None:
         return None
-    inputs = {name: _cell(model, name, value) for name, value in fields.items() if name not in ("id", "kind")}
     try:
-        return model.model_validate(inputs).normalized()
+        return cells.model.model_validate(cells.inputs).normalized()
     except InvalidRequest as refusal:
-        problems.extend(refusal.problems)
+        told = {problem.field for problem in cells.problems}
+        if told:
+            told.add("")  # what does not fit together may only be short of the cells that are wrong
+        problems.extend(problem for problem in refusal.problems if problem.field not in told)
     return None
-
-
-def _cell(model: type[GenerationRequest], name: str, value: Any) -> Any:
-    """A cell as its field wants it: CSV knows text only, Parquet may hold whole numbers as floats."""
-    value = _plain(value)
-    field = model.model_fields.get(name)
-    if field is None or not isinstance(value, str):
-        return value
-    if _takes_text(field.annotation):
-        return value
-    if _is_sequence(field.annotation) and not value.lstrip().startswith("["):
-        return value.split()  # URLs hold no spaces
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):  # no JSON, or nested beyond reading
-        return value
-
-
-def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-def _takes_text(annotation: Any) -> bool:
-    if annotation is str:
-        return True
-    origin = get_origin(annotation)
-    if origin is Literal:
-        return any(isinstance(value, str) for value in get_args(annotation))
-    if origin in (Annotated, Union, types.UnionType):
-        return any(_takes_text(inner) for inner in get_args(annotation))
-    return False
-
-
-def _is_sequence(annotation: Any) -> bool:
-    origin = get_origin(annotation)
-    if origin in (tuple, list):
-        return True
-    return origin in (Annotated, Union, types.UnionType) and any(_is_sequence(each) for each in get_args(annotation))
 
 
 _READ_AT_ONCE = 4

@@ -29,9 +29,10 @@ from prefect_genmedia._prefect.session import load_credentials, prices_of, sessi
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
+from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
-from prefect_genmedia.batch.results import INVALID, Results
+from prefect_genmedia.batch.results import INVALID, Carried, Results
 from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.rows import BadRow, Known, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
@@ -115,15 +116,18 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     read = spec.table if isinstance(spec.table, str) else None
     await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
-    wanted = await read_rows(spec.table)
-    rows, bad = check_rows(wanted, spec.kind, shard.has if shard else None)
+    table = await read_rows(spec.table, spec.encoding)
+    rows, bad = check_rows(table.rows, spec.kind, shard.has if shard else None)
+    carried = Carried.from_rows([*rows, *bad], table.dialect)
+    if carried.columns and shard is None:
+        get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(carried.columns))
     prices = price_table(prices_of(settings), spec.money.prices)
     if spec.money.max_cost is not None:
         _check_prices(rows, prices, "max_cost")
     folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
     location = spec.results or _beside(spec.table, folder, name)
     _check_location(location, spec.table)
-    destination = (None, None) if shard else (location, await storage_of(location))
+    written, storage = (None, None) if shard else (location, await storage_of(location))
     ledger = await stack.enter_async_context(open_ledger(settings.ledger))
     if shard is not None:
         await shard.check_ledger(ledger)
@@ -145,12 +149,12 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         output=folder,
         prices=prices,
         spec=spec,
-        results=Results([row.id for row in rows], inspected.bad, *destination),
+        results=Results([row.id for row in rows], inspected.bad, written, storage, carried),
         known=known,
         inspected=inspected,
     )
     left_out = {row.position for row in inspected.bad}
-    fit = [fields for position, fields in enumerate(wanted) if position not in left_out]
+    fit = [fields for position, fields in enumerate(table.rows) if position not in left_out]
     return OpenBatch(name, scheduler, rows, inspected.bad, fit, inspected.unfit)
 
 
@@ -165,6 +169,8 @@ async def _inspected(
     output = await _output_problems(found.folder, sessions, {row.request.provider for row in to_submit}, spec.dry_run)
     if output or (all_bad and not spec.skip_invalid):
         raise refuse([] if spec.skip_invalid else all_bad, output)
+    extra = {row.position: row.extra for row in rows}
+    all_bad = [replace(row, extra=row.extra or extra.get(row.position, {})) for row in all_bad]
     return replace(inspected, bad=all_bad, unfit=frozenset(row.id for row in inspected.bad))
 
 
@@ -199,7 +205,9 @@ async def _sessions(
         limit = spec.limits.concurrency_limit or session.concurrency_limit
         if limit:
             await check_limit(limit)
-        sessions[provider] = replace(session, prices=prices, concurrency_limit=limit, is_batch=True)
+        sessions[provider] = replace(
+            session, prices=prices, concurrency_limit=limit, is_batch=True, convert_inputs=spec.convert_inputs
+        )
     return sessions
 
 
@@ -323,12 +331,12 @@ def _price_problem(request: GenerationRequest, prices: Mapping[str, Price], limi
     return ""
 
 
-def _check_location(location: str, table: str | Sequence[Mapping[str, Any]]) -> None:
+def _check_location(location: str, table: Rows) -> None:
     if isinstance(table, str) and anywhere(location) == anywhere(table):
         raise InvalidRequest.of("The batch", [FieldProblem("results", "is the table itself")])
 
 
-def _beside(table: str | Sequence[Mapping[str, Any]], folder: str, name: str) -> str:
+def _beside(table: Rows, folder: str, name: str) -> str:
     """Where results go that nobody named a place for: beside the table, in its format."""
     if isinstance(table, str):
         return f"{folder_of(table)}/{stem_of(table)}.results.{format_of(table)}"

@@ -14,10 +14,10 @@ from prefect_genmedia._core.admission import tell_of_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, estimated_cost, holder_of, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
-from prefect_genmedia._core.deliver import still_there
 from prefect_genmedia._core.ledger import Spend
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.session import JobSpec, Session
+from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._inputs import measured
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.batch.preflight import Inspected
@@ -173,6 +173,7 @@ class BatchScheduler:
                 output=f"{self.output.rstrip('/')}/{row.file_name}",
                 timeout_seconds=self.spec.limits.timeout_seconds,
                 preflight=self.spec.preflight,
+                overwrite=self.spec.overwrite,
                 spend=spend,
                 inspected=self.inspected.seen.get(row.id, {}),
             )

@@ -25,7 +25,7 @@ from prefect_genmedia._prefect.cards import thumbnail
 from prefect_genmedia._prefect.markdown import cell, code, escape
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia._prefect.terminal import Bar
-from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results, words_of
 from prefect_genmedia.batch.row_task import ROW_TASK
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY
@@ -201,6 +201,9 @@ COLUMNS = 4
 WIDTH = 200
 """Pixels of a frame; it is twice as high at most."""
 
+_SHOWN_EXTRA = 160
+"""Characters of the user's own columns below a frame."""
+
 _READ_AT_ONCE = 8
 
 
@@ -252,7 +255,8 @@ async def _cell(result: Result) -> str:
     content = await read_file(result.poster_uri) if result.poster_uri else None
     picture = await to_thread.run_sync(thumbnail, content, WIDTH) if content else None
     name = escape(result.id)
-    return (f"![{name}]({picture})<br>" if picture else "") + f"{name} · {result.seconds or 0.0:.1f} s"
+    own = f"<br>not sent: {escape(words_of(result.extra)[:_SHOWN_EXTRA])}" if result.extra else ""
+    return (f"![{name}]({picture})<br>" if picture else "") + f"{name} · {result.seconds or 0.0:.1f} s{own}"
 
 
 def _table(page: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia._core.budgets import BudgetPeriod
 from prefect_genmedia._core.model import JobState
+from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
@@ -81,31 +82,37 @@ class BatchSpec:
     """All options of a batch.
 
     Parameters:
-        table: rows, or the URL or path of a table.
+        table: rows, a frame, or the URL or path of a table.
         kind: the kind of the rows that name none.
         credentials: the provider's Block, or its name.
         batch_id: what the batch is called; None takes the table's name, or the root flow run.
         output: folder for the files; None takes the setting.
         results: path or URL of the table of results; None puts it beside the table, or with the files of given rows.
+        encoding: encoding of a text table; None to detect it.
         limits: what may be done at once, and when to stop.
         money: what may be spent.
         skip_invalid: leave out rows that cannot be right, instead of ending.
         preflight: inspect the inputs of all rows before anything is submitted.
         dry_run: check and estimate only; nothing is submitted.
+        overwrite: whether delivered files that were edited since are replaced by the provider's.
+        convert_inputs: whether local pictures are converted to what the providers take.
         sharding: which part of the batch this is, or into how many it is split.
     """
 
-    table: str | Sequence[Mapping[str, Any]]
+    table: Rows
     kind: str
     credentials: ProviderCredentials | str = "default"
     batch_id: str | None = None
     output: str | None = None
     results: str | None = None
+    encoding: str | None = None
     limits: Limits = field(default_factory=Limits)
     money: Money = field(default_factory=Money)
     skip_invalid: bool = False
     preflight: bool = True
     dry_run: bool = False
+    overwrite: bool = False
+    convert_inputs: bool = False
     sharding: Sharding = field(default_factory=Sharding)
 
 
@@ -130,6 +137,9 @@ class ShardJob(BaseModel):
     budget: str = Field(description="Name of the budget that all parts share.")
     budget_period: BudgetPeriod = Field(default="total", description="Whether each UTC day has its own budget.")
     budget_per_account: bool = Field(default=False, description="Whether each account has its own budget.")
+    overwrite: bool = Field(default=False, description="Replace delivered files that were edited since.")
+    convert_inputs: bool = Field(default=False, description="Convert local pictures to what the providers take.")
+    encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
 
     def spec(self) -> BatchSpec:
         """The options of the batch that does this part. The whole table was checked and inspected before."""
@@ -139,6 +149,7 @@ class ShardJob(BaseModel):
             credentials=self.credentials,
             batch_id=self.batch_id,
             output=self.output,
+            encoding=self.encoding,
             limits=Limits(
                 max_in_flight=self.max_in_flight,
                 breaker=self.breaker,
@@ -155,6 +166,8 @@ class ShardJob(BaseModel):
             ),
             skip_invalid=True,
             preflight=False,
+            overwrite=self.overwrite,
+            convert_inputs=self.convert_inputs,
             sharding=Sharding(shard=self.shard),
         )
 

@@ -315,6 +315,9 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         budget=spec.money.budget or batch.name,
         budget_period=spec.money.period,
         budget_per_account=spec.money.per_account,
+        overwrite=spec.overwrite,
+        convert_inputs=spec.convert_inputs,
+        encoding=spec.encoding,
     )
 
 

@@ -1,13 +1,14 @@
-"""Tables in and out: CSV, JSON lines and Parquet, in a local file or behind any fsspec URL; or a list of dicts."""
+"""Tables in and out: CSV, TSV, JSON lines, Parquet and Excel, in a local file or behind any fsspec URL; or rows."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 import fsspec
@@ -17,33 +18,62 @@ from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
 from prefect_genmedia._transport import unsigned_text
-from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.text import csv_cell, csv_value, json_text, storable
+from prefect_genmedia.batch.columns import named, refusal
+from prefect_genmedia.batch.excel_table import check_excel, read_excel, write_excel
+from prefect_genmedia.batch.frames import is_missing, plain, plain_table, pyarrow, rows_of_arrow
+from prefect_genmedia.batch.text_table import PLAIN, Dialect, read_csv, read_jsonl, write_csv, write_jsonl
+from prefect_genmedia.errors import InvalidRequest
+from prefect_genmedia.providers.inputs import local_path
+from prefect_genmedia.text import storable
 
-TableFormat = Literal["csv", "jsonl", "parquet"]
+if TYPE_CHECKING:
+    from prefect_genmedia.batch.frames import Rows
 
-_OURS = frozenset({"job_key", "provider_job_id", "error_kind"})
-"""Columns that only a table of results has: its cells were guarded by `csv_cell`, and those of users were not."""
+TableFormat = Literal["csv", "tsv", "jsonl", "parquet", "xlsx"]
 
 _FORMATS: dict[str, TableFormat] = {
     ".csv": "csv",
+    ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".pq": "parquet",
+    ".xlsx": "xlsx",
 }
+
+_EXTRAS = {"s3fs": "prefect-genmedia[s3]", "pyarrow": "prefect-genmedia[parquet]"}
+"""Extras that bring a package; another package is installed by its own name."""
+
+
+@dataclass(frozen=True)
+class ReadTable:
+    """A table that was read.
+
+    Parameters:
+        rows: its rows in order; empty cells are left out.
+        dialect: how its text was written; of a table that is no text, how a spreadsheet reads text best.
+    """
+
+    rows: list[dict[str, Any]]
+    dialect: Dialect = PLAIN
 
 
 def format_of(location: str) -> TableFormat:
     """The format that a path's or URL's ending names.
 
     Raises:
-        InvalidRequest: it names none of CSV, JSON lines and Parquet.
+        InvalidRequest: it names none that can be read.
     """
     ending = _path_of(location).suffix.lower()
     if ending not in _FORMATS:
-        raise _refusal(f"{location!r} ends in none of {', '.join(_FORMATS)}")
+        hint = "; save it as .xlsx" if ending in (".xls", ".xlsb", ".ods") else ""
+        raise refusal(f"{unsigned_text(location)!r} ends in none of {', '.join(_FORMATS)}{hint}")
     return _FORMATS[ending]
+
+
+def name_of(location: str) -> str:
+    """The file's name without folder; nothing of a URL's query, which may hold a signature."""
+    return _path_of(location).name
 
 
 def stem_of(location: str) -> str:
@@ -51,11 +81,12 @@ def stem_of(location: str) -> str:
     return _path_of(location).stem
 
 
-def read_table(source: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def read_table(source: Rows, encoding: str | None = None) -> list[dict[str, Any]]:
     """Read every row of a table. Blocks; run it in a thread.
 
     Parameters:
-        source: a path or fsspec URL ending in .csv, .jsonl, .ndjson, .parquet or .pq; or the rows themselves.
+        source: a path or fsspec URL with a known ending; or the rows, see `plain_table`.
+        encoding: encoding of a text table; None to detect it.
 
     Returns:
         The rows in order; empty cells are left out.
@@ -63,39 +94,69 @@ def read_table(source: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
     Raises:
         InvalidRequest: it cannot be read, or its format is not known.
     """
-    if not isinstance(source, str):
-        return [_filled(row) for row in source]
-    reader = _READERS[format_of(source)]
+    return _read(source, encoding).rows
+
+
+def _read(source: Rows, encoding: str | None) -> ReadTable:
+    table = plain_table(source)
+    if not isinstance(table, str):
+        return ReadTable(_all_filled(table))
+    format_of(table)
+    return _parsed(table, encoding, lambda: _content(table))
+
+
+def _content(location: str) -> bytes:
+    path = local_path(location)
+    with path.open("rb") if path is not None else fsspec.open(location, "rb") as file:
+        content: bytes = file.read()
+        return content
+
+
+def _parsed(location: str, encoding: str | None, content: Callable[[], bytes]) -> ReadTable:
     reason = ""
     try:
-        with fsspec.open(source, "rb") as file:
-            return [_filled(row) for row in reader(file.read())]
+        rows, dialect = _READERS[format_of(location)](content(), encoding)
+        return ReadTable(_all_filled(rows), dialect)
     except InvalidRequest:
         raise
+    except ImportError as error:
+        reason = f"{unsigned_text(location)!r} cannot be opened here: {_missing_package(error)}"
     except (OSError, ValueError, csv.Error) as error:  # a Parquet file's own errors are ValueErrors
-        reason = unsigned_text(f"{source!r} cannot be read: {type(error).__name__}: {error}")
-    raise _refusal(reason)
+        reason = unsigned_text(f"{location!r} cannot be read: {type(error).__name__}: {error}")
+    raise refusal(reason)
 
 
-async def read_rows(source: str | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _missing_package(error: ImportError) -> str:
+    """What to install: fsspec's error has the import that failed as its cause."""
+    missing: BaseException | None = error
+    while missing is not None and not isinstance(missing, ModuleNotFoundError):
+        missing = missing.__cause__ or missing.__context__
+    if missing is None or not missing.name:
+        return str(error)
+    package = missing.name.partition(".")[0]
+    return f"the package {package} is missing: pip install '{_EXTRAS.get(package, package)}'"
+
+
+async def read_rows(source: Rows, encoding: str | None = None) -> ReadTable:
     """Read every row of a table that may also be in a Block: `block://SLUG/NAME/path`.
 
     Parameters:
         source: see `read_table`.
+        encoding: encoding of a text table; None to detect it.
 
     Raises:
-        InvalidRequest: it cannot be read, or its format is not known.
+        InvalidRequest: it cannot be read, its format is not known, or it has no rows.
     """
-    if not isinstance(source, str) or not source.startswith(SCHEME):
-        return await to_thread.run_sync(read_table, source)
-    reader, storage = _READERS[format_of(source)], await storage_of(source)
-    assert isinstance(storage, BlockFolder)  # the scheme says so
-    try:
-        content = await to_thread.run_sync(storage.read, source)
-        return [_filled(row) for row in reader(content)]
-    except (OSError, ValueError, csv.Error) as error:
-        reason = unsigned_text(f"{source!r} cannot be read: {type(error).__name__}: {error}")
-    raise _refusal(reason)
+    if isinstance(source, str) and source.startswith(SCHEME):
+        format_of(source)
+        storage = await storage_of(source)
+        assert isinstance(storage, BlockFolder)  # the scheme says so
+        found = await to_thread.run_sync(_parsed, source, encoding, partial(storage.read, source))
+    else:
+        found = await to_thread.run_sync(_read, source, encoding)
+    if not found.rows:
+        raise refusal("it has no rows")
+    return found
 
 
 async def storage_of(location: str) -> Storage | None:
@@ -112,17 +173,22 @@ async def storage_of(location: str) -> Storage | None:
     return (await target_of(location.rpartition("/")[0])).storage
 
 
-def encode_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], table_format: TableFormat) -> bytes:
+def encode_table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], table_format: TableFormat, dialect: Dialect = PLAIN
+) -> bytes:
     """A table's bytes; every row has every column, in order.
 
     Parameters:
         rows: values by column.
         columns: the columns, in order; what a row lacks stays empty.
-        table_format: CSV, JSON lines or Parquet.
+        table_format: CSV, TSV, JSON lines, Parquet or Excel.
+        dialect: how CSV and TSV are written.
 
     Raises:
-        InvalidRequest: Parquet is asked for, and pyarrow is not installed.
+        InvalidRequest: the package that writes the format is not installed.
     """
+    if table_format in ("csv", "tsv"):
+        return write_csv(rows, columns, replace(dialect, delimiter="\t") if table_format == "tsv" else dialect)
     return _WRITERS[table_format](rows, columns)
 
 
@@ -133,17 +199,23 @@ class TableFile:
         location: a path or fsspec URL with a known ending.
         columns: the columns, in order.
         storage: the folder that it stands in, see `storage_of`; by default that of the path or URL.
+        dialect: how CSV is written.
 
     Raises:
-        InvalidRequest: the ending is not known, or pyarrow is missing for Parquet.
+        InvalidRequest: the ending is not known, or the package that writes the format is not installed.
     """
 
-    def __init__(self, location: str, columns: Sequence[str], storage: Storage | None = None) -> None:
+    def __init__(
+        self, location: str, columns: Sequence[str], storage: Storage | None = None, dialect: Dialect = PLAIN
+    ) -> None:
         """Look at the name only."""
         self.format = format_of(location)
         if self.format == "parquet":
-            _pyarrow()
+            pyarrow()
+        elif self.format == "xlsx":
+            check_excel()
         self.columns = tuple(columns)
+        self._dialect = dialect
         folder, _, self.name = location.replace("\\", "/").rpartition("/")
         if not folder:
             folder = "/" if location.startswith("/") else "."
@@ -151,69 +223,36 @@ class TableFile:
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Write the table beside its name and rename it; returns its path or URL. Blocks; run it in a thread."""
-        content = encode_table(rows, self.columns, self.format)
+        content = encode_table(rows, self.columns, self.format, self._dialect)
         with self._storage.staging() as staged:
             staged.write_bytes(content)
             return self._storage.publish(staged, self.name)
 
 
 def _path_of(location: str) -> PurePosixPath:
-    path = location.partition("?")[0] if "://" in location else location
+    path = location.partition("?")[0].partition("#")[0] if "://" in location else location
     return PurePosixPath(path.replace("\\", "/"))
 
 
-def _read_csv(content: bytes) -> list[dict[str, Any]]:
-    text = content.decode("utf-8-sig")  # spreadsheets put a byte order mark first
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
-    rows = list(reader)
-    for row in rows:
-        if "" in row and any(row[""]):
-            raise _refusal(f"a row has more cells than there are columns: {str(row)[:200]}")
-        row.pop("", None)
-    if set(reader.fieldnames or ()) >= _OURS:
-        rows = [{name: csv_value(cell or "") for name, cell in row.items()} for row in rows]
-    return rows
+_FOR_SPREADSHEETS = Dialect("utf-8-sig", spreadsheet=True)
 
 
-def _read_jsonl(content: bytes) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(content.decode("utf-8-sig").splitlines(), 1):
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise _refusal(f"line {number} is not a JSON object")
-            rows.append(row)
-    return rows
+def _read_tsv(content: bytes, encoding: str | None) -> tuple[list[Any], Dialect]:
+    rows, dialect = read_csv(content, encoding, delimiter="\t")
+    return rows, replace(dialect, delimiter=",")
 
 
-def _read_parquet(content: bytes) -> list[dict[str, Any]]:
-    _, parquet = _pyarrow()
-    rows: list[dict[str, Any]] = parquet.read_table(io.BytesIO(content)).to_pylist(maps_as_pydicts="strict")
-    return [{name: _without_nulls(value) for name, value in row.items()} for row in rows]
+def _read_parquet(content: bytes, encoding: str | None) -> tuple[list[Any], Dialect]:
+    _, parquet = pyarrow()
+    return rows_of_arrow(parquet.read_table(io.BytesIO(content))), PLAIN
 
 
-def _without_nulls(value: Any) -> Any:
-    """A Parquet value without its structs' nulls: each struct of a column has every field that any of them has."""
-    if isinstance(value, dict):
-        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
-    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({name: csv_cell(value) for name, value in row.items()} for row in rows)
-    return text.getvalue().encode()
-
-
-def _write_jsonl(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    lines = (json_text({name: row.get(name) for name in columns}) for row in rows)
-    return "".join(f"{line}\n" for line in lines).encode()
+def _read_excel(content: bytes, encoding: str | None) -> tuple[list[Any], Dialect]:
+    return read_excel(content), _FOR_SPREADSHEETS
 
 
 def _write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    arrow, parquet = _pyarrow()
+    arrow, parquet = pyarrow()
     output = io.BytesIO()
     values = {name: [_storable(row.get(name)) for row in rows] for name in columns}
     parquet.write_table(arrow.table(values), output)
@@ -224,34 +263,27 @@ def _storable(value: Any) -> Any:
     return storable(value) if isinstance(value, str) else value
 
 
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow  # imported here: 0.2 s, and an optional extra
-        from pyarrow import parquet
-    except ImportError:
-        pass
-    else:
-        return pyarrow, parquet
-    raise _refusal("Parquet needs pyarrow: pip install 'prefect-genmedia[parquet]'")
+def _all_filled(rows: Iterable[Mapping[Any, Any]]) -> list[dict[str, Any]]:
+    return [row for row in map(_filled, rows) if row]
 
 
-def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {str(name).strip(): value for name, value in row.items() if value is not None and value != ""}
+def _filled(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row's cells that are not empty."""
+    values = {name: plain(value) for name, value in named(row).items() if not is_missing(value)}
+    return {name: value for name, value in values.items() if value is not None and value != ""}
 
 
-def _refusal(problem: str) -> InvalidRequest:
-    return InvalidRequest.of("The table", [FieldProblem("rows", problem)])
-
-
-_READERS: dict[TableFormat, Callable[[bytes], list[dict[str, Any]]]] = {
-    "csv": _read_csv,
-    "jsonl": _read_jsonl,
+_READERS: dict[TableFormat, Callable[[bytes, str | None], tuple[list[Any], Dialect]]] = {
+    "csv": read_csv,
+    "tsv": _read_tsv,
+    "jsonl": read_jsonl,
     "parquet": _read_parquet,
+    "xlsx": _read_excel,
 }
 _WRITERS: dict[TableFormat, Callable[[Sequence[Mapping[str, Any]], Sequence[str]], bytes]] = {
-    "csv": _write_csv,
-    "jsonl": _write_jsonl,
+    "jsonl": write_jsonl,
     "parquet": _write_parquet,
+    "xlsx": write_excel,
 }
 
 
@@ -259,5 +291,6 @@ def folder_of(location: str) -> str:
     """The folder that a table stands in, where it is one that can be written into; the present one otherwise."""
     if "://" in location and urlsplit(location).scheme in ("http", "https"):
         return str(Path.cwd())
-    folder, separator, _ = location.replace("\\", "/").rpartition("/")
+    path = location.partition("?")[0] if "://" in location else location
+    folder, separator, _ = path.replace("\\", "/").rpartition("/")
     return folder if separator else "."

@@ -120,6 +120,7 @@ def simulator(
             title = dialect.title or dialect.name
             console.print(f"  {title:<10} base_url={url}{dialect.prefix}  api_key={'…' if key else DEFAULT_KEY}")
         console.print(f"  Samples    {url}/assets/portrait.jpg  {url}/assets/speech.mp3")
+        console.print(f"  Inbox      PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL={url}/inbox", soft_wrap=True)
         console.print(f"  Control    GET {url}/control/report · GET, POST {url}/control/faults", soft_wrap=True)
 
     asyncio.run(serve(world, host, port, announce))

@@ -21,10 +21,10 @@ from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.ledger_file import LedgerFile
 from prefect_genmedia._core.model import AT_PROVIDER, JobState
 from prefect_genmedia._core.rounds import NEXT_STEP, health
-from prefect_genmedia._inputs.publish import NotPublishable, Publication
+from prefect_genmedia._inputs.publish import NotPublishable
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.storage import LocalFolder
-from prefect_genmedia._prefect.session import credentials_types
+from prefect_genmedia._prefect.session import credentials_types, publication_of
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia._transport import Redactor, excerpt
 from prefect_genmedia._transport.fetch import system_resolver
@@ -314,7 +314,7 @@ async def check_inputs_storage(settings: GenMediaSettings) -> Finding:
     Parameters:
         settings: the settings.
     """
-    publication = Publication(settings.publish_url, settings.publish_seconds)
+    publication = publication_of(settings)
     if not settings.publish_url:
         return Finding("storage", "PUBLISH_URL is not set: inputs must be URLs, or small enough to be sent along")
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import fsspec
 from pydantic import AfterValidator, Field
@@ -58,9 +58,14 @@ def fetchable(url: str) -> str:
 def input_url(value: str) -> str:
     """Let a file through that can be brought to a provider: an http(s) URL, a path, or an fsspec URL.
 
+    Blanks around it are left out: they come from tables and copied text.
+
     Raises:
         ValueError: it is none of these; the sentence says why.
     """
+    value = value.strip()
+    if not value:
+        raise ValueError("must be a URL or a path, and is blank")
     if is_public(value):
         return fetchable(value)
     if value[:5].lower() == "data:":
@@ -87,11 +92,19 @@ def is_public(url: str) -> bool:
 
 
 def local_path(value: str) -> Path | None:
-    """The path of this machine that an input names; None if it is somewhere else."""
+    """The path of this machine that an input names; None if it is somewhere else.
+
+    In a `file:` URL, escapes such as `%20` are decoded, and the host `localhost` is this machine (RFC 8089).
+    """
     scheme, separator, rest = value.partition("://")
+    if value[:6].lower() == "file:/" and value[6:7] != "/":
+        scheme, separator, rest = "file", "://", value[5:]
     if not separator:
         rest = value
-    elif scheme not in ("file", "local"):
+    elif scheme.lower() == "file":
+        host, slash, path = rest.partition("/")
+        rest = unquote(slash + path if host.lower() == "localhost" else rest, errors="surrogateescape") or "/"
+    elif scheme != "local":
         return None
     try:
         return Path(rest).expanduser()

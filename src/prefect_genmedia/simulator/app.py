@@ -28,8 +28,12 @@ def installed_dialects() -> tuple[type[Dialect], ...]:
     return tuple(loaded_parts("simulator").values())
 
 
+MAX_UPLOAD_BYTES = 100 * 1024**2
+"""The largest file that the inbox takes."""
+
 _MEDIA_TYPES = {
     ".jpg": "image/jpeg",
+    ".png": "image/png",
     ".mp3": "audio/mpeg",
     ".mp4": "video/mp4",
     ".json": "application/json",
@@ -65,6 +69,7 @@ def build_app(world: World, dialects: tuple[type[Dialect], ...]) -> Starlette:
     routes += [
         Route("/files/{name}", files),
         Route("/assets/{name}", assets),
+        Route("/inbox/{name}", _inbox(world), methods=["GET", "PUT"]),
         *_control(world),
     ]
     return Starlette(routes=routes, middleware=[Middleware(EncodedPaths)])
@@ -94,6 +99,32 @@ class EncodedPaths:
         if scope["type"] == "http":
             scope = {**scope, "path": scope["raw_path"].decode("ascii")}
         await self.app(scope, receive, send)
+
+
+def _inbox(world: World) -> Callable[[Request], Awaitable[Response]]:
+    """Takes files by PUT and serves them, as an upload server of the user's."""
+
+    async def inbox(request: Request) -> Response:
+        name = request.path_params["name"]
+        if request.method == "PUT":
+            fault = world.faults.take("", "upload")
+            broken = await broken_answer(fault, request, world.drop) if fault else None
+            if broken is not None:
+                return broken
+            content = bytearray()
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > MAX_UPLOAD_BYTES:
+                    return Response(status_code=413)
+            world.inbox[name] = bytes(content)
+            return Response(status_code=201)
+        stored = world.inbox.get(name)
+        if stored is None:
+            return Response(status_code=404)
+        ending = name[name.rfind(".") :] if "." in name else ""
+        return Response(stored, media_type=_MEDIA_TYPES.get(ending, "application/octet-stream"))
+
+    return inbox
 
 
 def _rotating(world: World) -> Callable[[Request], Awaitable[Response]]:

@@ -23,6 +23,12 @@ STAGES: dict[str, dict[str, str]] = {
         "input_500": "answer 500 to a GET of a shipped input",
         "input_drop": "close the connection of a GET of a shipped input without an answer",
     },
+    "upload": {
+        "upload_403": "answer 403 to a PUT to `/inbox/`; nothing is kept",
+        "upload_500": "answer 500 to a PUT to `/inbox/`; nothing is kept",
+        "upload_drop": "close the connection of a PUT to `/inbox/` without an answer; nothing is kept",
+        "upload_lost": "answer 201 to a PUT to `/inbox/`, and keep nothing",
+    },
     "submit": {
         "refuse_invalid": "answer the documented refusal of a parameter; nothing is accepted",
         "refuse_key": "answer that the key is not valid",
@@ -228,7 +234,9 @@ class FaultQueue:
 DropConnection = Callable[[Request], None]
 
 
-async def broken_answer(fault: Fault, request: Request, drop: DropConnection) -> Response | None:
+async def broken_answer(  # noqa: C901 - a table of answers
+    fault: Fault, request: Request, drop: DropConnection
+) -> Response | None:
     """The answer of a fault that does not depend on the dialect; None for a slow one, whose answer is the usual."""
     name = fault.name
     if name in BROKEN:
@@ -236,11 +244,13 @@ async def broken_answer(fault: Fault, request: Request, drop: DropConnection) ->
     hostile = await hostile_answer(name, fault.options, "application/json")
     if hostile is not None:
         return hostile
-    if name in ("accept_then_drop", "drop_before_accept", "poll_drop", "input_drop"):
+    if name in ("accept_then_drop", "drop_before_accept", "poll_drop", "input_drop", "upload_drop"):
         drop(request)
         return Response(status_code=204)
-    if name.startswith("input_"):
-        return PlainError(int(name.removeprefix("input_")), "the input is not served")
+    if name == "upload_lost":
+        return Response(status_code=201)
+    if name.startswith(("input_", "upload_")):
+        return PlainError(int(name.partition("_")[2]), "the file is not served or taken")
     if name in ("accept_then_502", "content_502"):
         return HTMLResponse("<html><body><h1>502 Bad Gateway</h1></body></html>", 502)
     if name in ("poll_html", "content_html", "accept_then_garbage"):

@@ -63,6 +63,11 @@ class RunningSimulator:
         return f"{self.url}/assets/portrait.jpg"
 
     @property
+    def inbox_url(self) -> str:
+        """Where files can be put for the providers to fetch: a `publish_url`."""
+        return f"{self.url}/inbox"
+
+    @property
     def speech_url(self) -> str:
         """A recording of seven seconds."""
         return f"{self.url}/assets/speech.mp3"

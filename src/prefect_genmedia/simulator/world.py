@@ -101,6 +101,7 @@ class World:
         self.requests: Counter[str] = Counter()
         self.input_requests: Counter[str] = Counter()
         self.files: dict[str, StoredFile] = {}
+        self.inbox: dict[str, bytes] = {}
         self.base_url = ""
         self.disguise: Callable[[str], str] | None = None
         self.drop: Callable[[Request], None] = lambda request: None
@@ -117,6 +118,7 @@ class World:
         self.requests.clear()
         self.input_requests.clear()
         self.files.clear()
+        self.inbox.clear()
 
     def rotate_key(self, old: str, new: str) -> None:
         """Give the customer of a key a new one; the old key is refused from now on."""

@@ -9,7 +9,7 @@ import io
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from uuid import UUID
 
@@ -58,6 +58,7 @@ async def ask_subject(
     timeout_seconds: float = 3600.0,
     fallback: Fallback = "fail",
     suspend: bool = False,
+    convert_inputs: bool = False,
 ) -> SubjectSelection:
     """Pause the flow run until a person has picked the speaker in the UI; call it in a flow, not in a task.
 
@@ -73,6 +74,7 @@ async def ask_subject(
         suspend: free the worker's process while waiting (deployments only); the run starts anew when it is answered.
             It is `reconcile_jobs` then that lets the largest subject speak when nobody answered in time. A run whose
             deployment has a concurrency limit always suspends, see `must_suspend`.
+        convert_inputs: whether a local picture is converted as for the submission.
 
     Raises:
         NoSubject: nobody was detected, or nobody answered in time and the fallback is to fail. Nothing was paid.
@@ -88,7 +90,7 @@ async def ask_subject(
         points = await aread_flow_run_input(POINTS_KEY)
         picture = ""
         if points is None:  # else the run started anew, and the numbers mean what they meant when it asked
-            gallery = await show_subjects(image_url, detection, credentials=credentials)
+            gallery = await show_subjects(image_url, detection, credentials=credentials, convert_inputs=convert_inputs)
             points, picture = [list(each) for each in gallery.points], _picture(gallery)
             await acreate_flow_run_input(POINTS_KEY, points)
         get_run_logger().info("%d subjects: resume this run with the number of the one that shall speak", len(points))
@@ -96,7 +98,7 @@ async def ask_subject(
         point = points[number]
         await acreate_flow_run_input(ANSWER_KEY, point)
     if time.monotonic() - asked_at > MASK_LIFETIME_SECONDS * 0.8:
-        detection = await detect_subjects(image_url, credentials=credentials)
+        detection = await detect_subjects(image_url, credentials=credentials, convert_inputs=convert_inputs)
     return await select_subject(detection, (point[0], point[1]), credentials=credentials)
 
 
@@ -109,7 +111,11 @@ async def ask_subject(
     persist_result=False,  # a picture
 )
 async def show_subjects(
-    image_url: str, detection: Detection, *, credentials: TokenOpsCredentials | str = "default"
+    image_url: str,
+    detection: Detection,
+    *,
+    credentials: TokenOpsCredentials | str = "default",
+    convert_inputs: bool = False,
 ) -> Gallery:
     """Show the picture with its subjects outlined and numbered, as an artifact of the run.
 
@@ -117,6 +123,7 @@ async def show_subjects(
         image_url: the picture.
         detection: who was detected in it.
         credentials: a TokenOps Block, or its name.
+        convert_inputs: whether a local picture is converted as for the submission.
 
     Returns:
         The picture that is shown, and one point inside each subject.
@@ -125,6 +132,7 @@ async def show_subjects(
         ProviderError: the picture, or a mask, cannot be fetched or read.
     """
     async with open_session("tokenops", credentials) as session:
+        session = replace(session, convert_inputs=convert_inputs)
         portrait, *masks = await asyncio.gather(
             session.fetch_picture(await session.public_url(image_url, "image_url")),
             *(session.fetch_picture(url, MAX_MASK_BYTES) for url in detection.mask_urls),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from anyio import to_thread
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest, NoSubject, ProviderError
@@ -209,6 +209,20 @@ _MAX_SCANS = 100
 """The most scans of a JPEG. Ten are usual; each one may take as long as the whole picture."""
 
 
+def _header_of(content: bytes) -> Image.Image:
+    """A picture of which only the header was read. `Image.open` warns of large ones on stderr, or refuses them unsaid.
+
+    Raises:
+        UnidentifiedImageError: it is in none of the formats.
+    """
+    Image.init()
+    for kind in _FORMATS:
+        factory, accepts = Image.OPEN[kind]
+        if accepts is not None and accepts(content[:16]) is True:
+            return factory(io.BytesIO(content), "")
+    raise UnidentifiedImageError("it is no PNG, JPEG or WebP")
+
+
 @contextmanager
 def opened_picture(content: bytes, what: str) -> Iterator[Image.Image]:
     """Open a picture, whose header is checked before anything is decoded. Decoding blocks; run it in a thread.
@@ -222,10 +236,10 @@ def opened_picture(content: bytes, what: str) -> Iterator[Image.Image]:
     """
     failure: ProviderError
     try:
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            pixels = picture.width * picture.height
-            if pixels > MAX_PIXELS:
-                failure = ProviderError(f"{what} has {pixels} pixels, more than {MAX_PIXELS}.", retryable=False)
+        with _header_of(content) as picture:
+            if picture.width * picture.height > MAX_PIXELS:
+                size = f"{picture.width}×{picture.height} pixels, more than {MAX_PIXELS} in all"
+                failure = ProviderError(f"{what} has {size}.", retryable=False)
             elif picture.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > _MAX_SCANS:
                 failure = ProviderError(f"{what} has more than {_MAX_SCANS} scans.", retryable=False)
             else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from prefect import task
@@ -32,7 +33,11 @@ from prefect_genmedia.providers.tokenops.subjects import (
     cache_policy=NO_CACHE,
 )
 async def detect_subjects(
-    image_url: str, *, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
+    image_url: str,
+    *,
+    credentials: TokenOpsCredentials | str = "default",
+    model: str = OMNIHUMAN_MODEL,
+    convert_inputs: bool = False,
 ) -> Detection:
     """Find the people in a picture (TokenOps' page, "步骤1:主体检测").
 
@@ -41,6 +46,7 @@ async def detect_subjects(
             `publish_url`.
         credentials: a TokenOps Block, or its name.
         model: the model's name at TokenOps.
+        convert_inputs: whether a local picture is converted as for the submission.
 
     Returns:
         One mask URL a subject, at most 5, largest first; the URLs live for 1 hour.
@@ -49,7 +55,7 @@ async def detect_subjects(
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
     async with explained(), open_session("tokenops", credentials) as session, patience():
-        detection = await detect(session, image_url, model)
+        detection = await detect(replace(session, convert_inputs=convert_inputs), image_url, model)
     get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
     return detection
 
@@ -62,7 +68,11 @@ async def detect_subjects(
     cache_policy=NO_CACHE,
 )
 async def recognize_subject(
-    image_url: str, *, credentials: TokenOpsCredentials | str = "default", model: str = OMNIHUMAN_MODEL
+    image_url: str,
+    *,
+    credentials: TokenOpsCredentials | str = "default",
+    model: str = OMNIHUMAN_MODEL,
+    convert_inputs: bool = False,
 ) -> Recognition:
     """Make sure that a picture holds a person, or something like one (TokenOps' page, "步骤2:主体识别").
 
@@ -71,6 +81,7 @@ async def recognize_subject(
             `publish_url`.
         credentials: a TokenOps Block, or its name.
         model: the model's name at TokenOps.
+        convert_inputs: whether a local picture is converted as for the submission.
 
     Raises:
         NoSubject: it holds none.
@@ -78,6 +89,7 @@ async def recognize_subject(
     """
     async with explained(), open_session("tokenops", credentials) as session, patience():
         client = cast(TokenOpsClient, session.client)
+        session = replace(session, convert_inputs=convert_inputs)
         recognition = await client.recognize_subject(await session.public_url(image_url, "image_url"), model)
     if not recognition.found:
         raise NoSubject("No person, and nothing like one, was recognized in the picture.")

@@ -1,0 +1,105 @@
+"""What has become of a job's delivered files: as they were, lost, damaged, or edited by the user."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from anyio import to_thread
+
+from prefect_genmedia._core.model import Delivery, Job
+from prefect_genmedia._media.failures import storing
+from prefect_genmedia._media.folder import Storage
+from prefect_genmedia._media.storage import Target
+from prefect_genmedia._media.verify import examine_video
+from prefect_genmedia.errors import ResultInvalid, StorageError
+from prefect_genmedia.providers.protocol import MediaExpectation
+
+Logger = logging.Logger | logging.LoggerAdapter[Any]
+
+EDITED = MediaExpectation(seconds=1800.0)
+"""How long an edited file may play and still be decoded as a whole, in seconds; at most twice as long."""
+
+
+async def still_there(delivery: Delivery, storage: Storage) -> bool:
+    """Whether a job's files are still what was verified.
+
+    Parameters:
+        delivery: the job's delivery.
+        storage: where its files are.
+    """
+    for file in (delivery, *delivery.others):
+        if await to_thread.run_sync(storage.digest, file.uri) != file.sha256:
+            return False
+    return True
+
+
+def kept_files(job: Job, target: Target, log: Logger) -> dict[int, Delivery]:
+    """The delivered files of a job that need no download: those that are as they were, and those that were edited.
+
+    A file that has other bytes than were delivered, and decodes from beginning to end, is the user's; one that does not
+    decode is damaged. Blocks; run it in a thread.
+
+    Parameters:
+        job: the job.
+        target: where its files go; with `overwrite`, edited files are not kept.
+        log: where it is logged that a file was edited or damaged.
+
+    Returns:
+        The kept files, by their index.
+
+    Raises:
+        StorageError: a file cannot be read, or decoded, now.
+    """
+    if job.delivery is None:
+        return {}
+    files = enumerate((job.delivery, *job.delivery.others))
+    return {index: file for index, file in files if _is_kept(job, file, target, log)}
+
+
+def _is_kept(job: Job, file: Delivery, target: Target, log: Logger) -> bool:
+    digest = _digest(file, target)
+    if digest is None or digest == file.sha256:
+        return digest is not None
+    if _is_of_another_job(job, file, target.storage):
+        return False  # `free_name` decides whether that one may be replaced
+    if target.overwrite:
+        log.warning("%s was changed since it was delivered, and is overwritten", file.uri)
+        return False
+    if not _plays(file, target.storage):
+        log.warning("%s was changed since it was delivered, and does not decode: it is fetched again", file.uri)
+        return False
+    log.warning(
+        "%s was changed since it was delivered: it is taken as your own edit and kept; overwrite=True fetches the "
+        "provider's file again",
+        file.uri,
+    )
+    return True
+
+
+def _digest(file: Delivery, target: Target) -> str | None:
+    try:
+        return target.storage.digest(file.uri)
+    except StorageError as error:
+        if target.overwrite and not error.retryable:
+            return None
+        raise
+
+
+def _is_of_another_job(job: Job, file: Delivery, storage: Storage) -> bool:
+    """Whether another job was delivered under the same name since, by the sidecar."""
+    try:
+        told = json.loads(storage.read(file.sidecar_uri or ""))
+    except Exception:  # each storage has errors of its own; without a sidecar the file is the job's
+        return False
+    return isinstance(told, dict) and told.get("job_key") not in (None, job.key)
+
+
+def _plays(file: Delivery, storage: Storage) -> bool:
+    with storing(), storage.local_copy(file.uri) as path:
+        try:
+            examine_video(path, EDITED)
+        except ResultInvalid:
+            return False
+    return True

@@ -1,0 +1,141 @@
+"""Converting a user's own pictures to what a provider takes: HEIC, AVIF, WebP, CMYK, pictures that are too large.
+
+The original stays what the job is identified by: a picture and its conversion are the same request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from prefect_genmedia._inputs.inspect import Look, Picture, Seen
+from prefect_genmedia._inputs.reading import Held, Unusable, is_own
+from prefect_genmedia._media.decoding import DecodeLimits, DecodingFailed, converters
+from prefect_genmedia._media.local import sha256_of
+from prefect_genmedia.providers.inputs import PictureLimits, RequestInput
+
+FORMATS = ("JPEG", "PNG")
+"""What is written, and needs no conversion where a provider documents nothing."""
+
+MAX_PIXELS = 80_000_000
+"""The largest picture that is converted: a telephone's largest has 50 million pixels."""
+
+MAX_BYTES = 20 * 1024**2
+"""The largest file that a conversion writes where a provider documents nothing."""
+
+_EXTRA = "needs `pip install 'prefect-genmedia[heic]'`"
+
+_UNLIMITED = PictureLimits(FORMATS, MAX_BYTES, 2**20, 1, float("inf"))
+
+
+class Inconvertible(Exception):
+    """A picture cannot be converted; the text says why."""
+
+
+def after_conversion(inputs: Iterable[RequestInput], seen: Mapping[str, Seen]) -> dict[str, Seen]:
+    """What will be seen of a request's inputs when its own pictures are converted. Nothing is decoded.
+
+    Parameters:
+        inputs: the request's files.
+        seen: what was seen of them, by URL.
+    """
+    found = dict(seen)
+    for each in inputs:
+        look = found.get(each.url)
+        if isinstance(look, Look) and _is_convertible(each, look):
+            found[each.url] = _planned(look, each.picture)
+    return found
+
+
+def converted(each: RequestInput, look: Seen | None, held: Held) -> Held:
+    """The file that is sent in place of a picture: itself if it is as the provider takes it. Blocks.
+
+    Parameters:
+        each: the input.
+        look: what was seen in it.
+        held: its bytes.
+
+    Raises:
+        Inconvertible: it does not decode, or cannot be made to fit.
+        OSError: no process could be started.
+    """
+    if not isinstance(look, Look) or not _is_convertible(each, look):
+        return held
+    planned = _planned(look, each.picture)
+    if isinstance(planned, Unusable):
+        raise Inconvertible(planned.problem)
+    if planned is look or planned.picture is None:
+        return held
+    limits = each.picture or _UNLIMITED
+    target = Path(f"{held.path}.converted")
+    options = {
+        "target": str(target.absolute()),
+        "size": [planned.picture.width, planned.picture.height],
+        "max_bytes": limits.max_bytes,
+        "min_side": limits.min_side,
+        "formats": limits.formats,
+    }
+    failure = ""
+    try:
+        converters().ask("convert", held.path, DecodeLimits(pixels=MAX_PIXELS), options=options)
+    except DecodingFailed as error:
+        failure = str(error)
+    if failure:
+        raise Inconvertible(f"cannot be converted: {failure}")
+    with target.open("rb") as file:
+        return Held(target, target.stat().st_size, sha256_of(file))
+
+
+def how_to_convert(each: RequestInput, look: Look) -> str:
+    """What a refusal of a user's own picture says about its conversion; empty where that changes nothing.
+
+    Parameters:
+        each: the input.
+        look: what was seen in it.
+    """
+    if not _is_convertible(each, look) or (_planned(look, each.picture) is look and not _is_heic(look)):
+        return ""
+    hint = "; convert_inputs=True converts it"
+    return f"{hint}, which {_EXTRA}" if _lacks_heic(look) else hint
+
+
+def _is_convertible(each: RequestInput, look: Look) -> bool:
+    is_picture = look.picture is not None or _is_heic(look)
+    return is_picture and is_own(each.url) and (each.picture is not None or each.media == "picture")
+
+
+def _is_heic(look: Look) -> bool:
+    return look.content is not None and look.content.name == "HEIC"
+
+
+def _lacks_heic(look: Look) -> bool:
+    return look.picture is None and _is_heic(look) and find_spec("pillow_heif") is None
+
+
+def _planned(look: Look, documented: PictureLimits | None) -> Look | Unusable:
+    """What the picture will be; the look itself if it stays as it is."""
+    if _lacks_heic(look):
+        return Unusable(f"is HEIC, and converting it {_EXTRA}")
+    picture, limits = look.picture, documented or _UNLIMITED
+    if picture is None:
+        return look
+    width, height = (picture.height, picture.width) if picture.turned else (picture.width, picture.height)
+    scale = _scale(width, height, limits)
+    is_as_taken = picture.format in limits.formats and picture.is_plain and scale == 1 and look.size <= limits.max_bytes
+    if is_as_taken:
+        return look
+    width, height = (max(round(side * scale), 1) for side in (width, height))
+    written = next(each for each in (*limits.formats, *FORMATS) if each in FORMATS)
+    return replace(look, size=min(look.size, limits.max_bytes), picture=Picture(written, width, height))
+
+
+def _scale(width: int, height: int, limits: PictureLimits) -> float:
+    """How much smaller, or larger, a picture must be; 1 where no scale fits it."""
+    long, short = max(width, height), min(width, height)
+    if long > limits.max_side:
+        return limits.max_side / long if short * limits.max_side >= limits.min_side * long else 1.0
+    if short < limits.min_side:
+        return limits.min_side / short if long * limits.min_side <= limits.max_side * short else 1.0
+    return 1.0

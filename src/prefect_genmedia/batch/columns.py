@@ -1,0 +1,177 @@
+"""A table's columns: which of them are fields of requests, which are the user's own, and which are an index."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import zip_longest
+from typing import Any
+
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.providers.plugin import kinds
+from prefect_genmedia.text import clean_text
+
+OWN = ("id", "kind")
+"""Columns of every row that are no fields of its request."""
+
+_INDEX = re.compile(r"Unnamed: \d+(\.\d+)*(_level_\d+)?|__index_level_\d+__")
+"""Names that pandas gives to an index without a name."""
+
+
+def refusal(problem: str) -> InvalidRequest:
+    """The error that says why a table cannot be read.
+
+    Parameters:
+        problem: what is wrong with it.
+    """
+    return InvalidRequest.of("The table", [FieldProblem("rows", problem)])
+
+
+def known_fields() -> frozenset[str]:
+    """The names of all fields of all kinds of requests."""
+    return frozenset(name for model in kinds().values() for name in model.model_fields)
+
+
+def is_known(name: str) -> bool:
+    """Whether a header names a field of some kind, `id` or `kind`.
+
+    Parameters:
+        name: the header, as the file has it.
+    """
+    return column_name(name) in (*OWN, *known_fields())
+
+
+def column_name(name: Any) -> str:
+    """A header's name: trimmed, without invisible characters, and spelled as the field it names, if it does.
+
+    Parameters:
+        name: the header, as the file has it.
+    """
+    return _column_name(str(name), (*OWN, *sorted(known_fields())))
+
+
+@lru_cache(maxsize=4096)
+def _column_name(name: str, known: tuple[str, ...]) -> str:
+    clean = clean_text(name.replace("\ufeff", "")).strip()
+    folded = clean.casefold()
+    return next((each for each in known if each.casefold() == folded), clean)
+
+
+def is_index(name: str) -> bool:
+    """Whether a column is an index that nobody has named.
+
+    Parameters:
+        name: the column's name.
+    """
+    return not name or _INDEX.fullmatch(name) is not None
+
+
+@dataclass(frozen=True)
+class Header:
+    """The columns of a table of cells.
+
+    Parameters:
+        names: their names, in order; empty for a column without one.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, cells: Sequence[Any]) -> Header:
+        """Read the cells of the first line.
+
+        Parameters:
+            cells: the line's cells.
+
+        Raises:
+            InvalidRequest: a column stands there twice.
+        """
+        names = tuple(column_name("" if cell is None else cell) for cell in cells)
+        _refuse_doubles(names)
+        return cls(names)
+
+    def row(self, cells: Sequence[Any], place: str) -> dict[str, Any]:
+        """A line's cells by column. Leading columns without a name are an index, and are left out.
+
+        Parameters:
+            cells: the line's cells.
+            place: where the line is, for errors.
+
+        Raises:
+            InvalidRequest: there is a cell under no header.
+        """
+        row: dict[str, Any] = {}
+        for number, (name, cell) in enumerate(zip_longest(self.names, cells, fillvalue=""), 1):
+            if name:
+                row[name] = cell
+            elif cell not in ("", None) and number > self._indexes:
+                raise refusal(f"{place} has a cell in column {number}, which has no header: {str(cell)[:80]!r}")
+        return row
+
+    @property
+    def _indexes(self) -> int:
+        return next((number for number, name in enumerate(self.names) if name), 0)
+
+
+def _refuse_doubles(names: Sequence[str]) -> None:
+    seen: set[str] = set()
+    for name in filter(None, names):
+        if name.casefold() in seen:
+            raise refusal(f"has the column {name!r} twice; rename or remove one of them")
+        seen.add(name.casefold())
+
+
+def named(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row under its columns' names, without an index that nobody has named.
+
+    Parameters:
+        row: values by header.
+
+    Raises:
+        InvalidRequest: two headers name the same column.
+    """
+    names = {header: column_name(header) for header in row}
+    if len(names) > 1 and len(set(map(str.casefold, names.values()))) < len(names):
+        _refuse_doubles(tuple(names.values()))
+    return {names[header]: value for header, value in row.items() if not is_index(names[header])}
+
+
+def near_miss(name: str, fields: Sequence[str]) -> str | None:
+    """The field whose name a column's name is a slip of; None if it is a name of its own.
+
+    Parameters:
+        name: the column's name.
+        fields: names of fields that the row does not have.
+    """
+    compact = _compact(name)
+    found = [(distance, each) for each in fields if (distance := _slips(compact, _compact(each))) is not None]
+    return min(found)[1] if found else None
+
+
+def _compact(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
+
+
+def _slips(name: str, field: str) -> int | None:
+    """How many letters were missed, doubled, swapped or mistaken; None for more than a slip."""
+    if len(field) < 3 or abs(len(name) - len(field)) > 2:
+        return None
+    distance = _distance(name, field)
+    if len(field) < 5 and len(name) == len(field) and sorted(name) != sorted(field):
+        return None  # `site` is no slip of `size`
+    return distance if distance <= (1 if len(field) < 8 else 2) else None
+
+
+def _distance(one: str, other: str) -> int:
+    """Restricted Damerau-Levenshtein distance."""
+    before: list[int] = []
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        earlier, before, row = before, row, [i]
+        for j, b in enumerate(other, 1):
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (a != b)))
+            if i > 1 and j > 1 and a == other[j - 2] and one[i - 2] == b:
+                row[j] = min(row[j], earlier[j - 2] + 1)
+    return row[-1]

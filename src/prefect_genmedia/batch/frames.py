@@ -1,0 +1,173 @@
+"""Tables that a program holds: rows, pandas and polars frames, and everything with an Arrow stream."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
+
+from pydantic import BeforeValidator
+
+from prefect_genmedia.batch.columns import Header, refusal
+
+
+class ArrowStream(Protocol):
+    """What exports an Arrow stream: frames of pandas and polars, Arrow tables, DuckDB relations, and others."""
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        """The stream, as a PyCapsule."""
+        ...
+
+
+if TYPE_CHECKING:
+    Rows = str | os.PathLike[str] | Iterable[Mapping[str, Any]] | ArrowStream
+
+
+def pyarrow() -> tuple[Any, Any]:
+    """The modules `pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+        InvalidRequest: it is not installed.
+    """
+    try:
+        import pyarrow  # imported here: 0.2 s, and an optional extra
+        from pyarrow import parquet
+    except ImportError:
+        pass
+    else:
+        return pyarrow, parquet
+    raise refusal("Parquet and Arrow need pyarrow: pip install 'prefect-genmedia[parquet]'")
+
+
+def plain_table(table: Any) -> Any:
+    """A table as a run's parameter has it: a path or URL, or rows of JSON's own types; empty cells are None.
+
+    Parameters:
+        table: a path or URL; rows; a frame of pandas or polars; or anything else with an Arrow stream.
+
+    Raises:
+        InvalidRequest: it is none of these, or has a column twice.
+    """
+    if isinstance(table, str):
+        return table
+    if isinstance(table, os.PathLike):
+        return os.fspath(table)
+    return [{str(name): plain(value) for name, value in row.items()} for row in _rows(table)]
+
+
+def _rows(table: Any) -> Iterable[Mapping[Any, Any]]:
+    if hasattr(table, "__next__") or hasattr(table, "read_next_batch"):
+        # Whatever looks at a run's parameters takes rows out of it, and they would be missing without a word.
+        raise refusal(f"a {type(table).__name__} can be read once only: give a list or a table of its rows")
+    if hasattr(table, "collect") and not hasattr(table, "__arrow_c_stream__"):
+        table = table.collect()  # a lazy frame
+    if hasattr(table, "columns"):
+        Header.of(list(table.columns))
+    if hasattr(table, "to_dicts"):  # polars
+        return list(table.to_dicts())
+    if hasattr(table, "to_dict") and hasattr(table, "index"):  # pandas: its columns of mixed types have no Arrow type
+        levels = [name for name in table.index.names if name is not None]
+        return list((table.reset_index(level=levels) if levels else table).to_dict("records"))
+    if hasattr(table, "__arrow_c_stream__"):
+        return _arrow_rows(table)
+    if isinstance(table, Iterable) and not isinstance(table, Mapping | bytes):
+        rows = list(table)
+        if all(isinstance(row, Mapping) for row in rows):
+            return rows
+    raise refusal(f"a {type(table).__name__} is no path, URL, list of rows, or frame")
+
+
+def _arrow_rows(table: Any) -> list[Mapping[Any, Any]]:
+    arrow, _ = pyarrow()
+    reason = ""
+    try:
+        return rows_of_arrow(arrow.RecordBatchReader.from_stream(table).read_all())
+    except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's own are ValueErrors
+        reason = f"the Arrow stream cannot be read: {error}"
+    raise refusal(reason)
+
+
+def rows_of_arrow(table: Any) -> list[Mapping[Any, Any]]:
+    """The rows of an Arrow table, whose structs have no nulls: each of them has every field that any of them has.
+
+    Parameters:
+        table: a `pyarrow.Table`.
+
+    Raises:
+        InvalidRequest: it has a column twice.
+    """
+    Header.of(table.schema.names)
+    rows = table.to_pylist(maps_as_pydicts="strict")
+    return [{name: _without_nulls(value) for name, value in row.items()} for row in rows]
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a value is a typed "nothing": None, NaN, NaT or NA of any library.
+
+    Parameters:
+        value: a cell's value.
+    """
+    if value is None:
+        return True
+    if isinstance(value, str | int | list | tuple | Mapping):
+        return False
+    if isinstance(value, Decimal):
+        return value.is_nan()
+    try:
+        return bool(value != value)
+    except TypeError:  # NA is neither true nor false
+        return type(value).__name__ == "NAType"
+    except ValueError:  # an array
+        return False
+
+
+def plain(value: Any) -> Any:
+    """A cell's value in JSON's own types; None if it is missing.
+
+    Parameters:
+        value: a cell's value, such as a number of numpy, a timestamp of pandas, or a decimal.
+    """
+    if type(value) in (str, int, bool) or value is None:
+        return value
+    if is_missing(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(name): plain(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(inner) for inner in value]
+    return _plain_scalar(value)
+
+
+def _plain_scalar(value: Any) -> Any:
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "surrogateescape")
+    if isinstance(value, float | int):
+        return value.item() if hasattr(value, "item") else value
+    if isinstance(value, Decimal):
+        return int(value) if value == value.to_integral_value() else float(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    if isinstance(value, timedelta | os.PathLike):
+        return str(value)
+    if hasattr(value, "tolist"):  # an array or scalar of numpy
+        return plain(value.tolist())
+    if hasattr(value, "to_list"):  # a series
+        return plain(value.to_list())
+    return str(value)
+
+
+if not TYPE_CHECKING:
+    # What a run form offers is a path or rows; a program may give whatever `plain_table` reads.
+    Rows = Annotated[Union[str, list[dict[str, Any]]], BeforeValidator(plain_table)]  # noqa: UP007
+
+__all__ = ["ArrowStream", "Rows", "is_missing", "plain", "plain_table", "pyarrow", "rows_of_arrow"]

@@ -1,0 +1,247 @@
+"""Tables of text: the encoding and the CSV dialect that a file has, and tables of results in the same."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefect_genmedia.batch.columns import Header, is_known, refusal
+from prefect_genmedia.text import csv_cell, csv_value, json_text
+
+DELIMITERS = ",;\t|"
+"""What may separate the cells of a CSV file; on a tie the first one does."""
+
+_OURS = frozenset({"job_key", "provider_job_id", "error_kind"})
+"""Columns that only a table of results has: its cells were guarded by `csv_cell`, and those of users were not."""
+
+_BOMS = {  # UTF-32 first: its mark begins with that of UTF-16
+    BOM_UTF32_LE: "utf-32",
+    BOM_UTF32_BE: "utf-32",
+    BOM_UTF8: "utf-8-sig",
+    BOM_UTF16_LE: "utf-16",
+    BOM_UTF16_BE: "utf-16",
+}
+_SPREADSHEET_ENCODINGS = frozenset({"utf-8-sig", "utf-16", "gb18030"})
+_SEPARATOR_LINE = re.compile(r"\s*\"?sep=([^\r\n])\"?[ \t]*(?:\r\n|\r|\n)", re.IGNORECASE)
+_NUMBER_LIKE = re.compile(r"0\d+|\d{12,}|\d+[eE]\d+")
+"""Ids that a spreadsheet shows as another number: it drops leading zeros, and keeps 15 digits."""
+_GUARDED_NUMBER = re.compile(rf"\t({_NUMBER_LIKE.pattern})")
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a text table is written.
+
+    Parameters:
+        encoding: name of the codec.
+        delimiter: what separates the cells of a line.
+        spreadsheet: whether a spreadsheet wrote it, and is likely to open the table of results.
+    """
+
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    spreadsheet: bool = False
+
+
+PLAIN = Dialect()
+
+
+def decode(content: bytes, encoding: str | None = None) -> tuple[str, str]:
+    """A table's text and the codec that it is in.
+
+    Without `encoding`: the one that a byte order mark names, else UTF-16 if every other byte of the beginning is zero,
+    else UTF-8, else GB18030 if that gives ordinary Chinese text.
+
+    Parameters:
+        content: the file's bytes.
+        encoding: name of the codec, if the user gives one.
+
+    Raises:
+        InvalidRequest: the bytes are in none of these.
+    """
+    named = encoding or next((codec for mark, codec in _BOMS.items() if content.startswith(mark)), None)
+    if named is not None and named.lower().replace("_", "-") in ("utf-8", "utf8") and content.startswith(BOM_UTF8):
+        named = "utf-8-sig"
+    if named is None:
+        named = _utf_16(content[:256]) or "utf-8"
+    try:
+        return content.decode(named), named
+    except LookupError:
+        pass
+    except UnicodeError as error:
+        if named == "utf-8" and encoding is None and (text := _chinese(content)) is not None:
+            return text, "gb18030"
+        line = content[: getattr(error, "start", 0)].count(b"\n") + 1
+        raise refusal(f"line {line} is not {named} text; give the file's encoding, such as encoding='cp1252'") from None
+    raise refusal(f"{encoding!r} is not an encoding that Python knows")
+
+
+def _utf_16(beginning: bytes) -> str | None:
+    """UTF-16 without a byte order mark: a header's letters have a zero byte each."""
+    half = len(beginning) // 2
+    if half and beginning[1::2].count(0) > half // 2:
+        return "utf-16-le"
+    return "utf-16-be" if half and beginning[0::2].count(0) > half // 2 else None
+
+
+def _chinese(content: bytes) -> str | None:
+    """GB18030 text; None if it is probably not: Western text decodes too, but into rare characters."""
+    try:
+        text = content.decode("gb18030")
+    except UnicodeError:
+        return None
+    foreign = [c for c in text if not c.isascii()]
+    common = sum(bool(c.encode("gb2312", "ignore")) for c in foreign)
+    return text if common >= 0.8 * len(foreign) else None
+
+
+def read_csv(content: bytes, encoding: str | None = None, delimiter: str | None = None) -> tuple[list[Any], Dialect]:
+    """A CSV file's rows and its dialect.
+
+    Parameters:
+        content: the file's bytes.
+        encoding: name of its codec; None to detect it.
+        delimiter: what separates its cells; None to detect it.
+
+    Raises:
+        InvalidRequest: it cannot be read; the line is named.
+    """
+    text, codec = decode(content, encoding)
+    text = text.removeprefix("\ufeff")
+    line = _SEPARATOR_LINE.match(text)
+    if line is not None:
+        text = text[line.end() :]
+    delimiter = line[1] if line else delimiter or _delimiter(text)
+    spreadsheet = line is not None or codec in _SPREADSHEET_ENCODINGS
+    rows = list(_rows(text, delimiter, first_line=2 if line else 1))
+    return rows, Dialect(_written(codec), delimiter, spreadsheet)
+
+
+def _written(codec: str) -> str:
+    """The encoding of results beside a table: the table's own where that has every character."""
+    name = codec.lower().replace("_", "-")
+    if name.startswith("utf"):
+        return "utf-16" if name.startswith("utf-16") else codec
+    return "gb18030" if name.startswith("gb") else "utf-8-sig"
+
+
+def _delimiter(text: str) -> str:
+    """The delimiter that gives the first line the most columns whose names are known."""
+
+    def score(delimiter: str) -> tuple[int, int]:
+        try:
+            cells = next(cells for cells in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if cells)
+        except (csv.Error, StopIteration):
+            return 0, 0
+        return sum(map(is_known, cells)), len(cells)
+
+    return max(DELIMITERS, key=score)
+
+
+def _rows(text: str, delimiter: str, first_line: int) -> Iterator[dict[str, Any]]:
+    header: Header | None = None
+    guarded = False
+    for line, cells in _records(text, delimiter, first_line):
+        if not any(cells):
+            continue  # a spreadsheet leaves such rows at the end
+        if header is None:
+            header = Header.of(cells)
+            guarded = set(header.names) >= _OURS
+        else:
+            row = header.row(cells, f"line {line}")
+            yield {name: _unguarded(cell) for name, cell in row.items()} if guarded else row
+
+
+def _records(text: str, delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
+    """Each record, and the line that it begins in."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    while True:
+        line = first_line + reader.line_num
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise refusal(f"line {line}: the quotes cannot be read: {error}") from None
+        yield line, cells
+
+
+def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], dialect: Dialect = PLAIN) -> bytes:
+    """A CSV file's bytes, in a dialect.
+
+    Parameters:
+        rows: values by column.
+        columns: the columns, in order.
+        dialect: how it is written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", delimiter=dialect.delimiter)
+    writer.writeheader()
+    guard = _number_guarded if dialect.spreadsheet else csv_cell
+    writer.writerows({name: guard(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode(dialect.encoding)
+
+
+def _number_guarded(value: Any) -> Any:
+    """A cell that a spreadsheet runs as no formula, and that it does not take for a number if it is text."""
+    if isinstance(value, str) and _NUMBER_LIKE.fullmatch(value):
+        return f"\t{value}"
+    return csv_cell(value)
+
+
+def _unguarded(cell: str) -> str:
+    number = _GUARDED_NUMBER.fullmatch(cell)
+    return number[1] if number else csv_value(cell)
+
+
+def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[list[Any], Dialect]:
+    """A JSON lines file's rows: an object a line. Only a line feed ends a line.
+
+    Parameters:
+        content: the file's bytes.
+        encoding: name of its codec; None to detect it.
+
+    Raises:
+        InvalidRequest: it cannot be read; the line is named.
+    """
+    text, _ = decode(content, encoding)
+    rows = []
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_pairs_hook=_object)
+        except json.JSONDecodeError as error:
+            raise refusal(f"line {number}, column {error.colno} is not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise refusal(f"line {number} cannot be read: {error}") from None
+        if not isinstance(row, dict):
+            raise refusal(f"line {number} is not a JSON object")
+        rows.append(row)
+    return rows, PLAIN
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        doubled = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {doubled!r} twice")
+    return found
+
+
+def write_jsonl(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
+    """A JSON lines file's bytes.
+
+    Parameters:
+        rows: values by column.
+        columns: the columns, in order; what a row lacks is null.
+    """
+    lines = (json_text({name: row.get(name) for name in columns}) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode()
