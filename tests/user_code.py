@@ -11,35 +11,47 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import SecretStr
 
-from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
-from prefect_genmedia._core import Delivery, Job, JobState
-from prefect_genmedia.errors import (
+from prefect_genmedia import (
+    Delivery,
+    Detection,
+    GenerationRequest,
     GenMediaError,
+    GenMediaSettings,
+    HiDreamCredentials,
     InputRefused,
     InvalidRequest,
+    JeniusCredentials,
+    JimengVideo,
+    Job,
+    JobState,
+    LivePoster,
+    MediaJob,
+    MediaJobRun,
+    OmniHumanVideo,
     RateLimited,
+    StylizedVideo,
     SubmissionUnknown,
-)
-from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia.flows.decide import decide_job
-from prefect_genmedia.flows.jimeng import jimeng_video
-from prefect_genmedia.flows.omnihuman import omnihuman_video
-from prefect_genmedia.flows.poster import live_poster
-from prefect_genmedia.flows.reconcile import reconcile_jobs
-from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia.generate import generate
-from prefect_genmedia.providers.hidream import StylizedVideo
-from prefect_genmedia.providers.jenius import LivePoster
-from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.providers.tokenops import Detection, JimengVideo, OmniHumanVideo
-from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
-from prefect_genmedia.settings import GenMediaSettings, current_settings
-from prefect_genmedia.tasks import (
+    TokenOpsCredentials,
     check_inputs,
+    current_settings,
+    decide_job,
+    detect_subjects,
     download_result,
-    submit,
+    generate_batch,
+    generate_media,
+    jimeng_video,
+    live_poster,
+    omnihuman_video,
+    recognize_subject,
+    reconcile_jobs,
+    select_subject,
+    stylize_video,
+    submit_job,
+    sync,
     wait_for_job,
 )
+from prefect_genmedia.generate import generate
+from prefect_genmedia.tasks import submit
 
 PORTRAIT, SPEECH, CLIP = "https://example.com/portrait.jpg", "speech.mp3", "s3://bucket/clip.mp4"
 
@@ -70,7 +82,7 @@ async def steps(prompt: str, output: str = "media") -> str:
     """The tasks in an async flow."""
     request = JimengVideo(prompt=prompt)
     await check_inputs(request)
-    job = await submit(request, idempotency_key="lake", variant=1, label="the lake")
+    job = await submit_job(request, idempotency_key="lake", variant=1, label="the lake")
     done: Job = await wait_for_job(job, timeout_seconds=600)
     delivery: Delivery = await download_result(done, output)
     return f"{delivery.uri} {delivery.seconds:.1f} {delivery.poster_uri or ''}"
@@ -85,10 +97,57 @@ async def tail(prompt: str) -> float:
 
 @flow
 def steps_in_turn(prompt: str) -> str:
-    """The tasks in a sync flow: Prefect's own annotations call what comes of an async task a coroutine."""
-    job = cast(Job, submit.submit(JimengVideo(prompt=prompt)).result())
+    """The tasks in a sync flow, without a cast."""
+    request = sync.check_inputs(JimengVideo(prompt=prompt), output="media")
+    job = sync.submit_job(request, label="the lake")
+    done = sync.wait_for_job(job, timeout_seconds=600)
+    return sync.download_result(done, "media").uri
+
+
+@flow
+def every_flow_in_turn(block: TokenOpsCredentials) -> list[str]:
+    """The flows as parts of a sync flow."""
+    deliveries: list[Delivery] = [
+        sync.omnihuman_video(PORTRAIT, SPEECH, subject="largest", credentials=block, output_resolution=720),
+        sync.jimeng_video(prompt="a lake", seconds=5, aspect_ratio="16:9"),
+        sync.live_poster(image_url=PORTRAIT, scene="youqian", idempotency_key="card"),
+        sync.stylize_video(video_url=CLIP, style="ink_wash"),
+        sync.generate_media("jimeng", {"prompt": "a lake"}),
+        sync.generate(JimengVideo(prompt="a lake"), label="the lake", max_cost=2),
+    ]
+    detection = sync.detect_subjects(PORTRAIT, credentials=block)
+    masks: tuple[str, ...] = sync.select_subject(detection, "leftmost").mask_urls
+    report = sync.generate_batch("lakes.csv", kind="jimeng", max_cost=20)
+    waiting: int = sync.reconcile_jobs()
+    state: JobState = sync.decide_job("3f2a", "abandon")
+    print(masks, report.delivered, waiting, state.value, sync.recognize_subject(PORTRAIT).found)
+    return [delivery.uri for delivery in deliveries]
+
+
+@flow
+def futures(prompt: str) -> str:
+    """Futures in a sync flow: Prefect's own annotations call what comes of an async task a coroutine."""
+    job = cast(Job, submit_job.submit(JimengVideo(prompt=prompt)).result())
     done = cast(Job, wait_for_job.submit(job).result())
     return cast(Delivery, download_result.submit(done, "media").result()).uri
+
+
+@flow
+def festival_poster(picture: str) -> str:
+    """A stored template, in a sync flow; `save` and `load` are Prefect's."""
+    MediaJob(kind="poster", fields={"scene": "youqian"}, output="media/posters").save("festival", overwrite=True)
+    run: MediaJobRun = MediaJob.load("festival").trigger({"image_url": picture})
+    job: Job = run.wait_for_completion()
+    delivery: Delivery = run.fetch_result()
+    return f"{job.key} {delivery.uri}"
+
+
+async def festival_poster_by_hand(picture: str) -> Delivery:
+    """The same without a run, and a job that another process has started."""
+    job = MediaJob(kind="poster", fields={"scene": "youqian"}, max_cost=3)
+    run = await job.atrigger({"image_url": picture}, idempotency_key="festival-2027", variant=1)
+    await run.await_for_completion()
+    return await MediaJobRun(run.job, credentials=run.credentials, output="media").afetch_result()
 
 
 @flow
@@ -109,7 +168,9 @@ async def every_flow(block: TokenOpsCredentials) -> list[str]:
         await jimeng_video(prompt="a lake", seconds=5, aspect_ratio="16:9", credentials="default"),
         await live_poster(image_url=PORTRAIT, scene="youqian", idempotency_key="card"),
         await stylize_video(video_url=CLIP, style="ink_wash"),
+        await generate_media("jimeng", {"prompt": "a lake"}),
     ]
+    await submit(JimengVideo(prompt="by the old name of submit_job"))
     report = await generate_batch([{"id": "lake", "prompt": "a lake"}], kind="jimeng", max_cost=20)
     print(report.delivered, report.estimated_cost, report.results)
     await reconcile_jobs()
