@@ -25,8 +25,6 @@ from prefect_genmedia import (
     Job,
     JobState,
     LivePoster,
-    MediaJob,
-    MediaJobRun,
     OmniHumanVideo,
     RateLimited,
     StylizedVideo,
@@ -47,7 +45,6 @@ from prefect_genmedia import (
     select_subject,
     stylize_video,
     submit_job,
-    sync,
     wait_for_job,
 )
 from prefect_genmedia.generate import generate
@@ -96,58 +93,11 @@ async def tail(prompt: str) -> float:
 
 
 @flow
-def steps_in_turn(prompt: str) -> str:
-    """The tasks in a sync flow, without a cast."""
-    request = sync.check_inputs(JimengVideo(prompt=prompt), output="media")
-    job = sync.submit_job(request, label="the lake")
-    done = sync.wait_for_job(job, timeout_seconds=600)
-    return sync.download_result(done, "media").uri
-
-
-@flow
-def every_flow_in_turn(block: TokenOpsCredentials) -> list[str]:
-    """The flows as parts of a sync flow."""
-    deliveries: list[Delivery] = [
-        sync.omnihuman_video(PORTRAIT, SPEECH, subject="largest", credentials=block, output_resolution=720),
-        sync.jimeng_video(prompt="a lake", seconds=5, aspect_ratio="16:9"),
-        sync.live_poster(image_url=PORTRAIT, scene="youqian", idempotency_key="card"),
-        sync.stylize_video(video_url=CLIP, style="ink_wash"),
-        sync.generate_media("jimeng", {"prompt": "a lake"}),
-        sync.generate(JimengVideo(prompt="a lake"), label="the lake", max_cost=2),
-    ]
-    detection = sync.detect_subjects(PORTRAIT, credentials=block)
-    masks: tuple[str, ...] = sync.select_subject(detection, "leftmost").mask_urls
-    report = sync.generate_batch("lakes.csv", kind="jimeng", max_cost=20)
-    waiting: int = sync.reconcile_jobs()
-    state: JobState = sync.decide_job("3f2a", "abandon")
-    print(masks, report.delivered, waiting, state.value, sync.recognize_subject(PORTRAIT).found)
-    return [delivery.uri for delivery in deliveries]
-
-
-@flow
 def futures(prompt: str) -> str:
     """Futures in a sync flow: Prefect's own annotations call what comes of an async task a coroutine."""
     job = cast(Job, submit_job.submit(JimengVideo(prompt=prompt)).result())
     done = cast(Job, wait_for_job.submit(job).result())
     return cast(Delivery, download_result.submit(done, "media").result()).uri
-
-
-@flow
-def festival_poster(picture: str) -> str:
-    """A stored template, in a sync flow; `save` and `load` are Prefect's."""
-    MediaJob(kind="poster", fields={"scene": "youqian"}, output="media/posters").save("festival", overwrite=True)
-    run: MediaJobRun = MediaJob.load("festival").trigger({"image_url": picture})
-    job: Job = run.wait_for_completion()
-    delivery: Delivery = run.fetch_result()
-    return f"{job.key} {delivery.uri}"
-
-
-async def festival_poster_by_hand(picture: str) -> Delivery:
-    """The same without a run, and a job that another process has started."""
-    job = MediaJob(kind="poster", fields={"scene": "youqian"}, max_cost=3)
-    run = await job.atrigger({"image_url": picture}, idempotency_key="festival-2027", variant=1)
-    await run.await_for_completion()
-    return await MediaJobRun(run.job, credentials=run.credentials, output="media").afetch_result()
 
 
 @flow
@@ -205,5 +155,5 @@ async def looked_at(job: Job) -> bool:
 if __name__ == "__main__":
     delivered = asyncio.run(omnihuman_video(image_url=PORTRAIT, audio_url=SPEECH, output="media/avatars"))
     print(delivered.uri, delivered.seconds, delivered.sha256)
-    print(asyncio.run(steps("a lake at dawn")), steps_in_turn("a lake at dawn"), asyncio.run(what_went_wrong()))
+    print(asyncio.run(steps("a lake at dawn")), futures("a lake at dawn"), asyncio.run(what_went_wrong()))
     steps.serve(name="every-morning", cron="0 8 * * *", parameters={"prompt": "a lake at dawn"})

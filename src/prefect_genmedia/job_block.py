@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from prefect.blocks.abstract import JobBlock, JobRun
 from prefect.runtime import flow_run, task_run
-from pydantic import Field, HttpUrl
+from pydantic import ConfigDict, Field, HttpUrl, field_validator
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.credentials import LOGOS
 from prefect_genmedia.providers.plugin import make_request
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from typing_extensions import Self
+
     from prefect_genmedia._core.model import Delivery, Job
 
     _JobBlock = JobBlock[Delivery]
@@ -58,6 +61,8 @@ class MediaJob(_JobBlock):
     _logo_url = HttpUrl(f"{LOGOS}/media-job.png")
     _documentation_url = HttpUrl("https://prefect-genmedia.readthedocs.io/en/latest/media-job/")
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     kind: str = Field(
         description="Kind of the request, such as omnihuman, jimeng, poster or stylize; a batch's table has the same.",
     )
@@ -90,6 +95,22 @@ class MediaJob(_JobBlock):
         default=None,
         description="Most CNY, estimated, that one result may cost, over all attempts at it. Empty: no limit.",
     )
+
+    @field_validator("fields")
+    @classmethod
+    def _holds_no_files(cls, value: dict[str, Any]) -> dict[str, Any]:
+        from prefect_genmedia._prefect.parameters import base64_places
+
+        if places := list(base64_places(value)):
+            raise ValueError(f"{', '.join(places)}: a file as base64 text would be stored: give its path or URL")
+        return value
+
+    if TYPE_CHECKING:  # Prefect's annotation adds the coroutine that asynchronous callers get
+
+        @classmethod
+        def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self:
+            """Load a stored job by the name of its Block."""
+            ...
 
     def trigger(  # type: ignore[override] # the base declares it as async; see `run_where_called`
         self,

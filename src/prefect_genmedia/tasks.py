@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Sequence
 from decimal import Decimal
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -55,7 +55,7 @@ __all__ = [
 ]
 
 P = ParamSpec("P")
-T = TypeVar("T")
+R = TypeVar("R")
 
 
 @task(
@@ -288,23 +288,24 @@ async def settle_job(
     return settled
 
 
-def _deprecated_alias(new: Task[P, Coroutine[Any, Any, T]], name: str) -> Task[P, Coroutine[Any, Any, T]]:
+def _deprecated_alias(new: Task[P, R], name: str) -> Task[P, R]:
     """The task under its old name. Each call warns."""
 
     @functools.wraps(new.fn)
-    async def alias(*args: P.args, **kwargs: P.kwargs) -> T:
+    async def alias(*args: P.args, **kwargs: P.kwargs) -> Any:
         warnings.warn(f"The task {name} is now {new.name}; the old name ends with 0.3", DeprecationWarning, 2)
-        return await new.fn(*args, **kwargs)
+        return await cast(Awaitable[Any], new.fn(*args, **kwargs))
 
     alias.__name__ = alias.__qualname__ = name
     alias.__doc__ = f"Deprecated: the old name of `{new.name}`. It ends with 0.3."
-    return task(
+    options = task(
         task_run_name=new.task_run_name,
         retries=new.retries,
         retry_delay_seconds=new.retry_delay_seconds,
         retry_condition_fn=new.retry_condition_fn,
         cache_policy=new.cache_policy,
-    )(alias)
+    )
+    return cast(Task[P, R], options(alias))
 
 
 submit = _deprecated_alias(submit_job, "submit")

@@ -64,8 +64,9 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
         coroutine: what to run.
     """
     work = _Work(coroutine)
-    threading.Thread(target=copy_context().run, args=(work.run,), name="genmedia-sync", daemon=True).start()
+    thread = threading.Thread(target=copy_context().run, args=(work.run,), name="genmedia-sync", daemon=True)
     try:
+        thread.start()
         wait([work.outcome])
     except BaseException:
         work.cancel()
