@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefect.blocks.abstract import JobBlock, JobRun
-from prefect.runtime import flow_run, task_run
+from prefect.runtime import flow_run
 from pydantic import ConfigDict, Field, HttpUrl, field_validator
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
@@ -124,8 +124,8 @@ class MediaJob(_JobBlock):
 
         Parameters:
             fields: the request's fields; each one replaces the stored one of its name.
-            idempotency_key: makes "the same request" hold across runs. By default it holds within one flow run or lone
-                task run; outside of runs it must be given.
+            idempotency_key: makes "the same request" hold across runs. By default it holds within one flow run; outside
+                of flow runs it must be given.
             variant: tells apart several wanted results of the same request.
             output: where the file is wanted; None takes the stored output.
 
@@ -134,7 +134,7 @@ class MediaJob(_JobBlock):
 
         Raises:
             InvalidRequest: with every problem of the template and its fields, or without an `idempotency_key` outside
-                of a run. Nothing was sent.
+                of a flow run. Nothing was sent.
             GenMediaError: as the task `submit_job`.
         """
         from prefect_genmedia._prefect.synchronous import run_where_called
@@ -153,14 +153,14 @@ class MediaJob(_JobBlock):
 
         Parameters:
             fields: the request's fields; each one replaces the stored one of its name.
-            idempotency_key: makes "the same request" hold across runs; required outside of runs.
+            idempotency_key: makes "the same request" hold across runs; required outside of flow runs.
             variant: tells apart several wanted results of the same request.
             output: where the file is wanted; None takes the stored output.
         """
         from prefect_genmedia.tasks import submit_job
 
-        if not (idempotency_key or flow_run.id or task_run.id):
-            problem = "is required outside of a flow or task run: without one, nothing bounds the same request"
+        if not (idempotency_key or flow_run.id):  # a lone task's retries would each make a new task run of submit_job
+            problem = "is required outside of a flow run: without one, nothing bounds the same request"
             raise InvalidRequest.of("The job", [FieldProblem("idempotency_key", problem)])
         wanted = output or self.output or None
         job = await submit_job(
