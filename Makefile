@@ -74,7 +74,7 @@ check: $(READY)
 	rm -rf $(AS_INSTALLED) && mkdir -p $(AS_INSTALLED)/prefect_genmedia
 	ln -s "$(CURDIR)"/src/prefect_genmedia/* "$(CURDIR)"/flows "$(CURDIR)"/deployments $(AS_INSTALLED)/prefect_genmedia
 	ln -s "$(CURDIR)"/blocks $(AS_INSTALLED)/prefect_genmedia/block_documents
-	MYPYPATH=$(AS_INSTALLED) $(BIN)/mypy --config-file= --strict --follow-imports=silent --cache-dir .mypy_cache/user tests/user_code.py
+	MYPYPATH=$(AS_INSTALLED) $(BIN)/mypy --config-file= --strict --follow-imports=silent --cache-dir .mypy_cache/user tests/user_code.py tests/user_code_sync.py
 	PYTHONPATH=$(AS_INSTALLED) $(BIN)/lint-imports --no-cache
 	$(BIN)/pytest --noconftest tests/test_docstrings.py
 

@@ -121,6 +121,10 @@ class Crew:
         found = self.call("POST", "/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
         return "\n".join(str(each["data"]) for each in found)
 
+    def children(self, run: str) -> list[str]:
+        found = self.call("POST", "/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
+        return [str(each["id"]) for each in found]
+
     def events(self, name: str, run: str | None = None) -> int:
         """How many events of a name the server has stored, of any run or of one."""
         wanted: dict[str, Any] = {"event": {"name": [name]}}

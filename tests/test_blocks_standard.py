@@ -9,10 +9,10 @@ from PIL import Image
 from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
-from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
+from prefect_genmedia import HiDreamCredentials, JeniusCredentials, MediaJob, TokenOpsCredentials
 
 
-@pytest.mark.parametrize("block", [TokenOpsCredentials, JeniusCredentials, HiDreamCredentials])
+@pytest.mark.parametrize("block", [TokenOpsCredentials, JeniusCredentials, HiDreamCredentials, MediaJob])
 class TestBlocksMeetPrefectsStandard(BlockStandardTestSuite):
     @pytest.fixture
     def block(self, request: pytest.FixtureRequest) -> type[Block]:

@@ -11,35 +11,44 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import SecretStr
 
-from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials
-from prefect_genmedia._core import Delivery, Job, JobState
-from prefect_genmedia.errors import (
+from prefect_genmedia import (
+    Delivery,
+    Detection,
+    GenerationRequest,
     GenMediaError,
+    GenMediaSettings,
+    HiDreamCredentials,
     InputRefused,
     InvalidRequest,
+    JeniusCredentials,
+    JimengVideo,
+    Job,
+    JobState,
+    LivePoster,
+    OmniHumanVideo,
     RateLimited,
+    StylizedVideo,
     SubmissionUnknown,
-)
-from prefect_genmedia.flows.batch import generate_batch
-from prefect_genmedia.flows.decide import decide_job
-from prefect_genmedia.flows.jimeng import jimeng_video
-from prefect_genmedia.flows.omnihuman import omnihuman_video
-from prefect_genmedia.flows.poster import live_poster
-from prefect_genmedia.flows.reconcile import reconcile_jobs
-from prefect_genmedia.flows.stylize import stylize_video
-from prefect_genmedia.generate import generate
-from prefect_genmedia.providers.hidream import StylizedVideo
-from prefect_genmedia.providers.jenius import LivePoster
-from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.providers.tokenops import Detection, JimengVideo, OmniHumanVideo
-from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
-from prefect_genmedia.settings import GenMediaSettings, current_settings
-from prefect_genmedia.tasks import (
+    TokenOpsCredentials,
     check_inputs,
+    current_settings,
+    decide_job,
+    detect_subjects,
     download_result,
-    submit,
+    generate_batch,
+    generate_media,
+    jimeng_video,
+    live_poster,
+    omnihuman_video,
+    recognize_subject,
+    reconcile_jobs,
+    select_subject,
+    stylize_video,
+    submit_job,
     wait_for_job,
 )
+from prefect_genmedia.generate import generate
+from prefect_genmedia.tasks import submit
 
 PORTRAIT, SPEECH, CLIP = "https://example.com/portrait.jpg", "speech.mp3", "s3://bucket/clip.mp4"
 
@@ -70,7 +79,7 @@ async def steps(prompt: str, output: str = "media") -> str:
     """The tasks in an async flow."""
     request = JimengVideo(prompt=prompt)
     await check_inputs(request)
-    job = await submit(request, idempotency_key="lake", variant=1, label="the lake")
+    job = await submit_job(request, idempotency_key="lake", variant=1, label="the lake")
     done: Job = await wait_for_job(job, timeout_seconds=600)
     delivery: Delivery = await download_result(done, output)
     return f"{delivery.uri} {delivery.seconds:.1f} {delivery.poster_uri or ''}"
@@ -84,9 +93,9 @@ async def tail(prompt: str) -> float:
 
 
 @flow
-def steps_in_turn(prompt: str) -> str:
-    """The tasks in a sync flow: Prefect's own annotations call what comes of an async task a coroutine."""
-    job = cast(Job, submit.submit(JimengVideo(prompt=prompt)).result())
+def futures(prompt: str) -> str:
+    """Futures in a sync flow: Prefect's own annotations call what comes of an async task a coroutine."""
+    job = cast(Job, submit_job.submit(JimengVideo(prompt=prompt)).result())
     done = cast(Job, wait_for_job.submit(job).result())
     return cast(Delivery, download_result.submit(done, "media").result()).uri
 
@@ -109,7 +118,9 @@ async def every_flow(block: TokenOpsCredentials) -> list[str]:
         await jimeng_video(prompt="a lake", seconds=5, aspect_ratio="16:9", credentials="default"),
         await live_poster(image_url=PORTRAIT, scene="youqian", idempotency_key="card"),
         await stylize_video(video_url=CLIP, style="ink_wash"),
+        await generate_media("jimeng", {"prompt": "a lake"}),
     ]
+    await submit(JimengVideo(prompt="by the old name of submit_job"))
     report = await generate_batch([{"id": "lake", "prompt": "a lake"}], kind="jimeng", max_cost=20)
     print(report.delivered, report.estimated_cost, report.results)
     await reconcile_jobs()
@@ -144,5 +155,5 @@ async def looked_at(job: Job) -> bool:
 if __name__ == "__main__":
     delivered = asyncio.run(omnihuman_video(image_url=PORTRAIT, audio_url=SPEECH, output="media/avatars"))
     print(delivered.uri, delivered.seconds, delivered.sha256)
-    print(asyncio.run(steps("a lake at dawn")), steps_in_turn("a lake at dawn"), asyncio.run(what_went_wrong()))
+    print(asyncio.run(steps("a lake at dawn")), futures("a lake at dawn"), asyncio.run(what_went_wrong()))
     steps.serve(name="every-morning", cron="0 8 * * *", parameters={"prompt": "a lake at dawn"})

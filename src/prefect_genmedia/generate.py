@@ -27,7 +27,7 @@ from prefect_genmedia.prices import amount_of, from_micros
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 from prefect_genmedia.settings import current_settings
-from prefect_genmedia.tasks import download_result, submit, wait_for_job
+from prefect_genmedia.tasks import download_result, submit_job, wait_for_job
 from prefect_genmedia.text import shown_id
 
 P = ParamSpec("P")
@@ -89,7 +89,7 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
         The verified file. A flow that ends with it may return `await completed(delivery)`.
 
     Raises:
-        GenMediaError: as the tasks `submit`, `wait_for_job` and `download_result`.
+        GenMediaError: as the tasks `submit_job`, `wait_for_job` and `download_result`.
     """
     credentials, output = options.get("credentials", "default"), options.get("output")
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
@@ -106,7 +106,7 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
             )
             async with holding_limit(spec, credentials):
                 await suspension_check()()
-                job = await submit(
+                job = await submit_job(
                     attempt.prepared,
                     credentials=credentials,
                     idempotency_key=key,

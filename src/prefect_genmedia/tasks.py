@@ -5,12 +5,14 @@ A provider's own tasks are in its package.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import warnings
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect import task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
@@ -49,8 +51,12 @@ __all__ = [
     "reconcile_ledger",
     "settle_job",
     "submit",
+    "submit_job",
     "wait_for_job",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @task(
@@ -71,21 +77,21 @@ async def check_inputs(
 ) -> PreparedRequest[Request]:
     """Check what is documented about a request's inputs, and whether they can travel. Nothing is sent to the provider.
 
-    `submit` does the same by itself. A flow that asks the provider something before it submits calls this first.
+    `submit_job` does the same by itself. A flow that asks the provider something before it submits calls this first.
 
     Parameters:
         request: what is wanted.
         credentials: the provider's Block, or its name.
-        idempotency_key: as for `submit`. If local inputs no longer exist, the paid job that was made from them is
+        idempotency_key: as for `submit_job`. If local inputs no longer exist, the paid job that was made from them is
             looked up by it.
         preflight: whether documented limits are checked, and whether http(s) inputs are there.
-        output: where the file will be wanted: it must take files. None leaves that to `submit`.
+        output: where the file will be wanted: it must take files. None leaves that to `submit_job`.
         convert_inputs: whether local pictures are converted to what the provider takes, such as HEIC to JPEG.
 
     Returns:
-        The prepared request, for `submit`, which does not read its inputs again. How inputs are sent is a secret and
-        stays in this process: a stored result holds the request alone. Its `job_key` names the paid job that it joins
-        if its local inputs no longer exist; nothing has to be asked of the provider for it.
+        The prepared request, for `submit_job`, which does not read its inputs again. How inputs are sent is a secret
+        and stays in this process: a stored result holds the request alone. Its `job_key` names the paid job that it
+        joins if its local inputs no longer exist; nothing has to be asked of the provider for it.
 
     Raises:
         InvalidRequest: with every problem of every input, and of the output.
@@ -104,7 +110,7 @@ async def check_inputs(
     retry_condition_fn=retry_if_safe,
     cache_policy=NO_CACHE,
 )
-async def submit(
+async def submit_job(
     request: GenerationRequest | PreparedRequest[Any],
     *,
     credentials: ProviderCredentials | str = "default",
@@ -290,6 +296,29 @@ async def settle_job(
         get_run_logger().warning(warning)
     emit_job_event("decided", settled, decision=decision)
     return settled
+
+
+def _deprecated_alias(new: Task[P, R], name: str) -> Task[P, R]:
+    """The task under its old name. Each call warns."""
+
+    @functools.wraps(new.fn)
+    async def alias(*args: P.args, **kwargs: P.kwargs) -> Any:
+        warnings.warn(f"The task {name} is now {new.name}; the old name ends with 0.3", DeprecationWarning, 2)
+        return await cast(Awaitable[Any], new.fn(*args, **kwargs))
+
+    alias.__name__ = alias.__qualname__ = name
+    alias.__doc__ = f"Deprecated: the old name of `{new.name}`. It ends with 0.3."
+    options = task(
+        task_run_name=new.task_run_name,
+        retries=new.retries,
+        retry_delay_seconds=new.retry_delay_seconds,
+        retry_condition_fn=new.retry_condition_fn,
+        cache_policy=new.cache_policy,
+    )
+    return cast(Task[P, R], options(alias))
+
+
+submit = _deprecated_alias(submit_job, "submit")
 
 
 def __getattr__(name: str) -> Any:

@@ -24,6 +24,7 @@ pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
 OWN_FLOWS = """
 from prefect import flow, unmapped
+from prefect_genmedia import sync
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.tasks import submit, wait_for_job
 
@@ -31,6 +32,14 @@ from prefect_genmedia.tasks import submit, wait_for_job
 def synchronous(prompt: str) -> None:
     job = submit.submit(JimengVideo(prompt=prompt)).result()
     wait_for_job.submit(job).result()
+
+@flow
+def twins(prompt: str) -> None:
+    sync.wait_for_job(sync.submit_job(JimengVideo(prompt=prompt)))
+
+@flow
+def child(prompt: str) -> None:
+    sync.jimeng_video(prompt)
 
 @flow
 def mapped(prompts: list[str]) -> int:
@@ -83,6 +92,8 @@ def crew(running_simulator: RunningSimulator, tmp_path_factory: pytest.TempPathF
         "broken": (jimeng, {"job_variables": {"command": "false"}}),
         "batch": ("prefect_genmedia.flows.batch.generate_batch", {}),
         "synchronous": ("own_flows.synchronous", {}),
+        "twins": ("own_flows.twins", {}),
+        "child": ("own_flows.child", {}),
         "mapped": ("own_flows.mapped", {}),
     }
     with crew.serving():
@@ -196,12 +207,13 @@ def test_requests_that_are_mapped_under_a_pace_are_each_submitted_once(crew: Cre
     assert simulator.accepted == 6
 
 
+@pytest.mark.parametrize("deployment", ["synchronous", "twins", "child"])
 def test_a_cancelled_synchronous_flow_leaves_its_card_and_its_event(
-    crew: Crew, simulator: RunningSimulator, known: set[str]
+    deployment: str, crew: Crew, simulator: RunningSimulator, known: set[str]
 ) -> None:
     """PrefectHQ/prefect#17623, #10367: a synchronous flow that is cancelled runs no clean-up."""
     simulator.world.settings.run_seconds = 3600.0
-    run = crew.start("synchronous", prompt="cancelled")
+    run = crew.start(deployment, prompt="cancelled")
     until(lambda: simulator.world.requests["tokenops.poll"], lambda: crew.logs(run))
     before = crew.events("genmedia.job.detached")
     crew.set_state(run, "CANCELLING")
@@ -209,7 +221,7 @@ def test_a_cancelled_synchronous_flow_leaves_its_card_and_its_event(
     (job,) = jobs_since(crew, known)
     assert job.state is JobState.SUBMITTED
     until(lambda: crew.events("genmedia.job.detached") == before + 1, "the event")
-    assert "stopped, not lost" in crew.artifacts(run)
+    assert "stopped, not lost" in "".join(crew.artifacts(each) for each in (run, *crew.children(run)))
 
 
 def test_a_freed_slot_of_a_limit_is_used_within_two_seconds(crew: Crew, simulator: RunningSimulator) -> None:

@@ -29,7 +29,7 @@ async def refuse_base64() -> None:
     Raises:
         InvalidRequest: there are some; each one's place is named, and nothing was sent.
     """
-    problems = [FieldProblem(place, WHY) for place in _places(flow_run.parameters)]
+    problems = [FieldProblem(place, WHY) for place in base64_places(flow_run.parameters)]
     if not problems:
         return
     if flow_run.id:
@@ -39,11 +39,17 @@ async def refuse_base64() -> None:
     raise InvalidRequest.of("The run", problems)
 
 
-def _places(value: Any, place: str = "") -> Iterator[str]:
+def base64_places(value: Any, place: str = "") -> Iterator[str]:
+    """The paths of all files that stand in a value as base64 text.
+
+    Parameters:
+        value: any value, such as a run's parameters.
+        place: the path of the value itself.
+    """
     if _is_inline(value, place):
         yield place
     for name, inner in _within(value):
-        yield from _places(inner, f"{place}.{name}" if place else str(name))
+        yield from base64_places(inner, f"{place}.{name}" if place else str(name))
 
 
 def _emptied(value: Any, place: str = "") -> Any:

@@ -185,7 +185,7 @@ def run_name(verb: str, parameter: str) -> Callable[..., str]:
 
 @dataclass(frozen=True)
 class JobRunName:
-    """A `flow_run_name` that lets `submit` append the provider's job id to the run's name.
+    """A `flow_run_name` that lets `submit_job` append the provider's job id to the run's name.
 
     Runs of flows whose `flow_run_name` is anything else keep their name.
 

@@ -39,6 +39,7 @@ from prefect_genmedia.deploy.infrastructure import (
 )
 from prefect_genmedia.deploy.watch import reconcile_change
 from prefect_genmedia.errors import CredentialsError, GenMediaError, InvalidRequest, QuotaError, RateLimited
+from prefect_genmedia.job_block import MediaJob
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import ProviderClient
 
@@ -120,7 +121,8 @@ def _declared(options: Options) -> _Declared:
 
 
 async def _applied(client: PrefectClient, options: Options, declared: _Declared, dry: bool) -> AsyncIterator[Change]:
-    for block_type in credentials_types().values():
+    block_types: list[type[Block]] = [*credentials_types().values(), MediaJob]
+    for block_type in block_types:
         yield await apply_block_type(client, block_type, dry)
     present: dict[str, Block] = {}
     for document in _chosen_documents(declared.documents.documents, options.providers):

@@ -6,12 +6,15 @@ import io
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from anyio import to_thread
-from PIL import Image, UnidentifiedImageError
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest, NoSubject, ProviderError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Subject = str | int | tuple[float, float]
 """`auto`, `largest`, `leftmost`, `rightmost`, `all`, an index from 0 (the largest), or a point in the picture."""
@@ -174,6 +177,8 @@ def _is_white(mask: Image.Image, x: float, y: float) -> bool:
 
 def _center(mask: Image.Image) -> float:
     """Middle of the white area, from 0 at the left edge to 1 at the right."""
+    from PIL import Image
+
     columns = mask.point(lambda value: 255 if value >= _WHITE else 0)
     weights = list(columns.resize((columns.width, 1), Image.Resampling.BOX).tobytes())
     total = sum(weights)
@@ -215,6 +220,8 @@ def _header_of(content: bytes) -> Image.Image:
     Raises:
         UnidentifiedImageError: it is in none of the formats.
     """
+    from PIL import Image, UnidentifiedImageError  # here, since every import of the package loads this module
+
     Image.init()
     for kind in _FORMATS:
         factory, accepts = Image.OPEN[kind]
