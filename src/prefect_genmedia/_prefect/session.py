@@ -218,7 +218,7 @@ if TYPE_CHECKING:
     AnyCredentials = ProviderCredentials
 else:
     # A run form offers the stored Blocks of the types that a parameter names, not those of their common base.
-    AnyCredentials = Union[tuple(credentials_types().values())]  # noqa: UP007 - of a tuple
+    AnyCredentials = Union[tuple(credentials_types().values()) or (ProviderCredentials,)]  # noqa: UP007 - of a tuple
 
 
 def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:

@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from prefect_genmedia.cli.console import command_console
+from prefect_genmedia.cli.guard import ending_in_sentences
 
 app = App(
     name="prefect-genmedia",
@@ -207,4 +208,5 @@ def reconcile(
 
 def main() -> None:
     """Run the command line."""
-    app()
+    with ending_in_sentences():
+        app()

@@ -44,7 +44,7 @@ class _Escaped:
 if TYPE_CHECKING:
     ProviderName = str
 else:  # what is offered and accepted are the providers that there are
-    ProviderName = Literal[tuple(plugin.name for plugin in plugins())]
+    ProviderName = Literal[tuple(plugin.name for plugin in plugins()) or ("none is installed",)]
 
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 """Off unless given: there is no `--no-…`."""
