@@ -12,12 +12,15 @@ from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.generate import check_run
+from prefect_genmedia.text import counted
 
 
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     table = parameters["table"]
-    name = parameters["batch_id"] or (table.rpartition("/")[2] if isinstance(table, str) else f"{len(table)} rows")
+    name = parameters["batch_id"] or (
+        table.rpartition("/")[2] if isinstance(table, str) else counted(len(table), "row")
+    )
     return f"batch · {name} · {parameters['shard']}" if parameters["shard"] else f"batch · {name}"
 
 

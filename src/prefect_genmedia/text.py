@@ -150,6 +150,15 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
+def needing_person(number: int) -> str:
+    """How many jobs need a person, such as `1 needs a person`.
+
+    Parameters:
+        number: how many.
+    """
+    return f"{number} {'needs' if number == 1 else 'need'} a person"
+
+
 def csv_cell(value: Any) -> Any:
     """The value as a cell that no spreadsheet runs as a formula, and that every file can store.
 

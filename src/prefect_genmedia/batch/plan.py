@@ -22,8 +22,8 @@ from prefect_genmedia.prices import CURRENCY
 
 _MEANINGS = {
     "submit": "submit",
-    "join": "join its job, which is paid",
-    "verify": "verify its file, which is paid",
+    "join": "join its job: nothing is paid again",
+    "verify": "verify its delivered file: nothing is paid again",
     "refused": "nothing: its input was refused",
     "failed": "nothing: it failed in this run",
     "needs a person": "nothing: a person must decide",
@@ -97,8 +97,8 @@ def plan_words(plan: Sequence[PlannedRow]) -> str:
     """Counts and the estimate in one line."""
     counts = Counter(row.what for row in plan)
     total = sum(row.cost or 0 for row in plan)
-    counted = ", ".join(f"{number} {what}" for what, number in counts.items())
-    return f"{counted}; about {total:.2f} {CURRENCY} (estimate)"
+    counts_text = ", ".join(f"{number} {what}" for what, number in counts.items())
+    return f"{counts_text}; about {total:.2f} {CURRENCY} (estimate)"
 
 
 def plan_text(plan: Sequence[PlannedRow]) -> str:

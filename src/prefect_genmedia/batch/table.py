@@ -42,7 +42,7 @@ def format_of(location: str) -> TableFormat:
     """
     ending = _path_of(location).suffix.lower()
     if ending not in _FORMATS:
-        raise _refusal(f"{location!r} ends in none of {', '.join(_FORMATS)}")
+        raise _refusal(f"{location!r} must end in {', '.join(_FORMATS)}")
     return _FORMATS[ending]
 
 

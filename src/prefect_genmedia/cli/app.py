@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from datetime import timedelta
 from importlib.metadata import version
@@ -192,7 +193,7 @@ def reconcile(
     ```
     prefect-genmedia reconcile --every 10m
     ```
-    Next: `prefect-genmedia jobs list` warns when no round has succeeded for 20 minutes.
+    Next: `prefect-genmedia jobs list` warns when jobs wait and no round has succeeded for 20 minutes.
 
     Parameters
     ----------
@@ -208,5 +209,7 @@ def reconcile(
 
 def main() -> None:
     """Run the command line."""
+    # Prefect says each second that an event of a command is not sent yet, which nobody has to know.
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)
     with ending_in_sentences():
         app()

@@ -1,4 +1,4 @@
-"""A job as a line: cut to the terminal's width for people, whole and between tabs for programs."""
+"""A job as a line: cut to the terminal's width for people, whole for programs."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def print_jobs(console: Console, jobs: Sequence[Job], now: float) -> None:
         console.print(_table(jobs, now))
         return
     for job in jobs:
-        cells = (job.key, job.state.value, _title(job), iso_time(job.created_at) or "", _ending(job))
-        console.out("\t".join(map(escaped, cells)), highlight=False)
+        cells = (job.key, job.state.value, _title(job), iso_time(job.created_at) or "", job.shown_id, _ending(job))
+        console.out("  ".join(map(escaped, cells)), highlight=False)
 
 
 def _table(jobs: Sequence[Job], now: float) -> Table:

@@ -14,7 +14,7 @@ from prefect_genmedia._core.attempts import agreed_step, rerun_after
 from prefect_genmedia._core.decide import warning_about
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.lookup import JobFilter, list_jobs, matching_jobs
-from prefect_genmedia._core.model import Job, JobState, Rerun
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState, Rerun
 from prefect_genmedia._core.rounds import NEXT_STEP, Health, health
 from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
 from prefect_genmedia.cli.decisions import abandon, adopt, resubmit, undo
@@ -44,7 +44,7 @@ def list_all(
 ) -> None:
     """List jobs: those that need you, then those at a provider by expiry, then the newest.
 
-    A terminal gets one line a job, cut to its width; a file or a pipe gets whole values between tabs.
+    A terminal gets one line a job, cut to its width; a file or a pipe gets whole values.
 
     For example:
     ```
@@ -90,8 +90,13 @@ def list_all(
 
 
 async def _health(ledger: Ledger) -> tuple[Health, bool]:
-    """What the ledger tells about reconcile, and whether the Prefect server was told that it is overdue."""
+    """What the ledger tells about reconcile, and whether the Prefect server was told that it is overdue.
+
+    It is not overdue where no job waits to be collected.
+    """
     found = await health(ledger)
+    if found.is_overdue and not await ledger.jobs({JobState.SENDING, *AT_PROVIDER}, limit=1):
+        return Health(found.now, found.started_at, found.now), False
     if not found.is_overdue:
         return found, False
     from prefect_genmedia._prefect.reconcile import emit_overdue, server_answers  # Prefect: seconds, and only here

@@ -19,7 +19,7 @@ from prefect_genmedia._prefect.reconcile import RoundReport, run_round, scope_of
 from prefect_genmedia.deploy.documents import declared_credentials
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.credentials import ProviderCredentials
-from prefect_genmedia.text import counted
+from prefect_genmedia.text import counted, needing_person
 
 logger = logging.getLogger(__name__)
 
@@ -114,11 +114,10 @@ def _in_words(report: RoundReport) -> str:
     if report.at_work is not None:
         return f"does nothing: another round is at work ({report.at_work.holder})"
     states = Counter(finding.job.state for finding in report.findings)
-    needs = "needs" if report.need_person == 1 else "need"
     counts = (
         counted(len(report.findings), "job"),
         f"{states[JobState.DELIVERED]} delivered",
-        f"{report.need_person} {needs} a person",
+        needing_person(report.need_person),
     )
     again = f"; {counted(len(report.runs), 'run')} started again" if report.runs else ""
     return f"succeeded: {', '.join(counts)}{again}"
