@@ -75,7 +75,7 @@ class Places:
             left = self.until - clock.monotonic()
             if left <= 0:
                 raise RateLimited(
-                    f"{counted(limit, 'job')} of this account {'is' if limit == 1 else 'are'} in flight, and no slot became free in time.",
+                    f"The account's {counted(limit, 'in-flight slot')} did not become free in time.",
                     retryable=False,
                     next_step="run again when some have ended, see `prefect-genmedia jobs list --state submitted`.",
                 ).about(job.key, None)

@@ -218,7 +218,7 @@ class BatchScheduler:
             reason = self.breaker.reason
             self._stop(
                 BatchIncomplete(
-                    f"Stopped after {counted(self.spec.limits.breaker, 'row')} in a row with {reason.kind}: "
+                    f"Stopped after {counted(self.spec.limits.breaker, 'row')} in a row with the same {reason.kind}: "
                     f"{reason.message}",
                     next_step=reason.next_step,
                 ).about(reason.job_key, None)

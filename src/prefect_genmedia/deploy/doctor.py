@@ -299,14 +299,12 @@ async def check_reconcile(ledger: Ledger) -> Finding:
     left = [job for job in under_way if now - job.updated_at > LEFT_SECONDS]
     if left:
         longest = max(now - job.updated_at for job in left) / 3600
-        found = (
-            f"{counted(len(left), 'paid job')} {'was' if len(left) == 1 else 'were'} left, for up to {longest:.0f} h"
-        )
+        found = f"{counted(len(left), 'paid job')} left alone for up to {longest:.0f} h"
         return Finding("reconcile", found, "switch on the schedule of reconcile-jobs, and check its worker and Blocks.")
     unknown = len(await ledger.jobs({JobState.UNKNOWN}))
     if unknown:
         step = "`prefect-genmedia jobs list --state unknown`, then adopt, resubmit or abandon each."
-        return Finding("reconcile", f"{counted(unknown, 'job')} {'needs' if unknown == 1 else 'need'} a person", step)
+        return Finding("reconcile", counted(unknown, "job needs a person", "jobs need a person"), step)
     told = await health(ledger)
     return Finding("reconcile", str(told), NEXT_STEP if told.is_overdue and under_way else "")
 
