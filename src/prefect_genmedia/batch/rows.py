@@ -145,7 +145,7 @@ def _request(fields: Mapping[str, Any], kind: str, problems: list[FieldProblem])
     except KeyError:
         problems.append(FieldProblem("kind", f"{named!r} is not a kind of request"))
         return None
-    inputs = {name: _cell(model, name, value) for name, value in fields.items() if name not in ("id", "kind")}
+    inputs = {name: cell_value(model, name, value) for name, value in fields.items() if name not in ("id", "kind")}
     try:
         return model.model_validate(inputs).normalized()
     except InvalidRequest as refusal:
@@ -153,8 +153,14 @@ def _request(fields: Mapping[str, Any], kind: str, problems: list[FieldProblem])
     return None
 
 
-def _cell(model: type[GenerationRequest], name: str, value: Any) -> Any:
-    """A cell as its field wants it: CSV knows text only, Parquet may hold whole numbers as floats."""
+def cell_value(model: type[GenerationRequest], name: str, value: Any) -> Any:
+    """A cell as its field wants it: CSV knows text only, Parquet may hold whole numbers as floats.
+
+    Parameters:
+        model: the kind of request.
+        name: the field's name.
+        value: what the cell holds.
+    """
     value = _plain(value)
     field = model.model_fields.get(name)
     if field is None or not isinstance(value, str):

@@ -65,11 +65,37 @@ prefect-genmedia doctor BLOCK
 Next: do what the last column says. Run it where the flows run, with the worker's environment.
 """
 
-# What the two say of themselves stands here: taking it from their modules would load them for each `--help`.
+MAKE = """Make one result of any kind: submit, wait, download, verify. No flow and no Prefect server is needed.
+
+The same command again gets the same result, and pays nothing: also after Ctrl-C.
+
+For example:
+```
+prefect-genmedia make jimeng --prompt "a lake at dawn" --output lake.mp4
+prefect-genmedia make poster --help
+```
+Next: `prefect-genmedia jobs list` has what was made.
+"""
+
+BATCH = """Make every row of a table, as a run of the flow generate_batch in this process; run it again to do the rest.
+
+The run, its progress, its failures and its gallery are in the UI of the server in PREFECT_API_URL.
+
+For example:
+```
+prefect-genmedia batch rows.csv --dry-run
+prefect-genmedia batch rows.csv --max-cost 20
+```
+Next: the table of results, whose path it prints.
+"""
+
+# What these say of themselves stands here: taking it from their modules would load them for each `--help`.
 app.command("prefect_genmedia.cli.jobs:app", name="jobs", help=JOBS)
 app.command("prefect_genmedia.cli.accounts:app", name="accounts", help=ACCOUNTS)
 app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
 app.command("prefect_genmedia.cli.doctor:doctor", name="doctor", help=DOCTOR)
+app.command("prefect_genmedia.cli.make:app", name="make", help=MAKE)
+app.command("prefect_genmedia.cli.batch:batch", name="batch", help=BATCH)
 app.register_install_completion_command()
 
 

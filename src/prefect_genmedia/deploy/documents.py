@@ -87,6 +87,17 @@ def declared_credentials(values: Mapping[str, str]) -> list[ProviderCredentials]
     return credentials_in(values, read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml").documents)
 
 
+def declared_variables(provider: str) -> list[str]:
+    """The environment variables that the shipped `documents.yaml` names for a provider's secrets.
+
+    Parameters:
+        provider: the provider's name.
+    """
+    slug = credentials_types()[provider].get_block_type_slug()
+    documents = read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml").documents
+    return [name for spec in documents if spec.block == slug for name in _entrances(spec)]
+
+
 async def apply_block_type(client: PrefectClient, block: type[Block], dry: bool) -> Change:
     """Register a Block type and its schema, where the server does not have them as they are here.
 
