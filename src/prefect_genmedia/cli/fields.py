@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping
 from inspect import Parameter as SignatureParameter
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
 
 from cyclopts import Group, Parameter
 
@@ -23,7 +23,8 @@ def request_options(model: type[GenerationRequest], taken: frozenset[str]) -> It
         taken: names of the command's own options; a field of such a name is given with `--request-NAME`.
     """
     group = Group("Request", sort_key=0)
-    for name, field in model.model_fields.items():
+    fields = sorted(model.model_fields.items(), key=lambda each: each[0] == "extra_body")  # the escape hatch comes last
+    for name, field in fields:
         kind, several = _option_type(field.annotation)
         option = Parameter(
             name=f"--request-{_dashed(name)}" if name in taken else None,
@@ -33,7 +34,7 @@ def request_options(model: type[GenerationRequest], taken: frozenset[str]) -> It
             negative="" if several else None,
             group=group,
         )
-        annotation = Annotated[kind | None, option]
+        annotation: Any = Annotated[Optional[kind], option]  # noqa: UP045 - of a value
         key = _key(name, taken)
         yield SignatureParameter(key, SignatureParameter.KEYWORD_ONLY, default=None, annotation=annotation)
 

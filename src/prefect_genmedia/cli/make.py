@@ -1,4 +1,4 @@
-"""`prefect-genmedia make KIND`: one result of any kind, in this process, without a flow and without a Prefect server."""
+"""`prefect-genmedia make KIND`: one result of any kind, without a flow and without a Prefect server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 from uuid import uuid4
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 from cyclopts.validators import Number
 from rich.markup import escape
 
@@ -31,7 +31,7 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import json_text
 
-app = App(name="make")
+app = App(name="make", group_parameters=Group("Options", sort_key=10))
 
 SCOPE = "command-line"
 """What bounds "the same request" where no idempotency key is given: all that is made by this command."""
