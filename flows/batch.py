@@ -14,12 +14,13 @@ from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.batch.table import name_of
 from prefect_genmedia.generate import check_run
+from prefect_genmedia.text import counted
 
 
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     table = parameters["table"]
-    name = parameters["batch_id"] or (name_of(table) if isinstance(table, str) else f"{len(table)} rows")
+    name = parameters["batch_id"] or (name_of(table) if isinstance(table, str) else counted(len(table), "row"))
     return f"batch · {name} · {parameters['shard']}" if parameters["shard"] else f"batch · {name}"
 
 

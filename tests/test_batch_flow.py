@@ -314,7 +314,7 @@ async def test_a_dry_run_prints_its_plan_by_model_and_what_would_be_done(
         ["–", "leave out: it is invalid", "1", "0.00"],
         ["jenius/poster", "submit", "2", "no price"],
         ["tokenops/jimeng-video-3.0-720P", "submit", "2", "2.80"],
-        ["tokenops/jimeng-video-3.0-720P", "verify its file, which is paid", "1", "0.00"],
+        ["tokenops/jimeng-video-3.0-720P", "verify its delivered file: nothing is paid again", "1", "0.00"],
         ["total", "6", "2.80"],
     ]
 

@@ -112,7 +112,7 @@ def test_rows_that_would_share_a_file_on_some_disk_are_told_before_anything_is_p
     assert [row.id for row in bad] == ["anna", file_stem("a b"), "STRASSE", "Anna"]
     problems = [problem.problem for row in bad for problem in row.problems]
     assert all(problem.startswith("names the same file as") for problem in problems[:3])
-    assert problems[3] == "stands in another row, too"
+    assert problems[3] == "is the id of another row, too"
 
 
 def test_a_part_of_a_table_leaves_out_what_the_whole_leaves_out() -> None:

@@ -130,7 +130,7 @@ async def test_whoever_waits_says_so_once_and_sends_nothing_until_there_is_a_pla
         while clock.passed < 600:
             await asyncio.sleep(0)
         assert simulator.accepted == 1
-        assert told == ["Waiting for a place: 1 of 1 jobs of this account are in flight"]
+        assert told == ["Waiting for an in-flight slot: this account has 1 of 1 job in flight"]
         assert len(await ledger.jobs({JobState.RESERVED})) == 1
         await ledger.move(first, JobState.SUCCEEDED)
         assert (await second).state is JobState.SUBMITTED
@@ -200,14 +200,16 @@ async def test_a_run_without_a_place_sends_nothing_while_another_job_is_at_the_p
     runs = [
         asyncio.create_task(jimeng_video(f"lake {n}", credentials=of(simulator, max_in_flight=limit))) for n in range(2)
     ]
-    while simulator.accepted < limit or (limit == 1 and "Waiting for a place: 1 of 1 jobs" not in caplog.text):
+    while simulator.accepted < limit or (
+        limit == 1 and "Waiting for an in-flight slot: this account has 1 of 1 job" not in caplog.text
+    ):
         await asyncio.sleep(0.02)
     assert simulator.accepted == limit
     assert len(await ledger.jobs({JobState.RESERVED})) == 2 - limit
     simulator.world.settings.run_seconds = 0.2
     await asyncio.gather(*runs)
     assert simulator.accepted == 2
-    assert caplog.text.count("Waiting for a place") == 2 - limit
+    assert caplog.text.count("Waiting for an in-flight slot") == 2 - limit
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -180,7 +180,7 @@ async def test_without_a_prefect_server_a_lost_job_is_delivered_and_the_round_pr
     )
     assert answer.returncode == 0, answer.stderr
     (line,) = answer.stdout.splitlines()
-    assert "succeeded: 1 jobs, 1 delivered, 0 need a person; no Prefect server answers" in line
+    assert "succeeded: 1 job, 1 delivered, 0 need a person; no Prefect server answers" in line
     (job,) = await ledger.jobs()
     assert job.state is JobState.DELIVERED
     assert simulator.accepted == 1

@@ -232,7 +232,7 @@ def test_the_person_who_is_chosen_in_the_form_speaks(number: int, desk: Desk) ->
         desk.open(f"/runs/flow-run/{run}")
         desk.page.get_by_role("button", name="Resume").click()
         form = desk.page.locator(".p-modal")
-        form.get_by_text("Who shall speak?").wait_for()
+        form.get_by_text("Who speaks?").wait_for()
         form.locator(".p-select-button__control").press("Space")
         desk.page.locator(".p-select-option").filter(has_text=str(number)).click()
         desk.photograph("choice")

@@ -139,6 +139,26 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return "".join(c if c == "\n" or _is_clean(c) else json.dumps(c)[1:-1] for c in text)
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and its noun, such as `1 job` or `2 jobs`.
+
+    Parameters:
+        number: how many.
+        noun: what one of them is called.
+        plural: what several are called; the noun and an s by default.
+    """
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def needing_person(number: int) -> str:
+    """How many jobs need a person, such as `1 needs a person`.
+
+    Parameters:
+        number: how many.
+    """
+    return f"{number} {'needs' if number == 1 else 'need'} a person"
+
+
 def csv_cell(value: Any) -> Any:
     """The value as a cell that no spreadsheet runs as a formula, and that every file can store.
 

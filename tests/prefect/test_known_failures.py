@@ -138,7 +138,7 @@ def test_a_run_that_is_suspended_in_the_ui_before_it_submits_pays_nothing_until_
     first = crew.start("free", prompt="first", credentials="narrow")
     until(lambda: simulator.accepted == 1, lambda: crew.logs(first))
     second = crew.start("free", prompt="second", credentials="narrow")
-    until(lambda: "Waiting for a place" in crew.logs(second), lambda: crew.logs(second))
+    until(lambda: "Waiting for an in-flight slot" in crew.logs(second), lambda: crew.logs(second))
     crew.suspend(second)
 
     simulator.world.settings.run_seconds = 0.2

@@ -19,6 +19,7 @@ from prefect_genmedia.errors import BudgetStop
 from prefect_genmedia.prices import CURRENCY, PriceTable, from_micros, in_micros, limit_in_micros
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
+from prefect_genmedia.text import counted
 
 BudgetPeriod = Literal["total", "day"]
 
@@ -230,7 +231,7 @@ def _near(state: BudgetState, share: Decimal) -> Facts:
 def _stop(state: BudgetState, cost: Decimal) -> BudgetStop:
     limits = []
     if state.max_jobs is not None:
-        limits.append(f"{state.jobs} of {state.max_jobs} jobs")
+        limits.append(f"{state.jobs} of {counted(state.max_jobs, 'job')}")
     if state.max_cost is not None:
         limits.append(f"an estimated {state.cost:.2f} of {state.max_cost:.2f} {CURRENCY}")
     wanted = f" another estimated {cost:.2f} {CURRENCY}" if cost else " another job"

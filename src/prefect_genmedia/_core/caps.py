@@ -17,6 +17,7 @@ from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.statements import lock_number
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, from_micros
+from prefect_genmedia.text import counted
 
 _CAPS = schema.account_caps
 
@@ -71,7 +72,7 @@ class Cap:
         Parameters:
             amount: millionths, or jobs.
         """
-        return shown_amount(from_micros(amount)) if self.is_money else f"{amount} jobs"
+        return shown_amount(from_micros(amount)) if self.is_money else counted(amount, "job")
 
     def plain(self, amount: int) -> float:
         """An amount of what is limited, for events.

@@ -13,16 +13,23 @@ from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, make_url
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import NotSupportedError
+from sqlalchemy.exc import ArgumentError, InvalidRequestError, NotSupportedError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from prefect_genmedia._core import schema
 from prefect_genmedia._core.ledger_file import LedgerFile
 from prefect_genmedia._core.outages import ledger_error
+from prefect_genmedia.errors import LedgerError
+from prefect_genmedia.text import clean_text
 
 BUSY_SECONDS = 30.0
 """How long a write waits for another process's, in seconds."""
+
+_URL_STEP = (
+    "set PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL to sqlite:///PATH (four slashes before an absolute path) or "
+    "postgresql://USER:PASSWORD@HOST/NAME."
+)
 
 T = TypeVar("T")
 
@@ -57,14 +64,53 @@ class Database(Protocol):
         ...
 
 
+def ledger_target(url: str) -> URL:
+    """The ledger's URL in its parts.
+
+    Parameters:
+        url: `sqlite:///path`, `postgresql://…`, or either with an async driver named.
+
+    Raises:
+        LedgerError: it is no URL of a database that can hold the ledger. The message shows nothing of it.
+    """
+    problem = "is not a database URL"
+    try:
+        target = make_url(url)
+        if target.get_backend_name() in ("sqlite", "postgresql", "postgres"):
+            return target
+        problem = f"names the database {clean_text(target.get_backend_name(), 40)}, which cannot hold it"
+    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
+        pass
+    raise LedgerError(f"The ledger's URL {problem}.", retryable=False, next_step=_URL_STEP)
+
+
+def shown_ledger(url: str) -> str:
+    """The ledger's URL for people: without password and options.
+
+    Parameters:
+        url: the URL.
+
+    Raises:
+        LedgerError: see `ledger_target`.
+    """
+    return ledger_target(url).set(query={}).render_as_string(hide_password=True)
+
+
+def _database(target: URL) -> Database:
+    if target.get_backend_name() == "sqlite":
+        return SqliteThread(target.set(drivername="sqlite"))
+    driver = "postgresql+asyncpg" if target.drivername in ("postgresql", "postgres") else target.drivername
+    try:
+        return Pool(target.set(drivername=driver))
+    except (ImportError, ArgumentError, InvalidRequestError) as error:
+        problem = f"The ledger's URL names the driver {clean_text(driver, 40)}, which cannot be used"
+        reason = f"{problem}: {type(error).__name__}."
+    raise LedgerError(reason, retryable=False, next_step=_URL_STEP)
+
+
 async def open_database(url: str) -> Database:
     """Connect to the database at `url` and bring it to the present schema."""
-    target = make_url(url)
-    if target.get_backend_name() == "sqlite":
-        database: Database = SqliteThread(target.set(drivername="sqlite"))
-    else:
-        driver = "postgresql+asyncpg" if target.drivername in ("postgresql", "postgres") else target.drivername
-        database = Pool(target.set(drivername=driver))
+    database = _database(ledger_target(url))
     try:
         if not await database.transact(lambda connection: schema.is_current(connection, database.existed)):
             await database.transact(schema.migrate)

@@ -19,6 +19,7 @@ from prefect_genmedia._core.model import FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia._core.pace import account_key
 from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.errors import RateLimited
+from prefect_genmedia.text import counted
 
 LOOK_SECONDS = (0.5, 5.0)
 """How often the first of a line looks for a free place, in seconds: at first, and at the longest."""
@@ -74,7 +75,7 @@ class Places:
             left = self.until - clock.monotonic()
             if left <= 0:
                 raise RateLimited(
-                    f"{limit} jobs of this account are in flight, and no place became free in time.",
+                    f"The account's {counted(limit, 'in-flight slot')} did not become free in time.",
                     retryable=False,
                     next_step="run again when some have ended, see `prefect-genmedia jobs list --state submitted`.",
                 ).about(job.key, None)
@@ -84,7 +85,7 @@ class Places:
     async def _tell_if_full(self, ledger: Ledger, job: Job, limit: int) -> bool:
         taken = await ledger.in_flight(job.account)
         if taken >= limit:
-            self.tell(f"Waiting for a place: {taken} of {limit} jobs of this account are in flight")
+            self.tell(f"Waiting for an in-flight slot: this account has {taken} of {counted(limit, 'job')} in flight")
         return taken >= limit
 
 

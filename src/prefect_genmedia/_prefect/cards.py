@@ -20,7 +20,7 @@ from prefect_genmedia._prefect.markdown import cell, code, escape, link, prose
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.plugin import kinds
-from prefect_genmedia.text import shown_id
+from prefect_genmedia.text import counted, needing_person, shown_id
 
 _NEW_RUN = "start a new run with other inputs (*Copy to new run*); *Retry* would send the same ones."
 
@@ -133,7 +133,7 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
     await acreate_table_artifact(
         key="genmedia-reconcile",
         table=rows or [{"result": "every paid job is delivered or has a run that waits for it"}],
-        description=f"{len(rows)} jobs, {sum(bool(row['next']) for row in rows)} need a person",
+        description=f"{counted(len(rows), 'job')}, {needing_person(sum(bool(row['next']) for row in rows))}",
     )
 
 

@@ -2,40 +2,61 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import MissingContextError, ObjectNotFound
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._media.storage import anywhere, is_relative
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.settings import GenMediaSettings
 
-_warned: set[str] = set()
+WARNED = ".warned"
+"""Ends the name of the file beside a ledger that says that its user was warned."""
 
 
-async def warn_of_mortal_ledger(settings: GenMediaSettings) -> None:
-    """Warn once a process when the ledger is the default file and the run looks like it runs on a passing machine.
+async def warn_of_ephemeral_ledger(settings: GenMediaSettings) -> None:
+    """Warn once a ledger when it is the default file on a machine that is probably thrown away.
 
     Without the ledger nobody knows what was paid: a container that is thrown away takes the promise with it. Whoever
-    has set a ledger has chosen its place.
+    has set a ledger has chosen its place, and a volume stays. That the warning was given is written down beside the
+    ledger, and goes with it: in the next container it is given again.
     """
-    url = settings.ledger
-    if settings.ledger_url is not None or url in _warned:
+    file = Path(settings.ledger.removeprefix("sqlite:///"))
+    marker = file.with_name(f"{file.name}{WARNED}")
+    if settings.ledger_url is not None or marker.exists():
         return
-    _warned.add(url)
-    reason = _container() or await _remote_work_pool()
+    reason = (None if _is_on_volume(file.parent) else _container()) or await _remote_work_pool()
     if reason:
-        get_run_logger().warning(
+        with suppress(OSError):
+            marker.touch(mode=0o600)
+        run_logger().warning(
             "The job ledger is a SQLite file, and this run is %s: when the machine goes, so does the record of "
             "what was paid. Set PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL to a PostgreSQL URL; Prefect's own will do.",
             reason,
         )
+
+
+def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
+    """The run's log; the package's where there is no run, as in a command."""
+    try:
+        return get_run_logger()
+    except MissingContextError:
+        return logging.getLogger("prefect_genmedia")
+
+
+def _is_on_volume(folder: Path) -> bool:
+    """Whether a folder is on another file system than the container itself, as a mounted volume is."""
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    return existing.stat().st_dev != Path("/").stat().st_dev
 
 
 def _container() -> str | None:

@@ -40,6 +40,7 @@ from prefect_genmedia.errors import StorageError
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.plugin import loaded_parts
 from prefect_genmedia.settings import current_settings
+from prefect_genmedia.text import counted
 
 T = TypeVar("T")
 
@@ -254,7 +255,7 @@ async def _remove_stale(ledger: Ledger, target: Callable[[str], Awaitable[Target
             _logger().warning("Stale files of an output cannot be removed: %s", type(error).__name__)
     removed += await to_thread.run_sync(remove_stale_here)
     if removed:
-        _logger().info("Removed %d staged files of processes that are gone", removed)
+        _logger().info("Removed %s of processes that are gone", counted(removed, "staged file"))
 
 
 async def _removed_at(output: str, target: Callable[[str], Awaitable[Target]]) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Union
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
-from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.account_admin import pause_account, resume_account
 from prefect_genmedia._core.accounts import AccountRecord, learn_accounts, resolve_account
@@ -25,7 +24,7 @@ from prefect_genmedia._core.polling import PollPolicy
 from prefect_genmedia._core.reconcile import ClientFor
 from prefect_genmedia._core.session import JobHooks, Session
 from prefect_genmedia._inputs.publish import Publication
-from prefect_genmedia._prefect.environment import warn_of_mortal_ledger
+from prefect_genmedia._prefect.environment import run_logger, warn_of_ephemeral_ledger
 from prefect_genmedia._prefect.run import RunHooks, run_context
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.errors import CredentialsError
@@ -104,7 +103,7 @@ async def session_of(
     Raises:
         AccountConflict: the Block's name and its key belong to two accounts of the ledger.
     """
-    await warn_of_mortal_ledger(settings)
+    await warn_of_ephemeral_ledger(settings)
     record, caps = await resolve_account(ledger, client.account, block.name_of_account, strict=sends), caps_of(block)
     if sends:
         await remember_caps(ledger, record, caps)
@@ -124,7 +123,7 @@ async def session_of(
         target_of=target_of,
         policy=poll_policy(settings),
         hooks=hooks or RunHooks(),
-        log=get_run_logger(),
+        log=run_logger(),
     )
 
 
@@ -229,7 +228,7 @@ if TYPE_CHECKING:
     AnyCredentials = ProviderCredentials
 else:
     # A run form offers the stored Blocks of the types that a parameter names, not those of their common base.
-    AnyCredentials = Union[tuple(credentials_types().values())]  # noqa: UP007 - of a tuple
+    AnyCredentials = Union[tuple(credentials_types().values()) or (ProviderCredentials,)]  # noqa: UP007 - of a tuple
 
 
 def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:

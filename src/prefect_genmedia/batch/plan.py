@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from io import StringIO
@@ -22,8 +22,8 @@ from prefect_genmedia.prices import CURRENCY
 
 _MEANINGS = {
     "submit": "submit",
-    "join": "join its job, which is paid",
-    "verify": "verify its file, which is paid",
+    "join": "join its job: nothing is paid again",
+    "verify": "verify its delivered file: nothing is paid again",
     "refused": "nothing: its input was refused",
     "failed": "nothing: it failed in this run",
     "needs a person": "nothing: a person must decide",
@@ -102,10 +102,17 @@ def _what(run: BatchScheduler, known: Job | None) -> str:
 
 def plan_words(plan: Sequence[PlannedRow]) -> str:
     """Counts and the estimate in one line."""
-    counts = Counter(row.what for row in plan)
     total = sum(row.cost or 0 for row in plan)
-    counted = ", ".join(f"{number} {what}" for what, number in counts.items())
-    return f"{counted}; about {total:.2f} {CURRENCY} (estimate)"
+    return f"{plan_counts(Counter(row.what for row in plan))}; about {total:.2f} {CURRENCY} (estimate)"
+
+
+def plan_counts(counts: Mapping[str, int]) -> str:
+    """How many rows there are of each sort, in one line.
+
+    Parameters:
+        counts: numbers by word.
+    """
+    return ", ".join(f"{number} {what}" for what, number in counts.items())
 
 
 def plan_text(plan: Sequence[PlannedRow]) -> str:

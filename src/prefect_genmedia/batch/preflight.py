@@ -18,6 +18,7 @@ from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.text import counted
 
 LOOKS_AT_ONCE = 8
 """Inputs that are looked at at once: recordings are decoded, and there may be a whole table of them."""
@@ -66,7 +67,8 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
     looks = _Looks()
     for row in of_rows:
         looks.want(by_row[row.id], sessions[row.request.provider].client.fetch_rules)
-    get_run_logger().info("Looking at %d inputs of %d rows, before anything is submitted", len(looks), len(of_rows))
+    what = f"{counted(len(looks), 'input')} of {counted(len(of_rows), 'row')}"
+    get_run_logger().info("Inspecting %s, before anything is submitted", what)
     await looks.all()
     await looks.confirm([url for row in of_rows for url in asked_inputs(row.request)], _sleep_of(sessions))
     looked, unseen = Inspected(), []
@@ -87,9 +89,10 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
         unseen += [f"row {row.id}: {told[0]}"] if told else []
     if unseen:
         get_run_logger().warning(
-            "%d of %d rows have inputs that cannot be looked at from here; they go on without that. The first is %s",
+            "%d of %s cannot be inspected from here, and %s without it. The first is %s",
             len(unseen),
-            len(of_rows),
+            counted(len(of_rows), "row"),
+            "goes on" if len(unseen) == 1 else "go on",
             unseen[0],
         )
     return looked

@@ -20,7 +20,7 @@ from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.providers.inputs import AS_GIVEN, is_public, local_path
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
-from prefect_genmedia.text import escaped
+from prefect_genmedia.text import counted, escaped
 
 SHOWN_PROBLEMS = 50
 """How many problems an error's message spells out; its `problems` always has all of them."""
@@ -115,7 +115,7 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> Invali
     error = InvalidRequest.of("The table", problems[:SHOWN_PROBLEMS])
     if len(problems) > SHOWN_PROBLEMS:
         left = len(problems) - SHOWN_PROBLEMS
-        error = InvalidRequest(f"{error.message} And {left} more problems in {len(bad)} rows.")
+        error = InvalidRequest(f"{error.message} And {counted(left, 'more problem')} in {counted(len(bad), 'row')}.")
     error.problems = tuple(problems)
     error.next_step = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
     return error
@@ -138,7 +138,7 @@ def _id_problems(row_id: str, value: Any, seen: dict[str, str]) -> Iterator[Fiel
     if name not in seen:
         seen[name] = row_id
     elif seen[name] == row_id:
-        yield FieldProblem("id", "stands in another row, too")
+        yield FieldProblem("id", "is the id of another row, too")
     else:
         yield FieldProblem("id", f"names the same file as {seen[name]!r} on a disk that does not tell Anna from anna")
 

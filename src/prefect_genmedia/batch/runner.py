@@ -45,7 +45,7 @@ from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, I
 from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
-from prefect_genmedia.text import WORDS_CHARACTERS, clean_text
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted
 
 LOOK_SECONDS = 0.5
 """How often it is seen whether progress and results are due, in seconds."""
@@ -101,7 +101,9 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         supervisor = None if spec.sharding.shards == 1 else await supervisor_of(batch, spec)
         scheduler.budgets = await _budgets(scheduler, spec.money)
         known = len(scheduler.known)
-        get_run_logger().info("Batch %s: %d rows, %d of them known to the ledger", batch.name, len(batch.rows), known)
+        get_run_logger().info(
+            "Batch %s: %s, %d of them known to the ledger", batch.name, counted(len(batch.rows), "row"), known
+        )
         with quiet_rows(len(batch.rows)), terminal_bar(batch.name) as bar:
             async with _shown(batch.name, results, bar, shard):
                 await (supervisor or scheduler).go()
@@ -309,7 +311,11 @@ async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
         budgets[account] = Budget(run.jobs.ledger, name, money.max_jobs, money.max_cost)
         state = await budgets[account].open()
         get_run_logger().info(
-            "Budget %s: %d jobs and about %.2f %s (estimate) are reserved", name, state.jobs, state.cost, CURRENCY
+            "Budget %s: %s and about %.2f %s (estimate) are reserved",
+            name,
+            counted(state.jobs, "job"),
+            state.cost,
+            CURRENCY,
         )
     return budgets
 

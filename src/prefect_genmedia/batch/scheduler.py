@@ -29,6 +29,7 @@ from prefect_genmedia.batch.spec import BatchSpec, Limits
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
 from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.text import counted
 
 _MEASURED_AT_ONCE = 4
 
@@ -218,7 +219,7 @@ class BatchScheduler:
             reason = self.breaker.reason
             self._stop(
                 BatchIncomplete(
-                    f"Stopped after {self.spec.limits.breaker} rows in a row with the same {reason.kind}: "
+                    f"Stopped after {counted(self.spec.limits.breaker, 'row')} in a row with the same {reason.kind}: "
                     f"{reason.message}",
                     next_step=reason.next_step,
                 ).about(reason.job_key, None)

@@ -29,6 +29,7 @@ from prefect_genmedia._prefect.markdown import Cell, escape, read_cell, verbatim
 from prefect_genmedia.batch.results import INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.batch.rows import id_of
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.text import counted
 
 BEAT_KEY = "genmedia-batch-shard"
 """Artifact key of a shard's progress bar."""
@@ -179,7 +180,8 @@ async def deployment_for(runs: int, name: str | None) -> ShardTarget:
 def _check_places(whose: str, limit: int | None, wanted: int) -> None:
     if limit is not None and limit < wanted:
         raise refused(
-            "shard_deployment", f"{whose} has a concurrency limit of {limit}, and {wanted} runs are wanted at once"
+            "shard_deployment",
+            f"{whose} has a concurrency limit of {limit}, and the batch needs {counted(wanted, 'run')} at once",
         )
 
 
@@ -220,7 +222,9 @@ class ShardEnd:
             "",
             "stopped" if self.stop else "done",
             error_kind=self.stop.kind if self.stop else None,
-            error_message=self.stop.message if self.stop else f"{len(self.rows)} rows have an error",
+            error_message=self.stop.message
+            if self.stop
+            else f"{counted(len(self.rows), 'row')} {'has' if len(self.rows) == 1 else 'have'} an error",
         )
         return [
             {

@@ -29,6 +29,7 @@ from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result,
 from prefect_genmedia.batch.row_task import ROW_TASK
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.text import counted
 
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""
@@ -135,7 +136,7 @@ async def publish_failures(batch_id: str, results: Results) -> None:
     await acreate_table_artifact(
         key="genmedia-batch-failures",
         table=table,
-        description=escape(f"{batch_id} · {sum(map(len, groups.values()))} rows without a file"),
+        description=escape(f"{batch_id} · {counted(sum(map(len, groups.values())), 'row')} without a file"),
     )
 
 

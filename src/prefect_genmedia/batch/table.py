@@ -67,7 +67,7 @@ def format_of(location: str) -> TableFormat:
     ending = _path_of(location).suffix.lower()
     if ending not in _FORMATS:
         hint = "; save it as .xlsx" if ending in (".xls", ".xlsb", ".ods") else ""
-        raise refusal(f"{unsigned_text(location)!r} ends in none of {', '.join(_FORMATS)}{hint}")
+        raise refusal(f"{unsigned_text(location)!r} must end in {', '.join(_FORMATS)}{hint}")
     return _FORMATS[ending]
 
 

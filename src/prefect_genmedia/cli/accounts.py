@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from cyclopts import App, Parameter
 from rich.markup import escape
@@ -19,17 +17,14 @@ from prefect_genmedia._core.account_admin import (
     rename_account,
 )
 from prefect_genmedia._core.accounts import AccountRecord
-from prefect_genmedia._core.ledger import Ledger, open_ledger
-from prefect_genmedia.cli.console import Switch, command_console, stop
-from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.cli.console import Switch, command_console
+from prefect_genmedia.cli.ledger import run_on_ledger
 from prefect_genmedia.prices import price_table
 from prefect_genmedia.providers.plugin import list_prices
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import json_text
 
 app = App(name="accounts")
-
-Answer = TypeVar("Answer")
 
 
 @app.command(name="list")
@@ -46,7 +41,7 @@ def list_all(*, as_json: Annotated[Switch, Parameter(name="--json")] = False) ->
     as_json
         Print JSON, one array.
     """
-    found = _run(list_accounts)
+    found = run_on_ledger(list_accounts)
     if as_json:
         listed = [{**asdict(each.record), "in_flight": each.in_flight} for each in found]
         print(json_text(listed, indent=2))  # noqa: T201 - for programs, so no wrapping or colour
@@ -85,7 +80,7 @@ def rename(account: str, name: str, /) -> None:
     name
         The new name.
     """
-    _tell(_run(lambda ledger: rename_account(ledger, account, name)), "is named so now")
+    _tell(run_on_ledger(lambda ledger: rename_account(ledger, account, name)), "is named so now")
 
 
 @app.command
@@ -105,7 +100,7 @@ def merge(into: str, other: str, /) -> None:
     other
         The account that is joined to it.
     """
-    _tell(_run(lambda ledger: merge_accounts(ledger, into, other)), "has both now")
+    _tell(run_on_ledger(lambda ledger: merge_accounts(ledger, into, other)), "has both now")
 
 
 @app.command
@@ -127,7 +122,7 @@ def pause(account: str, /, *, reason: str = "") -> None:
     """
     from prefect_genmedia._prefect.session import pause as pause_with_event
 
-    _tell(_run(lambda ledger: pause_with_event(ledger, account, reason)), "is paused: nothing is sent for it")
+    _tell(run_on_ledger(lambda ledger: pause_with_event(ledger, account, reason)), "is paused: nothing is sent for it")
 
 
 @app.command
@@ -147,7 +142,7 @@ def resume(account: str, /) -> None:
     """
     from prefect_genmedia._prefect.session import resume as resume_with_event
 
-    _tell(_run(lambda ledger: resume_with_event(ledger, account)), "may send again")
+    _tell(run_on_ledger(lambda ledger: resume_with_event(ledger, account)), "may send again")
 
 
 @app.command
@@ -167,7 +162,7 @@ def budget(account: str, /, *, as_json: Annotated[Switch, Parameter(name="--json
         Print JSON, one array.
     """
     prices = price_table(list_prices(), current_settings().prices)
-    record, caps = _run(lambda ledger: account_budget(ledger, account, prices))
+    record, caps = run_on_ledger(lambda ledger: account_budget(ledger, account, prices))
     if as_json:
         print(json_text([dict(each) for each in caps], indent=2))  # noqa: T201 - for programs
         return
@@ -198,19 +193,10 @@ def uncap(account: str, block: str, /) -> None:
     block
         The name under which the Block was saved.
     """
-    _tell(_run(lambda ledger: forget_caps(ledger, account, block)), f"is no longer capped by the Block {block}")
+    _tell(
+        run_on_ledger(lambda ledger: forget_caps(ledger, account, block)), f"is no longer capped by the Block {block}"
+    )
 
 
 def _tell(record: AccountRecord, what: str) -> None:
     command_console().print(f"Account {escape(record.shown)} {escape(what)}.", soft_wrap=True)
-
-
-def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
-    async def opened() -> Answer:
-        async with open_ledger(current_settings().ledger) as ledger:
-            return await work(ledger)
-
-    try:
-        return asyncio.run(opened())
-    except GenMediaError as error:
-        stop(error.message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from datetime import timedelta
 from importlib.metadata import version
@@ -9,8 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
-from prefect_genmedia.cli.console import command_console
+from prefect_genmedia.cli.console import command_console, stop
+from prefect_genmedia.cli.guard import ending_in_sentences
+from prefect_genmedia.cli.listening import Port
 
 app = App(
     name="prefect-genmedia",
@@ -63,11 +67,47 @@ prefect-genmedia doctor BLOCK
 Next: do what the last column says. Run it where the flows run, with the worker's environment.
 """
 
-# What the two say of themselves stands here: taking it from their modules would load them for each `--help`.
+MAKE = """Make one result of any kind: submit, wait, download, verify. No flow and no Prefect server is needed.
+
+The same command again gets the same result, and pays nothing: also after Ctrl-C.
+
+For example:
+```
+prefect-genmedia make jimeng --prompt "a lake at dawn" --output lake.mp4
+prefect-genmedia make poster --help
+```
+Next: `prefect-genmedia jobs list` has what was made.
+"""
+
+BATCH = """Make every row of a table, as a run of the flow generate_batch in this process; run it again to do the rest.
+
+The run, its progress, its failures and its gallery are in the UI of the server in PREFECT_API_URL.
+
+For example:
+```
+prefect-genmedia batch rows.csv --dry-run
+prefect-genmedia batch rows.csv --max-cost 20
+```
+Next: the table of results, whose path it prints.
+"""
+
+INIT = """Write a small project: a flow, `prefect.yaml`, `.env.example` and a table. No file is replaced.
+
+For example:
+```
+prefect-genmedia init my-media
+```
+Next: the commands that it prints. They run against the simulator, without a key, until you replace its address.
+"""
+
+# What these say of themselves stands here: taking it from their modules would load them for each `--help`.
 app.command("prefect_genmedia.cli.jobs:app", name="jobs", help=JOBS)
 app.command("prefect_genmedia.cli.accounts:app", name="accounts", help=ACCOUNTS)
 app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
 app.command("prefect_genmedia.cli.doctor:doctor", name="doctor", help=DOCTOR)
+app.command("prefect_genmedia.cli.make:app", name="make", help=MAKE)
+app.command("prefect_genmedia.cli.batch:batch", name="batch", help=BATCH)
+app.command("prefect_genmedia.cli.init:init", name="init", help=INIT)
 app.register_install_completion_command()
 
 
@@ -75,10 +115,10 @@ app.register_install_completion_command()
 def simulator(
     *,
     host: str = "127.0.0.1",
-    port: int = 8787,
-    queue_seconds: float = 1.0,
-    run_seconds: float = 4.0,
-    subjects: int | None = None,
+    port: Port = 8787,
+    queue_seconds: Annotated[float, Parameter(validator=Number(gte=0))] = 1.0,
+    run_seconds: Annotated[float, Parameter(validator=Number(gte=0))] = 4.0,
+    subjects: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     key: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="", show_default=False)] = (),
 ) -> None:
     """Serve a double of the providers, to develop against without paying.
@@ -106,6 +146,7 @@ def simulator(
     """
     import asyncio
 
+    from prefect_genmedia.cli.listening import listening_socket
     from prefect_genmedia.simulator.app import installed_dialects
     from prefect_genmedia.simulator.server import serve
     from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
@@ -119,15 +160,15 @@ def simulator(
         for dialect in installed_dialects():
             title = dialect.title or dialect.name
             console.print(f"  {title:<10} base_url={url}{dialect.prefix}  api_key={'…' if key else DEFAULT_KEY}")
-        console.print(f"  Samples    {url}/assets/portrait.jpg  {url}/assets/speech.mp3")
+        console.print(f"  Samples    {url}/assets/portrait.jpg  {url}/assets/speech.mp3", soft_wrap=True)
         console.print(f"  Inbox      PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL={url}/inbox", soft_wrap=True)
         console.print(f"  Control    GET {url}/control/report · GET, POST {url}/control/faults", soft_wrap=True)
 
-    asyncio.run(serve(world, host, port, announce))
+    asyncio.run(serve(world, listening_socket(host, port), announce))
 
 
 @app.command
-def callbacks(*, host: str = "127.0.0.1", port: int = 8788) -> None:
+def callbacks(*, host: str = "127.0.0.1", port: Port = 8788) -> None:
     """Receive the providers' callbacks; waiting runs notice a finished job at once.
 
     Needs PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET, here and where the flows run, and a ledger that both reach.
@@ -192,7 +233,7 @@ def reconcile(
     ```
     prefect-genmedia reconcile --every 10m
     ```
-    Next: `prefect-genmedia jobs list` warns when no round has succeeded for 20 minutes.
+    Next: `prefect-genmedia jobs list` warns when jobs wait and no round has succeeded for 20 minutes.
 
     Parameters
     ----------
@@ -203,9 +244,14 @@ def reconcile(
     """
     from prefect_genmedia.cli.reconcile import run_reconcile
 
+    if every is not None and every.total_seconds() <= 0:
+        stop("--every takes a time such as 10m or 30s, longer than 0.")
     sys.exit(run_reconcile(every.total_seconds() if every else None, credentials, command_console()))
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    # Prefect says each second that an event of a command is not sent yet, which nobody has to know.
+    logging.getLogger("EventsWorker").setLevel(logging.ERROR)
+    with ending_in_sentences():
+        app()

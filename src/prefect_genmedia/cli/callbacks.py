@@ -10,6 +10,7 @@ from rich.console import Console
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefect_genmedia.callbacks.app import callback_receiver
+from prefect_genmedia.cli.listening import listening_socket
 from prefect_genmedia.errors import InvalidRequest
 
 REQUEST_SECONDS = 10.0
@@ -77,11 +78,10 @@ def serve_callbacks(host: str, port: int, console: Console) -> int:
     except InvalidRequest as error:
         console.print(f"[red]{error.message}[/]")
         return 2
+    bound = listening_socket(host, port)
     # Access logs would hold the tokens of the paths.
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
-        host=host,
-        port=port,
         access_log=False,
         log_level="warning",
         http=DeadlineProtocol,
@@ -89,4 +89,5 @@ def serve_callbacks(host: str, port: int, console: Console) -> int:
         h11_max_incomplete_event_size=HEADER_BYTES,
         limit_concurrency=MOST_CONNECTIONS,
     )
+    uvicorn.Server(config).run([bound])
     return 0

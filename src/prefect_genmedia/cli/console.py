@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
@@ -44,10 +44,22 @@ class _Escaped:
 if TYPE_CHECKING:
     ProviderName = str
 else:  # what is offered and accepted are the providers that there are
-    ProviderName = Literal[tuple(plugin.name for plugin in plugins())]
+    ProviderName = Literal[tuple(plugin.name for plugin in plugins()) or ("none is installed",)]
 
 Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 """Off unless given: there is no `--no-…`."""
+
+
+def print_facts(console: Console, facts: Mapping[str, str]) -> None:
+    """Print a name and a value a line, whole: an address that is cut, or wrapped, cannot be clicked or copied.
+
+    Parameters:
+        console: where to.
+        facts: values by name; an empty one is left out.
+    """
+    for name, fact in facts.items():
+        if fact:
+            console.print(f"[bold]{name:<12}[/]{escape(fact)}", soft_wrap=True)
 
 
 def stop(message: str) -> NoReturn:

@@ -18,11 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from prefect_genmedia._media.verify import examine_video, media_seconds
+from prefect_genmedia.cli.console import print_facts
 from prefect_genmedia.cli.local_server import LocalServer, local_server
 from prefect_genmedia.errors import ResultInvalid
 from prefect_genmedia.simulator import RunningSimulator, run_simulator
 from prefect_genmedia.simulator.media import ASSETS
 from prefect_genmedia.simulator.world import Settings
+from prefect_genmedia.text import counted
 
 RESOLUTION = 1080
 STEPS = {"check", "detect", "select", "submit", "wait", "download"}
@@ -43,12 +45,14 @@ def run_demo(output: Path, keep: bool, console: Console) -> int:
         0 when the file verifies and the server shows every task run as Completed, else 1.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    output.mkdir(parents=True, exist_ok=True)  # a folder that cannot be made is known before the server starts
     try:
         with tempfile.TemporaryDirectory(prefix="genmedia-demo-") as home:
             console.print("[dim]Starting a Prefect server and the simulator …[/]")
             ledger = {"PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL": f"sqlite:///{home}/ledger.db"}
             with local_server(Path(home), ledger) as server, run_simulator(Settings(1.0, 4.0)) as simulator:
-                console.print(f"Prefect UI  {server.url}\nSimulator   {simulator.url}")
+                if keep:  # else they are gone before anybody could look
+                    console.print(f"Prefect UI  {server.url}\nSimulator   {simulator.url}")
                 return _run(output.absolute(), keep, console, server, simulator)
     except KeyboardInterrupt:
         console.print("Stopped.")
@@ -71,7 +75,8 @@ def _run(output: Path, keep: bool, console: Console, server: LocalServer, simula
         "output": str(output),
         "short_side": RESOLUTION,
     }
-    console.print(f"Portrait    {simulator.portrait_url}\nRecording   {simulator.speech_url}\n")
+    if keep:
+        console.print(f"Portrait    {simulator.portrait_url}\nRecording   {simulator.speech_url}\n")
     # A process of its own, as a worker would start: Prefect reads its settings once, when it is imported.
     flow = subprocess.run(
         [sys.executable, "-m", "prefect_genmedia.flows.demo"],
@@ -86,7 +91,8 @@ def _run(output: Path, keep: bool, console: Console, server: LocalServer, simula
         return 1
     result = json.loads(flow.stdout)
     problems = [*_file_problems(result["delivery"]), *_record_problems(server, result["flow_run_id"])]
-    _report(console, server, simulator, result)
+    page = f"{server.url}/runs/flow-run/{result['flow_run_id']}"
+    _report(console, page if keep else "", simulator, result)
     for problem in problems:
         console.print(f"[red]✗ {escape(problem)}[/]")
     if not problems:
@@ -94,6 +100,10 @@ def _run(output: Path, keep: bool, console: Console, server: LocalServer, simula
     if keep:
         console.print(f"\nServer and simulator stay up: look at {server.url} – Ctrl-C ends them.")
         threading.Event().wait()
+    else:
+        console.print(
+            "Server and simulator have ended; `prefect-genmedia demo --keep` leaves them up, to look at the UI."
+        )
     return 1 if problems else 0
 
 
@@ -129,7 +139,7 @@ def _record_problems(server: LocalServer, flow_run_id: str) -> list[str]:
     return [f"the server has these task runs: {states or 'none'}"]
 
 
-def _report(console: Console, server: LocalServer, simulator: RunningSimulator, result: dict[str, Any]) -> None:
+def _report(console: Console, page: str, simulator: RunningSimulator, result: dict[str, Any]) -> None:
     delivery = result["delivery"]
     video = (
         f"{delivery['seconds']:.2f} s · {delivery['width']}×{delivery['height']} · {delivery['codec']} · "
@@ -140,10 +150,8 @@ def _report(console: Console, server: LocalServer, simulator: RunningSimulator, 
         "Video": video,
         "SHA-256": delivery["sha256"],
         "Job": f"{delivery['provider_job_id']} at the provider, {delivery['job_key']} in the ledger",
-        "Paid": f"{simulator.accepted} job accepted by the simulator",
-        "Run": f"{server.url}/runs/flow-run/{result['flow_run_id']}",
+        "Paid": f"{counted(simulator.accepted, 'job')} accepted by the simulator",
+        "Run": page,
     }
     console.print()
-    for name, fact in facts.items():
-        # Whole lines: an address that is cut, or wrapped, cannot be clicked or copied.
-        console.print(f"[bold]{name:<12}[/]{escape(fact)}", soft_wrap=True)
+    print_facts(console, facts)

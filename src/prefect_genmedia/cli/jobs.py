@@ -2,65 +2,54 @@
 
 from __future__ import annotations
 
-import asyncio
-import csv
-import re
-import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime, timezone
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Table
 
 from prefect_genmedia._core.attempts import agreed_step, rerun_after
-from prefect_genmedia._core.decide import Decision, decide, to_decide, warning_about
-from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.decide import warning_about
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.lookup import JobFilter, list_jobs, matching_jobs
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState, Rerun
 from prefect_genmedia._core.rounds import NEXT_STEP, Health, health
 from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
-from prefect_genmedia.errors import GenMediaError, LedgerError
-from prefect_genmedia.settings import current_settings
-from prefect_genmedia.text import csv_cell, escaped, json_text
+from prefect_genmedia.cli.decisions import abandon, adopt, resubmit, undo
+from prefect_genmedia.cli.export import export
+from prefect_genmedia.cli.job_lines import print_jobs
+from prefect_genmedia.cli.ledger import moment, name_ledger, plain_job, run_on_ledger, tell_ledger
+from prefect_genmedia.text import counted, escaped, json_text
 
 app = App(name="jobs")
+for command in (adopt, resubmit, abandon, undo, export):
+    app.command(command)
 
 AsJson = Annotated[Switch, Parameter(name="--json")]
-Format = Annotated[Literal["csv", "jsonl"], Parameter(name="--format")]
-Answer = TypeVar("Answer")
-
-PATIENCE_SECONDS = 5.0
-"""How long a command waits for a database that is away, in seconds."""
-
-NEEDS_A_PERSON = frozenset({JobState.UNKNOWN})
-"""States that only a person can end."""
-
-_COLOURS = {
-    JobState.DELIVERED: "green",
-    JobState.UNKNOWN: "bold red",
-    JobState.FAILED: "red",
-    JobState.REJECTED: "red",
-    JobState.UNDELIVERABLE: "red",
-    JobState.ABANDONED: "dim",
-}
 
 
 @app.command(name="list")
-def list_jobs(
+def list_all(
     *,
     state: Annotated[tuple[JobState, ...], Parameter(negative="", show_default=False)] = (),
     provider: ProviderName | None = None,
-    limit: int = 50,
+    since: str | None = None,
+    batch: str | None = None,
+    run: str | None = None,
+    label: str | None = None,
+    limit: Annotated[int, Parameter(validator=Number(gte=1, lte=1_000_000))] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List jobs: those that need you, then those at a provider by expiry, then the newest.
 
+    A terminal gets one line a job, cut to its width; a file or a pipe gets whole values.
+
     For example:
     ```
     prefect-genmedia jobs list --state unknown --state failed
+    prefect-genmedia jobs list --batch spring-campaign --since 2h
     ```
     Next: `prefect-genmedia jobs show KEY` tells all about one of them.
 
@@ -70,37 +59,44 @@ def list_jobs(
         Only jobs in this state; may be given several times.
     provider
         Only jobs of this provider.
+    since
+        Only jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
+    batch
+        Only jobs of this batch.
+    run
+        Only jobs of this flow run: its id, or the beginning of it.
+    label
+        Only jobs whose label contains this.
     limit
-        At most this many.
+        At most this many, from 1.
     as_json
         Print JSON, one array.
     """
-    found = _run(lambda ledger: _listed(ledger, frozenset(state) or frozenset(JobState), provider, limit))
-    _warn_of_overdue(*_run(_health))
+    after = None if since is None else moment(since)
+    wanted = JobFilter(states=frozenset(state), provider=provider, since=after, batch=batch, run=run, label=label)
+    found, count = run_on_ledger(lambda ledger: list_jobs(ledger, wanted, limit))
+    _warn_of_overdue(*run_on_ledger(_health))
     if as_json:
-        _print_json([_plain(job) for job in found])
-        return
-    # In a narrow terminal, too, a key can be copied and a state be read.
-    whole = [Column(name, no_wrap=True) for name in ("key", "state")]
-    table = Table(*whole, "kind", "request", "at the provider", "created", "expires", "file or error")
-    for job in found:
-        ending = job.delivery.uri if job.delivery else job.error_message or ""
-        table.add_row(
-            escape(job.key),
-            f"[{_COLOURS.get(job.state, 'cyan')}]{job.state.value}[/]",
-            escape(job.kind),
-            _shown(job.label),
-            _shown(job.shown_id),
-            _time(job.created_at),
-            _time(job.expires_at) if job.state in AT_PROVIDER else "",
-            _shown(ending),
-        )
-    command_console().print(table if found else "The ledger has no such jobs.")
+        _print_json([plain_job(job) for job in found])
+    elif found:
+        print_jobs(command_console(), found, time.time())
+    else:
+        limited = wanted != JobFilter()
+        command_console().print(f"The ledger has no {'such ' if limited else ''}jobs{'' if limited else ' yet'}.")
+    if len(found) < count:
+        more = f"{len(found)} of {counted(count, 'job')}; see more with --limit {count}."
+        command_console(stderr=True).print(more, highlight=False)
+    tell_ledger()
 
 
 async def _health(ledger: Ledger) -> tuple[Health, bool]:
-    """What the ledger tells about reconcile, and whether the Prefect server was told that it is overdue."""
+    """What the ledger tells about reconcile, and whether the Prefect server was told that it is overdue.
+
+    It is not overdue where no job waits to be collected.
+    """
     found = await health(ledger)
+    if found.is_overdue and not await ledger.jobs({JobState.SENDING, *AT_PROVIDER}, limit=1):
+        return Health(found.now, found.started_at, found.now), False
     if not found.is_overdue:
         return found, False
     from prefect_genmedia._prefect.reconcile import emit_overdue, server_answers  # Prefect: seconds, and only here
@@ -119,19 +115,9 @@ def _warn_of_overdue(found: Health, told: bool) -> None:
         command_console(stderr=True).print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
-async def _listed(ledger: Ledger, states: frozenset[JobState], provider: str | None, limit: int) -> list[Job]:
-    """What needs a person, then what is at a provider by expiry, then the newest of the rest."""
-    listed: list[Job] = []
-    for group in (NEEDS_A_PERSON, AT_PROVIDER, frozenset(JobState) - NEEDS_A_PERSON - AT_PROVIDER):
-        if states & group:
-            by_expiry = group is AT_PROVIDER
-            listed += await ledger.jobs(states & group, provider, limit - len(listed), by_expiry=by_expiry)
-    return listed
-
-
 @app.command
 def show(job: str, /, *, as_json: AsJson = False) -> None:
-    """Show all that is known about a job.
+    """Show all that is known about a job, or list the jobs of a flow run or of a row.
 
     For example:
     ```
@@ -142,269 +128,63 @@ def show(job: str, /, *, as_json: AsJson = False) -> None:
     Parameters
     ----------
     job
-        The job's key, the beginning of it, or the provider's id.
+        The job's key, the provider's id, the row's id in its batch, the flow run's id, or the beginning of one of them.
     as_json
-        Print JSON.
+        Print JSON: the job, or an array of the jobs of a flow run.
     """
-    found, again, warning = _run(lambda ledger: _shown_job(ledger, job))
+    matches = run_on_ledger(lambda ledger: matching_jobs(ledger, job))
+    if not matches.jobs:
+        stop(f"The ledger has no job {job!r}. It is {name_ledger()}.")
+    if len(matches.jobs) > 1:
+        _show_several(job, matches.jobs, matches.exact, as_json)
+        return
+    (found,) = matches.jobs
     if as_json:
-        _print_json(_plain(found))
+        _print_json(plain_job(found))
         return
+    _show(found, *run_on_ledger(lambda ledger: _prospects(ledger, found)))
+    tell_ledger()
+
+
+def _show_several(name: str, jobs: list[Job], exact: bool, as_json: bool) -> None:
+    """List the jobs that a name stands for; one that is only the beginning of their names is refused."""
+    if as_json and exact:
+        _print_json([plain_job(job) for job in jobs])
+        return
+    print_jobs(command_console(stderr=not exact), jobs, time.time())
+    if not exact:
+        stop(f"{counted(len(jobs), 'job')} may be meant by {name!r}: give more of the name.")
+    command_console(stderr=True).print(f"{counted(len(jobs), 'job')}; show one by its key.", highlight=False)
+    tell_ledger()
+
+
+def _show(job: Job, again: Rerun, warning: str) -> None:
+    console = command_console()
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    for name, value in _plain(found).items():
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in plain_job(job).items():
         if value not in (None, "", {}):
-            shown = _time(value) if name.endswith("_at") or name == "not_before" else value
-            table.add_row(f"[bold]{name}[/]", _shown(shown if isinstance(shown, str) else json_text(shown)))
-    command_console().print(table)
-    if found.error_kind:
-        error = found.failure()
+            table.add_row(f"[bold]{name}[/]", _shown(value if isinstance(value, str) else json_text(value)))
+    console.print(table)
+    if job.error_kind:
+        error = job.failure()
         error.next_step = agreed_step(error, again)
-        command_console().print(f"\nNext: {escape(error.next_step_for())}", soft_wrap=True)
-    command_console().print(f"\nA run with the same request {again.value}.", soft_wrap=True)
+        console.print(f"\nNext: {escape(error.next_step_for())}", soft_wrap=True)
+    console.print(f"\nA run with the same request {again.value}.", soft_wrap=True)
     if warning:
-        command_console().print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
 
 
-@app.command
-def adopt(
-    job: str,
-    provider_job_id: str,
-    /,
-    *more: str,
-    credentials: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
-) -> None:
-    """Settle a submission: it did arrive, and this is the provider's id of it. The provider is asked for it first.
-
-    For example:
-    ```
-    prefect-genmedia jobs adopt 3f2a 10762451179911711518
-    ```
-    Next: run the flow again, or let `reconcile_jobs` collect it. Adopt it again with another id if this was the wrong
-    one.
-
-    Parameters
-    ----------
-    job
-        The job's key, or the beginning of it.
-    provider_job_id
-        The id that the provider's console shows.
-    more
-        Further jobs: a key and an id of each.
-    credentials
-        Name of a credentials Block to ask with; may be given several times. By default all that are stored.
-    """
-    if len(more) % 2:
-        stop(f"Give a key and an id of each job: {more[-1]!r} stands alone.")
-    words = (job, provider_job_id, *more)
-    if _decided("adopt", list(zip(words[::2], words[1::2], strict=True)), credentials):
-        command_console().print("Run the flow again, or let reconcile_jobs collect it.")
-
-
-@app.command
-def resubmit(*job: str, batch: str | None = None, since: str | None = None) -> None:
-    """Settle submissions that never arrived, or that the provider does not find: the next run may send them again.
-
-    For example:
-    ```
-    prefect-genmedia jobs resubmit 3f2a
-    prefect-genmedia jobs resubmit --batch spring-campaign --since 2h
-    ```
-    Next: run the flow again: it sends the request as a new attempt.
-
-    Parameters
-    ----------
-    job
-        The jobs' keys, or the beginnings of them.
-    batch
-        Instead of keys: all unknown jobs of this batch.
-    since
-        Instead of keys: all unknown jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
-    """
-    if _decided_all("resubmit", job, batch, since):
-        command_console().print("Run the flow again: it sends the request as a new attempt.")
-
-
-@app.command
-def abandon(*job: str, batch: str | None = None, since: str | None = None) -> None:
-    """Let unknown submissions be: nothing sends them again in their scope.
-
-    For example:
-    ```
-    prefect-genmedia jobs abandon 3f2a
-    ```
-    Next: for another result, use another idempotency key or variant. `prefect-genmedia jobs undo` takes it back.
-
-    Parameters
-    ----------
-    job
-        The jobs' keys, or the beginnings of them.
-    batch
-        Instead of keys: all unknown jobs of this batch.
-    since
-        Instead of keys: all unknown jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
-    """
-    _decided_all("abandon", job, batch, since)
-
-
-@app.command
-def undo(*job: str, batch: str | None = None, since: str | None = None) -> None:
-    """Take back the last decision about jobs, if nothing has come of it: they are what they were before.
-
-    For example:
-    ```
-    prefect-genmedia jobs undo 3f2a
-    ```
-    Next: decide again, or leave it.
-
-    Parameters
-    ----------
-    job
-        The jobs' keys, or the beginnings of them.
-    batch
-        Instead of keys: all abandoned jobs of this batch.
-    since
-        Instead of keys: all abandoned jobs that were sent since then, such as `2h`, `3d` or `2026-05-01T10:00`, in UTC.
-    """
-    _decided_all("undo", job, batch, since)
-
-
-@app.command
-def export(*, output: Path | None = None, file_format: Format = "csv") -> None:
-    """Write the whole ledger as a table, for accounting.
-
-    For example:
-    ```
-    prefect-genmedia jobs export --output ledger.csv
-    ```
-
-    Parameters
-    ----------
-    output
-        File to write; standard output by default.
-    file_format
-        csv or jsonl.
-    """
-    rows = [_plain(job) for job in _run(lambda ledger: ledger.jobs())]
-    if output is None:
-        _write(rows, file_format, sys.stdout)
-        return
-    with output.open("w", newline="", encoding="utf-8") as file:
-        _write(rows, file_format, file)
-
-
-def _write(rows: Sequence[dict[str, Any]], file_format: str, file: Any) -> None:
-    if file_format == "jsonl":
-        file.writelines(f"{json_text(row)}\n" for row in rows)
-        return
-    writer = csv.DictWriter(file, list(Job.model_fields), extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
-
-
-def _csv_cell(value: Any) -> Any:
-    if isinstance(value, dict | list):
-        return json_text(value)
-    return csv_cell(_lines(value)) if isinstance(value, str) else value
+async def _prospects(ledger: Ledger, job: Job) -> tuple[Rerun, str]:
+    """What becomes of the same request now, and a warning or nothing."""
+    return await rerun_after(ledger, job, ledger.now()), await warning_about(ledger, job)
 
 
 def _shown(text: str) -> str:
     """The text in a table of the terminal: square brackets are no markup, and control characters have no effect."""
-    return escape(_lines(text))
-
-
-def _lines(text: str) -> str:
-    return "\n".join(map(escaped, text.split("\n")))  # a note has a line for each decision
-
-
-def _decided_all(decision: Decision, keys: Sequence[str], batch: str | None, since: str | None) -> bool:
-    """Decide about the jobs that were named, or that a filter finds; returns whether there were any."""
-    if bool(keys) == (batch is not None or since is not None):
-        stop("Name jobs by their keys, or choose them with --batch and --since.")
-    if not keys:
-        after = None if since is None else _moment(since)
-        keys = [job.key for job in _run(lambda ledger: to_decide(ledger, decision, batch, after))]
-        if not keys:
-            command_console().print("The ledger has no such jobs.")
-            return False
-    return _decided(decision, [(key, None) for key in dict.fromkeys(keys)])
-
-
-def _decided(
-    decision: Decision, wishes: Sequence[tuple[str, str | None]], credentials: Sequence[str] = ()
-) -> Literal[True]:
-    """Decide about each job; one that is refused does not keep the others from being decided about."""
-    refused = _run(lambda ledger: _each(ledger, decision, wishes, credentials))
-    if refused:
-        stop("\n".join(refused))
-    return True
-
-
-async def _each(
-    ledger: Ledger, decision: Decision, wishes: Sequence[tuple[str, str | None]], credentials: Sequence[str]
-) -> list[str]:
-    console, refused = command_console(), []
-    clients = None
-    if decision == "adopt":
-        from prefect_genmedia._prefect.session import stored_clients  # Prefect takes a second to import
-
-        clients = stored_clients(ledger, credentials)
-    for key, provider_job_id in wishes:
-        try:
-            job = await decide(ledger, key, decision, provider_job_id, client_for=clients)
-        except LedgerError:
-            raise
-        except GenMediaError as error:
-            refused.append(error.message)
-            continue
-        console.print(f"Job {job.key} is {job.state.value} now.", soft_wrap=True)
-        if warning := await warning_about(ledger, job):
-            console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
-    return refused
-
-
-_UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-def _moment(typed: str) -> float:
-    """A time as seconds since 1970: so many minutes, hours or days ago, or a date in ISO 8601, in UTC by default."""
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)\s*([mhd])", typed.strip()):
-        return time.time() - float(match[1]) * _UNITS[match[2]]
-    try:
-        moment = datetime.fromisoformat(typed.strip().replace("Z", "+00:00"))
-    except ValueError:
-        stop(f"--since takes 30m, 2h, 3d or a date such as 2026-05-01T10:00, not {typed!r}.")
-    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-
-
-async def _shown_job(ledger: Ledger, name: str) -> tuple[Job, Rerun, str]:
-    """A job, what becomes of the same request now, and a warning or nothing."""
-    job = await ledger.find(name)
-    if job is None:
-        stop(f"The ledger has no job {name!r}.")
-    return job, await rerun_after(ledger, job, ledger.now()), await warning_about(ledger, job)
-
-
-def _run(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
-    async def opened() -> Answer:
-        # A person waits: who starts again decides how long.
-        async with open_ledger(current_settings().ledger, patience_seconds=PATIENCE_SECONDS) as ledger:
-            return await work(ledger)
-
-    try:
-        return asyncio.run(opened())
-    except LedgerError as error:
-        stop(f"{error.message} Next: {error.next_step}")
-    except GenMediaError as error:
-        stop(error.message)
+    return escape("\n".join(map(escaped, text.split("\n"))))  # a note has a line for each decision
 
 
 def _print_json(value: Any) -> None:
     print(json_text(value, indent=2))  # noqa: T201 - for programs, so no wrapping or colour
-
-
-def _plain(job: Job) -> dict[str, Any]:
-    return job.model_dump(mode="json")
-
-
-def _time(value: float | None) -> str:
-    return datetime.fromtimestamp(value, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC") if value else ""

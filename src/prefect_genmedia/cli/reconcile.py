@@ -16,10 +16,10 @@ from rich.markup import escape
 
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia._prefect.reconcile import RoundReport, run_round, scope_of, server_answers, stored_blocks
-from prefect_genmedia.deploy.documents import credentials_in
-from prefect_genmedia.deploy.files import BLOCK_DOCUMENTS, DocumentsFile, read_spec
+from prefect_genmedia.deploy.documents import declared_credentials
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.text import counted, needing_person
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,7 @@ class ReconcileProcess:
 
     def __init__(self, credentials: Sequence[str], console: Console) -> None:
         """Read the environment's credentials, for when no server has any."""
-        documents = read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml").documents
-        self._own = credentials_in(os.environ, documents)
+        self._own = declared_credentials(os.environ)
         self._names = credentials
         self._console = console
         self._stored: list[ProviderCredentials] = []
@@ -115,9 +114,13 @@ def _in_words(report: RoundReport) -> str:
     if report.at_work is not None:
         return f"does nothing: another round is at work ({report.at_work.holder})"
     states = Counter(finding.job.state for finding in report.findings)
-    delivered = states[JobState.DELIVERED]
-    told = f"succeeded: {len(report.findings)} jobs, {delivered} delivered, {report.need_person} need a person"
-    return f"{told}; {len(report.runs)} runs started again" if report.runs else told
+    counts = (
+        counted(len(report.findings), "job"),
+        f"{states[JobState.DELIVERED]} delivered",
+        needing_person(report.need_person),
+    )
+    again = f"; {counted(len(report.runs), 'run')} started again" if report.runs else ""
+    return f"succeeded: {', '.join(counts)}{again}"
 
 
 def run_reconcile(every: float | None, credentials: Sequence[str], console: Console) -> int:

@@ -45,6 +45,7 @@ from prefect_genmedia.deploy.changes import Outcome
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.credentials import ProviderCredentials, secrets_of
 from prefect_genmedia.settings import GenMediaSettings, current_settings
+from prefect_genmedia.text import counted
 
 SKEW_SECONDS = 60.0
 """How far the clock may be off. Signed URLs and tokens are dated; storages refuse more than some minutes."""
@@ -178,7 +179,7 @@ def check_certificates() -> Finding:
     if known == 0 and not has_hashed_names(chosen.get("SSL_CERT_DIR", value)):
         step = f"run `openssl rehash {value}`, or name one file in SSL_CERT_FILE."
         return Finding("CA", f"{name} is {value}, in which OpenSSL finds no CA", step)
-    return Finding("CA", f"{name} is {value}" + (f": {known} CAs, in place of certifi's" if known else ""))
+    return Finding("CA", f"{name} is {value}" + (f": {counted(known, 'CA')}, in place of certifi's" if known else ""))
 
 
 async def check_account(block: ProviderCredentials, routes: Routes) -> list[Finding]:
@@ -280,7 +281,7 @@ async def check_ledger(settings: GenMediaSettings) -> list[Finding]:
             return [await _tried("ledger", shown, lambda: _writable_folder_of(file), "another LEDGER_URL, or rights")]
         async with open_ledger(settings.ledger, patience_seconds=PATIENCE_SECONDS) as ledger:
             count = len(await ledger.jobs({JobState.SENDING, *AT_PROVIDER}))
-            return [Finding("ledger", f"{shown}: {count} jobs under way"), await check_reconcile(ledger)]
+            return [Finding("ledger", f"{shown}: {counted(count, 'job')} under way"), await check_reconcile(ledger)]
     except GenMediaError as error:
         return [Finding("ledger", f"{shown}: {error.message}", error.next_step or "check the database.")]
     except (ArgumentError, OSError, ValueError) as error:
@@ -298,12 +299,12 @@ async def check_reconcile(ledger: Ledger) -> Finding:
     left = [job for job in under_way if now - job.updated_at > LEFT_SECONDS]
     if left:
         longest = max(now - job.updated_at for job in left) / 3600
-        found = f"{len(left)} paid jobs were left, one for {longest:.0f} h"
+        found = f"{counted(len(left), 'paid job')} left alone for up to {longest:.0f} h"
         return Finding("reconcile", found, "switch on the schedule of reconcile-jobs, and check its worker and Blocks.")
     unknown = len(await ledger.jobs({JobState.UNKNOWN}))
     if unknown:
         step = "`prefect-genmedia jobs list --state unknown`, then adopt, resubmit or abandon each."
-        return Finding("reconcile", f"{unknown} jobs need a person", step)
+        return Finding("reconcile", counted(unknown, "job needs a person", "jobs need a person"), step)
     told = await health(ledger)
     return Finding("reconcile", str(told), NEXT_STEP if told.is_overdue and under_way else "")
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia.deploy.changes import Change, Outcome, compared
-from prefect_genmedia.deploy.files import DocumentSpec
+from prefect_genmedia.deploy.files import BLOCK_DOCUMENTS, DocumentsFile, DocumentSpec, read_spec
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.providers.credentials import ProviderCredentials
 
@@ -73,6 +73,29 @@ def credentials_in(values: Mapping[str, str], documents: Sequence[DocumentSpec])
         block._block_document_name = spec.name  # the name that the ledger knows the account by
         found.append(block)
     return found
+
+
+def declared_credentials(values: Mapping[str, str]) -> list[ProviderCredentials]:
+    """The credentials that the shipped `documents.yaml` declares and values are given for.
+
+    Parameters:
+        values: environment variables.
+
+    Raises:
+        InvalidRequest: a value cannot be right; its variable is named, and the value is not shown.
+    """
+    return credentials_in(values, read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml").documents)
+
+
+def declared_variables(provider: str) -> list[str]:
+    """The environment variables that the shipped `documents.yaml` names for a provider's secrets.
+
+    Parameters:
+        provider: the provider's name.
+    """
+    slug = credentials_types()[provider].get_block_type_slug()
+    documents = read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml").documents
+    return [name for spec in documents if spec.block == slug for name in _entrances(spec)]
 
 
 async def apply_block_type(client: PrefectClient, block: type[Block], dry: bool) -> Change:

@@ -10,8 +10,8 @@ from typing import Any
 from anyio import to_thread
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import PrefectClient
-from sqlalchemy import make_url
 
+from prefect_genmedia._core.database import ledger_target
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.rounds import NEXT_STEP, OVERDUE_SECONDS, Health, health
 from prefect_genmedia._prefect.reconcile import emit_overdue
@@ -59,7 +59,7 @@ async def _heard_of_success(client: PrefectClient) -> bool:
 async def _health_of_ledger() -> Health | None:
     """What the ledger tells; None where there is none yet, which must not be created by looking."""
     url = current_settings().ledger_url or await _stored_url() or current_settings().ledger
-    target = make_url(url)
+    target = ledger_target(url)
     if target.get_backend_name() == "sqlite" and not await to_thread.run_sync(Path(target.database or "").exists):
         return Health(time.time())
     async with open_ledger(url, patience_seconds=PATIENCE_SECONDS) as ledger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -130,13 +131,13 @@ def make_server(
 def bound_url(server: uvicorn.Server) -> str:
     """The address a started server listens on."""
     host, port = server.servers[0].sockets[0].getsockname()[:2]
-    return f"http://{host}:{port}"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-async def serve(world: World, host: str, port: int, announce: Any) -> None:
+async def serve(world: World, bound: socket.socket, announce: Any) -> None:
     """Serve until interrupted; `announce` is called with the address once it is up."""
-    server = make_server(world, host, port)
-    serving = asyncio.create_task(server.serve())
+    server = make_server(world)
+    serving = asyncio.create_task(server.serve([bound]))
     await _until_up(server, serving)
     if server.started:
         world.base_url = bound_url(server)

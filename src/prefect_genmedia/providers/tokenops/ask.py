@@ -34,6 +34,7 @@ from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
 from prefect_genmedia.providers.tokenops.catalog import MASK_LIFETIME_SECONDS, MAX_MASK_BYTES
 from prefect_genmedia.providers.tokenops.subjects import SubjectSelection, opened_picture
 from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_subject
+from prefect_genmedia.text import counted
 
 Fallback = Literal["largest", "fail"]
 
@@ -93,7 +94,9 @@ async def ask_subject(
             gallery = await show_subjects(image_url, detection, credentials=credentials, convert_inputs=convert_inputs)
             points, picture = [list(each) for each in gallery.points], _picture(gallery)
             await acreate_flow_run_input(POINTS_KEY, points)
-        get_run_logger().info("%d subjects: resume this run with the number of the one that shall speak", len(points))
+        get_run_logger().info(
+            "%s found: resume this run with the number of the one who speaks", counted(len(points), "subject")
+        )
         number = await _answer(_form(len(points), picture), timeout_seconds, fallback, suspend)
         point = points[number]
         await acreate_flow_run_input(ANSWER_KEY, point)
@@ -218,7 +221,7 @@ def _form(count: int, picture: str) -> Any:
         __base__=RunInput,
         subject=(numbers, Field(description="The number of the subject in the picture; 0 is the largest.")),
     )
-    return choice.with_initial_data(description=f"Who shall speak?\n\n{picture}")
+    return choice.with_initial_data(description=f"Who speaks? Choose a number of the picture.\n\n{picture}")
 
 
 WIDTH = 720

@@ -23,6 +23,7 @@ from prefect_genmedia.providers.tokenops.subjects import (
     SubjectSelection,
     select_masks,
 )
+from prefect_genmedia.text import counted
 
 
 @task(
@@ -56,7 +57,7 @@ async def detect_subjects(
     """
     async with explained(), open_session("tokenops", credentials) as session, patience():
         detection = await detect(replace(session, convert_inputs=convert_inputs), image_url, model)
-    get_run_logger().info("%d subjects detected", len(detection.mask_urls) or int(detection.found))
+    get_run_logger().info("%s detected", counted(len(detection.mask_urls) or int(detection.found), "subject"))
     return detection
 
 

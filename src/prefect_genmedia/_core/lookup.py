@@ -1,0 +1,139 @@
+"""Finding jobs for people: lists by what they ask for, and one job by whatever name they have of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, and_, case, func, or_, select
+from sqlalchemy.sql import ColumnElement
+
+from prefect_genmedia._core.attempts import batch_scope
+from prefect_genmedia._core.identity import BATCH_SCOPE
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.statements import JOBS, job_of
+from prefect_genmedia.text import storable
+
+NEEDS_A_PERSON = frozenset({JobState.UNKNOWN})
+"""States that only a person can end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobFilter:
+    """Which jobs are listed; what is None or empty does not limit them.
+
+    Parameters:
+        states: only jobs in one of these.
+        provider: only jobs of this provider.
+        since: only jobs that were sent, or else written down, since then, in seconds since 1970.
+        batch: only jobs of this batch.
+        run: only jobs of this flow run, or of runs below it: its id, or the beginning of it.
+        label: only jobs whose label contains this, in capitals or not.
+    """
+
+    states: frozenset[JobState] = frozenset()
+    provider: str | None = None
+    since: float | None = None
+    batch: str | None = None
+    run: str | None = None
+    label: str | None = None
+
+    def conditions(self) -> Iterator[ColumnElement[bool]]:
+        """The conditions on the ledger's rows."""
+        if self.states:
+            yield JOBS.c.state.in_([state.value for state in self.states])
+        if self.provider is not None:
+            yield JOBS.c.provider == storable(self.provider)
+        if self.since is not None:
+            yield func.coalesce(JOBS.c.sent_at, JOBS.c.created_at) >= self.since
+        if self.batch is not None:
+            yield JOBS.c.scope.startswith(storable(batch_scope(self.batch)), autoescape=True)
+        if self.run is not None:
+            yield _of_run(storable(self.run))
+        if self.label is not None:
+            yield JOBS.c.label.icontains(storable(self.label), autoescape=True)
+
+
+async def list_jobs(ledger: Ledger, wanted: JobFilter, limit: int) -> tuple[list[Job], int]:
+    """Jobs that need a person, then those at a provider by expiry, then the newest of the rest.
+
+    Parameters:
+        ledger: the jobs.
+        wanted: which ones.
+        limit: at most this many.
+
+    Returns:
+        The jobs, and how many there are without the limit.
+    """
+    conditions = list(wanted.conditions())
+    found = await ledger.query(select(JOBS).where(*conditions).order_by(*_by_urgency()).limit(limit))
+    count = await ledger.query(select(func.count()).select_from(JOBS).where(*conditions))
+    return [job_of(row) for row in found], int(count[0][0])
+
+
+def _by_urgency() -> list[ColumnElement[Any]]:
+    is_at_provider = JOBS.c.state.in_([state.value for state in AT_PROVIDER])
+    group = case((JOBS.c.state.in_([state.value for state in NEEDS_A_PERSON]), 0), (is_at_provider, 1), else_=2)
+    return [group, case((is_at_provider, JOBS.c.expires_at)).asc().nulls_last(), JOBS.c.created_at.desc()]
+
+
+@dataclass(frozen=True)
+class Matches:
+    """The jobs that a person may mean by a name.
+
+    Parameters:
+        jobs: the jobs, the newest first.
+        exact: whether the whole name was found; else they begin with it.
+    """
+
+    jobs: list[Job]
+    exact: bool
+
+
+MOST_MATCHES = 1000
+"""Jobs that are looked at by one name: a batch's run may have thousands."""
+
+
+async def matching_jobs(ledger: Ledger, name: str) -> Matches:
+    """The jobs with a name: key, provider's id, row id of a batch, or flow run id; or whatever begins with it.
+
+    Of the attempts at one result, the newest stands for all.
+
+    Parameters:
+        ledger: the jobs.
+        name: what a person typed.
+    """
+    name = storable(name.strip())
+    job = await ledger.get(name) if name else None
+    if job is not None or not name:
+        return Matches([job] if job else [], exact=True)
+    is_row = JOBS.c.scope.startswith(BATCH_SCOPE, autoescape=True)
+    ids = (JOBS.c.provider_job_id, JOBS.c.flow_run_id, JOBS.c.root_run_id)
+    exact = or_(and_(is_row, JOBS.c.label == name), *(column == name for column in ids))
+    beginning = or_(
+        and_(is_row, JOBS.c.label.startswith(name, autoescape=True)),
+        *(column.startswith(name, autoescape=True) for column in (JOBS.c.key, *ids)),
+    )
+    if found := _newest(await ledger.query(_first(exact)), name):
+        return Matches(found, exact=True)
+    return Matches(_newest(await ledger.query(_first(beginning)), ""), exact=False)
+
+
+def _first(condition: ColumnElement[bool]) -> Select[Any]:
+    order = (JOBS.c.created_at.desc(), JOBS.c.attempt.desc())
+    return select(JOBS).where(condition).order_by(*order).limit(MOST_MATCHES)
+
+
+def _newest(rows: Any, provider_job_id: str) -> list[Job]:
+    """The jobs, without earlier attempts at the same result; one that has the id itself is meant itself."""
+    found: dict[str, Job] = {}
+    for job in map(job_of, rows):
+        found.setdefault(job.key if job.provider_job_id == provider_job_id else job.identity, job)
+    return list(found.values())
+
+
+def _of_run(run: str) -> ColumnElement[bool]:
+    columns = (JOBS.c.flow_run_id, JOBS.c.root_run_id)
+    return or_(*(column.startswith(run, autoescape=True) for column in columns))

@@ -1,0 +1,103 @@
+"""`prefect-genmedia batch TABLE`: the flow generate_batch, run in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from prefect_genmedia.batch.plan import plan_counts
+from prefect_genmedia.cli.console import Switch, command_console, print_facts
+from prefect_genmedia.cli.server import require_server
+from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.text import counted
+
+
+def batch(
+    table: str,
+    /,
+    *,
+    kind: str = "omnihuman",
+    dry_run: Switch = False,
+    credentials: str = "default",
+    batch_id: str | None = None,
+    output: str | None = None,
+    results: str | None = None,
+    max_in_flight: Annotated[int, Parameter(validator=Number(gte=1))] = 8,
+    canary: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
+    max_jobs: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
+    max_cost: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
+    skip_invalid: Switch = False,
+) -> None:
+    """Make every row; what `--help` says of it stands in `cli/app.py`.
+
+    Parameters
+    ----------
+    table
+        A path or fsspec URL ending in .csv, .jsonl or .parquet: rows with an id, a kind, and the fields of that kind.
+    kind
+        Kind of the rows that do not name one.
+    dry_run
+        Only show what would be done, and its estimated cost. Nothing is sent.
+    credentials
+        The name that the credentials Blocks of all providers in the table have.
+    batch_id
+        The same id and rows mean the same paid results, in any run; the file's name by default.
+    output
+        Folder or fsspec URL for the files.
+    results
+        Table of results to write; beside the table by default.
+    max_in_flight
+        Jobs of each account at its provider at once.
+    canary
+        Number of rows that must be delivered before the others start.
+    max_jobs
+        Most jobs that may be paid for, over all runs of the batch.
+    max_cost
+        Most CNY that may be paid, estimated, over the same runs.
+    skip_invalid
+        Leave invalid rows out, instead of refusing the table.
+    """
+    require_server()
+    from prefect.flows import load_flow_from_entrypoint
+
+    flow: Any = load_flow_from_entrypoint("prefect_genmedia.flows.batch.generate_batch")
+    _log_no_tracebacks()
+    report = asyncio.run(
+        flow(
+            table,
+            kind=kind,
+            credentials=credentials,
+            batch_id=batch_id,
+            output=output,
+            results=results,
+            max_in_flight=max_in_flight,
+            canary=canary,
+            max_jobs=max_jobs,
+            max_cost=max_cost,
+            skip_invalid=skip_invalid,
+            dry_run=dry_run,
+        )
+    )
+    cost = f"about {report.estimated_cost:.2f} {CURRENCY} (estimate)" if report.estimated_cost else ""
+    facts = {
+        "Batch": report.batch_id,
+        "Rows": f"{counted(report.rows, 'row')}: {plan_counts(report.states)}" if report.states else "0 rows",
+        "Cost": cost,
+        "Results": "" if report.dry_run else report.results or "",
+    }
+    print_facts(command_console(), facts)
+
+
+def _log_no_tracebacks() -> None:
+    """Prefect logs the traceback of an error that ends a run; the error's sentence says it all."""
+
+    def without_traceback(record: logging.LogRecord) -> bool:
+        record.exc_info = record.exc_text = None
+        return True
+
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(without_traceback)
