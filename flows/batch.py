@@ -47,6 +47,8 @@ async def generate_batch(
     dry_run: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
+    only: list[str] | None = None,
+    min_delivered: Annotated[float, Field(ge=0, le=1)] = 1.0,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     encoding: str | None = None,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
@@ -81,6 +83,8 @@ async def generate_batch(
         dry_run: Only show what would be done and its estimated cost.
         overwrite: Replace delivered files that were edited since; by default your edits are kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
+        only: Ids of the rows to do; all by default. The others keep their lines in the table of results.
+        min_delivered: Share of the rows that must be delivered for the run to complete, such as 0.95.
         timeout_seconds: How long to wait for each result, in seconds.
         encoding: Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
@@ -122,6 +126,8 @@ async def generate_batch(
             dry_run=dry_run,
             overwrite=overwrite,
             convert_inputs=convert_inputs,
+            only=only,
+            min_delivered=min_delivered,
             sharding=Sharding(shards=shards, deployment=shard_deployment, shard=shard),
         )
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -185,6 +185,7 @@ class Results:
         location: path or fsspec URL of the table of results; None where another run writes it.
         storage: the folder in a Block that it stands in, if it does.
         carried: what the table of results has of the table.
+        others: ids of rows that this run does not do; they stand in the table of results only.
     """
 
     def __init__(
@@ -194,9 +195,11 @@ class Results:
         location: str | None,
         storage: Storage | None = None,
         carried: Carried | None = None,
+        others: Set[str] = frozenset(),
     ) -> None:
         """Start with nothing sent."""
         self.carried = carried or Carried()
+        self._others = others
         self._rows = {row_id: Result(row_id, extra=self.carried.cells.get(row_id, {})) for row_id in ids}
         self._bad = [
             Result(
@@ -226,13 +229,17 @@ class Results:
         """Every result: the good rows first, then those that were left out."""
         return [*self._rows.values(), *self._bad]
 
+    def asked_for(self) -> list[Result]:
+        """The results of the rows that this run does, and of those that it leaves out."""
+        return [result for result in self.all() if result.id not in self._others]
+
     def counts(self) -> Counter[str]:
-        """How many rows are in each state."""
-        return Counter(result.state for result in self.all())
+        """How many rows of this run are in each state."""
+        return Counter(result.state for result in self.asked_for())
 
     def cost(self) -> float:
         """What the accepted jobs cost together, in CNY, estimated."""
-        return sum(result.estimated_cost or 0.0 for result in self._rows.values())
+        return sum(result.estimated_cost or 0.0 for result in self.asked_for())
 
     async def save(self, now: bool = False) -> None:
         """Write the table if something has changed and it is time, or `now`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -24,6 +25,17 @@ from prefect_genmedia.text import counted, escaped
 
 SHOWN_PROBLEMS = 50
 """How many problems an error's message spells out; its `problems` always has all of them."""
+
+SHOWN_ROWS = 10
+"""How many rows a message names of those that have the same problem."""
+
+_ALIKE = 4
+"""So many rows with the same kind of problem in a column are told in one sentence."""
+
+_OF_THE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:[.,]\d+)*")
+"""What differs between problems of a kind: quoted texts and numbers."""
+
+_EMPTY = frozenset({"is missing", "Field required"})
 
 
 @dataclass(frozen=True)
@@ -111,14 +123,35 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> Invali
     """
     if not bad:
         return InvalidRequest.of("The batch", others)
-    problems = [*others, *(problem for row in bad for problem in row.problems)]
-    error = InvalidRequest.of("The table", problems[:SHOWN_PROBLEMS])
-    if len(problems) > SHOWN_PROBLEMS:
-        left = len(problems) - SHOWN_PROBLEMS
+    told = [*others, *_grouped(bad)]
+    error = InvalidRequest.of("The table", told[:SHOWN_PROBLEMS])
+    if len(told) > SHOWN_PROBLEMS:
+        left = len(told) - SHOWN_PROBLEMS
         error = InvalidRequest(f"{error.message} And {counted(left, 'more problem')} in {counted(len(bad), 'row')}.")
-    error.problems = tuple(problems)
+    error.problems = (*others, *(problem for row in bad for problem in row.problems))
     error.next_step = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
     return error
+
+
+def _grouped(bad: Sequence[BadRow]) -> list[FieldProblem]:
+    """The problems of all rows; those of the same kind in the same column are one, with the rows that have it."""
+    groups: dict[tuple[str, str], list[tuple[BadRow, FieldProblem]]] = {}
+    for row in bad:
+        for each in row.problems:
+            column = each.field.removeprefix(f"row {row.id}").lstrip(".")
+            groups.setdefault((column, _OF_THE_ROW.sub("…", each.problem)), []).append((row, each))
+    return [problem for (column, _), found in groups.items() for problem in _told_together(column, found)]
+
+
+def _told_together(column: str, found: Sequence[tuple[BadRow, FieldProblem]]) -> list[FieldProblem]:
+    if len(found) < _ALIKE:
+        return [problem for _, problem in found]
+    words = {problem.problem for _, problem in found}
+    what = found[0][1].problem if len(words) == 1 else f"such as the first: {found[0][1].problem}"
+    what = "empty" if what in _EMPTY else what
+    names = ", ".join(row.id for row, _ in found[:SHOWN_ROWS])
+    more = ", …" if len(found) > SHOWN_ROWS else ""
+    return [FieldProblem(f"column {column}" if column else "rows", f"{len(found)} rows {what}: {names}{more}")]
 
 
 def id_of(fields: Mapping[str, Any]) -> str:

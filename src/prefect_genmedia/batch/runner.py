@@ -29,12 +29,13 @@ from prefect_genmedia._prefect.session import load_credentials, prices_of, sessi
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
+from prefect_genmedia.batch.cells import id_text
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.results import INVALID, Carried, Results
 from prefect_genmedia.batch.row_task import RowHooks
-from prefect_genmedia.batch.rows import BadRow, Known, Row, check_rows, refuse
+from prefect_genmedia.batch.rows import SHOWN_ROWS, BadRow, Known, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
 from prefect_genmedia.batch.show import publish_gallery, quiet_rows
@@ -138,10 +139,16 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
             _check_prices([row for row in rows if row.request.provider == provider], prices, caps[0])
     jobs = Known(name, rows, sessions, ledger)
+    rows, others, bad = _chosen(spec, rows, bad)
+    left = {row.id for row in others}
     known = await jobs.begin()
     asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
     inspected = await _inspected(spec, rows, bad, sessions, Found(known, asker, folder))
     rows = [row for row in rows if row.id not in inspected.unfit]
+    results = Results([row.id for row in (*rows, *others)], inspected.bad, written, storage, carried, left)
+    for row in others:
+        if row.id in known:
+            results.of(row.id).take_job(known[row.id], row.request, prices)
     scheduler = BatchScheduler(
         name=name,
         rows=rows,
@@ -151,13 +158,30 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         output=folder,
         prices=prices,
         spec=spec,
-        results=Results([row.id for row in rows], inspected.bad, written, storage, carried),
+        results=results,
         known=known,
         inspected=inspected,
     )
-    left_out = {row.position for row in inspected.bad}
+    left_out = {row.position for row in inspected.bad} | {row.position for row in others}
     fit = [fields for position, fields in enumerate(table.rows) if position not in left_out]
     return OpenBatch(name, scheduler, rows, inspected.bad, fit, inspected.unfit)
+
+
+def _chosen(spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow]) -> tuple[list[Row], list[Row], list[BadRow]]:
+    """The rows to do, the others, and the invalid ones among those to do.
+
+    Raises:
+        InvalidRequest: `only` names rows that the table does not have.
+    """
+    if spec.only is None:
+        return list(rows), [], list(bad)
+    wanted = {id_text(each) for each in spec.only}
+    chosen, wrong = [row for row in rows if row.id in wanted], [row for row in bad if row.id in wanted]
+    absent = sorted(wanted - {row.id for row in chosen} - {row.id for row in wrong})
+    if absent and spec.sharding.shard is None:
+        names = ", ".join(map(repr, absent[:SHOWN_ROWS])) + (", …" if len(absent) > SHOWN_ROWS else "")
+        raise InvalidRequest.of("The batch", [FieldProblem("only", f"names rows that are not in the table: {names}")])
+    return chosen, [row for row in rows if row.id not in wanted], wrong
 
 
 async def _inspected(
@@ -226,7 +250,7 @@ def _report(run: BatchScheduler) -> BatchReport:
         raise run.stop
     report = BatchReport(
         batch_id=run.name,
-        rows=len(results.all()),
+        rows=len(results.asked_for()),
         states=dict(results.counts()),
         estimated_cost=round(results.cost(), 6),
         results=results.location,
@@ -238,7 +262,16 @@ def _report(run: BatchScheduler) -> BatchReport:
             next_step=f"make {results.location} writable, then {again}",
             retryable=False,
         )
-    if report.delivered + report.states.get(INVALID, 0) < report.rows:
+    most = report.rows - report.states.get(INVALID, 0)
+    if report.delivered < most and report.delivered >= run.spec.min_delivered * most:
+        get_run_logger().warning(
+            "Batch %s: %d of %d rows have no file, which min_delivered allows: %s",
+            run.name,
+            most - report.delivered,
+            most,
+            again,
+        )
+    elif report.delivered < most:
         next_step = f"look at the table of failures, then {again}"
         raise BatchIncomplete(f"Batch {run.name!r}: {words}.{place}", next_step=next_step)
     return report

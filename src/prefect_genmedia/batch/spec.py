@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +96,8 @@ class BatchSpec:
         dry_run: check and estimate only; nothing is submitted.
         overwrite: whether delivered files that were edited since are replaced by the provider's.
         convert_inputs: whether local pictures are converted to what the providers take.
+        only: ids of the rows to do; None for all.
+        min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
         sharding: which part of the batch this is, or into how many it is split.
     """
 
@@ -113,6 +115,8 @@ class BatchSpec:
     dry_run: bool = False
     overwrite: bool = False
     convert_inputs: bool = False
+    only: Sequence[str] | None = None
+    min_delivered: float = 1.0
     sharding: Sharding = field(default_factory=Sharding)
 
 
@@ -139,6 +143,7 @@ class ShardJob(BaseModel):
     budget_per_account: bool = Field(default=False, description="Whether each account has its own budget.")
     overwrite: bool = Field(default=False, description="Replace delivered files that were edited since.")
     convert_inputs: bool = Field(default=False, description="Convert local pictures to what the providers take.")
+    only: list[str] | None = Field(default=None, description="Ids of the rows to do; all by default.")
     encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
 
     def spec(self) -> BatchSpec:
@@ -168,6 +173,7 @@ class ShardJob(BaseModel):
             preflight=False,
             overwrite=self.overwrite,
             convert_inputs=self.convert_inputs,
+            only=self.only,
             sharding=Sharding(shard=self.shard),
         )
 
