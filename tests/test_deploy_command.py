@@ -155,6 +155,7 @@ def test_deploying_twice_creates_everything_once_and_then_changes_nothing(
     assert len(before["deployments"]) == len(
         yaml.safe_load((ROOT / "deployments/prefect.yaml").read_text())["deployments"]
     )
+    assert "media-job" in {each["slug"] for each in before["block_types"]}
     second = team.deploy(keys=keys_for(simulator))
     assert second.returncode == 0, second.stderr
     assert team.everything() == before

@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from prefect_genmedia import HiDreamCredentials, JeniusCredentials, TokenOpsCredentials, errors, tasks
+from prefect_genmedia import HiDreamCredentials, JeniusCredentials, MediaJob, TokenOpsCredentials, errors, tasks
 from prefect_genmedia._core import Delivery, Job, JobState, Ledger, open_ledger
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._core.decide import decide
@@ -51,6 +51,7 @@ from prefect_genmedia.simulator.world import SimulatedJob, World
 __all__ = [
     "BLOCKS",
     "ERRORS",
+    "JOB_BLOCK",
     "REQUESTS",
     "STALE_SENDING_SECONDS",
     "VALUES",
@@ -86,6 +87,9 @@ BLOCKS: dict[str, type[Credentials]] = {
     "hidream": HiDreamCredentials,
 }
 """By provider."""
+
+JOB_BLOCK = MediaJob
+"""A request as a stored template."""
 
 REQUESTS: dict[str, type[GenerationRequest]] = {
     "omnihuman": OmniHumanVideo,

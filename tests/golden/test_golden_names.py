@@ -58,19 +58,24 @@ async def test_the_ledgers_tables_columns_and_indexes(tmp_path: Path) -> None:
 
 
 def block_names() -> dict[str, Any]:
+    return {provider: names_of(block) for provider, block in access.BLOCKS.items()}
+
+
+def job_block_names() -> dict[str, Any]:
+    return names_of(access.JOB_BLOCK)
+
+
+def names_of(block: Any) -> dict[str, Any]:
     return {
-        provider: {
-            "slug": block.get_block_type_slug(),
-            "name": block.get_block_type_name(),
-            "capabilities": sorted(block.get_block_capabilities()),
-            "fields": {name: shown_default(field) for name, field in block.model_fields.items()},
-        }
-        for provider, block in access.BLOCKS.items()
+        "slug": block.get_block_type_slug(),
+        "name": block.get_block_type_name(),
+        "capabilities": sorted(block.get_block_capabilities()),
+        "fields": {name: shown_default(field) for name, field in block.model_fields.items()},
     }
 
 
 def shown_default(field: Any) -> Any:
-    return "required" if field.is_required() else field.default
+    return "required" if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def flow_names() -> dict[str, Any]:
@@ -141,6 +146,7 @@ def request_fields() -> dict[str, list[str]]:
     ("names", "present"),
     [
         ("blocks", block_names),
+        ("job_block", job_block_names),
         ("deployments", entrypoints),
         ("flows", flow_names),
         ("tasks", task_names),
