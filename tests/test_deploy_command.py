@@ -195,7 +195,7 @@ def test_a_check_changes_nothing_and_tells_what_is_missing_and_which_keys_are_re
     )
     simulator.world.requests.clear()
     answer = team.deploy("--check", keys=keys_for(simulator))
-    lines = {line.split("│")[2].strip(): line for line in answer.stdout.splitlines() if line.count("│") > 3}
+    lines = {line[37:].partition(" · ")[0].strip(): line for line in answer.stdout.splitlines() if line[36:37] == " "}
     assert answer.returncode == 1
     assert "accepted" in lines[f"tokenops at {simulator.tokenops_url}"]
     assert "refused" in lines[f"jenius at {simulator.jenius_url}"]
@@ -397,6 +397,8 @@ def test_deploy_tells_whether_reconcile_works_and_an_automation_can_alert(team: 
     }
     (stopped,) = [each for each in team.everything()["automations"] if each["name"].endswith("reconcile has stopped")]
     assert stopped["trigger"]["within"] == 1200.0
+    assert stopped["enabled"] is False, "there is no Block that it could alert with"
+    team.call("PATCH", f"/automations/{stopped['id']}", {"enabled": True})
 
     def soon_too(declared: dict[str, Any]) -> None:
         (own,) = [each for each in declared["automations"] if each["name"].endswith("reconcile has stopped")]
@@ -416,7 +418,7 @@ def test_deploy_tells_whether_reconcile_works_and_an_automation_can_alert(team: 
 
 
 def line_of(table: str, kind: str) -> str:
-    return next(line for line in table.splitlines() if line.split("│")[1:2] and line.split("│")[1].strip() == kind)
+    return next(line for line in table.splitlines() if line[18:].startswith(kind))
 
 
 def test_an_unknown_submission_is_told_through_the_notification_block(team: Team) -> None:
@@ -442,6 +444,7 @@ def test_an_unknown_submission_is_told_through_the_notification_block(team: Team
     subprocess.run([sys.executable, "-c", block, url], env=dict(team.server.env), check=True)
     answer = team.deploy("--alerts", "custom-webhook/team")
     assert "tells nobody" not in answer.stdout
+    assert all(each["enabled"] for each in team.everything()["automations"]), "they have somebody to tell now"
     assert "tells nobody" not in team.deploy().stdout  # nor is it forgotten by the next one
     job = {"prefect.resource.id": "genmedia.job.3f2a", "prefect.resource.name": "portrait.jpg"}
     told_of = {"state": "unknown", "message": "POST /videos gave no answer."}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -249,9 +250,13 @@ def reconcile(
     sys.exit(run_reconcile(every.total_seconds() if every else None, credentials, command_console()))
 
 
-def main() -> None:
-    """Run the command line."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Parameters:
+        words: what was typed after the program's name; None takes the process's own.
+    """
     # Prefect says each second that an event of a command is not sent yet, which nobody has to know.
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)
     with ending_in_sentences():
-        app()
+        app(words)

@@ -101,9 +101,7 @@ def _run(output: Path, keep: bool, console: Console, server: LocalServer, simula
         console.print(f"\nServer and simulator stay up: look at {server.url} – Ctrl-C ends them.")
         threading.Event().wait()
     else:
-        console.print(
-            "Server and simulator have ended; `prefect-genmedia demo --keep` leaves them up, to look at the UI."
-        )
+        console.print("To look at the run in the UI: `prefect-genmedia demo --keep`.")
     return 1 if problems else 0
 
 

@@ -9,29 +9,15 @@ from typing import Annotated
 import httpx
 from cyclopts import Parameter
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import get_current_settings
-from rich.markup import escape
-from rich.table import Table
 
 from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
+from prefect_genmedia.cli.deployed import print_changes, print_next
 from prefect_genmedia.cli.doctor import print_findings
+from prefect_genmedia.cli.server import require_server
 from prefect_genmedia.deploy import Change, Options, Outcome, apply
 from prefect_genmedia.deploy.doctor import diagnose
 from prefect_genmedia.errors import InvalidRequest
 
-_COLOURS = {
-    Outcome.CREATED: "green",
-    Outcome.UPDATED: "yellow",
-    Outcome.UNCHANGED: "dim",
-    Outcome.MISSING: "bold red",
-    Outcome.ACCEPTED: "green",
-    Outcome.REFUSED: "bold red",
-    Outcome.UNREACHABLE: "red",
-    Outcome.INVALID: "bold red",
-    Outcome.WORKING: "green",
-    Outcome.OVERDUE: "bold red",
-}
-_IN_A_CHECK = {Outcome.CREATED: "would be created", Outcome.UPDATED: "would be updated"}
 _WRONG = frozenset({Outcome.REFUSED, Outcome.INVALID})
 _WRONG_IN_A_CHECK = frozenset(Outcome) - {Outcome.UNCHANGED, Outcome.ACCEPTED, Outcome.WORKING}
 
@@ -82,9 +68,7 @@ def deploy(
     documents_file
         Your own documents.yaml.
     """
-    api = get_current_settings().api.url
-    if api is None:
-        stop("No Prefect server is set: set PREFECT_API_URL.")
+    require_server()
     options = Options(
         pool=pool,
         pool_type=pool_type,
@@ -101,9 +85,11 @@ def deploy(
     )
     changes: list[Change] = []
     problem = asyncio.run(_collect(options, changes))
-    _print(changes, check)
+    print_changes(command_console(), changes, check)
     if problem:
         stop(problem)
+    if not check:
+        print_next(command_console(), changes)
     found = asyncio.run(diagnose(options.checked)) if check else []
     print_findings(found)
     wrong = _WRONG_IN_A_CHECK if check else _WRONG
@@ -124,20 +110,3 @@ async def _collect(options: Options, changes: list[Change]) -> str | None:
     except httpx.HTTPError as error:
         return f"The Prefect server does not answer: {type(error).__name__}."
     return None
-
-
-def _print(changes: list[Change], check: bool) -> None:
-    table = Table("what", "name", "", "")
-    for change in changes:
-        word = _IN_A_CHECK.get(change.outcome, change.outcome.value) if check else change.outcome.value
-        coloured = f"[{_COLOURS[change.outcome]}]{word}[/]"
-        table.add_row(change.kind, escape(change.name), coloured, escape(change.detail))
-    console = command_console()
-    if changes:
-        console.print(table)
-    counts = {outcome: sum(change.outcome is outcome for change in changes) for outcome in Outcome}
-    words = _IN_A_CHECK if check else {}
-    console.print(
-        ", ".join(f"{count} {words.get(outcome, outcome.value)}" for outcome, count in counts.items() if count),
-        highlight=False,
-    )

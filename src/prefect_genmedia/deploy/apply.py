@@ -25,6 +25,7 @@ from prefect_genmedia.deploy.files import (
     DeploymentSpec,
     DocumentsFile,
     DocumentSpec,
+    LimitSpec,
     PoolProfile,
     PrefectFile,
     ServerFile,
@@ -116,7 +117,8 @@ def _declared(options: Options) -> _Declared:
     server = read_spec(ServerFile, DEPLOYMENTS, "server.yaml", options.server_file)
     automations = read_spec(AutomationsFile, DEPLOYMENTS, "automations.yaml", options.automations_file)
     documents = read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml", options.documents_file)
-    values = {**options.environment, **(read_secrets(options.secrets) if options.secrets else {})}
+    secrets = read_secrets(options.secrets, documents.documents) if options.secrets else {}
+    values = {**options.environment, **secrets}
     return _Declared(prefect_file, server, automations, documents, values)
 
 
@@ -142,7 +144,7 @@ async def _applied(client: PrefectClient, options: Options, declared: _Declared,
     for pool in {pool.name: pool for pool in pools.values()}.values():
         _require_shared(pool.profile, pool.name, LEDGER_DOCUMENT in present, variable is not None)
         yield (await apply_work_pool(client, pool.name, pool.type, dry))[0]
-    for name, limit in declared.server.global_concurrency_limits.items():
+    for name, limit in _chosen_limits(declared.server.global_concurrency_limits, options.providers).items():
         yield await apply_limit(client, name, limit, dry)
 
     for deployment in deployments:
@@ -208,6 +210,13 @@ def _chosen(deployments: list[DeploymentSpec], providers: frozenset[str]) -> lis
     """Those that are not tagged with a provider that was not chosen."""
     left_out = (set(credentials_types()) - providers) if providers else set()
     return [deployment for deployment in deployments if not left_out & set(deployment.tags)]
+
+
+def _chosen_limits(limits: Mapping[str, LimitSpec], providers: frozenset[str]) -> dict[str, LimitSpec]:
+    """Those that are not for a provider that was not chosen."""
+    return {
+        name: limit for name, limit in limits.items() if not providers or limit.provider in (None, *sorted(providers))
+    }
 
 
 def _chosen_documents(documents: list[DocumentSpec], providers: frozenset[str]) -> list[DocumentSpec]:

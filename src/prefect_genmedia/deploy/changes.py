@@ -30,12 +30,14 @@ class Change:
         name: which one.
         outcome: what became of it.
         detail: a few words for a person; never a secret.
+        off: what of it is switched off, by name.
     """
 
     kind: str
     name: str
     outcome: Outcome
     detail: str = ""
+    off: tuple[str, ...] = ()
 
 
 def compared(existing: object | None, same: bool) -> Outcome:

@@ -53,7 +53,8 @@ async def apply_deployment(
     switches = {schedule.slug: schedule.active for schedule in existing.schedules} if existing else {}
     if outcome is not Outcome.UNCHANGED and not dry:
         await _write(client, spec, flow, wanted, switches, existing.paused if existing else None)
-    return Change("deployment", f"{flow.name}/{spec.name}", outcome, _schedules_in_words(spec, switches))
+    off = tuple(each.slug for each in spec.schedules if not switches.get(each.slug, each.active))
+    return Change("deployment", f"{flow.name}/{spec.name}", outcome, _schedules_in_words(spec, switches), off)
 
 
 def _over(profile: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from prefect_genmedia.deploy.changes import Change, Outcome, compared
 from prefect_genmedia.deploy.files import BLOCK_DOCUMENTS, DocumentsFile, DocumentSpec, read_spec
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.text import clean_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -32,11 +34,15 @@ def block_types() -> dict[str, type[Block]]:
     return {block.get_block_type_slug(): block for block in types}
 
 
-def read_secrets(path: Path) -> dict[str, str]:
+def read_secrets(path: Path, documents: Sequence[DocumentSpec]) -> dict[str, str]:
     """Read a secrets file: TOML, `NAME = "value"`, with the names of the environment variables.
 
+    Parameters:
+        path: the file.
+        documents: the declared documents, which name the variables.
+
     Raises:
-        InvalidRequest: it cannot be read; the message quotes nothing of it.
+        InvalidRequest: it cannot be read, or has a name that no document takes; the message quotes no value.
     """
     try:
         values: dict[str, str] = tomllib.loads(path.read_text("utf-8"))
@@ -47,7 +53,18 @@ def read_secrets(path: Path) -> dict[str, str]:
     wrong = sorted(name for name, value in values.items() if not isinstance(value, str))
     if wrong:
         raise InvalidRequest(f"{path}: {', '.join(wrong)} must be text in quotes.")
+    known = [variable for spec in documents for variable in spec.fields.values()]
+    unknown = [_unknown(name, known) for name in values if name not in known]
+    if unknown:
+        raise InvalidRequest(f"{path}: {'; '.join(unknown)}. Nothing was changed.")
     return values
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """What a name that no document takes may be meant for."""
+    shown = clean_text(name, 80)
+    near = difflib.get_close_matches(name.upper(), known, n=1)
+    return f"{shown} is no name in documents.yaml" + (f" (did you mean {near[0]}?)" if near else "")
 
 
 def credentials_in(values: Mapping[str, str], documents: Sequence[DocumentSpec]) -> list[ProviderCredentials]:

@@ -119,10 +119,17 @@ class PoolProfile(_Strict):
 
 
 class LimitSpec(_Strict):
-    """A global concurrency limit."""
+    """A global concurrency limit.
+
+    Parameters:
+        limit: slots.
+        slot_decay_per_second: how fast slots become free by themselves.
+        provider: the provider that it is for: it is left out where only others are deployed.
+    """
 
     limit: int = Field(gt=0)
     slot_decay_per_second: float = Field(default=0.0, ge=0)
+    provider: str | None = None
 
 
 class ServerFile(_Strict):

@@ -100,11 +100,11 @@ async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bo
         spec.limit,
         spec.slot_decay_per_second,
     )
-    outcome = compared(existing, same)
+    outcome, wanted = compared(existing, same), spec.model_dump(exclude={"provider"})
     if not dry and outcome is Outcome.CREATED:
-        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, **spec.model_dump()))
+        await client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, **wanted))
     if not dry and outcome is Outcome.UPDATED:
-        await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(**spec.model_dump()))
+        await client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(**wanted))
     return Change("concurrency limit", name, outcome, f"{spec.limit} at a time")
 
 
@@ -135,7 +135,7 @@ async def apply_automation(client: PrefectClient, declared: dict[str, Any], aler
         client: the server.
         declared: the automation, with `notify: true` in actions that the notification Block goes into.
         alerts: `TYPE/NAME` of that Block. Without one the Block stays that is in use; where there is none, such
-            actions do nothing.
+            actions do nothing, and the automation is created switched off, until a Block is given.
         dry: whether to look only.
 
     Raises:
@@ -155,16 +155,24 @@ async def apply_automation(client: PrefectClient, declared: dict[str, Any], aler
     }
     if ignored:  # Prefect would say nothing
         raise InvalidRequest(f"automations.yaml, {name}: Prefect knows no {', '.join(sorted(ignored))}.")
-    if existing is not None:
-        wanted = wanted.model_copy(update={"enabled": existing.enabled})
+    silent = block is None and any(action.get("notify") for action in declared.get("actions", []))
+    wanted = wanted.model_copy(update={"enabled": _enabled(wanted, existing, silent)})
     outcome = compared(existing, existing is not None and _essence(existing) == _essence(wanted))
     if not dry and outcome is Outcome.CREATED:
         await client.create_automation(wanted)
     if not dry and existing is not None and outcome is Outcome.UPDATED:
         await client.update_automation(existing.id, wanted)
-    silent = any(isinstance(action, DoNothing) for action in wanted.actions)
-    notes = ["tells nobody: give --alerts TYPE/NAME" if silent else "", "" if wanted.enabled else "switched off"]
-    return Change("automation", wanted.name, outcome, "; ".join(filter(None, notes)))
+    notes = ["" if wanted.enabled else "switched off", "tells nobody: give --alerts TYPE/NAME" if silent else ""]
+    off = () if wanted.enabled else ("alerts" if silent else "automation",)
+    return Change("automation", wanted.name, outcome, "; ".join(filter(None, notes)), off)
+
+
+def _enabled(wanted: AutomationCore, existing: Automation | None, silent: bool) -> bool:
+    """Whether an automation is switched on: as it is on the server, but for one that had nobody to tell until now."""
+    if existing is None:
+        return wanted.enabled and not silent
+    had_nobody = not existing.enabled and any(isinstance(action, DoNothing) for action in existing.actions)
+    return wanted.enabled if had_nobody and not silent else existing.enabled
 
 
 async def has_work_pool(client: PrefectClient, name: str) -> bool:
