@@ -10,7 +10,9 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from prefect_genmedia._core import Delivery
-from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.plugin import make_request
@@ -24,18 +26,19 @@ def _run_name() -> str:
 
 @flow(name="generate-media", flow_run_name=_run_name)
 @returns_state
+@run_form()
 async def generate_media(
     kind: str,
     fields: dict[str, Any],
     credentials: AnyCredentials | str = "default",
     label: str = "",
-    output: str | None = None,
+    output: str = "",
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    idempotency_key: str | None = None,
+    idempotency_key: str = "",
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
-    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    max_cost: MaxCost = NO_LIMIT,
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
 
@@ -44,7 +47,7 @@ async def generate_media(
         fields: The request's fields, as a JSON object.
         credentials: The provider's credentials: a Block, or the name of one.
         label: A few words that name the request; by default the name of its first input.
-        output: Folder, file name ending in .mp4, or fsspec URL for the file.
+        output: Folder, file name ending in .mp4, or fsspec URL for the file; the settings' folder if left empty.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished file.
@@ -52,7 +55,7 @@ async def generate_media(
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
+            besides; -1 sets no limit.
 
     Raises:
         InvalidRequest: before anything is paid; no installed provider has the kind, or the fields are wrong.
@@ -71,6 +74,6 @@ async def generate_media(
         resubmit_on_output_refusal=resubmit_on_output_refusal,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
-        max_cost=max_cost,
+        max_cost=limit(max_cost),
     )
     return await completed(delivery)

@@ -11,7 +11,9 @@ from pydantic import Field
 
 from prefect_genmedia import JeniusCredentials
 from prefect_genmedia._core import Delivery
-from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
@@ -26,16 +28,17 @@ def _run_name() -> str:
 
 @flow(name="live-poster", flow_run_name=_run_name)
 @returns_state
+@run_form()
 async def live_poster(
     image_url: str,
     scene: SceneName,
     credentials: JeniusCredentials | str = "default",
-    output: str | None = None,
+    output: str = "",
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    idempotency_key: str | None = None,
+    idempotency_key: str = "",
     preflight: bool = True,
     suspend_while_waiting: bool = False,
-    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    max_cost: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
@@ -55,14 +58,14 @@ async def live_poster(
             - `firework` 新年烟花庆祝风格 · New Year fireworks: hat with rabbit ears, scarf, jumper with stars.
 
         credentials: Jenius credentials: a Block, or the name of one.
-        output: Folder, file name ending in .mp4, or fsspec URL for the video.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video; the settings' folder if left empty.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
+            besides; -1 sets no limit.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"prompt": "a_new_scene"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -82,6 +85,6 @@ async def live_poster(
         idempotency_key=idempotency_key,
         preflight=preflight,
         suspend_while_waiting=suspend_while_waiting,
-        max_cost=max_cost,
+        max_cost=limit(max_cost),
     )
     return await completed(delivery)

@@ -86,4 +86,5 @@ def _with_title(parameter: inspect.Parameter, title: str) -> inspect.Parameter:
 
 
 def _hidden(parameter: inspect.Parameter) -> inspect.Parameter:
-    return parameter.replace(annotation=Annotated[parameter.annotation, SkipJsonSchema()])
+    left_out: Any = SkipJsonSchema()  # type: ignore[type-arg]
+    return parameter.replace(annotation=Annotated[parameter.annotation, left_out])

@@ -360,6 +360,9 @@ class ProviderClient(Protocol):
 
     A client may have a method `share_lock(lock: SharedLock)`: it is called with the ledger's locks before the client is
     used, for what the processes of an account must not do at the same instant, such as exchanging a key for a token.
+
+    It may have a method `of_request(request: Mapping) -> ProviderClient`: the client that polls and downloads a job
+    whose request, as the ledger has it, names a user of its own. Both share the connections.
     """
 
     account: Account

@@ -310,7 +310,8 @@ def _picture_element(url: str, inputs: SentInputs) -> dict[str, Any]:
 def _nearest_ratio(size: str) -> str:
     """The documented ratio that a size such as 1280x720 is nearest to."""
     width, height = (int(side) for side in size.split("x"))
-    return min(get_args(catalog.AspectRatio), key=lambda name: abs(math.log(_ratio_of(name) * height / width)))
+    names: tuple[str, ...] = get_args(catalog.AspectRatio)
+    return min(names, key=lambda name: abs(math.log(_ratio_of(name) * height / width)))
 
 
 def _ratio_of(name: str) -> float:
