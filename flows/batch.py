@@ -37,12 +37,12 @@ async def generate_batch(
     table: str | list[dict[str, Any]],
     kind: str = "omnihuman",
     credentials: AnyCredentials | str = "default",
+    batch_id: str = "",
     output: str = "",
     dry_run: bool = False,
     max_cost: MaxCost = NO_LIMIT,
     max_jobs: Annotated[int, Field(ge=NO_LIMIT)] = NO_LIMIT,
     canary: Annotated[int, Field(ge=0)] = 0,
-    batch_id: str = "",
     results: str = "",
     max_in_flight: Annotated[int, Field(ge=1)] = 8,
     concurrency_limit: str = "",
@@ -65,12 +65,12 @@ async def generate_batch(
             themselves. Each has an id, a kind, and the fields of that kind of request.
         kind: Kind of the rows that do not name one.
         credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
+        batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
         output: Folder or fsspec URL for the videos.
         dry_run: Only show what would be done and its estimated cost.
         max_cost: Most CNY that may be paid, estimated, over all runs that share the budget; -1 sets no limit.
         max_jobs: Most jobs that may be paid for, over the same runs; -1 sets no limit.
         canary: Number of rows that must be delivered before the others start.
-        batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
         results: Table of results to write (.csv, .jsonl, .parquet); beside the table by default.
         max_in_flight: Jobs of each account at its provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.

@@ -41,9 +41,8 @@ def _run_name() -> str:
     template_id="Camera movement",
     camera_strength="Strength of the movement",
     seconds="Length (seconds)",
-    model="Model",
-    frames="Frames",
     content="Content elements",
+    size="Size (such as 1280x720)",
 )
 async def jimeng_video(
     prompt: str = "",

@@ -32,7 +32,16 @@ def _run_name() -> str:
 
 @flow(name="omnihuman-video", flow_run_name=_run_name)
 @returns_state
-@run_form(audio_url="Recording", recognize="Recognize a person first", pe_fast_mode="Fast mode", subject="Who speaks")
+@run_form(
+    audio_url="Recording",
+    recognize="Recognize a person first",
+    pe_fast_mode="Fast mode",
+    subject="Who speaks",
+    on_detection_failure="If the detection fails",
+    masks_as="Send masks as",
+    ask_timeout_seconds="Wait for a person (seconds)",
+    ask_fallback="If nobody answers",
+)
 async def omnihuman_video(
     image_url: str,
     audio_url: str,

@@ -47,15 +47,25 @@ async def live_poster(
         image_url: URL, path or storage URL (s3://…) of a picture of a person.
         scene: The scene that the person is put into.
 
-            - `youqian` 春节复古喜庆风格 · Retro Spring Festival: under a gate with couplets, a red 福 in both hands.
+            - `youqian` 春节复古喜庆风格 · Retro Spring Festival:
+              上传人物图片,即可生成人物立于贴春联的大门下、双手持红色福字的春节喜庆画面。
+              Under a gate with couplets, a red 福 in both hands.
 
-            - `zhongming` 红金骏马新年风格 · Red and gold New Year steed: before a red horse with golden ornaments.
+            - `zhongming` 红金骏马新年风格 · Red and gold New Year steed:
+              上传人物图片,即可生成人物立于饰有金色纹样的红色骏马前、红金主调质感厚重的新年华贵画面。
+              Before a red horse with golden ornaments.
 
-            - `anime_cake` 卡通蛋糕可爱风格 · Cartoon cake: painted, in pyjamas, with a cake in the hands.
+            - `anime_cake` 卡通蛋糕可爱风格 · Cartoon cake:
+              上传人物图片,即可生成工笔彩绘风格的人物手捧蛋糕、身穿居家睡衣的可爱画面。
+              Painted, in pyjamas, with a cake in the hands.
 
-            - `real_cake` 真人蛋糕生活风格 · Lifelike cake: lifelike, in pyjamas, with a cake in the hands.
+            - `real_cake` 真人蛋糕生活风格 · Lifelike cake:
+              上传人物图片,即可对人物进行高清真人化处理,生成手捧蛋糕、身穿居家睡衣的可爱生活风画面。
+              Lifelike, in pyjamas, with a cake in the hands.
 
-            - `firework` 新年烟花庆祝风格 · New Year fireworks: hat with rabbit ears, scarf, jumper with stars.
+            - `firework` 新年烟花庆祝风格 · New Year fireworks:
+              上传人物图片,即可生成人物戴兔耳帽、系棕白条纹围巾、穿星星图案白毛衣、背景为新年烟花的庆祝画面。
+              Hat with rabbit ears, scarf, jumper with stars.
 
         credentials: Jenius credentials: a Block, or the name of one.
         output: Folder, file name ending in .mp4, or fsspec URL for the video; the settings' folder if left empty.

@@ -6,7 +6,7 @@ import io
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from anyio import to_thread
 from PIL import Image
@@ -21,6 +21,7 @@ from prefect_genmedia.errors import (
     ProviderError,
     QuotaError,
 )
+from prefect_genmedia.providers.restoring import with_defaults
 
 Subject = str | int | tuple[float, float]
 """`auto`, `largest`, `leftmost`, `rightmost`, `all`, `none`, an index from 0 (the largest), or a point."""
@@ -48,6 +49,10 @@ class Detection(BaseModel):
     mask_urls: tuple[str, ...] = Field(default=(), description="One mask picture a subject, at most 5, largest first.")
     request_id: str = Field(default="", description="The provider's id of this call.")
     failure: str = Field(default="", description="Why nothing is known: the call failed, and masks are left out.")
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled detection, also one of an earlier version."""
+        super().__setstate__(with_defaults(type(self), state))
 
 
 class Recognition(BaseModel):
