@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
 
+from prefect import Flow
 from pydantic import BeforeValidator, Field
 from pydantic.json_schema import SkipJsonSchema
 
@@ -67,6 +68,19 @@ def limit(value: float) -> float | None:
         value: the parameter's value.
     """
     return None if value == NO_LIMIT else value
+
+
+def plain_parameters(flow: Flow[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored parameters of a flow, with the default for each one that is None.
+
+    The flow takes None, but a server that enforces the form's schema starts no run with it.
+
+    Parameters:
+        flow: the flow.
+        given: the parameters.
+    """
+    properties = flow.parameters.properties
+    return {name: properties.get(name, {}).get("default") if value is None else value for name, value in given.items()}
 
 
 def _title(name: str) -> str:
