@@ -131,7 +131,7 @@ def _shard_run_name() -> str:
 
 
 @flow(name="generate-shard", flow_run_name=RunName(_shard_run_name))
-@run_form()
+@run_form(hidden=("job",))
 async def generate_shard(job: ShardJob) -> BatchReport:
     """Generate one part of a batch. A run of generate_batch with `shards` starts this; people do not.
 

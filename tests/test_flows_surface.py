@@ -88,7 +88,7 @@ def test_every_field_of_a_run_form_has_a_title_of_its_own_in_words(flow: Flow[..
     assert parameter_schema(flow).model_dump_for_openapi() == flow.parameters.model_dump_for_openapi()
 
 
-FORMS = [flow for flow in every_flow() if flow.name != "generate-shard"]  # its only parameter is a batch's own
+FORMS = [flow for flow in every_flow() if flow.name != "generate-shard"]  # its only parameter is not in the form
 
 
 @pytest.mark.parametrize("flow", FORMS, ids=lambda flow: flow.name)

@@ -145,7 +145,7 @@ def desk(running_simulator: RunningSimulator, tmp_path_factory: pytest.TempPathF
     with local_server(folder / "prefect", settings) as server, playwright.sync_playwright() as browsers:
         for command in (
             ["-m", "prefect", "block", "register", "-m", "prefect_genmedia"],
-            ["-m", "prefect_genmedia.cli", "deploy", "--provider", "tokenops", "--provider", "jenius"],
+            ["-m", "prefect_genmedia.cli", "deploy"],
         ):
             done = subprocess.run(
                 [sys.executable, *command], env=dict(server.env), check=False, capture_output=True, text=True
