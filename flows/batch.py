@@ -8,6 +8,8 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
+from prefect_genmedia._prefect.run_names import RunName
 from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.frames import Rows
@@ -24,35 +26,44 @@ def _run_name() -> str:
     return f"batch · {name} · {parameters['shard']}" if parameters["shard"] else f"batch · {name}"
 
 
-@flow(name="generate-batch", flow_run_name=_run_name)
+@flow(name="generate-batch", flow_run_name=RunName(_run_name))
+@run_form(
+    hidden=("shard",),
+    table="Table",
+    max_jobs="Max jobs (-1: no limit)",
+    canary="Canary rows",
+    results="Table of results",
+    max_in_flight="Jobs in flight",
+    breaker="Stop after errors",
+)
 async def generate_batch(
     table: Rows,
     kind: str = "omnihuman",
     credentials: AnyCredentials | str = "default",
-    batch_id: str | None = None,
-    output: str | None = None,
-    results: str | None = None,
-    max_in_flight: Annotated[int, Field(ge=1)] = 8,
-    concurrency_limit: str | None = None,
+    batch_id: str = "",
+    output: str = "",
+    dry_run: bool = False,
+    max_cost: MaxCost = NO_LIMIT,
+    max_jobs: Annotated[int, Field(ge=NO_LIMIT)] = NO_LIMIT,
     canary: Annotated[int, Field(ge=0)] = 0,
+    results: str = "",
+    max_in_flight: Annotated[int, Field(ge=1)] = 8,
+    concurrency_limit: str = "",
     breaker: Annotated[int, Field(ge=0)] = 3,
-    max_jobs: Annotated[int | None, Field(ge=0)] = None,
-    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
-    budget: str | None = None,
+    budget: str = "",
     budget_period: Literal["total", "day"] = "total",
     budget_per_account: bool = False,
-    prices: dict[str, float | Price] | None = None,
+    prices: dict[str, float | Price] = {},  # noqa: B006 - nothing writes into it
     skip_invalid: bool = False,
     preflight: bool = True,
-    dry_run: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
-    only: list[str] | None = None,
+    only: list[str] = [],  # noqa: B006 - nothing writes into it
     min_delivered: Annotated[float, Field(ge=0, le=1)] = 1.0,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    encoding: str | None = None,
+    encoding: str = "",
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
-    shard_deployment: str | None = None,
+    shard_deployment: str = "",
     shard: Shard | None = None,
 ) -> BatchReport:
     """Generate every row of a table: each paid once, verified, within the limits. Run it again to do the rest.
@@ -65,14 +76,15 @@ async def generate_batch(
         credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
         batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
         output: Folder or fsspec URL for the videos.
+        dry_run: Only show what would be done and its estimated cost.
+        max_cost: Most CNY that may be paid, estimated, over all runs that share the budget; -1 sets no limit.
+        max_jobs: Most jobs that may be paid for, over the same runs; -1 sets no limit.
+        canary: Number of rows that must be delivered before the others start.
         results: Table of results to write (.csv, .tsv, .jsonl, .parquet, .xlsx); beside the table by default.
         max_in_flight: Jobs of each account at its provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.
-        canary: Number of rows that must be delivered before the others start.
         breaker: Stop after this many consecutive rows with the same credentials, quota, storage or unknown-submission
             error; 0 never stops.
-        max_jobs: Most jobs that may be paid for, over all runs that share the budget.
-        max_cost: Most CNY that may be paid, estimated, over the same runs.
         budget: Name of the budget, to share it between batches; the batch's id by default.
         budget_period: Whether each UTC day has a budget of its own.
         budget_per_account: Whether each account has a budget of its own.
@@ -80,7 +92,6 @@ async def generate_batch(
             per result. Every sum is an estimate.
         skip_invalid: Leave invalid rows out, instead of refusing the table.
         preflight: Check what the providers document about the inputs of all rows before anything is submitted.
-        dry_run: Only show what would be done and its estimated cost.
         overwrite: Replace delivered files that were edited since; by default your edits are kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         only: Ids of the rows to do; all by default. The others keep their lines in the table of results.
@@ -102,22 +113,22 @@ async def generate_batch(
             table=table,
             kind=kind,
             credentials=credentials,
-            batch_id=batch_id,
-            output=output,
-            results=results,
-            encoding=encoding,
+            batch_id=batch_id or None,
+            output=output or None,
+            results=results or None,
+            encoding=encoding or None,
             limits=Limits(
                 max_in_flight=max_in_flight,
                 canary=canary,
                 breaker=breaker,
                 timeout_seconds=timeout_seconds,
-                concurrency_limit=concurrency_limit,
+                concurrency_limit=concurrency_limit or None,
             ),
             money=Money(
-                prices=prices,
-                max_jobs=max_jobs,
-                max_cost=max_cost,
-                budget=budget,
+                prices=prices or None,
+                max_jobs=None if max_jobs == NO_LIMIT else max_jobs,
+                max_cost=limit(max_cost),
+                budget=budget or None,
                 period=budget_period,
                 per_account=budget_per_account,
             ),
@@ -126,9 +137,9 @@ async def generate_batch(
             dry_run=dry_run,
             overwrite=overwrite,
             convert_inputs=convert_inputs,
-            only=only,
+            only=only or None,
             min_delivered=min_delivered,
-            sharding=Sharding(shards=shards, deployment=shard_deployment, shard=shard),
+            sharding=Sharding(shards=shards, deployment=shard_deployment or None, shard=shard),
         )
     )
 
@@ -138,7 +149,8 @@ def _shard_run_name() -> str:
     return f"batch · {job.batch_id} · {job.shard}"
 
 
-@flow(name="generate-shard", flow_run_name=_shard_run_name)
+@flow(name="generate-shard", flow_run_name=RunName(_shard_run_name))
+@run_form(hidden=("job",))
 async def generate_shard(job: ShardJob) -> BatchReport:
     """Generate one part of a batch. A run of generate_batch with `shards` starts this; people do not.
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from prefect_genmedia._core import JobState
+from prefect_genmedia._prefect.forms import run_form
+from prefect_genmedia._prefect.run_names import RunName
 from prefect_genmedia.tasks import settle_job
 
 
-@flow(name="decide-job", flow_run_name="{decision} {job}")
+def _run_name() -> str:
+    parameters: dict[str, Any] = flow_run.parameters
+    return f"{parameters['decision']} {parameters['job']}"
+
+
+@flow(name="decide-job", flow_run_name=RunName(_run_name))
+@run_form(provider_job_id="The provider's job ID", credentials="Credentials to ask with")
 async def decide_job(
     job: str,
     decision: Literal["adopt", "resubmit", "abandon", "undo"],
-    provider_job_id: str | None = None,
-    decided_by: str | None = None,
-    credentials: list[str] | None = None,
+    provider_job_id: str = "",
+    decided_by: str = "",
+    credentials: list[str] = [],  # noqa: B006 - nothing writes into it
 ) -> JobState:
     """Carry out a person's decision about a submission that had no certain answer.
 
@@ -43,5 +52,5 @@ async def decide_job(
     Raises:
         InvalidRequest: there is no such job, it is not one to decide about, or the provider does not have the id.
     """
-    settled = await settle_job(job, decision, provider_job_id, decided_by, credentials=credentials or [])
+    settled = await settle_job(job, decision, provider_job_id or None, decided_by or None, credentials=credentials)
     return settled.state

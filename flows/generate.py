@@ -10,7 +10,9 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from prefect_genmedia._core import Delivery
-from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.plugin import make_request
@@ -24,20 +26,21 @@ def _run_name() -> str:
 
 @flow(name="generate-media", flow_run_name=_run_name)
 @returns_state
+@run_form()
 async def generate_media(
     kind: str,
     fields: dict[str, Any],
     credentials: AnyCredentials | str = "default",
     label: str = "",
-    output: str | None = None,
+    output: str = "",
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    idempotency_key: str | None = None,
+    idempotency_key: str = "",
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
-    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    max_cost: MaxCost = NO_LIMIT,
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
 
@@ -46,7 +49,7 @@ async def generate_media(
         fields: The request's fields, as a JSON object.
         credentials: The provider's credentials: a Block, or the name of one.
         label: A few words that name the request; by default the name of its first input.
-        output: Folder, file name ending in .mp4, or fsspec URL for the file.
+        output: Folder, file name ending in .mp4, or fsspec URL for the file; the settings' folder if left empty.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished file.
@@ -56,7 +59,7 @@ async def generate_media(
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
+            besides; -1 sets no limit.
 
     Raises:
         InvalidRequest: before anything is paid; no installed provider has the kind, or the fields are wrong.
@@ -77,6 +80,6 @@ async def generate_media(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
-        max_cost=max_cost,
+        max_cost=limit(max_cost),
     )
     return await completed(delivery)

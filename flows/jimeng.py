@@ -11,7 +11,9 @@ from pydantic import Field
 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import Delivery
-from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.providers.tokenops.catalog import (
@@ -33,29 +35,38 @@ def _run_name() -> str:
 
 @flow(name="jimeng-video", flow_run_name=_run_name)
 @returns_state
+@run_form(
+    image_urls="Pictures",
+    req_key="Service (req_key)",
+    template_id="Camera movement",
+    camera_strength="Strength of the movement",
+    seconds="Length (seconds)",
+    content="Content elements",
+    size="Size (such as 1280x720)",
+)
 async def jimeng_video(
     prompt: str = "",
     model: JimengModel = "jimeng-video-3.0-pro",
-    image_urls: list[str] | None = None,
-    seconds: Literal[5, 10] | None = None,
-    frames: Frames | None = None,
-    aspect_ratio: AspectRatio | None = None,
-    size: str | None = None,
-    seed: Annotated[int, Field(ge=-1)] = -1,
-    template_id: CameraTemplate | None = None,
-    camera_strength: CameraStrength | None = None,
-    req_key: str | None = None,
-    content: list[ContentElement] | None = None,
+    image_urls: list[str] = [],  # noqa: B006 - nothing writes into it
+    seconds: Literal[5, 10] = 5,
+    aspect_ratio: Literal["auto", AspectRatio] = "auto",
     credentials: TokenOpsCredentials | str = "default",
-    output: str | None = None,
+    output: str = "",
+    seed: Annotated[int, Field(ge=-1)] = -1,
+    frames: Literal["auto", Frames] = "auto",
+    size: str = "",
+    template_id: Literal["none", CameraTemplate] = "none",
+    camera_strength: Literal["none", CameraStrength] = "none",
+    req_key: str = "",
+    content: list[ContentElement] = [],  # noqa: B006 - nothing writes into it
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    idempotency_key: str | None = None,
+    idempotency_key: str = "",
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
-    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    max_cost: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Make a video from text or pictures, and deliver it verified.
@@ -64,18 +75,18 @@ async def jimeng_video(
         prompt: What the video shows; 400 characters or fewer are recommended, 800 are the limit.
         model: The model; pro makes 1080p.
         image_urls: No picture, a first frame, or a first and a last frame: URLs, paths or storage URLs (s3://…).
-        seconds: 5 (default) or 10 seconds.
-        frames: 121 or 241 frames, in place of seconds.
-        aspect_ratio: Ratio of a video from text; 16:9 by default. Pictures keep theirs.
-        size: Such as 1280x720, in place of aspect_ratio.
+        seconds: 5 or 10 seconds.
+        aspect_ratio: Ratio of a video from text; auto is 16:9, or the one of size. Pictures keep theirs.
+        credentials: TokenOps credentials: a Block, or the name of one.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video; the settings' folder if left empty.
         seed: Random seed; -1 lets the provider choose.
-        template_id: A camera movement through one picture (720P only).
+        frames: 121 frames (5 seconds) or 241 frames (10 seconds); they win over 5 seconds.
+        size: Such as 1280x720, in place of the ratio, or beside a matching one.
+        template_id: A camera movement through one picture (720P only); needs its strength.
         camera_strength: How strong the movement is.
         req_key: The service's name; found from the model and the inputs if left empty.
         content: Text and pictures in the platform's content form; its text wins over the prompt. Pictures by their
             path or URL: base64 would be stored with the run, and is refused.
-        credentials: TokenOps credentials: a Block, or the name of one.
-        output: Folder, file name ending in .mp4, or fsspec URL for the video.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
@@ -85,7 +96,7 @@ async def jimeng_video(
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
+            besides; -1 sets no limit.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"watermark": false}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -99,15 +110,15 @@ async def jimeng_video(
         model=model,
         prompt=prompt,
         req_key=req_key,
-        image_urls=tuple(image_urls or ()),
-        content=tuple(content or ()),
-        frames=frames,
+        image_urls=tuple(image_urls),
+        content=tuple(content),
+        frames=None if frames == "auto" else frames,
         seconds=seconds,
-        aspect_ratio=aspect_ratio,
+        aspect_ratio=None if aspect_ratio == "auto" else aspect_ratio,
         size=size,
         seed=seed,
-        template_id=template_id,
-        camera_strength=camera_strength,
+        template_id=None if template_id == "none" else template_id,
+        camera_strength=None if camera_strength == "none" else camera_strength,
         extra_body=extra_body,
     )
     label = label_of(image_urls[0]) if image_urls else prompt[:40]
@@ -123,6 +134,6 @@ async def jimeng_video(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
-        max_cost=max_cost,
+        max_cost=limit(max_cost),
     )
     return await completed(delivery)

@@ -11,10 +11,14 @@ from pydantic import Field
 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import Delivery
-from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.ask import ask_subject
+from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL, OMNIHUMAN_REQ_KEY
+from prefect_genmedia.providers.tokenops.subjects import OnFailure, subject_beside
 from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.tasks import check_inputs
@@ -28,19 +32,34 @@ def _run_name() -> str:
 
 @flow(name="omnihuman-video", flow_run_name=_run_name)
 @returns_state
+@run_form(
+    audio_url="Recording",
+    recognize="Recognize a person first",
+    pe_fast_mode="Fast mode",
+    subject="Who speaks",
+    on_detection_failure="If the detection fails",
+    masks_as="Send masks as",
+    ask_timeout_seconds="Wait for a person (seconds)",
+    ask_fallback="If nobody answers",
+)
 async def omnihuman_video(
     image_url: str,
     audio_url: str,
     prompt: str = "",
     subject: str = "auto",
-    recognize: bool = False,
     output_resolution: Literal[720, 1080] = 1080,
+    credentials: TokenOpsCredentials | str = "default",
+    output: str = "",
     pe_fast_mode: bool = False,
     seed: Annotated[int, Field(ge=-1)] = -1,
-    credentials: TokenOpsCredentials | str = "default",
-    output: str | None = None,
+    recognize: bool = False,
+    on_detection_failure: OnFailure = "fail",
+    mask_urls: list[str] = [],  # noqa: B006 - nothing writes into it
+    masks_as: Literal["mask_urls", "content"] = "mask_urls",
+    model: str = OMNIHUMAN_MODEL,
+    req_key: str = OMNIHUMAN_REQ_KEY,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    idempotency_key: str | None = None,
+    idempotency_key: str = "",
     resubmit_on_output_refusal: Annotated[int, Field(ge=0, le=10)] = 0,
     preflight: bool = True,
     ask_timeout_seconds: Annotated[float, Field(gt=0)] = 3600,
@@ -49,7 +68,7 @@ async def omnihuman_video(
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
-    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    max_cost: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Make a portrait speak a recording, and deliver the verified video.
@@ -59,13 +78,21 @@ async def omnihuman_video(
         audio_url: URL, path or storage URL of the recording to speak; shorter than 60 seconds.
         prompt: How to speak and move; 300 characters or fewer are recommended.
         subject: Who speaks: auto (of several people the largest), largest, leftmost, rightmost, all, an index from
-            0, a point such as 640,360 or 0.5,0.4, or ask: the run pauses with a form in the UI.
-        recognize: First make sure that the picture holds a person.
+            0, a point such as 640,360 or 0.5,0.4, none to leave the detection out, or ask: the run pauses with a form
+            in the UI.
         output_resolution: Resolution class of the video.
+        credentials: TokenOps credentials: a Block, or the name of one.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video; the settings' folder if left empty.
         pe_fast_mode: Faster generation at lower quality.
         seed: Random seed; -1 lets the provider choose.
-        credentials: TokenOps credentials: a Block, or the name of one.
-        output: Folder, file name ending in .mp4, or fsspec URL for the video.
+        recognize: First make sure that the picture holds a person.
+        on_detection_failure: What happens if the call that detects who is in the picture fails: fail, or continue
+            without masks. A picture without a person fails in any case.
+        mask_urls: Masks of your own, whose white areas speak, up to 5: URLs, paths or storage URLs. Nobody is detected
+            then.
+        masks_as: Send masks in mask_urls, or as content elements with the role mask_image.
+        model: The model's name at TokenOps.
+        req_key: The service's name at TokenOps.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
@@ -79,7 +106,7 @@ async def omnihuman_video(
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
+            besides; -1 sets no limit.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"output_format": "mov"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -95,10 +122,15 @@ async def omnihuman_video(
         image_url=image_url,
         audio_url=audio_url,
         prompt=prompt,
-        subject=subject,
+        mask_urls=tuple(mask_urls),
+        masks_as=masks_as,
+        subject=subject_beside(mask_urls, subject),
+        on_detection_failure=on_detection_failure,
         output_resolution=output_resolution,
         pe_fast_mode=pe_fast_mode,
         seed=seed,
+        model=model,
+        req_key=req_key,
         extra_body=extra_body,
     )
     prepared = await check_inputs(
@@ -109,10 +141,16 @@ async def omnihuman_video(
         output=output or current_settings().media_folder,
         convert_inputs=convert_inputs,
     )
-    if prepared.job_key is None:
-        if recognize:
-            await recognize_subject(image_url, credentials=credentials, convert_inputs=convert_inputs)
-        detection = await detect_subjects(image_url, credentials=credentials, convert_inputs=convert_inputs)
+    if prepared.job_key is None and recognize:
+        await recognize_subject(image_url, credentials=credentials, model=model, convert_inputs=convert_inputs)
+    if prepared.job_key is None and request.names_subject:
+        detection = await detect_subjects(
+            image_url,
+            credentials=credentials,
+            model=model,
+            on_failure=on_detection_failure,
+            convert_inputs=convert_inputs,
+        )
         if subject == "ask":
             selection = await ask_subject(
                 image_url,
@@ -138,6 +176,6 @@ async def omnihuman_video(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
-        max_cost=max_cost,
+        max_cost=limit(max_cost),
     )
     return await completed(delivery)

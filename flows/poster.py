@@ -11,7 +11,9 @@ from pydantic import Field
 
 from prefect_genmedia import JeniusCredentials
 from prefect_genmedia._core import Delivery
-from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
@@ -26,18 +28,19 @@ def _run_name() -> str:
 
 @flow(name="live-poster", flow_run_name=_run_name)
 @returns_state
+@run_form()
 async def live_poster(
     image_url: str,
     scene: SceneName,
     credentials: JeniusCredentials | str = "default",
-    output: str | None = None,
+    output: str = "",
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    idempotency_key: str | None = None,
+    idempotency_key: str = "",
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
-    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    max_cost: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
@@ -46,18 +49,28 @@ async def live_poster(
         image_url: URL, path or storage URL (s3://…) of a picture of a person.
         scene: The scene that the person is put into.
 
-            - `youqian` 春节复古喜庆风格 · Retro Spring Festival: under a gate with couplets, a red 福 in both hands.
+            - `youqian` 春节复古喜庆风格 · Retro Spring Festival:
+              上传人物图片,即可生成人物立于贴春联的大门下、双手持红色福字的春节喜庆画面。
+              Under a gate with couplets, a red 福 in both hands.
 
-            - `zhongming` 红金骏马新年风格 · Red and gold New Year steed: before a red horse with golden ornaments.
+            - `zhongming` 红金骏马新年风格 · Red and gold New Year steed:
+              上传人物图片,即可生成人物立于饰有金色纹样的红色骏马前、红金主调质感厚重的新年华贵画面。
+              Before a red horse with golden ornaments.
 
-            - `anime_cake` 卡通蛋糕可爱风格 · Cartoon cake: painted, in pyjamas, with a cake in the hands.
+            - `anime_cake` 卡通蛋糕可爱风格 · Cartoon cake:
+              上传人物图片,即可生成工笔彩绘风格的人物手捧蛋糕、身穿居家睡衣的可爱画面。
+              Painted, in pyjamas, with a cake in the hands.
 
-            - `real_cake` 真人蛋糕生活风格 · Lifelike cake: lifelike, in pyjamas, with a cake in the hands.
+            - `real_cake` 真人蛋糕生活风格 · Lifelike cake:
+              上传人物图片,即可对人物进行高清真人化处理,生成手捧蛋糕、身穿居家睡衣的可爱生活风画面。
+              Lifelike, in pyjamas, with a cake in the hands.
 
-            - `firework` 新年烟花庆祝风格 · New Year fireworks: hat with rabbit ears, scarf, jumper with stars.
+            - `firework` 新年烟花庆祝风格 · New Year fireworks:
+              上传人物图片,即可生成人物戴兔耳帽、系棕白条纹围巾、穿星星图案白毛衣、背景为新年烟花的庆祝画面。
+              Hat with rabbit ears, scarf, jumper with stars.
 
         credentials: Jenius credentials: a Block, or the name of one.
-        output: Folder, file name ending in .mp4, or fsspec URL for the video.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video; the settings' folder if left empty.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
@@ -66,7 +79,7 @@ async def live_poster(
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
+            besides; -1 sets no limit.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"prompt": "a_new_scene"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -88,6 +101,6 @@ async def live_poster(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
-        max_cost=max_cost,
+        max_cost=limit(max_cost),
     )
     return await completed(delivery)

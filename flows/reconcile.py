@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from prefect import flow
 
+from prefect_genmedia._prefect.forms import run_form
+from prefect_genmedia._prefect.run_names import RunName
 from prefect_genmedia.tasks import reconcile_ledger
 
 
-@flow(name="reconcile-jobs", flow_run_name="reconcile")
+@flow(name="reconcile-jobs", flow_run_name=RunName(lambda: "reconcile"))
+@run_form()
 async def reconcile_jobs(
-    credentials: list[str] | None = None,
+    credentials: list[str] = ["default"],  # noqa: B006 - nothing writes into it
 ) -> int:
     """Deliver the jobs whose runs crashed, timed out or were cancelled, and list those that need a person.
 

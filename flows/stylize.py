@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -11,7 +11,9 @@ from pydantic import Field
 
 from prefect_genmedia import HiDreamCredentials
 from prefect_genmedia._core import Delivery
-from prefect_genmedia._prefect.run import JobRunName, label_of
+from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
+from prefect_genmedia._prefect.run import label_of
+from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.hidream.catalog import StyleName
@@ -21,39 +23,43 @@ from prefect_genmedia.providers.hidream.catalog import StyleName
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     style = parameters["extra_body"].get("style", parameters["style"])
-    return f"stylize · {style or 'prompt'} · {label_of(parameters['video_url'])}"
+    return f"stylize · {'prompt' if style in ('none', '', None) else style} · {label_of(parameters['video_url'])}"
 
 
 @flow(name="stylize-video", flow_run_name=_run_name)
 @returns_state
+@run_form(notify_url="Call back to (notify_url)", api_user_id="API user ID")
 async def stylize_video(
     video_url: str,
-    style: StyleName | None = None,
+    style: Literal["none", StyleName] = "none",
     prompt: str = "",
-    notify_url: str | None = None,
-    request_id: str = "",
     credentials: HiDreamCredentials | str = "default",
-    output: str | None = None,
+    output: str = "",
+    api_user_id: str = "",
+    notify_url: str = "",
+    request_id: str = "",
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
-    idempotency_key: str | None = None,
+    idempotency_key: str = "",
     preflight: bool = True,
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
-    max_cost: Annotated[float, Field(json_schema_extra={"minimum": 0})] | None = None,
+    max_cost: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Redraw a video in a style or as a prompt describes, and deliver the verified video.
 
     Parameters:
         video_url: URL, path or storage URL (s3://…) of the video.
-        style: The style: barbie_doll 芭比, ink_wash 水墨, van_goph 梵高, hayao_miyazaki 宫崎骏, cyber_punk 赛博朋克,
-            cartoon 卡通, anime 动漫, vector_art 矢量艺术, abstract 抽象, watercolor 水彩.
+        style: The style, or none with a prompt alone: barbie_doll 芭比, ink_wash 水墨, van_goph 梵高, hayao_miyazaki
+            宫崎骏, cyber_punk 赛博朋克, cartoon 卡通, anime 动漫, vector_art 矢量艺术, abstract 抽象, watercolor 水彩.
         prompt: What the video shall look like; in place of a style, or beside it.
+        credentials: HiDream credentials: a Block, or the name of one.
+        output: Folder, file name ending in .mp4, or fsspec URL for the video; the settings' folder if left empty.
+        api_user_id: Your user that this call is for, sent as API-User-ID with it and with the polls of its job; the
+            Block's user id if left empty. It makes no other request: the same inputs are paid once.
         notify_url: Public URL that HiDream POSTs to at the end; the flow itself does not need it.
         request_id: An id of your own for this call, which HiDream gives back.
-        credentials: HiDream credentials: a Block, or the name of one.
-        output: Folder, file name ending in .mp4, or fsspec URL for the video.
         timeout_seconds: How long to wait for the result, in seconds.
         idempotency_key: The same key and inputs mean the same paid result, in any run.
         preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
@@ -62,7 +68,7 @@ async def stylize_video(
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides.
+            besides; -1 sets no limit.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"style": "a_new_style"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -74,8 +80,9 @@ async def stylize_video(
     await check_run(suspend_while_waiting=suspend_while_waiting)
     request = StylizedVideo(
         video_url=video_url,
-        style=style,
+        style=None if style == "none" else style,
         prompt=prompt,
+        api_user_id=api_user_id,
         notify_url=notify_url,
         request_id=request_id,
         extra_body=extra_body,
@@ -91,6 +98,6 @@ async def stylize_video(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
-        max_cost=max_cost,
+        max_cost=limit(max_cost),
     )
     return await completed(delivery)

@@ -140,3 +140,26 @@ async def test_what_cannot_be_right_is_told_before_anything_is_changed(wrong: st
     async with get_client() as client:
         with pytest.raises(ObjectNotFound):
             await client.read_work_pool("untouched")
+
+
+async def test_a_stored_null_becomes_the_default_that_the_form_shows() -> None:
+    schedule = {"slug": "daily", "cron": "0 8 * * *", "parameters": {"frames": None, "max_cost": None, "prompt": "a"}}
+    spec = DeploymentSpec(
+        name="with-nulls",
+        entrypoint="prefect_genmedia.flows.jimeng.jimeng_video",
+        description="A deployment from before.",
+        parameters={"image_urls": None, "output": None, "seed": 7},
+        schedules=[schedule],
+        work_pool={"name": "nulls"},
+    )
+    async with get_client() as client:
+        await apply_work_pool(client, "nulls", "process", dry=False)
+        await apply_deployment(client, spec, "nulls", {}, dry=False)
+        stored = await client.read_deployment_by_name("jimeng-video/with-nulls")
+        again = await apply_deployment(client, spec, "nulls", {}, dry=False)
+        await client.create_flow_run_from_deployment(stored.id, parameters={**stored.schedules[0].parameters})
+        await client.delete_deployment(stored.id)
+        await client.delete_work_pool("nulls")
+    assert stored.parameters == {"image_urls": [], "output": "", "seed": 7}
+    assert stored.schedules[0].parameters == {"frames": "auto", "max_cost": -1, "prompt": "a"}
+    assert again.outcome is Outcome.UNCHANGED

@@ -338,19 +338,75 @@ def test_a_row_whose_speaker_was_not_looked_for_is_too_old_to_be_sent() -> None:
 
 
 CONFLICTS: dict[str, dict[str, Any]] = {
-    "frames or seconds": {"prompt": "x", "frames": 121, "seconds": 5},
-    "size or aspect_ratio": {"prompt": "x", "size": "1280x720", "aspect_ratio": "16:9"},
+    "frames or seconds": {"prompt": "x", "frames": 121, "seconds": 10},
+    "size or aspect_ratio": {"prompt": "x", "size": "1280x720", "aspect_ratio": "9:16"},
     "image_urls or in content": {"image_urls": [PICTURE], "content": [element_of(PICTURE)]},
     "one text in content": {"content": [{"type": "text", "text": "a"}] * 2},
     "needs a prompt": {},
     "req_key": {"prompt": "x", "req_key": "jimeng_t2v_v30"},
-    "template_id and camera_strength": {"prompt": "x", "template_id": "handheld"},
+    "template_id and camera_strength belong": {"prompt": "x", "template_id": "handheld"},
+    f"{S} with jimeng_i2v_recamera_v30 needs template_id and camera_strength": {
+        "model": S,
+        "image_urls": [PICTURE],
+        "req_key": "jimeng_i2v_recamera_v30",
+    },
+    f"{S} with jimeng_i2v_recamera_v30 needs camera_strength": {
+        "model": S,
+        "image_urls": [PICTURE],
+        "template_id": "handheld",
+    },
 }
 
 
 @pytest.mark.parametrize(("named", "inputs"), CONFLICTS.items(), ids=CONFLICTS.keys())
 def test_inputs_that_do_not_fit_together_are_refused(named: str, inputs: dict[str, Any]) -> None:
     assert named in str(refusal(JimengVideo, **inputs))
+
+
+def test_what_extra_body_says_of_the_camera_is_not_missing() -> None:
+    request = jimeng(model=S, image_urls=[PICTURE], template_id="handheld", extra_body={"camera_strength": "extreme"})
+    assert request.payload()["camera_strength"] == "extreme"
+
+
+UNSET: dict[str, dict[str, Any]] = {
+    "req_key": {"req_key": ""},
+    "frames": {"frames": ""},
+    "frames by the form's word": {"frames": "auto"},
+    "aspect_ratio": {"aspect_ratio": ""},
+    "aspect_ratio by the form's word": {"aspect_ratio": "auto"},
+    "template_id and camera_strength": {"template_id": "none", "camera_strength": "none"},
+    "size": {"size": ""},
+    "seconds": {"seconds": ""},
+}
+
+
+@pytest.mark.parametrize("inputs", UNSET.values(), ids=UNSET.keys())
+def test_an_empty_text_and_the_forms_words_are_the_same_as_not_given(inputs: dict[str, Any]) -> None:
+    assert jimeng(**inputs).identity() == jimeng(**dict.fromkeys(inputs)).identity() == jimeng().identity()
+    assert jimeng(**inputs).body() == jimeng().body()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "seconds", "sent"),
+    [
+        ({"seconds": 5, "frames": 241}, 10, {"frames": 241}),
+        ({"seconds": 10, "frames": 241}, 10, {"frames": 241}),
+        ({"seconds": 5, "frames": 121}, 5, {"frames": 121}),
+        ({"seconds": 10}, 10, {"seconds": "10"}),
+    ],
+)
+def test_frames_that_are_set_win_over_seconds(inputs: dict[str, Any], seconds: int, sent: dict[str, Any]) -> None:
+    request = jimeng(**inputs)
+    assert {name: value for name, value in request.body().items() if name in ("frames", "seconds")} == sent
+    assert request.expectation().seconds == seconds
+    assert request.identity() == jimeng(seconds=seconds).identity()
+
+
+@pytest.mark.parametrize("size", ["1280x720", "1280×720", "1280 X 720", " 1280 × 720 ", "1280*720"])
+def test_a_size_is_understood_as_people_write_it_and_may_stand_beside_its_ratio(size: str) -> None:
+    assert jimeng(size=size).body()["size"] == "1280x720"
+    assert jimeng(size=size, aspect_ratio="16:9").body() == jimeng(size=size).body() | {"aspect_ratio": "16:9"}
+    assert jimeng(size=size, aspect_ratio="16:9").identity() == jimeng(aspect_ratio="16:9").identity()
 
 
 def test_every_conflict_is_a_problem_of_its_own() -> None:

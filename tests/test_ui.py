@@ -145,7 +145,7 @@ def desk(running_simulator: RunningSimulator, tmp_path_factory: pytest.TempPathF
     with local_server(folder / "prefect", settings) as server, playwright.sync_playwright() as browsers:
         for command in (
             ["-m", "prefect", "block", "register", "-m", "prefect_genmedia"],
-            ["-m", "prefect_genmedia.cli", "deploy", "--provider", "tokenops", "--provider", "jenius"],
+            ["-m", "prefect_genmedia.cli", "deploy"],
         ):
             done = subprocess.run(
                 [sys.executable, *command], env=dict(server.env), check=False, capture_output=True, text=True
@@ -279,7 +279,8 @@ def test_the_run_form_of_a_live_poster_describes_each_scene_on_a_line_of_its_own
         told = entry.inner_text()
         assert scene.title in told
         assert scene.english_title in told
-    desk.page.get_by_text("Property is type").first.wait_for()  # the form is drawn to its end
+        assert f"{scene.description}。" in told
+    desk.page.get_by_text("Extra JSON").first.wait_for()  # the form is drawn to its end
     desk.photograph("run-form")
 
 

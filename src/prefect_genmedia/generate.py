@@ -91,9 +91,9 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
     Raises:
         GenMediaError: as the tasks `submit_job`, `wait_for_job` and `download_result`.
     """
-    credentials, output = options.get("credentials", "default"), options.get("output")
+    credentials, output = options.get("credentials", "default"), options.get("output") or None
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
-    key, limit = options.get("idempotency_key"), options.get("max_cost")
+    key, limit = options.get("idempotency_key") or None, options.get("max_cost")
     left = None if limit is None else amount_of("max_cost", limit)
     timeout = options.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
     for attempt in attempts(prepared, options.get("resubmit_on_output_refusal", 0)):

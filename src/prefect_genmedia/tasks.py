@@ -33,11 +33,11 @@ from prefect_genmedia._prefect.run import (
     RunHooks,
     emit_job_event,
     explained,
-    name_run_after,
     own_runs,
     retry_if_safe,
     run_name,
 )
+from prefect_genmedia._prefect.run_names import name_run_after
 from prefect_genmedia._prefect.session import open_session, open_session_of, stored_clients
 from prefect_genmedia.prices import amount_of
 from prefect_genmedia.providers.credentials import ProviderCredentials

@@ -87,7 +87,7 @@ def flow_names() -> dict[str, Any]:
         found[entrypoint] = {
             "name": flow.name,
             "parameters": {
-                name: "required" if name in (schema.required or ()) else schema.properties[name].get("default")
+                name: "required" if name in (schema.required or ()) else schema.properties.get(name, {}).get("default")
                 for name in inspect.signature(flow.fn).parameters
             },
         }

@@ -28,6 +28,7 @@ from prefect_genmedia._core.attempts import batch_scope
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import ACCEPTED, Job, JobState
+from prefect_genmedia._core.polling import client_of
 from prefect_genmedia._core.reconcile import ClientFor
 from prefect_genmedia._core.statements import JOBS, followed, job_of
 from prefect_genmedia._core.submit import expire_stale_sending
@@ -192,7 +193,7 @@ async def _look_up(job: Job, provider_job_id: str, client_for: ClientFor | None)
             problem = f"{shown} cannot be looked up: name a credentials Block of the job's account {job.account}"
             raise _refusal("credentials", problem)
         try:
-            failure = (await client.poll(provider_job_id)).failure
+            failure = (await client_of(client, job).poll(provider_job_id)).failure
         except GenMediaError as error:
             failure = error
             if not isinstance(error, JobExpired):

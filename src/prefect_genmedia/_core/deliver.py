@@ -18,6 +18,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.naming import MAKER, free_name, own_target, poster_name, quarantine_name, sidecar_name
+from prefect_genmedia._core.polling import client_of
 from prefect_genmedia._core.standing import Logger, kept_files
 from prefect_genmedia._media.failures import storing
 from prefect_genmedia._media.folder import Storage
@@ -159,7 +160,7 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> tuple[Job,
 async def _download(client: ProviderClient, job: Job, target: Target, index: int) -> Delivery:
     landing = Landing(target.storage, byte_limit(job.expectation))
     try:
-        async with client.open_result(job.provider_job_id or "", index) as stream:
+        async with client_of(client, job).open_result(job.provider_job_id or "", index) as stream:
             await landing.receive(stream)
         return await _landed(landing, job, target, index)
     finally:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import anyio
 
@@ -79,6 +81,17 @@ class PollPolicy:
             return max(min(typical * self.first_look - elapsed, max(elapsed, self.early)), self.shortest)
         base = min(max(elapsed * self.fraction, self.shortest), self.longest)
         return base * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load, hides nothing
+
+
+def client_of(client: ProviderClient, job: Job) -> ProviderClient:
+    """The client that polls and downloads a job: one that its request asks for, where the provider has that.
+
+    Parameters:
+        client: the account's client.
+        job: the job.
+    """
+    of_request: Callable[[Any], ProviderClient] | None = getattr(client, "of_request", None)
+    return client if of_request is None else of_request(job.request)
 
 
 async def wait_for_job(
@@ -209,7 +222,7 @@ class _Watch:
         self.hinted = None
         try:
             with anyio.move_on_after(seconds):
-                return await self.client.poll(self.job.provider_job_id or "")
+                return await client_of(self.client, self.job).poll(self.job.provider_job_id or "")
             self._tell_trouble(ProviderError(f"A poll had no answer within {seconds:.0f} s."))
         except CredentialsError as error:
             raise error.about(self.job.key, self.job.provider_job_id) from None
@@ -283,7 +296,8 @@ class _Watch:
     async def _has_file(self) -> bool:
         try:
             with anyio.move_on_after(SINGLE_POLL_SECONDS):
-                async with self.client.open_result(self.job.provider_job_id or "") as stream:
+                client = client_of(self.client, self.job)
+                async with client.open_result(self.job.provider_job_id or "") as stream:
                     return await is_media(stream)
         except GenMediaError as error:
             self._tell_trouble(error)

@@ -7,14 +7,11 @@ import inspect
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from uuid import UUID
 
 from prefect import Task
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
@@ -64,15 +61,19 @@ async def explained() -> AsyncIterator[None]:
     try:
         yield
     except GenMediaError as error:
-        if not await _is_retried(error):
+        if not await is_retried(error):
             job, rerun = await _recorded(error.job_key)
             error.next_step = agreed_step(error, rerun)  # for the log, too
             await publish_failure_card(error, job, rerun)
         raise
 
 
-async def _is_retried(error: GenMediaError) -> bool:
-    """Whether Prefect runs the current task again after this error, by the options that the task really has."""
+async def is_retried(error: GenMediaError) -> bool:
+    """Whether Prefect runs the current task again after this error, by the options that the task really has.
+
+    Parameters:
+        error: what the task is about to raise.
+    """
     context, flow_context = TaskRunContext.get(), FlowRunContext.get()
     if context is None:
         return False
@@ -181,34 +182,6 @@ def run_name(verb: str, parameter: str) -> Callable[..., str]:
         return f"{verb} {shown_id(str(value))}" if isinstance(value, str | int) else verb
 
     return name
-
-
-@dataclass(frozen=True)
-class JobRunName:
-    """A `flow_run_name` that lets `submit_job` append the provider's job id to the run's name.
-
-    Runs of flows whose `flow_run_name` is anything else keep their name.
-
-    Parameters:
-        name: the run's name until the job has an id.
-    """
-
-    name: Callable[[], str]
-
-    def __call__(self) -> str:
-        """The name that the run begins with."""
-        return self.name()
-
-
-async def name_run_after(job: Job) -> None:
-    """Append the provider's job id to the flow run's name, if the flow's `flow_run_name` is a `JobRunName`."""
-    context = FlowRunContext.get()
-    if context is None or context.flow is None or not isinstance(context.flow.flow_run_name, JobRunName):
-        return
-    name = flow_run.name or ""
-    if flow_run.id and job.shown_id and job.shown_id not in name:
-        async with get_client() as client:
-            await client.update_flow_run(UUID(str(flow_run.id)), name=f"{name} · {job.shown_id}")
 
 
 def emit_job_event(what: str, job: Job, **payload: Any) -> None:

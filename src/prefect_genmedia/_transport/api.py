@@ -106,18 +106,21 @@ class ApiClient:
         once = httpx.Limits(max_connections=gates.requests, max_keepalive_connections=0)
         self._fresh = httpx.AsyncClient(**options, transport=transport or Network(once))
 
-    async def get(self, path: str, params: Mapping[str, str] | None = None) -> httpx.Response:
+    async def get(
+        self, path: str, params: Mapping[str, str] | None = None, headers: Mapping[str, str] | None = None
+    ) -> httpx.Response:
         """GET `path` below the base URL and read the whole answer, whatever its status.
 
         Parameters:
             path: what follows the base URL.
             params: the query.
+            headers: headers of this call alone.
 
         Raises:
             ProviderError: no answer came within `API_SECONDS`, or one that is too large; retryable.
         """
         async with self._requests:
-            return await self._exchange(self._client, API_SECONDS, "GET", path, params=params)
+            return await self._exchange(self._client, API_SECONDS, "GET", path, params=params, headers=headers)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
         """POST a JSON `body` that costs nothing to repeat.
@@ -152,7 +155,11 @@ class ApiClient:
             yield
 
     async def post_paid(
-        self, path: str, body: Mapping[str, Any], files: Mapping[str, FilePart] | None = None
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        files: Mapping[str, FilePart] | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> httpx.Response:
         """POST a `body` that may cost money: sent once, on a fresh connection, within `SUBMIT_SECONDS`.
 
@@ -164,6 +171,7 @@ class ApiClient:
             body: what is sent, as JSON; with `files`, as the fields of a form.
             files: the form's parts, by name: file name, content and media type; None for JSON. An empty mapping sends
                 the body as multipart/form-data all the same.
+            headers: headers of this call alone.
 
         Raises:
             ProviderError: no answer came; its `outcome` tells whether the request was surely not sent.
@@ -172,7 +180,9 @@ class ApiClient:
         if not self._traces:
             await check_now()
         extensions = {"trace": trace} if self._traces else None
-        return await self._exchange(self._fresh, SUBMIT_SECONDS, "POST", path, **content, extensions=extensions)
+        return await self._exchange(
+            self._fresh, SUBMIT_SECONDS, "POST", path, **content, headers=headers, extensions=extensions
+        )
 
     @asynccontextmanager
     async def stream(self, path: str) -> AsyncIterator[httpx.Response]:

@@ -14,6 +14,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.utilities.callables import parameter_schema
 
 from prefect_genmedia import __version__
+from prefect_genmedia._prefect.forms import plain_parameters
 from prefect_genmedia.deploy.changes import Change, Outcome, compared
 from prefect_genmedia.deploy.files import DeploymentSpec
 from prefect_genmedia.errors import InvalidRequest
@@ -47,6 +48,7 @@ async def apply_deployment(
         InvalidRequest: the flow does not load.
     """
     flow = load_flow(spec)
+    spec = _plain(spec, flow)
     existing = await _existing(client, f"{flow.name}/{spec.name}")
     wanted = _wanted(spec, flow, pool, _over(job_variables, spec.work_pool.job_variables))
     outcome = compared(existing, existing is not None and _wanted_of(existing) == wanted)
@@ -55,6 +57,14 @@ async def apply_deployment(
         await _write(client, spec, flow, wanted, switches, existing.paused if existing else None)
     off = tuple(each.slug for each in spec.schedules if not switches.get(each.slug, each.active))
     return Change("deployment", f"{flow.name}/{spec.name}", outcome, _schedules_in_words(spec, switches), off)
+
+
+def _plain(spec: DeploymentSpec, flow: Flow[..., Any]) -> DeploymentSpec:
+    """The deployment with the default for each parameter that is None, which the server would refuse in a run."""
+    schedules = [
+        each.model_copy(update={"parameters": plain_parameters(flow, each.parameters)}) for each in spec.schedules
+    ]
+    return spec.model_copy(update={"parameters": plain_parameters(flow, spec.parameters), "schedules": schedules})
 
 
 def _over(profile: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, ProviderError
 from prefect_genmedia.providers.extra_body import ExtensibleRequest, identity_of_extra
 from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence, is_input
-from prefect_genmedia.providers.restoring import with_defaults
+from prefect_genmedia.providers.restoring import with_defaults, without_empty
 from prefect_genmedia.text import STATUS_CHARACTERS, WORDS_CHARACTERS, clean_text, escaped, id_problem
 
 
@@ -115,7 +115,7 @@ class GenerationRequest(ExtensibleRequest):
     def _explain(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         # Not a ValueError, so it leaves pydantic as it is: users see our sentence and not pydantic's report.
         try:
-            return handler(data)
+            return handler(without_empty(cls, data))
         except ValidationError as error:
             refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error, also=_absent_files(cls, data))
         raise refusal
@@ -360,6 +360,9 @@ class ProviderClient(Protocol):
 
     A client may have a method `share_lock(lock: SharedLock)`: it is called with the ledger's locks before the client is
     used, for what the processes of an account must not do at the same instant, such as exchanging a key for a token.
+
+    It may have a method `of_request(request: Mapping) -> ProviderClient`: the client that polls and downloads a job
+    whose request, as the ledger has it, names a user of its own. Both share the connections.
     """
 
     account: Account

@@ -1,7 +1,8 @@
-"""Restoring pickled models that an earlier version wrote, before a field was added."""
+"""Data of requests that an earlier version or a form wrote: fields that were added, and texts that are empty."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,3 +22,17 @@ def with_defaults(model: type[BaseModel], state: dict[Any, Any]) -> dict[Any, An
         if not field.is_required()
     }
     return {**state, "__dict__": {**defaults, **state["__dict__"]}}
+
+
+def without_empty(model: type[BaseModel], data: Any) -> Any:
+    """The data, with None for an empty text in a field that is None by default: what a form sends for it.
+
+    Parameters:
+        model: the model that the data is for.
+        data: its fields, or anything else, which stays as it is.
+    """
+    if not isinstance(data, Mapping):
+        return data
+    fields = model.model_fields
+    unset = {name for name, value in data.items() if value == "" and name in fields and fields[name].default is None}
+    return {name: None if name in unset else value for name, value in data.items()} if unset else data

@@ -26,6 +26,7 @@ from prefect_genmedia.providers.hidream.catalog import (
     SUBMIT_PATH,
     TOKEN_PATH,
 )
+from prefect_genmedia.providers.hidream.stylize import fits_a_header
 from prefect_genmedia.settings import current_settings
 
 
@@ -113,9 +114,7 @@ class HiDreamCredentials(ProviderCredentials):
     @field_validator("user_id")
     @classmethod
     def _fits_a_header(cls, value: str) -> str:
-        if not value.isascii() or (value and not value.isprintable()):
-            raise ValueError("must hold ASCII characters only, and no line breaks")
-        return value
+        return fits_a_header(value)
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:

@@ -8,6 +8,7 @@ BASE_URL = "https://www.hidreamai.com"
 SUBMIT_PATH = "/api-pub/gw/v2/video/video_edit/async"
 RESULTS_PATH = f"{SUBMIT_PATH}/results"
 BATCH_PATH = f"{RESULTS_PATH}/batch"
+USER_HEADER = "API-User-ID"
 TOKEN_PATH = "/prod-api/user/apikey2token"  # noqa: S105 - a path
 
 MODEL = "video_edit"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext
+from copy import copy
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from prefect_genmedia._transport import ApiClient, FetchRules, Gates
 from prefect_genmedia.errors import CredentialsError, GenMediaError, ProviderError, RateLimited
 from prefect_genmedia.providers.answers import evidence_in, id_in, parsed
 from prefect_genmedia.providers.hidream import catalog, responses
+from prefect_genmedia.providers.hidream.stylize import StylizedVideo
 from prefect_genmedia.providers.hidream.token import (
     ApiKeyAuth,
     LearningRedactor,
@@ -25,6 +27,7 @@ from prefect_genmedia.providers.protocol import (
     Accepted,
     Account,
     Observation,
+    PreparedRequest,
     ResultStream,
     Sendable,
     SharedLock,
@@ -81,6 +84,7 @@ class HiDreamClient:
         if api_key and not api_key.startswith(_DIRECT_KEY):
             # A client of its own: the key travels to this one endpoint only, and never waits behind the account's gate.
             self._keys = ApiClient(base_url, ApiKeyAuth(api_key), self._redactor, Gates(1, 1), transport)
+        self._headers: dict[str, str] = {}
         self._lock: SharedLock = lambda name: nullcontext()
         if self._keys:
             cached = cached_token(base_url, secret)
@@ -98,6 +102,19 @@ class HiDreamClient:
         """
         self._lock = lock
 
+    def of_request(self, request: Mapping[str, Any]) -> HiDreamClient:
+        """The client that polls and downloads for the user that a job was asked for; shares the connections.
+
+        Parameters:
+            request: the job's request, as the ledger has it.
+        """
+        user_id = request.get("api_user_id")
+        if not user_id:
+            return self
+        client = copy(self)
+        client._headers = _user_header(str(user_id))
+        return client
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for the pace, a place among the requests under way, and a token that is not near its end."""
@@ -114,7 +131,9 @@ class HiDreamClient:
         token = await self._tokens.fresh()
         try:
             with paid_submission():
-                response = await self._api.post_paid(catalog.SUBMIT_PATH, request.payload())
+                response = await self._api.post_paid(
+                    catalog.SUBMIT_PATH, request.payload(), headers=_user_header(_user_of(request))
+                )
                 accepted = responses.accepted(response, "POST …/video_edit/async", self._redactor)
         except RateLimited as error:
             # Two submissions a minute are documented, a Retry-After header is not.
@@ -187,7 +206,7 @@ class HiDreamClient:
         what, answers = "GET …/async/results", []
 
         async def call() -> httpx.Response:
-            answers.append(await self._api.get(catalog.RESULTS_PATH, {"task_id": task_id}))
+            answers.append(await self._api.get(catalog.RESULTS_PATH, {"task_id": task_id}, self._headers))
             return answers[-1]
 
         sub_tasks = responses.sub_tasks_in(await self._read(what, call))
@@ -217,3 +236,12 @@ class HiDreamClient:
         except GenMediaError as error:
             error.outcome = "unsent"  # of a submission that waits for this token, nothing has left yet
             raise
+
+
+def _user_of(request: Sendable) -> str:
+    wanted = request.request if isinstance(request, PreparedRequest) else request
+    return wanted.api_user_id if isinstance(wanted, StylizedVideo) else ""
+
+
+def _user_header(user_id: str) -> dict[str, str]:
+    return {catalog.USER_HEADER: user_id} if user_id else {}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 from typing_extensions import Self
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
@@ -21,6 +21,21 @@ from prefect_genmedia.providers.inputs import (
     identity_of_base64,
 )
 from prefect_genmedia.providers.protocol import GenerationRequest
+
+
+def fits_a_header(value: str) -> str:
+    """Let a text through that a header can hold.
+
+    Raises:
+        ValueError: it cannot; the sentence says why.
+    """
+    if not value.isascii() or (value and not value.isprintable()):
+        raise ValueError("must hold ASCII characters only, and no line breaks")
+    return value
+
+
+UserId = Annotated[str, Field(max_length=200), AfterValidator(str.strip), AfterValidator(fits_a_header)]
+"""A user's id, as a header."""
 
 
 class StylizedVideo(GenerationRequest):
@@ -38,6 +53,10 @@ class StylizedVideo(GenerationRequest):
     request_id: str = Field(
         default="",
         description="An id of your own for this call, which HiDream gives back.",
+    )
+    api_user_id: UserId = Field(
+        default="",
+        description="Sent as API-User-ID with this call and with the polls of its job; by default the Block's user id.",
     )
     notify_url: PublicUrl | None = Field(
         default=None,

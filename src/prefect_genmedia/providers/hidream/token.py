@@ -278,10 +278,10 @@ class TokenAuth(httpx.Auth):
         self._user_id = user_id
 
     def auth_flow(self, request: httpx.Request) -> Any:
-        """Add the headers (HiDream's page, "Header")."""
+        """Add the headers (HiDream's page, "Header"); a call's own user stays."""
         request.headers["Authorization"] = f"Bearer {self._keeper.present}"
         if self._user_id:
-            request.headers["API-User-ID"] = self._user_id
+            request.headers.setdefault(catalog.USER_HEADER, self._user_id)
         yield request
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from typing_extensions import Self
@@ -56,6 +57,8 @@ class ContentImage(BaseModel):
 ContentElement = Annotated[ContentText | ContentImage, Field(discriminator="type")]
 
 _SIZE_LIMIT = 10_000
+_TIMES = re.compile(r"\s*[xX×*]\s*")
+"""What people write between width and height."""
 
 
 class JimengVideo(GenerationRequest):
@@ -86,12 +89,14 @@ class JimengVideo(GenerationRequest):
     content: tuple[ContentElement, ...] = Field(
         default=(), description="Text and pictures in the platform's content form."
     )
-    frames: catalog.Frames | None = Field(default=None, description="121 frames (5 s) or 241 frames (10 s).")
-    seconds: Literal[5, 10] | None = Field(default=None, description="5 or 10 seconds, in place of frames.")
+    frames: catalog.Frames | None = Field(
+        default=None, description="121 frames (5 s) or 241 frames (10 s); wins over 5 seconds."
+    )
+    seconds: Literal[5, 10] | None = Field(default=None, description="5 or 10 seconds.")
     aspect_ratio: catalog.AspectRatio | None = Field(
         default=None, description="Ratio of a video from text; 16:9 by default."
     )
-    size: str | None = Field(default=None, description="Width x height such as 1280x720, in place of aspect_ratio.")
+    size: str | None = Field(default=None, description="Width x height such as 1280x720; stands for its ratio.")
     seed: Seed = Field(default=-1, description="Random seed; -1 lets the provider choose.")
     template_id: catalog.CameraTemplate | None = Field(default=None, description="Camera movement, for recamera only.")
     camera_strength: catalog.CameraStrength | None = Field(default=None, description="Its strength, for recamera only.")
@@ -101,6 +106,17 @@ class JimengVideo(GenerationRequest):
     def _seconds_as_text(cls, value: Any) -> Any:
         # The seed writes "5": the platform takes text, so we take both.
         return int(value) if isinstance(value, str) and value.strip() in ("5", "10") else value
+
+    @field_validator("frames", "aspect_ratio", "template_id", "camera_strength", mode="before")
+    @classmethod
+    def _word_for_unset(cls, value: Any) -> Any:
+        # What the run form offers, so that tables may say it too.
+        return None if value in ("auto", "none") else value
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _size_with_an_x(cls, value: Any) -> Any:
+        return _TIMES.sub("x", value.strip()) if isinstance(value, str) else value
 
     @field_validator("size")
     @classmethod
@@ -122,10 +138,12 @@ class JimengVideo(GenerationRequest):
 
     def _conflicts(self) -> list[str]:
         problems = []
-        if self.frames is not None and self.seconds is not None:
-            problems.append("give frames or seconds, not both")
-        if self.size is not None and self.aspect_ratio is not None:
-            problems.append("give size or aspect_ratio, not both")
+        if self.frames == 121 and self.seconds == 10:
+            problems.append("frames 121 are 5 seconds, not 10: give frames or seconds")
+        if self.size is not None and self.aspect_ratio not in (None, _nearest_ratio(self.size)):
+            problems.append(
+                f"size {self.size} is {_nearest_ratio(self.size)}, not {self.aspect_ratio}: give size or aspect_ratio"
+            )
         if self.image_urls and self._content_images:
             problems.append("give pictures in image_urls or in content, not in both")
         if sum(isinstance(element, ContentText) for element in self.content) > 1:
@@ -146,10 +164,23 @@ class JimengVideo(GenerationRequest):
         if not fitting:
             wanted = "; ".join(f"{key.name} ({key.purpose}) takes {_count(key.images)}" for key in keys)
             return [f"{self._image_count} pictures do not fit: {wanted}"]
-        wants_camera = self.template_id is not None or self.camera_strength is not None
-        if wants_camera and not any(key.camera for key in fitting):
+        if self._wants_camera and not any(key.camera for key in fitting):
             return ["template_id and camera_strength belong to jimeng_i2v_recamera_v30 (720P, one picture)"]
-        return []
+        return self._camera_problems()
+
+    def _camera_problems(self) -> list[str]:
+        if not self.service.camera:
+            return []
+        missing = [
+            name
+            for name in ("template_id", "camera_strength")
+            if getattr(self, name) is None and name not in self.extra_body
+        ]
+        return [f"{self.model} with {self.service.name} needs {' and '.join(missing)}"] if missing else []
+
+    @property
+    def _wants_camera(self) -> bool:
+        return self.template_id is not None or self.camera_strength is not None
 
     @property
     def _content_images(self) -> list[ContentImage]:
@@ -176,11 +207,10 @@ class JimengVideo(GenerationRequest):
         Raises:
             AssertionError: never for a request that was checked when it was made.
         """
-        wants_camera = self.template_id is not None or self.camera_strength is not None
         for key in catalog.REQ_KEYS:
             if key.model != self.model or not key.images[0] <= self._image_count <= key.images[1]:
                 continue
-            if self.req_key == key.name or (self.req_key is None and key.camera == wants_camera):
+            if self.req_key == key.name or (self.req_key is None and key.camera == self._wants_camera):
                 return key
         raise AssertionError("a checked request always has a service")
 
@@ -197,7 +227,7 @@ class JimengVideo(GenerationRequest):
         body |= self.model_dump(
             include={"frames", "aspect_ratio", "size", "template_id", "camera_strength"}, exclude_none=True
         )
-        if self.seconds is not None:
+        if self.seconds is not None and self.frames is None:
             body["seconds"] = str(self.seconds)
         if inline:
             # As the document's own example does it: text and base64 pictures are elements of one content.
@@ -259,18 +289,14 @@ class JimengVideo(GenerationRequest):
 
     @property
     def _length_seconds(self) -> int:
-        if self.seconds is not None:
-            return self.seconds
-        return 10 if self.frames == 241 else 5
+        if self.frames is not None:
+            return 10 if self.frames == 241 else 5
+        return self.seconds or 5
 
     @property
     def _ratio(self) -> float:
         """The documented ratio nearest to what was asked."""
-        if self.size is None:
-            return _ratio_of(self.aspect_ratio or "16:9")
-        width, height = (int(side) for side in self.size.split("x"))
-        ratios = [_ratio_of(name) for name in ("16:9", "4:3", "1:1", "3:4", "9:16", "21:9")]
-        return min(ratios, key=lambda ratio: abs(math.log(ratio * height / width)))
+        return _ratio_of(self.aspect_ratio or "16:9" if self.size is None else _nearest_ratio(self.size))
 
 
 def _picture_element(url: str, inputs: SentInputs) -> dict[str, Any]:
@@ -279,6 +305,13 @@ def _picture_element(url: str, inputs: SentInputs) -> dict[str, Any]:
     if url.startswith("data:"):
         return {"type": "image_base64", "image_url": {"url": url}}
     return {"type": "image_url", "image_url": {"url": inputs.url(url)}}
+
+
+def _nearest_ratio(size: str) -> str:
+    """The documented ratio that a size such as 1280x720 is nearest to."""
+    width, height = (int(side) for side in size.split("x"))
+    names: tuple[str, ...] = get_args(catalog.AspectRatio)
+    return min(names, key=lambda name: abs(math.log(_ratio_of(name) * height / width)))
 
 
 def _ratio_of(name: str) -> float:

@@ -6,12 +6,14 @@ import time
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr, field_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
+from typing_extensions import Self
 
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.inputs import AS_GIVEN, InputUrl, RequestInput, Seed, SentInputs
 from prefect_genmedia.providers.protocol import DurationSource, GenerationRequest, MediaExpectation
 from prefect_genmedia.providers.tokenops import catalog
-from prefect_genmedia.providers.tokenops.subjects import ASK, SubjectSelection, parse_subject
+from prefect_genmedia.providers.tokenops.subjects import ASK, NOBODY, OnFailure, SubjectSelection, parse_subject
 
 
 class OmniHumanVideo(GenerationRequest):
@@ -19,7 +21,7 @@ class OmniHumanVideo(GenerationRequest):
 
     provider: ClassVar[str] = "tokenops"
     kind: ClassVar[str] = "omnihuman"
-    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key", "masks_as", "mask_urls"})
+    technical_fields: ClassVar[frozenset[str]] = frozenset({"req_key", "masks_as", "mask_urls", "on_detection_failure"})
     decides: ClassVar[Mapping[str, frozenset[str]]] = {
         **dict.fromkeys(("prompt", "mask_urls", "pe_fast_mode", "seed"), frozenset[str]()),
         "output_resolution": frozenset({"resolution_class"}),
@@ -40,7 +42,11 @@ class OmniHumanVideo(GenerationRequest):
     subject: str = Field(
         default="",
         description="The user's own words for whom the masks show, such as `largest`; stands for the masks in the "
-        "job's identity, since mask URLs differ at each detection. Not sent.",
+        "job's identity, since mask URLs differ at each detection. `none` sends no masks. Not sent.",
+    )
+    on_detection_failure: OnFailure = Field(
+        default="fail",
+        description="What happens if the call that detects subjects fails: fail, or continue without masks. Not sent.",
     )
     output_resolution: catalog.OutputResolution = Field(
         default=1080, description="Resolution class of the video: 720 or 1080."
@@ -55,9 +61,25 @@ class OmniHumanVideo(GenerationRequest):
     @field_validator("subject")
     @classmethod
     def _subject_is_understood(cls, value: str) -> str:
-        if value and value != ASK:
-            parse_subject(value)
+        if value and value != ASK and parse_subject(value) == NOBODY:
+            return NOBODY
         return value
+
+    @model_validator(mode="after")
+    def _nobody_has_no_masks(self) -> Self:
+        problems = []
+        if self.subject == NOBODY and self.mask_urls:
+            problems.append(FieldProblem("subject", "give masks or the subject none, not both"))
+        if self.subject == ASK and self.on_detection_failure == "continue":
+            problems.append(FieldProblem("on_detection_failure", "a person who is asked must see who was detected"))
+        if problems:
+            raise InvalidRequest.of(f"{type(self).__name__} request", problems)
+        return self
+
+    @property
+    def names_subject(self) -> bool:
+        """Whether masks stand for somebody whom a detection must find."""
+        return self.subject not in ("", NOBODY)
 
     def with_subject(self, selection: SubjectSelection) -> OmniHumanVideo:
         """The same request, spoken by whom `select_subject` chose."""
@@ -100,7 +122,7 @@ class OmniHumanVideo(GenerationRequest):
 
     def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """Everything but how masks travel; the subject's name in place of its masks where it is known."""
-        options = self.model_dump(mode="json", exclude={"mask_urls", "masks_as", "subject"})
+        options = self.model_dump(mode="json", exclude={"mask_urls", "masks_as", "subject", "on_detection_failure"})
         options["image_url"] = inputs.identity(self.image_url)
         options["audio_url"] = inputs.identity(self.audio_url)
         options["speaker"] = self.subject or [inputs.identity(url) for url in self.mask_urls]
@@ -117,7 +139,7 @@ class OmniHumanVideo(GenerationRequest):
         anybody might speak.
         """
         if self._chosen_at is None:
-            return float("-inf") if self.subject and not self.mask_urls else None
+            return float("-inf") if self.names_subject and not self.mask_urls else None
         return self._chosen_at + 0.75 * catalog.MASK_LIFETIME_SECONDS if self.mask_urls else None
 
     def duration_source(self) -> DurationSource:

@@ -6,20 +6,34 @@ import io
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_genmedia.errors import FieldProblem, InvalidRequest, NoSubject, ProviderError
+from prefect_genmedia.errors import (
+    CredentialsError,
+    FieldProblem,
+    GenMediaError,
+    InvalidRequest,
+    NoSubject,
+    ProviderError,
+    QuotaError,
+)
+from prefect_genmedia.providers.restoring import with_defaults
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Subject = str | int | tuple[float, float]
-"""`auto`, `largest`, `leftmost`, `rightmost`, `all`, an index from 0 (the largest), or a point in the picture."""
+"""`auto`, `largest`, `leftmost`, `rightmost`, `all`, `none`, an index from 0 (the largest), or a point."""
 
-_WORDS = ("auto", "largest", "leftmost", "rightmost", "all")
+OnFailure = Literal["fail", "continue"]
+"""What happens if the call that detects subjects fails."""
+NOBODY = "none"
+"""No mask is sent, and nobody is detected: the provider finds who speaks."""
+
+_WORDS = ("auto", "largest", "leftmost", "rightmost", "all", NOBODY)
 ASK = "ask"
 """Leaves the choice to a person in the UI; a flow resolves it to a point before anything is selected."""
 _WHITE = 128
@@ -36,6 +50,11 @@ class Detection(BaseModel):
     found: bool = Field(description="Whether the picture contains a subject.")
     mask_urls: tuple[str, ...] = Field(default=(), description="One mask picture a subject, at most 5, largest first.")
     request_id: str = Field(default="", description="The provider's id of this call.")
+    failure: str = Field(default="", description="Why nothing is known: the call failed, and masks are left out.")
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled detection, also one of an earlier version."""
+        super().__setstate__(with_defaults(type(self), state))
 
 
 class Recognition(BaseModel):
@@ -96,6 +115,33 @@ def parse_subject(subject: Subject) -> Subject:
     raise _not_understood(subject)
 
 
+def subject_beside(mask_urls: Sequence[str], subject: str) -> str:
+    """The subject of a request that may have masks of the user's own: none beside masks.
+
+    Parameters:
+        mask_urls: the user's own masks.
+        subject: whom the user names.
+
+    Raises:
+        InvalidRequest: masks are given, and somebody is named besides.
+    """
+    if not mask_urls:
+        return subject
+    if subject not in ("auto", NOBODY, ""):
+        problem = FieldProblem("subject", "give mask_urls or a subject, not both")
+        raise InvalidRequest.of("OmniHumanVideo request", [problem])
+    return ""
+
+
+def is_failed_call(error: GenMediaError) -> bool:
+    """Whether an error of the detection says nothing about the picture, the request or the account.
+
+    Parameters:
+        error: the error.
+    """
+    return not isinstance(error, InvalidRequest | NoSubject | CredentialsError | QuotaError)
+
+
 async def select_masks(detection: Detection, subject: Subject, read: ReadMask) -> SubjectSelection:
     """Pick the masks that stand for `subject`.
 
@@ -105,7 +151,8 @@ async def select_masks(detection: Detection, subject: Subject, read: ReadMask) -
         read: fetches a mask; called only where a choice needs the pictures.
 
     Raises:
-        NoSubject: nobody was detected, or nobody is where the choice points to.
+        NoSubject: nobody was detected, or nobody is where the choice points to. Not if the detection failed and the
+            user goes on without it: no mask is sent then.
         InvalidRequest: `subject` is not understood.
     """
     try:
@@ -113,6 +160,8 @@ async def select_masks(detection: Detection, subject: Subject, read: ReadMask) -
     except ValueError as error:
         raise InvalidRequest.of("The choice of subject", [FieldProblem("subject", str(error))]) from None
     urls = detection.mask_urls
+    if detection.failure or wanted == NOBODY:
+        return SubjectSelection(subject=_words(wanted), mask_urls=())
     if not detection.found:
         raise NoSubject("No person was detected in the picture.")
     if wanted == "auto":

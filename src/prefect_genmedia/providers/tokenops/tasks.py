@@ -9,18 +9,28 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, explained, patience, retry_if_safe, run_name
+from prefect_genmedia._prefect.run import (
+    RETRIES,
+    RETRY_DELAYS,
+    explained,
+    is_retried,
+    patience,
+    retry_if_safe,
+    run_name,
+)
 from prefect_genmedia._prefect.session import open_session
-from prefect_genmedia.errors import NoSubject
+from prefect_genmedia.errors import GenMediaError, NoSubject
 from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
 from prefect_genmedia.providers.tokenops.catalog import MAX_MASK_BYTES, OMNIHUMAN_MODEL
 from prefect_genmedia.providers.tokenops.client import TokenOpsClient
 from prefect_genmedia.providers.tokenops.resolve import detect
 from prefect_genmedia.providers.tokenops.subjects import (
     Detection,
+    OnFailure,
     Recognition,
     Subject,
     SubjectSelection,
+    is_failed_call,
     select_masks,
 )
 from prefect_genmedia.text import counted
@@ -38,6 +48,7 @@ async def detect_subjects(
     *,
     credentials: TokenOpsCredentials | str = "default",
     model: str = OMNIHUMAN_MODEL,
+    on_failure: OnFailure = "fail",
     convert_inputs: bool = False,
 ) -> Detection:
     """Find the people in a picture (TokenOps' page, "步骤1:主体检测").
@@ -47,6 +58,8 @@ async def detect_subjects(
             `publish_url`.
         credentials: a TokenOps Block, or its name.
         model: the model's name at TokenOps.
+        on_failure: what happens if the last attempt fails: `continue` returns a detection that has no masks, and for
+            which `select_subject` sends none.
         convert_inputs: whether a local picture is converted as for the submission.
 
     Returns:
@@ -56,7 +69,13 @@ async def detect_subjects(
         InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
     """
     async with explained(), open_session("tokenops", credentials) as session, patience():
-        detection = await detect(replace(session, convert_inputs=convert_inputs), image_url, model)
+        try:
+            detection = await detect(replace(session, convert_inputs=convert_inputs), image_url, model)
+        except GenMediaError as error:
+            if on_failure == "fail" or not is_failed_call(error) or await is_retried(error):
+                raise
+            get_run_logger().warning("The detection failed; going on without masks: %s", error)
+            return Detection(found=True, failure=error.message)
     get_run_logger().info("%s detected", counted(len(detection.mask_urls) or int(detection.found), "subject"))
     return detection
 
@@ -112,7 +131,7 @@ async def select_subject(
 
     Parameters:
         detection: what `detect_subjects` found.
-        subject: `auto` (one subject: no mask; several: the largest), `largest`, `leftmost`, `rightmost`, `all`,
+        subject: `auto` (one subject: no mask; several: the largest), `largest`, `leftmost`, `rightmost`, `all`, `none`,
             an index from 0 (the largest), or a point in the picture: pixels (`640,360`) or shares (`0.5,0.4`).
         credentials: a TokenOps Block, or its name; says which hosts masks may come from.
 
