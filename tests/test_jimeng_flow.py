@@ -123,7 +123,7 @@ async def test_all_conflicts_are_named_at_once_and_nothing_is_sent(
 ) -> None:
     with pytest.raises(errors.InvalidRequest) as caught:
         await jimeng_video(
-            seconds=5, frames=121, size="1x1", aspect_ratio="1:1", req_key="nonsense", credentials=credentials
+            seconds=10, frames=121, size="1x1", aspect_ratio="16:9", req_key="nonsense", credentials=credentials
         )
     assert len(caught.value.problems) >= 4
     assert not simulator.world.requests
