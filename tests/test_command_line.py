@@ -20,7 +20,9 @@ import pytest
 import yaml
 from rich.console import Console
 
+from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import Job, JobState, Ledger
+from prefect_genmedia._core.accounts import resolve_account
 from prefect_genmedia._prefect import environment
 from prefect_genmedia.batch.rows import check_rows
 from prefect_genmedia.batch.table import read_table
@@ -401,3 +403,12 @@ async def test_the_warning_about_a_ledger_in_a_container_is_given_once_a_ledger(
     monkeypatch.setattr(environment, "_is_on_volume", lambda folder: True)
     await environment.warn_of_ephemeral_ledger(current_settings())
     assert caplog.text.count("The job ledger is a SQLite file") == 1, "a volume stays"
+
+
+async def test_pausing_an_account_without_a_server_starts_none(ledger: Ledger) -> None:
+    async with TokenOpsCredentials(api_key="sk-of-nobody-4711").client() as client:
+        await resolve_account(ledger, client.account, "mine")
+    answer = await asyncio.to_thread(run_alone, ["accounts", "pause", "mine", "--reason", "a test"], {})
+    assert answer.returncode == 0, answer.stderr
+    assert "is paused" in answer.stdout
+    assert answer.stderr == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
@@ -157,6 +158,21 @@ def needing_person(number: int) -> str:
         number: how many.
     """
     return f"{number} {'needs' if number == 1 else 'need'} a person"
+
+
+def iso_time(seconds: float | None) -> str | None:
+    """A time in ISO 8601, in UTC, such as `2026-05-01T10:00:00.250Z`; None for None and for 0.
+
+    Parameters:
+        seconds: seconds since 1970.
+    """
+    if not seconds:
+        return None
+    try:
+        found = datetime.fromtimestamp(seconds, timezone.utc)
+    except (ValueError, OverflowError, OSError):  # a provider may name any number
+        return None
+    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def csv_cell(value: Any) -> Any:

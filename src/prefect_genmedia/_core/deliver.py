@@ -27,6 +27,7 @@ from prefect_genmedia._media.storage import Target
 from prefect_genmedia._media.verify import MediaFacts, byte_limit, examine_video, mismatches
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired, ResultInvalid
 from prefect_genmedia.providers.protocol import ProviderClient
+from prefect_genmedia.text import iso_time
 
 _logger = logging.getLogger(__name__)
 
@@ -261,6 +262,6 @@ def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
         "media": delivery.model_dump(
             exclude={"uri", "poster_uri", "sidecar_uri", "job_key", "provider_job_id", "others"}
         ),
-        "submitted_at": job.submitted_at,
-        "succeeded_at": job.succeeded_at,
+        "submitted_at": iso_time(job.submitted_at),
+        "succeeded_at": iso_time(job.succeeded_at),
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Union
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
 
 from prefect_genmedia._core.account_admin import pause_account, resume_account
 from prefect_genmedia._core.accounts import AccountRecord, learn_accounts, resolve_account
@@ -208,6 +209,8 @@ async def resume(ledger: Ledger, account: str) -> AccountRecord:
 
 
 def _emit(what: str, record: AccountRecord) -> None:
+    if not get_current_settings().api.url:
+        return  # Prefect would start a temporary server for it, which nobody asks afterwards
     emit_event(
         event=f"genmedia.account.{what}",
         resource={

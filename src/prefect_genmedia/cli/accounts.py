@@ -46,8 +46,10 @@ def list_all(*, as_json: Annotated[Switch, Parameter(name="--json")] = False) ->
         listed = [{**asdict(each.record), "in_flight": each.in_flight} for each in found]
         print(json_text(listed, indent=2))  # noqa: T201 - for programs, so no wrapping or colour
         return
-    columns = ("names", "provider", "base URL", "keys", "identity tokens", "in flight", "")
-    table = Table(Column("id", no_wrap=True), *columns)
+    # At 80 columns, too, an id and a URL can be copied: long values are folded, and not cut.
+    folded = (Column(name, overflow="fold") for name in ("names", "provider", "base URL", "keys"))
+    numbers = ("identity tokens", "in flight", "")
+    table = Table(Column("id", no_wrap=True), *folded, *numbers, box=None, padding=(0, 1, 0, 0))
     for each in found:
         record = each.record
         paused = f"[bold red]paused[/] {escape(record.pause_reason or '')}" if record.paused_at is not None else ""

@@ -12,6 +12,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
+from prefect.settings import PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
 from prefect_genmedia.cli.console import command_console, stop
 from prefect_genmedia.cli.guard import ending_in_sentences
@@ -258,5 +259,6 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     # Prefect says each second that an event of a command is not sent yet, which nobody has to know.
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)
-    with ending_in_sentences():
+    # Prefect would start a temporary server for a minute, and lose what it was told when the command ends.
+    with ending_in_sentences(), temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}):
         app(words)

@@ -23,6 +23,7 @@ _PIPE_CLOSED = 141
 """What a shell shows of a program that SIGPIPE has ended."""
 
 _UNREACHABLE = "Failed to reach API"  # how Prefect's RuntimeError begins
+_NO_SERVER = "No Prefect API URL"  # how Prefect's ValueError begins
 _SERVER_STEP = "start it (`prefect server start`), or correct PREFECT_API_URL; `prefect-genmedia doctor` tells more."
 
 
@@ -62,6 +63,8 @@ def sentence_of(error: BaseException) -> str | None:
         return f"The Prefect server does not answer: {type(error.__cause__ or error).__name__}. Next: {_SERVER_STEP}"
     if isinstance(error, ValidationError):
         return _setting(error)
+    if isinstance(error, ValueError) and str(error).startswith(_NO_SERVER):
+        return f"This needs a Prefect server, and none is set. Next: {_SERVER_STEP}"
     if isinstance(error, OSError) and (error.strerror or error.filename):
         where = f"{error.filename}: " if error.filename is not None else ""
         return unsigned_text(f"{where}{error.strerror or type(error).__name__}.")

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia.cli.ledger import iso_time, span
-from prefect_genmedia.text import escaped
+from prefect_genmedia.cli.ledger import span
+from prefect_genmedia.text import escaped, iso_time
 
 _COLOURS = {
     JobState.DELIVERED: "green",

@@ -15,6 +15,7 @@ from prefect_genmedia._core.model import Job
 from prefect_genmedia.cli.console import command_console, stop
 from prefect_genmedia.cli.guard import ending_in_sentences
 from prefect_genmedia.settings import current_settings
+from prefect_genmedia.text import iso_time
 
 Answer = TypeVar("Answer")
 
@@ -77,21 +78,6 @@ def plain_job(job: Job) -> dict[str, Any]:
 
 def _is_time(field: str) -> bool:
     return field.endswith("_at") or field == "not_before"
-
-
-def iso_time(seconds: float | None) -> str | None:
-    """A time in ISO 8601, in UTC, such as `2026-05-01T10:00:00.250Z`; None for None and for 0.
-
-    Parameters:
-        seconds: seconds since 1970.
-    """
-    if not seconds:
-        return None
-    try:
-        found = datetime.fromtimestamp(seconds, timezone.utc)
-    except (ValueError, OverflowError, OSError):  # a provider may name any number
-        return None
-    return found.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def span(seconds: float) -> str:

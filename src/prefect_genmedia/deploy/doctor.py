@@ -86,7 +86,7 @@ async def stored_credentials(names: Sequence[str] = ()) -> tuple[list[ProviderCr
     try:
         chosen = names or await _stored_names(list(types))
     except Exception as error:  # Prefect's own client reads the same proxies and certificates
-        step = "start it, or correct PREFECT_API_URL (and PREFECT_API_KEY)."
+        step = "start it, or correct PREFECT_API_URL, which ends in /api (and PREFECT_API_KEY)."
         if not isinstance(error, httpx.HTTPError):
             step = "solve proxy and CA below first: Prefect's own client reads them, too."
         return blocks, [Finding("Prefect", f"the server does not answer: {type(error).__name__}", step)]
