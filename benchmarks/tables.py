@@ -54,7 +54,7 @@ async def dry_run(table: str) -> dict[str, Any]:
     from prefect_genmedia import JeniusCredentials
     from prefect_genmedia.flows.batch import generate_batch
 
-    account = JeniusCredentials(api_key="nothing is sent", base_url="http://127.0.0.1:9/v1")
+    account = JeniusCredentials(api_key="nothing-is-sent", base_url="http://127.0.0.1:9/v1")
     with prefect_test_harness(server_startup_timeout=120):
         begun = time.monotonic()
         report = await generate_batch(table, kind="poster", credentials=account, dry_run=True, preflight=False)
