@@ -79,7 +79,7 @@ check: $(READY)
 	$(BIN)/pytest --noconftest tests/test_docstrings.py
 
 # Every benchmark; BENCH=batch for one of them, JOBS=200 for a quick one, GATE=50 for fewer jobs in flight. Each writes its figures to bench-output/.
-BENCH ?= batch polling download overhead ledger
+BENCH ?= batch polling download overhead ledger tables
 JOBS ?= 1000
 GATE ?= 200
 bench: $(READY)

@@ -33,6 +33,8 @@ def _run_name() -> str:
 @flow(name="omnihuman-video", flow_run_name=_run_name)
 @returns_state
 @run_form(
+    image_url="Picture",
+    req_key="Service (req_key)",
     audio_url="Recording",
     recognize="Recognize a person first",
     pe_fast_mode="Fast mode",

@@ -28,7 +28,7 @@ def _run_name() -> str:
 
 @flow(name="live-poster", flow_run_name=_run_name)
 @returns_state
-@run_form()
+@run_form(image_url="Picture")
 async def live_poster(
     image_url: str,
     scene: SceneName,

@@ -28,7 +28,7 @@ def _run_name() -> str:
 
 @flow(name="stylize-video", flow_run_name=_run_name)
 @returns_state
-@run_form(notify_url="Call back to (notify_url)", api_user_id="API user ID")
+@run_form(video_url="Video", notify_url="Call back to (notify_url)", api_user_id="API user ID")
 async def stylize_video(
     video_url: str,
     style: Literal["none", StyleName] = "none",

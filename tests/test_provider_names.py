@@ -15,7 +15,8 @@ from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectat
 
 SOURCE = Path(__file__).parent.parent / "src" / "prefect_genmedia"
 SHIPPED = [plugin for plugin in plugins() if plugin.requests[0].__module__.startswith("prefect_genmedia.")]
-MAY_NAME_PROVIDERS = {SOURCE / "__init__.py", SOURCE / "_compat.py"}
+MAY_NAME_PROVIDERS = {SOURCE / name for name in ("__init__.py", "sync.py", "_compat.py", "cli/app.py", "cli/init.py")}
+"""Public names, paths of earlier versions, and the examples of the command line."""
 MODULES = sorted(
     path
     for path in [*SOURCE.rglob("*.py"), SOURCE.parent / "pytest_genmedia.py"]

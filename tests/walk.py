@@ -32,7 +32,7 @@ STEPS = (
     ("providers/tokenops/subjects.py:select_masks", "the masks of the chosen one"),
     ("providers/tokenops/omnihuman.py:OmniHumanVideo.with_subject", "the request with its masks"),
     ("generate.py:generate", "back in the flow: the tail of all flows"),
-    ("tasks.py:submit", "the task run that may pay"),
+    ("tasks.py:submit_job", "the task run that may pay"),
     ("_core/pipeline.py:submit", ""),
     ("_core/pipeline.py:resolve", "prepared an hour ago or more: prepared again"),
     ("_core/identity.py:identity_of", "own files by their bytes, URLs without signatures"),

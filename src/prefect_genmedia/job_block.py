@@ -34,7 +34,7 @@ class MediaJob(_JobBlock):
     """A generation request that is stored as a template: its kind, default fields and credentials.
 
     Attributes:
-        kind: Kind of the request, such as jimeng or poster.
+        kind: Kind of the request, as in a table; `prefect-genmedia make --help` lists the kinds.
         fields: Default values of the request's fields.
         credentials: Name of the credentials Block of the kind's provider.
         label: A few words that name the request for people.
@@ -64,7 +64,7 @@ class MediaJob(_JobBlock):
     model_config = ConfigDict(hide_input_in_errors=True)
 
     kind: str = Field(
-        description="Kind of the request, such as omnihuman, jimeng, poster or stylize; a batch's table has the same.",
+        description="Kind of the request, as in a table; `prefect-genmedia make --help` lists the kinds.",
     )
     fields: dict[str, Any] = Field(
         default_factory=dict,

@@ -28,10 +28,7 @@ TITLES = {
     "suspend_while_waiting": "Suspend while waiting",
     "max_cost": "Max cost (CNY, -1: no limit)",
     "extra_body": "Extra JSON",
-    "image_url": "Picture",
-    "video_url": "Video",
     "seed": "Seed (-1: random)",
-    "req_key": "Service (req_key)",
     "request_id": "Request ID",
     "batch_id": "Batch ID",
 }

@@ -27,6 +27,10 @@ _SEPARATORS = (r"[\r\n]+", r"\s+", r",", r";", r"\|", r"[\s,;|]+")
 """What may separate several files in a cell; the first one does that gives files or URLs only."""
 
 
+_LISTED = re.compile(r"[\s,;|]")
+"""What a URL alone does not have in it, and a list has."""
+
+
 class _Empty:
     """Stands for a cell that says nothing."""
 
@@ -108,7 +112,7 @@ class CellSorter:
         """Why a filled column that is no field of the row's kind is a mistake; None if it is the user's own."""
         if row.model is None or (isinstance(value, str) and not bare(value)):
             return None
-        free = [each for each in (*row.model.model_fields, "kind") if each not in cells]
+        free = tuple(each for each in (*row.model.model_fields, "kind") if each not in cells)
         meant = near_miss(name, free)
         hint = f"; did you mean {meant!r}?" if meant else ""
         if name in self._fields:
@@ -271,6 +275,8 @@ def _several(value: Any, is_files: bool) -> Any:
 
 def _files(text: str) -> list[str] | None:
     """The URLs and existing files that a cell names; None if it cannot be read so."""
+    if is_public(text) and not _LISTED.search(text):
+        return [text]
     if _exists(text):
         return [text]
     for separator in _SEPARATORS:

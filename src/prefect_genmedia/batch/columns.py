@@ -123,22 +123,33 @@ def _refuse_doubles(names: Sequence[str]) -> None:
         seen.add(name.casefold())
 
 
-def named(row: Mapping[Any, Any]) -> dict[str, Any]:
-    """A row under its columns' names, without an index that nobody has named.
+class ColumnNames:
+    """The names of the columns of a table whose rows have headers of their own; each set of headers is read once."""
 
-    Parameters:
-        row: values by header.
+    def __init__(self) -> None:
+        """Read nothing yet."""
+        self._names: dict[tuple[Any, ...], tuple[str | None, ...]] = {}
 
-    Raises:
-        InvalidRequest: two headers name the same column.
-    """
-    names = {header: column_name(header) for header in row}
-    if len(names) > 1 and len(set(map(str.casefold, names.values()))) < len(names):
-        _refuse_doubles(tuple(names.values()))
-    return {names[header]: value for header, value in row.items() if not is_index(names[header])}
+    def row(self, row: Mapping[Any, Any]) -> dict[str, Any]:
+        """A row under its columns' names, without an index that nobody has named.
+
+        Parameters:
+            row: values by header.
+
+        Raises:
+            InvalidRequest: two headers name the same column.
+        """
+        headers = tuple(row)
+        names = self._names.get(headers)
+        if names is None:
+            found = tuple(map(column_name, headers))
+            _refuse_doubles(found)
+            names = self._names[headers] = tuple(None if is_index(name) else name for name in found)
+        return {name: value for name, value in zip(names, row.values(), strict=True) if name is not None}
 
 
-def near_miss(name: str, fields: Sequence[str]) -> str | None:
+@lru_cache(maxsize=4096)
+def near_miss(name: str, fields: tuple[str, ...]) -> str | None:
     """The field whose name a column's name is a slip of; None if it is a name of its own.
 
     Parameters:

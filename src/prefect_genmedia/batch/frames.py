@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, Union
@@ -83,24 +83,27 @@ def _arrow_rows(table: Any) -> list[Mapping[Any, Any]]:
     arrow, _ = pyarrow()
     reason = ""
     try:
-        return rows_of_arrow(arrow.RecordBatchReader.from_stream(table).read_all())
+        reader = arrow.RecordBatchReader.from_stream(table)
+        return list(rows_of_arrow(reader.schema.names, reader))
     except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's own are ValueErrors
         reason = f"the Arrow stream cannot be read: {error}"
     raise refusal(reason)
 
 
-def rows_of_arrow(table: Any) -> list[Mapping[Any, Any]]:
-    """The rows of an Arrow table, whose structs have no nulls: each of them has every field that any of them has.
+def rows_of_arrow(names: Sequence[str], batches: Iterable[Any]) -> Iterator[Mapping[Any, Any]]:
+    """The rows of Arrow batches, whose structs have no nulls: each of them has every field that any of them has.
 
     Parameters:
-        table: a `pyarrow.Table`.
+        names: the columns.
+        batches: each a `pyarrow.RecordBatch`.
 
     Raises:
         InvalidRequest: it has a column twice.
     """
-    Header.of(table.schema.names)
-    rows = table.to_pylist(maps_as_pydicts="strict")
-    return [{name: _without_nulls(value) for name, value in row.items()} for row in rows]
+    Header.of(names)
+    for batch in batches:
+        for row in batch.to_pylist(maps_as_pydicts="strict"):
+            yield {name: _without_nulls(value) for name, value in row.items()}
 
 
 def _without_nulls(value: Any) -> Any:

@@ -131,7 +131,9 @@ class Carried:
             columns[name] = shown
             taken.add(shown.casefold())
         cells = {
-            row.id: {name: row.extra[name] for name in columns if name in row.extra}
+            row.id: row.extra
+            if row.extra.keys() <= columns.keys()
+            else {name: row.extra[name] for name in columns if name in row.extra}
             for row in rows
             if isinstance(row, Row) and row.extra
         }

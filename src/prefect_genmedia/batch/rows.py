@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -83,7 +83,7 @@ class BadRow:
 
 
 def check_rows(
-    table: Sequence[Mapping[str, Any]], kind: str, has: Callable[[str], bool] | None = None
+    table: Iterable[Mapping[str, Any]], kind: str, has: Callable[[str], bool] | None = None
 ) -> tuple[list[Row], list[BadRow]]:
     """Make a request of each row.
 

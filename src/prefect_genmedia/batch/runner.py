@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -70,7 +70,7 @@ class OpenBatch:
         scheduler: runs its rows.
         rows: the rows to do.
         bad: the rows that are left out.
-        fit: the rows to do as they stand in the table.
+        fit: the rows to do as they stand in the table; empty if it is not split.
         unfit: ids of rows that are left out for what is in their inputs.
     """
 
@@ -120,7 +120,8 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
     table = await read_rows(spec.table, spec.encoding)
-    rows, bad = check_rows(table.rows, spec.kind, shard.has if shard else None)
+    cells = _drained(table.rows) if spec.sharding.shards == 1 else table.rows
+    rows, bad = check_rows(cells, spec.kind, shard.has if shard else None)
     carried = Carried.from_rows([*rows, *bad], table.dialect)
     if carried.columns and shard is None:
         get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(carried.columns))
@@ -165,6 +166,13 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     left_out = {row.position for row in inspected.bad} | {row.position for row in others}
     fit = [fields for position, fields in enumerate(table.rows) if position not in left_out]
     return OpenBatch(name, scheduler, rows, inspected.bad, fit, inspected.unfit)
+
+
+def _drained(table: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Take the rows out of a table that nobody reads again: its cells make room for the requests."""
+    table.reverse()
+    while table:
+        yield table.pop()
 
 
 def _chosen(spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow]) -> tuple[list[Row], list[Row], list[BadRow]]:

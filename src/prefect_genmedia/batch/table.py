@@ -18,7 +18,7 @@ from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
 from prefect_genmedia._transport import unsigned_text
-from prefect_genmedia.batch.columns import named, refusal
+from prefect_genmedia.batch.columns import ColumnNames, refusal
 from prefect_genmedia.batch.excel_table import check_excel, read_excel, write_excel
 from prefect_genmedia.batch.frames import is_missing, plain, plain_table, pyarrow, rows_of_arrow
 from prefect_genmedia.batch.text_table import PLAIN, Dialect, read_csv, read_jsonl, write_csv, write_jsonl
@@ -234,20 +234,24 @@ def _path_of(location: str) -> PurePosixPath:
     return PurePosixPath(path.replace("\\", "/"))
 
 
+_ROWS_AT_ONCE = 4096
+"""Rows of a Parquet file that are held in Arrow's and Python's form at once."""
+
 _FOR_SPREADSHEETS = Dialect("utf-8-sig", spreadsheet=True)
 
 
-def _read_tsv(content: bytes, encoding: str | None) -> tuple[list[Any], Dialect]:
+def _read_tsv(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
     rows, dialect = read_csv(content, encoding, delimiter="\t")
     return rows, replace(dialect, delimiter=",")
 
 
-def _read_parquet(content: bytes, encoding: str | None) -> tuple[list[Any], Dialect]:
+def _read_parquet(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
     _, parquet = pyarrow()
-    return rows_of_arrow(parquet.read_table(io.BytesIO(content))), PLAIN
+    file = parquet.ParquetFile(io.BytesIO(content))
+    return rows_of_arrow(file.schema_arrow.names, file.iter_batches(_ROWS_AT_ONCE)), PLAIN
 
 
-def _read_excel(content: bytes, encoding: str | None) -> tuple[list[Any], Dialect]:
+def _read_excel(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
     return read_excel(content), _FOR_SPREADSHEETS
 
 
@@ -264,16 +268,17 @@ def _storable(value: Any) -> Any:
 
 
 def _all_filled(rows: Iterable[Mapping[Any, Any]]) -> list[dict[str, Any]]:
-    return [row for row in map(_filled, rows) if row]
+    names = ColumnNames()
+    return [row for each in rows if (row := _filled(names.row(each)))]
 
 
-def _filled(row: Mapping[Any, Any]) -> dict[str, Any]:
+def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row's cells that are not empty."""
-    values = {name: plain(value) for name, value in named(row).items() if not is_missing(value)}
+    values = {name: plain(value) for name, value in row.items() if not is_missing(value)}
     return {name: value for name, value in values.items() if value is not None and value != ""}
 
 
-_READERS: dict[TableFormat, Callable[[bytes, str | None], tuple[list[Any], Dialect]]] = {
+_READERS: dict[TableFormat, Callable[[bytes, str | None], tuple[Iterable[Any], Dialect]]] = {
     "csv": read_csv,
     "tsv": _read_tsv,
     "jsonl": read_jsonl,

@@ -7,7 +7,7 @@ import io
 import json
 import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,8 +101,10 @@ def _chinese(content: bytes) -> str | None:
     return text if common >= 0.8 * len(foreign) else None
 
 
-def read_csv(content: bytes, encoding: str | None = None, delimiter: str | None = None) -> tuple[list[Any], Dialect]:
-    """A CSV file's rows and its dialect.
+def read_csv(
+    content: bytes, encoding: str | None = None, delimiter: str | None = None
+) -> tuple[Iterator[dict[str, Any]], Dialect]:
+    """A CSV file's rows, one after another, and its dialect.
 
     Parameters:
         content: the file's bytes.
@@ -119,7 +121,7 @@ def read_csv(content: bytes, encoding: str | None = None, delimiter: str | None 
         text = text[line.end() :]
     delimiter = line[1] if line else delimiter or _delimiter(text)
     spreadsheet = line is not None or codec in _SPREADSHEET_ENCODINGS
-    rows = list(_rows(text, delimiter, first_line=2 if line else 1))
+    rows = _rows(text, delimiter, first_line=2 if line else 1)
     return rows, Dialect(_written(codec), delimiter, spreadsheet)
 
 
@@ -200,8 +202,8 @@ def _unguarded(cell: str) -> str:
     return number[1] if number else csv_value(cell)
 
 
-def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[list[Any], Dialect]:
-    """A JSON lines file's rows: an object a line. Only a line feed ends a line.
+def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[Iterator[dict[str, Any]], Dialect]:
+    """A JSON lines file's rows, one after another: an object a line. Only a line feed ends a line.
 
     Parameters:
         content: the file's bytes.
@@ -211,8 +213,11 @@ def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[list[Any], 
         InvalidRequest: it cannot be read; the line is named.
     """
     text, _ = decode(content, encoding)
-    rows = []
-    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
+    return _objects(io.StringIO(text.removeprefix("\ufeff"), newline="\n")), PLAIN
+
+
+def _objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -223,8 +228,7 @@ def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[list[Any], 
             raise refusal(f"line {number} cannot be read: {error}") from None
         if not isinstance(row, dict):
             raise refusal(f"line {number} is not a JSON object")
-        rows.append(row)
-    return rows, PLAIN
+        yield row
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

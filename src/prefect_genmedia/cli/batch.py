@@ -20,7 +20,7 @@ def batch(
     table: str,
     /,
     *,
-    kind: str = "omnihuman",
+    kind: str | None = None,
     dry_run: Switch = False,
     credentials: str = "default",
     batch_id: str | None = None,
@@ -39,7 +39,7 @@ def batch(
     table
         A path or fsspec URL ending in .csv, .jsonl or .parquet: rows with an id, a kind, and the fields of that kind.
     kind
-        Kind of the rows that do not name one.
+        Kind of the rows that do not name one; by default the one that generate_batch has.
     dry_run
         Only show what would be done, and its estimated cost. Nothing is sent.
     credentials
@@ -69,7 +69,7 @@ def batch(
     report = asyncio.run(
         flow(
             table,
-            kind=kind,
+            **({} if kind is None else {"kind": kind}),
             credentials=credentials,
             batch_id=batch_id,
             output=output,

@@ -81,7 +81,7 @@ def _options(
         Folder, file name ending in .mp4, or fsspec URL of either.
     credentials
         Name of the credentials Block. Without one, or without a server, keys are taken from the environment variables
-        that `blocks/documents.yaml` names, such as GENMEDIA_TOKENOPS_API_KEY.
+        that `blocks/documents.yaml` names.
     label
         A few words that name the request in `jobs list`.
     idempotency_key
@@ -166,7 +166,7 @@ async def _made(request: GenerationRequest, options: MakeOptions, hooks: Command
         request,
         scope=run.scope(options.idempotency_key or SCOPE),
         variant=options.variant,
-        label=options.label or (label_of(inputs[0].url) if inputs else str(getattr(request, "prompt", ""))[:40]),
+        label=options.label or (label_of(inputs[0].url) if inputs else ""),
         output=anywhere(options.output),
         timeout_seconds=options.timeout_seconds,
         max_cost=options.max_cost,
