@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CONSTRAINTS := constraints.txt
 EXTRAS := dev
 
-.PHONY: demo deploy test test-lowest test-prefect-3.8 field-before kill-test check format bench docs build clean
+.PHONY: demo deploy test test-lowest test-prefect-3.8 field-before kill-test check check-pyright format bench docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(INSTALLED)
@@ -78,6 +78,14 @@ check: $(READY)
 	PYTHONPATH=$(AS_INSTALLED) $(BIN)/lint-imports --no-cache
 	$(BIN)/pytest --noconftest tests/test_docstrings.py
 
+# The same code by another type checker, in an environment of its own. Run `make check` before: it links the package.
+check-pyright: $(READY)
+	$(PYTHON) -m venv .venv-pyright
+	.venv-pyright/bin/pip install --quiet --disable-pip-version-check 'basedpyright==1.40.2'
+	printf '{"include": ["%s"], "extraPaths": ["%s"], "venvPath": "%s", "venv": "%s", "typeCheckingMode": "strict"}' \
+	    "$(CURDIR)/tests/user_code_sync.py" "$(CURDIR)/$(AS_INSTALLED)" "$(CURDIR)" "$(VENV)" >.venv-pyright/config.json
+	.venv-pyright/bin/basedpyright -p .venv-pyright/config.json
+
 # Every benchmark; BENCH=batch for one of them, JOBS=200 for a quick one, GATE=50 for fewer jobs in flight. Each writes its figures to bench-output/.
 BENCH ?= batch polling download overhead ledger tables
 JOBS ?= 1000
@@ -98,7 +106,7 @@ build: $(BIN)/python
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf $(VENV) .venv-lowest $(OLDER) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest .venv-pyright $(OLDER) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

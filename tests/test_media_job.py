@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from prefect import flow, task
 from prefect.blocks.abstract import JobBlock, JobRun
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentCreate
 from prefect.settings import get_current_settings
 from pydantic import ValidationError
 
@@ -68,6 +70,20 @@ def test_a_stored_template_is_run_in_a_synchronous_flow_with_a_field_of_its_own(
     assert (job.state, job.label, job.request["seed"]) == (JobState.SUCCEEDED, "our lake", 8)
     assert job.request["prompt"] == LAKE.fields["prompt"]
     assert (delivery.uri, simulator.accepted) == (str(tmp_path / "lake.mp4"), 1)
+
+
+async def test_a_template_that_was_filled_in_in_the_ui_is_loaded(simulator: RunningSimulator) -> None:
+    async with get_client() as client:
+        await MediaJob.aregister_type_and_schema(client=client)
+        document = BlockDocumentCreate(
+            name="from-the-ui",
+            data={"kind": "jimeng", "fields": LAKE.fields, "credentials": "media-job"},
+            block_type_id=MediaJob._block_type_id,
+            block_schema_id=MediaJob._block_schema_id,
+        )
+        await client.create_block_document(document)
+    run = await (await MediaJob.aload("from-the-ui")).atrigger(idempotency_key="from the UI")
+    assert (run.credentials, run.output, simulator.accepted) == ("media-job", None, 1)
 
 
 async def test_it_serves_code_that_is_written_for_prefects_interface() -> None:

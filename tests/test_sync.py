@@ -105,6 +105,15 @@ def test_a_flow_of_the_package_runs_in_a_synchronous_program(credentials: TokenO
 
 
 @with_prefect
+def test_the_flows_common_tail_works_in_a_synchronous_flow(credentials: TokenOpsCredentials) -> None:
+    @flow
+    def theirs() -> float:
+        return sync.generate(LAKE, credentials=credentials, label="the lake").seconds
+
+    assert theirs() == 5.0
+
+
+@with_prefect
 def test_an_error_is_raised_as_it_is_in_an_asynchronous_flow(credentials: TokenOpsCredentials) -> None:
     @flow
     def theirs() -> None:
