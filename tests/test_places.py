@@ -146,7 +146,7 @@ async def test_a_wait_without_end_ends_with_nothing_sent_and_a_later_run_goes_on
         first = await submit_once(ledger, client, JimengVideo(prompt="1"), scope="a", max_in_flight=1, clock=clock)
         lasting = await ledger.note(first, expires_at=clock.now() + 10 * FORGOTTEN_SECONDS)
         options: dict[str, Any] = {"scope": "b", "max_in_flight": 1, "clock": clock}
-        with pytest.raises(errors.RateLimited, match="no place became free") as caught:
+        with pytest.raises(errors.RateLimited, match="did not become free in time") as caught:
             await submit_once(ledger, client, JimengVideo(prompt="2"), **options)
         assert caught.value.paid == "nothing"
         assert not caught.value.retryable
