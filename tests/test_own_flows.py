@@ -24,7 +24,7 @@ from prefect_genmedia.providers.tokenops.tasks import detect_subjects, select_su
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
-from prefect_genmedia.tasks import check_inputs, download_result, submit, wait_for_job
+from prefect_genmedia.tasks import check_inputs, download_result, submit, submit_job, wait_for_job
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 
@@ -78,6 +78,23 @@ async def test_a_flow_of_the_package_gives_a_delivery_and_its_state_tells_of_the
     assert isinstance(delivery, Delivery)
     words = f"Job {delivery.provider_job_id} is completed at tokenops; verified and delivered: 5.00 s, 1280×720, "
     assert state.message == words + delivery.uri
+
+
+async def test_a_task_without_a_flow_that_is_retried_pays_once(
+    credentials: TokenOpsCredentials, simulator: RunningSimulator
+) -> None:
+    tries = []
+
+    @task(retries=1)
+    async def theirs() -> str:
+        job = await submit_job(LAKE, credentials=credentials)
+        tries.append(job.key)
+        if len(tries) == 1:
+            raise RuntimeError("theirs")
+        return job.key
+
+    assert [await theirs()] * 2 == tries
+    assert simulator.accepted == 1
 
 
 # --- names ---

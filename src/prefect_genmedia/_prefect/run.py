@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from prefect import Task
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import State, TaskRun, TaskRunResult
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
@@ -128,8 +128,16 @@ def run_context() -> RunContext:
 
 
 def root_run_id() -> str:
-    """The root flow run, or the task run where there is no flow: what a rerun of a failed child flow shares with it."""
-    return str(flow_run.root_flow_run_id if flow_run.id else task_run.id)
+    """The root flow run: what a rerun of a failed child flow shares with it.
+
+    Where there is no flow, the task run that called this package's task: its retries are the same run, and those tasks
+    are new runs each time.
+    """
+    if flow_run.id:
+        return str(flow_run.root_flow_run_id)
+    context = TaskRunContext.get()
+    callers = context.task_run.task_inputs.get("__parents__", []) if context is not None else []
+    return str(next((caller.id for caller in callers if isinstance(caller, TaskRunResult)), task_run.id))
 
 
 async def restarted_at() -> float | None:
