@@ -58,8 +58,8 @@ class SecondForm:
         return self.page.locator("div.group").filter(has=self.page.locator("label", has_text=title)).last
 
     def choose(self, title: str, choice: str) -> None:
-        self.field(title).get_by_role("combobox").click()
-        self.page.get_by_role("option", name=choice, exact=True).click()
+        self.field(title).get_by_role("button", name=f"Select {title}").click()
+        self.page.get_by_role("option").filter(has_text=choice).first.click()
 
 
 FORMS: dict[str, type[FirstForm] | type[SecondForm]] = {"first": FirstForm, "second": SecondForm}
