@@ -152,8 +152,13 @@ def until(condition: Callable[[], object], what: Callable[[], str] | str) -> Non
     """Wait for something that other processes do; a server that is not there yet is asked again."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
-        with contextlib.suppress(httpx.TransportError):
+        try:
             if condition():
                 return
+        except httpx.TransportError:
+            pass
+        except httpx.HTTPStatusError as error:  # a server that was killed begins with answers of this kind
+            if not error.response.is_server_error:
+                raise
         time.sleep(0.2)
     raise AssertionError(f"not within {PATIENCE:.0f} s: {what if isinstance(what, str) else what()}")

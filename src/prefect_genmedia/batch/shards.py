@@ -165,16 +165,19 @@ async def deployment_for(runs: int, name: str | None) -> ShardTarget:
     async with get_client() as client:
         try:
             found = await (client.read_deployment_by_name(name) if name else client.read_deployment(UUID(own or "")))
+            flow = await client.read_flow(found.flow_id)
             pool = await client.read_work_pool(found.work_pool_name) if found.work_pool_name else None
         except ObjectNotFound:
             raise refused("shard_deployment", f"there is no deployment {name!r}, or it has no work pool") from None
-    parameters = (found.parameter_openapi_schema or {}).get("properties", {})
-    if not {"shard", "job"} & set(parameters):
+    # The shipped flows leave these parameters out of their forms; a user's own flow may have them.
+    parameters = {flow.name, *(found.parameter_openapi_schema or {}).get("properties", {})}
+    takes_job = not parameters.isdisjoint(("generate-shard", "job"))
+    if not takes_job and parameters.isdisjoint(("generate-batch", "shard")):
         raise refused("shard_deployment", f"{name!r} is no deployment of generate-shard or generate-batch")
     limit = found.global_concurrency_limit
     _check_places("The deployment", None if limit is None else limit.limit, runs + (str(found.id) == str(own)))
     _check_places("Its work pool", None if pool is None else pool.concurrency_limit, runs)
-    return ShardTarget(found.id, takes_job="job" in parameters)
+    return ShardTarget(found.id, takes_job)
 
 
 def _check_places(whose: str, limit: int | None, wanted: int) -> None:

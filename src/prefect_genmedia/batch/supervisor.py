@@ -325,7 +325,10 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
 def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
     """The job as the parameters of the flow that runs the shards: `generate_shard`, or `generate_batch`."""
     values = job.model_dump(mode="json")
-    return {"job": values} if target.takes_job else values | {"skip_invalid": True, "preflight": False}
+    if target.takes_job:
+        return {"job": values}
+    given = {name: value for name, value in values.items() if value is not None}  # the form knows no null
+    return given | {"skip_invalid": True, "preflight": False}
 
 
 def _name_of(credentials: Any) -> str:
