@@ -118,7 +118,11 @@ def test_from_a_clone_to_a_flow_of_ones_own_on_a_schedule(reading: Reading, reco
     reading.everything(section("2. A Prefect server and the simulator", "4. Run a flow that is there"))
     said = reading.everything(section("4. Run a flow that is there", "5. See that nothing is paid twice"))
     assert "sound: True" in said[0]
-    assert sorted(path.suffix for path in (folder / "media").iterdir()) == [".jpg", ".json", ".mp4"]
+    lake = {"lake.mp4", "lake.mp4.jpg", "lake.mp4.json"}
+    spoken = {path.name for path in (folder / "media").iterdir()} - lake
+    assert sorted(name.rpartition(".")[2] for name in spoken) == ["jpg", "json", "mp4"]
+    assert lake <= {path.name for path in (folder / "media").iterdir()}
+    assert (folder / "my-media" / "flow.py").is_file()
     assert "delivered" in said[1]
 
     fault, lost, settle = section("5. See that nothing is paid twice", "6. A flow of your own")
