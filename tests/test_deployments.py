@@ -201,11 +201,11 @@ def test_a_secrets_file_that_cannot_be_read_is_refused_without_quoting_it(tmp_pa
     path = tmp_path / "keys.toml"
     path.write_text("GENMEDIA_TOKENOPS_API_KEY = sk-without-quotes\n")
     with pytest.raises(InvalidRequest) as caught:
-        read_secrets(path)
+        read_secrets(path, read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml").documents)
     assert "sk-without-quotes" not in str(caught.value)
     path.write_text("GENMEDIA_TOKENOPS_API_KEY = 17\n")
     with pytest.raises(InvalidRequest, match="GENMEDIA_TOKENOPS_API_KEY must be text"):
-        read_secrets(path)
+        read_secrets(path, read_spec(DocumentsFile, BLOCK_DOCUMENTS, "documents.yaml").documents)
 
 
 def test_what_is_served_without_a_work_pool_is_what_is_deployed_to_one() -> None:

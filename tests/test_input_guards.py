@@ -32,7 +32,7 @@ from prefect_genmedia.settings import GenMediaSettings, current_settings
 from prefect_genmedia.simulator import RunningSimulator
 
 SECRET = "a long random text"
-BAD_AMOUNTS = [float("inf"), float("-inf"), float("nan"), -1.0, 1e300]
+BAD_AMOUNTS = [float("inf"), float("-inf"), float("nan"), -2.0, 1e300]
 
 
 @pytest.mark.usefixtures("prefect_server")
