@@ -105,7 +105,7 @@ async def test_a_row_whose_reservation_another_run_gave_back_reserves_anew_or_is
         await budget.reserve(holder_of(mine.identity, 1), 0.1)  # this run, and another one of the same batch
         assert await budget.release(mine.identity, 1)  # the other one could not send it
         await budget.reserve(holder_of("row-2", 1), 0.1)  # a third one takes the money
-        with pytest.raises(errors.BudgetStop, match="1 of 1 jobs"):
+        with pytest.raises(errors.BudgetStop, match="1 of 1 job "):
             await ledger.start_sending(mine, None, spend=budget.spender(0.1))
         present = await ledger.get(mine.key)
         assert present is not None

@@ -6,6 +6,7 @@ In both UIs of a real server. The runs are not executed: what a run would be giv
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,6 +30,11 @@ pytestmark = [
 ]
 
 
+def whole(title: str) -> re.Pattern[str]:
+    """A field's title, and not that of another field that contains it; a required one has a star."""
+    return re.compile(rf"^\s*{re.escape(title)}\s*\*?\s*$")
+
+
 class Form(Protocol):
     """How a person finds the fields of a run form."""
 
@@ -42,7 +48,7 @@ class FirstForm:
     page: Page
 
     def field(self, title: str) -> Locator:
-        label = self.page.locator(".schema-form-property__label", has_text=title)
+        label = self.page.locator(".schema-form-property__label", has_text=whole(title))
         return self.page.locator(".schema-form-property").filter(has=label).last
 
     def choose(self, title: str, choice: str) -> None:
@@ -55,7 +61,7 @@ class SecondForm:
     page: Page
 
     def field(self, title: str) -> Locator:
-        return self.page.locator("div.group").filter(has=self.page.locator("label", has_text=title)).last
+        return self.page.locator("div.group").filter(has=self.page.locator("label", has_text=whole(title))).last
 
     def choose(self, title: str, choice: str) -> None:
         self.field(title).get_by_role("button", name=f"Select {title}").click()

@@ -142,14 +142,17 @@ async def test_a_delivered_file_that_was_moved_is_never_paid_for_again(
 
 
 async def test_a_storage_that_cannot_be_read_has_not_lost_the_file(
-    ledger: Ledger, client: ProviderClient, simulator: RunningSimulator, tmp_path: Path
+    ledger: Ledger, client: ProviderClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = target_at(str(tmp_path / "media"))
     job = await deliver(ledger, client, await finished(ledger, client), target)
     assert job.delivery is not None
-    Path(job.delivery.uri).unlink()
-    Path(job.delivery.uri).mkdir()  # opening it fails, but not because there is nothing
-    with pytest.raises(StorageError, match="IsADirectoryError"):
+
+    def broken(file: object) -> str:
+        raise BlockingIOError("the disk is away")
+
+    monkeypatch.setattr("prefect_genmedia._media.local.sha256_of", broken)
+    with pytest.raises(StorageError, match="BlockingIOError"):
         await deliver(ledger, client, job, target)
     assert await ledger.get(job.key) == job
 
