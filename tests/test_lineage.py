@@ -64,7 +64,7 @@ async def test_a_delivered_file_is_an_asset_with_its_facts_its_sources_and_its_e
     assert event.payload["resolution"] == "1920×1080"
     assert event.payload["provider"] == "tokenops"
     assert event.payload["provider_job_id"] == delivery.provider_job_id
-    assert (event.payload["estimated_cost"], event.payload["currency"]) == (pytest.approx(8.6, abs=0.05), "CNY")
+    assert (event.payload["estimated_cost"], event.payload["currency"]) == (pytest.approx(8.5, abs=0.05), "CNY")
     assert "deadbeef" not in event.model_dump_json()
     assert simulator.key not in event.model_dump_json()
 
