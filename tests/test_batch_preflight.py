@@ -148,7 +148,7 @@ async def test_what_cannot_be_seen_from_here_is_told_in_one_line_and_goes_on(
     assert fetched == dict.fromkeys(gone, 1)
     told = [record.getMessage() for record in caplog.records if "looked at from here" in record.getMessage()]
     assert len(told) == 1
-    assert told[0].startswith("3 of 3 rows have inputs that cannot be looked at from here")
+    assert told[0].startswith("3 of 3 rows cannot be inspected from here")
     assert "row lake-0: image_urls.0 cannot be looked at from here" in told[0]
 
 

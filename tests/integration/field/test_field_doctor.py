@@ -163,5 +163,5 @@ async def test_paid_jobs_that_were_left_are_a_problem_of_reconcile(
             job = await ledger.move(job, state) or job
     status, table = await doctor(capsys, account)
     assert status == 1
-    assert "1 paid jobs were left" in table
+    assert "1 paid job left alone" in table
     assert "reconcile-jobs" in table
