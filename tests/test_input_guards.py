@@ -224,7 +224,7 @@ def test_the_command_serves_with_deadlines_and_bounds(monkeypatch: pytest.Monkey
 
     served: list[dict[str, Any]] = []
     monkeypatch.setenv("PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET", SECRET)
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.append(options))
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: served.append(vars(server.config)))
     assert serve_callbacks("127.0.0.1", 0, Console()) == 0
     assert served[0]["http"] is DeadlineProtocol
     assert served[0]["h11_max_incomplete_event_size"] <= 64 * 1024

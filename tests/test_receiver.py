@@ -100,14 +100,15 @@ def test_without_a_secret_there_is_no_receiver() -> None:
 def test_the_command_serves_the_receiver_and_writes_no_paths_down(
     secret: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    served: list[tuple[Starlette, dict[str, Any]]] = []
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: served.append((app, options)))
-    assert serve_callbacks("127.0.0.1", 8788, Console()) == 0
-    ((app, options),) = served
+    served: list[uvicorn.Config] = []
+    monkeypatch.setattr(uvicorn.Server, "run", lambda server, sockets: served.append(server.config))
+    assert serve_callbacks("127.0.0.1", 0, Console()) == 0
+    (config,) = served
+    app: Any = config.app
     assert "/callbacks/{provider}/{key}/{token}" in [getattr(route, "path", "") for route in app.routes]
-    assert (options["host"], options["port"], options["access_log"]) == ("127.0.0.1", 8788, False)
+    assert config.access_log is False
     monkeypatch.delenv(f"{PREFIX}CALLBACK_SECRET")
-    assert serve_callbacks("127.0.0.1", 8788, Console(quiet=True)) == 2
+    assert serve_callbacks("127.0.0.1", 0, Console(quiet=True)) == 2
     assert len(served) == 1
 
 
