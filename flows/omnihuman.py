@@ -90,8 +90,8 @@ async def omnihuman_video(
         recognize: First make sure that the picture holds a person.
         on_detection_failure: What happens if the call that detects who is in the picture fails: fail, or continue
             without masks. A picture without a person fails in any case.
-        mask_urls: Masks of your own, whose white areas speak, up to 5: URLs, paths or storage URLs. Nobody is detected
-            then.
+        mask_urls: Masks of your own, up to 5, as URLs, paths or storage URLs. The persons in their white areas speak,
+            and no detection is made.
         masks_as: Send masks in mask_urls, or as content elements with the role mask_image.
         model: The model's name at TokenOps.
         req_key: The service's name at TokenOps.
