@@ -31,8 +31,11 @@ pytestmark = [
 
 
 def whole(title: str) -> re.Pattern[str]:
-    """A field's title, and not that of another field that contains it; a required one has a star."""
-    return re.compile(rf"^\s*{re.escape(title)}\s*\*?\s*$")
+    """A field's title, and not that of another field that contains it.
+
+    Prefect writes a star after a required field's title, or "(Optional)" after another one's.
+    """
+    return re.compile(rf"^\s*{re.escape(title)}\s*(\*|\(Optional\))?\s*$")
 
 
 class Form(Protocol):

@@ -292,7 +292,7 @@ def test_the_card_of_a_failed_run_says_what_was_paid_and_what_to_do_in_the_ui(de
     desk.open(f"/runs/flow-run/{run}")
     desk.page.get_by_text("Artifacts", exact=True).click()
     desk.page.get_by_role("link", name="genmedia-failure").click()
-    for words in ("the provider may have accepted", "8.60 CNY by the price table", "decide-job/decide", "adopt"):
+    for words in ("the provider may have accepted", "8.52 CNY by the price table", "decide-job/decide", "adopt"):
         desk.see(words)
     desk.photograph("failure")
 

@@ -29,10 +29,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from pydantic import ValidationError
-from typing_extensions import Self
+from typing_extensions import Self, Unpack
 
 from prefect_genmedia.text import CODE_CHARACTERS, clean_text, shown_id
 
@@ -47,11 +47,28 @@ NEW_ATTEMPT = "a new attempt"
 """How a next step promises that the same request is sent again; shown only where that holds, see `agreed_step`."""
 
 
+class ErrorFacts(TypedDict, total=False):
+    """What an error may know beside its message; `GenMediaError` says what each is."""
+
+    job_key: str | None
+    provider_job_id: str | None
+    code: str | None
+    http_status: int | None
+    body: str | None
+    paid: str | None
+    next_step: str | None
+    retryable: bool | None
+    outcome: SendOutcome | None
+
+
 class GenMediaError(Exception):
     """Base of the tree: what happened, to which job, what it cost, and what to do next.
 
     Parameters:
         message: what happened, in one sentence.
+        facts: what else is known. None stands for what is not known, or for the class's default.
+
+    Attributes:
         job_key: the job's key in the ledger.
         provider_job_id: the provider's own id of the job.
         code: the provider's error code, as text.
@@ -63,6 +80,11 @@ class GenMediaError(Exception):
         outcome: what a failed request did at the provider.
     """
 
+    job_key: str | None = None
+    provider_job_id: str | None = None
+    code: str | None = None
+    http_status: int | None = None
+    body: str | None = None
     retryable: bool = False
     outcome: SendOutcome = "uncertain"
     paid: str = "nothing"
@@ -72,37 +94,20 @@ class GenMediaError(Exception):
     is_page: bool = False
     """Whether a web page answered in place of the API."""
 
-    def __init__(
-        self,
-        message: str = "",
-        *,
-        job_key: str | None = None,
-        provider_job_id: str | None = None,
-        code: str | None = None,
-        http_status: int | None = None,
-        body: str | None = None,
-        paid: str | None = None,
-        next_step: str | None = None,
-        retryable: bool | None = None,
-        outcome: SendOutcome | None = None,
-    ) -> None:
+    def __init__(self, message: str = "", **facts: Unpack[ErrorFacts]) -> None:
         # Only the message is positional: that is what lets pickle rebuild the error (the rest is its __dict__).
         # Cleaned here, since messages quote providers, storages and networks.
         self.message = clean_text(message)
         super().__init__(self.message)
-        self.job_key = job_key
-        self.provider_job_id = provider_job_id
-        self.code = None if code is None else clean_text(code, CODE_CHARACTERS)
-        self.http_status = http_status
-        self.body = None if body is None else clean_text(body)
-        if paid is not None:
-            self.paid = paid
-        if next_step is not None:
-            self.next_step = next_step
-        if retryable is not None:
-            self.retryable = retryable
-        if outcome is not None:
-            self.outcome = outcome
+        unknown = facts.keys() - ErrorFacts.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__} takes no {', '.join(sorted(unknown))}")
+        known: dict[str, Any] = {name: value for name, value in facts.items() if value is not None}
+        if "code" in known:
+            known["code"] = clean_text(known["code"], CODE_CHARACTERS)
+        if "body" in known:
+            known["body"] = clean_text(known["body"])
+        self.__dict__.update(known)
 
     @property
     def kind(self) -> str:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv6Address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
 import fsspec
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BaseModel, Field
 from pydantic.fields import FieldInfo
 
 from prefect_genmedia._transport import unsigned_text
@@ -156,6 +156,24 @@ def is_input(field: FieldInfo) -> bool:
 
 Seed = Annotated[int, Field(ge=-1, le=2**31 - 1)]
 """A random seed: -1 lets the provider choose, any other fixes it."""
+
+
+def absent_files(model: type[BaseModel], data: Any) -> Iterator[FieldProblem]:
+    """The local files that refused data names and that do not exist: an error names all problems at once.
+
+    Only an error reads the disk. Of a valid request, absent files are found when its inputs are inspected.
+
+    Parameters:
+        model: the request's class.
+        data: what it was to be made from.
+    """
+    for name, value in data.items() if isinstance(data, Mapping) else ():
+        field = model.model_fields.get(name)
+        for url in value if isinstance(value, list | tuple) else (value,):
+            if field is not None and isinstance(url, str) and url and is_input(field) and not url.startswith("data:"):
+                problem = absence(url)
+                if problem is not None:
+                    yield FieldProblem(name, problem)
 
 
 @dataclass(frozen=True)

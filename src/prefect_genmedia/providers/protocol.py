@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -16,7 +16,7 @@ from typing_extensions import Self
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, ProviderError
 from prefect_genmedia.providers.extra_body import ExtensibleRequest, identity_of_extra
-from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence, is_input
+from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence, absent_files
 from prefect_genmedia.providers.restoring import with_defaults, without_empty
 from prefect_genmedia.text import STATUS_CHARACTERS, WORDS_CHARACTERS, clean_text, escaped, id_problem
 
@@ -82,20 +82,6 @@ class DurationSource:
     needs_sound: bool = False
 
 
-def _absent_files(model: type[BaseModel], data: Any) -> Iterator[FieldProblem]:
-    """The local files that refused data names and that do not exist: an error names all problems at once.
-
-    Only an error reads the disk. Of a valid request, absent files are found when its inputs are inspected.
-    """
-    for name, value in data.items() if isinstance(data, Mapping) else ():
-        field = model.model_fields.get(name)
-        for url in value if isinstance(value, list | tuple) else (value,):
-            if field is not None and isinstance(url, str) and url and is_input(field) and not url.startswith("data:"):
-                problem = absence(url)
-                if problem is not None:
-                    yield FieldProblem(name, problem)
-
-
 class GenerationRequest(ExtensibleRequest):
     """Base of everything a user can ask for: frozen, strict about unknown fields, and checked as a whole.
 
@@ -117,7 +103,7 @@ class GenerationRequest(ExtensibleRequest):
         try:
             return handler(without_empty(cls, data))
         except ValidationError as error:
-            refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error, also=_absent_files(cls, data))
+            refusal = InvalidRequest.from_validation(f"{cls.__name__} request", error, also=absent_files(cls, data))
         raise refusal
 
     def __eq__(self, other: object) -> bool:

@@ -51,7 +51,6 @@ class HiDreamClient:
         submissions_per_minute: the pace of submissions; None for none.
         gates: how many requests and downloads may be under way.
         allow_private_hosts: whether results may come from private addresses other than the API's own host.
-        transport: replaces the network, for tests.
         now: tells the time, in seconds since 1970, for tests.
 
     Raises:
@@ -67,7 +66,6 @@ class HiDreamClient:
         submissions_per_minute: float | None = catalog.SUBMISSIONS_PER_MINUTE,
         gates: Gates | None = None,
         allow_private_hosts: bool = False,
-        transport: httpx.AsyncBaseTransport | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Open no connection yet, and exchange nothing."""
@@ -83,7 +81,7 @@ class HiDreamClient:
         self._keys: ApiClient | None = None
         if api_key and not api_key.startswith(_DIRECT_KEY):
             # A client of its own: the key travels to this one endpoint only, and never waits behind the account's gate.
-            self._keys = ApiClient(base_url, ApiKeyAuth(api_key), self._redactor, Gates(1, 1), transport)
+            self._keys = ApiClient(base_url, ApiKeyAuth(api_key), self._redactor, Gates(1, 1))
         self._headers: dict[str, str] = {}
         self._lock: SharedLock = lambda name: nullcontext()
         if self._keys:
@@ -91,8 +89,8 @@ class HiDreamClient:
             self._tokens = TokenKeeper(None, self._exchange, cached, self._redactor.learn, now)
         else:
             self._tokens = TokenKeeper(secret)
-        self._api = ApiClient(base_url, TokenAuth(self._tokens, user_id), self._redactor, gates, transport)
-        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
+        self._api = ApiClient(base_url, TokenAuth(self._tokens, user_id), self._redactor, gates)
+        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport=None)
 
     def share_lock(self, lock: SharedLock) -> None:
         """Exchange the key under this lock: processes of one account do not exchange it at the same instant.
