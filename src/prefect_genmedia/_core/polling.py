@@ -13,6 +13,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.listener import Silent, WaitListener
 from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.shared_polls import poll
 from prefect_genmedia.errors import (
     CredentialsError,
     GenerationFailed,
@@ -222,7 +223,7 @@ class _Watch:
         self.hinted = None
         try:
             with anyio.move_on_after(seconds):
-                return await client_of(self.client, self.job).poll(self.job.provider_job_id or "")
+                return await poll(client_of(self.client, self.job), self.job.provider_job_id or "", self.clock)
             self._tell_trouble(ProviderError(f"A poll had no answer within {seconds:.0f} s."))
         except CredentialsError as error:
             raise error.about(self.job.key, self.job.provider_job_id) from None

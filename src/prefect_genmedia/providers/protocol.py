@@ -1,4 +1,4 @@
-"""What the job life needs of a provider, and nothing more. A provider is a dialect of this one story."""
+"""What the job lifecycle needs of a provider, and nothing more."""
 
 from __future__ import annotations
 
@@ -334,7 +334,6 @@ class Sendable(Protocol):
 
     def payload(self) -> dict[str, Any]:
         """The JSON that the provider is sent."""
-        ...
 
 
 SharedLock = Callable[[str], AbstractAsyncContextManager[None]]
@@ -347,8 +346,11 @@ class ProviderClient(Protocol):
     A client may have a method `share_lock(lock: SharedLock)`: it is called with the ledger's locks before the client is
     used, for what the processes of an account must not do at the same instant, such as exchanging a key for a token.
 
-    It may have a method `of_request(request: Mapping) -> ProviderClient`: the client that polls and downloads a job
-    whose request, as the ledger has it, names a user of its own. Both share the connections.
+    It may have `of_request(request: Mapping) -> ProviderClient`: the client that polls and downloads a job whose
+    request, as the ledger has it, names a user of its own. Both share the connections.
+
+    It may have `poll_many(provider_job_ids) -> dict[str, Observation]`: polls of several jobs that come together are
+    one request then. Jobs that the answer does not tell of are polled one by one, and all jobs where it fails.
     """
 
     account: Account
