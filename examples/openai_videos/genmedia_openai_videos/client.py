@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
 
 import httpx
 
 from prefect_genmedia.errors import GenerationFailed
 from prefect_genmedia.providers import (
     Accepted,
-    Account,
-    ApiClient,
-    BearerAuth,
+    BearerClient,
     ErrorAnswer,
-    FetchRules,
     FilePart,
     Observation,
     Phase,
-    Redactor,
     ResultStream,
     Sendable,
     StatusWords,
@@ -46,26 +42,11 @@ STATUS_WORDS = StatusWords(
 )
 
 
-class OpenAIVideosClient:
-    """One account at one gateway, in one event loop."""
+class OpenAIVideosClient(BearerClient):
+    """One account at one gateway."""
 
-    def __init__(
-        self,
-        api_key: str,
-        base_url: str = BASE_URL,
-        allow_private_hosts: bool = False,
-        transport: httpx.AsyncBaseTransport | None = None,
-        submissions_per_minute: float | None = None,
-    ) -> None:
-        """Open no connection yet."""
-        self.account = Account.of("openai_videos", base_url, api_key)
-        self._redactor = Redactor([api_key])
-        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, None, transport, submissions_per_minute)
-        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
-
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the right to submit now, and hold it."""
-        return self._api.turn()
+    provider: ClassVar[str] = "openai_videos"
+    provider_url: ClassVar[str] = BASE_URL
 
     async def submit(self, request: Sendable) -> Accepted:
         """POST /videos, once, as multipart/form-data: what the published client sends, and every gateway reads."""
@@ -99,10 +80,6 @@ class OpenAIVideosClient:
         path, what = f"{_path(provider_job_id)}/content", "GET /videos/{id}/content"
         async with open_content(self._api, path, what, self.fetch_rules) as stream:
             yield stream
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._api.aclose()
 
     def _read(self, response: httpx.Response, what: str) -> dict[str, Any]:
         refusal = ErrorAnswer.in_answer(response, what, self._redactor)

@@ -19,7 +19,7 @@ from prefect_genmedia.providers.answers import (
     url_in,
     urls_in,
 )
-from prefect_genmedia.providers.bearer import BearerAuth
+from prefect_genmedia.providers.bearer import BearerAuth, BearerClient
 from prefect_genmedia.providers.inputs import (
     AS_GIVEN,
     InputUrl,
@@ -60,6 +60,7 @@ __all__ = [
     "Account",
     "ApiClient",
     "BearerAuth",
+    "BearerClient",
     "DurationSource",
     "ErrorAnswer",
     "FetchRules",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, cast
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, cast
 
 import httpx
 
@@ -12,14 +12,10 @@ from genmedia_acme.request import AcmeClip
 from prefect_genmedia.errors import FieldProblem, GenerationFailed, InputRefused, InvalidRequest, OutputRefused
 from prefect_genmedia.providers import (
     Accepted,
-    Account,
-    ApiClient,
-    BearerAuth,
+    BearerClient,
     ErrorAnswer,
-    FetchRules,
     Observation,
     Phase,
-    Redactor,
     ResolveSession,
     ResultStream,
     Sendable,
@@ -36,30 +32,11 @@ PHASES = {"waiting": Phase.QUEUED, "filming": Phase.RUNNING, "ready": Phase.SUCC
 FAILURES = {"picture refused": InputRefused, "clip refused": OutputRefused}
 
 
-class AcmeClient:
+class AcmeClient(BearerClient):
     """One Acme account, in one event loop."""
 
-    def __init__(
-        self,
-        api_key: str,
-        base_url: str = BASE_URL,
-        allow_private_hosts: bool = False,
-        transport: httpx.AsyncBaseTransport | None = None,
-        submissions_per_minute: float | None = None,
-    ) -> None:
-        self.account = Account.of("acme", base_url, api_key)
-        self._redactor = Redactor([api_key])
-        self._api = ApiClient(
-            base_url,
-            BearerAuth(api_key),
-            self._redactor,
-            transport=transport,
-            submissions_per_minute=submissions_per_minute,
-        )
-        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
-
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        return self._api.turn()
+    provider: ClassVar[str] = "acme"
+    provider_url: ClassVar[str] = BASE_URL
 
     async def submit(self, request: Sendable) -> Accepted:
         with paid_submission():
@@ -90,9 +67,6 @@ class AcmeClient:
         response = await self._api.get("/presenters")
         payload = self._read(response, "GET /presenters")
         return {str(name): str(presenter_id) for name, presenter_id in payload.items()}
-
-    async def aclose(self) -> None:
-        await self._api.aclose()
 
     async def _get(self, clip_id: str) -> dict[str, Any]:
         return self._clip(await self._api.get(f"/clips/{path_segment(clip_id)}"), "GET /clips/{id}")

@@ -3,52 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
 
-import httpx
-
-from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
 from prefect_genmedia.providers.answers import evidence_in, parsed
-from prefect_genmedia.providers.bearer import BearerAuth
+from prefect_genmedia.providers.bearer import BearerClient
 from prefect_genmedia.providers.jenius import catalog, responses
-from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
+from prefect_genmedia.providers.protocol import Accepted, Observation, ResultStream, Sendable
 from prefect_genmedia.providers.responses import paid_submission
 from prefect_genmedia.providers.results import open_url
 from prefect_genmedia.text import path_segment
 
 
-class JeniusClient:
-    """One Jenius account, in one event loop.
+class JeniusClient(BearerClient):
+    """One Jenius account."""
 
-    Parameters:
-        api_key: the key (接口密钥); it stays inside.
-        base_url: the site's root; another one for a gateway or the simulator.
-        gates: how many requests and downloads may be under way.
-        allow_private_hosts: whether results may come from private addresses other than the API's own host.
-        transport: replaces the network, for tests.
-        submissions_per_minute: the pace of submissions; None for none.
-    """
-
-    def __init__(
-        self,
-        api_key: str,
-        base_url: str = catalog.BASE_URL,
-        gates: Gates | None = None,
-        allow_private_hosts: bool = False,
-        transport: httpx.AsyncBaseTransport | None = None,
-        submissions_per_minute: float | None = None,
-    ) -> None:
-        """Open no connection yet."""
-        self.account = Account.of("jenius", base_url, api_key)
-        self._redactor = Redactor([api_key])
-        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport)
-        self.submissions_per_minute = submissions_per_minute
-        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
-
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the pace, and a place among the requests under way; hold the place."""
-        return self._api.turn()
+    provider: ClassVar[str] = "jenius"
+    provider_url: ClassVar[str] = catalog.BASE_URL
 
     async def submit(self, request: Sendable) -> Accepted:
         """POST /tasks, once.
@@ -85,10 +56,6 @@ class JeniusClient:
         url = self._api.absolute(responses.result_url(task))
         async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
             yield stream
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._api.aclose()
 
     async def _task(self, uuid: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The task, and what proves it."""

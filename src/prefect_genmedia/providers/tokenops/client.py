@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar
 
 import httpx
 
-from prefect_genmedia._transport import ApiClient, FetchRules, Gates, Redactor
 from prefect_genmedia.errors import ProviderError
 from prefect_genmedia.providers.answers import evidence_in, job_id_in, status_in, task_in
-from prefect_genmedia.providers.bearer import BearerAuth
-from prefect_genmedia.providers.protocol import Accepted, Account, Observation, ResultStream, Sendable
+from prefect_genmedia.providers.bearer import BearerClient
+from prefect_genmedia.providers.protocol import Accepted, Observation, ResultStream, Sendable
 from prefect_genmedia.providers.responses import paid_submission, unreadable
 from prefect_genmedia.providers.results import open_content
 from prefect_genmedia.providers.tokenops import catalog, responses
@@ -20,37 +19,11 @@ from prefect_genmedia.providers.tokenops.subjects import Detection, Recognition
 from prefect_genmedia.text import clean_word, path_segment
 
 
-class TokenOpsClient:
-    """One TokenOps account, in one event loop.
+class TokenOpsClient(BearerClient):
+    """One TokenOps account."""
 
-    Parameters:
-        api_key: the key; it stays inside.
-        base_url: the API's root; another one for a gateway or the simulator.
-        gates: how many requests and downloads may be under way.
-        allow_private_hosts: whether results and masks may come from private addresses other than the API's own host.
-        transport: replaces the network, for tests.
-        submissions_per_minute: the pace of submissions; None for none.
-    """
-
-    def __init__(
-        self,
-        api_key: str,
-        base_url: str = catalog.BASE_URL,
-        gates: Gates | None = None,
-        allow_private_hosts: bool = False,
-        transport: httpx.AsyncBaseTransport | None = None,
-        submissions_per_minute: float | None = None,
-    ) -> None:
-        """Open no connection yet."""
-        self.account = Account.of("tokenops", base_url, api_key)
-        self._redactor = Redactor([api_key])
-        self._api = ApiClient(base_url, BearerAuth(api_key), self._redactor, gates, transport)
-        self.submissions_per_minute = submissions_per_minute
-        self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport)
-
-    def turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait for the pace, and a place among the requests under way; hold the place."""
-        return self._api.turn()
+    provider: ClassVar[str] = "tokenops"
+    provider_url: ClassVar[str] = catalog.BASE_URL
 
     async def submit(self, request: Sendable) -> Accepted:
         """POST /videos, once.
@@ -134,10 +107,6 @@ class TokenOpsClient:
             task_id=clean_word(payload.get("task_id")),
             request_id=clean_word(payload.get("request_id")),
         )
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._api.aclose()
 
     async def _look(self, what: str, req_key: str, image_url: str, model: str) -> dict[str, Any]:
         path = f"/omnihuman/subject/{what}"
