@@ -42,7 +42,7 @@ field-before: $(READY)
 	git archive $(FIELD_BEFORE) | tar -x -C $(BEFORE)/source
 	$(PYTHON) -m venv $(BEFORE)/venv
 	SETUPTOOLS_SCM_PRETEND_VERSION=0.0.1 $(BEFORE)/venv/bin/pip wheel --quiet --no-deps --wheel-dir $(BEFORE) $(BEFORE)/source
-	$(BEFORE)/venv/bin/pip install --quiet --constraint $(CONSTRAINTS) "$$(ls $(BEFORE)/*.whl)[test]"
+	$(BEFORE)/venv/bin/pip install --quiet --constraint $(CONSTRAINTS) "$$(ls $(BEFORE)/*.whl)[test,parquet,s3]"
 	rm -rf $(BEFORE)/source/src
 	$(BIN)/python tests/integration/field/before.py "$(CURDIR)/$(BEFORE)/venv/bin/python" "$(CURDIR)/$(BEFORE)/source"
 

@@ -28,7 +28,8 @@ def main(python: str, source: str) -> None:
     shutil.rmtree(here, ignore_errors=True)
     shutil.copytree(FOLDER, here, ignore=shutil.ignore_patterns("__pycache__"))
     report = Path(source) / "field.xml"
-    command = [str(Path(python).with_name("pytest")), "-p", "no:cacheprovider", f"--junitxml={report}", str(here)]
+    command = [str(Path(python).with_name("pytest")), "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    command += [f"--junitxml={report}", str(here)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     subprocess.run(command, cwd=source, env=env, stdout=subprocess.DEVNULL, check=False)
     ended: dict[str, list[bool]] = {}
