@@ -119,7 +119,7 @@ build: $(BIN)/python
 # What is about to be published: archives and their contents, metadata, version, documents, links, licences, SBOM.
 # Everything is written to build/release/.
 release-check: $(READY)
-	$(BIN)/python deployments/../tests/release_check.py
+	$(BIN)/python .ci/release_check.py
 
 clean:
 	rm -rf $(VENV) .venv-lowest .venv-pyright $(OLDER) build dist src/*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

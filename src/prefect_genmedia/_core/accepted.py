@@ -25,7 +25,7 @@ from prefect_genmedia.text import clean_text, escaped, shown_id
 
 logger = logging.getLogger(__name__)
 
-NOTHING_SEEN: dict[str, Any] = {"provider_status": None, "running_at": None, "notified_at": None}
+NOTHING_OBSERVED: dict[str, Any] = {"provider_status": None, "running_at": None, "notified_at": None}
 """The fields that say what was seen under an id, as they are before that."""
 
 _NO_DECISION: dict[str, Any] = {"error_kind": None, "error_message": None, "error_code": None, "before_decision": None}
@@ -46,7 +46,7 @@ class Recorded:
     stands: bool = True
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """What happened, for the log: the last line of the job's note."""
         return "".join((self.job.note or "").splitlines()[-1:])
 
@@ -188,7 +188,7 @@ def is_correctable(job: Job) -> bool:
     return (
         job.state is JobState.SUBMITTED
         and undoable(job) == "adopt"
-        and all(getattr(job, name) is None for name in NOTHING_SEEN)
+        and all(getattr(job, name) is None for name in NOTHING_OBSERVED)
     )
 
 

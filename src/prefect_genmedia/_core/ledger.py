@@ -336,9 +336,9 @@ class Ledger:
         return done
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
-        told = {NEW + name: value for name, value in values.items()}
+        bound = {NEW + name: value for name, value in values.items()}
         where = {"its_key": job.key, "its_state": job.state.value, "its_id": job.provider_job_id}
-        rows, repeated = await self._repeatable(update_of(tuple(values)), {**where, **told})
+        rows, repeated = await self._repeatable(update_of(tuple(values)), {**where, **bound})
         if rows:
             return job_of(rows[0])
         if repeated:

@@ -190,15 +190,15 @@ async def _send(session: Session, started: Started) -> Job:
     ledger, clock, tell = session.ledger, session.clock, session.log.info
     failure: GenMediaError
     try:
-        told = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
+        outgoing = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
         check = SendCheck(session, job, start)
         with checked_before_sending(check, check.in_time):
-            accepted = await session.client.submit(told)
+            accepted = await session.client.submit(outgoing)
     except SendingLapsed:
         await ledger.unsend(job)
         raise
     except GenMediaError as error:
-        failure = job.told_in(await _of_web_page(session, without_inputs(error, prepared.inputs)))
+        failure = job.describe_in(await _of_web_page(session, without_inputs(error, prepared.inputs)))
     except Exception as error:
         # A fault of our own after the first byte: what the provider did is just as unknown.
         logger.exception("Submitting job %s broke", job.key)
@@ -206,7 +206,7 @@ async def _send(session: Session, started: Started) -> Job:
     else:
         recorded = await _written(lambda: record_accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
         if recorded.event is not None:
-            tell(f"Job {job.key}: {recorded.told}")
+            tell(f"Job {job.key}: {recorded.message}")
             session.hooks.event(recorded.event, recorded.job)
         if not recorded.stands:
             raise accepted_otherwise(recorded.job, accepted.provider_job_id)
