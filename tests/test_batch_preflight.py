@@ -181,7 +181,7 @@ async def test_a_file_that_changes_after_the_look_is_looked_at_again_when_it_is_
         Image.new("RGB", (100, 100)).save(frame)
         return findings
 
-    monkeypatch.setattr(preflight, "judged", then_changed)
+    monkeypatch.setattr(preflight, "validate_inputs", then_changed)
     with pytest.raises(errors.BatchIncomplete):
         await table.run([table.row("lake", frame)])
     assert table.simulator.accepted == 0

@@ -18,6 +18,7 @@ from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import ACCEPTED, Job, JobState
 from prefect_genmedia._core.statements import JOBS, followed, holding_id, job_of, lock_number
+from prefect_genmedia._core.telemetry import note
 from prefect_genmedia.errors import LedgerError, SubmissionUnknown
 from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.providers.protocol import Accepted
@@ -212,7 +213,9 @@ def change(connection: Connection, job: Job, **values: Any) -> Job:
         **values: the columns.
     """
     statement = update(JOBS).where(JOBS.c.key == job.key).values(**values).returning(*JOBS.c)
-    return job_of(connection.execute(statement).fetchone())
+    changed = job_of(connection.execute(statement).fetchone())
+    note(connection, job.state, changed)
+    return changed
 
 
 def others_with_id(connection: Connection, job: Job, provider_job_id: str) -> list[Job]:

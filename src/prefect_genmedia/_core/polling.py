@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from prefect_genmedia._core import telemetry
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.listener import Silent, WaitListener
@@ -198,6 +199,7 @@ class _Watch:
                 return
             else:
                 await self.clock.sleep(min(step, left))
+        telemetry.polled(self.job, self.clock.monotonic() - until)
 
     async def _is_notified(self) -> bool:
         present = await self.ledger.get(self.job.key)

@@ -14,6 +14,7 @@ from prefect_genmedia._core.accepted import accepted_otherwise, accepted_too_lat
 from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.deliver import deliver_once
+from prefect_genmedia._core.figures import publish_figures
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS, wait_for_job
@@ -128,6 +129,7 @@ async def reconcile(ledger: Ledger, around: ReconcileContext, clock: Clock = SYS
     for job in await accepted_too_late(ledger, clock.now()):
         step = accepted_otherwise(job, job.provider_job_id or "").next_step_for()
         yield Finding(job, "accepted after it was decided otherwise", step)
+    await publish_figures(ledger)
 
 
 def _may_come(job: Job, clock: Clock) -> bool:

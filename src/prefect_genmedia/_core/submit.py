@@ -13,6 +13,7 @@ from uuid import uuid4
 import anyio
 
 from prefect_genmedia import errors
+from prefect_genmedia._core import telemetry
 from prefect_genmedia._core.accepted import accepted_otherwise, record_accepted
 from prefect_genmedia._core.admission import Admission, SentUnderOtherToken, costs_of, tell_of_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
@@ -75,7 +76,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     while True:
         job = await _newest_or_new(session, spec, prepared)
         if job.state in ACCEPTED:
-            return job
+            return telemetry.joined(job)
         if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
             raise unresolved(job)
         if job.state is JobState.SENDING:
