@@ -114,7 +114,7 @@ def measure(
         command = [sys.executable, "-m", "cProfile", "-o", profile, *command[1:]]
     begun = time.monotonic()
     process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    told = process.communicate()[0]
+    reported = process.communicate()[0]
     exited = time.monotonic() - begun
     if process.returncode:
         raise SystemExit(f"{variant} ended with {process.returncode}")
@@ -123,7 +123,7 @@ def measure(
     while completed(api) < expected and time.monotonic() < deadline:
         time.sleep(0.1)
     recorded = time.monotonic() - begun
-    facts = json.loads(told.splitlines()[-1])
+    facts = json.loads(reported.splitlines()[-1])
     report = httpx.get(f"{url}/control/report", timeout=60).json()
     requests = sum(number for name, number in report["requests"].items() if name.startswith("tokenops"))
     return {

@@ -58,8 +58,8 @@ def report(theirs: list[float], ours: list[dict[str, float]]) -> None:
     print(f"| download of a result, with its digest | {speed['ours']:.0f} | {memory:.0f} |")
     print(f"\nours / curl = {ratio:.2f}")
     OUTPUT.mkdir(exist_ok=True)
-    told = {"bytes": SIZE, "mb_per_second": speed, "ratio": ratio, "extra_memory_mb": memory}
-    (OUTPUT / "download.json").write_text(json.dumps(told, indent=2) + "\n")
+    reported = {"bytes": SIZE, "mb_per_second": speed, "ratio": ratio, "extra_memory_mb": memory}
+    (OUTPUT / "download.json").write_text(json.dumps(reported, indent=2) + "\n")
 
 
 def timed(command: list[str]) -> tuple[float, str]:
@@ -69,28 +69,28 @@ def timed(command: list[str]) -> tuple[float, str]:
 
 
 def measured(url: str, folder: Path) -> dict[str, float]:
-    _, told = timed([sys.executable, __file__, url, str(folder)])
-    figures: dict[str, float] = json.loads(told)
+    _, reported = timed([sys.executable, __file__, url, str(folder)])
+    figures: dict[str, float] = json.loads(reported)
     return figures
 
 
 async def receive(url: str, folder: Path) -> dict[str, float]:
     """Download as `deliver` does; the process's start is not counted, since a worker's is not."""
-    from prefect_genmedia._media.staged import Landing
+    from prefect_genmedia._media.staged import StagedDownload
     from prefect_genmedia._media.storage import LocalFolder
     from prefect_genmedia._transport import FetchRules
     from prefect_genmedia.providers.results import open_url
 
-    landing = Landing(LocalFolder(folder))
+    download = StagedDownload(LocalFolder(folder))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     begun = time.monotonic()
     try:
         async with open_url(url, FetchRules(allow_private=True)) as stream:
-            await landing.receive(stream)
-        landing.settle()
+            await download.receive(stream)
+        download.settle()
         seconds = time.monotonic() - begun
     finally:
-        landing.close()
+        download.close()
     extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     return {"seconds": seconds, "extra_mb": extra * 1024 / MEGABYTE}
 

@@ -39,8 +39,8 @@ def main() -> None:
         f"a flow run, beyond the job's own {JOB_SECONDS:.0f} s: {seconds:.2f} s; {in_flow:.2f} s of it until submitted"
     )
     OUTPUT.mkdir(exist_ok=True)
-    told = {"import_seconds": imported, "flow_run_seconds": seconds, "until_submitted_seconds": in_flow}
-    (OUTPUT / "overhead.json").write_text(json.dumps(told, indent=2) + "\n")
+    reported = {"import_seconds": imported, "flow_run_seconds": seconds, "until_submitted_seconds": in_flow}
+    (OUTPUT / "overhead.json").write_text(json.dumps(reported, indent=2) + "\n")
 
 
 def flow_runs() -> tuple[float, float]:

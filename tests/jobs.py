@@ -31,11 +31,11 @@ def session(
     clock: Clock = SYSTEM_CLOCK,
     max_in_flight: int | None = None,
     root_run_id: str | None = None,
-    told: list[str] | None = None,
+    reported: list[str] | None = None,
 ) -> Session:
-    """A session outside of any run; what it logs is appended to `told`."""
+    """A session outside of any run; what it logs is appended to `reported`."""
     log = logging.Logger("session")
-    log.addHandler(logging.NullHandler() if told is None else _Kept(told))
+    log.addHandler(logging.NullHandler() if reported is None else _Kept(reported))
     run = RunContext(root_run_id=root_run_id)
     return Session(client=client, ledger=ledger, run=run, max_in_flight=max_in_flight, log=log, clock=clock)
 

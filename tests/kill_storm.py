@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from servers import postgres, postgres_tools
-from storm_runs import FAKETIME, Lab, Zygote, faked, simulator_process, sqlite_template
+from storm_runs import FAKETIME, ForkServer, Lab, faked, simulator_process, sqlite_template
 from storm_trials import DATABASES, KINDS, Outcome, Trial, disturb
 
 from prefect_genmedia.cli.local_server import local_server
@@ -69,7 +69,7 @@ def plan(count: int, seed: int, with_flows: bool = True) -> list[Trial]:
 
 @contextmanager
 def laboratory(trials: list[Trial], folder: Path) -> Iterator[Lab]:
-    """Simulator, databases, Prefect server and zygotes, as far as the trials need them."""
+    """Simulator, databases, Prefect server and fork servers, as far as the trials need them."""
     kinds, databases = {each.kind for each in trials}, {each.database for each in trials}
     with ExitStack() as stack:
         simulator = stack.enter_context(simulator_process(len(trials)))
@@ -77,11 +77,11 @@ def laboratory(trials: list[Trial], folder: Path) -> Iterator[Lab]:
         if any(each.through == "flow" for each in trials):
             env |= stack.enter_context(local_server(folder / "prefect")).env
         log = stack.enter_context((folder / "runs.log").open("a"))
-        zygotes = {"plain": stack.enter_context(Zygote.started(env, log))}
+        fork_servers = {"plain": stack.enter_context(ForkServer.started(env, log))}
         if "clock" in kinds:
-            zygotes["faked"] = stack.enter_context(Zygote.started(env | faked(folder / "no-jump"), log))
+            fork_servers["faked"] = stack.enter_context(ForkServer.started(env | faked(folder / "no-jump"), log))
         url = stack.enter_context(postgres()) if "postgresql" in databases else ""
-        yield Lab(simulator, zygotes, folder, url, sqlite_template(folder))
+        yield Lab(simulator, fork_servers, folder, url, sqlite_template(folder))
 
 
 async def run_storm(lab: Lab, trials: list[Trial]) -> list[Outcome]:

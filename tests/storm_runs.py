@@ -1,4 +1,4 @@
-"""The kill storm's laboratory: the simulator's process, ledgers, zygotes, and runs that can be disturbed."""
+"""The kill storm's laboratory: the simulator's process, ledgers, fork servers, and runs that can be disturbed."""
 
 from __future__ import annotations
 
@@ -71,16 +71,16 @@ def sqlite_template(folder: Path) -> Path:
     return template
 
 
-class Zygote:
-    """Forks a process for each run; see storm_zygote.py."""
+class ForkServer:
+    """Forks a process for each run; see storm_fork_server.py."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
     @classmethod
     @contextmanager
-    def started(cls, env: dict[str, str], log: IO[str]) -> Iterator[Zygote]:
-        command = [sys.executable, str(HERE / "storm_zygote.py")]
+    def started(cls, env: dict[str, str], log: IO[str]) -> Iterator[ForkServer]:
+        command = [sys.executable, str(HERE / "storm_fork_server.py")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": log}
         process = subprocess.Popen(command, env=env, text=True, **pipes)
         try:
@@ -150,7 +150,7 @@ class Lab:
     """What the trials run in."""
 
     simulator: str
-    zygotes: dict[str, Zygote]
+    fork_servers: dict[str, ForkServer]
     folder: Path
     postgresql: str
     template: Path
@@ -173,7 +173,7 @@ class Lab:
             trial: the trial.
             root: the provider's root URL; None for the simulator itself.
             options: `key`; `clock`: how far the wall clock is off at first, None for one that is right and stays so;
-                `warm_up`: whether the zygote makes a run itself before.
+                `warm_up`: whether the fork server makes a run itself before.
         """
         self._runs += 1
         run, ledger = f"{trial.name}-run-{self._runs}", self.ledger_of(trial)
@@ -199,7 +199,7 @@ class Lab:
             "env": env,
             "warm_up": options.get("warm_up", False),
         }
-        pid = self.zygotes["plain" if clock is None else "faked"].fork(order)
+        pid = self.fork_servers["plain" if clock is None else "faked"].fork(order)
         return Run(pid, Path(order["result"]), Path(order["announcement"]), clock)
 
     async def warm_up(self, trials: list[Trial]) -> None:
@@ -212,7 +212,7 @@ class Lab:
             self.seconds.setdefault(trial.way, []).append(time.monotonic() - begun)
 
         for trial in {each.way: each for each in reversed(trials)}.values():
-            for number, clock in enumerate((None, 0.0) if "faked" in self.zygotes else (None,), 100):
+            for number, clock in enumerate((None, 0.0) if "faked" in self.fork_servers else (None,), 100):
                 await rehearse(trial, number, warm_up=True, clock=clock)  # the first one may migrate a ledger
             del self.seconds[trial.way]
             await asyncio.gather(*(rehearse(trial, number) for number in range(6)))

@@ -14,9 +14,9 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from sqlalchemy import text
+from storm_fork_server import STALE_SECONDS
 from storm_runs import Lab, Run
 from storm_world import Partition, key_of
-from storm_zygote import STALE_SECONDS
 
 from prefect_genmedia._core import Job, JobState, open_ledger
 from prefect_genmedia._core.decide import decide
@@ -104,13 +104,13 @@ class Outcome:
         trial: the trial.
         end: in words; `delivered` first if it is a right one.
         met: in which state the disturbance found the job.
-        told: what its runs said, for a wrong end.
+        reported: what its runs said, for a wrong end.
     """
 
     trial: Trial
     end: str
     met: str
-    told: tuple[str, ...]
+    reported: tuple[str, ...]
 
     @property
     def is_wrong(self) -> bool:
@@ -124,14 +124,14 @@ async def disturb(lab: Lab, trial: Trial) -> Outcome:
         await story.disturbed()
         return await story.until_ended()
     except Exception as error:
-        story.told.append(f"the storm itself broke: {type(error).__name__}: {error}")
-        return Outcome(trial, "broke", story.met, tuple(story.told))
+        story.reported.append(f"the storm itself broke: {type(error).__name__}: {error}")
+        return Outcome(trial, "broke", story.met, tuple(story.reported))
 
 
 class _Story:
     def __init__(self, lab: Lab, trial: Trial) -> None:
         self.lab, self.trial = lab, trial
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.decisions: list[str] = []
         self.met = "nothing"
         self.key: str | None = None
@@ -225,7 +225,7 @@ class _Story:
 
     async def end(self, run: Run) -> dict[str, Any]:
         ended = await run.ended()
-        self.told.append(f"{ended['end']}: {ended.get('message', '')}")
+        self.reported.append(f"{ended['end']}: {ended.get('message', '')}")
         return ended
 
     async def until_ended(self) -> Outcome:
@@ -234,7 +234,7 @@ class _Story:
         for _ in range(RUNS):
             ended = await self.end(self.begin())
             if ended["end"] == "delivered":
-                end = await self.judged()
+                end = await self.verdict()
                 break
             await asyncio.sleep(AGAIN_SECONDS)
             if ended["end"] in ("SubmissionUnknown", "killed"):
@@ -242,9 +242,9 @@ class _Story:
                 await self.decide_truly()
         if self.proxy is not None:
             await self.proxy.close()
-        return Outcome(self.trial, end, self.met, tuple(self.told))
+        return Outcome(self.trial, end, self.met, tuple(self.reported))
 
-    async def judged(self) -> str:
+    async def verdict(self) -> str:
         """The end in words: delivered once, one file, paid once."""
         accepted = await self.lab.accepted(self.trial)
         if len(accepted) != 1:

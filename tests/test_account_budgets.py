@@ -147,11 +147,11 @@ async def test_a_refusal_says_the_cap_what_is_spent_and_reserved_and_when_the_pe
             await sent(session, 2)
         with pytest.raises(errors.BudgetStop) as caught:
             await sent(session, 3)
-    told = str(pickle.loads(pickle.dumps(caught.value)))
+    reported = str(pickle.loads(pickle.dumps(caught.value)))
     for words in ("max_cost_per_day", "'team'", "3.50 CNY", "1.40 CNY spent and 1.40 CNY reserved"):
-        assert words in told
-    assert "until 2026-04-01 00:00:00+08:00 (Asia/Shanghai)" in told
-    assert "Paid: nothing. Next: raise max_cost_per_day, or wait" in told
+        assert words in reported
+    assert "until 2026-04-01 00:00:00+08:00 (Asia/Shanghai)" in reported
+    assert "Paid: nothing. Next: raise max_cost_per_day, or wait" in reported
 
 
 async def test_every_job_of_the_account_counts_whichever_key_and_block_sent_it(

@@ -442,7 +442,7 @@ async def test_what_runs_meanwhile_sends_nothing_once_the_pause_is_written(
 # --- the commands ---
 
 
-async def told(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
+async def reported(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
     """What the command prints."""
     code = await asyncio.to_thread(app, ["accounts", *words], result_action="return_int_as_exit_code_else_zero")
     assert code == status
@@ -465,18 +465,18 @@ async def test_the_commands_list_rename_merge_pause_and_resume(
     two = await resolve_account(ledger, account(TWO), "[red]b")
     await old_job(ledger, account(ONE), "in flight", JobState.SUBMITTED)
 
-    assert {one.id, two.id} <= set((await told(capsys, "list")).split())
-    listed = json.loads(await told(capsys, "list", "--json"))
+    assert {one.id, two.id} <= set((await reported(capsys, "list")).split())
+    listed = json.loads(await reported(capsys, "list", "--json"))
     assert [(each["names"], each["in_flight"]) for each in listed] == [(["default"], 1), (["[red]b"], 0)]
 
-    await told(capsys, "pause", one.id[:5], "--reason", "too dear")
-    assert "too dear" in await told(capsys, "list")
-    await told(capsys, "resume", "tokenops/default")
+    await reported(capsys, "pause", one.id[:5], "--reason", "too dear")
+    assert "too dear" in await reported(capsys, "list")
+    await reported(capsys, "resume", "tokenops/default")
     assert events == [(f"genmedia.account.{what}", f"genmedia.account.{one.id}") for what in ("paused", "resumed")]
 
-    await told(capsys, "rename", "default", "customer-a")
-    await told(capsys, "merge", "customer-a", "[red]b")
-    (listed,) = json.loads(await told(capsys, "list", "--json"))
+    await reported(capsys, "rename", "default", "customer-a")
+    await reported(capsys, "merge", "customer-a", "[red]b")
+    (listed,) = json.loads(await reported(capsys, "list", "--json"))
     assert listed["names"] == ["customer-a", "[red]b"]
     assert listed["id"] == one.id
 

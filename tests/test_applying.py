@@ -115,7 +115,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", [*WRONG, "the alerts' Block", "a pool's type", "a pool of containers", "an output"])
-async def test_what_cannot_be_right_is_told_before_anything_is_changed(wrong: str, tmp_path: Path) -> None:
+async def test_what_cannot_be_right_is_reported_before_anything_is_changed(wrong: str, tmp_path: Path) -> None:
     documents = "{block: tokenops-credentials, name: untouched, fields: {api_key: KEY}}"
     given: dict[str, Any] = {"documents_file": f"documents: [{documents}]"}
     options: dict[str, Any] = {"environment": {"KEY": "sk-one"}, "pool": "untouched"}

@@ -102,7 +102,7 @@ async def test_every_row_becomes_a_verified_file_named_by_its_id(batch: Batch, t
         assert row["currency"] == "CNY"
 
 
-async def test_every_bad_row_is_told_at_once_and_nothing_is_submitted(batch: Batch) -> None:
+async def test_every_bad_row_is_reported_at_once_and_nothing_is_submitted(batch: Batch) -> None:
     table = [*lakes(2), {"id": "a", "prompt": ""}, {"id": "b", "prompt": "x", "frames": 7}, {"prompt": "no id"}]
     with pytest.raises(errors.InvalidRequest) as refusal:
         await batch.run(table)
@@ -305,8 +305,8 @@ async def test_a_dry_run_prints_its_plan_by_model_and_what_would_be_done(
     table = [*lakes(3), *posters(2, batch.simulator.portrait_url), {"id": "odd", "frames": 7}]
     with caplog.at_level(logging.INFO):
         await batch.run(table, credentials=accounts, skip_invalid=True, dry_run=True)
-    (told,) = [record.getMessage() for record in caplog.records if "Dry run" in record.getMessage()]
-    words, *lines = told.splitlines()
+    (reported,) = [record.getMessage() for record in caplog.records if "Dry run" in record.getMessage()]
+    words, *lines = reported.splitlines()
     assert words.endswith("1 verify, 4 submit, 1 invalid; about 2.80 CNY (estimate)")
     cells = [re.split(r"\s{2,}", line.strip()) for line in lines if "─" not in line]
     assert cells == [

@@ -142,7 +142,7 @@ async def test_a_budget_remembers_what_is_reserved_when_its_limit_changes(shared
             await first.reserve("d", 0.2)
 
 
-def test_budgets_are_told_apart_by_day_and_account() -> None:
+def test_budgets_are_distinguished_by_day_and_account() -> None:
     class Noon(Clock):
         def now(self) -> float:
             return 86400 * 365 + 43200

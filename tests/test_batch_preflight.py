@@ -15,8 +15,8 @@ from PIL import Image
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import Ledger
-from prefect_genmedia._inputs import inspect, judged, reading
-from prefect_genmedia._inputs.inspect import Look, Seen, Wanted
+from prefect_genmedia._inputs import inspect, reading, validate_inputs
+from prefect_genmedia._inputs.inspect import InspectionResult, Look, Wanted
 from prefect_genmedia._transport import FetchRules, fetch
 from prefect_genmedia.batch import BatchReport, preflight, row_task
 from prefect_genmedia.flows.batch import generate_batch
@@ -83,7 +83,7 @@ def table(simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_pat
 
 
 @pytest.mark.parametrize("dry_run", [False, True])
-async def test_bad_fields_and_bad_pictures_are_told_in_one_error_and_nothing_is_submitted(
+async def test_bad_fields_and_bad_pictures_are_reported_in_one_error_and_nothing_is_submitted(
     table: Table, ledger: Ledger, dry_run: bool
 ) -> None:
     small, good = table.picture(100, 100), table.picture(1280, 720)
@@ -137,7 +137,7 @@ async def test_a_recording_that_was_measured_before_still_decides_how_long_the_v
     assert job.expectation.seconds == pytest.approx(7.17, abs=0.1)
 
 
-async def test_what_cannot_be_seen_from_here_is_told_in_one_line_and_goes_on(
+async def test_what_cannot_be_inspected_from_here_is_reported_in_one_line_and_goes_on(
     table: Table, fetched: Counter[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = [f"https://example.com/{number}.png" for number in range(3)]
@@ -146,10 +146,10 @@ async def test_what_cannot_be_seen_from_here_is_told_in_one_line_and_goes_on(
         report = await table.run([*rows, table.row("text")])
     assert report.delivered == 4
     assert fetched == dict.fromkeys(gone, 1)
-    told = [record.getMessage() for record in caplog.records if "looked at from here" in record.getMessage()]
-    assert len(told) == 1
-    assert told[0].startswith("3 of 3 rows cannot be inspected from here")
-    assert "row lake-0: image_urls.0 cannot be looked at from here" in told[0]
+    reported = [record.getMessage() for record in caplog.records if "looked at from here" in record.getMessage()]
+    assert len(reported) == 1
+    assert reported[0].startswith("3 of 3 rows cannot be inspected from here")
+    assert "row lake-0: image_urls.0 cannot be looked at from here" in reported[0]
 
 
 async def test_a_host_that_does_not_answer_is_not_asked_for_a_whole_table(
@@ -157,7 +157,7 @@ async def test_a_host_that_does_not_answer_is_not_asked_for_a_whole_table(
 ) -> None:
     asked: list[str] = []
 
-    async def silence(url: str, wanted: Wanted, rules: FetchRules) -> Seen:
+    async def silence(url: str, wanted: Wanted, rules: FetchRules) -> InspectionResult:
         asked.append(url)
         if "good" in url:
             return Look(1000, picture=inspect.Picture("PNG", 1280, 720))
@@ -177,11 +177,11 @@ async def test_a_file_that_changes_after_the_look_is_looked_at_again_when_it_is_
     frame = table.picture(1280, 720)
 
     def then_changed(*what: Any) -> Any:
-        findings = judged(*what)
+        findings = validate_inputs(*what)
         Image.new("RGB", (100, 100)).save(frame)
         return findings
 
-    monkeypatch.setattr(preflight, "judged", then_changed)
+    monkeypatch.setattr(preflight, "validate_inputs", then_changed)
     with pytest.raises(errors.BatchIncomplete):
         await table.run([table.row("lake", frame)])
     assert table.simulator.accepted == 0
@@ -199,16 +199,16 @@ async def test_of_a_file_in_which_nothing_is_documented_only_the_size_is_asked_f
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "folder").mkdir()
-    told = {}
+    reported = {}
     for place in (str(tmp_path), f"local://{tmp_path}"):
         for name in (*files, "folder", "nowhere"):
-            seen = await inspect.look_at(f"{place}/{name}", Wanted(max_bytes=5), FetchRules())
-            told[name] = seen.problem if isinstance(seen, reading.Unusable) else seen
-        assert told["full"] == Look(3)
-        assert told["empty"] == "is empty"
-        assert "is larger than" in str(told["large"])
-        assert "cannot be read" in str(told["folder"])
-        assert "there is no" in str(told["nowhere"])
+            observed = await inspect.look_at(f"{place}/{name}", Wanted(max_bytes=5), FetchRules())
+            reported[name] = observed.problem if isinstance(observed, reading.Unusable) else observed
+        assert reported["full"] == Look(3)
+        assert reported["empty"] == "is empty"
+        assert "is larger than" in str(reported["large"])
+        assert "cannot be read" in str(reported["folder"])
+        assert "there is no" in str(reported["nowhere"])
     with fsspec.open("memory://looks/full", "wb") as file:
         file.write(b"abc")
     assert await inspect.look_at("memory://looks/full", Wanted(max_bytes=5), FetchRules()) == Look(3)

@@ -100,20 +100,20 @@ def until_done(
 ) -> tuple[int, int]:
     """Start the batch, kill it at a random moment, and again, until a run ends with nothing left to do."""
     kills = 0
-    command = [sys.executable, str(Path(__file__).parent / "batch_zygote.py")]
+    command = [sys.executable, str(Path(__file__).parent / "batch_fork_server.py")]
     with (
         (folder / "runs.log").open("w") as log,
         subprocess.Popen(
             command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
-        ) as zygote,
+        ) as fork_server,
     ):
-        assert zygote.stdin
-        assert zygote.stdout
+        assert fork_server.stdin
+        assert fork_server.stdout
 
         def ask(line: str) -> dict[str, int]:
-            zygote.stdin.write(line + "\n")
-            zygote.stdin.flush()
-            answer: dict[str, int] = json.loads(zygote.stdout.readline())
+            fork_server.stdin.write(line + "\n")
+            fork_server.stdin.flush()
+            answer: dict[str, int] = json.loads(fork_server.stdout.readline())
             return answer
 
         for run in range(1, MOST_RUNS + 1):
@@ -128,10 +128,10 @@ def until_done(
                 time.sleep(0.5)  # what it was sending is stale from then on
                 continue
             if code == 0 or (code == 3 and all(map(is_settled, read_table(parameters["results"])))):
-                zygote.stdin.close()
+                fork_server.stdin.close()
                 return kills, run
             assert code == 3, (folder / "runs.log").read_text()[-4000:]
-        zygote.stdin.close()
+        fork_server.stdin.close()
     raise AssertionError(f"not done after {MOST_RUNS} runs")
 
 

@@ -108,7 +108,7 @@ def test_file_names_are_safe_and_tell_ids_apart(name: str) -> None:
     assert stem == file_stem(name) != file_stem(name + "?")
 
 
-def test_rows_that_would_share_a_file_on_some_disk_are_told_before_anything_is_paid() -> None:
+def test_rows_that_would_share_a_file_on_some_disk_are_reported_before_anything_is_paid() -> None:
     ids = ["Anna", "anna", "a b", file_stem("a b"), "Straße", "STRASSE", "clip", "clip-2", "Anna"]
     good, bad = check_rows([{"id": row_id, "prompt": "x"} for row_id in ids], "jimeng")
     assert [row.id for row in good] == ["Anna", "a b", "Straße", "clip", "clip-2"]

@@ -68,7 +68,7 @@ async def test_a_job_that_was_not_billed_shows_no_cost(cards: list[str]) -> None
 
 
 @pytest.mark.parametrize(("deployed", "words"), [("a-deployment", "*Retry* this run."), (None, "flow-run retry")])
-async def test_retrying_is_told_as_the_run_can_be_retried(
+async def test_retrying_is_reported_as_the_run_can_be_retried(
     deployed: str | None, words: str, cards: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Runtime:
@@ -101,7 +101,7 @@ def test_the_card_of_a_file_tells_how_long_each_step_took() -> None:
     assert "| Time | 4.0 s at the provider, 0.5 s until downloaded and verified |" in unseen
 
 
-def test_a_cost_that_nobody_knows_is_told_with_what_would_tell_it() -> None:
+def test_a_cost_that_nobody_knows_is_reported_with_what_would_tell_it() -> None:
     unpriced = JOB.model_copy(update={"estimated_cost": None, "provider": "jenius", "model": "poster"})
     card = result_card(unpriced, DELIVERY, None)
     assert "| Estimated cost | not known: give a price of `jenius/poster` in the setting `prices` |" in card

@@ -17,7 +17,7 @@ from prefect_genmedia._core import submit_once as submit_spec
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.decide import decide, warning_about
 from prefect_genmedia._core.model import LEGAL_MOVES, STALE_SENDING_SECONDS
-from prefect_genmedia._core.reconcile import Surroundings, reconcile
+from prefect_genmedia._core.reconcile import ReconcileContext, reconcile
 from prefect_genmedia._core.session import JobHooks
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect import cards as card_module
@@ -119,7 +119,7 @@ async def test_blanks_around_a_pasted_id_are_no_part_of_it(
     assert again == adopted, "adopting the same id again changes nothing"
 
 
-async def test_an_adoption_is_corrected_until_something_was_seen_under_the_id(
+async def test_an_adoption_is_corrected_until_something_was_observed_under_the_id(
     ledger: Ledger, client: Any, simulator: RunningSimulator, tmp_path: Path
 ) -> None:
     job, arrived = await unknown(ledger, client, simulator)
@@ -132,7 +132,7 @@ async def test_an_adoption_is_corrected_until_something_was_seen_under_the_id(
         await decide(ledger, job.key, "adopt", wrong, client_for=asking(client))
 
 
-async def test_what_is_seen_under_an_id_that_was_corrected_meanwhile_is_not_written_down(
+async def test_what_is_observed_under_an_id_that_was_corrected_meanwhile_is_not_written_down(
     ledger: Ledger, client: Any, simulator: RunningSimulator, tmp_path: Path
 ) -> None:
     job, arrived = await unknown(ledger, client, simulator)
@@ -299,7 +299,7 @@ async def test_an_answer_that_comes_after_the_next_attempt_is_stored_and_can_be_
         await sending
     stored = await row(ledger, job)
     assert (stored.state, stored.provider_job_id) == (JobState.REJECTED, caught.value.provider_job_id)
-    listed = [each async for each in reconcile(ledger, surroundings(client))]
+    listed = [each async for each in reconcile(ledger, context(client))]
     assert f"jobs adopt {job.key} " in {each.job.key: each.next_step for each in listed}[job.key]
     adopted = await decide(ledger, job.key, "adopt", stored.provider_job_id, client_for=asking(client))
     assert (adopted.state, simulator.accepted) == (JobState.SUBMITTED, 2)
@@ -335,14 +335,14 @@ async def test_an_answer_that_comes_after_a_wrong_adoption_corrects_it(
     assert (accepted.state, accepted.provider_job_id) == (JobState.SUBMITTED, arrived)
 
 
-def surroundings(client: Any) -> Surroundings:
+def context(client: Any) -> ReconcileContext:
     async def alive(job: Job) -> Any:
         return "alive"
 
     async def never(*arguments: Any) -> Any:
         raise AssertionError
 
-    return Surroundings(asking(client), alive, never, never, "media")
+    return ReconcileContext(asking(client), alive, never, never, "media")
 
 
 # --- undoing ---
@@ -527,6 +527,6 @@ async def test_the_command_shows_what_the_card_says(
     job = await submit_once(ledger, client, REQUEST, scope="s")
     await ledger.note(job, error_kind="JobExpired", error_message="GET answered 404.")
     assert await command("show", job.key) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "A run with the same request joins this job." in told
-    assert "a new attempt" not in told
+    reported = " ".join(capsys.readouterr().out.split())
+    assert "A run with the same request joins this job." in reported
+    assert "a new attempt" not in reported

@@ -421,12 +421,12 @@ def line_of(table: str, kind: str) -> str:
     return next(line for line in table.splitlines() if line[18:].startswith(kind))
 
 
-def test_an_unknown_submission_is_told_through_the_notification_block(team: Team) -> None:
-    told: list[str] = []
+def test_an_unknown_submission_is_reported_through_the_notification_block(team: Team) -> None:
+    reported: list[str] = []
 
     class Receiver(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            told.append(self.rfile.read(int(self.headers["content-length"])).decode())
+            reported.append(self.rfile.read(int(self.headers["content-length"])).decode())
             self.send_response(200)
             self.end_headers()
 
@@ -447,14 +447,14 @@ def test_an_unknown_submission_is_told_through_the_notification_block(team: Team
     assert all(each["enabled"] for each in team.everything()["automations"]), "they have somebody to tell now"
     assert "tells nobody" not in team.deploy().stdout  # nor is it forgotten by the next one
     job = {"prefect.resource.id": "genmedia.job.3f2a", "prefect.resource.name": "portrait.jpg"}
-    told_of = {"state": "unknown", "message": "POST /videos gave no answer."}
-    team.tell("genmedia.job.unknown", job, payload=told_of)
-    until(lambda: told, "the notification")
+    reason_of = {"state": "unknown", "message": "POST /videos gave no answer."}
+    team.tell("genmedia.job.unknown", job, payload=reason_of)
+    until(lambda: reported, "the notification")
     receiver.shutdown()
     receiver.server_close()
     for automation in team.everything()["automations"]:  # nobody listens any more; the next deploy makes them anew
         team.call("DELETE", f"/automations/{automation['id']}")
-    said = json.loads(told[0])
+    said = json.loads(reported[0])
     assert said["subject"] == "portrait.jpg: was it paid?"
     assert "POST /videos gave no answer." in said["body"]
     assert "abandon 3f2a" in said["body"]

@@ -189,7 +189,7 @@ def test_a_misspelt_word_is_an_error_and_every_problem_is_named(tmp_path: Path) 
     assert "cron or interval" in caught.value.message
 
 
-def test_a_file_that_is_not_there_or_is_no_yaml_is_told_by_its_name(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_or_is_no_yaml_is_reported_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match=r"nowhere\.yaml cannot be read"):
         read_spec(PrefectFile, DEPLOYMENTS, "prefect.yaml", tmp_path / "nowhere.yaml")
     (tmp_path / "broken.yaml").write_text("a: [")

@@ -146,20 +146,20 @@ def test_nobody_counts_in_the_identity_and_has_no_masks() -> None:
 async def test_the_user_of_a_call_is_sent_with_it_and_with_each_poll_of_its_job(
     simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[tuple[str, str | None]] = []
+    observed: list[tuple[str, str | None]] = []
     made = ApiClient._request
 
     def request(self: ApiClient, client: httpx.AsyncClient, method: str, path: str, **content: Any) -> httpx.Request:
         built = made(self, client, method, path, **content)
         (flow,) = built.headers.get_list("API-User-ID") or [None]
-        seen.append((method, flow))
+        observed.append((method, flow))
         return built
 
     monkeypatch.setattr(ApiClient, "_request", request)
     block = HiDreamCredentials(api_key=simulator.key, base_url=simulator.hidream_url, submissions_per_minute=None)
     delivery: Delivery = await stylize_video(simulator.clip_url, "anime", credentials=block, api_user_id="anna-7")
     assert delivery.sha256
-    calls = seen[[method for method, _ in seen].index("POST") :]
+    calls = observed[[method for method, _ in observed].index("POST") :]
     assert {"POST", "GET"} == {method for method, _ in calls}
     assert {user for _, user in calls} == {"anna-7"}
 

@@ -164,7 +164,7 @@ def test_it_stays_when_the_speaker_is_chosen() -> None:
     assert chosen.payload()["watermark"] is False
 
 
-def test_a_stranger_s_request_has_it_for_nothing() -> None:
+def test_a_request_of_another_package_has_it_for_nothing() -> None:
     request = ToyVideo(picture=f"{URL}/a.jpg", extra_body={"model": "toy-2"})
     assert request.payload() == {"picture": f"{URL}/a.jpg", "model": "toy-2"}
     assert (request.model_name, ToyVideo(picture=f"{URL}/a.jpg").model_name) == ("toy-2", "toy-1")
@@ -273,7 +273,7 @@ def test_a_url_signed_anew_is_the_same_request_and_its_signature_is_shown_nowher
     assert identity(JimengVideo.model_validate(shown_request(one))) == identity(one)
 
 
-def test_files_are_told_apart_by_their_bytes_and_cut_where_they_are_shown() -> None:
+def test_files_are_distinguished_by_their_bytes_and_cut_where_they_are_shown() -> None:
     one, other = (lake(first_frame=f"DATA:image/png;base64,{text}") for text in ("AAAA", "BBBB"))
     assert identity(one) != identity(other)
     assert shown_request(one)["extra_body"] == {"first_frame": "data:image/png;base64,…"}

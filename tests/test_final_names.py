@@ -118,8 +118,8 @@ async def test_a_file_that_this_package_has_not_made_stays_though_the_user_gave_
     assert name_of(job) == f"clip-{job.key}.mp4"
     assert folder.read(folder.uri_of("clip.mp4")) == b"my own recording"
     assert folder.read(folder.uri_of(name_of(job))) == video()
-    told = json.loads(folder.read(folder.uri_of(f"{name_of(job)}.json")))
-    assert told["file"] == name_of(job)
+    reported = json.loads(folder.read(folder.uri_of(f"{name_of(job)}.json")))
+    assert reported["file"] == name_of(job)
 
 
 async def test_what_this_package_made_is_replaced_under_the_user_s_name_only(
@@ -177,7 +177,9 @@ async def test_further_files_have_names_that_no_other_row_has(folder: Storage, d
     assert [name_of(job), name_of(job, 1)] == ["shot.mp4", f"shot~2-{job.key}.mp4"]
 
 
-async def test_names_that_are_all_taken_are_told_and_nothing_is_written(folder: Storage, delivered: Deliver) -> None:
+async def test_names_that_are_all_taken_are_reported_and_nothing_is_written(
+    folder: Storage, delivered: Deliver
+) -> None:
     key = "0123456789ab"
     for name in ("clip.mp4", f"clip-{key}.mp4"):
         put(folder, name, b"mine")
@@ -226,7 +228,7 @@ def test_a_link_that_leads_nowhere_is_a_file_that_stands_there(tmp_path: Path) -
     assert LocalFolder(tmp_path / "nowhere").size("a.mp4") is None
 
 
-def test_who_may_not_list_a_bucket_is_told_403_of_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_may_not_list_a_bucket_gets_403_of_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RemoteFolder("memory://closed")
 
     def refused(path: str) -> None:
@@ -237,7 +239,7 @@ def test_who_may_not_list_a_bucket_is_told_403_of_what_is_not_there(monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("location", "is_so", "told"),
+    ("location", "is_so", "reported"),
     [
         ("media", True, "{here}/media"),
         ("media/a.mp4", True, "{here}/media/a.mp4"),
@@ -251,8 +253,8 @@ def test_who_may_not_list_a_bucket_is_told_403_of_what_is_not_there(monkeypatch:
     ],
 )
 def test_a_relative_path_is_known_and_made_absolute(
-    location: str, is_so: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: str, is_so: bool, reported: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert is_relative(location) is is_so
-    assert anywhere(location) == told.format(here=Path.cwd(), home=Path.home())
+    assert anywhere(location) == reported.format(here=Path.cwd(), home=Path.home())

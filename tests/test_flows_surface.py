@@ -59,8 +59,8 @@ def test_a_task_takes_credentials_and_what_follows_them_by_name(task: Task[..., 
 def test_importing_the_package_loads_neither_database_nor_decoder() -> None:
     """They take three times as long to import as all the rest, and whoever loads a Block needs none of them."""
     code = "import sys, prefect_genmedia; print(*{'sqlalchemy', 'av'} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert told.split() == []
+    reported = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert reported.split() == []
 
 
 def parts_of(schema: object) -> list[dict[str, object]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clean_machine import CleanMachine, copy_of_the_repository, until_it_says
 from documents import ROOT, Block, blocks_of
 from servers import HTTP, ask_api, until
-from stranger import Stranger, copy_of_the_repository, until_it_says
 
 from prefect_genmedia.cli.local_server import free_port
 
@@ -34,9 +34,9 @@ ENDS_AT_ONCE = {"make demo KEEP=1", "prefect-genmedia demo --keep"}
 
 
 @pytest.fixture
-def stranger(tmp_path: Path) -> Stranger:
+def machine(tmp_path: Path) -> CleanMachine:
     settings = {"PREFECT_SERVER_API_PORT": str(free_port())}
-    return Stranger(copy_of_the_repository(tmp_path / "prefect-genmedia"), tmp_path / "home", settings)
+    return CleanMachine(copy_of_the_repository(tmp_path / "prefect-genmedia"), tmp_path / "home", settings)
 
 
 def section(start: str, end: str = "") -> list[Block]:
@@ -48,12 +48,12 @@ def section(start: str, end: str = "") -> list[Block]:
 
 
 class Reading:
-    """A stranger on the way through a page, whose ports are its own."""
+    """A reader on the way through a page, whose ports are its own."""
 
-    def __init__(self, stranger: Stranger, open_terminals: ExitStack) -> None:
-        self.stranger = stranger
+    def __init__(self, machine: CleanMachine, open_terminals: ExitStack) -> None:
+        self.machine = machine
         self.open_terminals = open_terminals
-        self.api = f"http://127.0.0.1:{stranger.settings['PREFECT_SERVER_API_PORT']}/api"
+        self.api = f"http://127.0.0.1:{machine.settings['PREFECT_SERVER_API_PORT']}/api"
         self.port = free_port()
         self.simulator = f"http://127.0.0.1:{self.port}"
 
@@ -64,13 +64,13 @@ class Reading:
     def type(self, command: str, allowed: int = 0) -> str:
         """Type a command; those that stay up do so in a terminal of their own."""
         if command.startswith(("source ", "export ", "unset ")):
-            self.stranger.typed.append(self.own_ports(command))
+            self.machine.typed.append(self.own_ports(command))
             return ""
         words = STAYS_UP.get(command)
         if words is None:
-            return self.stranger.run(self.own_ports(command), allowed)
+            return self.machine.run(self.own_ports(command), allowed)
         with ExitStack() as terminal:
-            process, log = terminal.enter_context(self.stranger.terminal(self.own_ports(command)))
+            process, log = terminal.enter_context(self.machine.terminal(self.own_ports(command)))
             until_it_says(words, process, log)
             if command == "prefect server start":  # it says where it is before it listens
                 until(lambda: HTTP.get(f"{self.api}/health").is_success, "the server answers")
@@ -79,8 +79,8 @@ class Reading:
         return log.read_text("utf-8")
 
     def save_and_run(self, text: str, name: str = "script.py") -> str:
-        (self.stranger.folder / name).write_text(self.own_ports(text), "utf-8")
-        return self.stranger.run(f"python {name}")
+        (self.machine.folder / name).write_text(self.own_ports(text), "utf-8")
+        return self.machine.run(f"python {name}")
 
     def everything(self, blocks: list[Block]) -> list[str]:
         """Type every block; returns what each one printed."""
@@ -102,14 +102,14 @@ class Reading:
 
 
 @pytest.fixture
-def reading(stranger: Stranger) -> Iterator[Reading]:
+def reading(machine: CleanMachine) -> Iterator[Reading]:
     with ExitStack() as open_terminals:
-        yield Reading(stranger, open_terminals)
+        yield Reading(machine, open_terminals)
 
 
 def test_from_a_clone_to_a_flow_of_ones_own_on_a_schedule(reading: Reading, record_property: Any) -> None:
     begun = time.monotonic()
-    folder = reading.stranger.folder
+    folder = reading.machine.folder
     install, to_go_on, _, completion = section("1. Install", "2. A Prefect server and the simulator")
     assert "✓ the file verifies" in reading.everything([install])[0]
     reading.everything([to_go_on, completion])
@@ -167,9 +167,9 @@ def test_from_a_wheel_to_a_server_that_fires_schedules(reading: Reading) -> None
     _, _, from_a_wheel, _ = section("1. Install", "2. A Prefect server and the simulator")
     assert "✓ the file verifies" in reading.everything([from_a_wheel])[-1]
     reading.everything(section("2. A Prefect server and the simulator", "3. Store the credentials"))
-    reading.stranger.run("prefect block register -m prefect_genmedia")
-    (reading.stranger.folder / "soon.py").write_text(SOON)
-    reading.open_terminals.enter_context(reading.stranger.terminal("python soon.py"))
+    reading.machine.run("prefect block register -m prefect_genmedia")
+    (reading.machine.folder / "soon.py").write_text(SOON)
+    reading.open_terminals.enter_context(reading.machine.terminal("python soon.py"))
     # There are no credentials, so they fail; that they ran is the point.
     until(lambda: reading.states_of("soon", auto_scheduled=True) & {"COMPLETED", "FAILED"}, "a scheduled run")
 

@@ -149,29 +149,29 @@ async def test_a_broken_connection_tells_whether_anything_was_sent(
 async def test_the_states_of_sub_tasks_are_one_state(
     api: Api, sub_tasks: list[dict[str, Any]], phase: Phase, status: str
 ) -> None:
-    seen = await api.look(*sub_tasks)
-    assert (seen.phase, seen.status, seen.recognized) == (phase, status, True)
-    assert (seen.failure is not None) == (phase is Phase.FAILED)
+    observed = await api.look(*sub_tasks)
+    assert (observed.phase, observed.status, observed.recognized) == (phase, status, True)
+    assert (observed.failure is not None) == (phase is Phase.FAILED)
 
 
 @pytest.mark.parametrize("status", [5, 42, 999, None, "painting", {"state": 1}])
 async def test_any_other_status_means_still_running(api: Api, status: Any) -> None:
-    seen = await api.look(sub_task(status))
-    assert (seen.phase, seen.recognized) == (Phase.RUNNING, False)
+    observed = await api.look(sub_task(status))
+    assert (observed.phase, observed.recognized) == (Phase.RUNNING, False)
 
 
 async def test_files_that_were_made_are_delivered_where_others_failed(api: Api) -> None:
-    seen = await api.look(sub_task(4), done(1), sub_task(3), done(3))
-    assert (seen.phase, seen.outputs) == (Phase.SUCCEEDED, 2)
-    assert seen.status == "1 refused by moderation, 2 done, 1 failed"
+    observed = await api.look(sub_task(4), done(1), sub_task(3), done(3))
+    assert (observed.phase, observed.outputs) == (Phase.SUCCEEDED, 2)
+    assert observed.status == "1 refused by moderation, 2 done, 1 failed"
 
 
 @pytest.mark.parametrize(
     ("completions", "percent"), [([0.25], 25.0), ([40], 40.0), ([0.5, 0.1], 30.0), ([0.5, None], None), ([300], None)]
 )
 async def test_progress_is_a_percentage_or_nothing(api: Api, completions: list[Any], percent: float | None) -> None:
-    seen = await api.look(*[sub_task(2, task_completion=completion) for completion in completions])
-    assert seen.progress == percent
+    observed = await api.look(*[sub_task(2, task_completion=completion) for completion in completions])
+    assert observed.progress == percent
 
 
 async def test_moderation_claims_neither_that_the_input_nor_that_the_output_was_refused(api: Api) -> None:
@@ -216,13 +216,13 @@ async def test_many_tasks_are_looked_at_in_one_request(api: Api) -> None:
     results = [
         {"task_id": "a", "sub_task_results": [sub_task(2)]},
         {"task_id": "b", "sub_task_results": [done()]},
-        {"task_id": "stranger", "sub_task_results": [done()]},
+        {"task_id": "another", "sub_task_results": [done()]},
         {"task_id": "c"},
         "nonsense",
     ]
     route = api.web.post(f"{SUBMIT}/results/batch").respond(json=envelope(results))
-    seen = await api.client.poll_many(["a", "b", "c"])
-    assert {task_id: look.phase for task_id, look in seen.items()} == {"a": Phase.RUNNING, "b": Phase.SUCCEEDED}
+    observed = await api.client.poll_many(["a", "b", "c"])
+    assert {task_id: look.phase for task_id, look in observed.items()} == {"a": Phase.RUNNING, "b": Phase.SUCCEEDED}
     assert json.loads(route.calls[0].request.content) == {"task_id_list": ["a", "b", "c"]}
 
 
@@ -283,6 +283,6 @@ async def test_a_signed_url_that_an_answer_quotes_gets_into_no_error(api: Api, s
 
 
 async def test_a_signed_url_that_a_failed_job_quotes_gets_into_no_error(api: Api) -> None:
-    seen = await api.look(sub_task(4, description=f"无法下载 {QUOTED_URL} 请检查"))
-    assert seen.failure
-    assert_only_the_url_is_shown(seen.failure)
+    observed = await api.look(sub_task(4, description=f"无法下载 {QUOTED_URL} 请检查"))
+    assert observed.failure
+    assert_only_the_url_is_shown(observed.failure)

@@ -168,7 +168,7 @@ def test_names_callbacks_and_signatures_do_not_make_another_request(request_id: 
 
 
 @given(bytes_in_base64, bytes_in_base64)
-def test_files_are_told_apart_by_their_bytes(one: str, other: str) -> None:
+def test_files_are_distinguished_by_their_bytes(one: str, other: str) -> None:
     first, second = (stylized(video_url=None, video_base64=text).identity_inputs() for text in (one, other))
     assert (first == second) == (one == other)
     assert one not in first.values()

@@ -73,13 +73,13 @@ def test_no_bomb_takes_more_memory_than_a_run_may(
         )
         log.seek(0)
         assert ended.returncode == 0, log.read()
-    told = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith(b"{")]
-    assert {each["fault"]: (each["state"], each["accepted"]) for each in told} == BOMBS
-    messages = {each["fault"]: each["message"] for each in told if each["state"] == "Failed"}
+    reported = [json.loads(line) for line in ended.stdout.splitlines() if line.startswith(b"{")]
+    assert {each["fault"]: (each["state"], each["accepted"]) for each in reported} == BOMBS
+    messages = {each["fault"]: each["message"] for each in reported if each["state"] == "Failed"}
     assert all("SubmissionUnknown" in messages[fault] for fault in messages if fault.startswith("accept_"))
     assert "40 masks" in messages["detect_many"]
     assert "30000×30000 pixels" in messages["mask_pixel_bomb"]
-    peaks = {each["fault"]: round(each["peak"]) for each in told}
+    peaks = {each["fault"]: round(each["peak"]) for each in reported}
     record_property("peak MiB", peaks)
     assert max(peaks.values()) < MOST_MIB, peaks
 

@@ -125,7 +125,7 @@ def test_recordings_and_videos_of_usual_formats_are_measured(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "content", [png(30_000, 30_000), png(65_535, 65_535), encoded("GIF") * 1000], ids=["900 MP", "4 GP", "many frames"]
 )
-def test_a_picture_bomb_is_told_by_its_header_alone(content: bytes, tmp_path: Path) -> None:
+def test_a_picture_bomb_is_reported_by_its_header_alone(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "input").write_bytes(content)
     found = picture_at(tmp_path / "input")
     assert found is not None
@@ -146,10 +146,10 @@ def test_no_bomb_takes_more_than_300_mb_and_none_is_delivered(
     child = Path(__file__).with_name("hostile_child.py")
     command = [sys.executable, str(child), simulator.tokenops_url, simulator.key, str(tmp_path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=500)
-    told = json.loads(done.stdout)
-    record_property(f"peak MB, {fault}", f"{told['worker']:.0f} worker, {told['decoder']:.0f} decoder")
-    assert told["met"].startswith("ProviderError" if fault == "content_gzip" else "ResultInvalid"), told["met"]
-    assert max(told["worker"], told["decoder"]) < BOUND_MB
+    reported = json.loads(done.stdout)
+    record_property(f"peak MB, {fault}", f"{reported['worker']:.0f} worker, {reported['decoder']:.0f} decoder")
+    assert reported["met"].startswith("ProviderError" if fault == "content_gzip" else "ResultInvalid"), reported["met"]
+    assert max(reported["worker"], reported["decoder"]) < BOUND_MB
     assert not list((tmp_path / "out").glob("*.mp4"))
 
 

@@ -342,18 +342,18 @@ async def test_base64_and_signatures_are_in_the_body_only(portrait: Path, clip: 
     requests: list[GenerationRequest] = [jimeng, hidream, poster]
     for request in requests:
         ready = await prepare_inputs(request, RULES, SOMEWHERE)
-        seen = f"{ready!r} {ready.request} {shown_request(ready.request)} {ready.request.model_dump()}"
-        seen += json.dumps(ready.request.identity_inputs(ready.inputs))
+        observed = f"{ready!r} {ready.request} {shown_request(ready.request)} {ready.request.model_dump()}"
+        observed += json.dumps(ready.request.identity_inputs(ready.inputs))
         stored = pickle.dumps(ready)  # as a task's result may be
         assert pickle.loads(stored) == PreparedRequest(request)
-        seen += stored.decode("latin-1")
+        observed += stored.decode("latin-1")
         secrets = [
             each.base64[:60] if each.base64 else (each.url or "").partition("?")[2]
             for each in ready.inputs.by_url.values()
         ]
         assert secrets
-        assert all(secret and secret not in seen for secret in secrets)
-        assert str(request.inputs()[0].url) in seen
+        assert all(secret and secret not in observed for secret in secrets)
+        assert str(request.inputs()[0].url) in observed
 
 
 async def test_an_error_that_quotes_the_request_shows_and_stores_neither_base64_nor_signatures(
@@ -383,11 +383,11 @@ async def test_an_error_that_quotes_the_request_shows_and_stores_neither_base64_
         with pytest.raises(InvalidRequest) as caught:
             await submit_once(ledger, Quoting(request.provider), ready, scope=request.kind)
         stored = [job.error_message for job in await ledger.jobs()]
-        seen = f"{caught.value!r} {caught.value} {vars(caught.value)} {stored}"
+        observed = f"{caught.value!r} {caught.value} {vars(caught.value)} {stored}"
         text = base64.b64encode(asset(CLIP)).decode()
-        assert not any(text[start : start + 60] in seen for start in range(0, 3000, 20))
-        assert "X-Amz-Signature=0" not in seen
-        assert "is not allowed" in seen
+        assert not any(text[start : start + 60] in observed for start in range(0, 3000, 20))
+        assert "X-Amz-Signature=0" not in observed
+        assert "is not allowed" in observed
 
 
 def test_what_is_sent_is_not_in_its_own_repr() -> None:

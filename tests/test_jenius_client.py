@@ -187,15 +187,15 @@ async def test_a_rate_limit_tells_how_long_to_wait(api: Api) -> None:
     ],
 )
 async def test_every_documented_word_has_its_phase(api: Api, word: str, phase: Phase) -> None:
-    seen = await api.look(status=word, price=12.5)
-    assert (seen.phase, seen.status, seen.recognized, seen.price) == (phase, word, True, 12.5)
-    assert (seen.failure is not None) == (phase is Phase.FAILED)
+    observed = await api.look(status=word, price=12.5)
+    assert (observed.phase, observed.status, observed.recognized, observed.price) == (phase, word, True, 12.5)
+    assert (observed.failure is not None) == (phase is Phase.FAILED)
 
 
 @pytest.mark.parametrize("word", ["rendering", "审核中", "", None, 3])
 async def test_any_other_word_means_still_running(api: Api, word: Any) -> None:
-    seen = await api.look(status=word)
-    assert (seen.phase, seen.recognized, seen.price) == (Phase.RUNNING, False, None)
+    observed = await api.look(status=word)
+    assert (observed.phase, observed.recognized, observed.price) == (Phase.RUNNING, False, None)
 
 
 async def test_the_task_is_named_in_the_path_and_cannot_leave_it(api: Api) -> None:
@@ -205,12 +205,12 @@ async def test_the_task_is_named_in_the_path_and_cannot_leave_it(api: Api) -> No
 
 
 async def test_a_failed_task_keeps_the_providers_reason_and_price(api: Api) -> None:
-    seen = await api.look(status="failed", error_msg="人脸检测失败。", price=10)
-    assert isinstance(seen.failure, GenerationFailed)
-    assert "人脸检测失败." in str(seen.failure)
-    assert "does not document" in seen.failure.paid
-    assert seen.price == 10
-    assert not seen.failure.retryable
+    observed = await api.look(status="failed", error_msg="人脸检测失败。", price=10)
+    assert isinstance(observed.failure, GenerationFailed)
+    assert "人脸检测失败." in str(observed.failure)
+    assert "does not document" in observed.failure.paid
+    assert observed.price == 10
+    assert not observed.failure.retryable
 
 
 async def test_a_failed_task_may_have_no_reason(api: Api) -> None:
@@ -295,9 +295,9 @@ async def test_a_key_in_an_answer_gets_into_no_error(api: Api, status: int, quot
 
 
 async def test_a_key_in_a_failed_task_gets_into_no_error(api: Api) -> None:
-    seen = await api.look(status="failed", error_msg=f"{KEY} 积分不足")
-    assert "积分不足" in str(seen.failure)
-    assert KEY not in f"{seen.failure} {vars(seen.failure)}"
+    observed = await api.look(status="failed", error_msg=f"{KEY} 积分不足")
+    assert "积分不足" in str(observed.failure)
+    assert KEY not in f"{observed.failure} {vars(observed.failure)}"
 
 
 def test_a_client_and_its_account_show_nothing_of_the_key() -> None:
@@ -322,6 +322,6 @@ async def test_a_signed_url_that_an_answer_quotes_gets_into_no_error(api: Api, s
 
 
 async def test_a_signed_url_that_a_failed_job_quotes_gets_into_no_error(api: Api) -> None:
-    seen = await api.look(status="failed", error_msg=f"无法下载 {QUOTED_URL} 请检查")
-    assert seen.failure
-    assert_only_the_url_is_shown(seen.failure)
+    observed = await api.look(status="failed", error_msg=f"无法下载 {QUOTED_URL} 请检查")
+    assert observed.failure
+    assert_only_the_url_is_shown(observed.failure)

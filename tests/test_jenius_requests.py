@@ -69,7 +69,7 @@ def test_a_scene_that_is_not_documented_is_refused(name: str) -> None:
     assert [problem.field for problem in caught.value.problems] == ["scene"]
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_every_problem_is_reported_at_once() -> None:
     with pytest.raises(InvalidRequest) as caught:
         LivePoster.model_validate({"image_url": "gopher://example.com/a", "scene": "sunset", "price": 1})
     assert {problem.field for problem in caught.value.problems} == {"image_url", "scene", "price"}

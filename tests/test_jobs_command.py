@@ -27,7 +27,7 @@ async def job_in(ledger: Ledger, identity: str, *path: JobState, **facts: Any) -
     return await ledger.note(job, **facts) or job
 
 
-async def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+async def reported(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """What the command prints; its status must be 0."""
     status = await asyncio.to_thread(app, ["jobs", *words], result_action="return_int_as_exit_code_else_zero")
     assert status == 0
@@ -47,10 +47,10 @@ async def test_the_list_begins_with_what_needs_a_person_and_then_with_what_expir
     await job_in(ledger, "delivered before", *DELIVERED, expires_at=HOUR / 2)
     await job_in(ledger, "delivered last", *DELIVERED, expires_at=3 * HOUR)
 
-    labels = [job["label"] for job in json.loads(await told(capsys, "list", "--json"))]
+    labels = [job["label"] for job in json.loads(await reported(capsys, "list", "--json"))]
     assert labels == ["unknown", "expires first", "expires later", "delivered last", "delivered before"]
-    assert len(json.loads(await told(capsys, "list", "--json", "--limit", "2"))) == 2
-    chosen = json.loads(await told(capsys, "list", "--json", "--state", "delivered", "--state", "unknown"))
+    assert len(json.loads(await reported(capsys, "list", "--json", "--limit", "2"))) == 2
+    chosen = json.loads(await reported(capsys, "list", "--json", "--state", "delivered", "--state", "unknown"))
     assert [job["label"] for job in chosen] == ["unknown", "delivered last", "delivered before"]
 
 
@@ -61,7 +61,7 @@ async def test_a_long_ledger_hides_neither_what_needs_a_person_nor_what_is_new(
     for number in range(60):
         await job_in(ledger, f"old {number}", *DELIVERED, expires_at=HOUR)
     await job_in(ledger, "fresh", *DELIVERED)
-    listed = json.loads(await told(capsys, "list", "--json"))
+    listed = json.loads(await reported(capsys, "list", "--json"))
     assert len(listed) == 50
     assert [job["label"] for job in listed[:3]] == ["in doubt", "fresh", "old 59"]
 
@@ -71,7 +71,7 @@ async def test_square_brackets_are_shown_as_they_are(
     ledger: Ledger, capsys: pytest.CaptureFixture[str], label: str
 ) -> None:
     job = await job_in(ledger, label, JobState.SENDING, JobState.UNKNOWN, error_message=f"of {label}")
-    listed, shown = await told(capsys, "list"), await told(capsys, "show", job.key)
+    listed, shown = await reported(capsys, "list"), await reported(capsys, "show", job.key)
     assert label in listed
     assert f"of {label}" in listed
     assert label in shown
@@ -81,7 +81,7 @@ async def test_a_message_with_brackets_ends_the_command_in_its_own_words(
     ledger: Ledger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="1"):
-        await told(capsys, "show", "no [/such] job")
+        await reported(capsys, "show", "no [/such] job")
     assert "The ledger has no job 'no [/such] job'." in capsys.readouterr().err
 
 
@@ -96,9 +96,9 @@ def test_a_provider_or_state_that_nobody_knows_is_refused(words: list[str], caps
 @pytest.mark.parametrize("command", ["simulator", "callbacks", "demo", "deploy", "jobs list", "jobs show"])
 def test_help_offers_each_option_once_and_no_opposites(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     app([*command.split(), "--help"], result_action="return_value")
-    told = capsys.readouterr().out
+    reported = capsys.readouterr().out
     for noise in ("--empty-", "--no-", "default: ()", "default: False"):
-        assert noise not in told
+        assert noise not in reported
 
 
 @pytest.mark.parametrize(
@@ -121,6 +121,6 @@ def test_the_help_of_deploy_says_which_server_it_is_and_that_it_can_be_repeated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     app(["deploy", "--help"], result_action="return_value")
-    told = " ".join(capsys.readouterr().out.split())
-    assert "the server in PREFECT_API_URL" in told
-    assert "as often as you like" in told
+    reported = " ".join(capsys.readouterr().out.split())
+    assert "the server in PREFECT_API_URL" in reported
+    assert "as often as you like" in reported

@@ -73,9 +73,9 @@ class Desk:
 async def desk(
     ledger: Ledger, simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path
 ) -> AsyncIterator[Desk]:
-    clock, told = QuickClock(), list[str]()
+    clock, reported = QuickClock(), list[str]()
     async with credentials.client() as client:
-        yield Desk(session_of(ledger, client, clock=clock, told=told), simulator, tmp_path, clock)
+        yield Desk(session_of(ledger, client, clock=clock, reported=reported), simulator, tmp_path, clock)
 
 
 # --- Inputs that are gone ---
@@ -102,14 +102,14 @@ async def test_an_input_that_comes_while_it_is_asked_for_again_is_sent(desk: Des
 
 
 @pytest.mark.parametrize("fault", ["input_403", "input_500", "input_drop"])
-async def test_any_other_answer_of_an_input_is_told_and_sent(
+async def test_any_other_answer_of_an_input_is_reported_and_sent(
     desk: Desk, ledger: Ledger, credentials: TokenOpsCredentials, fault: str
 ) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     desk.simulator.order(fault, times=2)
     async with credentials.client() as client:
-        await pipeline.submit(session_of(ledger, client, clock=desk.clock, told=told), desk.spec())
-    assert [line for line in told if line.startswith("image_url cannot be fetched from here")]
+        await pipeline.submit(session_of(ledger, client, clock=desk.clock, reported=reported), desk.spec())
+    assert [line for line in reported if line.startswith("image_url cannot be fetched from here")]
     assert desk.clock.slept == []
     assert desk.simulator.accepted == 1
 
@@ -241,12 +241,12 @@ async def test_a_video_without_a_picture_is_none_and_one_with_sound_is_a_recordi
         frame = av.AudioFrame("s16", "mono", 1024)
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
-    seen = await inspect.look_at(
+    observed = await inspect.look_at(
         str(tmp_path / "sound.mov"), Wanted(10**6, as_picture=True, as_media=True), FetchRules()
     )
-    assert isinstance(seen, Look)
-    assert seen.content is not None
-    assert (seen.content.suits("video"), seen.content.suits("recording")) == (False, True)
+    assert isinstance(observed, Look)
+    assert observed.content is not None
+    assert (observed.content.suits("video"), observed.content.suits("recording")) == (False, True)
     whole = await inspect.look_at(made(CLIP, tmp_path), Wanted(10**8, as_media=True), FetchRules())
     assert isinstance(whole, Look)
     assert whole.content is not None
@@ -290,7 +290,9 @@ def test_an_output_that_may_work_is_not_refused_by_its_name(output: str) -> None
     assert location_problem(output) is None
 
 
-async def test_an_output_that_cannot_be_created_is_told_with_all_other_problems_and_nothing_is_sent(desk: Desk) -> None:
+async def test_an_output_that_cannot_be_created_is_reported_with_all_other_problems_and_nothing_is_sent(
+    desk: Desk,
+) -> None:
     (desk.folder / "file").write_text("in the way")
     (desk.folder / "notes.jpg").write_bytes(TEXT)
     request = JimengVideo(prompt="x", image_urls=(str(desk.folder / "notes.jpg"),))
@@ -311,7 +313,7 @@ async def test_a_probe_leaves_nothing_behind(desk: Desk) -> None:
     assert fsspec.filesystem("memory").find("/probed") == []
 
 
-async def test_a_full_disk_is_told_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_disk_is_reported_before_anything_is_sent(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     full = shutil.disk_usage(desk.folder)._replace(free=MIN_FREE_BYTES - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: full)
     for output in (str(desk.folder / "out"), "memory://probed/full"):

@@ -67,8 +67,8 @@ class LedgerLife(RuleBasedStateMachine):
 
     @rule()
     def take_over_from_the_same_look(self) -> None:
-        seen = self.do(self.ledger.get(self.copies[0].key))
-        winners = [self.do(self.ledger.take_over(seen, name)) for name in ("a", "b")]
+        observed = self.do(self.ledger.get(self.copies[0].key))
+        winners = [self.do(self.ledger.take_over(observed, name)) for name in ("a", "b")]
         assert winners[0] is not None
         assert winners[1] is None
 

@@ -106,7 +106,7 @@ async def test_what_another_task_makes_of_a_delivery_has_the_file_as_its_upstrea
     assert [each.id for each in theirs.related if each.role == "asset"] == [f"file://{uri}"]
 
 
-async def test_sources_are_told_although_a_local_one_is_not_on_this_machine(
+async def test_sources_are_reported_although_a_local_one_is_not_on_this_machine(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, events: Events, tmp_path: Path
 ) -> None:
     first, last = tmp_path / "first.jpg", tmp_path / "last.jpg"

@@ -142,8 +142,8 @@ def test_a_fresh_process_goes_on_from_the_providers_id(simulator: RunningSimulat
     (job_id,) = simulator.world.jobs
     environment = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
     command = [sys.executable, "-c", FRESH, job_id, str(tmp_path / "fresh.mp4")]
-    told = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
-    assert f"DELIVERED {tmp_path / 'fresh.mp4'}" in told
+    reported = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    assert f"DELIVERED {tmp_path / 'fresh.mp4'}" in reported
     assert simulator.accepted == 1
 
 

@@ -59,7 +59,7 @@ async def test_a_portrait_and_a_recording_become_a_verified_video(
     assert simulator.accepted == 1
 
 
-async def test_of_several_people_the_largest_speaks_unless_told_otherwise(
+async def test_of_several_people_the_largest_speaks_unless_asked_otherwise(
     simulator: RunningSimulator, credentials: TokenOpsCredentials
 ) -> None:
     await run(simulator, credentials)

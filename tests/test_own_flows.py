@@ -175,9 +175,9 @@ async def test_a_list_of_requests_is_mapped_with_one_account(
 
 def test_a_block_is_one_value_to_map_and_still_looked_into_by_prefect(credentials: TokenOpsCredentials) -> None:
     assert not isiterable(credentials)
-    seen: list[Any] = []
-    visit_collection(credentials, seen.append)
-    assert credentials.api_key in seen
+    observed: list[Any] = []
+    visit_collection(credentials, observed.append)
+    assert credentials.api_key in observed
     assert dict(credentials)["base_url"] == credentials.base_url
 
 

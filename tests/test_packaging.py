@@ -18,8 +18,8 @@ from email.message import Message
 from pathlib import Path, PurePosixPath
 
 import pytest
+from clean_machine import copy_of_the_repository
 from prefect.settings import get_current_settings
-from stranger import copy_of_the_repository
 
 from prefect_genmedia._prefect.session import credentials_types
 

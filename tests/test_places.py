@@ -121,16 +121,18 @@ async def test_a_job_leaves_its_place_when_it_has_ended(ledger: Ledger, ended: J
 async def test_whoever_waits_says_so_once_and_sends_nothing_until_there_is_a_place(
     ledger_url: str, simulator: RunningSimulator, credentials: TokenOpsCredentials
 ) -> None:
-    clock, told = FastClock(), list[str]()
+    clock, reported = FastClock(), list[str]()
     async with credentials.client() as client, open_ledger(ledger_url, clock) as ledger:
         first = await submit_once(ledger, client, JimengVideo(prompt="1"), scope="a", max_in_flight=1, clock=clock)
         second = asyncio.create_task(
-            submit_once(ledger, client, JimengVideo(prompt="2"), scope="b", max_in_flight=1, told=told, clock=clock)
+            submit_once(
+                ledger, client, JimengVideo(prompt="2"), scope="b", max_in_flight=1, reported=reported, clock=clock
+            )
         )
         while clock.passed < 600:
             await asyncio.sleep(0)
         assert simulator.accepted == 1
-        assert told == ["Waiting for an in-flight slot: this account has 1 of 1 job in flight"]
+        assert reported == ["Waiting for an in-flight slot: this account has 1 of 1 job in flight"]
         assert len(await ledger.jobs({JobState.RESERVED})) == 1
         await ledger.move(first, JobState.SUCCEEDED)
         assert (await second).state is JobState.SUBMITTED

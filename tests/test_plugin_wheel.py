@@ -177,15 +177,17 @@ def test_reconcile_delivers_what_its_run_left_behind(team: Team) -> None:
     run = team.run("generate-media/any", kind="clip", fields=fields, idempotency_key="left", timeout_seconds=0.2)
     team.control("settings", run_seconds=0.5)
     assert "JobTimeout" in run["state"]["message"], team.logs(run)
-    told: list[str] = []
+    reported: list[str] = []
 
     def collected() -> bool:
-        told.append(team.logs(team.run("reconcile-jobs/reconcile")))  # it does nothing while the scheduled one is at it
+        reported.append(
+            team.logs(team.run("reconcile-jobs/reconcile"))
+        )  # it does nothing while the scheduled one is at it
         (job,) = (job for job in team.jobs() if job["scope"] == "key:left")
-        assert job["state"] in ("delivered", "submitted"), told
-        return job["state"] == "delivered" and any("Acme has no notices" in log for log in told)
+        assert job["state"] in ("delivered", "submitted"), reported
+        return job["state"] == "delivered" and any("Acme has no notices" in log for log in reported)
 
-    until(collected, lambda: f"the job is delivered, and the plug-in's part is logged: {told}")
+    until(collected, lambda: f"the job is delivered, and the plug-in's part is logged: {reported}")
     assert HTTP.get(f"{team.simulator}/control/report").json()["accepted"] == {"acme": 1}
 
 

@@ -81,14 +81,14 @@ def url(name: str) -> str:
 async def problems_of(web: Web, *names: str, said: list[str] | None = None, preflight: bool = True) -> list[str]:
     model = FRAMES if names else "jimeng-video-3.0-pro"
     request = JimengVideo(model=model, prompt="x", image_urls=tuple(map(url, names)))
-    told: list[str] = said if said is not None else []
+    reported: list[str] = said if said is not None else []
     try:
-        await prepare_inputs(request, web.rules, Publication(), preflight=preflight, tell=told.append)
+        await prepare_inputs(request, web.rules, Publication(), preflight=preflight, tell=reported.append)
     except InvalidRequest as error:
         found = [str(problem) for problem in error.problems]
     else:
         found = []
-    assert "s3cret" not in str(found + told)
+    assert "s3cret" not in str(found + reported)
     return found
 
 
@@ -138,7 +138,7 @@ async def test_the_last_frame_must_have_the_ratio_of_the_first() -> None:
     assert problem == "image_urls.1: must have the same aspect ratio as image_urls.0: they are 720×1280 and 1280×720"
 
 
-async def test_all_problems_of_all_inputs_are_told_at_once() -> None:
+async def test_all_problems_of_all_inputs_are_reported_at_once() -> None:
     found = await problems_of(Web(a=picture(4200, 300), b=picture(kind="GIF")), "a", "b")
     assert [problem.partition(":")[0] for problem in found] == ["image_urls.0"] * 3 + ["image_urls.1"] * 2
 
@@ -192,16 +192,16 @@ async def test_a_recording_is_measured_with_or_without_preflight_and_fetched_onc
 # --- What cannot be looked at ---
 
 
-async def test_what_cannot_be_reached_from_here_is_told_and_goes_on() -> None:
-    told: list[str] = []
-    assert await problems_of(Web(page=b"<html>Log in</html>"), "gone", "page", said=told) == []
-    assert told == [
+async def test_what_cannot_be_reached_from_here_is_reported_and_goes_on() -> None:
+    reported: list[str] = []
+    assert await problems_of(Web(page=b"<html>Log in</html>"), "gone", "page", said=reported) == []
+    assert reported == [
         "image_urls.0 cannot be looked at from here, so it is not checked: The URL answered 404.",
         "image_urls.1 cannot be looked at from here, so it is not checked: the URL gave no picture.",
     ]
-    ready = await prepare_inputs(omnihuman(), Web().rules, Publication(), tell=told.append)
+    ready = await prepare_inputs(omnihuman(), Web().rules, Publication(), tell=reported.append)
     assert ready.expectation().seconds is None
-    assert [line.partition(":")[0] for line in told[2:]] == [
+    assert [line.partition(":")[0] for line in reported[2:]] == [
         "The recording cannot be measured from here, so its length is not checked",
     ]
 
@@ -216,7 +216,7 @@ async def test_the_same_picture_in_two_places_is_fetched_once() -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
-async def test_a_flow_tells_every_problem_before_anything_is_paid_unless_told_not_to_look(
+async def test_a_flow_tells_every_problem_before_anything_is_paid_unless_asked_not_to_look(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path
 ) -> None:
     (tmp_path / "first.png").write_bytes(picture(1280, 300, "PNG"))

@@ -57,7 +57,7 @@ def test_a_gauge_believes_the_provider_more_than_the_clock() -> None:
     assert gauge.percent == 95
 
 
-def test_a_gauge_that_nobody_told_anything_does_not_guess() -> None:
+def test_a_gauge_that_nobody_reported_anything_does_not_guess() -> None:
     gauge = Gauge(HandClock())
     gauge.expect(JOB, elapsed=10.0, typical=None)
     gauge.hear("running", 0.0)

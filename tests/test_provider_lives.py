@@ -107,7 +107,9 @@ def life(request: pytest.FixtureRequest) -> Life:
         ("accept_then_garbage", SubmissionUnknown, 1),
     ],
 )
-async def test_a_fault_at_submission_is_told_for_what_it_is(life: Life, fault: str, kind: type, accepted: int) -> None:
+async def test_a_fault_at_submission_is_reported_for_what_it_is(
+    life: Life, fault: str, kind: type, accepted: int
+) -> None:
     life.simulator.order(fault, provider=life.name)
     with pytest.raises(GenMediaError) as caught:
         await life.submitted()

@@ -68,8 +68,8 @@ def test_importing_the_package_loads_the_blocks_alone() -> None:
     """The rest takes several times as long, and whoever loads a Block needs none of it."""
     heavy = "{'sqlalchemy', 'av', 'PIL', 'prefect_genmedia.tasks', 'prefect_genmedia._core', 'prefect_genmedia.flows'}"
     code = f"import sys, prefect_genmedia; print(*{heavy} & set(sys.modules))"
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert told.split() == []
+    reported = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert reported.split() == []
 
 
 def test_prefect_finds_each_block_among_the_packages_members() -> None:

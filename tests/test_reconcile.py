@@ -12,7 +12,7 @@ import pytest
 from anyio import to_thread
 
 from prefect_genmedia._core import Job, JobState, Ledger
-from prefect_genmedia._core.reconcile import Finding, Standing, Surroundings, reconcile
+from prefect_genmedia._core.reconcile import Finding, ReconcileContext, Standing, reconcile
 from prefect_genmedia._media.storage import Target, target_at
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.protocol import Observation, Phase
@@ -58,7 +58,7 @@ class World:
         return target_at(output)
 
     async def findings(self, ledger: Ledger) -> list[Finding]:
-        around = Surroundings(self.client_for, self.standing_of, self.resume, self.target_of, "media")
+        around = ReconcileContext(self.client_for, self.standing_of, self.resume, self.target_of, "media")
         return [finding async for finding in reconcile(ledger, around)]
 
 
@@ -84,14 +84,14 @@ async def submitted(
         ("resume", "suspended"),
     ],
 )
-async def test_a_trouble_with_one_job_is_told_and_the_next_is_taken_up(
+async def test_a_trouble_with_one_job_is_reported_and_the_next_is_taken_up(
     place: str, standing: Standing, trouble: Exception, ledger: Ledger
 ) -> None:
     await submitted(ledger, "first", output="first")
     await submitted(ledger, "second")
     findings = {each.job.provider_job_id: each for each in await World(place, trouble, standing).findings(ledger)}
-    told_by_the_wait = place == "poll" and isinstance(trouble, GenMediaError)
-    assert ("still" if told_by_the_wait else trouble.args[0]) in findings["first"].action
+    reported_by_the_wait = place == "poll" and isinstance(trouble, GenMediaError)
+    assert ("still" if reported_by_the_wait else trouble.args[0]) in findings["first"].action
     assert findings["second"].action == "still running"
     if not isinstance(trouble, GenMediaError):
         assert findings["first"].next_step
@@ -99,7 +99,7 @@ async def test_a_trouble_with_one_job_is_told_and_the_next_is_taken_up(
 
 
 @pytest.mark.parametrize("output", ["s4://bucket/media", "sftp://me:hunter2@store.example/media"])
-async def test_a_place_that_cannot_be_is_told_with_what_to_do_and_without_its_password(
+async def test_a_place_that_cannot_be_is_reported_with_what_to_do_and_without_its_password(
     output: str, ledger: Ledger
 ) -> None:
     await submitted(ledger, "first", output=output)
@@ -110,7 +110,7 @@ async def test_a_place_that_cannot_be_is_told_with_what_to_do_and_without_its_pa
     assert "hunter2" not in finding.action
 
 
-async def test_what_a_trouble_quotes_is_told_without_its_signature(
+async def test_what_a_trouble_quotes_is_reported_without_its_signature(
     ledger: Ledger, caplog: pytest.LogCaptureFixture
 ) -> None:
     await submitted(ledger, "first")
@@ -171,10 +171,10 @@ async def test_a_job_that_hangs_is_left_and_the_next_one_is_taken_up(place: str,
         findings = await asyncio.wait_for(world.findings(ledger), 120)
     finally:
         world.released.set()
-    told = {each.job.provider_job_id: each for each in findings}
-    assert "was left" in told["first"].action
-    assert told["first"].next_step
-    assert told["second"].action == "still running"
+    reported = {each.job.provider_job_id: each for each in findings}
+    assert "was left" in reported["first"].action
+    assert reported["first"].next_step
+    assert reported["second"].action == "still running"
     (left,) = [job for job in await ledger.jobs() if job.provider_job_id == "first"]
     assert left.state in (JobState.SUBMITTED, JobState.SUCCEEDED), "the next run tries it again"
 
@@ -183,7 +183,7 @@ async def test_an_account_whose_jobs_hang_does_not_keep_the_jobs_of_another_wait
     await submitted(ledger, "first", account="one")
     await submitted(ledger, "second", account="two")
     world = Hanging("poll")
-    around = Surroundings(world.client_for, world.standing_of, world.resume, world.target_of, "media")
+    around = ReconcileContext(world.client_for, world.standing_of, world.resume, world.target_of, "media")
     findings = reconcile(ledger, around)
     finding = await asyncio.wait_for(anext(findings), 120)
     assert (finding.job.provider_job_id, finding.action) == ("second", "still running")

@@ -267,8 +267,8 @@ async def test_a_round_that_fails_is_one_line_and_the_next_one_comes(
     monkeypatch.setattr(command, "server_answers", no_server)
     monkeypatch.setattr(reconcile_module, "_round", fails_once)
     assert await process.run(0.0) == 0
-    told = [line.partition("reconcile ")[2] for line in written.lines]
-    assert told[0] == "failed: RuntimeError"
+    reported = [line.partition("reconcile ")[2] for line in written.lines]
+    assert reported[0] == "failed: RuntimeError"
     assert (await health(ledger)).succeeded_at is not None
 
 
@@ -300,8 +300,8 @@ async def test_a_storage_that_hangs_keeps_no_job_from_being_collected_and_does_n
 async def listed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
     status = await asyncio.to_thread(app, ["jobs", "list", *words], result_action="return_int_as_exit_code_else_zero")
     assert status == 0
-    told = capsys.readouterr()
-    return told.out, told.err
+    reported = capsys.readouterr()
+    return reported.out, reported.err
 
 
 async def test_jobs_list_warns_while_no_round_has_succeeded_and_not_where_programs_read(

@@ -46,10 +46,10 @@ def test_the_end_of_a_shard_tells_what_the_ledger_does_not_know() -> None:
         "b": Result("b", "submitted", error_kind="JobTimeout", error_message="x" * 5000),
         "c": Result("c", "invalid", error_kind="InvalidRequest", error_message="there is no such file here"),
     }
-    told = ShardEnd.of(ShardEnd(BudgetStop("It is used up."), rows).lines())
-    assert isinstance(told.stop, BudgetStop)
-    assert told.stop.message == "It is used up."
-    assert told.rows["a"] == rows["a"]
-    assert (told.rows["b"].state, len(told.rows["b"].error_message or "")) == ("submitted", 1000)
-    assert told.rows["c"].state == "not_sent"
+    reported = ShardEnd.of(ShardEnd(BudgetStop("It is used up."), rows).lines())
+    assert isinstance(reported.stop, BudgetStop)
+    assert reported.stop.message == "It is used up."
+    assert reported.rows["a"] == rows["a"]
+    assert (reported.rows["b"].state, len(reported.rows["b"].error_message or "")) == ("submitted", 1000)
+    assert reported.rows["c"].state == "not_sent"
     assert ShardEnd.of(ShardEnd().lines()) == ShardEnd()

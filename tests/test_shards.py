@@ -209,7 +209,7 @@ async def test_a_shard_that_is_lost_again_and_again_is_given_up_and_the_batch_sa
 
 
 @pytest.mark.parametrize(
-    ("state", "beat", "silent", "why"),
+    ("state", "heartbeat", "silent", "why"),
     [
         (Running(), "12:00", 80, None),
         (Running(), "12:00", 100, "gave no sign of life"),
@@ -220,9 +220,9 @@ async def test_a_shard_that_is_lost_again_and_again_is_given_up_and_the_batch_sa
     ],
 )
 def test_a_shard_is_lost_when_its_run_is_gone_ended_too_early_or_silent_for_too_long(
-    state: State[Any] | None, beat: str | None, silent: float, why: str | None
+    state: State[Any] | None, heartbeat: str | None, silent: float, why: str | None
 ) -> None:
-    kept = supervisor.Kept(shards_of(2, "")[0], {}, beat=beat, seen_at=1000.0)
+    kept = supervisor.Kept(shards_of(2, "")[0], {}, heartbeat=heartbeat, reported_at=1000.0)
     run = None if state is None else FlowRun(flow_id=uuid4(), state=state)
     found = supervisor.why_lost(kept, run, 1000.0 + silent)
     assert found is None if why is None else found and why in found

@@ -41,7 +41,7 @@ SUBMIT_LATENCY = 0.1
 class Lab:
     server: LocalServer
     simulator: RunningSimulator
-    zygote: subprocess.Popen[str]
+    fork_server: subprocess.Popen[str]
     lock: Lock
     folder: Path
     flow_id: str = ""
@@ -62,12 +62,12 @@ class Lab:
         return str(self.call("POST", "/flow_runs/", run)["id"])
 
     def start(self, flow_run_id: str) -> int:
-        assert self.zygote.stdin
-        assert self.zygote.stdout
+        assert self.fork_server.stdin
+        assert self.fork_server.stdout
         with self.lock:
-            self.zygote.stdin.write(json.dumps({"flow_run_id": flow_run_id}) + "\n")
-            self.zygote.stdin.flush()
-            return int(json.loads(self.zygote.stdout.readline())["pid"])
+            self.fork_server.stdin.write(json.dumps({"flow_run_id": flow_run_id}) + "\n")
+            self.fork_server.stdin.flush()
+            return int(json.loads(self.fork_server.stdout.readline())["pid"])
 
     def set_state(self, flow_run_id: str, kind: str, name: str | None = None) -> None:
         state = {"state": {"type": kind, "name": name}, "force": True}
@@ -100,22 +100,22 @@ def lab(running_simulator: RunningSimulator, simulator: RunningSimulator, tmp_pa
         )
         subprocess.run([sys.executable, "-c", create], env=dict(server.env), check=True)
         with (tmp_path / "runs.log").open("w") as log:
-            zygote = subprocess.Popen(
-                [sys.executable, str(Path(__file__).parent / "zygote.py")],
+            fork_server = subprocess.Popen(
+                [sys.executable, str(Path(__file__).parent / "fork_server.py")],
                 env=dict(server.env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
             )
-            lab = Lab(server, simulator, zygote, Lock(), tmp_path)
+            lab = Lab(server, simulator, fork_server, Lock(), tmp_path)
             lab.flow_id = lab.call("POST", "/flows/", {"name": "omnihuman-video"})["id"]
             try:
                 yield lab
             finally:
-                assert zygote.stdin
-                zygote.stdin.close()
-                zygote.wait(PATIENCE)
+                assert fork_server.stdin
+                fork_server.stdin.close()
+                fork_server.wait(PATIENCE)
 
 
 @pytest.mark.server

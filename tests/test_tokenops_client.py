@@ -239,10 +239,10 @@ async def test_an_upstream_breakdown_is_uncertain(api: Api, code: int) -> None:
 @pytest.mark.parametrize(("code", "kind"), [*UPSTREAM, *BREAKDOWNS])
 @pytest.mark.parametrize("shape", PASSED_ON.values(), ids=PASSED_ON.keys())
 async def test_a_failed_job_tells_why(api: Api, code: int, kind: type, shape: Any) -> None:
-    seen = await api.look({"status": "failed"} | shape(code))
-    assert seen.phase is Phase.FAILED
-    assert (type(seen.failure), seen.failure.code, seen.failure.retryable) == (kind, str(code), False)
-    assert "Risk Not Pass" in str(seen.failure)
+    observed = await api.look({"status": "failed"} | shape(code))
+    assert observed.phase is Phase.FAILED
+    assert (type(observed.failure), observed.failure.code, observed.failure.retryable) == (kind, str(code), False)
+    assert "Risk Not Pass" in str(observed.failure)
 
 
 @pytest.mark.parametrize("beside", [{"code": 50411, "message": "No."}, {"message": "50411 Risk Not Pass"}])
@@ -269,16 +269,16 @@ async def test_the_documents_answers_are_understood(api: Api, text: str, phase: 
 
 @pytest.mark.parametrize(("phase", "word"), [(phase, word) for phase in WORDS for word in WORDS[phase].split()])
 async def test_every_known_word_has_its_phase(api: Api, phase: Phase, word: str) -> None:
-    seen = await api.look({"status": word, "progress": 40})
-    assert (seen.phase, seen.status, seen.recognized) == (phase, word, True)
-    assert (seen.failure is not None) == (phase is Phase.FAILED)
-    assert isinstance(seen.failure, JobExpired) == (word in ("expired", "not_found"))
+    observed = await api.look({"status": word, "progress": 40})
+    assert (observed.phase, observed.status, observed.recognized) == (phase, word, True)
+    assert (observed.failure is not None) == (phase is Phase.FAILED)
+    assert isinstance(observed.failure, JobExpired) == (word in ("expired", "not_found"))
 
 
 @pytest.mark.parametrize("word", ["rendering", "审核中", "", 3, None, {"state": "done"}])
 async def test_any_other_word_means_still_running(api: Api, word: Any) -> None:
-    seen = await api.look({"status": word})
-    assert (seen.phase, seen.recognized) == (Phase.RUNNING, False)
+    observed = await api.look({"status": word})
+    assert (observed.phase, observed.recognized) == (Phase.RUNNING, False)
 
 
 @pytest.mark.parametrize(
@@ -403,9 +403,9 @@ async def test_a_key_in_an_answer_gets_into_no_error(api: Api, status: int, quot
 
 
 async def test_a_key_in_a_failed_job_gets_into_no_error(api: Api) -> None:
-    seen = await api.look({"status": "failed", "error": {"message": f"Key {KEY} has no balance."}})
-    assert "has no balance" in str(seen.failure)
-    assert KEY not in f"{seen.failure} {vars(seen.failure)}"
+    observed = await api.look({"status": "failed", "error": {"message": f"Key {KEY} has no balance."}})
+    assert "has no balance" in str(observed.failure)
+    assert KEY not in f"{observed.failure} {vars(observed.failure)}"
 
 
 QUOTED_URL = "https://bucket.example.com/portrait.jpg?v=7&X-Tos-Credential=AKLT1&X-Tos-Signature=5ec2e7"
@@ -425,6 +425,6 @@ async def test_a_signed_url_that_an_answer_quotes_gets_into_no_error(api: Api, s
 
 
 async def test_a_signed_url_that_a_failed_job_quotes_gets_into_no_error(api: Api) -> None:
-    seen = await api.look({"status": "failed", "error": {"message": f"Cannot fetch {QUOTED_URL}."}})
-    assert seen.failure
-    assert_only_the_url_is_shown(seen.failure)
+    observed = await api.look({"status": "failed", "error": {"message": f"Cannot fetch {QUOTED_URL}."}})
+    assert observed.failure
+    assert_only_the_url_is_shown(observed.failure)

@@ -274,7 +274,7 @@ async def test_a_choice_that_is_not_understood_is_an_invalid_request(people: Mas
     assert people.read_urls == []
 
 
-async def test_a_choice_that_is_not_understood_is_told_even_if_nobody_was_detected() -> None:
+async def test_a_choice_that_is_not_understood_is_reported_even_if_nobody_was_detected() -> None:
     with pytest.raises(InvalidRequest):
         await select_masks(Detection(found=False), "the tall one", Masks().read)
 

@@ -378,7 +378,7 @@ async def test_a_signature_is_not_in_the_text_of_any_refusal() -> None:
 
 
 @pytest.mark.parametrize("failure", [httpx.ConnectError, httpx.ReadTimeout, httpx.RemoteProtocolError])
-async def test_a_network_failure_is_told_without_the_signature(failure: type[httpx.TransportError]) -> None:
+async def test_a_network_failure_is_reported_without_the_signature(failure: type[httpx.TransportError]) -> None:
     def quote(request: httpx.Request) -> httpx.Response:
         raise failure(f"broke at {request.url} ({SIGNED})")
 

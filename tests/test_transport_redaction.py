@@ -202,9 +202,9 @@ def test_a_quoted_url_loses_its_signature_and_the_sentence_nothing(sentence: str
 @pytest.mark.parametrize("url", SIGNED.values(), ids=SIGNED.keys())
 def test_a_url_in_json_and_in_json_inside_json_loses_its_signature_and_stays_json(url: str) -> None:
     inner = json.dumps({"url": url, "code": 7}).replace("&", "\\u0026")
-    for told in ({"detail": inner, "url": url}, {"detail": html.escape(url)}):
-        cleaned = unsigned_text(json.dumps(told, separators=(",", ":")))
-        assert json.loads(cleaned).keys() == told.keys()
+    for reported in ({"detail": inner, "url": url}, {"detail": html.escape(url)}):
+        cleaned = unsigned_text(json.dumps(reported, separators=(",", ":")))
+        assert json.loads(cleaned).keys() == reported.keys()
         for part in ("5ec2e7", "AKIA", "LTAI", "tokn"):
             assert part not in cleaned
 

@@ -246,16 +246,16 @@ def test_the_person_who_is_chosen_in_the_form_speaks(number: int, desk: Desk) ->
 
 
 def test_the_form_of_the_credentials_says_what_each_field_is_and_keeps_the_key_to_itself(desk: Desk) -> None:
-    told = [each.description for each in TokenOpsCredentials.model_fields.values() if each.description]
-    assert told
+    reported = [each.description for each in TokenOpsCredentials.model_fields.values() if each.description]
+    assert reported
     desk.open("/blocks/catalog/tokenops-credentials/create")
-    for description in told:
+    for description in reported:
         desk.see(description)
     desk.photograph("block-create")
 
     document = desk.call("GET", "/block_types/slug/tokenops-credentials/block_documents/name/default")
     desk.open(f"/blocks/block/{document['id']}/edit")
-    for description in told:
+    for description in reported:
         desk.see(description)
     key, address, *_ = desk.page.locator("textarea").all()
     until(lambda: key.input_value() == "********", "the key is filled in, as stars")
@@ -276,10 +276,10 @@ def test_the_run_form_of_a_live_poster_describes_each_scene_on_a_line_of_its_own
     for name, scene in SCENES.items():
         entry = desk.page.locator("li").filter(has_text=name).first
         entry.wait_for()
-        told = entry.inner_text()
-        assert scene.title in told
-        assert scene.english_title in told
-        assert f"{scene.description}。" in told
+        reported = entry.inner_text()
+        assert scene.title in reported
+        assert scene.english_title in reported
+        assert f"{scene.description}。" in reported
     desk.page.get_by_text("Extra JSON").first.wait_for()  # the form is drawn to its end
     desk.photograph("run-form")
 

@@ -56,7 +56,7 @@ class Browser:
     strange: list[str] = field(default_factory=list)
 
     def watch(self) -> None:
-        def seen(route: Any) -> None:
+        def observed(route: Any) -> None:
             url = route.request.url
             if url.startswith((f"{self.server.url}/", "data:", "blob:")):
                 route.continue_()
@@ -64,7 +64,7 @@ class Browser:
                 self.strange += [url] if HOST in url else []  # the second UI asks for settings of its own
                 route.abort()
 
-        self.page.context.route("**/*", seen)
+        self.page.context.route("**/*", observed)
 
     def _opens(self, path: str, ready: str, tab: str) -> bool:
         """Open a page, or one of its tabs; whether it shows what it should.

@@ -515,12 +515,12 @@ def main() -> None:
         from prefect.testing.utilities import prefect_test_harness
 
         with prefect_test_harness(server_startup_timeout=300):
-            told = asyncio.run(make(simulator))
-        told["files"] = delivered_files(out)
+            reported = asyncio.run(make(simulator))
+        reported["files"] = delivered_files(out)
     with sqlite3.connect(folder / "ledger.db") as database:
         database.execute("VACUUM INTO ?", [str(out / "ledger-0003.sqlite")])
-    told["rows"] = rows_of(out / "ledger-0003.sqlite")
-    (out / "ledger-0003.json").write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", "utf-8")
+    reported["rows"] = rows_of(out / "ledger-0003.sqlite")
+    (out / "ledger-0003.json").write_text(json.dumps(reported, ensure_ascii=False, indent=1) + "\n", "utf-8")
     shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -87,18 +87,18 @@ async def make(simulator: Any) -> dict[str, Any]:
     simulator.world.settings.subjects = 2
     account = dict(ACCOUNTS["tokenops"])
     await access.BLOCKS[account.pop("block")](**account).save("golden", overwrite=True)
-    told = {}
+    reported = {}
     for name, (flow, parameters) in RUNS.items():
         before = simulator.accepted
         run = await suspend(f"{FLOWS}.{flow}", parameters)
-        told[name] = {
+        reported[name] = {
             "run": str(run.id),
             "entrypoint": f"{FLOWS}.{flow}",
             "parameters": run.parameters,
             "pause_key": run.state.state_details.pause_key,
             "posts_before": simulator.accepted - before,
         }
-    return {"suspended": told, "ended": {name: await end(simulator, *ended) for name, ended in ENDED.items()}}
+    return {"suspended": reported, "ended": {name: await end(simulator, *ended) for name, ended in ENDED.items()}}
 
 
 async def end(simulator: Any, fault: str, entrypoint: str, parameters: dict[str, Any]) -> dict[str, str]:
@@ -137,7 +137,7 @@ def main() -> None:
         )
 
         with access.local_server(home / "home") as server, temporary_settings({PREFECT_API_URL: server.api}):
-            told = asyncio.run(make(simulator))
+            reported = asyncio.run(make(simulator))
     for record in sorted((home / "results").iterdir()):
         shutil.copy(record, out / "results" / record.name)
     for name, source in {"prefect": home / "home" / "prefect.db", "ledger": home / "ledger.db"}.items():
@@ -145,7 +145,7 @@ def main() -> None:
             database.execute("VACUUM INTO ?", [str(out / f"{name}.sqlite")])
     rows = make_ledger.rows_of(out / "ledger.sqlite")
     (out / "suspended.json").write_text(
-        json.dumps({**told, "rows": rows}, ensure_ascii=False, indent=1) + "\n", "utf-8"
+        json.dumps({**reported, "rows": rows}, ensure_ascii=False, indent=1) + "\n", "utf-8"
     )
     whole = out / "prefect.sqlite"
     (out / "prefect.sqlite.xz").write_bytes(lzma.compress(whole.read_bytes(), preset=9 | lzma.PRESET_EXTREME))

@@ -97,13 +97,13 @@ async def test_a_delivered_job(simulator: Any, credentials: Any) -> None:
     with access.few_frames():
         ran = await Ran.of(JIMENG, **lake(credentials))
     assert ran.state.is_completed()
-    told = await events()
-    assert told.keys() == {"genmedia.job.submitted", "genmedia.job.changed", "genmedia.job.delivered"}
-    assert {event.resource.id for event in told.values()} == {f"genmedia.job.{(await the_job()).key}"}
-    assert all(event.resource.root.keys() == JOB_RESOURCE for event in told.values())
-    assert told["genmedia.job.submitted"].payload.keys() == {"state"}
-    assert told["genmedia.job.changed"].payload.keys() == {"state", "provider_status", "phase"}
-    assert told["genmedia.job.delivered"].payload.keys() == {"state", "uri", "sha256"}
+    reported = await events()
+    assert reported.keys() == {"genmedia.job.submitted", "genmedia.job.changed", "genmedia.job.delivered"}
+    assert {event.resource.id for event in reported.values()} == {f"genmedia.job.{(await the_job()).key}"}
+    assert all(event.resource.root.keys() == JOB_RESOURCE for event in reported.values())
+    assert reported["genmedia.job.submitted"].payload.keys() == {"state"}
+    assert reported["genmedia.job.changed"].payload.keys() == {"state", "provider_status", "phase"}
+    assert reported["genmedia.job.delivered"].payload.keys() == {"state", "uri", "sha256"}
     assert await ran.artifacts() == {"genmedia-jimeng", "genmedia-progress"}
 
 
@@ -121,9 +121,9 @@ async def test_what_goes_wrong_with_a_job(
     simulator.order(fault, times=9)
     with access.few_frames():
         ran = await Ran.of(JIMENG, **lake(credentials))
-    told = await events()
-    assert told.keys() - {"genmedia.job.submitted", "genmedia.job.changed"} == {event}
-    assert told[event].payload.keys() == payload
+    reported = await events()
+    assert reported.keys() - {"genmedia.job.submitted", "genmedia.job.changed"} == {event}
+    assert reported[event].payload.keys() == payload
     assert await ran.artifacts() - {"genmedia-progress"} == {"genmedia-failure"}
 
 
@@ -165,10 +165,10 @@ async def test_a_batch(simulator: Any, credentials: Any, tmp_path: Path) -> None
         assert await stopped.artifacts() == {"genmedia-batch", "genmedia-batch-failures", "genmedia-failure"}
         done = await Ran.of(BATCH, table=table("one", "two"), **options)
     assert await done.artifacts() == {"genmedia-batch", "genmedia-batch-gallery"}
-    told = await events()
-    assert told.keys() == {"genmedia.job.failed", "genmedia.batch.stopped"}
-    assert told["genmedia.batch.stopped"].resource.id == "genmedia.batch.golden"
-    assert told["genmedia.batch.stopped"].payload.keys() == {"error", "message", "rows"}
+    reported = await events()
+    assert reported.keys() == {"genmedia.job.failed", "genmedia.batch.stopped"}
+    assert reported["genmedia.batch.stopped"].resource.id == "genmedia.batch.golden"
+    assert reported["genmedia.batch.stopped"].payload.keys() == {"error", "message", "rows"}
 
 
 async def test_a_shard_of_a_batch(simulator: Any, credentials: Any, tmp_path: Path) -> None:

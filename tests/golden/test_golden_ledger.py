@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 
 HERE = Path(__file__).parent
 LEDGER = HERE / "ledger-0003.sqlite"
-TOLD: dict[str, Any] = json.loads((HERE / "ledger-0003.json").read_text("utf-8"))
-ITEMS = [item for item in TOLD["items"] if item["keyed"]]
+REPORTED: dict[str, Any] = json.loads((HERE / "ledger-0003.json").read_text("utf-8"))
+ITEMS = [item for item in REPORTED["items"] if item["keyed"]]
 BEFORE_STALE = 60.0
 """Seconds by which the ledger's last write is older than what makes a submission that was never finished unknown."""
 
@@ -60,7 +60,7 @@ class Fixture:
 
     def block(self, account: str) -> Any:
         """The Block of an account; its user has another token today."""
-        options = dict(TOLD["accounts"][account])
+        options = dict(REPORTED["accounts"][account])
         if options.get("token") == EXCHANGED:
             options["token"] = self.token
         return access.BLOCKS[options.pop("block")](**options)
@@ -106,8 +106,8 @@ def _put_files() -> None:
     memory = fsspec.filesystem("memory")
     if memory.exists("/golden"):
         memory.rm("/golden", recursive=True)
-    lost = {item["name"] for item in TOLD["items"] if item["file_is_lost"]}
-    for place, name in TOLD["files"].items():
+    lost = {item["name"] for item in REPORTED["items"] if item["file_is_lost"]}
+    for place, name in REPORTED["files"].items():
         if place.split("/")[3] not in lost:
             memory.pipe_file(place.removeprefix("memory:/"), (HERE / name).read_bytes())
 
@@ -133,8 +133,8 @@ def _jobs_at_provider(ledger: Path) -> list[dict[str, Any]]:
 
 def _account(name: str) -> str:
     """How the text of an account's rows begins: provider and fingerprint."""
-    key = next(item["jobs"][0] for item in TOLD["items"] if item["account"] == name)
-    account: str = TOLD["rows"][key]["account"]
+    key = next(item["jobs"][0] for item in REPORTED["items"] if item["account"] == name)
+    account: str = REPORTED["rows"][key]["account"]
     return account.partition("@")[0]
 
 
@@ -150,14 +150,14 @@ async def ending_of(run: Any) -> str:
 async def test_every_row_is_read_as_it_was_written(fixture: Fixture) -> None:
     async with access.ledger_at(fixture.ledger) as ledger:
         jobs = {job.key: job for job in await ledger.jobs()}
-    assert jobs.keys() == TOLD["rows"].keys()
-    for key, row in TOLD["rows"].items():
+    assert jobs.keys() == REPORTED["rows"].keys()
+    for key, row in REPORTED["rows"].items():
         present = {name: getattr(jobs[key], name) for name in row} | {"state": jobs[key].state.value}
         assert present == row
 
 
 def test_the_ledger_holds_every_state_and_what_later_versions_migrate() -> None:
-    rows = TOLD["rows"].values()
+    rows = REPORTED["rows"].values()
     assert {row["state"] for row in rows} == {state.value for state in access.JobState}
     assert len({row["account"].partition("@")[0] for row in rows if row["account"].startswith("tokenops:")}) == 2
     spelled = {row["account"].partition("@")[2] for row in rows if row["account"].startswith(_account("tokenops"))}
@@ -175,7 +175,7 @@ async def test_the_same_request_in_a_new_run_goes_on_with_its_job(item: dict[str
     assert fixture.posts == item["posts"]
     rows = fixture.rows()
     new = [rows[key] for key in rows.keys() - before.keys()]
-    left = TOLD["rows"][item["jobs"][-1]]["state"]
+    left = REPORTED["rows"][item["jobs"][-1]]["state"]
     assert len(new) == (0 if left == "reserved" else item["posts"]), "it sends the reserved job, or makes an attempt"
     identities = {before[key]["identity"]: before[key]["attempt"] for key in item["jobs"]}
     assert {row["identity"]: row["attempt"] - 1 for row in new}.items() <= identities.items()
@@ -188,7 +188,7 @@ async def test_the_same_request_in_a_new_run_goes_on_with_its_job(item: dict[str
     assert {key: rows[key] for key in others} == {key: before[key] for key in others}
 
 
-@pytest.mark.parametrize("batch", TOLD["batches"], ids=lambda batch: batch["options"]["table"])
+@pytest.mark.parametrize("batch", REPORTED["batches"], ids=lambda batch: batch["options"]["table"])
 async def test_the_same_batch_again_does_the_rest(batch: dict[str, Any], fixture: Fixture, tmp_path: Path) -> None:
     for provider in ("tokenops", "jenius", "hidream"):
         await fixture.block(provider).save("golden", overwrite=True)
@@ -207,7 +207,7 @@ async def test_the_same_batch_again_does_the_rest(batch: dict[str, Any], fixture
 
 
 async def test_reconciling_delivers_all_that_is_at_the_provider_and_sends_nothing(fixture: Fixture) -> None:
-    names = {name: f"golden-{number}" for number, name in enumerate(TOLD["accounts"])}
+    names = {name: f"golden-{number}" for number, name in enumerate(REPORTED["accounts"])}
     for account, name in names.items():
         await fixture.block(account).save(name, overwrite=True)
     before = fixture.rows()

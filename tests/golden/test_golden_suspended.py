@@ -35,8 +35,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, te
 pytestmark = pytest.mark.server
 
 SUSPENDED = Path(__file__).parent / "suspended"
-TOLD: dict[str, Any] = json.loads((SUSPENDED / "suspended.json").read_text("utf-8"))
-RUNS: dict[str, Any] = TOLD["suspended"]
+REPORTED: dict[str, Any] = json.loads((SUSPENDED / "suspended.json").read_text("utf-8"))
+RUNS: dict[str, Any] = REPORTED["suspended"]
 WAITING = [name for name in RUNS if RUNS[name]["pause_key"].startswith("genmedia-job-")]
 PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
 LEFT_SECONDS = 3600.0
@@ -138,11 +138,11 @@ def job_of(name: str, home: Path) -> dict[str, Any]:
 
 
 async def test_every_run_is_suspended_with_the_key_that_wakes_it(server: None) -> None:
-    for name, told in RUNS.items():
+    for name, reported in RUNS.items():
         run = await run_of(name)
         assert run.state.name == "Suspended"
-        assert run.state.state_details.pause_key == told["pause_key"]
-        assert run.parameters == told["parameters"]
+        assert run.state.state_details.pause_key == reported["pause_key"]
+        assert run.parameters == reported["parameters"]
 
 
 async def test_reconciling_resumes_what_waits_and_it_is_delivered_without_another_submission(
@@ -189,5 +189,7 @@ def test_what_a_run_has_persisted_loads(record: Path) -> None:
     text = record.read_text("utf-8")
     stored = json.loads(text)["result"] if text.startswith("{") else text
     present = contents(pickle.loads(base64.b64decode(stored)))
-    recorded = [ended["contents"] for ended in TOLD["ended"].values() if ended["contents"]["class"] == present["class"]]
+    recorded = [
+        ended["contents"] for ended in REPORTED["ended"].values() if ended["contents"]["class"] == present["class"]
+    ]
     assert [missing_from(each, present) for each in recorded] == [[]]

@@ -18,6 +18,7 @@ from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import ACCEPTED, Job, JobState
 from prefect_genmedia._core.statements import JOBS, followed, holding_id, job_of, lock_number
+from prefect_genmedia._core.telemetry import note
 from prefect_genmedia.errors import LedgerError, SubmissionUnknown
 from prefect_genmedia.providers.plugin import find_plugin
 from prefect_genmedia.providers.protocol import Accepted
@@ -25,7 +26,7 @@ from prefect_genmedia.text import clean_text, escaped, shown_id
 
 logger = logging.getLogger(__name__)
 
-NOTHING_SEEN: dict[str, Any] = {"provider_status": None, "running_at": None, "notified_at": None}
+NOTHING_OBSERVED: dict[str, Any] = {"provider_status": None, "running_at": None, "notified_at": None}
 """The fields that say what was seen under an id, as they are before that."""
 
 _NO_DECISION: dict[str, Any] = {"error_kind": None, "error_message": None, "error_code": None, "before_decision": None}
@@ -46,7 +47,7 @@ class Recorded:
     stands: bool = True
 
     @property
-    def told(self) -> str:
+    def message(self) -> str:
         """What happened, for the log: the last line of the job's note."""
         return "".join((self.job.note or "").splitlines()[-1:])
 
@@ -188,7 +189,7 @@ def is_correctable(job: Job) -> bool:
     return (
         job.state is JobState.SUBMITTED
         and undoable(job) == "adopt"
-        and all(getattr(job, name) is None for name in NOTHING_SEEN)
+        and all(getattr(job, name) is None for name in NOTHING_OBSERVED)
     )
 
 
@@ -212,7 +213,9 @@ def change(connection: Connection, job: Job, **values: Any) -> Job:
         **values: the columns.
     """
     statement = update(JOBS).where(JOBS.c.key == job.key).values(**values).returning(*JOBS.c)
-    return job_of(connection.execute(statement).fetchone())
+    changed = job_of(connection.execute(statement).fetchone())
+    note(connection, job.state, changed)
+    return changed
 
 
 def others_with_id(connection: Connection, job: Job, provider_job_id: str) -> list[Job]:

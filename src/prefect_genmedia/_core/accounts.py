@@ -135,11 +135,11 @@ def learn_accounts(connection: Connection, provider: str | None = None) -> None:
         provider: only texts of this provider; None for all.
     """
     lock_accounts(connection)
-    seen = func.min(_JOBS.c.created_at)
-    texts = select(_JOBS.c.provider, _JOBS.c.account, seen).where(_JOBS.c.account.not_in(select(_TOKENS.c.token)))
+    first_job = func.min(_JOBS.c.created_at)
+    texts = select(_JOBS.c.provider, _JOBS.c.account, first_job).where(_JOBS.c.account.not_in(select(_TOKENS.c.token)))
     if provider is not None:
         texts = texts.where(_JOBS.c.provider == provider)
-    found = connection.execute(texts.group_by(_JOBS.c.provider, _JOBS.c.account).order_by(seen, _JOBS.c.account))
+    found = connection.execute(texts.group_by(_JOBS.c.provider, _JOBS.c.account).order_by(first_job, _JOBS.c.account))
     for its_provider, token, created_at in found.fetchall():
         account = _read_token(its_provider, token)
         if account is None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, select
 
 from prefect_genmedia._core.accepted import (
-    NOTHING_SEEN,
+    NOTHING_OBSERVED,
     change,
     is_correctable,
     locked,
@@ -216,7 +216,7 @@ def _adopt(connection: Connection, job: Job, wish: _Wish) -> Job:
     lifetime = plugin.job_lifetime_seconds if plugin else None
     values = (
         _NO_ERROR
-        | NOTHING_SEEN
+        | NOTHING_OBSERVED
         | {
             "state": JobState.SUBMITTED.value,
             "provider_job_id": wish.provider_job_id,

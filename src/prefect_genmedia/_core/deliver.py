@@ -22,7 +22,7 @@ from prefect_genmedia._core.polling import client_of
 from prefect_genmedia._core.standing import Logger, kept_files
 from prefect_genmedia._media.failures import storing
 from prefect_genmedia._media.folder import Storage
-from prefect_genmedia._media.staged import Landing
+from prefect_genmedia._media.staged import StagedDownload
 from prefect_genmedia._media.storage import Target
 from prefect_genmedia._media.verify import MediaFacts, byte_limit, examine_video, mismatches
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired, ResultInvalid
@@ -111,7 +111,7 @@ async def deliver_once(
             await ledger.move(job, JobState.UNDELIVERABLE, **facts)
     except GenMediaError as error:
         failure = error
-    raise job.told_in(failure)
+    raise job.describe_in(failure)
 
 
 async def _fetched(client: ProviderClient, job: Job, target: Target, kept: Mapping[int, Delivery]) -> Delivery:
@@ -159,47 +159,47 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> tuple[Job,
 
 
 async def _download(client: ProviderClient, job: Job, target: Target, index: int) -> Delivery:
-    landing = Landing(target.storage, byte_limit(job.expectation))
+    download = StagedDownload(target.storage, byte_limit(job.expectation))
     try:
         async with client_of(client, job).open_result(job.provider_job_id or "", index) as stream:
-            await landing.receive(stream)
-        return await _landed(landing, job, target, index)
+            await download.receive(stream)
+        return await _settled(download, job, target, index)
     finally:
-        if landing.is_open:
-            await to_thread.run_sync(landing.close)
+        if download.is_open:
+            await to_thread.run_sync(download.close)
 
 
-async def _landed(landing: Landing, job: Job, target: Target, index: int) -> Delivery:
+async def _settled(download: StagedDownload, job: Job, target: Target, index: int) -> Delivery:
     """Verify and publish in a thread; a cancelled run ends the decoder instead of waiting for it."""
-    landed = asyncio.ensure_future(to_thread.run_sync(_land, landing, job, target, index))
+    settled = asyncio.ensure_future(to_thread.run_sync(_settle, download, job, target, index))
     try:
-        return await asyncio.shield(landed)
+        return await asyncio.shield(settled)
     except asyncio.CancelledError:
-        landing.decoding.stop()
+        download.decoding.stop()
         with CancelScope(shield=True):
-            await asyncio.wait([landed])
-        landed.cancelled() or landed.exception()  # taken note of: nobody else asks for it
+            await asyncio.wait([settled])
+        settled.cancelled() or settled.exception()  # taken note of: nobody else asks for it
         raise
 
 
-def _land(landing: Landing, job: Job, target: Target, index: int) -> Delivery:
+def _settle(download: StagedDownload, job: Job, target: Target, index: int) -> Delivery:
     """Verify what has arrived, and publish it: one trip to a thread for the whole of a small file's disk work."""
     storage = target.storage
-    with closing(landing):
-        staged, digest = landing.settle()
+    with closing(download):
+        staged, digest = download.settle()
         try:
-            facts = _verify(staged, job, landing)
+            facts = _verify(staged, job, download)
         except ResultInvalid as error:
-            if landing.decoding.is_stopped:
+            if download.decoding.is_stopped:
                 raise
-            error.message += _quarantined(staged, digest, landing.size, quarantine_name(job, target, index), target)
+            error.message += _quarantined(staged, digest, download.size, quarantine_name(job, target, index), target)
             raise
         with storing():
             name = free_name(job, target, index)
         delivery = Delivery(
             uri=storage.uri_of(name),
             sha256=digest,
-            bytes=landing.size,
+            bytes=download.size,
             seconds=facts.seconds,
             width=facts.width,
             height=facts.height,
@@ -224,8 +224,8 @@ def _quarantined(staged: Path, digest: str, size: int, name: str, target: Target
     )
 
 
-def _verify(path: Path, job: Job, landing: Landing) -> MediaFacts:
-    facts = examine_video(path, job.expectation, landing.decoding)
+def _verify(path: Path, job: Job, download: StagedDownload) -> MediaFacts:
+    facts = examine_video(path, job.expectation, download.decoding)
     problems = mismatches(facts, job.expectation)
     if problems:
         raise ResultInvalid("The file is not what was asked for: " + "; ".join(problems) + ".", retryable=False)
@@ -235,10 +235,10 @@ def _verify(path: Path, job: Job, landing: Landing) -> MediaFacts:
 def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Delivery, facts: MediaFacts) -> Delivery:
     poster, sidecar = poster_name(name), sidecar_name(name)
     content = sidecar_of(job, delivery, name) | {"poster": {"file": poster, "sha256": sha256(facts.poster).hexdigest()}}
-    told = json.dumps(content, ensure_ascii=False, indent=2).encode()
+    encoded = json.dumps(content, ensure_ascii=False, indent=2).encode()
     with storing():
         # The sidecar first: it says that the others are ours, should the process end before they are all there.
-        storage.publish(staged, name, {sidecar: told, poster: facts.poster})
+        storage.publish(staged, name, {sidecar: encoded, poster: facts.poster})
     return delivery.model_copy(update={"poster_uri": storage.uri_of(poster), "sidecar_uri": storage.uri_of(sidecar)})
 
 

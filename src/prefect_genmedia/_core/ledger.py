@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Row, Select, select, text, update
 
-from prefect_genmedia._core import pace, schema
+from prefect_genmedia._core import pace, schema, telemetry
 from prefect_genmedia._core.attempts import chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
@@ -30,6 +30,7 @@ from prefect_genmedia._core.statements import (
     NEW,
     NEWEST,
     RESERVE,
+    TIME_OF_STATE,
     TOOK,
     TOOK_OF_LENGTH,
     WHICH_POSTGRESQL,
@@ -48,13 +49,6 @@ T = TypeVar("T")
 Spend = Callable[[Connection, Job], None]
 """Reserves a job's money in the transaction in which it begins to be sent; raises where there is none."""
 
-_TIME_OF_STATE = {
-    JobState.SENDING: "sent_at",
-    JobState.SUBMITTED: "submitted_at",
-    JobState.SUCCEEDED: "succeeded_at",
-    JobState.DELIVERED: "delivered_at",
-}
-
 
 class Ledger:
     """The jobs of one database, in one event loop; get one from `open_ledger`."""
@@ -71,9 +65,11 @@ class Ledger:
         now = self._clock.now()
         values = columns_of(job.model_copy(update={"key": job.key or new_key(), "created_at": now, "updated_at": now}))
         row = await self._one(RESERVE[self._database.dialect], values)
-        if row is None:
-            row = await self._one(select(JOBS).where(JOBS.c.identity == job.identity, JOBS.c.attempt == job.attempt))
-        return job_of(row)
+        if row is not None:
+            return telemetry.changed(None, job_of(row))
+        return job_of(
+            await self._one(select(JOBS).where(JOBS.c.identity == job.identity, JOBS.c.attempt == job.attempt))
+        )
 
     async def move(self, job: Job, state: JobState, **changes: Any) -> Job | None:
         """Take a job to another state, if it still is where `job` says it is.
@@ -93,9 +89,9 @@ class Ledger:
             raise ValueError(f"a job never goes from {job.state.value} to {state.value}")
         now = self._clock.now()
         values = {"state": state.value, "updated_at": now, **plain(changes)}
-        if state in _TIME_OF_STATE:
-            values.setdefault(_TIME_OF_STATE[state], now)
-        return await self._update(job, values)
+        if state in TIME_OF_STATE:
+            values.setdefault(TIME_OF_STATE[state], now)
+        return telemetry.changed(job.state, await self._update(job, values))
 
     async def start_sending(
         self,
@@ -155,7 +151,7 @@ class Ledger:
                 spend(connection, taken)
             return taken
 
-        return await self.transact(take)
+        return telemetry.changed(JobState.RESERVED, await self.transact(take))
 
     async def unsend(self, job: Job, **changes: Any) -> Job | None:
         """Take a job that this process was sending back to `reserved`: not a byte has left, and none will.
@@ -175,7 +171,7 @@ class Ledger:
             .values(**values, **plain(changes))
         )
         row = await self._one(statement.returning(*JOBS.c))
-        return None if row is None else job_of(row)
+        return telemetry.changed(JobState.SENDING, None if row is None else job_of(row))
 
     async def cool_down(self, job: Job, seconds: float) -> None:
         """Let nobody send for the job's account for a while.
@@ -332,13 +328,16 @@ class Ledger:
         Raises:
             LedgerError: the database stayed away.
         """
-        done, _ = await despite_outage(lambda: self._database.transact(work), self._clock, self._patience)
+        changes = telemetry.Changes()
+        noted = changes.noted(work)
+        done, _ = await despite_outage(lambda: self._database.transact(noted), self._clock, self._patience)
+        changes.report()
         return done
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
-        told = {NEW + name: value for name, value in values.items()}
+        bound = {NEW + name: value for name, value in values.items()}
         where = {"its_key": job.key, "its_state": job.state.value, "its_id": job.provider_job_id}
-        rows, repeated = await self._repeatable(update_of(tuple(values)), {**where, **told})
+        rows, repeated = await self._repeatable(update_of(tuple(values)), {**where, **bound})
         if rows:
             return job_of(rows[0])
         if repeated:

@@ -60,18 +60,18 @@ class Places:
             yield
             return
         async with _LINES.lease((account_key(job), self.limit), _new_line) as line:
-            told = line.locked() and await self._tell_if_full(ledger, job, self.limit)
+            is_logged = line.locked() and await self._tell_if_full(ledger, job, self.limit)
             async with line:
-                await self._look(ledger, job, self.limit, clock, told)
+                await self._look(ledger, job, self.limit, clock, is_logged)
                 yield
 
-    async def _look(self, ledger: Ledger, job: Job, limit: int, clock: Clock, told: bool) -> None:
+    async def _look(self, ledger: Ledger, job: Job, limit: int, clock: Clock, is_logged: bool) -> None:
         pause, longest = LOOK_SECONDS
         while await ledger.in_flight(job.account) >= limit:
             present = await ledger.get(job.key)
             if present is None or present.state is not JobState.RESERVED:
                 return  # another process has sent it
-            told = told or await self._tell_if_full(ledger, job, limit)
+            is_logged = is_logged or await self._tell_if_full(ledger, job, limit)
             left = self.until - clock.monotonic()
             if left <= 0:
                 raise RateLimited(

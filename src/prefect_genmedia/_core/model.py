@@ -243,9 +243,9 @@ class Job(BaseModel):
         error: GenMediaError = kind(self.error_message or "The provider gave no reason.", code=self.error_code)
         if self.state is JobState.UNKNOWN and self.provider_job_id is not None:
             error.next_step = adopt_step(self.provider_job_id)
-        return self.told_in(error)
+        return self.describe_in(error)
 
-    def told_in(self, error: ErrorType) -> ErrorType:
+    def describe_in(self, error: ErrorType) -> ErrorType:
         """Name this job in an error, and what it cost if the provider gave it up; returns the same error.
 
         Parameters:

@@ -110,38 +110,40 @@ def _may_take(job: Job, target: Target, name: str) -> bool:
     A sidecar of this package speaks for the three of them; a poster frame that it does not describe is a user's own.
     """
     storage = target.storage
-    told = _told(storage, name)
-    is_own = told.get("job_key") == job.key
-    is_ours = str(told.get("made_by")).startswith(MAKER)
+    stored = _read_sidecar(storage, name)
+    is_own = stored.get("job_key") == job.key
+    is_ours = str(stored.get("made_by")).startswith(MAKER)
     may_replace = is_own or (is_ours and target.name is not None and not _is_input(job, storage.uri_of(name)))
     if storage.is_folder(name):
         return False
     standing = storage.size(name)
-    if standing is not None and not (may_replace and (is_own or target.overwrite or _is_as_told(storage, name, told))):
+    if standing is not None and not (
+        may_replace and (is_own or target.overwrite or _matches_sidecar(storage, name, stored))
+    ):
         return False
     if storage.size(sidecar_name(name)) is not None and not may_replace:
         return False
     if storage.size(poster_name(name)) is None:
         return True
-    poster = told.get("poster")
+    poster = stored.get("poster")
     known = poster.get("sha256") if isinstance(poster, dict) else None
     if may_replace and target.overwrite and known is not None:
         return True
     return may_replace and known is not None and storage.digest(storage.uri_of(poster_name(name))) == known
 
 
-def _told(storage: Storage, name: str) -> Mapping[str, Any]:
+def _read_sidecar(storage: Storage, name: str) -> Mapping[str, Any]:
     """What the sidecar of a file says; nothing where it has none of ours."""
     try:
-        told = json.loads(storage.read(storage.uri_of(sidecar_name(name))))
+        stored = json.loads(storage.read(storage.uri_of(sidecar_name(name))))
     except Exception:  # each storage has errors of its own; a file that nobody vouches for is left alone
         return {}
-    return told if isinstance(told, dict) and isinstance(told.get("media"), dict) else {}
+    return stored if isinstance(stored, dict) and isinstance(stored.get("media"), dict) else {}
 
 
-def _is_as_told(storage: Storage, name: str, told: Mapping[str, Any]) -> bool:
+def _matches_sidecar(storage: Storage, name: str, stored: Mapping[str, Any]) -> bool:
     """Whether a file still has the bytes that its sidecar describes: else somebody has edited it."""
-    media = told["media"]
+    media = stored["media"]
     if media.get("bytes") != storage.size(name):
         return False
     return media.get("sha256") in (None, storage.digest(storage.uri_of(name)))

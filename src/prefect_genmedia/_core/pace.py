@@ -178,7 +178,7 @@ def _without_jumps(connection: Connection, row: Any, now: float) -> tuple[float,
 def _position(connection: Connection, turn: Turn, runs: int, now: float) -> int:
     """How many waiters come before this one; writes down that it waits."""
     account, key = account_key(turn.job), turn.job.key
-    connection.execute(delete(_WAITERS).where(_WAITERS.c.seen_at < now - ALIVE_SECONDS))
+    connection.execute(delete(_WAITERS).where(_WAITERS.c["seen_at"] < now - ALIVE_SECONDS))
     leave(connection, turn.job)
     values = {"is_batch": int(turn.is_batch), "arrived_at": now - turn.waited, "seen_at": now}
     connection.execute(_WAITERS.insert().values(account=account, job_key=key, **values))

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
+from prefect_genmedia._core import telemetry
 from prefect_genmedia._core.admission import refuse_early, tell_of_budget
 from prefect_genmedia._core.deliver import deliver_once as publish_verified
 from prefect_genmedia._core.destination import check_destination
@@ -168,6 +169,7 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
     return await completed(session, prepared)
 
 
+@telemetry.step("submit")
 async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None) -> Job:
     """Submit the request, once: whoever calls again with the same identity gets the same job.
 
@@ -187,7 +189,7 @@ async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]
     try:
         ready = await resolve(session, spec, prepared)
         if ready.job_key is not None:
-            return await submitted_job(session.ledger, ready.job_key)
+            return telemetry.joined(await submitted_job(session.ledger, ready.job_key))
         job = await submit_once(session, spec, ready)
     except BudgetStop as error:
         await tell_of_budget(session, "reached", error.facts)
@@ -201,6 +203,7 @@ async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]
     return job
 
 
+@telemetry.step("wait")
 async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
     """Wait until the provider has the result.
 
@@ -244,6 +247,7 @@ async def _time_before_restart(session: Session, job: Job) -> float:
     return max((await session.run.restarted_at() or 0.0) - job.age_origin, 0.0)
 
 
+@telemetry.step("deliver")
 async def deliver(session: Session, job: Job, output: str | None, overwrite: bool = False) -> Job:
     """Download, verify and publish the file.
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 
+from prefect_genmedia._core import telemetry
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.listener import Silent, WaitListener
@@ -199,6 +200,7 @@ class _Watch:
                 return
             else:
                 await self.clock.sleep(min(step, left))
+        telemetry.polled(self.job, self.clock.monotonic() - until)
 
     async def _is_notified(self) -> bool:
         present = await self.ledger.get(self.job.key)
@@ -249,13 +251,13 @@ class _Watch:
         if self.job.is_over(self.clock.now()):
             if not await self._moved(JobState.UNDELIVERABLE, **facts):
                 return
-            raise self.job.told_in(error) from None
+            raise self.job.describe_in(error) from None
         now = self.clock.monotonic()
         if self.missing_since is None:
             self.missing_since = now
             await self._noted(**facts)
         if now - self.missing_since >= MISSING_SECONDS:
-            raise self.job.told_in(_not_found(error)) from None
+            raise self.job.describe_in(_not_found(error)) from None
         self._tell_trouble(error)
 
     def _tell_trouble(self, error: GenMediaError) -> None:
@@ -321,7 +323,7 @@ class _Watch:
             **self._evidence(observation),
         )
         if moved:
-            raise self.job.told_in(failure)
+            raise self.job.describe_in(failure)
 
     def _evidence(self, observation: Observation) -> dict[str, object]:
         if not observation.evidence:
@@ -381,5 +383,5 @@ def _not_found(error: JobExpired) -> JobExpired:
 
 def _prices(observation: Observation) -> dict[str, object]:
     """What the provider told of money; what it did not tell leaves what it told before."""
-    told = {"price": observation.price, "points_remaining": observation.points_remaining}
-    return {name: value for name, value in told.items() if value is not None}
+    known = {"price": observation.price, "points_remaining": observation.points_remaining}
+    return {name: value for name, value in known.items() if value is not None}

@@ -14,6 +14,7 @@ from prefect_genmedia._core.accepted import accepted_otherwise, accepted_too_lat
 from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.deliver import deliver_once
+from prefect_genmedia._core.figures import publish_figures
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS, wait_for_job
@@ -69,7 +70,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class ReconcileContext:
     """What reconciling needs to know of the world outside the ledger.
 
     Parameters:
@@ -89,7 +90,7 @@ class Surroundings:
     flow_run_id: str | None = None
 
 
-async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Finding]:
+async def reconcile(ledger: Ledger, around: ReconcileContext, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Finding]:
     """Deliver what was paid for and left behind, closest expiry first; then name what needs a person.
 
     Any number of these may run at once: each job is taken over by one of them. The accounts do not wait for each other,
@@ -128,6 +129,7 @@ async def reconcile(ledger: Ledger, around: Surroundings, clock: Clock = SYSTEM_
     for job in await accepted_too_late(ledger, clock.now()):
         step = accepted_otherwise(job, job.provider_job_id or "").next_step_for()
         yield Finding(job, "accepted after it was decided otherwise", step)
+    await publish_figures(ledger)
 
 
 def _may_come(job: Job, clock: Clock) -> bool:
@@ -142,7 +144,7 @@ def _ends_at(job: Job) -> float:
     return job.age_origin + FORGOTTEN_SECONDS
 
 
-async def _in_its_time(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
+async def _in_its_time(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
     """Take a job up, and leave it when its time is over.
 
     The work is a task of its own: a storage call that hangs in a thread cannot be cancelled, only left behind.
@@ -173,7 +175,7 @@ def _forget(work: asyncio.Future[Finding | None]) -> None:
         logger.warning("A job that was left ended with %s", type(error).__name__)
 
 
-async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
+async def _take_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
     """Whatever goes wrong with one job, those behind it must be collected before they expire."""
     try:
         return await _taken_up(ledger, around, job, clock)
@@ -184,10 +186,12 @@ async def _take_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock)
         error.next_step = agreed_step(error, present.rerun(clock.now()))
         return Finding(present, f"{error.kind}: {error.message}", error.next_step_for(job.key))
     except Exception as error:
-        return Finding(await _present(ledger, job), _told(error), "look into this; the next run tries the job again.")
+        return Finding(
+            await _present(ledger, job), _described(error), "look into this; the next run tries the job again."
+        )
 
 
-async def _taken_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock) -> Finding | None:
+async def _taken_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
     if job.state is JobState.SENDING:
         await expire_stale_sending(ledger, job, clock)  # then it is listed with the unknown ones
         return None
@@ -204,7 +208,7 @@ async def _taken_up(ledger: Ledger, around: Surroundings, job: Job, clock: Clock
         return await settle(ledger, client, around, mine, clock)
 
 
-async def _collect(ledger: Ledger, client: ProviderClient, around: Surroundings, job: Job, clock: Clock) -> Finding:
+async def _collect(ledger: Ledger, client: ProviderClient, around: ReconcileContext, job: Job, clock: Clock) -> Finding:
     """Look once, and deliver what is done."""
     try:
         done = await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
@@ -215,7 +219,7 @@ async def _collect(ledger: Ledger, client: ProviderClient, around: Surroundings,
     return Finding(delivered, "delivered" if made else "delivered by its run", delivered=made)
 
 
-async def _wake(ledger: Ledger, client: ProviderClient, around: Surroundings, job: Job, clock: Clock) -> Finding:
+async def _wake(ledger: Ledger, client: ProviderClient, around: ReconcileContext, job: Job, clock: Clock) -> Finding:
     """Look once, and wake the run when there is news: it delivers, or fails, by itself."""
     try:
         await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
@@ -240,14 +244,14 @@ async def _present(ledger: Ledger, job: Job) -> Job:
         return job
 
 
-def _told(error: Exception) -> str:
+def _described(error: Exception) -> str:
     """An error that is not of ours, in words; where it came from stands in the log, without what it may quote."""
-    told = f"{type(error).__name__}: {clean_text(unsigned_text(str(error)), 300)}"
-    logger.warning("%s\n%s", told, "".join(traceback.format_tb(error.__traceback__)))
-    return told
+    described = f"{type(error).__name__}: {clean_text(unsigned_text(str(error)), 300)}"
+    logger.warning("%s\n%s", described, "".join(traceback.format_tb(error.__traceback__)))
+    return described
 
 
-async def _standing(job: Job, around: Surroundings, clock: Clock) -> Standing:
+async def _standing(job: Job, around: ReconcileContext, clock: Clock) -> Standing:
     standing: Standing = await around.standing_of(job) if job.flow_run_id is not None else "alive"
     silent = clock.now() - job.updated_at > SILENT_SECONDS
     return "over" if standing == "alive" and silent else standing

@@ -97,13 +97,13 @@ class Health:
     def __str__(self) -> str:
         """One sentence about it."""
         if self.succeeded_at is None:
-            told = "has never succeeded with this ledger"
+            words = "has never succeeded with this ledger"
         else:
-            told = f"succeeded {_ago(self.now - self.succeeded_at)} ago"
-            told = f"last {told}" if self.is_overdue else told
+            words = f"succeeded {_ago(self.now - self.succeeded_at)} ago"
+            words = f"last {words}" if self.is_overdue else words
         if self.is_overdue and self.started_at is not None:
-            told += f"; its last round began {_ago(self.now - self.started_at)} ago"
-        return f"Reconcile {told}{f' ({self.error})' if self.error else ''}."
+            words += f"; its last round began {_ago(self.now - self.started_at)} ago"
+        return f"Reconcile {words}{f' ({self.error})' if self.error else ''}."
 
 
 NEXT_STEP = "keep `prefect-genmedia reconcile --every 10m` running, or a worker of the work pool genmedia-reconcile."
@@ -234,8 +234,8 @@ class _Lease:
 async def _end(ledger: Ledger, done: Round, error: str | None, clock: Clock) -> None:
     def end(connection: Connection) -> None:
         now = database_now(connection, clock)
-        told = None if error is None else clean_text(error, 200)
-        values = {"ended_at": now, "error": told, "succeeded_at": now if error is None else None}
+        words = None if error is None else clean_text(error, 200)
+        values = {"ended_at": now, "error": words, "succeeded_at": now if error is None else None}
         own = update(_TABLE).where(_TABLE.c.id == done.id, _TABLE.c.ended_at.is_(None))
         connection.execute(own.values(**values))
 

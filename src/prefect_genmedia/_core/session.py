@@ -17,7 +17,7 @@ from prefect_genmedia._core.listener import WaitListener
 from prefect_genmedia._core.locks import share_locks
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.polling import PollPolicy
-from prefect_genmedia._inputs.inspect import Seen, fetch_picture
+from prefect_genmedia._inputs.inspect import InspectionResult, fetch_picture
 from prefect_genmedia._inputs.prepare import prepared_url
 from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._media.storage import Target, target_at
@@ -273,5 +273,5 @@ class JobSpec:
     allow_second_account: bool = False
     max_cost: Decimal | None = None
     spend: Spend | None = None
-    inspected: Mapping[str, Seen] = field(default_factory=dict)
+    inspected: Mapping[str, InspectionResult] = field(default_factory=dict)
     overwrite: bool = False

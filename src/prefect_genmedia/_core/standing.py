@@ -90,10 +90,10 @@ def _digest(file: Delivery, target: Target) -> str | None:
 def _is_of_another_job(job: Job, file: Delivery, storage: Storage) -> bool:
     """Whether another job was delivered under the same name since, by the sidecar."""
     try:
-        told = json.loads(storage.read(file.sidecar_uri or ""))
+        sidecar = json.loads(storage.read(file.sidecar_uri or ""))
     except Exception:  # each storage has errors of its own; without a sidecar the file is the job's
         return False
-    return isinstance(told, dict) and told.get("job_key") not in (None, job.key)
+    return isinstance(sidecar, dict) and sidecar.get("job_key") not in (None, job.key)
 
 
 def _plays(file: Delivery, storage: Storage) -> bool:

@@ -37,6 +37,14 @@ RESERVE = {
 }
 
 
+TIME_OF_STATE = {
+    JobState.SENDING: "sent_at",
+    JobState.SUBMITTED: "submitted_at",
+    JobState.SUCCEEDED: "succeeded_at",
+    JobState.DELIVERED: "delivered_at",
+}
+"""The field that says when a job reached a state."""
+
 NEW = "new_"
 """Begins the parameter of each field that an update sets: a field may also be in its condition."""
 

@@ -13,6 +13,7 @@ from uuid import uuid4
 import anyio
 
 from prefect_genmedia import errors
+from prefect_genmedia._core import telemetry
 from prefect_genmedia._core.accepted import accepted_otherwise, record_accepted
 from prefect_genmedia._core.admission import Admission, SentUnderOtherToken, costs_of, tell_of_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
@@ -75,7 +76,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     while True:
         job = await _newest_or_new(session, spec, prepared)
         if job.state in ACCEPTED:
-            return job
+            return telemetry.joined(job)
         if job.state in (JobState.UNKNOWN, JobState.ABANDONED):
             raise unresolved(job)
         if job.state is JobState.SENDING:
@@ -190,15 +191,15 @@ async def _send(session: Session, started: Started) -> Job:
     ledger, clock, tell = session.ledger, session.clock, session.log.info
     failure: GenMediaError
     try:
-        told = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
+        outgoing = prepared.with_request(prepared.request.notifying(session.callback_url(job)))
         check = SendCheck(session, job, start)
         with checked_before_sending(check, check.in_time):
-            accepted = await session.client.submit(told)
+            accepted = await session.client.submit(outgoing)
     except SendingLapsed:
         await ledger.unsend(job)
         raise
     except GenMediaError as error:
-        failure = job.told_in(await _of_web_page(session, without_inputs(error, prepared.inputs)))
+        failure = job.describe_in(await _of_web_page(session, without_inputs(error, prepared.inputs)))
     except Exception as error:
         # A fault of our own after the first byte: what the provider did is just as unknown.
         logger.exception("Submitting job %s broke", job.key)
@@ -206,7 +207,7 @@ async def _send(session: Session, started: Started) -> Job:
     else:
         recorded = await _written(lambda: record_accepted(ledger, job, accepted, clock), job, accepted, tell, clock)
         if recorded.event is not None:
-            tell(f"Job {job.key}: {recorded.told}")
+            tell(f"Job {job.key}: {recorded.message}")
             session.hooks.event(recorded.event, recorded.job)
         if not recorded.stands:
             raise accepted_otherwise(recorded.job, accepted.provider_job_id)

@@ -3,7 +3,7 @@
 Knows requests only by what they say of their inputs, and nothing of Prefect.
 """
 
-from prefect_genmedia._inputs.inspect import Look, Seen, look_at, looks_wanted
+from prefect_genmedia._inputs.inspect import InspectionResult, Look, look_at, looks_wanted
 from prefect_genmedia._inputs.prepare import (
     Submission,
     identified,
@@ -14,20 +14,20 @@ from prefect_genmedia._inputs.prepare import (
     without_inputs,
 )
 from prefect_genmedia._inputs.publish import Publication
-from prefect_genmedia._inputs.validate import judged
+from prefect_genmedia._inputs.validate import validate_inputs
 
 __all__ = [
+    "InspectionResult",
     "Look",
     "Publication",
-    "Seen",
     "Submission",
     "identified",
     "is_fresh",
-    "judged",
     "look_at",
     "looks_wanted",
     "measured",
     "prepare_inputs",
     "prepared_url",
+    "validate_inputs",
     "without_inputs",
 ]

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from prefect_genmedia._inputs.inspect import Look, Picture, Seen
+from prefect_genmedia._inputs.inspect import InspectionResult, Look, Picture
 from prefect_genmedia._inputs.reading import Held, Unusable, is_own
 from prefect_genmedia._media.decoding import DecodeLimits, DecodingFailed, converters
 from prefect_genmedia._media.local import sha256_of
@@ -34,14 +34,16 @@ class Inconvertible(Exception):
     """A picture cannot be converted; the text says why."""
 
 
-def after_conversion(inputs: Iterable[RequestInput], seen: Mapping[str, Seen]) -> dict[str, Seen]:
+def after_conversion(
+    inputs: Iterable[RequestInput], results: Mapping[str, InspectionResult]
+) -> dict[str, InspectionResult]:
     """What will be seen of a request's inputs when its own pictures are converted. Nothing is decoded.
 
     Parameters:
         inputs: the request's files.
-        seen: what was seen of them, by URL.
+        results: what was seen of them, by URL.
     """
-    found = dict(seen)
+    found = dict(results)
     for each in inputs:
         look = found.get(each.url)
         if isinstance(look, Look) and _is_convertible(each, look):
@@ -49,7 +51,7 @@ def after_conversion(inputs: Iterable[RequestInput], seen: Mapping[str, Seen]) -
     return found
 
 
-def converted(each: RequestInput, look: Seen | None, held: Held) -> Held:
+def converted(each: RequestInput, look: InspectionResult | None, held: Held) -> Held:
     """The file that is sent in place of a picture: itself if it is as the provider takes it. Blocks.
 
     Parameters:

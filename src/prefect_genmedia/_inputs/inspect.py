@@ -103,7 +103,7 @@ class Look:
     is_exact: bool = True
 
 
-Seen = Look | Unusable | GenMediaError
+InspectionResult = Look | Unusable | GenMediaError
 """What came of looking at an input: what was seen, a problem of the user's, or a failure on the way."""
 
 
@@ -146,14 +146,14 @@ def urls_with_credentials(request: GenerationRequest) -> list[str]:
     return [url for url in noted.inputs if read_url(url).credentials]
 
 
-def contents_of(request: GenerationRequest, seen: Mapping[str, Seen]) -> tuple[tuple[str, str], ...]:
+def contents_of(request: GenerationRequest, results: Mapping[str, InspectionResult]) -> tuple[tuple[str, str], ...]:
     """The digests of those inputs, where all of a file was read.
 
     Parameters:
         request: what is asked for.
-        seen: what was found in its inputs, by URL.
+        results: what was found in its inputs, by URL.
     """
-    found = ((url, seen.get(url)) for url in urls_with_credentials(request))
+    found = ((url, results.get(url)) for url in urls_with_credentials(request))
     return tuple(
         (url, look.sha256)
         for url, look in found
@@ -161,7 +161,7 @@ def contents_of(request: GenerationRequest, seen: Mapping[str, Seen]) -> tuple[t
     )
 
 
-async def look_at(url: str, wanted: Wanted, rules: FetchRules) -> Seen:
+async def look_at(url: str, wanted: Wanted, rules: FetchRules) -> InspectionResult:
     """Look at one input, and keep none of its bytes; nothing is raised.
 
     Of a user's own file in which nothing is to be seen, only the size is asked for, and its beginning read.
@@ -175,10 +175,10 @@ async def look_at(url: str, wanted: Wanted, rules: FetchRules) -> Seen:
         return await to_thread.run_sync(_glance, url, wanted)
     with temporary_folder() as folder:
         (reading,) = (await read_all({url: wanted.max_bytes}, rules, folder)).values()
-        return await to_thread.run_sync(seen_in, reading, wanted)
+        return await to_thread.run_sync(inspect_reading, reading, wanted)
 
 
-def _glance(url: str, wanted: Wanted) -> Seen:
+def _glance(url: str, wanted: Wanted) -> InspectionResult:
     """Size and type of a user's own file, without reading all of it."""
     size = size_of(url, wanted.max_bytes)
     if not isinstance(size, int):
@@ -190,9 +190,9 @@ def _glance(url: str, wanted: Wanted) -> Seen:
     return Look(size, content=None if content is UNKNOWN else content)  # a decoder may know it, which needs all of it
 
 
-def seen_in_all(
-    readings: Mapping[str, Reading], wanted: Mapping[str, Wanted], before: Mapping[str, Seen]
-) -> dict[str, Seen]:
+def inspect_all(
+    readings: Mapping[str, Reading], wanted: Mapping[str, Wanted], before: Mapping[str, InspectionResult]
+) -> dict[str, InspectionResult]:
     """What is seen in inputs that were read, by URL. Blocks; run it in a thread.
 
     Parameters:
@@ -200,10 +200,10 @@ def seen_in_all(
         wanted: what each was read for.
         before: what was seen in earlier looks for the same: bytes that are still the same are not looked at again.
     """
-    return {url: seen_in(reading, wanted[url], before.get(url)) for url, reading in readings.items()}
+    return {url: inspect_reading(reading, wanted[url], before.get(url)) for url, reading in readings.items()}
 
 
-def seen_in(reading: Reading, wanted: Wanted, before: Seen | None = None) -> Seen:
+def inspect_reading(reading: Reading, wanted: Wanted, before: InspectionResult | None = None) -> InspectionResult:
     """What is seen in one input that was read. Blocks; run it in a thread.
 
     Parameters:

@@ -17,18 +17,18 @@ from anyio import to_thread
 
 from prefect_genmedia._inputs.convert import Inconvertible, after_conversion, converted
 from prefect_genmedia._inputs.inspect import (
-    Seen,
+    InspectionResult,
     Wanted,
     contents_of,
+    inspect_all,
+    inspect_reading,
     looks_wanted,
-    seen_in,
-    seen_in_all,
     urls_with_credentials,
 )
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
 from prefect_genmedia._inputs.publish import NotPublishable, Publication, early_end, media_type_of
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
-from prefect_genmedia._inputs.validate import Tell, judged, travels_inline
+from prefect_genmedia._inputs.validate import Tell, travels_inline, validate_inputs
 from prefect_genmedia._media.staging import temporary_folder
 from prefect_genmedia._media.verify import media_seconds
 from prefect_genmedia._transport import MASK, FetchRules, Redactor
@@ -73,7 +73,7 @@ async def prepare_inputs(
     *,
     preflight: bool = True,
     convert: bool = False,
-    before: Mapping[str, Seen] | None = None,
+    before: Mapping[str, InspectionResult] | None = None,
     tell: Tell = _logger.warning,
     submission: Submission | None = None,
 ) -> PreparedRequest[Request]:
@@ -102,31 +102,31 @@ async def prepare_inputs(
         ProviderError: a storage failed; retryable, nothing was sent.
     """
     inputs = request.inputs()
-    wanted, seen = looks_wanted(request, preflight, convert), dict(before or {})
+    wanted, results = looks_wanted(request, preflight, convert), dict(before or {})
     own = {each.url: each for each in inputs if is_own(each.url)}
-    identifying = [*own, *(url for url in urls_with_credentials(request) if url not in seen)]
+    identifying = [*own, *(url for url in urls_with_credentials(request) if url not in results)]
     with temporary_folder() as folder:
         readings = await read_all({url: wanted[url].max_bytes for url in identifying}, rules, folder)
         held = {url: each for url, each in readings.items() if isinstance(each, Held)}
         if submission is not None and held.keys() >= own.keys():
-            named = PreparedRequest(request, _digests(request, held, seen))
+            named = PreparedRequest(request, _digests(request, held, results))
             if not await submission.is_due(named):
                 return named
-        unread = {url: want for url, want in wanted.items() if url in own or url not in seen}
+        unread = {url: want for url, want in wanted.items() if url in own or url not in results}
         limits = {url: want.max_bytes for url, want in unread.items() if url not in readings}
         readings |= await read_all(limits, rules, folder)
-        seen |= await to_thread.run_sync(seen_in_all, readings, unread, seen)
+        results |= await to_thread.run_sync(inspect_all, readings, unread, results)
         others: list[FieldProblem] = []
         if submission is not None:
             others = await submission.problems()
             if preflight and not before:  # else all of them were asked then
-                seen |= await _presence(request, seen, rules, submission.sleep)
-        will_be = after_conversion(inputs, seen) if convert else seen
-        findings = judged(request, will_be, publication, preflight, _logger.debug if before else tell)
+                results |= await _presence(request, results, rules, submission.sleep)
+        will_be = after_conversion(inputs, results) if convert else results
+        findings = validate_inputs(request, will_be, publication, preflight, _logger.debug if before else tell)
         _raise_for(request, [*others, *findings.problems], readings, own)
         files = {url: each for url, each in readings.items() if url in own and isinstance(each, Held)}
         if convert:
-            files = await to_thread.run_sync(_converted, request, seen, files)
+            files = await to_thread.run_sync(_converted, request, results, files)
         sent = await _sent(request, files, publication, travels_inline(inputs, will_be))
         digests = {url: each.sha256 for url, each in readings.items() if isinstance(each, Held)}
         sent = {url: replace(each, sha256=digests[url]) for url, each in sent.items()}  # the original's
@@ -134,24 +134,26 @@ async def prepare_inputs(
             if warning:
                 tell(warning)
     found = MediaExpectation(seconds=findings.seconds)
-    return PreparedRequest(request, SentInputs(sent, contents_of(request, seen)), found, time.time())
+    return PreparedRequest(request, SentInputs(sent, contents_of(request, results)), found, time.time())
 
 
 async def _presence(
-    request: GenerationRequest, seen: Mapping[str, Seen], rules: FetchRules, sleep: Sleep
-) -> dict[str, Seen]:
+    request: GenerationRequest, results: Mapping[str, InspectionResult], rules: FetchRules, sleep: Sleep
+) -> dict[str, InspectionResult]:
     """What http(s) inputs answer that were not read, and which of all are gone."""
     urls = asked_inputs(request)
-    unasked = [url for url in dict.fromkeys(urls) if url not in seen]
+    unasked = [url for url in dict.fromkeys(urls) if url not in results]
     answers = dict(zip(unasked, await asyncio.gather(*(ask(url, rules) for url in unasked)), strict=True))
-    return answers | await confirm_gone(urls, {**seen, **answers}, lambda url: rules, sleep)
+    return answers | await confirm_gone(urls, {**results, **answers}, lambda url: rules, sleep)
 
 
-def _digests(request: GenerationRequest, held: Mapping[str, Held], seen: Mapping[str, Seen]) -> SentInputs:
+def _digests(
+    request: GenerationRequest, held: Mapping[str, Held], results: Mapping[str, InspectionResult]
+) -> SentInputs:
     """What the request's identity needs of its inputs."""
     own = {url: SentInput(each.sha256) for url, each in held.items() if is_own(url)}
     read = {url: each.sha256 for url, each in held.items() if not is_own(url) and each.size <= MAX_INPUT_BYTES}
-    return SentInputs(own, tuple((dict(contents_of(request, seen)) | read).items()))
+    return SentInputs(own, tuple((dict(contents_of(request, results)) | read).items()))
 
 
 def is_fresh(prepared: PreparedRequest[Request]) -> bool:
@@ -232,7 +234,7 @@ async def prepared_url(url: str, field: str, rules: FetchRules, publication: Pub
 
 def _converted_picture(url: str, held: Held) -> Held:
     """A file, converted if it is a picture. No limits of it are known here."""
-    look = seen_in(held, Wanted(MAX_INPUT_BYTES, as_picture=True, as_media=True))
+    look = inspect_reading(held, Wanted(MAX_INPUT_BYTES, as_picture=True, as_media=True))
     return converted(RequestInput("", url, media="picture"), look, held)
 
 
@@ -250,12 +252,14 @@ def _raise_for(
             raise reading
 
 
-def _converted(request: GenerationRequest, seen: Mapping[str, Seen], held: Mapping[str, Held]) -> dict[str, Held]:
+def _converted(
+    request: GenerationRequest, results: Mapping[str, InspectionResult], held: Mapping[str, Held]
+) -> dict[str, Held]:
     """The files that are sent in place of the user's own; one that is in several fields must suit the first."""
     files, problems = dict(held), []
     for each in {each.url: each for each in reversed(request.inputs()) if each.url in held}.values():
         try:
-            files[each.url] = converted(each, seen.get(each.url), held[each.url])
+            files[each.url] = converted(each, results.get(each.url), held[each.url])
         except Inconvertible as error:
             problems.append(FieldProblem(each.field, str(error)))
     if problems:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from prefect_genmedia._inputs.inspect import Look, Seen
+from prefect_genmedia._inputs.inspect import InspectionResult, Look
 from prefect_genmedia._inputs.reading import Unusable
 from prefect_genmedia._transport import FetchRules, fetch
 from prefect_genmedia._transport.hosts import refusal_of_host
@@ -47,7 +47,7 @@ def asked_inputs(request: GenerationRequest) -> list[str]:
     return [each.url for each in request.inputs() if is_public(each.url) and not each.is_renewed]
 
 
-async def ask(url: str, rules: FetchRules) -> Seen:
+async def ask(url: str, rules: FetchRules) -> InspectionResult:
     """Ask for the first byte of an http(s) input; nothing is raised.
 
     Parameters:
@@ -70,36 +70,36 @@ async def ask(url: str, rules: FetchRules) -> Seen:
     return ProviderError(f"The URL answered {status}.", http_status=status)
 
 
-def says_gone(seen: Seen | None) -> bool:
+def says_gone(result: InspectionResult | None) -> bool:
     """Whether an input has answered that there is no such file.
 
     Parameters:
-        seen: what came of looking at it.
+        result: what came of inspecting it.
     """
-    return isinstance(seen, GenMediaError) and seen.http_status in GONE
+    return isinstance(result, GenMediaError) and result.http_status in GONE
 
 
 async def confirm_gone(
-    urls: Iterable[str], seen: Mapping[str, Seen], rules_of: Callable[[str], FetchRules], sleep: Sleep
-) -> dict[str, Seen]:
+    urls: Iterable[str], results: Mapping[str, InspectionResult], rules_of: Callable[[str], FetchRules], sleep: Sleep
+) -> dict[str, InspectionResult]:
     """Ask again for the inputs that said that they are gone.
 
     Parameters:
         urls: the inputs that matter.
-        seen: what came of the first look at each.
+        results: what came of the first look at each.
         rules_of: what a fetch of each may do.
         sleep: waits.
 
     Returns:
         The inputs that are gone, each as `Unusable`.
     """
-    doubted = [url for url in dict.fromkeys(urls) if says_gone(seen.get(url))]
+    doubted = [url for url in dict.fromkeys(urls) if says_gone(results.get(url))]
     if not doubted:
         return {}
     await sleep(AGAIN_SECONDS)
     gate = asyncio.Semaphore(ASKED_AT_ONCE)
 
-    async def again(url: str) -> Seen:
+    async def again(url: str) -> InspectionResult:
         async with gate:
             return await ask(url, rules_of(url))
 

@@ -17,7 +17,7 @@ from prefect_genmedia._inputs.content import FILE_TYPES, content_at
 from prefect_genmedia._inputs.reading import Held
 from prefect_genmedia._inputs.upload import UploadRefused, has_file, lacks_file, put_file
 from prefect_genmedia._media.compatible import storage_settings
-from prefect_genmedia._media.failures import is_lasting, told_of
+from prefect_genmedia._media.failures import is_lasting, reason_of
 from prefect_genmedia._media.locations import location_problem
 from prefect_genmedia._media.storage import PROBE, LocalFolder, RemoteFolder
 from prefect_genmedia._media.verify import examine_streams
@@ -88,9 +88,9 @@ class Publication:
             raise
         except Exception as error:
             if is_lasting(error):
-                raise NotPublishable(f"cannot be published through {SETTING}: {told_of(error)}") from None
+                raise NotPublishable(f"cannot be published through {SETTING}: {reason_of(error)}") from None
             failure = ProviderError(
-                f"Publishing through {SETTING} failed: {told_of(error)}.",
+                f"Publishing through {SETTING} failed: {reason_of(error)}.",
                 outcome="unsent",
                 next_step=f"check {SETTING} and the storage's credentials.",
             )

@@ -16,7 +16,7 @@ import fsspec
 from anyio import to_thread
 from fsspec.core import url_to_fs
 
-from prefect_genmedia._media.failures import is_lasting, told_of
+from prefect_genmedia._media.failures import is_lasting, reason_of
 from prefect_genmedia._transport import FetchRules, body_of, excerpt, fetch, unsigned_text
 from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia.providers.inputs import absence, is_public, local_path
@@ -199,7 +199,7 @@ def _trouble(url: str, error: Exception) -> Unusable | GenMediaError:
         return Unusable("may not be read by this process")
     if is_lasting(error):
         return Unusable(f"cannot be read: {excerpt(unsigned_text(str(error)), 300)}")
-    return ProviderError(f"An input cannot be read from its storage: {told_of(error)}.", outcome="unsent")
+    return ProviderError(f"An input cannot be read from its storage: {reason_of(error)}.", outcome="unsent")
 
 
 def _pieces(url: str) -> Iterator[bytes]:

@@ -12,7 +12,7 @@ from math import log
 
 from prefect_genmedia._inputs.content import WANTED
 from prefect_genmedia._inputs.convert import how_to_convert
-from prefect_genmedia._inputs.inspect import Look, Picture, Seen
+from prefect_genmedia._inputs.inspect import InspectionResult, Look, Picture
 from prefect_genmedia._inputs.publish import HOW_TO_PUBLISH, Publication
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Unusable, is_own
 from prefect_genmedia.errors import FieldProblem, GenMediaError
@@ -48,45 +48,49 @@ class Findings:
     seconds: float | None = None
 
 
-def judged(
-    request: GenerationRequest, seen: Mapping[str, Seen], publication: Publication, preflight: bool, tell: Tell
+def validate_inputs(
+    request: GenerationRequest,
+    results: Mapping[str, InspectionResult],
+    publication: Publication,
+    preflight: bool,
+    tell: Tell,
 ) -> Findings:
     """What is wrong with a request's inputs: with each of them, and with how they can travel.
 
     Parameters:
         request: what is asked for.
-        seen: what was seen of its inputs, by URL.
+        results: what was seen of its inputs, by URL.
         publication: where own files are published.
         preflight: whether documented limits are checked.
         tell: told what cannot be checked from here.
     """
     inputs, source = request.inputs(), request.duration_source()
-    problems = _unusable(inputs, seen)
+    problems = _unusable(inputs, results)
     if preflight:
-        problems += check_pictures(inputs, seen, tell)
+        problems += check_pictures(inputs, results, tell)
     recording = Findings()
     if source is not None:
-        recording = check_recording(source, seen.get(source.url), preflight, tell)
+        recording = check_recording(source, results.get(source.url), preflight, tell)
     problems += recording.problems
     if preflight:
-        problems += check_media(inputs, seen, {each.field for each in problems})
-        check_presence(request, seen, tell)
+        problems += check_media(inputs, results, {each.field for each in problems})
+        check_presence(request, results, tell)
     own = {each.url: each for each in inputs if is_own(each.url)}
-    if own and not publication.url and not travels_inline(inputs, seen):
+    if own and not publication.url and not travels_inline(inputs, results):
         problems += [FieldProblem(each.field, _cannot_travel(inputs, each)) for each in own.values()]
     return Findings(problems, recording.seconds)
 
 
-def travels_inline(inputs: Sequence[RequestInput], seen: Mapping[str, Seen]) -> bool:
+def travels_inline(inputs: Sequence[RequestInput], results: Mapping[str, InspectionResult]) -> bool:
     """Whether the user's own files travel inside of the request: all of them, or none.
 
     Providers take the pictures of one request as URLs or as base64, not both.
 
     Parameters:
         inputs: the request's files.
-        seen: what was seen of them, by URL.
+        results: what was seen of them, by URL.
     """
-    own = [seen.get(each.url) for each in inputs if is_own(each.url)]
+    own = [results.get(each.url) for each in inputs if is_own(each.url)]
     fits = all(not isinstance(each, Look) or each.size <= MAX_INLINE_BYTES for each in own)
     return bool(own) and fits and _may_be_inline(inputs)
 
@@ -117,17 +121,19 @@ def picture_problems(look: Look, limits: PictureLimits) -> list[str]:
     return problems
 
 
-def check_pictures(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], tell: Tell) -> list[FieldProblem]:
+def check_pictures(
+    inputs: Sequence[RequestInput], results: Mapping[str, InspectionResult], tell: Tell
+) -> list[FieldProblem]:
     """Check every picture whose limits are documented.
 
     Parameters:
         inputs: the request's files.
-        seen: what was seen of them, by URL.
+        results: what was seen of them, by URL.
         tell: told what could not be checked.
     """
     problems = []
     for each in inputs:
-        look = seen.get(each.url)
+        look = results.get(each.url)
         if each.picture is None or look is None:
             continue
         if isinstance(look, GenMediaError):
@@ -142,11 +148,11 @@ def check_pictures(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], tel
             if found:
                 found[0] += how_to_convert(each, look)
             problems += [FieldProblem(each.field, problem) for problem in found]
-            problems += _ratio_problems(each, look.picture, inputs, seen)
+            problems += _ratio_problems(each, look.picture, inputs, results)
     return problems
 
 
-def check_recording(source: DurationSource, look: Seen | None, preflight: bool, tell: Tell) -> Findings:
+def check_recording(source: DurationSource, look: InspectionResult | None, preflight: bool, tell: Tell) -> Findings:
     """Check what is documented about the recording that the result is as long as.
 
     Parameters:
@@ -189,17 +195,19 @@ def _too_long(source: DurationSource, look: Look, seconds: float, tell: Tell) ->
     return [FieldProblem(source.field, f"plays {seconds:.1f} s and must be shorter than {limit:.0f} s")]
 
 
-def check_media(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], found: Set[str]) -> list[FieldProblem]:
+def check_media(
+    inputs: Sequence[RequestInput], results: Mapping[str, InspectionResult], found: Set[str]
+) -> list[FieldProblem]:
     """Check that each local file is of the kind that its field takes.
 
     Parameters:
         inputs: the request's files.
-        seen: what was seen of them, by URL.
+        results: what was seen of them, by URL.
         found: fields in which something is wrong already: one sentence about a file is enough.
     """
     problems = []
     for each in inputs:
-        look = seen.get(each.url)
+        look = results.get(each.url)
         content = look.content if isinstance(look, Look) else None
         if each.media is None or content is None or each.field in found or content.suits(each.media):
             continue
@@ -207,24 +215,24 @@ def check_media(inputs: Sequence[RequestInput], seen: Mapping[str, Seen], found:
     return problems
 
 
-def check_presence(request: GenerationRequest, seen: Mapping[str, Seen], tell: Tell) -> None:
+def check_presence(request: GenerationRequest, results: Mapping[str, InspectionResult], tell: Tell) -> None:
     """Tell of http(s) inputs that were only asked for, and did not answer as a file does.
 
     Parameters:
         request: what is asked for.
-        seen: what was seen of its inputs, by URL.
+        results: what was seen of its inputs, by URL.
         tell: told of each.
     """
     source = request.duration_source()
     for each in request.inputs():
-        answer = seen.get(each.url)
+        answer = results.get(each.url)
         was_read = each.picture is not None or (source is not None and source.url == each.url)
         if is_public(each.url) and not was_read and isinstance(answer, GenMediaError):
             tell(f"{each.field} cannot be fetched from here, and may be out of the provider's reach: {answer.message}")
 
 
-def _unusable(inputs: Sequence[RequestInput], seen: Mapping[str, Seen]) -> list[FieldProblem]:
-    looks = ((each.field, seen.get(each.url)) for each in inputs)
+def _unusable(inputs: Sequence[RequestInput], results: Mapping[str, InspectionResult]) -> list[FieldProblem]:
+    looks = ((each.field, results.get(each.url)) for each in inputs)
     return [FieldProblem(field, look.problem) for field, look in looks if isinstance(look, Unusable)]
 
 
@@ -241,10 +249,10 @@ def _cannot_travel(inputs: Sequence[RequestInput], each: RequestInput) -> str:
 
 
 def _ratio_problems(
-    each: RequestInput, own: Picture | None, inputs: Sequence[RequestInput], seen: Mapping[str, Seen]
+    each: RequestInput, own: Picture | None, inputs: Sequence[RequestInput], results: Mapping[str, InspectionResult]
 ) -> list[FieldProblem]:
     first = next((other for other in inputs if other.field == each.ratio_of), None)
-    other = seen.get(first.url) if first is not None else None
+    other = results.get(first.url) if first is not None else None
     wanted = other.picture if isinstance(other, Look) else None
     if first is None or own is None or wanted is None:
         return []

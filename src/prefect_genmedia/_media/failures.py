@@ -61,7 +61,7 @@ def is_full(error: BaseException) -> bool:
     return any(isinstance(each, OSError) and each.errno in FULL for each in _chain(error))
 
 
-def told_of(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     """An error of a storage in words: without signatures, which a storage's words may quote, and cut.
 
     Parameters:
@@ -85,7 +85,7 @@ def storing(paid: str | None = None) -> Iterator[None]:
     except GenMediaError:
         raise
     except Exception as error:
-        message = f"The storage failed: {told_of(error).rstrip('.')}."
+        message = f"The storage failed: {reason_of(error).rstrip('.')}."
         failure = StorageError(message, paid=paid, retryable=not is_lasting(error))
     else:
         return
@@ -104,7 +104,7 @@ def unwritable(error: Exception, what: str = "output") -> GenMediaError:
     """
     if isinstance(error, GenMediaError):
         return error
-    words = told_of(error).rstrip(".")
+    words = reason_of(error).rstrip(".")
     if is_lasting(error):
         return InvalidRequest.of("The output", [FieldProblem(what, f"cannot be written to: {words}")])
     return StorageError(
@@ -128,9 +128,9 @@ def _is_lasting(error: BaseException) -> bool:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     """An error and those that it was made from, such as the ClientError behind boto3's S3UploadFailedError."""
-    seen: set[int] = set()
+    visited: set[int] = set()
     at: BaseException | None = error
-    while at is not None and id(at) not in seen:
-        seen.add(id(at))
+    while at is not None and id(at) not in visited:
+        visited.add(id(at))
         yield at
         at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)

@@ -25,7 +25,7 @@ _NO_ROOM = "make room on the disk, then run again: the same job's file is fetche
 _TOO_LARGE = "nothing was kept: ask the provider about the job, which is paid for. A retry downloads it anew."
 
 
-class Landing:
+class StagedDownload:
     """A file that arrives, under a name that nobody takes for the final one.
 
     Its methods block, except `receive`; `close` may be called twice, and must be called.

@@ -194,9 +194,9 @@ def _table(facts: Mapping[str, str]) -> list[str]:
 
     Names and values are Markdown. The first fact is the table's head, since an empty head shows as a bar.
     """
-    told = {name: value for name, value in facts.items() if value not in ("", "None")}
-    rows = [f"| {name} | {value} |" for name, value in told.items() if len(value) <= LONGEST_CELL]
-    long = [f"\n**{name}**: {value}" for name, value in told.items() if len(value) > LONGEST_CELL]
+    shown = {name: value for name, value in facts.items() if value not in ("", "None")}
+    rows = [f"| {name} | {value} |" for name, value in shown.items() if len(value) <= LONGEST_CELL]
+    long = [f"\n**{name}**: {value}" for name, value in shown.items() if len(value) > LONGEST_CELL]
     return [*rows[:1], *(["| --- | --- |"] if rows else []), *rows[1:], *long]
 
 

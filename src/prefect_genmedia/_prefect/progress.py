@@ -56,7 +56,7 @@ class Gauge:
         self._clock = clock
         self._origin = clock.monotonic()
         self._typical: float | None = None
-        self._told: float | None = None
+        self._reported: float | None = None
         self._word = "waiting"
 
     def expect(self, job: Job, elapsed: float, typical: float | None) -> None:
@@ -80,13 +80,13 @@ class Gauge:
             percent: how far it is, from 0 to 100; None where the provider does not tell.
         """
         self._word = word or self._word
-        self._told = percent or None  # some say 0 until they say 100
+        self._reported = percent or None  # some say 0 until they say 100
 
     @property
     def percent(self) -> float | None:
         """From 0 to 95; None where nobody knows."""
-        if self._told is not None:
-            return min(self._told, CAP)
+        if self._reported is not None:
+            return min(self._reported, CAP)
         if not self._typical:
             return None
         return min(100.0 * (self._clock.monotonic() - self._origin) / self._typical, CAP)

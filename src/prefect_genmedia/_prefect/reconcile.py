@@ -25,7 +25,7 @@ from prefect.settings import get_current_settings
 from prefect_genmedia._core.accounts import learn_accounts
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
-from prefect_genmedia._core.reconcile import Finding, Standing, Surroundings, reconcile
+from prefect_genmedia._core.reconcile import Finding, ReconcileContext, Standing, reconcile
 from prefect_genmedia._core.rounds import AtWork, Health, begin_round
 from prefect_genmedia._media.storage import Target, remove_stale_here
 from prefect_genmedia._prefect.assets import tell_assets
@@ -197,7 +197,7 @@ async def _reconcile_ledger(
     folder = await lasting_place(None, current_settings())
     target = target_of if server else _target_without_server
     standing = standing_of if server else _standing_without_server
-    around = Surroundings(
+    around = ReconcileContext(
         lambda job: client_of(ledger, job, blocks), standing, resume_run_of, target, folder, flow_run.id
     )
     async for finding in reconcile(ledger, around):

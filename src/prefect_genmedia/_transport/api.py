@@ -300,8 +300,8 @@ async def _whole(response: httpx.Response, what: str, redactor: Redactor) -> htt
         with redacted_logs(redactor):
             return await read_answer(response)
     except UnreadableBody as error:
-        told = f"{what} answered {response.status_code}, but {error}."
-        failure = ProviderError(redactor.clean(told), http_status=response.status_code, outcome="uncertain")
+        words = f"{what} answered {response.status_code}, but {error}."
+        failure = ProviderError(redactor.clean(words), http_status=response.status_code, outcome="uncertain")
     except (httpx.HTTPError, ValueError) as error:
         failure = network_failure(error, what, redactor)
     raise failure

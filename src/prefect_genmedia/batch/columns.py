@@ -116,11 +116,11 @@ class Header:
 
 
 def _refuse_doubles(names: Sequence[str]) -> None:
-    seen: set[str] = set()
+    used: set[str] = set()
     for name in filter(None, names):
-        if name.casefold() in seen:
+        if name.casefold() in used:
             raise refusal(f"has the column {name!r} twice; rename or remove one of them")
-        seen.add(name.casefold())
+        used.add(name.casefold())
 
 
 class ColumnNames:

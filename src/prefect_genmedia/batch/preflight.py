@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.session import Session
-from prefect_genmedia._inputs import Seen, judged, look_at, looks_wanted
+from prefect_genmedia._inputs import InspectionResult, look_at, looks_wanted, validate_inputs
 from prefect_genmedia._inputs.convert import after_conversion
 from prefect_genmedia._inputs.inspect import Wanted
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
@@ -34,13 +34,13 @@ class Inspected:
 
     Parameters:
         bad: the rows that cannot be right, with everything that is wrong with their inputs.
-        seen: what was seen of each row's inputs, by the row's id and the input's URL.
+        results: what was seen of each row's inputs, by the row's id and the input's URL.
         seconds: how long recordings play, by URL, in seconds; None where that cannot be told from here.
         unfit: ids of the rows that are left out for what is in their inputs.
     """
 
     bad: list[BadRow] = field(default_factory=list)
-    seen: dict[str, Mapping[str, Seen]] = field(default_factory=dict)
+    results: dict[str, Mapping[str, InspectionResult]] = field(default_factory=dict)
     seconds: dict[str, float | None] = field(default_factory=dict)
     unfit: frozenset[str] = frozenset()
 
@@ -73,20 +73,20 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
     await looks.confirm([url for row in of_rows for url in asked_inputs(row.request)], _sleep_of(sessions))
     looked, unseen = Inspected(), []
     for row in of_rows:
-        seen = {url: looks.seen[url] for url in by_row[row.id]}
-        told: list[str] = []
+        results = {url: looks.results[url] for url in by_row[row.id]}
+        warnings: list[str] = []
         publication = sessions[row.request.provider].publication
-        will_be = after_conversion(row.request.inputs(), seen) if converts else seen
-        findings = judged(row.request, will_be, publication, True, told.append)
+        will_be = after_conversion(row.request.inputs(), results) if converts else results
+        findings = validate_inputs(row.request, will_be, publication, True, warnings.append)
         source = row.request.duration_source()
         if source is not None:
             looked.seconds[source.url] = findings.seconds
         if findings.problems:
             looked.bad.append(BadRow.of(row.id, row.position, findings.problems))
             continue
-        looked.seen[row.id] = seen
-        told += [each.message for each in seen.values() if isinstance(each, GenMediaError)]
-        unseen += [f"row {row.id}: {told[0]}"] if told else []
+        looked.results[row.id] = results
+        warnings += [each.message for each in results.values() if isinstance(each, GenMediaError)]
+        unseen += [f"row {row.id}: {warnings[0]}"] if warnings else []
     if unseen:
         get_run_logger().warning(
             "%d of %s cannot be inspected from here, and %s without it. The first is %s",
@@ -112,7 +112,7 @@ class _Looks:
     """Looks at inputs, each once for all the rows that name it, some at a time."""
 
     def __init__(self) -> None:
-        self.seen: dict[str, Seen] = {}
+        self.results: dict[str, InspectionResult] = {}
         self._wanted: dict[str, Wanted] = {}
         self._rules: dict[str, FetchRules] = {}
         self._silent: Counter[str] = Counter()
@@ -134,20 +134,20 @@ class _Looks:
 
     async def confirm(self, urls: Sequence[str], sleep: Sleep) -> None:
         """Ask again for the inputs that have said that they are gone."""
-        self.seen |= await confirm_gone(urls, self.seen, self._rules.__getitem__, sleep)
+        self.results |= await confirm_gone(urls, self.results, self._rules.__getitem__, sleep)
 
     async def _work(self, todo: Iterator[tuple[str, Wanted]]) -> None:
         for url, wanted in todo:
             place = _place_of(url)
             if place and self._silent[place] >= GIVEN_UP_AFTER:
-                self.seen[url] = self._trouble[place]
+                self.results[url] = self._trouble[place]
                 continue
             is_read = wanted.max_bytes > 0
-            seen = await (look_at(url, wanted, self._rules[url]) if is_read else ask(url, self._rules[url]))
-            self.seen[url] = seen
-            if isinstance(seen, GenMediaError) and seen.http_status is None:
+            result = await (look_at(url, wanted, self._rules[url]) if is_read else ask(url, self._rules[url]))
+            self.results[url] = result
+            if isinstance(result, GenMediaError) and result.http_status is None:
                 self._silent[place] += 1
-                self._trouble[place] = seen
+                self._trouble[place] = result
             else:
                 self._silent[place] = 0
 

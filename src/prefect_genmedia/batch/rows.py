@@ -78,8 +78,8 @@ class BadRow:
             position: which row of the table it is, from 0.
             problems: what is wrong with its fields.
         """
-        told = (FieldProblem(f"row {name}.{each.field}".rstrip("."), each.problem) for each in problems)
-        return cls(name, position, tuple(told))
+        reported = (FieldProblem(f"row {name}.{each.field}".rstrip("."), each.problem) for each in problems)
+        return cls(name, position, tuple(reported))
 
 
 def check_rows(
@@ -97,12 +97,12 @@ def check_rows(
     """
     good: list[Row] = []
     bad: list[BadRow] = []
-    seen: dict[str, str] = {}
+    used: dict[str, str] = {}
     sorter = CellSorter(kind)
     for position, fields in enumerate(table):
         row_id = id_of(fields)
         name = escaped(row_id) or f"#{position + 1}"
-        problems = [*_id_problems(row_id, fields.get("id"), seen)]
+        problems = [*_id_problems(row_id, fields.get("id"), used)]
         if has is not None and not has(row_id):
             continue
         cells = sorter.sort(fields)
@@ -123,10 +123,10 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> Invali
     """
     if not bad:
         return InvalidRequest.of("The batch", others)
-    told = [*others, *_grouped(bad)]
-    error = InvalidRequest.of("The table", told[:SHOWN_PROBLEMS])
-    if len(told) > SHOWN_PROBLEMS:
-        left = len(told) - SHOWN_PROBLEMS
+    reported = [*others, *_grouped(bad)]
+    error = InvalidRequest.of("The table", reported[:SHOWN_PROBLEMS])
+    if len(reported) > SHOWN_PROBLEMS:
+        left = len(reported) - SHOWN_PROBLEMS
         error = InvalidRequest(f"{error.message} And {counted(left, 'more problem')} in {counted(len(bad), 'row')}.")
     error.problems = (*others, *(problem for row in bad for problem in row.problems))
     error.next_step = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
@@ -140,10 +140,10 @@ def _grouped(bad: Sequence[BadRow]) -> list[FieldProblem]:
         for each in row.problems:
             column = each.field.removeprefix(f"row {row.id}").lstrip(".")
             groups.setdefault((column, _OF_THE_ROW.sub("…", each.problem)), []).append((row, each))
-    return [problem for (column, _), found in groups.items() for problem in _told_together(column, found)]
+    return [problem for (column, _), found in groups.items() for problem in _grouped_problems(column, found)]
 
 
-def _told_together(column: str, found: Sequence[tuple[BadRow, FieldProblem]]) -> list[FieldProblem]:
+def _grouped_problems(column: str, found: Sequence[tuple[BadRow, FieldProblem]]) -> list[FieldProblem]:
     if len(found) < _ALIKE:
         return [problem for _, problem in found]
     words = {problem.problem for _, problem in found}
@@ -159,8 +159,8 @@ def id_of(fields: Mapping[str, Any]) -> str:
     return id_text(fields.get("id", ""))
 
 
-def _id_problems(row_id: str, value: Any, seen: dict[str, str]) -> Iterator[FieldProblem]:
-    """What is wrong with an id; `seen` has the earlier ones, by what their files are called on any disk."""
+def _id_problems(row_id: str, value: Any, used: dict[str, str]) -> Iterator[FieldProblem]:
+    """What is wrong with an id; `used` has the earlier ones, by what their files are called on any disk."""
     if not row_id:
         yield FieldProblem("id", "is missing")
         return
@@ -168,12 +168,12 @@ def _id_problems(row_id: str, value: Any, seen: dict[str, str]) -> Iterator[Fiel
         yield FieldProblem("id", problem)
         return
     name = file_stem(row_id).casefold()
-    if name not in seen:
-        seen[name] = row_id
-    elif seen[name] == row_id:
+    if name not in used:
+        used[name] = row_id
+    elif used[name] == row_id:
         yield FieldProblem("id", "is the id of another row, too")
     else:
-        yield FieldProblem("id", f"names the same file as {seen[name]!r} on a disk that does not tell Anna from anna")
+        yield FieldProblem("id", f"names the same file as {used[name]!r} on a disk that does not tell Anna from anna")
 
 
 def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequest | None:
@@ -183,10 +183,10 @@ def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequ
     try:
         return cells.model.model_validate(cells.inputs).normalized()
     except InvalidRequest as refusal:
-        told = {problem.field for problem in cells.problems}
-        if told:
-            told.add("")  # what does not fit together may only be short of the cells that are wrong
-        problems.extend(problem for problem in refusal.problems if problem.field not in told)
+        reported = {problem.field for problem in cells.problems}
+        if reported:
+            reported.add("")  # what does not fit together may only be short of the cells that are wrong
+        problems.extend(problem for problem in refusal.problems if problem.field not in reported)
     return None
 
 

@@ -37,7 +37,7 @@ from prefect_genmedia.batch.results import INVALID, Carried, Results
 from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.rows import SHOWN_ROWS, BadRow, Known, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
-from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
+from prefect_genmedia.batch.shards import HEARTBEAT_KEY, HEARTBEAT_SECONDS, Shard, report_end
 from prefect_genmedia.batch.show import publish_gallery, quiet_rows
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
 from prefect_genmedia.batch.supervisor import supervisor_of
@@ -94,7 +94,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         BatchIncomplete: some rows have no file; the others are done.
     """
     shard = spec.sharding.shard
-    async with explained(), end_told(shard) as end, AsyncExitStack() as stack:
+    async with explained(), report_end(shard) as end, AsyncExitStack() as stack:
         batch = await _opened(stack, spec)
         if spec.dry_run:
             return await _plan(batch.scheduler, batch.bad)
@@ -290,7 +290,7 @@ async def _shown(name: str, results: Results, bar: Bar, shard: Shard | None) -> 
     """Progress and the table of results while the block runs, and all that a person looks at when it has ended."""
     progress = show.Progress(name, results, bar)
     if shard is not None:
-        progress = show.Progress(f"{name}, {shard}", results, bar, BEAT_KEY, BEAT_SECONDS)
+        progress = show.Progress(f"{name}, {shard}", results, bar, HEARTBEAT_KEY, HEARTBEAT_SECONDS)
     await results.save(now=True)  # before anything is paid: a table that cannot be written must stop the batch here
     await progress.show(now=True)
 

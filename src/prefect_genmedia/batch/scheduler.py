@@ -176,7 +176,7 @@ class BatchScheduler:
                 preflight=self.spec.preflight,
                 overwrite=self.spec.overwrite,
                 spend=spend,
-                inspected=self.inspected.seen.get(row.id, {}),
+                inspected=self.inspected.results.get(row.id, {}),
             )
             job = await generate_row(row.id, RowRun(session, spec, known, slot, self._shared))
         except BudgetStop as stop:

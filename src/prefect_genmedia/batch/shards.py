@@ -31,13 +31,13 @@ from prefect_genmedia.batch.rows import id_of
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.text import counted
 
-BEAT_KEY = "genmedia-batch-shard"
+HEARTBEAT_KEY = "genmedia-batch-shard"
 """Artifact key of a shard's progress bar."""
 
 END_KEY = "genmedia-batch-shard-end"
 """Artifact key of the table that a shard leaves at its end."""
 
-BEAT_SECONDS = 10.0
+HEARTBEAT_SECONDS = 10.0
 """A living shard touches its progress bar at least this often, in seconds."""
 
 _SHOWN_MESSAGE = 1000
@@ -249,7 +249,7 @@ class ShardEnd:
 
 
 @asynccontextmanager
-async def end_told(shard: Shard | None) -> AsyncIterator[ShardEnd]:
+async def report_end(shard: Shard | None) -> AsyncIterator[ShardEnd]:
     """Let whoever waits for a shard know how it ended; not where it is cancelled, or fails so that it may be repeated.
 
     Parameters:

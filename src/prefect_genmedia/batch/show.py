@@ -51,18 +51,23 @@ class Progress:
         results: what is counted.
         bar: the one in the terminal, if there is one.
         key: the artifact's key.
-        beat_seconds: it is also updated at least this often, in seconds, to show that the run lives.
+        heartbeat_seconds: it is also updated at least this often, in seconds, to show that the run lives.
     """
 
     def __init__(
-        self, name: str, results: Results, bar: Bar, key: str = "genmedia-batch", beat_seconds: float = float("inf")
+        self,
+        name: str,
+        results: Results,
+        bar: Bar,
+        key: str = "genmedia-batch",
+        heartbeat_seconds: float = float("inf"),
     ) -> None:
         """Show nothing yet."""
         self._name = name
         self._bar = bar
         self._results = results
         self._key = key
-        self._beat_seconds = beat_seconds
+        self._heartbeat_seconds = heartbeat_seconds
         self._artifact: UUID | None = None
         self._shown: tuple[float, str] | None = None
         self._shown_at = float("-inf")
@@ -73,7 +78,7 @@ class Progress:
         if not now and age < PROGRESS_SECONDS:
             return
         percent, words = self._state()
-        if (percent, words) == self._shown and age < self._beat_seconds:
+        if (percent, words) == self._shown and age < self._heartbeat_seconds:
             return
         self._shown, self._shown_at = (percent, words), time.monotonic()
         self._bar.show(percent, words)

@@ -34,8 +34,8 @@ from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import (
-    BEAT_KEY,
     END_KEY,
+    HEARTBEAT_KEY,
     Shard,
     ShardEnd,
     ShardTarget,
@@ -82,15 +82,15 @@ class Kept:
     parameters: dict[str, Any]
     lives: int = 0
     run_id: UUID | None = None
-    beat: object = None
+    heartbeat: object = None
     """When its bar was last touched, by the server's clock: only that it changes counts."""
-    seen_at: float = 0.0
+    reported_at: float = 0.0
     """When that was seen to change, by our own."""
     end: ShardEnd | None = None
 
     def is_silent(self, now: float) -> bool:
         """Whether nothing was heard of its run for too long."""
-        return now - self.seen_at > (STARTING_SECONDS if self.beat is None else SILENT_SECONDS)
+        return now - self.reported_at > (STARTING_SECONDS if self.heartbeat is None else SILENT_SECONDS)
 
 
 @dataclass
@@ -151,7 +151,7 @@ class ShardSupervisor:
         used = {run.idempotency_key for run in earlier}
         fresh = next((key for key in keys if key not in used), keys[-1])
         run = alive[0] if alive else await self._started(client, kept, fresh)
-        kept.run_id, kept.beat, kept.seen_at = run.id, None, time.monotonic()
+        kept.run_id, kept.heartbeat, kept.reported_at = run.id, None, time.monotonic()
         get_run_logger().info("Batch %s: %s is run %s", self.run.name, kept.shard, run.name)
 
     async def _end_of(self, client: PrefectClient, kept: Kept, earlier: Sequence[FlowRun]) -> ShardEnd | None:
@@ -185,20 +185,20 @@ class ShardSupervisor:
         ids = [kept.run_id for kept in open_ones if kept.run_id is not None]
         # The runs first: what they leave behind is there before they end.
         runs = {run.id: run for run in await client.read_flow_runs(flow_run_filter=_these(ids))}
-        beats = await _artifacts(client, BEAT_KEY, ids)
+        heartbeats = await _artifacts(client, HEARTBEAT_KEY, ids)
         ended = [run.id for run in runs.values() if run.state and run.state.is_final()]
         ends = await _artifacts(client, END_KEY, ended) if ended else {}
         now = time.monotonic()
         for kept in open_ones:
             run = runs.get(kept.run_id) if kept.run_id else None
-            end, beat = ends.get(run.id if run else None), beats.get(run.id if run else None)
+            end, heartbeat = ends.get(run.id if run else None), heartbeats.get(run.id if run else None)
             if end is not None:
                 self._close(kept, ShardEnd.read(end))
                 continue
-            if beat is not None and beat.updated != kept.beat:
-                kept.beat, kept.seen_at = beat.updated, now
+            if heartbeat is not None and heartbeat.updated != kept.heartbeat:
+                kept.heartbeat, kept.reported_at = heartbeat.updated, now
             if run is not None and run.state is not None and run.state.is_scheduled():
-                kept.seen_at = now  # it waits for a worker, however long that takes
+                kept.reported_at = now  # it waits for a worker, however long that takes
             if (why := why_lost(kept, run, now)) is not None:
                 await self._take_up(client, kept, run, why)
 
@@ -247,12 +247,12 @@ class ShardSupervisor:
             else:
                 result.take_job(job, row.request, self.run.prices)
         for kept in self.shards:
-            for row_id, told in (kept.end or ShardEnd()).rows.items():
+            for row_id, reported in (kept.end or ShardEnd()).rows.items():
                 if row_id in left_out:
                     continue
                 result = self.run.results.of(row_id)
-                result.error_kind, result.error_message = told.error_kind, told.error_message
-                if told.state == NOT_SENT:
+                result.error_kind, result.error_message = reported.error_kind, reported.error_message
+                if reported.state == NOT_SENT:
                     result.state = NOT_SENT
 
     async def _cancel(self) -> None:
@@ -269,7 +269,7 @@ class ShardSupervisor:
     def _forgive(open_ones: Sequence[Kept]) -> None:
         """Count silence anew: while we heard nothing of the server, it may have heard nothing of the shards."""
         for kept in open_ones:
-            kept.seen_at = time.monotonic()
+            kept.reported_at = time.monotonic()
 
 
 async def supervisor_of(batch: OpenBatch, spec: BatchSpec) -> ShardSupervisor:
@@ -352,7 +352,7 @@ def why_lost(kept: Kept, run: FlowRun | None, now: float) -> str | None:
     if run.state.is_final():
         return f"ended {run.state.name} before its end"
     if kept.is_silent(now):
-        return f"gave no sign of life for {now - kept.seen_at:.0f} s"
+        return f"gave no sign of life for {now - kept.reported_at:.0f} s"
     return None
 
 

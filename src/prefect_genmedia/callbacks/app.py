@@ -132,7 +132,7 @@ class _Counted:
 
 async def _record(ledger: Ledger, provider: str, key: str, words: str, named: str | None, now: float) -> Job | None:
     """Write the first callback of a job down; the job as it was before, None where it is about no such job."""
-    told = {"provider_status": words} if words else {}
+    status = {"provider_status": words} if words else {}
     while (job := await ledger.get(key)) is not None and job.provider == provider:
         if named is not None and job.provider_job_id is not None and named != job.provider_job_id:
             logger.warning("A callback for job %s names another job of %s, %s: ignored", key, provider, shown_id(named))
@@ -140,7 +140,7 @@ async def _record(ledger: Ledger, provider: str, key: str, words: str, named: st
         if job.notified_at is not None:
             return job
         # None where the job has left its state in between: its acceptance may be written down at this very moment.
-        if await ledger.note(job, notified_at=now, **told) is not None:
+        if await ledger.note(job, notified_at=now, **status) is not None:
             logger.info("Callback for job %s (%s)", job.shown_id, job.key)
             return job
     return None

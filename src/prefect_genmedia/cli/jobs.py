@@ -107,10 +107,10 @@ async def _health(ledger: Ledger) -> tuple[Health, bool]:
     return found, True
 
 
-def _warn_of_overdue(found: Health, told: bool) -> None:
+def _warn_of_overdue(found: Health, is_emitted: bool) -> None:
     """Warn on standard error: standard output is for programs."""
     if found.is_overdue:
-        event = " The event genmedia.reconcile.overdue was emitted." if told else ""
+        event = " The event genmedia.reconcile.overdue was emitted." if is_emitted else ""
         text = f"{found} Jobs whose runs are gone expire. Next: {NEXT_STEP}{event}"
         command_console(stderr=True).print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 

@@ -305,8 +305,8 @@ async def check_reconcile(ledger: Ledger) -> Finding:
     if unknown:
         step = "`prefect-genmedia jobs list --state unknown`, then adopt, resubmit or abandon each."
         return Finding("reconcile", counted(unknown, "job needs a person", "jobs need a person"), step)
-    told = await health(ledger)
-    return Finding("reconcile", str(told), NEXT_STEP if told.is_overdue and under_way else "")
+    state = await health(ledger)
+    return Finding("reconcile", str(state), NEXT_STEP if state.is_overdue and under_way else "")
 
 
 async def check_inputs_storage(settings: GenMediaSettings) -> Finding:

@@ -39,8 +39,8 @@ async def reconcile_change(client: PrefectClient) -> Change:
     except (LedgerError, OSError):
         found = None
     if found is None:
-        told = "the server has heard of no success for 20 minutes, and the ledger cannot be read from here"
-        return Change("reconcile", "rounds", Outcome.OVERDUE, f"{told}: {NEXT_STEP}")
+        problem = "the server has heard of no success for 20 minutes, and the ledger cannot be read from here"
+        return Change("reconcile", "rounds", Outcome.OVERDUE, f"{problem}: {NEXT_STEP}")
     if found.is_overdue:
         return Change("reconcile", "rounds", Outcome.OVERDUE, f"{str(found).rstrip('.')}: {NEXT_STEP}")
     return Change("reconcile", "rounds", Outcome.WORKING, str(found))

@@ -44,8 +44,8 @@ def main(python: str, source: str) -> None:
         results = ended.get(each.test, [])
         passed = bool(results) and all(results)
         failed += not passed
-        told = f"{sum(results)} of {len(results)} pass" if results else "cannot run"
-        print(f"{'passes' if passed else 'FAILS ':<7} {each.id:<32} {told}")
+        reported = f"{sum(results)} of {len(results)} pass" if results else "cannot run"
+        print(f"{'passes' if passed else 'FAILS ':<7} {each.id:<32} {reported}")
     print(f"{failed} of {len(all_cases())} cases fail.")
 
 

@@ -82,8 +82,10 @@ class TestCA:
 
 
 def _subject_hash(file: Path) -> str:
-    told = subprocess.run(["openssl", "x509", "-subject_hash", "-noout", "-in", file], capture_output=True, check=True)
-    return told.stdout.decode().strip()
+    reported = subprocess.run(
+        ["openssl", "x509", "-subject_hash", "-noout", "-in", file], capture_output=True, check=True
+    )
+    return reported.stdout.decode().strip()
 
 
 @contextmanager

@@ -82,8 +82,8 @@ GIVEN_UP = {
 async def test_a_word_like_failure_ends_the_run_and_the_job_is_delivered_later(
     word: str, why: dict[str, Any], ledger: Ledger
 ) -> None:
-    told = status(word, **why)
-    with gateway(submit=CREATED, poll=[told, told, told, DONE]) as there:
+    reported = status(word, **why)
+    with gateway(submit=CREATED, poll=[reported, reported, reported, DONE]) as there:
         with pytest.raises(errors.GenerationFailed, match="no GPU") as caught:
             await run(there)
         assert "may still be finished and billed" in str(caught.value)
@@ -137,7 +137,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("why", REASONS.values(), ids=REASONS.keys())
-async def test_a_reason_is_told_however_it_is_written(why: dict[str, Any], ledger: Ledger) -> None:
+async def test_a_reason_is_reported_however_it_is_written(why: dict[str, Any], ledger: Ledger) -> None:
     failed = Said(200, {"code": "success", "message": "", "data": {"task_id": ID, "status": "FAILED", **why}})
     hidden = pytest.raises(errors.GenerationFailed, match="the face is hidden")
     with gateway(submit=CREATED, poll=failed) as there, hidden:
@@ -230,8 +230,8 @@ async def test_a_callback_that_names_another_job_is_ignored(ledger: Ledger, ledg
         (untouched,) = await ledger.jobs()
         assert untouched.notified_at is None
         await client.post(url, json={"main_task_id": "t-1", **said})
-    (told,) = await ledger.jobs()
-    assert told.notified_at is not None
+    (reported,) = await ledger.jobs()
+    assert reported.notified_at is not None
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/cb", "https://receiver.internal/cb", "http://10.0.0.7/cb"])

@@ -127,7 +127,7 @@ async def test_what_is_no_proxy_is_named_by_its_variable(
     assert "hunter2" not in table
 
 
-async def test_a_fake_ip_is_told_and_is_no_problem(
+async def test_a_fake_ip_is_reported_and_is_no_problem(
     account: TokenOpsCredentials,
     provider: Front,
     box: Box,

@@ -191,7 +191,7 @@ async def test_a_ca_of_the_environment_is_trusted_for_the_api_and_for_results(
     await run(account)
 
 
-async def test_a_ca_that_is_not_known_is_told_with_what_to_set_and_nothing_is_paid(
+async def test_a_ca_that_is_not_known_is_reported_with_what_to_set_and_nothing_is_paid(
     account: TokenOpsCredentials,
     proxy: ForwardProxy,
     simulator: RunningSimulator,

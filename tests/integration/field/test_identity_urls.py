@@ -171,7 +171,7 @@ async def test_a_token_is_never_shown_or_stored(
     assert b"page=2" in Path(done.sidecar_uri).read_bytes()
 
 
-async def test_what_cannot_be_read_is_told_apart_by_its_whole_url(
+async def test_what_cannot_be_read_is_distinguished_by_its_whole_url(
     account: JeniusCredentials, simulator: RunningSimulator, store: tuple[Store, str]
 ) -> None:
     files, url = store

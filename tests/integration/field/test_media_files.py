@@ -163,7 +163,7 @@ async def test_a_wav_file_of_nothing_but_a_header_has_no_sound(
     assert simulator.accepted == 0
 
 
-async def test_a_silent_recording_is_told_and_sent(
+async def test_a_silent_recording_is_reported_and_sent(
     speak: Any, served: Callable[[bytes], str], caplog: pytest.LogCaptureFixture
 ) -> None:
     await speak(served(encoded("mp3", "libmp3lame", 3, volume=0)))
@@ -342,7 +342,7 @@ async def test_a_file_is_published_as_what_it_is_and_not_as_it_is_called(
     assert [each.suffix for each in published.iterdir()] == [ending]
 
 
-async def test_a_picture_of_20000_by_12000_pixels_is_told_by_its_size(
+async def test_a_picture_of_20000_by_12000_pixels_is_reported_by_its_size(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     Image.new("1", (20_000, 12_000)).save(tmp_path / "map.png")

@@ -41,9 +41,9 @@ FINISHED = {
 }
 
 
-@pytest.mark.parametrize("told", FINISHED.values(), ids=FINISHED.keys())
-async def test_a_finished_job_is_known_however_it_is_told(told: Said, ledger: Ledger) -> None:
-    with gateway(submit=CREATED, poll=told) as there:
+@pytest.mark.parametrize("reported", FINISHED.values(), ids=FINISHED.keys())
+async def test_a_finished_job_is_known_however_it_is_reported(reported: Said, ledger: Ledger) -> None:
+    with gateway(submit=CREATED, poll=reported) as there:
         await run(there)
         assert there.count("poll") <= 3
     (job,) = await ledger.jobs()
@@ -65,10 +65,10 @@ RUNNING = {
 }
 
 
-@pytest.mark.parametrize("told", RUNNING.values(), ids=RUNNING.keys())
-async def test_a_job_that_is_not_finished_is_waited_for(told: Said, ledger: Ledger) -> None:
+@pytest.mark.parametrize("reported", RUNNING.values(), ids=RUNNING.keys())
+async def test_a_job_that_is_not_finished_is_waited_for(reported: Said, ledger: Ledger) -> None:
     not_yet = Said(404, {"error": {"message": "not ready"}})
-    with gateway(submit=CREATED, poll=[told, told, DONE], content=[not_yet, file()]) as there:
+    with gateway(submit=CREATED, poll=[reported, reported, DONE], content=[not_yet, file()]) as there:
         await run(there)
         assert there.count("poll") == 3
     assert there.count("submit") == 1
@@ -97,7 +97,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("why", REASONS.values(), ids=REASONS.keys())
-async def test_a_reason_under_other_names_is_told(why: dict[str, Any], ledger: Ledger) -> None:
+async def test_a_reason_under_other_names_is_reported(why: dict[str, Any], ledger: Ledger) -> None:
     hidden = pytest.raises(errors.GenerationFailed, match="the face is hidden")
     with gateway(submit=CREATED, poll=nested("FAILED", **why)) as there, hidden:
         await run(there)
@@ -151,7 +151,7 @@ NAMED = {
 
 
 @pytest.mark.parametrize(("body", "media_type"), NAMED.values(), ids=NAMED.keys())
-async def test_a_url_that_is_told_in_other_ways_is_found(body: str, media_type: str, ledger: Ledger) -> None:
+async def test_a_url_that_is_reported_in_other_ways_is_found(body: str, media_type: str, ledger: Ledger) -> None:
     with gateway(submit=CREATED, poll=DONE) as there:
         text = body.replace("{url}", there.url).replace("{host}", there.url.partition("//")[2])
         there.scripts["content"] = [Said(200, text, {"Content-Type": media_type})]
@@ -203,8 +203,8 @@ async def test_hidreams_file_is_found_in_other_shapes(
     created = Said(200, {"code": "0", "result": {"task_id": 4711}})
     with gateway(submit=created) as there:
         shaped = json.loads(json.dumps(named).replace("{url}", there.url))
-        told = {"code": 0, "result": {"task_id": "4711", "sub_task_results": [{"task_status": 1, **shaped}]}}
-        there.scripts |= {"poll": [Said(200, told)]}
+        reported = {"code": 0, "result": {"task_id": "4711", "sub_task_results": [{"task_status": 1, **shaped}]}}
+        there.scripts |= {"poll": [Said(200, reported)]}
         clip = httpx.get(simulator.clip_url).content
         there.scripts["files"] = [Said(200, clip, {"Content-Type": "video/mp4"})]
         credentials = HiDreamCredentials(token=KEY, base_url=there.url, submissions_per_minute=None)
@@ -232,8 +232,8 @@ async def test_a_callback_that_names_its_job_by_a_number_is_taken(ledger: Ledger
         (untouched,) = await ledger.jobs()
         assert untouched.notified_at is None
         await client.post(url, json={"main_task_id": 4711, "sub_task_results": [{"task_status": 1}]})
-    (told,) = await ledger.jobs()
-    assert told.notified_at is not None
+    (reported,) = await ledger.jobs()
+    assert reported.notified_at is not None
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ def test_what_cannot_be_a_key_is_refused_before_it_is_sent(key: str) -> None:
 
 
 @pytest.mark.parametrize("root", ["http://no-such-host.invalid/v1", "https://127.0.0.1:{port}/v1"])
-async def test_a_name_or_port_that_is_not_the_api_is_told_by_base_url(root: str, ledger: Ledger) -> None:
+async def test_a_name_or_port_that_is_not_the_api_is_reported_by_base_url(root: str, ledger: Ledger) -> None:
     with gateway(submit=Said(200, {"id": ID})) as there:
         credentials = TokenOpsCredentials(api_key=KEY, base_url=root.format(port=there.url.rpartition(":")[2]))
         with pytest.raises(errors.ProviderError, match="base_url") as caught:

@@ -120,7 +120,7 @@ async def test_a_local_file_is_published_to_a_folder_that_a_web_server_shows(
     assert httpx.get(url).content == asset("portrait.jpg")
 
 
-async def test_a_folder_without_its_public_url_and_a_wrong_one_are_told_before_anything_is_paid(
+async def test_a_folder_without_its_public_url_and_a_wrong_one_are_reported_before_anything_is_paid(
     account: JeniusCredentials,
     simulator: RunningSimulator,
     own: str,
@@ -208,7 +208,7 @@ async def test_temporary_credentials_are_warned_of_and_no_upload_is_in_chunks_of
         ("s3://media/out", None),
     ],
 )
-async def test_a_folder_an_absent_bucket_and_one_that_takes_files_are_told_apart(
+async def test_a_folder_an_absent_bucket_and_one_that_takes_files_are_distinguished(
     output: str,
     said: str | None,
     account: JeniusCredentials,

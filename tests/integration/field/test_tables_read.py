@@ -69,8 +69,8 @@ async def test_the_encoding_of_a_table_is_detected(written: str, tables: Tables,
 
 async def test_western_text_is_not_taken_for_chinese_and_its_encoding_can_be_named(tables: Tables) -> None:
     table = tables.file("t.csv", f"id,model,prompt\na,{MODEL},un café d'été\n".encode("cp1252"))
-    assert "line 2" in (told := await tables.problems(table))
-    assert "encoding=" in told
+    assert "line 2" in (reported := await tables.problems(table))
+    assert "encoding=" in reported
     assert (await tables.plan(table, encoding="cp1252")).states == {"submit": 1}
     assert "not an encoding" in await tables.problems(table, encoding="klingon")
 
@@ -99,7 +99,7 @@ async def test_ids_and_choices_are_trimmed_and_prompts_are_not(tables: Tables, l
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reported"),
     [
         ("id,prompt,Prompt\na,x,y\n", "'prompt' twice"),
         ("id,prompt\na,x,y\n", "line 2 has a cell in column 3"),
@@ -109,20 +109,20 @@ async def test_ids_and_choices_are_trimmed_and_prompts_are_not(tables: Tables, l
         ("", "no rows"),
     ],
 )
-async def test_a_csv_file_that_cannot_be_read_names_the_place(content: str, told: str, tables: Tables) -> None:
-    assert told in await tables.problems(tables.file("t.csv", content))
+async def test_a_csv_file_that_cannot_be_read_names_the_place(content: str, reported: str, tables: Tables) -> None:
+    assert reported in await tables.problems(tables.file("t.csv", content))
 
 
 async def test_json_lines_end_at_line_feeds_only_and_errors_name_the_line(tables: Tables, ledger: Ledger) -> None:
     row = {"id": "a", "model": MODEL, "prompt": "one\u2028two\u0085three"}
     separators = f"{json.dumps(row, ensure_ascii=False)}\n"
     assert (await tables.plan(tables.file("t.jsonl", separators))).states == {"submit": 1}
-    for bad, told in (
+    for bad, reported in (
         ("{nonsense", "line 4, column 2"),
         ("[1]", "line 4 is not"),
         ('{"id": 1, "id": 2}', "'id' twice"),
     ):
-        assert told in await tables.problems(tables.file("u.jsonl", f"{separators}\n\n{bad}\n"))
+        assert reported in await tables.problems(tables.file("u.jsonl", f"{separators}\n\n{bad}\n"))
 
 
 def workbook(rows: list[list[Any]]) -> bytes:
@@ -212,10 +212,10 @@ async def test_words_for_nothing_are_ids_and_prompts_like_others(tables: Tables,
 async def test_numbers_are_prompts_and_subjects(tables: Tables) -> None:
     speaker = {"kind": "omnihuman", "image_url": "a.png", "audio_url": "a.mp3"}
     rows = [{"id": 1, "model": MODEL, "prompt": 2026}, {"id": 2, **speaker, "subject": 0, "prompt": 1.5}]
-    told = await tables.problems(rows)
-    assert "subject" not in told
-    assert "prompt" not in told
-    assert "there is no 'a.png'" in told
+    reported = await tables.problems(rows)
+    assert "subject" not in reported
+    assert "prompt" not in reported
+    assert "there is no 'a.png'" in reported
 
 
 async def test_several_files_in_a_cell_are_split_only_where_each_is_one(
@@ -225,20 +225,20 @@ async def test_several_files_in_a_cell_are_split_only_where_each_is_one(
     for name in ("a.png", "b.png", "my pic,1.png"):
         tables.file(name, b"")
 
-    async def told(cell: Any, field: str = "image_urls", kind: str = "jimeng") -> str:
+    async def reported(cell: Any, field: str = "image_urls", kind: str = "jimeng") -> str:
         return await tables.problems([{"id": "a", "prompt": "x", "model": MODEL, field: cell}], kind, preflight=False)
 
-    assert "neither a file nor a list" in await told("a.png,c.png")
+    assert "neither a file nor a list" in await reported("a.png,c.png")
     for whole in ("a.png", "my pic,1.png", "https://example.com/a,b.jpg", "https://example.com/a.jpg?x=a;b|c"):
-        assert await told(whole) == "", whole
+        assert await reported(whole) == "", whole
     for three in (
         "a.png,b.png,a.png",
         "a.png; b.png;a.png",
         "a.png|b.png|https://example.com/c.jpg",
         "a.png b.png a.png",
     ):
-        assert "at most 2" in await told(three), three  # three of them were read, and two are the limit
-        assert await told(re.sub(r"[,;| ][^,;| ]+$", "", three)) == ""
+        assert "at most 2" in await reported(three), three  # three of them were read, and two are the limit
+        assert await reported(re.sub(r"[,;| ][^,;| ]+$", "", three)) == ""
     assert "names several files" in await tables.problems(
         [{"id": "a", "image_url": "a.png,b.png", "scene": "firework"}], "poster", preflight=False
     )
@@ -247,12 +247,12 @@ async def test_several_files_in_a_cell_are_split_only_where_each_is_one(
 async def test_kinds_and_models_match_in_any_case_and_the_valid_ones_are_listed(tables: Tables) -> None:
     rows = [{"id": "a", "kind": "JIMENG", "model": "Jimeng-Video-3.0-Pro", "prompt": "x"}]
     assert (await tables.plan(rows)).states == {"submit": 1}
-    told = await tables.problems([{"id": "a", "kind": "song"}, {"id": "b", "model": "sora", "prompt": "x"}])
-    assert "jimeng, omnihuman, poster, stylize" in told
-    assert "jimeng-video-3.0-720P" in told
+    reported = await tables.problems([{"id": "a", "kind": "song"}, {"id": "b", "model": "sora", "prompt": "x"}])
+    assert "jimeng, omnihuman, poster, stylize" in reported
+    assert "jimeng-video-3.0-720P" in reported
 
 
-async def test_text_that_cannot_be_sent_or_seen_is_told_by_row(tables: Tables) -> None:
+async def test_text_that_cannot_be_sent_or_shown_is_reported_by_row(tables: Tables) -> None:
     rows = [
         {"id": "a\u200bb", "prompt": "x"},
         {"id": "c", "prompt": "x\0y"},
@@ -260,9 +260,9 @@ async def test_text_that_cannot_be_sent_or_seen_is_told_by_row(tables: Tables) -
         {"id": 2.0**60, "prompt": "x"},
     ]
     table = tables.file("t.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    told = (await tables.problems(table)).split("\n")
-    assert len(told) == 4
-    for line, words in zip(told, ("cannot be seen", "row c.prompt", "row d.prompt", "was rounded"), strict=True):
+    reported = (await tables.problems(table)).split("\n")
+    assert len(reported) == 4
+    for line, words in zip(reported, ("cannot be seen", "row c.prompt", "row d.prompt", "was rounded"), strict=True):
         assert words in line
 
 
@@ -303,9 +303,9 @@ async def test_a_signed_url_of_a_table_reaches_no_name_and_no_message(
     tables: Tables, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = "http://127.0.0.1:9/lakes.csv?X-Amz-Credential=a/b&X-Amz-Signature=5ec2e7"
-    told = await tables.problems(url, batch_id=None)
-    told += await tables.problems(url.replace(".csv", ".txt"), batch_id=None)
+    reported = await tables.problems(url, batch_id=None)
+    reported += await tables.problems(url.replace(".csv", ".txt"), batch_id=None)
     async with get_client() as client:
         names = [run.name for run in await client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC)]
     assert "batch · lakes.csv" in names
-    assert not any("5ec2e7" in text for text in [told, caplog.text, *names])
+    assert not any("5ec2e7" in text for text in [reported, caplog.text, *names])

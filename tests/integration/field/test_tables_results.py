@@ -77,9 +77,9 @@ async def test_a_slip_of_a_field_s_name_is_an_error_with_a_suggestion(column: st
     row = {"id": "a", "model": MODEL, "prompt": "x", "image_urls": "https://example.com/a.jpg", "seed": 1}
     row |= {"aspect_ratio": "1:1"}
     row.pop(meant, None)
-    told = await tables.problems([{**row, column: "x"}])
-    assert f"row a.{'image_url' if column == 'image_url' else column}" in told
-    assert f"did you mean {meant!r}?" in told
+    reported = await tables.problems([{**row, column: "x"}])
+    assert f"row a.{'image_url' if column == 'image_url' else column}" in reported
+    assert f"did you mean {meant!r}?" in reported
 
 
 @pytest.mark.parametrize("column", ["owner", "notes", "site", "title", "编号", "due date", "prompt_v2", "sku"])

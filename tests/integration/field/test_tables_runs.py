@@ -81,7 +81,7 @@ async def test_a_run_is_complete_when_enough_rows_are_delivered(
         await generate_batch(posters, **options, min_delivered=0.8)
 
 
-async def test_problems_of_the_same_kind_are_told_by_column(
+async def test_problems_of_the_same_kind_are_reported_by_column(
     options: dict[str, Any], simulator: RunningSimulator
 ) -> None:
     rows = [

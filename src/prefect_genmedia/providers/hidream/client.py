@@ -20,7 +20,7 @@ from prefect_genmedia.providers.hidream.token import (
     LearningRedactor,
     Token,
     TokenAuth,
-    TokenKeeper,
+    TokenSource,
     cached_token,
 )
 from prefect_genmedia.providers.protocol import (
@@ -86,9 +86,9 @@ class HiDreamClient:
         self._lock: SharedLock = lambda name: nullcontext()
         if self._keys:
             cached = cached_token(base_url, secret)
-            self._tokens = TokenKeeper(None, self._exchange, cached, self._redactor.learn, now)
+            self._tokens = TokenSource(None, self._exchange, cached, self._redactor.learn, now)
         else:
-            self._tokens = TokenKeeper(secret)
+            self._tokens = TokenSource(secret)
         self._api = ApiClient(base_url, TokenAuth(self._tokens, user_id), self._redactor, gates)
         self.fetch_rules = FetchRules.beside(base_url, allow_private_hosts, transport=None)
 
@@ -167,12 +167,12 @@ class HiDreamClient:
         result = await self._read(what, lambda: self._api.post(catalog.BATCH_PATH, body))
         if not isinstance(result, list):
             raise ProviderError(f"{what} answered without a list of results.")
-        seen = {}
+        found = {}
         for task in result:
             sub_tasks = responses.sub_tasks_in(task)
             if sub_tasks is not None and (task_id := id_in(task.get("task_id"))) in provider_job_ids:
-                seen[str(task_id)] = responses.observation(sub_tasks, self._redactor)
-        return seen
+                found[str(task_id)] = responses.observation(sub_tasks, self._redactor)
+        return found
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:

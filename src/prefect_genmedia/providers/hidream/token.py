@@ -164,7 +164,7 @@ def forget_tokens() -> None:
         _CACHE.clear()
 
 
-class TokenKeeper:
+class TokenSource:
     """The account's present token, for one client.
 
     Parameters:
@@ -208,7 +208,7 @@ class TokenKeeper:
         """
         if self._exchange is None:
             return self._present
-        cached, seen = self._cached, self._cached.exchanges
+        cached, before = self._cached, self._cached.exchanges
         while True:
             with cached.lock:
                 token, now = cached.token, self._now()
@@ -216,7 +216,7 @@ class TokenKeeper:
                 is_near_end = token is not None and token.renew_at is not None and now >= token.renew_at
                 if token is not None and holds and (not is_near_end or 0 <= cached.retry_at - now <= RETRY_SECONDS):
                     return self._use(token)
-                if cached.exchanges != seen and cached.failure is not None:
+                if cached.exchanges != before and cached.failure is not None:
                     raise copy(cached.failure)  # waited for an exchange that failed: the next call begins another one
                 holder = cached.claim()
             if holder is not None:
@@ -266,20 +266,20 @@ class TokenKeeper:
 
     def __repr__(self) -> str:
         """Show nothing of the token."""
-        return "TokenKeeper(…)"
+        return "TokenSource(…)"
 
 
 class TokenAuth(httpx.Auth):
     """Puts the present token, and the user's id where one is set, on a request."""
 
-    def __init__(self, keeper: TokenKeeper, user_id: str) -> None:
+    def __init__(self, source: TokenSource, user_id: str) -> None:
         """Ask the keeper at each request."""
-        self._keeper = keeper
+        self._source = source
         self._user_id = user_id
 
     def auth_flow(self, request: httpx.Request) -> Any:
         """Add the headers (HiDream's page, "Header"); a call's own user stays."""
-        request.headers["Authorization"] = f"Bearer {self._keeper.present}"
+        request.headers["Authorization"] = f"Bearer {self._source.present}"
         if self._user_id:
             request.headers.setdefault(catalog.USER_HEADER, self._user_id)
         yield request

@@ -50,9 +50,9 @@ class JeniusClient(BearerClient):
             ProviderError: no file came; retryable.
         """
         task, _ = await self._task(provider_job_id)
-        seen = responses.observation(task, self._redactor)
-        if seen.failure is not None and seen.recognized:
-            raise seen.failure
+        observed = responses.observation(task, self._redactor)
+        if observed.failure is not None and observed.recognized:
+            raise observed.failure
         url = self._api.absolute(responses.result_url(task))
         async with self._api.download_turn(), open_url(url, self.fetch_rules) as stream:
             yield stream

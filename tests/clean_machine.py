@@ -42,7 +42,7 @@ def copy_of_the_repository(folder: Path) -> Path:
 
 
 @dataclass
-class Stranger:
+class CleanMachine:
     """A home, a folder to work in, and terminals.
 
     Parameters:

@@ -12,7 +12,7 @@ import pytest
 from fsspec.registry import _registry
 
 from prefect_genmedia._media import staged, storage
-from prefect_genmedia._media.staged import Landing
+from prefect_genmedia._media.staged import StagedDownload
 from prefect_genmedia._media.storage import LocalFolder, RemoteFolder, storing, target_at
 from prefect_genmedia.errors import InvalidRequest, ProviderError, ResultInvalid, StorageError
 from prefect_genmedia.providers.protocol import ResultStream
@@ -36,7 +36,7 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_arrives_in_pieces_is_written_in_order_and_hashed(
     pieces: list[bytes], tmp_path: Path, small_pieces: None
 ) -> None:
-    arriving = Landing(LocalFolder(tmp_path))
+    arriving = StagedDownload(LocalFolder(tmp_path))
     await arriving.receive(stream_of(pieces, len(b"".join(pieces))))
     path, digest = arriving.settle()
     assert path.read_bytes() == b"".join(pieces)
@@ -55,16 +55,16 @@ async def test_what_arrives_in_pieces_is_written_in_order_and_hashed(
     ],
     ids=["cut short", "empty", "a page"],
 )
-async def test_what_is_no_file_is_told_and_may_be_fetched_again(
+async def test_what_is_no_file_is_reported_and_may_be_fetched_again(
     stream: ResultStream, said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ProviderError, match=said) as caught:
-        await Landing(LocalFolder(tmp_path)).receive(stream)
+        await StagedDownload(LocalFolder(tmp_path)).receive(stream)
     assert caught.value.retryable
 
 
 async def test_a_runaway_download_ends_at_the_cap_and_leaves_nothing(tmp_path: Path, small_pieces: None) -> None:
-    arriving = Landing(LocalFolder(tmp_path), max_bytes=100)
+    arriving = StagedDownload(LocalFolder(tmp_path), max_bytes=100)
     with pytest.raises(ResultInvalid, match="larger than 100 bytes") as caught:
         await arriving.receive(stream_of([b"abcdef"] * 1000))
     assert not caught.value.retryable
@@ -72,17 +72,17 @@ async def test_a_runaway_download_ends_at_the_cap_and_leaves_nothing(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_a_full_disk_is_told_while_the_rest_still_arrives(tmp_path: Path, small_pieces: None) -> None:
+async def test_a_full_disk_is_reported_while_the_rest_still_arrives(tmp_path: Path, small_pieces: None) -> None:
     class FullFolder(LocalFolder):
         def staging(self):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(StorageError, match="No space left") as caught:
-        await Landing(FullFolder(tmp_path)).receive(stream_of([b"abcdef"] * 10))
+        await StagedDownload(FullFolder(tmp_path)).receive(stream_of([b"abcdef"] * 10))
     assert caught.value.retryable
 
 
-def test_a_storage_s_error_is_told_without_the_credentials_and_signatures_that_it_quotes() -> None:
+def test_a_storage_s_error_is_reported_without_the_credentials_and_signatures_that_it_quotes() -> None:
     with pytest.raises(StorageError) as caught, storing():
         raise PermissionError("PUT https://me:hunter2@store.example/a.mp4?X-Amz-Signature=5ec12e7 was refused")
     assert "store.example/a.mp4" in str(caught.value)
@@ -128,7 +128,9 @@ def test_a_storage_that_cannot_be_reached_may_be_tried_again(monkeypatch: pytest
     assert "billed" not in str(caught.value.about("key", "id"))
 
 
-def test_a_storage_that_does_not_tell_whether_a_file_is_there_is_told_as_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_storage_that_does_not_tell_whether_a_file_is_there_is_reported_as_ours(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class NoCredentials(Exception):
         """Stands for what a storage's library raises."""
 

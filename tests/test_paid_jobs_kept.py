@@ -178,7 +178,7 @@ def test_a_bad_file_is_fetched_anew_until_its_time_is_over_and_then_asked_for_an
 
 
 @pytest.mark.parametrize(("provider", "words"), [("tokenops", "provider's word"), ("jenius", "does not document")])
-def test_what_a_failed_job_cost_is_told_as_its_provider_documents_it(provider: str, words: str) -> None:
+def test_what_a_failed_job_cost_is_reported_as_its_provider_documents_it(provider: str, words: str) -> None:
     job = Job(key="k", identity="i", provider=provider, state=JobState.FAILED, error_kind="GenerationFailed")
     assert words in str(job.failure())
 
@@ -274,17 +274,17 @@ async def test_a_usual_duration_of_hours_is_not_slept_through(ledger: Ledger, cl
     provider: Any = Provider(*[RUNNING] * 3, DONE, clock=clock)
     job = await submitted(ledger)
     begun = clock.now()
-    beats: list[float] = []
+    heartbeats: list[float] = []
     note = ledger.note
 
     async def heard(noted: Job, **changes: object) -> Job | None:
-        beats.append(clock.now() - begun)
+        heartbeats.append(clock.now() - begun)
         return await note(noted, **changes)
 
     ledger.note = heard  # type: ignore[method-assign] # the real one, overheard
     await wait_for_job(ledger, provider, job, 12 * HOUR, clock=clock)
     assert [round(look - begun, -1) for look in provider.looks] == [120, 240, 480, 960]
-    gaps = [later - earlier for earlier, later in zip([0.0, *beats], beats, strict=False)]
+    gaps = [later - earlier for earlier, later in zip([0.0, *heartbeats], heartbeats, strict=False)]
     assert max(gaps) <= 2 * HEARTBEAT_SECONDS + 1
 
 
@@ -320,10 +320,10 @@ async def test_an_accepted_job_is_written_down_when_the_ledger_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     away(ledger, monkeypatch, 3, lambda state: state is JobState.SUBMITTED)
-    told: list[str] = []
-    job = await submit_once(ledger, client, REQUEST, scope="s", told=told, clock=clock)
-    assert (job.state, simulator.accepted, len(told)) == (JobState.SUBMITTED, 1, 3)
-    assert f"accepted it as {job.provider_job_id}" in told[0]
+    reported: list[str] = []
+    job = await submit_once(ledger, client, REQUEST, scope="s", reported=reported, clock=clock)
+    assert (job.state, simulator.accepted, len(reported)) == (JobState.SUBMITTED, 1, 3)
+    assert f"accepted it as {job.provider_job_id}" in reported[0]
 
 
 async def test_an_accepted_job_that_was_written_down_without_an_answer_is_taken_for_what_it_is(
@@ -348,7 +348,7 @@ async def test_that_nothing_was_sent_takes_back_only_the_mark_of_its_own_process
     assert (present.state, present.send_token) == (JobState.SENDING, theirs.send_token)
 
 
-async def test_an_accepted_job_that_cannot_be_written_down_is_told_with_its_id(
+async def test_an_accepted_job_that_cannot_be_written_down_is_reported_with_its_id(
     ledger: Ledger,
     client: ProviderClient,
     simulator: RunningSimulator,
