@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia import errors
+from prefect_genmedia._media.decoding import Level
 from prefect_genmedia._transport.api import SUBMIT_SECONDS
 from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
 from prefect_genmedia.prices import in_micros
@@ -134,6 +135,10 @@ class Delivery(BaseModel):
     height: int = Field(description="Height of the picture in pixels.")
     codec: str = Field(description="Video codec, such as h264.")
     has_audio: bool = Field(description="Whether there is a sound track.")
+    verified: Level = Field(
+        default="full",
+        description="How the file was verified: `full` (decoded as a whole), `structure` (walked through) or `none`.",
+    )
     poster_uri: str | None = Field(default=None, description="Path or URL of the poster frame, a JPEG.")
     sidecar_uri: str | None = Field(
         default=None, description="Path or URL of the JSON that tells where the file is from."
