@@ -29,6 +29,9 @@ PICTURE_BRANDS = frozenset("heic heix heim heis hevc hevx hevm hevs mif1 mif2 ms
 def check_is_video_file(path: str) -> None:
     """Check the `ftyp` box, which an mp4 or mov file begins with.
 
+    Parameters:
+        path: the file.
+
     Raises:
         Refused: there is none, or it is one of another kind of file.
     """
@@ -46,7 +49,14 @@ def check_is_video_file(path: str) -> None:
 def opened(
     path: str, limits: dict[str, Any], options: dict[str, str], kind: str | None = None
 ) -> Iterator[av.container.InputContainer]:
-    """Open a file, and nothing but this file, with the demuxers that the options allow."""
+    """Open a file, and nothing but this file, with the demuxers that the options allow.
+
+    Parameters:
+        path: the file.
+        limits: what decoding it may take.
+        options: FFmpeg's options.
+        kind: the only demuxer; None for those of the options.
+    """
     common = {"protocol_whitelist": "file", "max_streams": "16", "max_pixels": str(limits["pixels"])}
     # `file:` keeps a path from being read as a URL of another protocol.
     with av.open(f"file:{path}", format=kind, options=common | options) as container:
@@ -57,12 +67,24 @@ def opened(
 
 
 def is_cover(stream: Any) -> bool:
-    """Whether a video stream is a cover picture: that plays no time."""
+    """Whether a video stream is a cover picture: that plays no time.
+
+    Parameters:
+        stream: the stream.
+    """
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
 
 
 def check_size(stream: Any, limits: dict[str, Any]) -> None:
-    """Check what the file promises, before anything is decoded."""
+    """Check what the file promises, before anything is decoded.
+
+    Parameters:
+        stream: the stream of the picture.
+        limits: what decoding it may take.
+
+    Raises:
+        Refused: it promises more.
+    """
     context = stream.codec_context
     if context is None:
         raise Refused("it has a video stream that no decoder here reads")
