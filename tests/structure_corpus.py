@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import math
+import os
 import random
 import sys
 import tempfile
@@ -27,9 +28,12 @@ from pathlib import Path
 import av
 import av.filter
 
+from prefect_genmedia._media.decoding import Level
 from prefect_genmedia._media.verify import examine_video
 from prefect_genmedia.errors import ResultInvalid
 from prefect_genmedia.providers.protocol import MediaExpectation
+
+os.environ.setdefault("SVT_LOG", "1")  # errors only
 
 FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
 LAYOUTS = {"faststart": "faststart", "fragmented": FRAGMENTED}
@@ -49,8 +53,8 @@ PAGE = (
     b"<hr><center>nginx</center></body></html>\r\n"
 )
 BOXES = (
-    b"moov trak mdia minf stbl stsd stts stsz stsc stco ctts elst edts mdhd tkhd mvhd hdlr avc1 avcC hev1 hvcC av01 av1C "
-    b"stss moof traf trun tfhd tfdt mdat ftyp mp4a esds mvex trex mfhd vmhd smhd dref dinf"
+    b"moov trak mdia minf stbl stsd stts stsz stsc stco ctts elst edts mdhd tkhd mvhd hdlr avc1 avcC hev1 hvcC av01 "
+    b"av1C stss moof traf trun tfhd tfdt mdat ftyp mp4a esds mvex trex mfhd vmhd smhd dref dinf"
 ).split()
 
 
@@ -297,9 +301,9 @@ def verdicts(content: bytes, folder: Path) -> Verdicts:
     return Verdicts(full, structure, level == "full")
 
 
-def _verdict(path: Path, level: str) -> tuple[str | None, str]:
+def _verdict(path: Path, level: Level) -> tuple[str | None, str]:
     try:
-        return None, examine_video(path, EXPECTED, level=level).verified  # type: ignore[arg-type]
+        return None, examine_video(path, EXPECTED, level=level).verified
     except ResultInvalid as error:
         return error.message, level
 

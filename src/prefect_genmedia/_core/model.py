@@ -147,6 +147,10 @@ class Delivery(BaseModel):
     provider_job_id: str = Field(default="", description="The provider's id of the job.")
     others: tuple[Delivery, ...] = Field(default=(), description="Further files, where the provider made several.")
 
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled delivery, also one of an earlier version."""
+        super().__setstate__(with_defaults(type(self), state))
+
 
 class Job(BaseModel):
     """One row of the ledger: one requested result. Times are seconds since 1970, UTC."""
