@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 CONSTRAINTS := constraints.txt
 EXTRAS := dev
 
-.PHONY: demo deploy test test-lowest test-prefect-3.8 field-before kill-test coverage check check-pyright release-check format bench docs build clean
+.PHONY: demo deploy test test-lowest test-prefect-3.8 field-before kill-test coverage check check-pyright release-check format verify-corpus bench docs build clean
 
 # The main job: a portrait speaks a recording, on a real Prefect server, against the simulator. KEEP=1 leaves both up.
 demo: $(INSTALLED)
@@ -75,6 +75,11 @@ $(OLDER)/constraints.txt: constraints.txt
 KILLS ?= 1000
 kill-test: $(READY)
 	$(BIN)/python tests/kill_storm.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+
+# Damaged videos by the thousand: whether `structure` says of each what `full` says. Writes bench-output/verify-corpus.json.
+FILES ?= 1200
+verify-corpus: $(READY)
+	$(BIN)/python tests/structure_corpus.py --files $(FILES) $(if $(SEED),--seed $(SEED))
 
 # The whole package under the names that users know, flows included: what reads files cannot see into an editable install.
 AS_INSTALLED := $(VENV)/as-installed

@@ -16,6 +16,7 @@ from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.batch.table import name_of
 from prefect_genmedia.generate import check_run
+from prefect_genmedia.settings import Verify
 from prefect_genmedia.text import counted
 
 
@@ -58,6 +59,7 @@ async def generate_batch(
     preflight: bool = True,
     overwrite: bool = False,
     convert_inputs: bool = False,
+    verify: Verify = "auto",
     only: list[str] = [],  # noqa: B006 - nothing writes into it
     min_delivered: Annotated[float, Field(ge=0, le=1)] = 1.0,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
@@ -94,6 +96,8 @@ async def generate_batch(
         preflight: Check what the providers document about the inputs of all rows before anything is submitted.
         overwrite: Replace delivered files that were edited since; by default your edits are kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
+        verify: How results are verified: full decodes every frame, structure reads the container and one frame, none
+            believes the file. auto is the setting, or structure.
         only: Ids of the rows to do; all by default. The others keep their lines in the table of results.
         min_delivered: Share of the rows that must be delivered for the run to complete, such as 0.95.
         timeout_seconds: How long to wait for each result, in seconds.
@@ -137,6 +141,7 @@ async def generate_batch(
             dry_run=dry_run,
             overwrite=overwrite,
             convert_inputs=convert_inputs,
+            verify=verify,
             only=only or None,
             min_delivered=min_delivered,
             sharding=Sharding(shards=shards, deployment=shard_deployment or None, shard=shard),

@@ -16,6 +16,7 @@ from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.plugin import make_request
+from prefect_genmedia.settings import Verify
 
 
 @JobRunName
@@ -40,6 +41,7 @@ async def generate_media(
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
+    verify: Verify = "auto",
     max_cost: MaxCost = NO_LIMIT,
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
@@ -58,6 +60,8 @@ async def generate_media(
             a schedule or the callback receiver.
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
+        verify: How the file is verified: full decodes every frame, structure reads the container and one frame, none
+            believes the file. auto is the setting, or full.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
 
@@ -80,6 +84,7 @@ async def generate_media(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
+        verify=verify,
         max_cost=limit(max_cost),
     )
     return await completed(delivery)

@@ -24,6 +24,7 @@ from prefect_genmedia.providers.tokenops.catalog import (
     JimengModel,
 )
 from prefect_genmedia.providers.tokenops.jimeng import ContentElement
+from prefect_genmedia.settings import Verify
 
 
 @JobRunName
@@ -66,6 +67,7 @@ async def jimeng_video(
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
+    verify: Verify = "auto",
     max_cost: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
@@ -95,6 +97,8 @@ async def jimeng_video(
             a schedule or the callback receiver.
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
+        verify: How the file is verified: full decodes every frame, structure reads the container and one frame, none
+            believes the file. auto is the setting, or full.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
@@ -134,6 +138,7 @@ async def jimeng_video(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
+        verify=verify,
         max_cost=limit(max_cost),
     )
     return await completed(delivery)

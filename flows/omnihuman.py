@@ -20,7 +20,7 @@ from prefect_genmedia.providers.tokenops.ask import ask_subject
 from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL, OMNIHUMAN_REQ_KEY
 from prefect_genmedia.providers.tokenops.subjects import OnFailure, subject_beside
 from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
-from prefect_genmedia.settings import current_settings
+from prefect_genmedia.settings import Verify, current_settings
 from prefect_genmedia.tasks import check_inputs
 
 
@@ -70,6 +70,7 @@ async def omnihuman_video(
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
+    verify: Verify = "auto",
     max_cost: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
@@ -107,6 +108,8 @@ async def omnihuman_video(
             a schedule or the callback receiver.
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
+        verify: How the file is verified: full decodes every frame, structure reads the container and one frame, none
+            believes the file. auto is the setting, or full.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
@@ -178,6 +181,7 @@ async def omnihuman_video(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
+        verify=verify,
         max_cost=limit(max_cost),
     )
     return await completed(delivery)

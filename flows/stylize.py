@@ -17,6 +17,7 @@ from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.hidream import StylizedVideo
 from prefect_genmedia.providers.hidream.catalog import StyleName
+from prefect_genmedia.settings import Verify
 
 
 @JobRunName
@@ -44,6 +45,7 @@ async def stylize_video(
     suspend_while_waiting: bool = False,
     overwrite: bool = False,
     convert_inputs: bool = False,
+    verify: Verify = "auto",
     max_cost: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
@@ -67,6 +69,8 @@ async def stylize_video(
             a schedule or the callback receiver.
         overwrite: Replace a delivered file that was edited since; by default your edit is kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
+        verify: How the file is verified: full decodes every frame, structure reads the container and one frame, none
+            believes the file. auto is the setting, or full.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
@@ -98,6 +102,7 @@ async def stylize_video(
         suspend_while_waiting=suspend_while_waiting,
         overwrite=overwrite,
         convert_inputs=convert_inputs,
+        verify=verify,
         max_cost=limit(max_cost),
     )
     return await completed(delivery)

@@ -26,7 +26,7 @@ from prefect_genmedia.errors import OutputRefused
 from prefect_genmedia.prices import amount_of, from_micros
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
-from prefect_genmedia.settings import current_settings
+from prefect_genmedia.settings import Verify, current_settings
 from prefect_genmedia.tasks import download_result, submit_job, wait_for_job
 from prefect_genmedia.text import shown_id
 
@@ -74,6 +74,8 @@ class GenerateOptions(TypedDict, total=False):
     """Most CNY that the result may cost, estimated, over all attempts, those after refused videos too; None for any."""
     overwrite: bool
     """Replace a delivered file that was edited since by the provider's; by default it is kept."""
+    verify: Verify
+    """How the file is verified: "full", "structure" or "none"; "auto" takes the setting, and else "full"."""
     suspend_while_waiting: bool
     """Suspend the deployed run until the job is done; see `check_can_suspend`."""
 
@@ -124,7 +126,8 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                 job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout)
         if left is not None and attempt.refused_job:
             left = max(left - await _paid_for(attempt.refused_job), Decimal(0))
-    return await download_result(job, output, credentials=credentials, overwrite=options.get("overwrite", False))
+    overwrite, verify = options.get("overwrite", False), options.get("verify", "auto")
+    return await download_result(job, output, credentials=credentials, overwrite=overwrite, verify=verify)
 
 
 async def _paid_for(key: str) -> Decimal:

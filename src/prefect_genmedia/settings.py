@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from prefect_genmedia.prices import Price
+
+Level = Literal["full", "structure", "none"]
+Verify = Literal["auto", "full", "structure", "none"]
 
 
 class GenMediaSettings(PrefectBaseSettings):
@@ -35,6 +38,12 @@ class GenMediaSettings(PrefectBaseSettings):
         description="What the `quarantine` folder of an output may hold, in bytes. A file that does not fit is not "
         "kept: its error tells its SHA-256 and size, and it can be downloaded again while the provider has it. Nothing "
         "is deleted to make room. 0 keeps none.",
+    )
+    verify: Verify = Field(
+        default="auto",
+        description="How results are verified where a run does not say it: `full` decodes every frame, `structure` "
+        "walks through the container and decodes the sound and a key frame, `none` believes the file. `auto` is "
+        "`structure` in batches, and `full` elsewhere.",
     )
     allow_private_hosts: bool = Field(
         default=False,
@@ -120,6 +129,17 @@ def current_settings() -> GenMediaSettings:
     process, as Prefect reads its own.
     """
     return _read(tuple(os.environ.get(name) for name in _VARIABLES), str(Path.cwd()))
+
+
+def verify_level(wanted: Verify, by_default: Level = "full") -> Level:
+    """The level that results are verified at.
+
+    Parameters:
+        wanted: what the run says; `auto` takes the setting.
+        by_default: the level where neither names one.
+    """
+    named = current_settings().verify if wanted == "auto" else wanted
+    return by_default if named == "auto" else named
 
 
 @functools.lru_cache(maxsize=8)

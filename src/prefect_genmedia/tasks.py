@@ -42,7 +42,7 @@ from prefect_genmedia._prefect.session import open_session, open_session_of, sto
 from prefect_genmedia.prices import amount_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
-from prefect_genmedia.settings import current_settings
+from prefect_genmedia.settings import Verify, current_settings, verify_level
 from prefect_genmedia.text import clean_text
 
 __all__ = [
@@ -224,6 +224,7 @@ async def download_result(
     *,
     credentials: ProviderCredentials | str = "default",
     overwrite: bool = False,
+    verify: Verify = "auto",
 ) -> Delivery:
     """Download a finished job's file, verify it, and put it under its final name; show it as a card.
 
@@ -233,6 +234,8 @@ async def download_result(
             settings.
         credentials: the provider's Block, or its name.
         overwrite: whether a delivered file that was edited since is replaced by the provider's. By default it is kept.
+        verify: how the file is verified before it gets its name: "full", "structure" or "none"; "auto" takes the
+            setting, and else "full".
 
     Returns:
         The verified file: path or URL, sha256, duration, size, resolution, sound.
@@ -244,6 +247,7 @@ async def download_result(
         StorageError: the file cannot be written to its output.
     """
     async with explained(), shown_delivery(), open_session_of(job, credentials) as (session, found):
+        session = replace(session, verify=verify_level(verify))
         done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()), overwrite)
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one

@@ -188,7 +188,7 @@ def _settle(download: StagedDownload, job: Job, target: Target, index: int) -> D
     with closing(download):
         staged, digest = download.settle()
         try:
-            facts = _verify(staged, job, download)
+            facts = _verify(staged, job, download, target)
         except ResultInvalid as error:
             if download.decoding.is_stopped:
                 raise
@@ -205,6 +205,7 @@ def _settle(download: StagedDownload, job: Job, target: Target, index: int) -> D
             height=facts.height,
             codec=facts.codec,
             has_audio=facts.has_audio,
+            verified=facts.verified,
             job_key=job.key,
             provider_job_id=job.provider_job_id or "",
         )
@@ -224,8 +225,10 @@ def _quarantined(staged: Path, digest: str, size: int, name: str, target: Target
     )
 
 
-def _verify(path: Path, job: Job, download: StagedDownload) -> MediaFacts:
-    facts = examine_video(path, job.expectation, download.decoding)
+def _verify(path: Path, job: Job, download: StagedDownload, target: Target) -> MediaFacts:
+    # Fragments that are missing at the end leave no trace in what is there.
+    level = "full" if target.verify == "structure" and not download.is_proven else target.verify
+    facts = examine_video(path, job.expectation, download.decoding, level)
     problems = mismatches(facts, job.expectation)
     if problems:
         raise ResultInvalid("The file is not what was asked for: " + "; ".join(problems) + ".", retryable=False)

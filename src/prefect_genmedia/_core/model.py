@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia import errors
+from prefect_genmedia._media.decoding import Level
 from prefect_genmedia._transport.api import SUBMIT_SECONDS
 from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
 from prefect_genmedia.prices import in_micros
@@ -134,6 +135,10 @@ class Delivery(BaseModel):
     height: int = Field(description="Height of the picture in pixels.")
     codec: str = Field(description="Video codec, such as h264.")
     has_audio: bool = Field(description="Whether there is a sound track.")
+    verified: Level = Field(
+        default="full",
+        description="How the file was verified: `full` (decoded as a whole), `structure` (walked through) or `none`.",
+    )
     poster_uri: str | None = Field(default=None, description="Path or URL of the poster frame, a JPEG.")
     sidecar_uri: str | None = Field(
         default=None, description="Path or URL of the JSON that tells where the file is from."
@@ -141,6 +146,10 @@ class Delivery(BaseModel):
     job_key: str = Field(default="", description="The job's key in the ledger.")
     provider_job_id: str = Field(default="", description="The provider's id of the job.")
     others: tuple[Delivery, ...] = Field(default=(), description="Further files, where the provider made several.")
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled delivery, also one of an earlier version."""
+        super().__setstate__(with_defaults(type(self), state))
 
 
 class Job(BaseModel):

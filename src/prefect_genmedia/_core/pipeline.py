@@ -261,7 +261,8 @@ async def deliver(session: Session, job: Job, output: str | None, overwrite: boo
         GenMediaError: the file could not be delivered.
     """
     try:
-        target = replace(await session.target_of(output or session.default_output), overwrite=overwrite)
+        target = await session.target_of(output or session.default_output)
+        target = replace(target, overwrite=overwrite, verify=session.verify or target.verify)
         done, made = await publish_verified(session.ledger, session.client, job, target, session.clock, session.log)
     except GenMediaError as error:
         error.about(job.key, job.provider_job_id)

@@ -20,6 +20,7 @@ from prefect_genmedia._core.polling import PollPolicy
 from prefect_genmedia._inputs.inspect import InspectionResult, fetch_picture
 from prefect_genmedia._inputs.prepare import prepared_url
 from prefect_genmedia._inputs.publish import Publication
+from prefect_genmedia._media.decoding import Level
 from prefect_genmedia._media.storage import Target, target_at
 from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES
@@ -131,6 +132,7 @@ class Session:
         prices: what results probably cost, by `provider/model`. Every sum made from them is an estimate.
         publication: where the user's own files are published for the provider to fetch.
         convert_inputs: whether the user's own pictures are converted to what the provider takes.
+        verify: how its results are verified; None leaves it to the output's target.
         max_in_flight: how many jobs of the account may be in flight; None for no limit.
         caps: what the account may spend, by the Block in use.
         is_batch: whether its jobs are rows of a batch: single runs are submitted before them.
@@ -153,6 +155,7 @@ class Session:
     prices: PriceTable = field(default_factory=list_prices)
     publication: Publication = field(default_factory=Publication)
     convert_inputs: bool = False
+    verify: Level | None = None
     max_in_flight: int | None = None
     caps: Caps = field(default_factory=Caps)
     is_batch: bool = False

@@ -6,22 +6,21 @@ modules `decoder_…` beside it, so that it starts in a twentieth of a second an
 
 It reads one JSON request a line from stdin and writes one JSON answer a line to stdout:
 
-    {"do": "video", "path": "/…/staged", "limits": {"pixels": …, "frames": …, "seconds": …, "cpu_seconds": …}}
+    {"do": "video", "path": "/…/staged", "limits": {"pixels": …, "frames": …, "seconds": …, "cpu_seconds": …},
+     "options": {"verify": "structure"}}
     {"found": {…}} or {"problem": "the file has no video stream"}
 
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import io
 import json
 import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 # Where PyAV and Pillow are, and the modules beside this file: the process is started without `site`, and isolated.
@@ -30,47 +29,28 @@ sys.path += [*sys.argv[2:], os.path.dirname(__file__)]  # noqa: PTH120 - pathlib
 import av
 import av.error
 import av.logging
-from av.video.reformatter import Interpolation
-from PIL import Image
 
 if TYPE_CHECKING:
+    from prefect_genmedia._media.decoder_files import check_size, is_cover, opened
     from prefect_genmedia._media.decoder_pictures import Inconvertible, convert, read_header
-    from prefect_genmedia._media.decoder_tracks import Loudness, Refused, Track, presented, shown_size
+    from prefect_genmedia._media.decoder_tracks import Loudness, Refused, Track
+    from prefect_genmedia._media.decoder_video import verified_video
 else:
+    from decoder_files import check_size, is_cover, opened
     from decoder_pictures import Inconvertible, convert, read_header
-    from decoder_tracks import Loudness, Refused, Track, presented, shown_size
+    from decoder_tracks import Loudness, Refused, Track
+    from decoder_video import verified_video
 
 try:
     import resource
 except ImportError:  # Windows: the parent's deadline is the only limit
     resource = None  # type: ignore[assignment]
 
-POSTER_WIDTH = 480
-"""Pixels; wide enough to recognize a face, small enough for a card in the UI."""
-
-FEW_FRAMES = 48
-"""Up to so many frames, starting decoder threads takes longer than what they save."""
-
-THREADED_PIXELS = 2560 * 1440
-"""Larger frames are decoded by one thread: each further thread holds frames of its own."""
-
 IDLE_SECONDS = 60.0
 """A process that is not asked for this long ends itself."""
 
 FILES = 500
 """A process ends after so many files: what a decoder leaks stays small."""
-
-VIDEO_BRANDS = frozenset(
-    "isom iso2 iso3 iso4 iso5 iso6 iso7 iso8 iso9 isoa isob isoc mp41 mp42 mp71 avc1 hvc1 hev1 av01 dash cmfc cmf2 "
-    "MSNV 3gp4 3gp5 3gp6 3gp7 3gp8 3gp9 3gg6 3g2a 3g2b 3g2c M4V M4VH M4VP f4v qt".split()
-)
-"""Brands of the `ftyp` box that mp4 and mov files have (blanks at the end are left out)."""
-
-PICTURE_BRANDS = frozenset("heic heix heim heis hevc hevx hevm hevs mif1 mif2 msf1 miaf avif avis crx jp2 jpx".split())
-"""Brands of pictures and bursts of pictures: a file whose major brand is one of these is no video."""
-
-RESULT_CODECS = "h264,hevc,av1,libdav1d,vp9,libvpx-vp9,mpeg4,aac,aac_fixed,mp3,mp3float,opus,libopus,ac3,eac3,flac,alac"
-"""Decoders of what may be in a result."""
 
 LOSSLESS_CODECS = frozenset("flac alac wavpack ape tta".split())
 """Codecs beside PCM that keep each sample. All others put some before the sound, or behind it."""
@@ -144,140 +124,10 @@ def _limit_cpu(seconds: float) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (bound, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
-def _check_is_video_file(path: str) -> None:
-    """Check the `ftyp` box, which an mp4 or mov file begins with.
-
-    Raises:
-        Refused: there is none, or it is one of another kind of file.
-    """
-    with open(path, "rb") as file:  # noqa: PTH123 - pathlib is not imported here
-        size, kind = int.from_bytes(file.read(4), "big"), file.read(4)
-        if kind != b"ftyp" or not 16 <= size <= 4096 or size % 4:
-            raise Refused("it is not an mp4 or mov file: it does not begin with an ftyp box")
-        body = file.read(size - 8).decode("latin-1")
-    brands = [body[at : at + 4].rstrip() for at in range(0, len(body), 4) if at != 4]
-    if len(body) != size - 8 or brands[0] in PICTURE_BRANDS or not VIDEO_BRANDS.intersection(brands):
-        raise Refused(f"it is not an mp4 or mov file: its brand is {brands[0]!r}")
-
-
-def _video(path: str, limits: dict[str, Any]) -> dict[str, Any]:
-    """Decode every frame of a result and its sound; gives its facts and a poster from a third into it."""
-    _check_is_video_file(path)
-    options = {"format_whitelist": "mov", "codec_whitelist": RESULT_CODECS, "enable_drefs": "0"}
-    with _opened(path, limits, options, "mov") as container:
-        streams = [each for each in container.streams.video if not _is_cover(each)]
-        if not streams:
-            raise Refused("it has no video stream")
-        _check_size(streams[0], limits)
-        found, is_whole = _decoded(container, streams[0], limits)
-        promised = streams[0].frames
-    if not is_whole:
-        _check_is_whole(path, limits, options, promised)
-    return found
-
-
-def _check_is_whole(path: str, limits: dict[str, Any], options: dict[str, str], promised: int) -> None:
-    """Check that each promised frame is in the file: those that an edit list leaves out are there all the same.
-
-    Raises:
-        Refused: the file ends before.
-    """
-    with _opened(path, limits, options | {"ignore_editlist": "1"}, "mov") as container:
-        stream = next(each for each in container.streams.video if not _is_cover(each))
-        stored = sum(1 for packet in container.demux(stream) if packet.size and not packet.is_corrupt)
-    if stored < promised:
-        raise Refused(f"it promises {promised} frames, but only {stored} are in it")
-
-
-@contextlib.contextmanager
-def _opened(
-    path: str, limits: dict[str, Any], options: dict[str, str], kind: str | None = None
-) -> Iterator[av.container.InputContainer]:
-    """Open a file, and nothing but this file, with the demuxers that the options allow."""
-    common = {"protocol_whitelist": "file", "max_streams": "16", "max_pixels": str(limits["pixels"])}
-    # `file:` keeps a path from being read as a URL of another protocol.
-    with av.open(f"file:{path}", format=kind, options=common | options) as container:
-        for stream in container.streams:
-            if stream.codec_context is not None:  # a data stream has none
-                stream.codec_context.options = {"max_pixels": str(limits["pixels"])}
-        yield container
-
-
-def _is_cover(stream: Any) -> bool:
-    """Whether a video stream is a cover picture: that plays no time."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def _check_size(stream: Any, limits: dict[str, Any]) -> None:
-    """Check what the file promises, before anything is decoded."""
-    context = stream.codec_context
-    if context is None:
-        raise Refused("it has a video stream that no decoder here reads")
-    if context.width * context.height > limits["pixels"]:
-        raise Refused(f"its frames have {context.width}×{context.height} pixels, more than {limits['pixels']} in all")
-    if stream.frames > limits["frames"]:
-        raise Refused(f"it promises {stream.frames} frames, more than {limits['frames']}")
-
-
-def _decoded(
-    container: av.container.InputContainer, stream: Any, limits: dict[str, Any]
-) -> tuple[dict[str, Any], bool]:
-    """The facts of a video, see `_video`; and whether as many frames were read as it promises."""
-    context = stream.codec_context
-    is_small = 0 < stream.frames <= FEW_FRAMES or context.width * context.height > THREADED_PIXELS
-    context.thread_type, context.thread_count = "AUTO", 1 if is_small else 2
-    picture, sound = Track(), Track()
-    tracks = {stream.index: picture} | {each.index: sound for each in container.streams.audio[:1]}
-    promised = float(container.duration / av.time_base) if container.duration else 0.0
-    poster: bytes | None = None
-    shown: av.VideoFrame | None = None
-    for packet in container.demux([stream, *container.streams.audio[:1]]):
-        track = tracks[packet.stream.index]
-        track.read(packet)
-        for frame in packet.decode():
-            track.add(frame)
-            if isinstance(frame, av.VideoFrame):
-                shown = frame
-                if poster is None and picture.last - picture.start >= promised / 3:
-                    poster = _jpeg(frame)
-            if picture.frames > limits["frames"] or max(picture.seconds, sound.seconds) > limits["seconds"]:
-                most = f"{limits['frames']} frames, or plays longer than {limits['seconds']:.0f} s"
-                raise Refused(f"it has more than {most}")
-    if shown is None:
-        raise Refused("it has no picture that decodes")
-    seconds = presented(picture, sound, promised)
-    width, height = shown_size(shown, stream)
-    found = {
-        "seconds": round(seconds, 3),
-        "width": width,
-        "height": height,
-        "codec": context.name,
-        "frames": picture.frames,
-        "has_audio": sound.seconds > 0,
-        "audio_seconds": round(max(sound.end - picture.end + seconds, 0.0), 3),
-        "poster": base64.b64encode(poster or _jpeg(shown)).decode(),
-    }
-    return found, picture.packets >= stream.frames
-
-
-def _jpeg(frame: av.VideoFrame) -> bytes:
-    """A small picture of a frame."""
-    # Shrunk before it is converted: converting every pixel of a large frame takes ten times as long.
-    shrink = min(1.0, POSTER_WIDTH / frame.width, 2 * POSTER_WIDTH / frame.height)
-    width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
-    small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
-    picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
-    if frame.rotation:
-        picture = picture.rotate(frame.rotation, expand=True)
-    output = io.BytesIO()
-    picture.save(output, "JPEG", quality=80)
-    return output.getvalue()
-
-
 def _recording(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Whether there is sound in an input, and how long it plays: decoded rather than believed."""
-    with _opened(path, limits, {"format_whitelist": RECORDING_FORMATS, "enable_drefs": "0"}) as container:
-        pictures = [each for each in container.streams.video if not _is_cover(each)]
+    with opened(path, limits, {"format_whitelist": RECORDING_FORMATS, "enable_drefs": "0"}) as container:
+        pictures = [each for each in container.streams.video if not is_cover(each)]
         streams = [*container.streams.audio[:1], *pictures[:1]]
         found: dict[str, Any] = {"sound": bool(container.streams.audio), "seconds": None}
         try:
@@ -300,7 +150,7 @@ def _measured(
 ) -> bool:
     """Measure one stream of an input; False if nothing in it plays."""
     if stream.type == "video":
-        _check_size(stream, limits)
+        check_size(stream, limits)
     loudness = Loudness()
     track = _played(container, stream, limits, loudness)
     if not track.seconds:  # a header without samples
@@ -315,8 +165,8 @@ def _measured(
 
 def _streams(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Whether there is sound in an input, and a picture that plays; nothing is decoded."""
-    with _opened(path, limits, {"format_whitelist": RECORDING_FORMATS, "enable_drefs": "0"}) as container:
-        is_video = any(not _is_cover(each) for each in container.streams.video)
+    with opened(path, limits, {"format_whitelist": RECORDING_FORMATS, "enable_drefs": "0"}) as container:
+        is_video = any(not is_cover(each) for each in container.streams.video)
         return {"sound": bool(container.streams.audio), "video": is_video}
 
 
@@ -336,7 +186,7 @@ def _played(container: av.container.InputContainer, stream: Any, limits: dict[st
 
 
 WORK: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {
-    "video": _video,
+    "video": verified_video,
     "recording": _recording,
     "streams": _streams,
     "picture": read_header,

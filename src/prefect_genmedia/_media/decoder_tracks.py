@@ -51,6 +51,20 @@ class Track:
         length = self._lengths.pop(frame.pts, 0.04)  # else that of one frame at 25 a second
         if isinstance(frame, av.AudioFrame):
             length = frame.samples / frame.sample_rate if frame.sample_rate else 0.0
+        self._place(at, length)
+
+    def take(self, packet: Any) -> None:
+        """Count a packet whose frame is not decoded. What an edit list leaves out is not presented.
+
+        Parameters:
+            packet: the sample.
+        """
+        self.packets += 1
+        self.kept += not packet.is_discard
+        if not packet.is_discard and packet.pts is not None:
+            self._place(float(packet.pts * packet.time_base), float((packet.duration or 0) * packet.time_base))
+
+    def _place(self, at: float, length: float) -> None:
         self.frames += 1
         self.start, self.last, self.end = min(self.start, at), max(self.last, at), max(self.end, at + length)
 
@@ -84,8 +98,9 @@ def shown_size(frame: av.VideoFrame, stream: Any) -> tuple[int, int]:
         stream: the stream that it is in.
     """
     width, height = frame.width, frame.height
-    if stream.sample_aspect_ratio:
-        width = max(round(width * float(stream.sample_aspect_ratio)), 1)
+    shape = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    if shape:
+        width = max(round(width * float(shape)), 1)
     return (height, width) if round(frame.rotation / 90) % 2 else (width, height)
 
 

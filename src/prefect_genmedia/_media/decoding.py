@@ -34,6 +34,9 @@ CANCELLED = "the download was cancelled"
 
 Work = Literal["video", "recording", "streams", "picture", "convert"]
 
+Level = Literal["full", "structure", "none"]
+"""How a result is verified: every frame is decoded, the container is walked through, or the file is only opened."""
+
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 

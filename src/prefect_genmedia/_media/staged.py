@@ -46,6 +46,8 @@ class StagedDownload:
         self._digest = hashlib.sha256()
         self._held = bytearray()
         self.size = 0
+        self.is_proven = False
+        """Whether as many bytes arrived as the server had announced."""
 
     async def receive(self, stream: ResultStream) -> None:
         """Take in the whole stream; its last piece stays in memory until `settle`.
@@ -74,6 +76,7 @@ class StagedDownload:
                 await writing
         if stream.content_length is not None and self.size != stream.content_length:
             raise ProviderError(f"The download ended after {self.size} of {stream.content_length} bytes.")
+        self.is_proven = stream.content_length is not None
         if self.size == 0:
             raise ProviderError("The download is empty.")
         if "html" in stream.content_type or "json" in stream.content_type:

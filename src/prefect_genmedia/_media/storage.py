@@ -19,6 +19,7 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from prefect_genmedia._media.compatible import storage_settings
+from prefect_genmedia._media.decoding import Level
 from prefect_genmedia._media.failures import is_lasting, storing
 from prefect_genmedia._media.folder import NOTHING, Storage
 from prefect_genmedia._media.local import (
@@ -252,12 +253,14 @@ class Target:
         name: the file's name in it, if the user gave one.
         quarantine_bytes: how much quarantine may hold beside it.
         overwrite: whether a delivered file that was edited since is replaced by the provider's.
+        verify: how the file is verified before it gets its name.
     """
 
     storage: Storage
     name: str | None = None
     quarantine_bytes: int = QUARANTINE_BYTES
     overwrite: bool = False
+    verify: Level = "full"
 
 
 def is_relative(location: str) -> bool:

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from prefect_genmedia._media.decoding import DecodeLimits, Decoding, DecodingFailed, pool
+from prefect_genmedia._media.decoding import DecodeLimits, Decoding, DecodingFailed, Level, pool
 from prefect_genmedia.errors import ResultInvalid, StorageError
 from prefect_genmedia.providers.protocol import MediaExpectation
 
@@ -30,7 +30,7 @@ _NO_PROCESS = (
 
 @dataclass(frozen=True)
 class MediaFacts:
-    """What a decoded video is like. Durations in seconds, sizes in pixels."""
+    """What a verified video is like, and at which level it was verified. Durations in seconds, sizes in pixels."""
 
     seconds: float
     width: int
@@ -40,6 +40,7 @@ class MediaFacts:
     has_audio: bool
     audio_seconds: float
     poster: bytes
+    verified: Level = "full"
 
 
 @dataclass(frozen=True)
@@ -95,24 +96,34 @@ def _seconds_of(expected: MediaExpectation) -> float:
     return UNKNOWN_SECONDS if expected.seconds is None else expected.seconds
 
 
-def examine_video(path: Path, expected: MediaExpectation | None = None, decoding: Decoding | None = None) -> MediaFacts:
-    """Decode every frame of an mp4 or mov file and its sound, in a decoder process. Blocks; run it in a thread.
+def examine_video(
+    path: Path,
+    expected: MediaExpectation | None = None,
+    decoding: Decoding | None = None,
+    level: Level = "full",
+) -> MediaFacts:
+    """Verify an mp4 or mov file, in a decoder process. Blocks; run it in a thread.
+
+    "full" walks through its container, and decodes every frame and its sound. "structure" decodes the sound and key
+    frames; where the walk cannot decide, such as about AV1, it does as "full". "none" believes what the file says.
 
     Parameters:
         path: the file. It is opened as mp4 or mov and as nothing else, and opens no other file.
         expected: what is known of it; decides what decoding may take.
         decoding: lets another thread end it.
+        level: how it is verified.
 
     Returns:
-        Its facts, with a poster frame (JPEG) from a third into it.
+        Its facts, with a poster frame (JPEG): from a third into it, or the key frame before.
 
     Raises:
-        ResultInvalid: it is no such file, does not decode from beginning to end, has no picture, or the decoder
-            crashed or was ended.
+        ResultInvalid: it is no such file, is damaged, does not decode, has no picture, or the decoder crashed or was
+            ended.
         StorageError: no decoder process could be started; retryable.
     """
     try:
-        found = pool().ask("video", path, decode_limits(expected or MediaExpectation()), decoding)
+        limits = decode_limits(expected or MediaExpectation())
+        found = pool().ask("video", path, limits, decoding, {"verify": level})
     except DecodingFailed as error:
         reason = f"The file does not verify: {error}."
     except OSError as error:

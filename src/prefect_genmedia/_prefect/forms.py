@@ -25,6 +25,7 @@ TITLES = {
     "idempotency_key": "Idempotency key",
     "resubmit_on_output_refusal": "New attempts after a refused output",
     "preflight": "Check inputs first",
+    "verify": "Verification",
     "suspend_while_waiting": "Suspend while waiting",
     "max_cost": "Max cost (CNY, -1: no limit)",
     "extra_body": "Extra JSON",

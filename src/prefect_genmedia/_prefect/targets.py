@@ -33,7 +33,7 @@ from prefect_genmedia._media.storage import (
     target_at,
 )
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
-from prefect_genmedia.settings import current_settings
+from prefect_genmedia.settings import current_settings, verify_level
 
 SCHEME = "block://"
 
@@ -48,10 +48,10 @@ async def target_of(output: str) -> Target:
             a URL, or it holds a password.
         StorageError: the storage cannot be reached.
     """
-    quota = current_settings().quarantine_bytes
+    quota, level = current_settings().quarantine_bytes, verify_level("auto")
     output = output.strip()
     if not output.startswith(SCHEME):
-        return replace(target_at(output), quarantine_bytes=quota)
+        return replace(target_at(output), quarantine_bytes=quota, verify=level)
     slug, _, rest = output.removeprefix(SCHEME).partition("/")
     name, _, path = rest.partition("/")
     if not slug or not name:
@@ -69,7 +69,7 @@ async def target_of(output: str) -> Target:
     folder, file = path, None
     if path.lower().endswith(".mp4"):
         folder, _, file = path.rpartition("/")
-    return Target(BlockFolder(block, f"{SCHEME}{slug}/{name}", folder.strip("/")), file, quota)
+    return Target(BlockFolder(block, f"{SCHEME}{slug}/{name}", folder.strip("/")), file, quota, verify=level)
 
 
 async def read_file(uri: str) -> bytes | None:

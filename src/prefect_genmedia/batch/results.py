@@ -46,6 +46,7 @@ class Result:
     job_key: str | None = None
     path: str | None = None
     sha256: str | None = None
+    verified: str | None = None
     seconds: float | None = None
     width: int | None = None
     height: int | None = None
@@ -76,7 +77,7 @@ class Result:
         if job.delivery is not None:
             self.path, self.sha256 = job.delivery.uri, job.delivery.sha256
             self.seconds, self.width, self.height = job.delivery.seconds, job.delivery.width, job.delivery.height
-            self.poster_uri = job.delivery.poster_uri
+            self.poster_uri, self.verified = job.delivery.poster_uri, job.delivery.verified
         if job.state in _COSTS:
             # By the expected length, as the ledger and the budget have it.
             cost = estimated_cost(request, prices, job.expectation.seconds or self.seconds)

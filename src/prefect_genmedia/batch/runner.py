@@ -45,7 +45,7 @@ from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_o
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
 from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.settings import current_settings
+from prefect_genmedia.settings import current_settings, verify_level
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted
 
 LOOK_SECONDS = 0.5
@@ -240,7 +240,12 @@ async def _sessions(
         if limit:
             await check_limit(limit)
         sessions[provider] = replace(
-            session, prices=prices, concurrency_limit=limit, is_batch=True, convert_inputs=spec.convert_inputs
+            session,
+            prices=prices,
+            concurrency_limit=limit,
+            is_batch=True,
+            convert_inputs=spec.convert_inputs,
+            verify=verify_level(spec.verify, "structure"),
         )
     return sessions
 

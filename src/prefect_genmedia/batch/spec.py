@@ -15,6 +15,7 @@ from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
 from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.settings import Verify
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +97,7 @@ class BatchSpec:
         dry_run: check and estimate only; nothing is submitted.
         overwrite: whether delivered files that were edited since are replaced by the provider's.
         convert_inputs: whether local pictures are converted to what the providers take.
+        verify: how results are verified; `auto` takes the setting, and else `structure`.
         only: ids of the rows to do; None for all.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
         sharding: which part of the batch this is, or into how many it is split.
@@ -115,6 +117,7 @@ class BatchSpec:
     dry_run: bool = False
     overwrite: bool = False
     convert_inputs: bool = False
+    verify: Verify = "auto"
     only: Sequence[str] | None = None
     min_delivered: float = 1.0
     sharding: Sharding = field(default_factory=Sharding)
@@ -143,6 +146,7 @@ class ShardJob(BaseModel):
     budget_per_account: bool = Field(default=False, description="Whether each account has its own budget.")
     overwrite: bool = Field(default=False, description="Replace delivered files that were edited since.")
     convert_inputs: bool = Field(default=False, description="Convert local pictures to what the providers take.")
+    verify: Verify = Field(default="auto", description="How results are verified.")
     only: list[str] | None = Field(default=None, description="Ids of the rows to do; all by default.")
     encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
 
@@ -173,6 +177,7 @@ class ShardJob(BaseModel):
             preflight=False,
             overwrite=self.overwrite,
             convert_inputs=self.convert_inputs,
+            verify=self.verify,
             only=self.only,
             sharding=Sharding(shard=self.shard),
         )

@@ -317,6 +317,7 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         budget_per_account=spec.money.per_account,
         overwrite=spec.overwrite,
         convert_inputs=spec.convert_inputs,
+        verify=spec.verify,
         only=None if spec.only is None else [row.id for row in batch.rows if shard.has(row.id)],
         encoding=spec.encoding,
     )
