@@ -41,6 +41,8 @@ async def live_poster(
     overwrite: bool = False,
     convert_inputs: bool = False,
     max_cost: MaxCost = NO_LIMIT,
+    project: str = "",
+    tags: list[str] = [],  # noqa: B006 - nothing writes into it
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
@@ -80,6 +82,8 @@ async def live_poster(
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
+        project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
+        tags: Further words to group jobs by.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"prompt": "a_new_scene"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -102,5 +106,7 @@ async def live_poster(
         overwrite=overwrite,
         convert_inputs=convert_inputs,
         max_cost=limit(max_cost),
+        project=project,
+        tags=tags,
     )
     return await completed(delivery)

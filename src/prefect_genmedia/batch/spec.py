@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.budgets import BudgetPeriod
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia.batch.frames import Rows
@@ -98,6 +99,7 @@ class BatchSpec:
         convert_inputs: whether local pictures are converted to what the providers take.
         only: ids of the rows to do; None for all.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
+        attribution: whom rows are paid for that do not say, and the tags of all of them.
         sharding: which part of the batch this is, or into how many it is split.
     """
 
@@ -117,6 +119,7 @@ class BatchSpec:
     convert_inputs: bool = False
     only: Sequence[str] | None = None
     min_delivered: float = 1.0
+    attribution: Attribution = field(default_factory=Attribution)
     sharding: Sharding = field(default_factory=Sharding)
 
 
@@ -145,6 +148,8 @@ class ShardJob(BaseModel):
     convert_inputs: bool = Field(default=False, description="Convert local pictures to what the providers take.")
     only: list[str] | None = Field(default=None, description="Ids of the rows to do; all by default.")
     encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
+    project: str = Field(default="", description="Whom rows are paid for that do not say.")
+    tags: list[str] = Field(default_factory=list, description="Words to group the jobs of all rows by.")
 
     def spec(self) -> BatchSpec:
         """The options of the batch that does this part. The whole table was checked and inspected before."""
@@ -174,6 +179,7 @@ class ShardJob(BaseModel):
             overwrite=self.overwrite,
             convert_inputs=self.convert_inputs,
             only=self.only,
+            attribution=Attribution.of(self.project, self.tags),
             sharding=Sharding(shard=self.shard),
         )
 
