@@ -326,7 +326,8 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
 
 def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
     """The job as the parameters of the flow that runs the shards: `generate_shard`, or `generate_batch`."""
-    unsaid = {name for name in ("project", "tags") if not getattr(job, name)}  # workers of earlier versions have neither
+    # Workers of earlier versions know neither.
+    unsaid = {name for name in ("project", "tags") if not getattr(job, name)}
     values = job.model_dump(mode="json", exclude=unsaid)
     if target.takes_job:
         return {"job": values}
