@@ -191,14 +191,15 @@ def _text_of(location: str) -> str:
     raise refusal(problem)
 
 
-def refusal(problem: str, field: str = "mapping") -> InvalidRequest:
+def refusal(problem: str, field: str = "mapping", subject: str = "The bill") -> InvalidRequest:
     """The error that says why a bill cannot be read.
 
     Parameters:
         problem: what is wrong.
         field: with what.
+        subject: what is refused.
     """
-    return InvalidRequest.of("The bill", [FieldProblem(field, problem)])
+    return InvalidRequest.of(subject, [FieldProblem(field, problem)])
 
 
 def headers_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
