@@ -139,12 +139,15 @@ async def test_the_command_prints_eighty_columns_and_writes_a_claim_that_a_sprea
     claimed = Decimal(sum(made.cents[kind] for kind in made.planted)) / 100
     assert f"Billed in all: {total:.2f} CNY. To claim: {claimed:.2f} CNY." in out
     assert "an estimate by the price table" in " ".join(out.split())
-    lines = list(csv.DictReader(io.StringIO((tmp_path / "claim.csv").read_text("utf-8"))))
+    lines = list(csv.DictReader(io.StringIO((tmp_path / "claim.csv").read_text("utf-8-sig"))))
     as_json = json.loads((tmp_path / "claim.json").read_text("utf-8"))
     sheet = open_workbook(tmp_path / "claim.xlsx").active
     assert len(lines) == len(as_json) == sheet.max_row - 1 == 6 * OF_EACH
     assert sum(Decimal(line["claim"]) for line in lines) == claimed
-    assert [line["job_key"] for line in lines] == [each["job_key"] or "" for each in as_json]
+    assert [line["job_key"].strip() for line in lines] == [each["job_key"] for each in as_json]
+    assert all(line["provider_job_id"].startswith("\t2026") for line in lines)  # else a spreadsheet rounds it
+    matched = next(line for line in out.splitlines() if line.startswith("billed as expected"))
+    assert matched.split()[-4] == matched.split()[-3]  # to the cent what was expected
 
 
 async def typed(words: list[str]) -> int:
@@ -351,7 +354,7 @@ async def test_texts_of_a_bill_are_cleaned_wherever_they_are_shown(
     (tmp_path / "map.toml").write_text(PLAIN)
     words = ["bill", "import", str(tmp_path / "bill.jsonl"), "--mapping", str(tmp_path / "map.toml")]
     assert await typed([*words, "--claim", str(tmp_path / "claim.csv")]) == 0
-    text = (tmp_path / "claim.csv").read_text("utf-8")
+    text = (tmp_path / "claim.csv").read_text("utf-8-sig")
     for shown in (capsys.readouterr().out, text):
         assert "SECRETSECRET" not in shown
         assert "\x1b" not in shown

@@ -259,7 +259,7 @@ def _refunded(lines: Sequence[BillLine]) -> tuple[list[list[BillLine]], list[Bil
 
 
 def _charged(job: BilledJob, lines: Sequence[BillLine], scope: BillScope, currencies: Sequence[str]) -> BillFinding:
-    net = sum((line.amount for line in lines), Decimal(0))
+    net = _net(lines)
     currency = lines[0].currency
     if job.has_failed and net > 0:
         return _finding("billed_failure", _failure_words(job), lines, job, claim=net)
@@ -282,6 +282,10 @@ def _charged(job: BilledJob, lines: Sequence[BillLine], scope: BillScope, curren
     words = "more" if difference > 0 else "less"
     reason = f"{abs(difference):f} {currency} {words} than estimated{tail}"
     return _finding("price_difference", reason, lines, job, claim=max(difference, Decimal(0)))
+
+
+def _net(lines: Iterable[BillLine]) -> Decimal:
+    return sum((line.amount for line in lines), Decimal(0))
 
 
 def _failure_words(job: BilledJob) -> str:
@@ -312,6 +316,10 @@ def _not_billed(known: KnownJobs, billed: Iterable[BilledJob], scope: BillScope)
     ]
 
 
+_EXPECTED = frozenset({"matched", "price_difference", "not_billed", "not_compared"})
+"""Kinds of findings about jobs that should be charged; nothing was expected for a second charge, or for a failure."""
+
+
 def _finding(
     kind: FindingKind,
     reason: str,
@@ -324,12 +332,14 @@ def _finding(
     if job is not None:
         ids += job.request_ids
         told = job.evidence_fields()
+        if kind not in _EXPECTED or job.has_failed or (kind == "matched" and len(lines) == 2 and not _net(lines)):
+            told = {**told, "expected": None}
     first = lines[0] if lines else None
     return BillFinding(
         kind=kind,
         reason=reason,
         currency=first.currency if first else (job.currency if job and job.currency else ""),
-        billed=sum((line.amount for line in lines), Decimal(0)) if lines else None,
+        billed=_net(lines) if lines else None,
         claim=claim,
         file=first.file if first else "",
         rows=[line.row for line in lines],

@@ -11,7 +11,7 @@ from anyio import to_thread
 
 from prefect_genmedia._core.account_admin import find_account
 from prefect_genmedia._core.billed_jobs import BilledJob, jobs_between, jobs_with_ids
-from prefect_genmedia._core.bills import BillLine, BillScope, KnownJobs, compare, edge_jobs
+from prefect_genmedia._core.bills import KIND_WORDS, BillLine, BillScope, KnownJobs, compare, edge_jobs
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.spend import account_names
 from prefect_genmedia._media.storage import anywhere
@@ -77,7 +77,9 @@ async def compare_bill(spec: BillSpec) -> BillReport:
             tolerance=mapping.amounts.tolerance,
         )
         known = KnownJobs(await _jobs(ledger, scope, read.lines))
+    order = list(KIND_WORDS)
     findings = [*compare(read.lines, known, scope), *read.unreadable]
+    findings.sort(key=lambda finding: (order.index(finding.kind), finding.file, finding.rows))
     report = BillReport(
         provider=mapping.provider,
         files=files,

@@ -11,8 +11,10 @@ from anyio import to_thread
 from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia._core.bills import KIND_WORDS, BillFinding, FindingKind
+from prefect_genmedia._core.caps import shown_amount
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia.batch.table import TableFile, storage_of
+from prefect_genmedia.batch.text_table import Dialect
 
 CLAIM_COLUMNS = tuple(BillFinding.model_fields)
 
@@ -122,8 +124,12 @@ async def write_claim(report: BillReport, location: str) -> str:
     if location.lower().endswith(".json"):
         file: TableFile = _JsonFile(location, columns, storage)
     else:
-        file = TableFile(location, columns, storage)
+        file = TableFile(location, columns, storage, _FOR_SPREADSHEETS)
     return await to_thread.run_sync(file.write, rows)
+
+
+_FOR_SPREADSHEETS = Dialect("utf-8-sig", spreadsheet=True)
+"""Whoever gets a claim opens it with a spreadsheet: Chinese words stay words, and long ids stay whole."""
 
 
 class _JsonFile(TableFile):
@@ -147,7 +153,7 @@ def claim_row(finding: BillFinding, provider: str) -> dict[str, Any]:
     row: dict[str, Any] = {"provider": provider, **finding.model_dump(mode="json")}
     for name in _AMOUNTS:
         amount = getattr(finding, name)
-        row[name] = None if amount is None else f"{amount:f}"
+        row[name] = None if amount is None else shown_amount(amount, "").strip()
     row["rows"] = ", ".join(map(str, finding.rows))
     row["request_ids"] = ", ".join(finding.request_ids)
     return row

@@ -147,8 +147,8 @@ def _plain(by: SpendBy, lines: Sequence[SpendLine]) -> list[dict[str, Any]]:
             "name": line.name,
             "currency": line.currency,
             "jobs": line.jobs,
-            "estimated_cost": f"{line.cost:f}",
-            "of_it_uncertain": f"{line.uncertain:f}",
+            "estimated_cost": shown_amount(line.cost, "").strip(),
+            "of_it_uncertain": shown_amount(line.uncertain, "").strip(),
             "jobs_without_price": line.without_price,
         }
         for line in lines
