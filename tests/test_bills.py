@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 from bill_month import ACCOUNT, BEGIN, DAY, HEADERS, JOBS, MAPPING, OF_EACH, Month, job_at, month, put
+from documents import ROOT, blocks_of
 from openpyxl import Workbook
 from openpyxl import load_workbook as open_workbook
 
 from prefect_genmedia import BillReport, errors, import_bill
 from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
-from prefect_genmedia.billing import BillSpec, compare_bill
+from prefect_genmedia.billing import BillSpec, compare_bill, read_mapping
 from prefect_genmedia.cli.app import app
 
 WHOLE_MONTH = {"since": "2026-11-01", "until": "2026-12-01"}
@@ -407,3 +408,20 @@ async def test_comparing_a_bill_changes_nothing_in_the_ledger(thousand: Ledger, 
     await compare_bill(BillSpec(tables=[made.rows], mapping=MAPPING, **WHOLE_MONTH))
     async with open_ledger(ledger_url) as again:
         assert {job.key: job for job in await again.jobs()} == before
+
+
+# --- what the documents show ---
+
+
+def test_each_provider_has_an_example_of_a_mapping_that_can_be_read() -> None:
+    blocks = [block.text for block in blocks_of(ROOT / "docs" / "spend.md") if block.language == "toml"]
+    assert [read_mapping(text).provider for text in blocks] == ["tokenops", "jenius", "hidream"]
+
+
+async def test_points_are_compared_by_what_one_costs_and_spent_ones_are_negative(ledger: Ledger) -> None:
+    mapping = next(block.text for block in blocks_of(ROOT / "docs" / "spend.md") if 'provider = "jenius"' in block.text)
+    poster = job_at(0, BEGIN + 4 * DAY, provider="jenius", account="jenius:0a1b2c3d@https://www.jenius.cn")
+    rows = [{"uuid": poster.provider_job_id, "points": -14, "created_at": "2026-11-05 10:00:00"}]
+    report = await bill_of(ledger, [poster], rows, mapping=mapping)
+    assert kinds(report) == {"matched": 1}
+    assert report.billed == {"CNY": Decimal("1.4")}
