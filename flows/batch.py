@@ -8,6 +8,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
 from prefect_genmedia._prefect.run_names import RunName
 from prefect_genmedia._prefect.session import AnyCredentials
@@ -64,6 +65,8 @@ async def generate_batch(
     min_delivered: Annotated[float, Field(ge=0, le=1)] = 1.0,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     encoding: str = "",
+    project: str = "",
+    tags: list[str] = [],  # noqa: B006 - nothing writes into it
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard_deployment: str = "",
     shard: Shard | None = None,
@@ -102,6 +105,9 @@ async def generate_batch(
         min_delivered: Share of the rows that must be delivered for the run to complete, such as 0.95.
         timeout_seconds: How long to wait for each result, in seconds.
         encoding: Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
+        project: Whom the rows are paid for that have no `project` of their own; by default the credentials' project, or
+            else the deployment's name.
+        tags: Further words to group the jobs of all rows by, beside a row's own `tags`.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
         shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
         shard: Leave empty: a batch sets it for runs of this flow that do its shards; see generate_shard.
@@ -144,6 +150,7 @@ async def generate_batch(
             verify=verify,
             only=only or None,
             min_delivered=min_delivered,
+            attribution=Attribution.of(project, tags),
             sharding=Sharding(shards=shards, deployment=shard_deployment or None, shard=shard),
         )
     )

@@ -43,6 +43,8 @@ async def generate_media(
     convert_inputs: bool = False,
     verify: Verify = "auto",
     max_cost: MaxCost = NO_LIMIT,
+    project: str = "",
+    tags: list[str] = [],  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
 
@@ -64,6 +66,8 @@ async def generate_media(
             believes the file. auto is the setting, or full.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
+        project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
+        tags: Further words to group jobs by.
 
     Raises:
         InvalidRequest: before anything is paid; no installed provider has the kind, or the fields are wrong.
@@ -86,5 +90,7 @@ async def generate_media(
         convert_inputs=convert_inputs,
         verify=verify,
         max_cost=limit(max_cost),
+        project=project,
+        tags=tags,
     )
     return await completed(delivery)

@@ -43,6 +43,8 @@ async def live_poster(
     convert_inputs: bool = False,
     verify: Verify = "auto",
     max_cost: MaxCost = NO_LIMIT,
+    project: str = "",
+    tags: list[str] = [],  # noqa: B006 - nothing writes into it
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
@@ -84,6 +86,8 @@ async def live_poster(
             believes the file. auto is the setting, or full.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
+        project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
+        tags: Further words to group jobs by.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"prompt": "a_new_scene"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -107,5 +111,7 @@ async def live_poster(
         convert_inputs=convert_inputs,
         verify=verify,
         max_cost=limit(max_cost),
+        project=project,
+        tags=tags,
     )
     return await completed(delivery)

@@ -105,6 +105,12 @@ FILLED = [
     Filled("generate-batch/batch", {"table": "s3://bucket/lakes.csv"}, {"Table": "s3://bucket/lakes.csv"}),
     Filled("decide-job/decide", {"job": "0a1b2c", "decision": "abandon"}, {"Job": "0a1b2c"}, {"Decision": "abandon"}),
     Filled("reconcile-jobs/reconcile", {}),
+    Filled("report-spend/spend", {"by": "day"}, choices={"Group by": "day"}),
+    Filled(
+        "import-bill/bill",
+        {"file": "s3://bucket/november.csv", "mapping": "s3://bucket/tokenops.toml"},
+        {"Bill": "s3://bucket/november.csv", "Mapping": "s3://bucket/tokenops.toml"},
+    ),
     Filled("generate-shard/batch-shard", {}),
 ]
 

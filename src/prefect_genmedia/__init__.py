@@ -17,7 +17,9 @@ from prefect_genmedia.providers.tokenops.block import TokenOpsCredentials
 if TYPE_CHECKING:
     from prefect_genmedia._core.model import Delivery, Job, JobState
     from prefect_genmedia._core.reconcile import Finding
+    from prefect_genmedia._prefect.spending import SpendReport
     from prefect_genmedia.batch import BatchReport
+    from prefect_genmedia.billing import BillReport
     from prefect_genmedia.errors import (
         AccountConflict,
         AccountPaused,
@@ -42,12 +44,14 @@ if TYPE_CHECKING:
         SubmissionUnknown,
     )
     from prefect_genmedia.flows.batch import generate_batch
+    from prefect_genmedia.flows.bill import import_bill
     from prefect_genmedia.flows.decide import decide_job
     from prefect_genmedia.flows.generate import generate_media
     from prefect_genmedia.flows.jimeng import jimeng_video
     from prefect_genmedia.flows.omnihuman import omnihuman_video
     from prefect_genmedia.flows.poster import live_poster
     from prefect_genmedia.flows.reconcile import reconcile_jobs
+    from prefect_genmedia.flows.spend import report_spend
     from prefect_genmedia.flows.stylize import stylize_video
     from prefect_genmedia.job_block import MediaJobRun
     from prefect_genmedia.prices import Price
@@ -74,6 +78,7 @@ __all__ = [
     "AccountPaused",
     "BatchIncomplete",
     "BatchReport",
+    "BillReport",
     "BudgetStop",
     "CredentialsError",
     "Delivery",
@@ -107,6 +112,7 @@ __all__ = [
     "RateLimited",
     "Recognition",
     "ResultInvalid",
+    "SpendReport",
     "StorageError",
     "StylizedVideo",
     "SubjectSelection",
@@ -120,12 +126,14 @@ __all__ = [
     "download_result",
     "generate_batch",
     "generate_media",
+    "import_bill",
     "jimeng_video",
     "live_poster",
     "omnihuman_video",
     "recognize_subject",
     "reconcile_jobs",
     "reconcile_ledger",
+    "report_spend",
     "select_subject",
     "settle_job",
     "stylize_video",
@@ -136,17 +144,21 @@ __all__ = [
 _HOMES = {
     "_core.model": "Delivery Job JobState",
     "_core.reconcile": "Finding",
+    "_prefect.spending": "SpendReport",
     "batch": "BatchReport",
+    "billing": "BillReport",
     "errors": """AccountConflict AccountPaused BatchIncomplete BudgetStop CredentialsError FieldProblem GenMediaError
         GenerationFailed InputRefused InvalidRequest JobExpired JobTimeout LedgerError NoSubject OutputRefused
         ProviderError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
     "flows.batch": "generate_batch",
+    "flows.bill": "import_bill",
     "flows.decide": "decide_job",
     "flows.generate": "generate_media",
     "flows.jimeng": "jimeng_video",
     "flows.omnihuman": "omnihuman_video",
     "flows.poster": "live_poster",
     "flows.reconcile": "reconcile_jobs",
+    "flows.spend": "report_spend",
     "flows.stylize": "stylize_video",
     "job_block": "MediaJobRun",
     "prices": "Price",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from types import TracebackType
@@ -76,6 +76,10 @@ class GenerateOptions(TypedDict, total=False):
     """Replace a delivered file that was edited since by the provider's; by default it is kept."""
     verify: Verify
     """How the file is verified: "full", "structure" or "none"; "auto" takes the setting, and else "full"."""
+    project: str
+    """Whom the job is paid for; by default the Block's project, or else the name of the deployment or flow."""
+    tags: Sequence[str]
+    """Further words to group jobs by, beside the Block's."""
     suspend_while_waiting: bool
     """Suspend the deployed run until the job is done; see `check_can_suspend`."""
 
@@ -120,6 +124,8 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                     convert_inputs=options.get("convert_inputs", False),
                     allow_second_account=options.get("allow_second_account", False),
                     max_cost=left,
+                    project=options.get("project", ""),
+                    tags=options.get("tags", ()),
                 )
                 if options.get("suspend_while_waiting"):
                     await suspend_until_done(job)

@@ -42,6 +42,8 @@ class MediaJob(_JobBlock):
         timeout_seconds: How long to wait for the result, in seconds.
         preflight: Check documented limits of the inputs before anything is paid.
         max_cost: Most CNY, estimated, that one result may cost.
+        project: Whom its jobs are paid for.
+        tags: Further words to group its jobs by.
 
     Example:
         Load a stored job, run it with a picture of today, and deliver the file:
@@ -95,6 +97,11 @@ class MediaJob(_JobBlock):
         default=None,
         description="Most CNY, estimated, that one result may cost, over all attempts at it. Empty: no limit.",
     )
+    project: str = Field(
+        default="",
+        description="Whom its jobs are paid for, in `prefect-genmedia spend`. Empty: as the credentials Block says.",
+    )
+    tags: list[str] = Field(default_factory=list, description="Further words to group its jobs by.")
 
     @field_validator("fields")
     @classmethod
@@ -172,6 +179,8 @@ class MediaJob(_JobBlock):
             output=wanted,
             preflight=self.preflight,
             max_cost=self.max_cost,
+            project=self.project,
+            tags=self.tags,
         )
         return MediaJobRun(job.key, credentials=self.credentials, output=wanted, timeout_seconds=self.timeout_seconds)
 

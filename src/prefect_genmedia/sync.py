@@ -15,12 +15,14 @@ from prefect_genmedia import generate as _generate
 from prefect_genmedia import tasks as _tasks
 from prefect_genmedia._prefect.synchronous import is_loop_running, is_run_async, run_sync
 from prefect_genmedia.flows import batch as _batch
+from prefect_genmedia.flows import bill as _bill
 from prefect_genmedia.flows import decide as _decide
 from prefect_genmedia.flows import generate as _generate_media
 from prefect_genmedia.flows import jimeng as _jimeng
 from prefect_genmedia.flows import omnihuman as _omnihuman
 from prefect_genmedia.flows import poster as _poster
 from prefect_genmedia.flows import reconcile as _reconcile
+from prefect_genmedia.flows import spend as _spend
 from prefect_genmedia.flows import stylize as _stylize
 from prefect_genmedia.providers.tokenops import tasks as _subjects
 
@@ -32,12 +34,14 @@ __all__ = [
     "generate",
     "generate_batch",
     "generate_media",
+    "import_bill",
     "jimeng_video",
     "live_poster",
     "omnihuman_video",
     "recognize_subject",
     "reconcile_jobs",
     "reconcile_ledger",
+    "report_spend",
     "select_subject",
     "settle_job",
     "stylize_video",
@@ -86,3 +90,5 @@ generate_media = _synchronous(_generate_media.generate_media)
 generate_batch = _synchronous(_batch.generate_batch)
 reconcile_jobs = _synchronous(_reconcile.reconcile_jobs)
 decide_job = _synchronous(_decide.decide_job)
+import_bill = _synchronous(_bill.import_bill)
+report_spend = _synchronous(_spend.report_spend)

@@ -123,6 +123,8 @@ async def submit_job(
     allow_second_account: bool = False,
     max_cost: Decimal | float | None = None,
     convert_inputs: bool = False,
+    project: str = "",
+    tags: Sequence[str] = (),
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
@@ -141,6 +143,9 @@ async def submit_job(
         max_cost: most CNY that the result may cost, estimated, over all attempts at it; None for no limit. The caps of
             the credentials' Block hold besides.
         convert_inputs: whether local pictures are converted to what the provider takes, such as HEIC to JPEG.
+        project: whom the job is paid for; by default the Block's project, or else the name of the deployment or flow.
+            It is no part of "the same request", and is not sent.
+        tags: further words to group jobs by, beside the Block's.
 
     Returns:
         The job, accepted by the provider.
@@ -164,6 +169,8 @@ async def submit_job(
             preflight=preflight,
             allow_second_account=allow_second_account,
             max_cost=None if max_cost is None else amount_of("max_cost", max_cost),
+            project=project,
+            tags=tags,
         )
         job = await pipeline.submit(replace(session, convert_inputs=convert_inputs), spec, prepared)
     emit_job_event("submitted", job)

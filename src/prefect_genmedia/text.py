@@ -140,6 +140,20 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return "".join(c if c == "\n" or _is_clean(c) else json.dumps(c)[1:-1] for c in text)
 
 
+def bar(share: float, width: int, ascii_only: bool = False) -> str:
+    """A bar of blocks, to the eighth of a character.
+
+    Parameters:
+        share: how much of the width is filled, from 0 to 1; what lies outside is cut.
+        width: characters.
+        ascii_only: whether only ASCII can be shown.
+    """
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    if ascii_only:
+        return "#" * round(eighths / 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number and its noun, such as `1 job` or `2 jobs`.
 

@@ -29,6 +29,8 @@ JOB_RESOURCE = {
     "genmedia.provider",
     "genmedia.kind",
     "genmedia.provider-job-id",
+    "genmedia.project",
+    "genmedia.tags",
 }
 
 

@@ -185,6 +185,19 @@ async def account_budget(ledger: Ledger, account: str, prices: PriceTable) -> tu
     return await ledger.transact(read)
 
 
+async def find_account(ledger: Ledger, account: str) -> AccountRecord:
+    """The account of an id or name.
+
+    Parameters:
+        ledger: where accounts are recorded.
+        account: its id, the beginning of it, one of its names, or `provider/name`.
+
+    Raises:
+        InvalidRequest: there is no such account, or several may be meant.
+    """
+    return await ledger.transact(lambda connection: _found(_locked(connection), account))
+
+
 async def forget_caps(ledger: Ledger, account: str, block: str) -> AccountRecord:
     """Remove the caps that a Block gave an account; they come back if a Block of that name with caps is used.
 

@@ -188,14 +188,15 @@ def time_zone(name: str) -> ZoneInfo:
     raise InvalidRequest.of("The Block", [problem])
 
 
-def shown_amount(amount: Decimal) -> str:
+def shown_amount(amount: Decimal, currency: str = CURRENCY) -> str:
     """An amount of money for messages: two decimals, or as many as it takes.
 
     Parameters:
-        amount: CNY.
+        amount: the amount.
+        currency: its currency.
     """
     plain = f"{amount.normalize():f}"
-    return f"{amount:.2f} {CURRENCY}" if len(plain.partition(".")[2]) < 2 else f"{plain} {CURRENCY}"
+    return f"{amount:.2f} {currency}" if len(plain.partition(".")[2]) < 2 else f"{plain} {currency}"
 
 
 def _midnight(day: date, zone: ZoneInfo) -> datetime:

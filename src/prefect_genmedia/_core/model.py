@@ -229,6 +229,8 @@ class Job(BaseModel):
         default=None,
         description="What proves the job to its provider, such as request ids, sub-task ids and its own times.",
     )
+    project: str | None = Field(default=None, description="Whom it is paid for, as its user says.")
+    tags: list[str] | None = Field(default=None, description="Further words of its user, to group jobs by.")
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled job, also one of an earlier version."""

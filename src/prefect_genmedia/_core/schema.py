@@ -29,7 +29,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012"})
+HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013"})
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -143,6 +143,8 @@ jobs = Table(
     Column("before_decision", StoredJson),
     Column("cost_micros", BigInteger),
     Column("evidence", StoredJson),
+    Column("project", StoredText),
+    Column("tags", StoredJson),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),

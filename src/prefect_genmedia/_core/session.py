@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 from prefect_genmedia._core.accounts import AccountRecord
+from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.caps import Caps, Facts
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import Identities, identities_of
@@ -40,6 +41,10 @@ async def _go_on() -> None:
     pass
 
 
+async def _unnamed() -> Attribution:
+    return Attribution()
+
+
 async def _local_target(output: str) -> Target:
     return target_at(output)
 
@@ -59,12 +64,14 @@ class RunContext:
             retries do not count.
         leave_if_suspended: called before the first byte of a submission. It raises what ends this process's part of
             the run if the run was suspended.
+        attribution: whom jobs are paid for where nobody says: the names of the deployment and the flow.
     """
 
     flow_run_id: str | None = None
     root_run_id: str | None = None
     restarted_at: Callable[[], Awaitable[float | None]] = _never
     leave_if_suspended: Callable[[], Awaitable[None]] = _go_on
+    attribution: Callable[[], Awaitable[Attribution]] = _unnamed
 
     async def retried_by_person(self) -> bool:
         """Whether the root run was started again by a person, and not by its own automatic retries."""
@@ -135,6 +142,7 @@ class Session:
         verify: how its results are verified; None leaves it to the output's target.
         max_in_flight: how many jobs of the account may be in flight; None for no limit.
         caps: what the account may spend, by the Block in use.
+        attribution: whom its jobs are paid for where the job does not say, by the Block.
         is_batch: whether its jobs are rows of a batch: single runs are submitted before them.
         concurrency_limit: a Prefect global concurrency limit that each job of a flow holds; None for none.
         callback_url: the address for a provider's callback about a job; None for no callback.
@@ -158,6 +166,7 @@ class Session:
     verify: Level | None = None
     max_in_flight: int | None = None
     caps: Caps = field(default_factory=Caps)
+    attribution: Attribution = field(default_factory=Attribution)
     is_batch: bool = False
     concurrency_limit: str | None = None
     callback_url: Callable[[Job], str | None] = _no_callback
@@ -195,6 +204,15 @@ class Session:
         own_first = sorted(tokens, key=lambda token: token != str(self.account))
         found = dict(zip(own_first, identities_of(own_first, request, scope, variant), strict=True))
         return Identities(found[tokens[0]], tuple(found.values()))
+
+    async def attributed(self, spec: JobSpec) -> Attribution:
+        """Whom a job is paid for: as its spec says, else its account's Block, else by the names of the run.
+
+        Parameters:
+            spec: the job.
+        """
+        said = Attribution.of(spec.project, spec.tags).over(self.attribution)
+        return said if said.project else said.over(await self.run.attribution())
 
     def paying(self, job: Job) -> Job:
         """The job as this account's, whichever of its keys reserved it; pace and slots are counted by it.
@@ -263,6 +281,8 @@ class JobSpec:
         spend: reserves the job's cost in the transaction in which it begins to be sent; None for no budget.
         inspected: what was found in the inputs already, by URL.
         overwrite: whether a delivered file that was edited since is replaced by the provider's.
+        project: whom it is paid for. It is no part of the identity, and is not sent.
+        tags: further words to group jobs by, likewise.
     """
 
     request: GenerationRequest
@@ -278,3 +298,5 @@ class JobSpec:
     spend: Spend | None = None
     inspected: Mapping[str, InspectionResult] = field(default_factory=dict)
     overwrite: bool = False
+    project: str = ""
+    tags: Sequence[str] = ()

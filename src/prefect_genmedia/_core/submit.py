@@ -131,6 +131,7 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
         return newest
     request, expectation = prepared.request, prepared.expectation()
     cost = cost_of(prepared, session.prices)
+    attribution = await session.attributed(spec)
     return await session.ledger.reserve(
         Job(
             key="",
@@ -154,6 +155,8 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
             root_run_id=session.run.root_run_id,
             **costs_of(None if cost is None else in_micros(cost)),
             output=spec.output,
+            project=attribution.project or None,
+            tags=list(attribution.tags) or None,
         )
     )
 

@@ -112,6 +112,8 @@ def _metadata(job: Job, file: Delivery) -> dict[str, Any]:
         "job_key": job.key,
         "estimated_cost": job.estimated_cost,
         "currency": job.currency,
+        "project": job.project,
+        "tags": job.tags,
     }
 
 

@@ -96,6 +96,7 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None, rer
         "Request": escape(f"{job.kind} · {job.label} · {job.model} at {job.provider}") if job is not None else "",
         "Sent": _moment(job.sent_at) if job is not None else "",
         "Provider's code": escape(error.code or ""),
+        **(_paid_for(job) if job is not None else {}),
     }
     # Paragraphs, since the UI does not wrap what stands in a table.
     lines = [f"# {escape(error.kind)}", "", escape(_sentence(error.message)), ""]
@@ -171,6 +172,7 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
         "Time": _timing(job),
         "Estimated cost": _cost(job),
         "Price": "" if job.price is None else f"{job.price:g} in {escape(job.provider)}'s own unit, as it tells",
+        **_paid_for(job),
         "Left on the account": "" if job.points_remaining is None else f"{job.points_remaining:g}",
     }
     lines = [f"# {escape(f'{job.kind} · {job.label or job.key}')}", ""]
@@ -214,6 +216,10 @@ def _cost(job: Job) -> str:
     if job.estimated_cost is None:
         return f"not known: give a price of {code(f'{job.provider}/{job.model}')} in the setting `prices`"
     return f"{job.estimated_cost:.2f} {escape(job.currency)} by the price table; an estimate, not a bill"
+
+
+def _paid_for(job: Job) -> dict[str, str]:
+    return {"Project": escape(job.project or ""), "Tags": escape(job.tags or [])}
 
 
 def _moment(seconds: float | None) -> str:

@@ -26,6 +26,7 @@ from prefect_genmedia._core.listener import WaitListener
 from prefect_genmedia._core.model import Job, Rerun
 from prefect_genmedia._core.session import JobHooks, RunContext
 from prefect_genmedia._prefect.assets import tell_assets
+from prefect_genmedia._prefect.attribution import RunAttribution
 from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card
 from prefect_genmedia._prefect.history import SuspensionCheck, restarted_by_person_at
 from prefect_genmedia.errors import GenMediaError, RateLimited
@@ -124,7 +125,7 @@ async def patience() -> AsyncIterator[None]:
 
 def run_context() -> RunContext:
     """The running flow or task, as the job lifecycle sees it."""
-    return RunContext(flow_run.id, root_run_id(), restarted_at, suspension_check())
+    return RunContext(flow_run.id, root_run_id(), restarted_at, suspension_check(), attribution=RunAttribution())
 
 
 def root_run_id() -> str:
@@ -208,6 +209,8 @@ def emit_job_event(what: str, job: Job, **payload: Any) -> None:
             "genmedia.provider": job.provider,
             "genmedia.kind": job.kind,
             "genmedia.provider-job-id": job.shown_id,
+            "genmedia.project": job.project or "",
+            "genmedia.tags": ", ".join(job.tags or ()),
         },
         payload={"state": job.state.value, **payload},
     )

@@ -15,6 +15,7 @@ from prefect.settings import get_current_settings
 
 from prefect_genmedia._core.account_admin import pause_account, resume_account
 from prefect_genmedia._core.accounts import AccountRecord, learn_accounts, resolve_account
+from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.callback_url import callback_url
 from prefect_genmedia._core.caps import Caps, remember_caps
 from prefect_genmedia._core.ledger import Ledger, open_ledger
@@ -118,6 +119,7 @@ async def session_of(
         publication=publication_of(settings),
         max_in_flight=block.max_in_flight,
         caps=caps,
+        attribution=Attribution.of(getattr(block, "project", ""), getattr(block, "tags", ())),
         concurrency_limit=block.concurrency_limit,
         callback_url=lambda job: _callback_url(settings, job),
         default_output=settings.media_folder,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from prefect_genmedia.batch.columns import OWN, known_fields, near_miss
+from prefect_genmedia.batch.columns import ATTRIBUTION, OWN, known_fields, near_miss
 from prefect_genmedia.errors import FieldProblem
 from prefect_genmedia.providers.inputs import is_input, is_public, local_path
 from prefect_genmedia.providers.plugin import kinds
@@ -89,6 +89,8 @@ class CellSorter:
                 continue
             if row.model is not None and name in row.model.model_fields:
                 self._take(row, name, value)
+            elif name in ATTRIBUTION:
+                row.extra[name] = value
             elif (problem := self._problem(row, name, value, cells)) is not None:
                 row.problems.append(FieldProblem(name, problem))
             elif name not in self._fields:

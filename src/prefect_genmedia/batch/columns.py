@@ -16,6 +16,9 @@ from prefect_genmedia.text import clean_text
 OWN = ("id", "kind")
 """Columns of every row that are no fields of its request."""
 
+ATTRIBUTION = ("project", "tags")
+"""Columns that say whom a row is paid for. They are carried into the results as the user's own columns are."""
+
 _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*(_level_\d+)?|__index_level_\d+__")
 """Names that pandas gives to an index without a name."""
 
@@ -40,7 +43,7 @@ def is_known(name: str) -> bool:
     Parameters:
         name: the header, as the file has it.
     """
-    return column_name(name) in (*OWN, *known_fields())
+    return column_name(name) in (*OWN, *ATTRIBUTION, *known_fields())
 
 
 def column_name(name: Any) -> str:
@@ -49,7 +52,7 @@ def column_name(name: Any) -> str:
     Parameters:
         name: the header, as the file has it.
     """
-    return _column_name(str(name), (*OWN, *sorted(known_fields())))
+    return _column_name(str(name), (*OWN, *ATTRIBUTION, *sorted(known_fields())))
 
 
 @lru_cache(maxsize=4096)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prefect_genmedia._core.attempts import batch_scope, chosen
+from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.identity import Identities, follows_version_1
 from prefect_genmedia._core.ledger import Ledger
@@ -53,6 +54,11 @@ class Row:
     request: GenerationRequest
     position: int
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def attribution(self) -> Attribution:
+        """Whom the row is paid for, by its own columns."""
+        return Attribution.of(self.extra.get("project"), self.extra.get("tags"))
 
     @property
     def file_name(self) -> str:

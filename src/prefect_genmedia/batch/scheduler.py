@@ -167,6 +167,7 @@ class BatchScheduler:
                 return
             result.state = IN_FLIGHT
             attempt, spend = await self._reserve(row, known)
+            attribution = row.attribution.over(self.spec.attribution)
             spec = JobSpec(
                 row.request,
                 scope=self.jobs.scope(row),
@@ -177,6 +178,8 @@ class BatchScheduler:
                 overwrite=self.spec.overwrite,
                 spend=spend,
                 inspected=self.inspected.results.get(row.id, {}),
+                project=attribution.project,
+                tags=attribution.tags,
             )
             job = await generate_row(row.id, RowRun(session, spec, known, slot, self._shared))
         except BudgetStop as stop:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.budgets import BudgetPeriod
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia.batch.frames import Rows
@@ -100,6 +101,7 @@ class BatchSpec:
         verify: how results are verified; `auto` takes the setting, and else `structure`.
         only: ids of the rows to do; None for all.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
+        attribution: whom rows are paid for that do not say, and the tags of all of them.
         sharding: which part of the batch this is, or into how many it is split.
     """
 
@@ -120,6 +122,7 @@ class BatchSpec:
     verify: Verify = "auto"
     only: Sequence[str] | None = None
     min_delivered: float = 1.0
+    attribution: Attribution = field(default_factory=Attribution)
     sharding: Sharding = field(default_factory=Sharding)
 
 
@@ -149,6 +152,8 @@ class ShardJob(BaseModel):
     verify: Verify = Field(default="auto", description="How results are verified.")
     only: list[str] | None = Field(default=None, description="Ids of the rows to do; all by default.")
     encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
+    project: str = Field(default="", description="Whom rows are paid for that do not say.")
+    tags: list[str] = Field(default_factory=list, description="Words to group the jobs of all rows by.")
 
     def spec(self) -> BatchSpec:
         """The options of the batch that does this part. The whole table was checked and inspected before."""
@@ -179,6 +184,7 @@ class ShardJob(BaseModel):
             convert_inputs=self.convert_inputs,
             verify=self.verify,
             only=self.only,
+            attribution=Attribution.of(self.project, self.tags),
             sharding=Sharding(shard=self.shard),
         )
 

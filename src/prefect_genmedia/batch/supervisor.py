@@ -320,12 +320,16 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         verify=spec.verify,
         only=None if spec.only is None else [row.id for row in batch.rows if shard.has(row.id)],
         encoding=spec.encoding,
+        project=spec.attribution.project,
+        tags=list(spec.attribution.tags),
     )
 
 
 def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
     """The job as the parameters of the flow that runs the shards: `generate_shard`, or `generate_batch`."""
-    values = job.model_dump(mode="json")
+    # Workers of earlier versions know neither.
+    unsaid = {name for name in ("project", "tags") if not getattr(job, name)}
+    values = job.model_dump(mode="json", exclude=unsaid)
     if target.takes_job:
         return {"job": values}
     given = {name: value for name, value in values.items() if value is not None}  # the form knows no null

@@ -223,10 +223,13 @@ class TableFile:
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Write the table beside its name and rename it; returns its path or URL. Blocks; run it in a thread."""
-        content = encode_table(rows, self.columns, self.format, self._dialect)
+        content = self._encoded(rows)
         with self._storage.staging() as staged:
             staged.write_bytes(content)
             return self._storage.publish(staged, self.name)
+
+    def _encoded(self, rows: Sequence[Mapping[str, Any]]) -> bytes:
+        return encode_table(rows, self.columns, self.format, self._dialect)
 
 
 def _path_of(location: str) -> PurePosixPath:

@@ -81,6 +81,25 @@ prefect-genmedia make poster --help
 Next: `prefect-genmedia jobs list` has what was made.
 """
 
+SPEND = """Show what was spent, by project, account, model or day: estimates by the price table, not bills.
+
+For example:
+```
+prefect-genmedia spend --by project --since 30d
+prefect-genmedia spend --by day --time-zone Asia/Shanghai --format csv --output spend.csv
+```
+Next: `prefect-genmedia bill import` compares them with a provider's bill.
+"""
+
+BILL = """Compare a provider's bill with the ledger, and export what to claim. Nothing is paid and no job is changed.
+
+For example:
+```
+prefect-genmedia bill import november.csv --mapping tokenops.toml --claim claim.csv
+```
+Next: send the claim to the provider; each line has the ids, times and words that prove it.
+"""
+
 BATCH = """Make every row of a table, as a run of the flow generate_batch in this process; run it again to do the rest.
 
 The run, its progress, its failures and its gallery are in the UI of the server in PREFECT_API_URL.
@@ -109,6 +128,8 @@ app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
 app.command("prefect_genmedia.cli.doctor:doctor", name="doctor", help=DOCTOR)
 app.command("prefect_genmedia.cli.make:app", name="make", help=MAKE)
 app.command("prefect_genmedia.cli.batch:batch", name="batch", help=BATCH)
+app.command("prefect_genmedia.cli.spend:spend", name="spend", help=SPEND)
+app.command("prefect_genmedia.cli.bill:app", name="bill", help=BILL)
 app.command("prefect_genmedia.cli.init:init", name="init", help=INIT)
 app.register_install_completion_command()
 

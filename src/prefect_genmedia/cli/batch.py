@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from prefect_genmedia.batch.plan import plan_counts
-from prefect_genmedia.cli.console import Switch, command_console, print_facts
+from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
 from prefect_genmedia.cli.server import require_server
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.text import counted
@@ -31,6 +31,8 @@ def batch(
     max_jobs: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     max_cost: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     skip_invalid: Switch = False,
+    project: str | None = None,
+    tag: Tag = (),
 ) -> None:
     """Make every row; what `--help` says of it stands in `cli/app.py`.
 
@@ -60,6 +62,10 @@ def batch(
         Most CNY that may be paid, estimated, over the same runs.
     skip_invalid
         Leave invalid rows out, instead of refusing the table.
+    project
+        Whom the rows are paid for that have no project of their own, in `prefect-genmedia spend`.
+    tag
+        A further word to group the jobs of all rows by; may be given several times.
     """
     require_server()
     from prefect.flows import load_flow_from_entrypoint
@@ -79,6 +85,8 @@ def batch(
             max_jobs=max_jobs,
             max_cost=max_cost,
             skip_invalid=skip_invalid,
+            project=project,
+            tags=list(tag),
             dry_run=dry_run,
         )
     )

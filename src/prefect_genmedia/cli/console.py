@@ -50,6 +50,10 @@ Switch = Annotated[bool, Parameter(negative="", show_default=False)]
 """Off unless given: there is no `--no-…`."""
 
 
+Tag = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
+"""A word that jobs are grouped by; the option may be given several times."""
+
+
 def print_facts(console: Console, facts: Mapping[str, str]) -> None:
     """Print a name and a value a line, whole: an address that is cut, or wrapped, cannot be clicked or copied.
 

@@ -6,9 +6,10 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from prefect_genmedia._core.caps import time_zone
 from prefect_genmedia._core.database import shown_ledger
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job
@@ -51,19 +52,21 @@ def tell_ledger() -> None:
     console.print(f"Ledger: {name_ledger()}", style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def moment(typed: str) -> float:
-    """A time as seconds since 1970: so many minutes, hours or days ago, or a date in ISO 8601, in UTC by default.
+def moment(typed: str, zone: str = "UTC", option: str = "--since") -> float:
+    """A time as seconds since 1970: so many minutes, hours or days ago, or a date in ISO 8601.
 
     Parameters:
         typed: what a person typed.
+        zone: the time zone of a date without an offset.
+        option: the option that it was typed for.
     """
     if match := re.fullmatch(r"(\d{1,9}(?:\.\d+)?)\s*([mhd])", typed.strip(), re.ASCII):
         return time.time() - float(match[1]) * _UNITS[match[2]]
     try:
         found = datetime.fromisoformat(typed.strip().replace("Z", "+00:00"))
-        return (found if found.tzinfo else found.replace(tzinfo=timezone.utc)).timestamp()
+        return (found if found.tzinfo else found.replace(tzinfo=time_zone(zone))).timestamp()
     except (ValueError, OverflowError):
-        stop(f"--since takes 30m, 2h, 3d or a date such as 2026-05-01T10:00, not {typed!r}.")
+        stop(f"{option} takes 30m, 2h, 3d or a date such as 2026-05-01T10:00, not {typed!r}.")
 
 
 def plain_job(job: Job) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from prefect_genmedia._core.session import JobSpec, RunContext
 from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia._prefect.run import label_of
 from prefect_genmedia._prefect.session import session_of
-from prefect_genmedia.cli.console import Switch, command_console, print_facts
+from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
 from prefect_genmedia.cli.credentials import credentials_at_hand
 from prefect_genmedia.cli.fields import request_fields, request_options
 from prefect_genmedia.cli.waiting import CommandHooks, RepeatedSteps, shown_bar
@@ -49,6 +49,8 @@ class MakeOptions:
         variant: tells apart several results of the same request.
         timeout_seconds: how long to wait.
         max_cost: most CNY that it may cost.
+        project: whom it is paid for.
+        tags: further words to group jobs by.
         as_json: whether JSON is printed.
     """
 
@@ -59,6 +61,8 @@ class MakeOptions:
     variant: int
     timeout_seconds: float
     max_cost: Decimal | None
+    project: str
+    tags: tuple[str, ...]
     as_json: bool
 
 
@@ -71,6 +75,8 @@ def _options(
     variant: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     timeout_seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 1800.0,
     max_cost: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
+    project: str = "",
+    tag: Tag = (),
     as_json: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> MakeOptions:
     """Read the options that each kind has.
@@ -92,6 +98,10 @@ def _options(
         How long to wait, from when the provider accepted the job.
     max_cost
         Most CNY that the result may cost, estimated.
+    project
+        Whom the result is paid for, in `prefect-genmedia spend`; by default the credentials' project.
+    tag
+        A further word to group jobs by; may be given several times.
     as_json
         Print JSON: the delivered file.
     """
@@ -104,6 +114,8 @@ def _options(
         variant=variant,
         timeout_seconds=timeout_seconds,
         max_cost=limit,
+        project=project,
+        tags=tag,
         as_json=as_json,
     )
 
@@ -170,6 +182,8 @@ async def _made(request: GenerationRequest, options: MakeOptions, hooks: Command
         output=anywhere(options.output),
         timeout_seconds=options.timeout_seconds,
         max_cost=options.max_cost,
+        project=options.project,
+        tags=options.tags,
     )
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         session = replace(await session_of(block, client, ledger, settings, hooks), run=run)

@@ -95,6 +95,16 @@ BudgetTimeZone = Annotated[
     ),
 ]
 
+Project = Annotated[
+    str,
+    Field(
+        max_length=100,
+        description="Whom this account's jobs are paid for, in `prefect-genmedia spend`, where a job does not say. "
+        "Empty: the name of the deployment or flow.",
+    ),
+]
+Tags = Annotated[list[str], Field(max_length=20, description="Further words to group the jobs of this account by.")]
+
 _CLIENTS: LoopShared[ProviderClient] = LoopShared(lambda client: client.aclose())
 
 
@@ -122,6 +132,8 @@ class ProviderCredentials(CredentialsBlock):
         max_cost_per_month: MaxCostPerMonth
         max_jobs_per_day: MaxJobsPerDay
         budget_time_zone: BudgetTimeZone
+        project: Project
+        tags: Tags
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled Block, also one of an earlier version."""

@@ -15,7 +15,9 @@ from prefect_genmedia.providers.credentials import (
     MaxCostPerDay,
     MaxCostPerMonth,
     MaxJobsPerDay,
+    Project,
     ProviderCredentials,
+    Tags,
     plausible_key,
 )
 from prefect_genmedia.providers.hidream import HiDreamClient
@@ -46,6 +48,8 @@ class HiDreamCredentials(ProviderCredentials):
         max_cost_per_month: Most CNY, estimated, that the account may spend in a calendar month.
         max_jobs_per_day: Most jobs that the account may send in a day.
         budget_time_zone: Time zone in which the days and months of the caps begin.
+        project: Whom the account's jobs are paid for, where a job does not say.
+        tags: Further words to group the account's jobs by.
 
     Example:
         Load stored credentials and make a client:
@@ -104,6 +108,8 @@ class HiDreamCredentials(ProviderCredentials):
     max_cost_per_month: MaxCostPerMonth = None
     max_jobs_per_day: MaxJobsPerDay = None
     budget_time_zone: BudgetTimeZone = "UTC"
+    project: Project = ""
+    tags: Tags = Field(default_factory=list)
 
     @field_validator("api_key", "token")
     @classmethod

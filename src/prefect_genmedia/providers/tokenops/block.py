@@ -15,8 +15,10 @@ from prefect_genmedia.providers.credentials import (
     MaxCostPerMonth,
     MaxInFlight,
     MaxJobsPerDay,
+    Project,
     ProviderCredentials,
     SubmissionsPerMinute,
+    Tags,
     plausible_key,
 )
 from prefect_genmedia.providers.tokenops import TokenOpsClient
@@ -38,6 +40,8 @@ class TokenOpsCredentials(ProviderCredentials):
         max_cost_per_month: Most CNY, estimated, that the account may spend in a calendar month.
         max_jobs_per_day: Most jobs that the account may send in a day.
         budget_time_zone: Time zone in which the days and months of the caps begin.
+        project: Whom the account's jobs are paid for, where a job does not say.
+        tags: Further words to group the account's jobs by.
 
     Example:
         Load stored credentials and make a client:
@@ -80,6 +84,8 @@ class TokenOpsCredentials(ProviderCredentials):
     max_cost_per_month: MaxCostPerMonth = None
     max_jobs_per_day: MaxJobsPerDay = None
     budget_time_zone: BudgetTimeZone = "UTC"
+    project: Project = ""
+    tags: Tags = Field(default_factory=list)
 
     _key_is_plausible = field_validator("api_key")(plausible_key)
 
