@@ -20,6 +20,7 @@ from prefect_genmedia._core import pipeline
 from prefect_genmedia._core.decide import Decision, decide, warning_about
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
+from prefect_genmedia._core.prune import PruneReport
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.cards import publish_result_card
@@ -39,6 +40,7 @@ from prefect_genmedia._prefect.run import (
 )
 from prefect_genmedia._prefect.run_names import name_run_after
 from prefect_genmedia._prefect.session import open_session, open_session_of, stored_clients
+from prefect_genmedia.housekeeping import prune_ledger
 from prefect_genmedia.prices import amount_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
@@ -48,6 +50,7 @@ from prefect_genmedia.text import clean_text
 __all__ = [
     "check_inputs",
     "download_result",
+    "prune_jobs_of_ledger",
     "reconcile_ledger",
     "settle_job",
     "submit",
@@ -264,6 +267,28 @@ async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list
         What was found and done, one entry a job.
     """
     return await reconcile_all(credentials)
+
+
+@task(task_run_name="prune", cache_policy=NO_CACHE)
+async def prune_jobs_of_ledger(
+    older_than: str = "", label: str = "", idempotency_key: str = "", *, dry_run: bool = False, vacuum: bool = True
+) -> PruneReport:
+    """Drop the request and all texts of final jobs; see `prefect_genmedia.housekeeping.prune_ledger`.
+
+    Parameters:
+        older_than: how long nothing has changed about a job: `90d`, `12w` or `1y`; empty for any age.
+        label: only jobs whose label contains this, in capitals or not.
+        idempotency_key: only jobs of this key.
+        dry_run: whether to count only.
+        vacuum: whether the database's file is rewritten afterwards.
+
+    Raises:
+        InvalidRequest: no condition is given, or the age is not understood.
+    """
+    report = await prune_ledger(older_than, label, idempotency_key, dry_run=dry_run, vacuum=vacuum)
+    for line in report.words(dry_run):
+        get_run_logger().info(line)
+    return report
 
 
 @task(task_run_name="{decision}", cache_policy=NO_CACHE)

@@ -149,6 +149,8 @@ def _is_as_told(storage: Storage, name: str, told: Mapping[str, Any]) -> bool:
 
 def _is_input(job: Job, uri: str) -> bool:
     """Whether a job may be made from the file, or from its poster frame, as far as names tell."""
+    if job.pruned_at is not None:
+        return True  # the names are gone, and an input must never be replaced
     texts = list(_texts(job.request))
     return any(_may_be_same(text, each) for each in (uri, poster_name(uri)) for text in texts)
 

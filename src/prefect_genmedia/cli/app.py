@@ -43,6 +43,16 @@ prefect-genmedia accounts pause default --reason "the key has leaked"
 ```
 """
 
+LEDGER = """Back the job ledger up, restore it, check it, and give the room of pruned jobs back.
+
+For example:
+```
+prefect-genmedia ledger backup ledger-2026-05-01.db
+prefect-genmedia ledger check --files
+```
+Next: keep backups where the ledger's own disk does not matter.
+"""
+
 DEPLOY = """Apply Blocks, work pool, limits, deployments and automations to the server in PREFECT_API_URL.
 
 Run it as often as you like: it creates what is missing, updates what differs, and leaves alone what does not.
@@ -105,6 +115,7 @@ Next: the commands that it prints. They run against the simulator, without a key
 # What these say of themselves stands here: taking it from their modules would load them for each `--help`.
 app.command("prefect_genmedia.cli.jobs:app", name="jobs", help=JOBS)
 app.command("prefect_genmedia.cli.accounts:app", name="accounts", help=ACCOUNTS)
+app.command("prefect_genmedia.cli.upkeep:app", name="ledger", help=LEDGER)
 app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
 app.command("prefect_genmedia.cli.doctor:doctor", name="doctor", help=DOCTOR)
 app.command("prefect_genmedia.cli.make:app", name="make", help=MAKE)
