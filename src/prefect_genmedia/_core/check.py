@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -56,7 +55,7 @@ class CheckReport:
         problems: what is wrong.
     """
 
-    states: Counter[str] = field(default_factory=Counter)
+    states: dict[str, int] = field(default_factory=dict)
     pruned: int = 0
     files: int = 0
     problems: list[Problem] = field(default_factory=list)
@@ -64,7 +63,15 @@ class CheckReport:
     @property
     def jobs(self) -> int:
         """How many jobs there are."""
-        return self.states.total()
+        return sum(self.states.values())
+
+    def count(self, state: str) -> None:
+        """Count a job.
+
+        Parameters:
+            state: its state.
+        """
+        self.states[state] = self.states.get(state, 0) + 1
 
 
 async def check_ledger(ledger: Ledger, digest_of: DigestOf | None = None) -> CheckReport:
@@ -82,7 +89,7 @@ async def check_ledger(ledger: Ledger, digest_of: DigestOf | None = None) -> Che
         rows = await ledger.query(text("PRAGMA integrity_check"))  # type: ignore[arg-type]
         report.problems += [Problem("database", str(row[0])) for row in rows if row[0] != "ok"]
     async for job in _jobs(ledger, report):
-        report.states[job.state.value] += 1
+        report.count(job.state.value)
         report.pruned += job.pruned_at is not None
         report.problems += [Problem(job.key, words) for words in _illegal(job)]
         if digest_of is not None and job.state is JobState.DELIVERED and job.delivery is not None:
@@ -103,7 +110,7 @@ async def _jobs(ledger: Ledger, report: CheckReport) -> AsyncIterator[Job]:
                 job = job_of(row)
             except ValidationError as error:
                 fields = ", ".join(sorted({".".join(map(str, each["loc"])) for each in error.errors()}))
-                report.states["unreadable"] += 1
+                report.count("unreadable")
                 report.problems.append(Problem(row.key, f"the row cannot be right: {clean_text(fields)}"))
             else:
                 yield job
