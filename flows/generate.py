@@ -41,6 +41,7 @@ async def generate_media(
     overwrite: bool = False,
     convert_inputs: bool = False,
     max_cost: MaxCost = NO_LIMIT,
+    confirm_above: MaxCost = NO_LIMIT,
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
 
@@ -60,6 +61,8 @@ async def generate_media(
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
+        confirm_above: Ask a person before anything is sent that would cost this run more CNY than this, estimated;
+            -1 takes the setting.
 
     Raises:
         InvalidRequest: before anything is paid; no installed provider has the kind, or the fields are wrong.
@@ -81,5 +84,6 @@ async def generate_media(
         overwrite=overwrite,
         convert_inputs=convert_inputs,
         max_cost=limit(max_cost),
+        confirm_above=limit(confirm_above),
     )
     return await completed(delivery)

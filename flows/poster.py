@@ -41,6 +41,7 @@ async def live_poster(
     overwrite: bool = False,
     convert_inputs: bool = False,
     max_cost: MaxCost = NO_LIMIT,
+    confirm_above: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
@@ -80,6 +81,8 @@ async def live_poster(
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
+        confirm_above: Ask a person before anything is sent that would cost this run more CNY than this, estimated;
+            -1 takes the setting.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"prompt": "a_new_scene"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -102,5 +105,6 @@ async def live_poster(
         overwrite=overwrite,
         convert_inputs=convert_inputs,
         max_cost=limit(max_cost),
+        confirm_above=limit(confirm_above),
     )
     return await completed(delivery)

@@ -24,6 +24,7 @@ from prefect_genmedia._core.prune import PruneReport
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.cards import publish_result_card
+from prefect_genmedia._prefect.confirm import confirm_limit
 from prefect_genmedia._prefect.environment import lasting_output
 from prefect_genmedia._prefect.history import cancelled_with_run
 from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress
@@ -126,6 +127,7 @@ async def submit_job(
     allow_second_account: bool = False,
     max_cost: Decimal | float | None = None,
     convert_inputs: bool = False,
+    confirm_above: Decimal | float | None = None,
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
@@ -144,11 +146,14 @@ async def submit_job(
         max_cost: most CNY that the result may cost, estimated, over all attempts at it; None for no limit. The caps of
             the credentials' Block hold besides.
         convert_inputs: whether local pictures are converted to what the provider takes, such as HEIC to JPEG.
+        confirm_above: CNY, estimated, above which a person must have confirmed what this run pays; None takes the
+            setting. A task cannot ask: `confirm_cost` does, in the flow.
 
     Returns:
         The job, accepted by the provider.
 
     Raises:
+        NotConfirmed: nobody has confirmed it; nothing was sent.
         SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
         BudgetStop: a cap of the account, or `max_cost`, does not hold the job; nothing was sent.
         AccountConflict, AccountPaused: nothing was sent; see `prefect-genmedia accounts`.
@@ -167,6 +172,7 @@ async def submit_job(
             preflight=preflight,
             allow_second_account=allow_second_account,
             max_cost=None if max_cost is None else amount_of("max_cost", max_cost),
+            confirm_above=confirm_limit(confirm_above),
         )
         job = await pipeline.submit(replace(session, convert_inputs=convert_inputs), spec, prepared)
     emit_job_event("submitted", job)
