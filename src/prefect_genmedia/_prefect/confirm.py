@@ -1,4 +1,4 @@
-"""Asking a person before much is paid: the run pauses, or suspends, with a form that shows the plan and its estimate."""
+"""Asking a person before much is paid: the run pauses, or suspends, with a form that shows the plan and estimate."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from prefect.logging import get_run_logger
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, budget_name, length_limit, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
-from prefect_genmedia._core.confirmations import Costs
 from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._core.model import Job, JobState
@@ -24,7 +23,6 @@ from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia._prefect.concurrency import check_limit
-from prefect_genmedia._prefect.confirm import Plan, confirm, confirm_limit
 from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
 from prefect_genmedia._prefect.session import load_credentials, prices_of, session_of
@@ -32,6 +30,7 @@ from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
 from prefect_genmedia.batch.cells import id_text
+from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
@@ -101,7 +100,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         if spec.dry_run:
             return await _plan(batch.scheduler, batch.bad)
         scheduler, results = batch.scheduler, batch.scheduler.results
-        await _confirm(batch, spec)
+        await confirm_batch(batch, spec)
         supervisor = None if spec.sharding.shards == 1 else await supervisor_of(batch, spec)
         scheduler.budgets = await _budgets(scheduler, spec.money)
         known = len(scheduler.known)
@@ -328,25 +327,6 @@ async def _save_at_last(results: Results) -> None:
     except Exception as error:
         results.unwritten = clean_text(f"{type(error).__name__}: {unsigned_text(str(error))}", WORDS_CHARACTERS)
         get_run_logger().error("The table of results cannot be written: %s", results.unwritten)
-
-
-async def _confirm(batch: OpenBatch, spec: BatchSpec) -> None:
-    """Ask a person if the rows that are to be sent would cost too much; the run of a shard was confirmed before.
-
-    Raises:
-        NotConfirmed: a person said no, or nobody answered in time. Nothing was sent.
-    """
-    above = confirm_limit(spec.money.confirm_above)
-    if above is None or spec.sharding.shard is not None:
-        return
-    plan = await plan_of(batch.scheduler, batch.bad)
-    due = Costs.of(row.cost for row in plan if row.what == "submit")
-    text = f"```text\n{plan_text(plan)}\n```"
-
-    async def publish() -> None:
-        await show.publish_plan(batch.name, [row.line() for row in plan], plan_words(plan))
-
-    await confirm(Plan(f"Batch {clean_text(batch.name, WORDS_CHARACTERS)}", due, text, publish), above)
 
 
 async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:

@@ -24,6 +24,7 @@ from prefect_genmedia._prefect.session import session_of
 from prefect_genmedia.cli.console import Switch, command_console, print_facts
 from prefect_genmedia.cli.credentials import credentials_at_hand
 from prefect_genmedia.cli.fields import request_fields, request_options
+from prefect_genmedia.cli.prompt import confirm_in_terminal
 from prefect_genmedia.cli.waiting import CommandHooks, RepeatedSteps, shown_bar
 from prefect_genmedia.prices import CURRENCY, amount_of
 from prefect_genmedia.providers.plugin import kinds, make_request, plugin_named
@@ -49,6 +50,8 @@ class MakeOptions:
         variant: tells apart several results of the same request.
         timeout_seconds: how long to wait.
         max_cost: most CNY that it may cost.
+        confirm_above: CNY above which is asked; None takes the setting.
+        yes: whether the answer is yes.
         as_json: whether JSON is printed.
     """
 
@@ -59,6 +62,8 @@ class MakeOptions:
     variant: int
     timeout_seconds: float
     max_cost: Decimal | None
+    confirm_above: Decimal | None
+    yes: bool
     as_json: bool
 
 
@@ -71,6 +76,8 @@ def _options(
     variant: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     timeout_seconds: Annotated[float, Parameter(validator=Number(gt=0))] = 1800.0,
     max_cost: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
+    confirm_above: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
+    yes: Switch = False,
     as_json: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> MakeOptions:
     """Read the options that each kind has.
@@ -92,6 +99,11 @@ def _options(
         How long to wait, from when the provider accepted the job.
     max_cost
         Most CNY that the result may cost, estimated.
+    confirm_above
+        Ask before anything is sent that would cost more CNY than this, estimated, or has no price; the setting by
+        default.
+    yes
+        Do not ask: it is confirmed.
     as_json
         Print JSON: the delivered file.
     """
@@ -104,6 +116,8 @@ def _options(
         variant=variant,
         timeout_seconds=timeout_seconds,
         max_cost=limit,
+        confirm_above=None if confirm_above is None else amount_of("confirm_above", confirm_above),
+        yes=yes,
         as_json=as_json,
     )
 
@@ -170,9 +184,11 @@ async def _made(request: GenerationRequest, options: MakeOptions, hooks: Command
         output=anywhere(options.output),
         timeout_seconds=options.timeout_seconds,
         max_cost=options.max_cost,
+        confirm_above=settings.confirm_above if options.confirm_above is None else options.confirm_above,
     )
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         session = replace(await session_of(block, client, ledger, settings, hooks), run=run)
+        await confirm_in_terminal(session, spec, options.yes)
         async with shown_bar(hooks):
             job = await run_job(session, spec, RepeatedSteps(hooks.say))
     return job, job.root_run_id != run.root_run_id
