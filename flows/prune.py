@@ -6,7 +6,7 @@ from prefect import flow
 
 from prefect_genmedia._prefect.forms import run_form
 from prefect_genmedia._prefect.run_names import RunName
-from prefect_genmedia.tasks import prune_jobs_of_ledger
+from prefect_genmedia.tasks import prune_ledger
 
 
 @flow(name="prune-jobs", flow_run_name=RunName(lambda: "prune"))
@@ -33,5 +33,5 @@ async def prune_jobs(
     Raises:
         InvalidRequest: no condition is given, or the age is not understood.
     """
-    report = await prune_jobs_of_ledger(older_than, label, idempotency_key, dry_run=dry_run, vacuum=vacuum)
+    report = await prune_ledger(older_than, label, idempotency_key, dry_run=dry_run, vacuum=vacuum)
     return report.jobs

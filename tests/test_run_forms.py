@@ -102,6 +102,7 @@ FILLED = [
     Filled("generate-batch/batch", {"table": "s3://bucket/lakes.csv"}, {"Table": "s3://bucket/lakes.csv"}),
     Filled("decide-job/decide", {"job": "0a1b2c", "decision": "abandon"}, {"Job": "0a1b2c"}, {"Decision": "abandon"}),
     Filled("reconcile-jobs/reconcile", {}),
+    Filled("prune-jobs/prune", {}),
     Filled("generate-shard/batch-shard", {}),
 ]
 

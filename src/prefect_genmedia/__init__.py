@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         JobTimeout,
         LedgerError,
         NoSubject,
+        NotConfirmed,
         OutputRefused,
         ProviderError,
         QuotaError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from prefect_genmedia.flows.jimeng import jimeng_video
     from prefect_genmedia.flows.omnihuman import omnihuman_video
     from prefect_genmedia.flows.poster import live_poster
+    from prefect_genmedia.flows.prune import prune_jobs
     from prefect_genmedia.flows.reconcile import reconcile_jobs
     from prefect_genmedia.flows.stylize import stylize_video
     from prefect_genmedia.job_block import MediaJobRun
@@ -61,6 +63,7 @@ if TYPE_CHECKING:
     from prefect_genmedia.tasks import (
         check_inputs,
         download_result,
+        prune_ledger,
         reconcile_ledger,
         settle_job,
         submit_job,
@@ -98,6 +101,7 @@ __all__ = [
     "MediaJob",
     "MediaJobRun",
     "NoSubject",
+    "NotConfirmed",
     "OmniHumanVideo",
     "OutputRefused",
     "PreparedRequest",
@@ -123,6 +127,8 @@ __all__ = [
     "jimeng_video",
     "live_poster",
     "omnihuman_video",
+    "prune_jobs",
+    "prune_ledger",
     "recognize_subject",
     "reconcile_jobs",
     "reconcile_ledger",
@@ -138,14 +144,15 @@ _HOMES = {
     "_core.reconcile": "Finding",
     "batch": "BatchReport",
     "errors": """AccountConflict AccountPaused BatchIncomplete BudgetStop CredentialsError FieldProblem GenMediaError
-        GenerationFailed InputRefused InvalidRequest JobExpired JobTimeout LedgerError NoSubject OutputRefused
-        ProviderError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
+        GenerationFailed InputRefused InvalidRequest JobExpired JobTimeout LedgerError NoSubject NotConfirmed
+        OutputRefused ProviderError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
     "flows.batch": "generate_batch",
     "flows.decide": "decide_job",
     "flows.generate": "generate_media",
     "flows.jimeng": "jimeng_video",
     "flows.omnihuman": "omnihuman_video",
     "flows.poster": "live_poster",
+    "flows.prune": "prune_jobs",
     "flows.reconcile": "reconcile_jobs",
     "flows.stylize": "stylize_video",
     "job_block": "MediaJobRun",
@@ -157,7 +164,7 @@ _HOMES = {
     "providers.tokenops.subjects": "SubjectSelection",
     "providers.tokenops.tasks": "detect_subjects recognize_subject select_subject",
     "settings": "GenMediaSettings current_settings",
-    "tasks": "check_inputs download_result reconcile_ledger settle_job submit_job wait_for_job",
+    "tasks": "check_inputs download_result prune_ledger reconcile_ledger settle_job submit_job wait_for_job",
 }
 """The lazy names by the module below this package that has them. The imports for type checkers above say the same."""
 

@@ -1,7 +1,6 @@
-"""The ledger's upkeep in code: pruning, vacuuming, backing up, restoring and checking.
+"""The ledger's upkeep in code: backing up, restoring, checking and vacuuming the ledger of the settings.
 
-`prefect-genmedia jobs prune` and `prefect-genmedia ledger …` do the same, and the flow `prune_jobs` is for a schedule.
-Each function works on the ledger of the settings.
+`prefect-genmedia ledger …` does the same. Jobs are pruned by the flow `prune_jobs` and the task `prune_ledger`.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from prefect_genmedia._core.backup import back_up_ledger as _back_up
 from prefect_genmedia._core.check import CheckReport, Problem
 from prefect_genmedia._core.check import check_ledger as _check
 from prefect_genmedia._core.ledger import open_ledger
-from prefect_genmedia._core.prune import PruneFilter, PruneReport
-from prefect_genmedia._core.prune import prune as _prune
 from prefect_genmedia._core.restore import RestoreReport, present_copy
 from prefect_genmedia._core.restore import restore_ledger as _restore
 from prefect_genmedia._media.storage import target_at
@@ -27,39 +24,16 @@ __all__ = [
     "BackupReport",
     "CheckReport",
     "Problem",
-    "PruneReport",
     "RestoreReport",
     "back_up_ledger",
     "check_backup",
     "check_ledger",
-    "prune_ledger",
     "restore_ledger",
     "vacuum_ledger",
 ]
 
 PATIENCE_SECONDS = 5.0
 """How long each of these waits for a database that is away, in seconds: a person waits too."""
-
-
-async def prune_ledger(
-    older_than: str = "", label: str = "", idempotency_key: str = "", *, dry_run: bool = False, vacuum: bool = True
-) -> PruneReport:
-    """Drop the request and all texts of final jobs. What keeps them from being paid again stays, and so does the cost.
-
-    Parameters:
-        older_than: how long nothing has changed about a job: `90d`, `12w` or `1y`; empty for any age.
-        label: only jobs whose label contains this, in capitals or not.
-        idempotency_key: only jobs of this key.
-        dry_run: whether to count only.
-        vacuum: whether the database's file is rewritten: until then, dropped texts may still be in it.
-
-    Raises:
-        InvalidRequest: no condition is given, or the age is not understood.
-        LedgerError: the database is away, or cannot be vacuumed now; what was pruned stays pruned.
-    """
-    wanted = PruneFilter.read(older_than, label, idempotency_key)
-    async with open_ledger(current_settings().ledger, patience_seconds=PATIENCE_SECONDS) as ledger:
-        return await _prune(ledger, wanted, dry_run=dry_run, vacuum=vacuum)
 
 
 async def vacuum_ledger() -> int:

@@ -20,12 +20,14 @@ from prefect_genmedia.flows import generate as _generate_media
 from prefect_genmedia.flows import jimeng as _jimeng
 from prefect_genmedia.flows import omnihuman as _omnihuman
 from prefect_genmedia.flows import poster as _poster
+from prefect_genmedia.flows import prune as _prune
 from prefect_genmedia.flows import reconcile as _reconcile
 from prefect_genmedia.flows import stylize as _stylize
 from prefect_genmedia.providers.tokenops import tasks as _subjects
 
 __all__ = [
     "check_inputs",
+    "confirm_cost",
     "decide_job",
     "detect_subjects",
     "download_result",
@@ -35,6 +37,8 @@ __all__ = [
     "jimeng_video",
     "live_poster",
     "omnihuman_video",
+    "prune_jobs",
+    "prune_ledger",
     "recognize_subject",
     "reconcile_jobs",
     "reconcile_ledger",
@@ -76,7 +80,9 @@ settle_job = _synchronous(_tasks.settle_job)
 detect_subjects = _synchronous(_subjects.detect_subjects)
 recognize_subject = _synchronous(_subjects.recognize_subject)
 select_subject = _synchronous(_subjects.select_subject)
+prune_ledger = _synchronous(_tasks.prune_ledger)
 generate = _synchronous(_generate.generate)
+confirm_cost = _synchronous(_generate.confirm_cost)
 
 omnihuman_video = _synchronous(_omnihuman.omnihuman_video)
 jimeng_video = _synchronous(_jimeng.jimeng_video)
@@ -85,4 +91,5 @@ stylize_video = _synchronous(_stylize.stylize_video)
 generate_media = _synchronous(_generate_media.generate_media)
 generate_batch = _synchronous(_batch.generate_batch)
 reconcile_jobs = _synchronous(_reconcile.reconcile_jobs)
+prune_jobs = _synchronous(_prune.prune_jobs)
 decide_job = _synchronous(_decide.decide_job)

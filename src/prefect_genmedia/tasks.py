@@ -20,7 +20,7 @@ from prefect_genmedia._core import pipeline
 from prefect_genmedia._core.decide import Decision, decide, warning_about
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
-from prefect_genmedia._core.prune import PruneReport
+from prefect_genmedia._core.prune import PruneFilter, PruneReport, prune
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.cards import publish_result_card
@@ -41,7 +41,6 @@ from prefect_genmedia._prefect.run import (
 )
 from prefect_genmedia._prefect.run_names import name_run_after
 from prefect_genmedia._prefect.session import open_session, open_session_of, stored_clients
-from prefect_genmedia.housekeeping import prune_ledger
 from prefect_genmedia.prices import amount_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
@@ -51,7 +50,7 @@ from prefect_genmedia.text import clean_text
 __all__ = [
     "check_inputs",
     "download_result",
-    "prune_jobs_of_ledger",
+    "prune_ledger",
     "reconcile_ledger",
     "settle_job",
     "submit",
@@ -276,10 +275,10 @@ async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list
 
 
 @task(task_run_name="prune", cache_policy=NO_CACHE)
-async def prune_jobs_of_ledger(
+async def prune_ledger(
     older_than: str = "", label: str = "", idempotency_key: str = "", *, dry_run: bool = False, vacuum: bool = True
 ) -> PruneReport:
-    """Drop the request and all texts of final jobs; see `prefect_genmedia.housekeeping.prune_ledger`.
+    """Drop the request and all texts of final jobs. What keeps them from being paid again stays, and so does the cost.
 
     Parameters:
         older_than: how long nothing has changed about a job: `90d`, `12w` or `1y`; empty for any age.
@@ -291,7 +290,9 @@ async def prune_jobs_of_ledger(
     Raises:
         InvalidRequest: no condition is given, or the age is not understood.
     """
-    report = await prune_ledger(older_than, label, idempotency_key, dry_run=dry_run, vacuum=vacuum)
+    wanted = PruneFilter.read(older_than, label, idempotency_key)
+    async with open_ledger(current_settings().ledger) as ledger:
+        report = await prune(ledger, wanted, dry_run=dry_run, vacuum=vacuum)
     for line in report.words(dry_run):
         get_run_logger().info(line)
     return report

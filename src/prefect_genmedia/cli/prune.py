@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-
+from prefect_genmedia._core.prune import PruneFilter
+from prefect_genmedia._core.prune import prune as prune_jobs
 from prefect_genmedia.cli.console import Switch, command_console
 from prefect_genmedia.cli.guard import ending_in_sentences
-from prefect_genmedia.cli.ledger import tell_ledger
+from prefect_genmedia.cli.ledger import run_on_ledger, tell_ledger
 
 
 def prune(
@@ -42,11 +42,9 @@ def prune(
     no_vacuum
         Do not rewrite the database's file afterwards: dropped texts may still be in it.
     """
-    from prefect_genmedia.housekeeping import prune_ledger  # Prefect takes a second to import
-
     with ending_in_sentences():
-        work = prune_ledger(older_than, label, idempotency_key, dry_run=dry_run, vacuum=not no_vacuum)
-        report = asyncio.run(work)
+        wanted = PruneFilter.read(older_than, label, idempotency_key)
+    report = run_on_ledger(lambda ledger: prune_jobs(ledger, wanted, dry_run=dry_run, vacuum=not no_vacuum))
     console = command_console()
     for line in report.words(dry_run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
