@@ -47,6 +47,7 @@ async def generate_batch(
     dry_run: bool = False,
     max_cost: MaxCost = NO_LIMIT,
     max_jobs: Annotated[int, Field(ge=NO_LIMIT)] = NO_LIMIT,
+    confirm_above: MaxCost = NO_LIMIT,
     canary: Annotated[int, Field(ge=0)] = 0,
     results: str = "",
     max_in_flight: Annotated[int, Field(ge=1)] = 8,
@@ -84,6 +85,8 @@ async def generate_batch(
         dry_run: Only show what would be done and its estimated cost.
         max_cost: Most CNY that may be paid, estimated, over all runs that share the budget; -1 sets no limit.
         max_jobs: Most jobs that may be paid for, over the same runs; -1 sets no limit.
+        confirm_above: Ask a person, with the plan, before anything is sent if the rows to be sent would cost more CNY
+            than this, estimated, or one of them has no price; -1 takes the setting.
         canary: Number of rows that must be delivered before the others start.
         results: Table of results to write (.csv, .tsv, .jsonl, .parquet, .xlsx); beside the table by default.
         max_in_flight: Jobs of each account at its provider at once.
@@ -138,6 +141,7 @@ async def generate_batch(
                 prices=prices or None,
                 max_jobs=None if max_jobs == NO_LIMIT else max_jobs,
                 max_cost=limit(max_cost),
+                confirm_above=limit(confirm_above),
                 budget=budget or None,
                 period=budget_period,
                 per_account=budget_per_account,

@@ -45,6 +45,7 @@ async def generate_media(
     max_cost: MaxCost = NO_LIMIT,
     project: str = "",
     tags: list[str] = [],  # noqa: B006 - nothing writes into it
+    confirm_above: MaxCost = NO_LIMIT,
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
 
@@ -68,6 +69,8 @@ async def generate_media(
             besides; -1 sets no limit.
         project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
         tags: Further words to group jobs by.
+        confirm_above: Ask a person before anything is sent that would cost this run more CNY than this, estimated;
+            -1 takes the setting.
 
     Raises:
         InvalidRequest: before anything is paid; no installed provider has the kind, or the fields are wrong.
@@ -92,5 +95,6 @@ async def generate_media(
         max_cost=limit(max_cost),
         project=project,
         tags=tags,
+        confirm_above=limit(confirm_above),
     )
     return await completed(delivery)

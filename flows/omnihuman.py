@@ -14,7 +14,7 @@ from prefect_genmedia._core import Delivery
 from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
 from prefect_genmedia._prefect.run import label_of
 from prefect_genmedia._prefect.run_names import JobRunName
-from prefect_genmedia.generate import check_run, completed, generate, returns_state
+from prefect_genmedia.generate import check_run, completed, confirm_cost, generate, returns_state
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
 from prefect_genmedia.providers.tokenops.ask import ask_subject
 from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL, OMNIHUMAN_REQ_KEY
@@ -74,6 +74,7 @@ async def omnihuman_video(
     max_cost: MaxCost = NO_LIMIT,
     project: str = "",
     tags: list[str] = [],  # noqa: B006 - nothing writes into it
+    confirm_above: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Make a portrait speak a recording, and deliver the verified video.
@@ -116,6 +117,8 @@ async def omnihuman_video(
             besides; -1 sets no limit.
         project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
         tags: Further words to group jobs by.
+        confirm_above: Ask a person before anything is sent that would cost this run more CNY than this, estimated;
+            -1 takes the setting.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"output_format": "mov"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -150,6 +153,14 @@ async def omnihuman_video(
         output=output or current_settings().media_folder,
         convert_inputs=convert_inputs,
     )
+    if subject != "ask":  # what is chosen in a form belongs to what is asked about afterwards
+        prepared = await confirm_cost(
+            prepared,
+            credentials=credentials,
+            label=label_of(image_url),
+            idempotency_key=idempotency_key,
+            confirm_above=limit(confirm_above),
+        )
     if prepared.job_key is None and recognize:
         await recognize_subject(image_url, credentials=credentials, model=model, convert_inputs=convert_inputs)
     if prepared.job_key is None and request.names_subject:
@@ -189,5 +200,6 @@ async def omnihuman_video(
         max_cost=limit(max_cost),
         project=project,
         tags=tags,
+        confirm_above=limit(confirm_above),
     )
     return await completed(delivery)

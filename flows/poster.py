@@ -45,6 +45,7 @@ async def live_poster(
     max_cost: MaxCost = NO_LIMIT,
     project: str = "",
     tags: list[str] = [],  # noqa: B006 - nothing writes into it
+    confirm_above: MaxCost = NO_LIMIT,
     extra_body: dict[str, Any] = {},  # noqa: B006 - nothing writes into it
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
@@ -88,6 +89,8 @@ async def live_poster(
             besides; -1 sets no limit.
         project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
         tags: Further words to group jobs by.
+        confirm_above: Ask a person before anything is sent that would cost this run more CNY than this, estimated;
+            -1 takes the setting.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
             {"prompt": "a_new_scene"}; it wins over the other parameters, and belongs to the inputs. Prefect
             stores it with the run: no secrets.
@@ -113,5 +116,6 @@ async def live_poster(
         max_cost=limit(max_cost),
         project=project,
         tags=tags,
+        confirm_above=limit(confirm_above),
     )
     return await completed(delivery)

@@ -17,17 +17,18 @@ from prefect.blocks.core import Block
 import prefect_genmedia
 from prefect_genmedia import errors, sync, tasks
 from prefect_genmedia.flows.batch import generate_shard
-from prefect_genmedia.generate import generate
+from prefect_genmedia.generate import confirm_cost, generate
 
 PUBLIC = """
 AccountConflict AccountPaused BatchIncomplete BatchReport BillReport BudgetStop CredentialsError Delivery Detection
-FieldProblem Finding GenMediaError GenMediaSettings GenerationFailed GenerationRequest HiDreamCredentials InputRefused
+FieldProblem Finding GenerationFailed GenerationRequest GenMediaError GenMediaSettings HiDreamCredentials InputRefused
 InvalidRequest JeniusCredentials JimengVideo Job JobExpired JobState JobTimeout LedgerError LivePoster MediaJob
-MediaJobRun NoSubject OmniHumanVideo OutputRefused PreparedRequest Price ProviderError QuotaError RateLimited
-Recognition ResultInvalid SpendReport StorageError StylizedVideo SubjectSelection SubmissionUnknown TokenOpsCredentials
-__version__ check_inputs current_settings decide_job detect_subjects download_result generate_batch generate_media
-import_bill jimeng_video live_poster omnihuman_video recognize_subject reconcile_jobs reconcile_ledger report_spend
-select_subject settle_job stylize_video submit_job wait_for_job
+MediaJobRun NoSubject NotConfirmed OmniHumanVideo OutputRefused PreparedRequest Price ProviderError QuotaError
+RateLimited Recognition ResultInvalid SpendReport StorageError StylizedVideo SubjectSelection SubmissionUnknown
+TokenOpsCredentials __version__ check_inputs current_settings decide_job detect_subjects download_result
+generate_batch generate_media import_bill jimeng_video live_poster omnihuman_video prune_jobs prune_ledger
+recognize_subject reconcile_jobs reconcile_ledger report_spend select_subject settle_job stylize_video submit_job
+wait_for_job
 """.split()
 
 TREE = ast.parse(Path(prefect_genmedia.__file__).read_text("utf-8"))
@@ -85,7 +86,7 @@ def test_prefect_finds_each_block_among_the_packages_members() -> None:
 def originals() -> dict[str, Any]:
     public = [getattr(prefect_genmedia, name) for name in PUBLIC]
     runnable = [each for each in public if isinstance(each, Task | Flow)]
-    return {each.fn.__name__: each for each in runnable} | {"generate": generate}
+    return {each.fn.__name__: each for each in runnable} | {"generate": generate, "confirm_cost": confirm_cost}
 
 
 def test_each_public_task_and_flow_has_a_synchronous_twin() -> None:

@@ -111,6 +111,7 @@ FILLED = [
         {"file": "s3://bucket/november.csv", "mapping": "s3://bucket/tokenops.toml"},
         {"Bill": "s3://bucket/november.csv", "Mapping": "s3://bucket/tokenops.toml"},
     ),
+    Filled("prune-jobs/prune", {}),
     Filled("generate-shard/batch-shard", {}),
 ]
 

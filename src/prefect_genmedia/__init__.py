@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         JobTimeout,
         LedgerError,
         NoSubject,
+        NotConfirmed,
         OutputRefused,
         ProviderError,
         QuotaError,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from prefect_genmedia.flows.jimeng import jimeng_video
     from prefect_genmedia.flows.omnihuman import omnihuman_video
     from prefect_genmedia.flows.poster import live_poster
+    from prefect_genmedia.flows.prune import prune_jobs
     from prefect_genmedia.flows.reconcile import reconcile_jobs
     from prefect_genmedia.flows.spend import report_spend
     from prefect_genmedia.flows.stylize import stylize_video
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
     from prefect_genmedia.tasks import (
         check_inputs,
         download_result,
+        prune_ledger,
         reconcile_ledger,
         settle_job,
         submit_job,
@@ -103,6 +106,7 @@ __all__ = [
     "MediaJob",
     "MediaJobRun",
     "NoSubject",
+    "NotConfirmed",
     "OmniHumanVideo",
     "OutputRefused",
     "PreparedRequest",
@@ -130,6 +134,8 @@ __all__ = [
     "jimeng_video",
     "live_poster",
     "omnihuman_video",
+    "prune_jobs",
+    "prune_ledger",
     "recognize_subject",
     "reconcile_jobs",
     "reconcile_ledger",
@@ -148,8 +154,8 @@ _HOMES = {
     "batch": "BatchReport",
     "billing": "BillReport",
     "errors": """AccountConflict AccountPaused BatchIncomplete BudgetStop CredentialsError FieldProblem GenMediaError
-        GenerationFailed InputRefused InvalidRequest JobExpired JobTimeout LedgerError NoSubject OutputRefused
-        ProviderError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
+        GenerationFailed InputRefused InvalidRequest JobExpired JobTimeout LedgerError NoSubject NotConfirmed
+        OutputRefused ProviderError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
     "flows.batch": "generate_batch",
     "flows.bill": "import_bill",
     "flows.decide": "decide_job",
@@ -157,6 +163,7 @@ _HOMES = {
     "flows.jimeng": "jimeng_video",
     "flows.omnihuman": "omnihuman_video",
     "flows.poster": "live_poster",
+    "flows.prune": "prune_jobs",
     "flows.reconcile": "reconcile_jobs",
     "flows.spend": "report_spend",
     "flows.stylize": "stylize_video",
@@ -169,7 +176,7 @@ _HOMES = {
     "providers.tokenops.subjects": "SubjectSelection",
     "providers.tokenops.tasks": "detect_subjects recognize_subject select_subject",
     "settings": "GenMediaSettings current_settings",
-    "tasks": "check_inputs download_result reconcile_ledger settle_job submit_job wait_for_job",
+    "tasks": "check_inputs download_result prune_ledger reconcile_ledger settle_job submit_job wait_for_job",
 }
 """The lazy names by the module below this package that has them. The imports for type checkers above say the same."""
 

@@ -17,6 +17,7 @@ GenMediaError
 ├── ResultInvalid       the file came, but it does not verify; it is in quarantine
 ├── StorageError        the file is paid for and can be fetched, but not written to where it shall be
 ├── LedgerError         the ledger's database is away, read-only or damaged; nothing is sent without it
+├── NotConfirmed        a person said no to what it would cost, or nobody said yes in time; nothing was sent
 ├── BudgetStop          a budget or a cap does not hold another job; nothing was sent for it
 ├── BatchIncomplete     a batch ended, and some of its rows have no file; the others are delivered
 └── ProviderError       anything else the provider or the network did
@@ -333,6 +334,16 @@ class LedgerError(GenMediaError):
     outcome: SendOutcome = "unsent"
     paid = "nothing by this step; what was accepted before stays in the ledger"
     next_step = "run again when the ledger's database is back."
+
+
+class NotConfirmed(GenMediaError):
+    """It would cost more than is sent without asking, and nobody confirmed it: nothing was sent."""
+
+    outcome: SendOutcome = "refused"
+    next_step = (
+        "start the run again to be asked again, or raise `confirm_above`. A flow of your own asks with "
+        "`await confirm_cost(request)` before `submit_job`; a command with --yes."
+    )
 
 
 class BudgetStop(GenMediaError):

@@ -15,20 +15,25 @@ from prefect.states import Completed
 from typing_extensions import Self, Unpack
 
 from prefect_genmedia._core.admission import paid_for_result
+from prefect_genmedia._core.budgets import priced_as
 from prefect_genmedia._core.ledger import open_ledger
-from prefect_genmedia._core.model import Delivery
+from prefect_genmedia._core.model import Delivery, Job
+from prefect_genmedia._core.pipeline import due_costs
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
+from prefect_genmedia._inputs.prepare import is_fresh
 from prefect_genmedia._prefect.concurrency import holding_limit
+from prefect_genmedia._prefect.confirm import Plan, confirm, confirm_limit
 from prefect_genmedia._prefect.parameters import refuse_base64
-from prefect_genmedia._prefect.run import recorded_job, run_context, suspension_check
+from prefect_genmedia._prefect.run import explained, recorded_job, run_context, suspension_check
+from prefect_genmedia._prefect.session import open_session
 from prefect_genmedia._prefect.suspension import check_can_suspend, suspend_until_done
-from prefect_genmedia.errors import OutputRefused
+from prefect_genmedia.errors import NotConfirmed, OutputRefused
 from prefect_genmedia.prices import amount_of, from_micros
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 from prefect_genmedia.settings import Verify, current_settings
-from prefect_genmedia.tasks import download_result, submit_job, wait_for_job
-from prefect_genmedia.text import shown_id
+from prefect_genmedia.tasks import check_inputs, download_result, submit_job, wait_for_job
+from prefect_genmedia.text import clean_text, shown_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,6 +77,8 @@ class GenerateOptions(TypedDict, total=False):
     """Send the request although another account of the same provider and base URL has it in flight, or was charged."""
     max_cost: Decimal | float | None
     """Most CNY that the result may cost, estimated, over all attempts, those after refused videos too; None for any."""
+    confirm_above: Decimal | float | None
+    """CNY, estimated, above which the run asks a person before it sends anything; None takes the setting."""
     overwrite: bool
     """Replace a delivered file that was edited since by the provider's; by default it is kept."""
     verify: Verify
@@ -110,23 +117,14 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
                 variant=attempt.variant,
                 timeout_seconds=timeout,
             )
+            confirmed = await _confirmed(attempt.prepared, attempt.variant, attempt.is_last, options)
             async with holding_limit(spec, credentials):
                 await suspension_check()()
-                job = await submit_job(
-                    attempt.prepared,
-                    credentials=credentials,
-                    idempotency_key=key,
-                    variant=attempt.variant,
-                    label=options.get("label", ""),
-                    output=output,
-                    ask_again=attempt.is_last,
-                    preflight=options.get("preflight", True),
-                    convert_inputs=options.get("convert_inputs", False),
-                    allow_second_account=options.get("allow_second_account", False),
-                    max_cost=left,
-                    project=options.get("project", ""),
-                    tags=options.get("tags", ()),
-                )
+                try:
+                    job = await _submit(confirmed, attempt, output, left, options)
+                except NotConfirmed:  # meanwhile, another part of this run sent what was left below the limit
+                    confirmed = await _confirmed(confirmed, attempt.variant, attempt.is_last, options)
+                    job = await _submit(confirmed, attempt, output, left, options)
                 if options.get("suspend_while_waiting"):
                     await suspend_until_done(job)
                 job = await wait_for_job(job, credentials=credentials, timeout_seconds=timeout)
@@ -134,6 +132,75 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
             left = max(left - await _paid_for(attempt.refused_job), Decimal(0))
     overwrite, verify = options.get("overwrite", False), options.get("verify", "auto")
     return await download_result(job, output, credentials=credentials, overwrite=overwrite, verify=verify)
+
+
+async def _submit(
+    prepared: AnyRequest, attempt: Attempt, output: str | None, left: Decimal | None, options: GenerateOptions
+) -> Job:
+    return await submit_job(
+        prepared,
+        credentials=options.get("credentials", "default"),
+        idempotency_key=options.get("idempotency_key") or None,
+        variant=attempt.variant,
+        label=options.get("label", ""),
+        output=output,
+        ask_again=attempt.is_last,
+        preflight=options.get("preflight", True),
+        convert_inputs=options.get("convert_inputs", False),
+        allow_second_account=options.get("allow_second_account", False),
+        max_cost=left,
+        project=options.get("project", ""),
+        tags=options.get("tags", ()),
+        confirm_above=options.get("confirm_above"),
+    )
+
+
+async def confirm_cost(
+    request: GenerationRequest | PreparedRequest[Any], *, variant: int = 0, **options: Unpack[GenerateOptions]
+) -> PreparedRequest[Any]:
+    """Ask a person before a request is submitted that brings the run above `confirm_above`; call it in a flow.
+
+    `generate` and the package's flows do so by themselves. A flow that calls `submit_job` calls this first, with the
+    same options. Nobody is asked about what is paid already.
+
+    Parameters:
+        request: what is wanted.
+        variant: tells apart several wanted results of the same request.
+        **options: see `GenerateOptions`.
+
+    Returns:
+        The prepared request, for `submit_job`.
+
+    Raises:
+        NotConfirmed: a person said no, or nobody answered in time. Nothing was sent.
+        GenMediaError: as the task `check_inputs`.
+    """
+    prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
+    return await _confirmed(prepared, variant, True, options)
+
+
+async def _confirmed(prepared: AnyRequest, variant: int, ask_again: bool, options: GenerateOptions) -> AnyRequest:
+    """The request, prepared where its cost had to be known; see `confirm_cost`."""
+    above = confirm_limit(options.get("confirm_above"))
+    if above is None or prepared.job_key is not None:
+        return prepared
+    credentials, key = options.get("credentials", "default"), options.get("idempotency_key") or None
+    if not is_fresh(prepared):
+        prepared = await check_inputs(
+            prepared.request,
+            credentials=credentials,
+            idempotency_key=key,
+            preflight=options.get("preflight", True),
+            output=options.get("output") or None,
+            convert_inputs=options.get("convert_inputs", False),
+        )
+    request, label = prepared.request, options.get("label") or prepared.request.kind
+    async with explained():
+        async with open_session(request.provider, credentials) as session:
+            scope = session.run.scope(key)
+            due = await due_costs(session, JobSpec(request, scope, variant, ask_again=ask_again), prepared)
+        await confirm(Plan(f"{request.kind} · {clean_text(label)}", due, f"Model: {priced_as(request)}"), above)
+    return prepared
 
 
 async def _paid_for(key: str) -> Decimal:

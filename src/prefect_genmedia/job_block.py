@@ -164,14 +164,24 @@ class MediaJob(_JobBlock):
             variant: tells apart several wanted results of the same request.
             output: where the file is wanted; None takes the stored output.
         """
+        from prefect_genmedia.generate import confirm_cost
         from prefect_genmedia.tasks import submit_job
 
         if not (idempotency_key or flow_run.id):  # a lone task's retries would each make a new task run of submit_job
             problem = "is required outside of a flow run: without one, nothing bounds the same request"
             raise InvalidRequest.of("The job", [FieldProblem("idempotency_key", problem)])
         wanted = output or self.output or None
-        job = await submit_job(
+        request = await confirm_cost(
             make_request(self.kind, {**self.fields, **(fields or {})}).normalized(),
+            variant=variant,
+            credentials=self.credentials,
+            label=self.label,
+            output=wanted,
+            idempotency_key=idempotency_key,
+            preflight=self.preflight,
+        )
+        job = await submit_job(
+            request,
             credentials=self.credentials,
             idempotency_key=idempotency_key,
             variant=variant,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
 from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
-from prefect_genmedia.prices import Price
+from prefect_genmedia.prices import MOST_CNY, Price
 
 Level = Literal["full", "structure", "none"]
 Verify = Literal["auto", "full", "structure", "none"]
@@ -87,6 +88,19 @@ class GenMediaSettings(PrefectBaseSettings):
         default=None,
         description="Your prices in CNY by `provider/model`, over the list prices, as JSON: a number is per second, "
         '`{"per_job": 2.0}` is per result. Every sum made of them is an estimate.',
+    )
+
+    confirm_above: Decimal | None = Field(
+        default=None,
+        ge=0,
+        le=MOST_CNY,
+        description="CNY, estimated, above which a person must confirm what a run or batch would cost, before anything "
+        "is sent. Jobs without a price are asked about, too. Not set: nobody is asked.",
+    )
+    confirm_timeout_seconds: float = Field(
+        default=24 * 3600.0,
+        gt=0,
+        description="How long a person may take to confirm, in seconds; then the answer is no.",
     )
 
     allow_second_account: bool = Field(

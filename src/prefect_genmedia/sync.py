@@ -21,6 +21,7 @@ from prefect_genmedia.flows import generate as _generate_media
 from prefect_genmedia.flows import jimeng as _jimeng
 from prefect_genmedia.flows import omnihuman as _omnihuman
 from prefect_genmedia.flows import poster as _poster
+from prefect_genmedia.flows import prune as _prune
 from prefect_genmedia.flows import reconcile as _reconcile
 from prefect_genmedia.flows import spend as _spend
 from prefect_genmedia.flows import stylize as _stylize
@@ -28,6 +29,7 @@ from prefect_genmedia.providers.tokenops import tasks as _subjects
 
 __all__ = [
     "check_inputs",
+    "confirm_cost",
     "decide_job",
     "detect_subjects",
     "download_result",
@@ -38,6 +40,8 @@ __all__ = [
     "jimeng_video",
     "live_poster",
     "omnihuman_video",
+    "prune_jobs",
+    "prune_ledger",
     "recognize_subject",
     "reconcile_jobs",
     "reconcile_ledger",
@@ -80,7 +84,9 @@ settle_job = _synchronous(_tasks.settle_job)
 detect_subjects = _synchronous(_subjects.detect_subjects)
 recognize_subject = _synchronous(_subjects.recognize_subject)
 select_subject = _synchronous(_subjects.select_subject)
+prune_ledger = _synchronous(_tasks.prune_ledger)
 generate = _synchronous(_generate.generate)
+confirm_cost = _synchronous(_generate.confirm_cost)
 
 omnihuman_video = _synchronous(_omnihuman.omnihuman_video)
 jimeng_video = _synchronous(_jimeng.jimeng_video)
@@ -89,6 +95,7 @@ stylize_video = _synchronous(_stylize.stylize_video)
 generate_media = _synchronous(_generate_media.generate_media)
 generate_batch = _synchronous(_batch.generate_batch)
 reconcile_jobs = _synchronous(_reconcile.reconcile_jobs)
+prune_jobs = _synchronous(_prune.prune_jobs)
 decide_job = _synchronous(_decide.decide_job)
 import_bill = _synchronous(_bill.import_bill)
 report_spend = _synchronous(_spend.report_spend)

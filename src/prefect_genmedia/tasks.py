@@ -20,9 +20,11 @@ from prefect_genmedia._core import pipeline
 from prefect_genmedia._core.decide import Decision, decide, warning_about
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
+from prefect_genmedia._core.prune import PruneFilter, PruneReport, prune
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.cards import publish_result_card
+from prefect_genmedia._prefect.confirm import confirm_limit
 from prefect_genmedia._prefect.environment import lasting_output
 from prefect_genmedia._prefect.history import cancelled_with_run
 from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress
@@ -48,6 +50,7 @@ from prefect_genmedia.text import clean_text
 __all__ = [
     "check_inputs",
     "download_result",
+    "prune_ledger",
     "reconcile_ledger",
     "settle_job",
     "submit",
@@ -125,6 +128,7 @@ async def submit_job(
     convert_inputs: bool = False,
     project: str = "",
     tags: Sequence[str] = (),
+    confirm_above: Decimal | float | None = None,
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
@@ -146,11 +150,14 @@ async def submit_job(
         project: whom the job is paid for; by default the Block's project, or else the name of the deployment or flow.
             It is no part of "the same request", and is not sent.
         tags: further words to group jobs by, beside the Block's.
+        confirm_above: CNY, estimated, above which a person must have confirmed what this run pays; None takes the
+            setting. A task cannot ask: `confirm_cost` does, in the flow.
 
     Returns:
         The job, accepted by the provider.
 
     Raises:
+        NotConfirmed: nobody has confirmed it; nothing was sent.
         SubmissionUnknown: sent without a certain answer; no retry repeats it, a person decides.
         BudgetStop: a cap of the account, or `max_cost`, does not hold the job; nothing was sent.
         AccountConflict, AccountPaused: nothing was sent; see `prefect-genmedia accounts`.
@@ -171,6 +178,7 @@ async def submit_job(
             max_cost=None if max_cost is None else amount_of("max_cost", max_cost),
             project=project,
             tags=tags,
+            confirm_above=confirm_limit(confirm_above),
         )
         job = await pipeline.submit(replace(session, convert_inputs=convert_inputs), spec, prepared)
     emit_job_event("submitted", job)
@@ -275,6 +283,30 @@ async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list
         What was found and done, one entry a job.
     """
     return await reconcile_all(credentials)
+
+
+@task(task_run_name="prune", cache_policy=NO_CACHE)
+async def prune_ledger(
+    older_than: str = "", label: str = "", idempotency_key: str = "", *, dry_run: bool = False, vacuum: bool = True
+) -> PruneReport:
+    """Drop the request and all texts of final jobs. What keeps them from being paid again stays, and so does the cost.
+
+    Parameters:
+        older_than: how long nothing has changed about a job: `90d`, `12w` or `1y`; empty for any age.
+        label: only jobs whose label contains this, in capitals or not.
+        idempotency_key: only jobs of this key.
+        dry_run: whether to count only.
+        vacuum: whether the database's file is rewritten afterwards.
+
+    Raises:
+        InvalidRequest: no condition is given, or the age is not understood.
+    """
+    wanted = PruneFilter.read(older_than, label, idempotency_key)
+    async with open_ledger(current_settings().ledger) as ledger:
+        report = await prune(ledger, wanted, dry_run=dry_run, vacuum=vacuum)
+    for line in report.words(dry_run):
+        get_run_logger().info(line)
+    return report
 
 
 @task(task_run_name="{decision}", cache_policy=NO_CACHE)

@@ -20,6 +20,7 @@ from prefect_genmedia._core.accounts import AccountRecord, accounts_at
 from prefect_genmedia._core.attempts import holds_payment
 from prefect_genmedia._core.budgets import cost_of, priced_as
 from prefect_genmedia._core.caps import Facts, shown_amount
+from prefect_genmedia._core.confirmations import check_confirmed
 from prefect_genmedia._core.identity import identities_of, identity_of
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.session import JobSpec, Session
@@ -83,7 +84,7 @@ class Admission:
             self._spec.spend(connection, job)
 
     def check_budget(self, connection: Connection, mine: AccountRecord | None, job: Job | None) -> None:
-        """Refuse a job that the spec's `max_cost` or a cap of the account does not hold.
+        """Refuse a job that the spec's `max_cost` or a cap of the account does not hold, or that is not confirmed.
 
         Parameters:
             connection: inside a transaction.
@@ -96,6 +97,9 @@ class Admission:
             at = sending.sent_at or at
         if self._spec.max_cost is not None:
             self._check_max_cost(connection, self._spec.max_cost, job)
+        if self._spec.confirm_above is not None:
+            key = sending.key if sending else ""
+            check_confirmed(connection, session.run.root_run_id, self.micros, self._spec.confirm_above, key)
         payer = Payer(mine, str(session.account), session.prices)
         wanted = Wanted(self.micros, priced_as(self._prepared.request), at, sending.key if sending else "")
         self.near = check_caps(connection, payer, session.caps, wanted)
@@ -162,6 +166,7 @@ async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedReques
     Raises:
         AccountPaused: the account is paused.
         BudgetStop: its caps or the spec's `max_cost` do not hold the job.
+        NotConfirmed: a person must confirm it first.
     """
     admit = Admission(session, spec, prepared)
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, Row, Select, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, InvalidRequestError, NotSupportedError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -57,6 +57,17 @@ class Database(Protocol):
 
     def mark(self) -> None:
         """Remember outside of the database that it holds a ledger, where that is possible."""
+        ...
+
+    async def vacuum(self) -> None:
+        """Give the room of deleted rows and texts back, and leave nothing of them in the database's file.
+
+        PostgreSQL reuses that room and overwrites it later; SQLite's file is written anew.
+        """
+        ...
+
+    async def size(self) -> int:
+        """Bytes of the ledger's tables on PostgreSQL, of the whole file on SQLite."""
         ...
 
     async def close(self) -> None:
@@ -153,6 +164,21 @@ class Pool:
     def mark(self) -> None:
         """A server's database has no file beside it."""
 
+    async def vacuum(self) -> None:
+        """Vacuum the ledger's tables; other connections go on meanwhile."""
+
+        async def attempt() -> None:
+            async with self._single.connect() as connection:
+                for table in schema.metadata.tables:
+                    await connection.execute(text(f"VACUUM (ANALYZE) {table}"))
+
+        await _despite_migration(attempt)
+
+    async def size(self) -> int:
+        """Bytes of the tables, their indexes and their long texts."""
+        sizes = " + ".join(f"pg_total_relation_size('{table}')" for table in schema.metadata.tables)
+        return int((await self.run(text(f"SELECT {sizes}")))[0][0])
+
     async def close(self) -> None:
         """Close the pool."""
         await self._engine.dispose()
@@ -171,7 +197,7 @@ class SqliteThread:
         self._file = LedgerFile(url.database)
         self._file.create()
         self.existed = self._file.has_marker
-        self._engine = _sqlite_engine(url)
+        self._engine = sqlite_engine(url)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         self._connection: Connection | None = None
         self._waiting: list[_Entry] = []
@@ -230,6 +256,32 @@ class SqliteThread:
                 return [(None, error)]
         return [self._together([entry])[0] for entry in group]  # one of them is at fault: let the others pass
 
+    async def vacuum(self) -> None:
+        """Write the file and its journal anew; other processes' writes wait meanwhile."""
+
+        def work(connection: Connection) -> None:
+            connection.exec_driver_sql("VACUUM").close()
+            is_busy = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar_one()
+            if is_busy:
+                raise LedgerError(
+                    "The ledger was vacuumed, but another process reads it: its journal still has the old pages.",
+                    retryable=False,
+                    next_step="run `prefect-genmedia ledger vacuum` when that process has ended.",
+                )
+
+        await self._do(work, writes=False)
+
+    async def size(self) -> int:
+        """Bytes of the file's pages."""
+
+        def work(connection: Connection) -> int:
+            pages, size = (
+                int(connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()) for name in ("page_count", "page_size")
+            )
+            return pages * size
+
+        return await self._do(work, writes=False)
+
     def mark(self) -> None:
         """Write the marker beside the file, see `ledger_file`."""
         self._file.mark()
@@ -281,7 +333,12 @@ def _pool(url: URL) -> AsyncEngine:
     return create_async_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True)
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def sqlite_engine(url: URL) -> Engine:
+    """Connects to a ledger on SQLite: its journal is a WAL, and each commit waits for the disk.
+
+    Parameters:
+        url: the file's.
+    """
     engine = create_engine(
         url,
         poolclass=NullPool,

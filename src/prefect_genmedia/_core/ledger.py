@@ -120,8 +120,8 @@ class Ledger:
             BudgetStop: there is no money for it, says `spend`; it stays reserved.
         """
         table, now, token = schema.jobs, self._clock.now(), uuid4().hex
-        values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "flow_run_id": flow_run_id}
-        values["send_token"] = token
+        values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "send_token": token}
+        values["flow_run_id"] = flow_run_id
         statement = update(table).where(table.c.key == job.key, table.c.state == JobState.RESERVED.value)
         ours = select(table).where(
             table.c.key == job.key, table.c.state == JobState.SENDING.value, table.c.send_token == token
@@ -141,7 +141,7 @@ class Ledger:
             if row is None:
                 if turn is not None:
                     pace.leave(connection, job)
-                # Committed before, and only the answer was lost: the token says that it is this process that sends.
+                # Committed before, and only the answer was lost: the token says that this process sends.
                 row = connection.execute(ours).fetchone()
                 return None if row is None else job_of(row)
             taken = job_of(row)
@@ -192,8 +192,7 @@ class Ledger:
 
     async def in_flight(self, account: str) -> int:
         """How many jobs of an account may be under way at its provider now."""
-        row = await self._one(count_in_flight(account, self._clock.now()))
-        return 0 if row is None else int(row[0])
+        return int((await self._run(count_in_flight(account, self._clock.now())))[0][0])
 
     async def note(self, job: Job, **changes: Any) -> Job | None:
         """Set fields of a job that stays in its state; None where it has left that state in between."""
@@ -227,8 +226,7 @@ class Ledger:
         )
         if exact is not None or len(name) < 4:
             return exact
-        beginning = select(JOBS).where(JOBS.c.key.startswith(name, autoescape=True)).limit(2)
-        found = await self._all(beginning)
+        found = await self._all(select(JOBS).where(JOBS.c.key.startswith(name, autoescape=True)).limit(2))
         return found[0] if len(found) == 1 else None
 
     async def newest(self, identity: str) -> Job | None:
@@ -334,6 +332,11 @@ class Ledger:
         changes.report()
         return done
 
+    @property
+    def database(self) -> Database:
+        """The database, for its upkeep: vacuum and size."""
+        return self._database
+
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
         bound = {NEW + name: value for name, value in values.items()}
         where = {"its_key": job.key, "its_state": job.state.value, "its_id": job.provider_job_id}
@@ -352,8 +355,7 @@ class Ledger:
         return await despite_outage(lambda: self._database.run(statement, values), self._clock, self._patience)
 
     async def _run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
-        rows, _ = await self._repeatable(statement, values)
-        return rows
+        return (await self._repeatable(statement, values))[0]
 
     async def _one(self, statement: Any, values: dict[str, Any] | None = None) -> Row[Any] | None:
         rows = await self._run(statement, values)
@@ -386,8 +388,7 @@ async def open_ledger(
     """
 
     async def opened() -> Database:
-        database, _ = await despite_outage(lambda: open_database(url), clock, patience_seconds)
-        return database
+        return (await despite_outage(lambda: open_database(url), clock, patience_seconds))[0]
 
     async with _DATABASES.lease(url, opened) as database:
         yield Ledger(database, clock, patience_seconds)

@@ -117,20 +117,9 @@ def back_up(connection: Connection, versions: Collection[str]) -> Path | None:
     ledger = Path(files["main"])
     time = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     copy = ledger.with_name(f"{ledger.name}.backup-{'-'.join(sorted(versions))}-{time}")
-    unfinished = copy.with_name(f"{copy.name}.part")  # a copy that is cut short never has the final name
     try:
-        unfinished.unlink(missing_ok=True)
-        os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-        with (
-            contextlib.closing(sqlite3.connect(ledger)) as source,
-            contextlib.closing(sqlite3.connect(unfinished)) as to,
-        ):
-            source.backup(to)
-            to.execute("PRAGMA journal_mode=DELETE")  # one file: the source's WAL is not needed to read it
-        unfinished.replace(copy)
+        copy_file(ledger, copy)
     except (OSError, sqlite3.Error) as error:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise StorageError(
             f"The ledger {ledger} cannot be backed up before its schema is brought up to date: {error}.",
             paid="nothing",
@@ -138,3 +127,42 @@ def back_up(connection: Connection, versions: Collection[str]) -> Path | None:
             retryable=False,
         ) from None
     return copy
+
+
+def copy_file(ledger: Path, copy: Path) -> None:
+    """Copy a ledger's file, as it was last committed, to one file with mode 0600; other processes go on meanwhile.
+
+    Parameters:
+        ledger: the file.
+        copy: the copy. It has its name only when it is complete.
+
+    Raises:
+        OSError, sqlite3.Error: one cannot be read, or the other not written.
+    """
+    unfinished = unfinished_file(copy)
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(f"{ledger.absolute().as_uri()}?mode=ro", uri=True)) as source,
+            contextlib.closing(sqlite3.connect(unfinished)) as to,
+        ):
+            source.backup(to)
+            to.execute("PRAGMA journal_mode=DELETE")  # one file: the source's WAL is not needed to read it
+        unfinished.replace(copy)
+    finally:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def unfinished_file(final: Path) -> Path:
+    """Create an empty file with mode 0600 beside a final one: what is cut short never has the final name.
+
+    Parameters:
+        final: the file that it becomes.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    unfinished = final.with_name(f"{final.name}.part")
+    unfinished.unlink(missing_ok=True)
+    os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    return unfinished

@@ -231,6 +231,7 @@ class Job(BaseModel):
     )
     project: str | None = Field(default=None, description="Whom it is paid for, as its user says.")
     tags: list[str] | None = Field(default=None, description="Further words of its user, to group jobs by.")
+    pruned_at: float | None = Field(default=None, description="When the request and all texts were pruned.")
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled job, also one of an earlier version."""
@@ -251,7 +252,8 @@ class Job(BaseModel):
     def failure(self) -> GenMediaError:
         """The error that the job ended with, as it was written down."""
         kind = getattr(errors, self.error_kind or "", errors.GenerationFailed)
-        error: GenMediaError = kind(self.error_message or "The provider gave no reason.", code=self.error_code)
+        absent = "The provider gave no reason." if self.pruned_at is None else "The reason was pruned from the ledger."
+        error: GenMediaError = kind(self.error_message or absent, code=self.error_code)
         if self.state is JobState.UNKNOWN and self.provider_job_id is not None:
             error.next_step = adopt_step(self.provider_job_id)
         return self.describe_in(error)

@@ -151,6 +151,8 @@ def _matches_sidecar(storage: Storage, name: str, stored: Mapping[str, Any]) -> 
 
 def _is_input(job: Job, uri: str) -> bool:
     """Whether a job may be made from the file, or from its poster frame, as far as names tell."""
+    if job.pruned_at is not None:
+        return True  # the names are gone, and an input must never be replaced
     texts = list(_texts(job.request))
     return any(_may_be_same(text, each) for each in (uri, poster_name(uri)) for text in texts)
 

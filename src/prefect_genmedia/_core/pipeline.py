@@ -13,6 +13,8 @@ from typing import Any
 
 from prefect_genmedia._core import telemetry
 from prefect_genmedia._core.admission import refuse_early, tell_of_budget
+from prefect_genmedia._core.budgets import cost_of
+from prefect_genmedia._core.confirmations import Costs
 from prefect_genmedia._core.deliver import deliver_once as publish_verified
 from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.identity import same_names
@@ -167,6 +169,22 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
     await check_destination(session, spec.output)
     await refuse_early(session, spec, prepared, newest)
     return await completed(session, prepared)
+
+
+async def due_costs(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Costs:
+    """What is sent if the spec is submitted now, estimated; nothing if it joins a job.
+
+    Parameters:
+        session: the account that pays.
+        spec: the job.
+        prepared: the spec's request with its inputs prepared.
+    """
+    if prepared.job_key is not None:
+        return Costs()
+    newest = await session.ledger.newest_of(session.identities(prepared, spec.scope, spec.variant))
+    if await attempt_to_send(session, spec, newest) is None:
+        return Costs()
+    return Costs.of([cost_of(prepared, session.prices)])
 
 
 @telemetry.step("submit")

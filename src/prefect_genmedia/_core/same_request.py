@@ -86,10 +86,12 @@ async def _jobs_by_names(ledger: Ledger, scope: str, variant: int, request: Gene
 
 def _is_job_of(job: Job, prepared: PreparedRequest[Any]) -> bool:
     if job.identity_version is None:
+        if job.pruned_at is not None:
+            raise _undecided(job, "may have the same URLs, but its request was pruned")
         if not _has_version_1_names(job, prepared.request):
             return False
         if job.scope.startswith("key:") and not job.scope.startswith(BATCH_SCOPE):
-            raise _undecided(job, "was recorded by a version that did not record what tells their tokens apart")
+            raise _undecided(job, f"{_SAME} its version did not record what tells their tokens apart")
         return True
     ours = input_digests(prepared) or []
     pairs = list(zip(job.input_digests or [], ours, strict=False))
@@ -98,14 +100,18 @@ def _is_job_of(job: Job, prepared: PreparedRequest[Any]) -> bool:
     if all(one["url"] == other["url"] or one["content"] == other["content"] is not None for one, other in pairs):
         return True
     if job.scope.startswith("key:"):
-        raise _undecided(job, "has other tokens in them, and the files could not be read then or cannot be read now")
+        reason = "has other tokens in them, and the files could not be read then or cannot be read now"
+        raise _undecided(job, f"{_SAME} {reason}")
     return False  # in one run, two URLs are two files unless something says otherwise
+
+
+_SAME = "has the same URLs, but"
 
 
 def _undecided(job: Job, reason: str) -> InvalidRequest:
     is_row = job.scope.startswith(BATCH_SCOPE)
     what = "row id" if is_row else "idempotency key"
-    problem = f"job {job.key} of this {what} has the same URLs, but {reason}: whether it is the same file is not known"
+    problem = f"job {job.key} of this {what} {reason}: whether it is the same file is not known"
     refusal = InvalidRequest.of("The request", [FieldProblem("id" if is_row else "idempotency_key", problem)])
     refusal.next_step = (
         f"look at its file: `prefect-genmedia jobs show {job.key}`. For another file, use another {what}."

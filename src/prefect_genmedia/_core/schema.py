@@ -29,7 +29,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013"})
+HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013", "0014"})
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -145,6 +145,7 @@ jobs = Table(
     Column("evidence", StoredJson),
     Column("project", StoredText),
     Column("tags", StoredJson),
+    Column("pruned_at", Float(53)),
     # One row an attempt: of two processes that insert the same one, the database lets one through.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),
@@ -152,6 +153,7 @@ jobs = Table(
     Index("genmedia_jobs_provider_job_id", "provider_job_id", postgresql_using="hash"),
     Index("genmedia_jobs_typical", "provider", "model", "succeeded_at"),
     Index("genmedia_jobs_spending", "account_id", "sent_at", "state", "cost_micros", "estimated_cost"),
+    Index("genmedia_jobs_root_run", "root_run_id"),
 )
 
 # Money is counted in whole millionths of the currency: floats would let a thousand small sums pass the limit.
@@ -276,6 +278,29 @@ reconciles = Table(
     Column("ended_at", Float(53)),
     Column("error", StoredText),
     Index("genmedia_reconciles_succeeded", "succeeded_at"),
+)
+
+# What a person was asked to pay, and what the answer was; see `_core/confirmations.py`.
+confirmations = Table(
+    "genmedia_confirmations",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("root_run_id", String(64), nullable=False),
+    Column("flow_run_id", String(64)),
+    Column("title", StoredText, nullable=False),
+    Column("jobs", BigInteger, nullable=False),
+    Column("due_micros", BigInteger, nullable=False),
+    Column("unpriced", BigInteger, nullable=False),
+    Column("above_micros", BigInteger, nullable=False),
+    Column("limit_micros", BigInteger, nullable=False),
+    Column("limit_unpriced", BigInteger, nullable=False),
+    Column("currency", String(8), nullable=False),
+    Column("answer", String(16)),
+    Column("asked_at", Float(53), nullable=False),
+    Column("expires_at", Float(53), nullable=False),
+    Column("decided_at", Float(53)),
+    Column("decided_by", StoredText(128)),
+    Index("genmedia_confirmations_root_run", "root_run_id"),
 )
 
 # What one process at a time may do; see `_core/locks.py`. No secret is in it.

@@ -278,6 +278,8 @@ class JobSpec:
         allow_second_account: whether it may be sent although another account of the provider and base URL has the same
             request in flight or delivered.
         max_cost: most CNY that the result may cost, estimated, over all of its attempts; None for no limit.
+        confirm_above: CNY, estimated, above which a person must have confirmed what the root run pays; None to ask
+            nobody.
         spend: reserves the job's cost in the transaction in which it begins to be sent; None for no budget.
         inspected: what was found in the inputs already, by URL.
         overwrite: whether a delivered file that was edited since is replaced by the provider's.
@@ -295,6 +297,7 @@ class JobSpec:
     preflight: bool = True
     allow_second_account: bool = False
     max_cost: Decimal | None = None
+    confirm_above: Decimal | None = None
     spend: Spend | None = None
     inspected: Mapping[str, InspectionResult] = field(default_factory=dict)
     overwrite: bool = False

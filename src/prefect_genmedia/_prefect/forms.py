@@ -28,6 +28,7 @@ TITLES = {
     "verify": "Verification",
     "suspend_while_waiting": "Suspend while waiting",
     "max_cost": "Max cost (CNY, -1: no limit)",
+    "confirm_above": "Ask a person above (CNY, -1: the setting)",
     "extra_body": "Extra JSON",
     "seed": "Seed (-1: random)",
     "request_id": "Request ID",

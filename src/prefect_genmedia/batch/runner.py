@@ -30,6 +30,7 @@ from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
 from prefect_genmedia.batch.cells import id_text
+from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
@@ -99,6 +100,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         if spec.dry_run:
             return await _plan(batch.scheduler, batch.bad)
         scheduler, results = batch.scheduler, batch.scheduler.results
+        await confirm_batch(batch, spec)
         supervisor = None if spec.sharding.shards == 1 else await supervisor_of(batch, spec)
         scheduler.budgets = await _budgets(scheduler, spec.money)
         known = len(scheduler.known)

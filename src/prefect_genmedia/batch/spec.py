@@ -45,6 +45,7 @@ class Money:
     prices: Mapping[str, float | Price] | None = None
     max_jobs: int | None = None
     max_cost: float | None = None
+    confirm_above: float | None = None
     budget: str | None = None
     period: BudgetPeriod = "total"
     per_account: bool = False
@@ -55,7 +56,9 @@ class Money:
         Raises:
             InvalidRequest: one of them is infinite, not a number, negative or too large.
         """
-        problems = [] if self.max_cost is None else [*amount_problems("max_cost", self.max_cost)]
+        amounts = {"max_cost": self.max_cost, "confirm_above": self.confirm_above}
+        given = {name: amount for name, amount in amounts.items() if amount is not None}
+        problems = [problem for name, amount in given.items() for problem in amount_problems(name, amount)]
         if self.max_jobs is not None and not 0 <= self.max_jobs <= MOST_CNY:
             problems.append(FieldProblem("max_jobs", f"must be a number from 0 to {MOST_CNY:,}"))
         if problems:

@@ -43,6 +43,26 @@ prefect-genmedia accounts pause default --reason "the key has leaked"
 ```
 """
 
+LEDGER = """Back the job ledger up, restore it, check it, and give the room of pruned jobs back.
+
+For example:
+```
+prefect-genmedia ledger backup ledger-2026-05-01.db
+prefect-genmedia ledger check --files
+```
+Next: keep backups where the ledger's own disk does not matter.
+"""
+
+CONFIRM = """List the runs that ask a person before they pay, and answer them.
+
+For example:
+```
+prefect-genmedia confirm list
+prefect-genmedia confirm approve 5d41402a
+```
+Next: an approved run goes on by itself; a rejected one ends with `NotConfirmed`.
+"""
+
 DEPLOY = """Apply Blocks, work pool, limits, deployments and automations to the server in PREFECT_API_URL.
 
 Run it as often as you like: it creates what is missing, updates what differs, and leaves alone what does not.
@@ -124,6 +144,8 @@ Next: the commands that it prints. They run against the simulator, without a key
 # What these say of themselves stands here: taking it from their modules would load them for each `--help`.
 app.command("prefect_genmedia.cli.jobs:app", name="jobs", help=JOBS)
 app.command("prefect_genmedia.cli.accounts:app", name="accounts", help=ACCOUNTS)
+app.command("prefect_genmedia.cli.confirm:app", name="confirm", help=CONFIRM)
+app.command("prefect_genmedia.cli.upkeep:app", name="ledger", help=LEDGER)
 app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
 app.command("prefect_genmedia.cli.doctor:doctor", name="doctor", help=DOCTOR)
 app.command("prefect_genmedia.cli.make:app", name="make", help=MAKE)

@@ -30,6 +30,7 @@ def batch(
     canary: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
     max_jobs: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     max_cost: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
+    confirm_above: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     skip_invalid: Switch = False,
     project: str | None = None,
     tag: Tag = (),
@@ -60,6 +61,9 @@ def batch(
         Most jobs that may be paid for, over all runs of the batch.
     max_cost
         Most CNY that may be paid, estimated, over the same runs.
+    confirm_above
+        Ask a person before anything is sent that would cost more CNY than this, estimated; the setting by default.
+        Answer in the UI, or with `prefect-genmedia confirm approve` in another terminal.
     skip_invalid
         Leave invalid rows out, instead of refusing the table.
     project
@@ -84,6 +88,7 @@ def batch(
             canary=canary,
             max_jobs=max_jobs,
             max_cost=max_cost,
+            confirm_above=confirm_above,
             skip_invalid=skip_invalid,
             project=project,
             tags=list(tag),

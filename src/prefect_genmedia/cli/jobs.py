@@ -21,10 +21,11 @@ from prefect_genmedia.cli.decisions import abandon, adopt, resubmit, undo
 from prefect_genmedia.cli.export import export
 from prefect_genmedia.cli.job_lines import print_jobs
 from prefect_genmedia.cli.ledger import moment, name_ledger, plain_job, run_on_ledger, tell_ledger
+from prefect_genmedia.cli.prune import prune
 from prefect_genmedia.text import counted, escaped, json_text
 
 app = App(name="jobs")
-for command in (adopt, resubmit, abandon, undo, export):
+for command in (adopt, resubmit, abandon, undo, export, prune):
     app.command(command)
 
 AsJson = Annotated[Switch, Parameter(name="--json")]

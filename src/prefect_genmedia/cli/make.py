@@ -24,6 +24,7 @@ from prefect_genmedia._prefect.session import session_of
 from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
 from prefect_genmedia.cli.credentials import credentials_at_hand
 from prefect_genmedia.cli.fields import request_fields, request_options
+from prefect_genmedia.cli.prompt import confirm_in_terminal
 from prefect_genmedia.cli.waiting import CommandHooks, RepeatedSteps, shown_bar
 from prefect_genmedia.prices import CURRENCY, amount_of
 from prefect_genmedia.providers.plugin import kinds, make_request, plugin_named
@@ -51,6 +52,8 @@ class MakeOptions:
         max_cost: most CNY that it may cost.
         project: whom it is paid for.
         tags: further words to group jobs by.
+        confirm_above: CNY above which is asked; None takes the setting.
+        yes: whether the answer is yes.
         as_json: whether JSON is printed.
     """
 
@@ -63,6 +66,8 @@ class MakeOptions:
     max_cost: Decimal | None
     project: str
     tags: tuple[str, ...]
+    confirm_above: Decimal | None
+    yes: bool
     as_json: bool
 
 
@@ -77,6 +82,8 @@ def _options(
     max_cost: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     project: str = "",
     tag: Tag = (),
+    confirm_above: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
+    yes: Switch = False,
     as_json: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> MakeOptions:
     """Read the options that each kind has.
@@ -102,6 +109,11 @@ def _options(
         Whom the result is paid for, in `prefect-genmedia spend`; by default the credentials' project.
     tag
         A further word to group jobs by; may be given several times.
+    confirm_above
+        Ask before anything is sent that would cost more CNY than this, estimated, or has no price; the setting by
+        default.
+    yes
+        Do not ask: it is confirmed.
     as_json
         Print JSON: the delivered file.
     """
@@ -116,6 +128,8 @@ def _options(
         max_cost=limit,
         project=project,
         tags=tag,
+        confirm_above=None if confirm_above is None else amount_of("confirm_above", confirm_above),
+        yes=yes,
         as_json=as_json,
     )
 
@@ -184,9 +198,11 @@ async def _made(request: GenerationRequest, options: MakeOptions, hooks: Command
         max_cost=options.max_cost,
         project=options.project,
         tags=options.tags,
+        confirm_above=settings.confirm_above if options.confirm_above is None else options.confirm_above,
     )
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         session = replace(await session_of(block, client, ledger, settings, hooks), run=run)
+        await confirm_in_terminal(session, spec, options.yes)
         async with shown_bar(hooks):
             job = await run_job(session, spec, RepeatedSteps(hooks.say))
     return job, job.root_run_id != run.root_run_id

@@ -1,0 +1,135 @@
+"""Backing a ledger up, from either database: the copy is always one SQLite file with the ledger's tables.
+
+A ledger on SQLite is copied with SQLite's backup API. One on PostgreSQL is read in one transaction that sees a single
+moment, and written into a new file; no other program is needed, and no password leaves the process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, Table, insert, select, text
+
+from prefect_genmedia._core import schema
+from prefect_genmedia._core.database import ledger_target, sqlite_engine
+from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.ledger_file import copy_file, unfinished_file
+from prefect_genmedia.errors import GenMediaError, StorageError
+
+ROWS_AT_ONCE = 500
+"""Rows that are copied at once."""
+
+
+@dataclass(frozen=True)
+class BackupReport:
+    """What is in a backup.
+
+    Parameters:
+        file: its path.
+        jobs: how many jobs it has.
+        newest_at: when the last of them was changed, in seconds since 1970; None if it has none.
+    """
+
+    file: str
+    jobs: int
+    newest_at: float | None
+
+
+async def back_up_ledger(url: str, file: Path, patience_seconds: float = 60.0) -> BackupReport:
+    """Copy a ledger to a new file, with mode 0600. Workers go on meanwhile; the copy shows one moment.
+
+    Parameters:
+        url: the ledger.
+        file: the copy; nothing may be there yet.
+        patience_seconds: how long to wait for a database that is away.
+
+    Raises:
+        StorageError: a file is there already, or the copy cannot be written.
+        LedgerError: the ledger cannot be read.
+    """
+    _check_new(file)
+    problem: Exception
+    try:
+        async with open_ledger(url, patience_seconds=patience_seconds) as ledger:
+            if ledger.database.dialect == "sqlite":
+                copy_file(Path(ledger_target(url).database or ""), file)
+            else:
+                await _copy_tables(ledger, file)
+        return report_of(file)
+    except (OSError, sqlite3.Error) as error:
+        problem = error
+    reason = getattr(problem, "strerror", None) or str(problem) or type(problem).__name__
+    raise _unwritable(file, reason, "make room and make its folder writable, then run again.")
+
+
+def _check_new(file: Path) -> None:
+    if file.exists():
+        raise _unwritable(file, "a file is there already, and backups are never overwritten", "name another file.")
+
+
+def _unwritable(file: Path, reason: str, next_step: str) -> GenMediaError:
+    return StorageError(
+        f"The backup {file} cannot be written: {reason}.", paid="nothing", next_step=next_step, retryable=False
+    )
+
+
+async def _copy_tables(ledger: Ledger, file: Path) -> None:
+    unfinished = unfinished_file(file)
+    engine = sqlite_engine(URL.create("sqlite", database=str(unfinished)))
+
+    def read(source: Connection) -> None:
+        source.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"))
+        with engine.connect() as target:
+            target.exec_driver_sql("PRAGMA journal_mode=DELETE")
+            target.exec_driver_sql("BEGIN IMMEDIATE")
+            schema.migrate(target)
+            for table in schema.metadata.sorted_tables:
+                copy_table(source, target, table)
+            target.exec_driver_sql("COMMIT")
+
+    try:
+        await ledger.transact(read)
+        unfinished.replace(file)
+    finally:
+        engine.dispose()
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+
+
+def copy_table(source: Connection, target: Connection, table: Table) -> None:
+    """Copy every row of a table from one database to another.
+
+    Parameters:
+        source: the one.
+        target: the other, in a transaction.
+        table: the table.
+    """
+    for rows in row_groups(source, table):
+        target.execute(insert(table), rows)
+
+
+def row_groups(source: Connection, table: Table) -> Iterator[list[dict[str, object]]]:
+    """The rows of a table, some at a time.
+
+    Parameters:
+        source: the database.
+        table: the table.
+    """
+    found = source.execution_options(yield_per=ROWS_AT_ONCE).execute(select(table))
+    for rows in found.partitions():
+        yield [dict(row._mapping) for row in rows]
+
+
+def report_of(file: Path) -> BackupReport:
+    """What is in a backup.
+
+    Parameters:
+        file: the backup.
+    """
+    with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as backup:
+        count, newest = backup.execute(f"SELECT count(*), max(updated_at) FROM {schema.jobs.name}").fetchone()  # noqa: S608
+    return BackupReport(str(file), int(count), newest)

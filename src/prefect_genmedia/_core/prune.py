@@ -1,0 +1,234 @@
+"""Pruning: old final jobs keep what stops a second payment and what accounting needs, and lose every text.
+
+A pruned row is a tombstone. Identity, scope, digests, attempt, state, kind of error, account, provider id, times, cost
+and the delivery stay, so a new request for the same result is answered as before. The request, the label, messages,
+notes, evidence and the output are dropped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, or_, select, update
+from sqlalchemy.sql import ColumnElement
+
+from prefect_genmedia._core import schema
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import FORGOTTEN_SECONDS, JobState
+from prefect_genmedia._core.statements import JOBS
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.text import counted, storable
+
+DROPPED: dict[str, Any] = {
+    "request": {},
+    "label": "",
+    "error_message": None,
+    "note": None,
+    "evidence": None,
+    "output": None,
+}
+"""The columns that lose their value, and what they have afterwards."""
+
+ENDED = frozenset({JobState.FAILED, JobState.REJECTED, JobState.ABANDONED})
+"""States that are final at once."""
+
+FETCHED = frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE})
+"""States that are final when the provider no longer has the job's file."""
+
+_AT_ONCE = 500
+"""Jobs that one transaction prunes: other writers wait for no longer than that takes."""
+
+_DAYS = {"d": 1, "w": 7, "y": 365}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneFilter:
+    """Which jobs are pruned: those that meet every condition that is given, and are final.
+
+    Parameters:
+        older_than_seconds: how long nothing has changed about them; None for any age.
+        label: only jobs whose label contains this, in capitals or not.
+        idempotency_key: only jobs of this key.
+    """
+
+    older_than_seconds: float | None = None
+    label: str | None = None
+    idempotency_key: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a filter that would prune everything.
+
+        Raises:
+            InvalidRequest: no condition is given, or a text is empty.
+        """
+        if self.older_than_seconds is None and self.label is None and self.idempotency_key is None:
+            problem = "give an age, a label or an idempotency key: nothing says which jobs are meant"
+            raise InvalidRequest.of("The pruning", [FieldProblem("older_than", problem)])
+        for name, value in (("label", self.label), ("idempotency_key", self.idempotency_key)):
+            if value == "":
+                raise InvalidRequest.of("The pruning", [FieldProblem(name, "must not be empty")])
+
+    @classmethod
+    def read(cls, older_than: str = "", label: str = "", idempotency_key: str = "") -> PruneFilter:
+        """The filter that a form or a command describes; empty texts are no condition.
+
+        Parameters:
+            older_than: an age, see `age_seconds`.
+            label: part of a label.
+            idempotency_key: a key.
+
+        Raises:
+            InvalidRequest: the age is not understood, or no condition is given.
+        """
+        return cls(
+            older_than_seconds=age_seconds(older_than) if older_than.strip() else None,
+            label=label or None,
+            idempotency_key=idempotency_key or None,
+        )
+
+    def conditions(self, now: float) -> Iterator[ColumnElement[bool]]:
+        """The conditions on rows, without that of being final.
+
+        Parameters:
+            now: seconds since 1970.
+        """
+        yield JOBS.c.pruned_at.is_(None)
+        if self.older_than_seconds is not None:
+            yield JOBS.c.updated_at < now - self.older_than_seconds
+        if self.label is not None:
+            yield JOBS.c.label.icontains(storable(self.label), autoescape=True)
+        if self.idempotency_key is not None:
+            yield JOBS.c.scope == storable(f"key:{self.idempotency_key}")
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What was pruned, or would be.
+
+    Parameters:
+        jobs: how many jobs.
+        not_final: how many further jobs meet the conditions and stay as they are, since they are not final.
+        bytes_before: size of the ledger before, in bytes.
+        bytes_after: size of the ledger after it was vacuumed, in bytes; None if it was not.
+    """
+
+    jobs: int
+    not_final: int
+    bytes_before: int
+    bytes_after: int | None = None
+
+    def words(self, dry_run: bool) -> list[str]:
+        """What was done, in sentences.
+
+        Parameters:
+            dry_run: whether nothing was done.
+        """
+        verb = "would be" if dry_run else "was" if self.jobs == 1 else "were"
+        lines = [f"{counted(self.jobs, 'job')} {verb} pruned."]
+        if self.not_final:
+            verb = "is not final and stays" if self.not_final == 1 else "are not final and stay"
+            lines.append(f"{counted(self.not_final, 'more job')} {verb}: prune again later.")
+        if self.bytes_after is not None:
+            lines.append(f"The ledger takes {self.bytes_after:,} bytes, before {self.bytes_before:,}.")
+        return lines
+
+
+def age_seconds(typed: str) -> float:
+    """An age in days, weeks or years as seconds. Months are refused: `m` stands for minutes elsewhere.
+
+    Parameters:
+        typed: such as `90d`, `12w` or `1y`; a year has 365 days.
+
+    Raises:
+        InvalidRequest: it is something else.
+    """
+    match = re.fullmatch(r"(\d{1,6})\s*([dwy])", typed.strip(), re.ASCII)
+    if match is None:
+        problem = f"takes days, weeks or years such as 90d, 12w or 1y, not {typed!r}"
+        raise InvalidRequest.of("The pruning", [FieldProblem("older_than", problem)])
+    return int(match[1]) * _DAYS[match[2]] * 86400.0
+
+
+def is_final(now: float) -> ColumnElement[bool]:
+    """The condition that nothing more comes of a job: no poll, no download, and no decision that waits for a person.
+
+    Parameters:
+        now: seconds since 1970.
+    """
+    ended = JOBS.c.state.in_(sorted(state.value for state in ENDED))
+    fetched = JOBS.c.state.in_(sorted(state.value for state in FETCHED))
+    ends_at = func.coalesce(
+        JOBS.c.expires_at, func.coalesce(JOBS.c.submitted_at, JOBS.c.created_at) + FORGOTTEN_SECONDS
+    )
+    return or_(ended, and_(fetched, ends_at < now))
+
+
+async def prune(ledger: Ledger, wanted: PruneFilter, *, dry_run: bool = False, vacuum: bool = True) -> PruneReport:
+    """Turn the final jobs that meet the conditions into tombstones.
+
+    Parameters:
+        ledger: the jobs.
+        wanted: the conditions.
+        dry_run: whether to count only.
+        vacuum: whether the database's file is rewritten afterwards: until then, dropped texts may still be in it.
+
+    Raises:
+        LedgerError: the database is away, or cannot be vacuumed now; what was pruned stays pruned.
+    """
+    now = ledger.now()
+    conditions = list(wanted.conditions(now))
+    jobs, not_final = await ledger.transact(lambda connection: _counts(connection, conditions, now))
+    before = await ledger.database.size()
+    if dry_run:
+        return PruneReport(jobs, not_final, before)
+    pruned = 0
+    while some := await ledger.transact(lambda connection: _prune_some(connection, conditions, now)):
+        pruned += some
+    await ledger.transact(lambda connection: _prune_titles(connection, wanted, now))
+    if vacuum:
+        await ledger.database.vacuum()
+    return PruneReport(pruned, not_final, before, await ledger.database.size() if vacuum else None)
+
+
+def _counts(connection: Connection, conditions: list[ColumnElement[bool]], now: float) -> tuple[int, int]:
+    count = select(func.count()).select_from(JOBS).where(*conditions)
+    every = int(connection.execute(count).scalar_one())
+    final = int(connection.execute(count.where(is_final(now))).scalar_one())
+    return final, every - final
+
+
+def _prune_some(connection: Connection, conditions: list[ColumnElement[bool]], now: float) -> int:
+    """Prune some jobs; the conditions are checked in the same transaction that changes the rows."""
+    chosen = select(JOBS.c.key, JOBS.c.before_decision).where(*conditions, is_final(now)).limit(_AT_ONCE)
+    rows = connection.execute(chosen.with_for_update()).fetchall()
+    if rows:
+        keys = [row.key for row in rows]
+        connection.execute(update(JOBS).where(JOBS.c.key.in_(keys)).values(**DROPPED, pruned_at=now))
+    for row in rows:
+        if row.before_decision is not None:
+            scrubbed = update(JOBS).where(JOBS.c.key == row.key)
+            connection.execute(scrubbed.values(before_decision=_without_texts(row.before_decision)))
+    return len(rows)
+
+
+def _without_texts(decision: dict[str, Any]) -> dict[str, Any]:
+    """A decision that can still be undone, without the texts that it had replaced."""
+    fields = {name: DROPPED.get(name, value) for name, value in decision.get("fields", {}).items()}
+    return {**decision, "fields": fields}
+
+
+def _prune_titles(connection: Connection, wanted: PruneFilter, now: float) -> None:
+    """Drop what confirmations were called: labels are in it."""
+    if wanted.idempotency_key is not None:
+        return
+    asked = schema.confirmations
+    conditions = [asked.c.title != ""]
+    if wanted.older_than_seconds is not None:
+        conditions.append(asked.c.asked_at < now - wanted.older_than_seconds)
+    if wanted.label is not None:
+        conditions.append(asked.c.title.icontains(storable(wanted.label), autoescape=True))
+    ended = or_(asked.c.answer.is_not(None), asked.c.expires_at < now)
+    connection.execute(update(asked).where(*conditions, ended).values(title=""))

@@ -1,0 +1,40 @@
+"""Asking a person before a batch sends rows that would cost much."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prefect_genmedia._core.confirmations import Costs
+from prefect_genmedia._prefect.confirm import Plan, confirm, confirm_limit
+from prefect_genmedia.batch import show
+from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
+from prefect_genmedia.batch.spec import BatchSpec
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_text
+
+if TYPE_CHECKING:
+    from prefect_genmedia.batch.runner import OpenBatch
+
+
+async def confirm_batch(batch: OpenBatch, spec: BatchSpec) -> None:
+    """Ask a person, with the plan, if the rows that are to be sent would cost too much, or one has no price.
+
+    The run that splits a batch asks for all of its shards.
+
+    Parameters:
+        batch: the batch, with what earlier runs have left.
+        spec: its options.
+
+    Raises:
+        NotConfirmed: a person said no, or nobody answered in time. Nothing was sent.
+    """
+    above = confirm_limit(spec.money.confirm_above)
+    if above is None or spec.sharding.shard is not None:
+        return
+    plan = await plan_of(batch.scheduler, batch.bad)
+    due = Costs.of(row.cost for row in plan if row.what == "submit")
+    text = f"```text\n{plan_text(plan)}\n```"
+
+    async def publish() -> None:
+        await show.publish_plan(batch.name, [row.line() for row in plan], plan_words(plan))
+
+    await confirm(Plan(f"Batch {clean_text(batch.name, WORDS_CHARACTERS)}", due, text, publish), above)

@@ -1,0 +1,313 @@
+"""`confirm_above`: a run asks a person before it pays much, and only for what is still to be paid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect import flow, tags
+from prefect.flow_runs import aresume_flow_run
+from test_ask import asking_run
+from test_paid_once import retry_by_hand
+from test_suspending_flows import Deployed, deploy  # noqa: F401 - a fixture
+
+from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
+from prefect_genmedia._core import Ledger
+from prefect_genmedia._core.confirmations import questions
+from prefect_genmedia._prefect import confirm
+from prefect_genmedia.cli.app import app
+from prefect_genmedia.flows.batch import generate_batch
+from prefect_genmedia.flows.jimeng import jimeng_video
+from prefect_genmedia.flows.omnihuman import omnihuman_video
+from prefect_genmedia.flows.poster import live_poster
+from prefect_genmedia.generate import confirm_cost, generate
+from prefect_genmedia.providers.tokenops import JimengVideo
+from prefect_genmedia.simulator import RunningSimulator
+from prefect_genmedia.tasks import submit_job
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+MODEL = "jimeng-video-3.0-720P"
+PRICE = 1.4
+"""CNY of one such video, by the list prices."""
+PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
+
+
+@pytest.fixture(autouse=True)
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirm, "POLL_SECONDS", 0.1)
+
+
+async def asked(work: Callable[[], Awaitable[Any]]) -> tuple[Any, asyncio.Task[Any]]:
+    """Begin a run; gives it when it asks."""
+    tag = str(uuid4())
+
+    async def tagged() -> Any:
+        with tags(tag):
+            return await work()
+
+    running = asyncio.create_task(tagged())
+    asking = asyncio.create_task(asking_run(tag))
+    await asyncio.wait({running, asking}, return_when=asyncio.FIRST_COMPLETED)
+    if running.done() and not asking.done():
+        asking.cancel()
+        pytest.fail(f"nobody was asked: {running.exception() or running.result()}")
+    return asking.result(), running
+
+
+async def answer(run: Any, decision: str = "approve", **more: Any) -> None:
+    await aresume_flow_run(run.id, run_input={"decision": decision, **more})
+
+
+def lake(credentials: TokenOpsCredentials, **more: Any) -> dict[str, Any]:
+    return {"prompt": "a lake", "model": MODEL, "credentials": credentials, "confirm_above": 1, **more}
+
+
+async def test_a_run_above_the_limit_sends_nothing_until_a_person_approves(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, ledger: Ledger
+) -> None:
+    run, running = await asked(lambda: jimeng_video(**lake(credentials)))
+    assert simulator.accepted == 0
+    (question,) = await questions(ledger)
+    assert question.reason == (
+        "This would cost about 1.40 CNY (estimate) for 1 job. Confirmation is asked above 1.00 CNY."
+    )
+    await answer(run, decided_by="Anna")
+    assert (await running).seconds > 4
+    assert simulator.accepted == 1
+    (answered,) = await questions(ledger, unanswered=False)
+    assert (answered.answer, answered.decided_by) == ("approved", "Anna")
+
+
+@pytest.mark.parametrize("reply", [{"decision": "reject"}, {"decision": "approve", "up_to": 0.5}], ids=str)
+async def test_a_no_sends_nothing(
+    reply: dict[str, Any], simulator: RunningSimulator, credentials: TokenOpsCredentials
+) -> None:
+    run, running = await asked(lambda: jimeng_video(**lake(credentials)))
+    await aresume_flow_run(run.id, run_input=reply)
+    with pytest.raises(errors.NotConfirmed, match="was rejected"):
+        await running
+    assert simulator.accepted == 0
+
+
+async def test_no_answer_in_time_is_a_no_and_an_automatic_retry_does_not_ask_again(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch, ledger: Ledger
+) -> None:
+    monkeypatch.setenv(f"{PREFIX}CONFIRM_TIMEOUT_SECONDS", "2")
+    with pytest.raises(errors.NotConfirmed, match="was not confirmed in time, which means no"):
+        await jimeng_video.with_options(retries=1, retry_delay_seconds=0)(**lake(credentials))
+    assert simulator.accepted == 0
+    assert [each.answer for each in await questions(ledger, unanswered=False)] == ["timeout"]
+
+
+@pytest.mark.parametrize("above", [PRICE, 2])
+async def test_nobody_is_asked_for_no_more_than_the_limit(
+    above: float, simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{PREFIX}CONFIRM_ABOVE", "1")
+    await jimeng_video(**lake(credentials, confirm_above=above))
+    assert simulator.accepted == 1
+
+
+async def test_a_job_without_a_price_is_asked_about_whatever_the_limit(simulator: RunningSimulator) -> None:
+    block = JeniusCredentials(api_key=simulator.key, base_url=simulator.jenius_url)
+    run, running = await asked(
+        lambda: live_poster(simulator.portrait_url, "firework", credentials=block, confirm_above=1000)
+    )
+    assert simulator.accepted == 0
+    await answer(run)
+    await running
+    assert simulator.accepted == 1
+
+
+async def test_the_setting_holds_for_a_run_that_says_nothing_and_nothing_is_detected_before(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{PREFIX}CONFIRM_ABOVE", "0.5")
+    run, running = await asked(
+        lambda: omnihuman_video(simulator.portrait_url, simulator.speech_url, credentials=credentials)
+    )
+    assert not simulator.world.requests, "not even the picture was looked at"
+    await answer(run)
+    await running
+    assert simulator.accepted == 1
+
+
+async def test_a_task_that_nobody_was_asked_about_is_refused(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"{PREFIX}CONFIRM_ABOVE", "1")
+    request = JimengVideo(prompt="a lake", model=MODEL)
+
+    @flow
+    async def unasked() -> None:
+        await submit_job(request, credentials=credentials)
+
+    @flow
+    async def own() -> None:
+        prepared = await confirm_cost(request, credentials=credentials)
+        await submit_job(prepared, credentials=credentials)
+
+    with pytest.raises(errors.NotConfirmed, match="a person must confirm it first"):
+        await unasked()
+    assert simulator.accepted == 0
+    run, running = await asked(own)
+    await answer(run)
+    await running
+    assert simulator.accepted == 1
+
+
+@pytest.mark.parametrize("at_once", [False, True], ids=["one-after-another", "at-once"])
+async def test_small_results_of_one_run_add_up_and_an_approval_may_cover_what_follows(
+    at_once: bool, simulator: RunningSimulator, credentials: TokenOpsCredentials, ledger: Ledger
+) -> None:
+    options: dict[str, Any] = {"credentials": credentials, "confirm_above": 2}
+
+    @flow
+    async def three() -> None:
+        work = [generate(JimengVideo(prompt=f"lake {number}", model=MODEL), **options) for number in range(3)]
+        if at_once:
+            await asyncio.gather(*work)
+        else:
+            for each in work:
+                await each
+
+    run, running = await asked(three)
+    assert simulator.accepted == 1, "the first is below the limit"
+    (question,) = await questions(ledger)
+    assert question.limit.micros == 2_800_000
+    await answer(run, up_to=5)
+    await running
+    assert simulator.accepted == 3
+    assert len(await questions(ledger, unanswered=False)) == 1
+
+
+def rows(*ids: str) -> list[dict[str, str]]:
+    return [{"id": each, "model": MODEL, "prompt": f"lake {each}"} for each in ids]
+
+
+async def test_a_batch_asks_with_its_plan_and_a_later_run_only_for_what_is_not_paid(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, ledger: Ledger, tmp_path: Any
+) -> None:
+    options: dict[str, Any] = {"kind": "jimeng", "credentials": credentials, "batch_id": "lakes", "confirm_above": 3}
+    options["output"] = str(tmp_path / "out")
+    run, running = await asked(lambda: generate_batch(rows("a", "b", "c"), **options))
+    assert simulator.accepted == 0
+    (question,) = await questions(ledger)
+    assert question.title == "Batch lakes"
+    assert (question.due.jobs, question.due.micros) == (3, 4_200_000)
+    await answer(run)
+    assert (await running).delivered == 3
+
+    report = await generate_batch(rows("a", "b", "c", "d", "e"), **options)
+    assert report.delivered == 5, "two rows more cost 2.80 CNY, which is below the limit"
+    assert simulator.accepted == 5
+    assert len(await questions(ledger, unanswered=False)) == 1
+
+
+async def test_a_batch_that_is_rejected_sends_nothing_and_a_dry_run_asks_nobody(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Any
+) -> None:
+    options: dict[str, Any] = {"kind": "jimeng", "credentials": credentials, "output": str(tmp_path)}
+    options |= {"batch_id": "no", "confirm_above": 1}
+    assert (await generate_batch(rows("a"), dry_run=True, **options)).estimated_cost == PRICE
+    run, running = await asked(lambda: generate_batch(rows("a"), **options))
+    await answer(run, "reject")
+    with pytest.raises(errors.NotConfirmed):
+        await running
+    assert simulator.accepted == 0
+
+
+async def test_a_deployed_run_frees_its_process_and_a_restart_after_a_crash_does_not_ask_again(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, deploy: Any, ledger: Ledger
+) -> None:
+    parameters = lake(credentials)
+    deployed: Deployed = await deploy(jimeng_video)
+    assert await deployed.goes(parameters) is None
+    assert await deployed.state() == "Suspended"
+    assert simulator.accepted == 0
+    await answer(deployed.run)
+    assert (await deployed.goes(parameters)).seconds > 4
+    assert (await deployed.goes(parameters)).seconds > 4, "as after a crash"
+    assert simulator.accepted == 1
+    assert len(await questions(ledger, unanswered=False)) == 1
+
+
+async def test_an_answer_to_a_process_that_died_before_it_read_it_counts(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, deploy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed: Deployed = await deploy(jimeng_video)
+    monkeypatch.setattr(confirm, "_can_suspend", lambda: False)
+    running = asyncio.create_task(deployed.goes(lake(credentials)))
+    while await deployed.state() != "Paused":
+        await asyncio.sleep(0.1)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert simulator.accepted == 0
+
+
+async def test_a_person_who_starts_a_rejected_run_again_is_asked_again(
+    simulator: RunningSimulator, credentials: TokenOpsCredentials, ledger: Ledger
+) -> None:
+    await credentials.asave("confirm", overwrite=True)
+    run, running = await asked(lambda: jimeng_video(**lake("confirm"), return_state=True))  # type: ignore[arg-type]
+    await answer(run, "reject")
+    assert "NotConfirmed" in (await running).message
+    again = asyncio.create_task(retry_by_hand(run.id))
+    while not await questions(ledger):
+        await asyncio.sleep(0.1)
+    assert simulator.accepted == 0
+    while True:
+        try:
+            await answer(run)
+        except Exception:  # its form is not there yet
+            await asyncio.sleep(0.1)
+        else:
+            break
+    await again
+    assert simulator.accepted == 1
+
+
+async def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    await asyncio.to_thread(app, list(words), result_action="return_int_as_exit_code_else_zero")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("decision", ["approve", "reject"])
+async def test_the_command_lists_and_answers(
+    decision: str, simulator: RunningSimulator, credentials: TokenOpsCredentials, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "No run waits" in await told(capsys, "confirm", "list")
+    run, running = await asked(lambda: jimeng_video(**lake(credentials), return_state=True))
+    (listed,) = json.loads(await told(capsys, "confirm", "list", "--json"))
+    assert (listed["estimated_micros"], listed["flow_run_id"]) == (1_400_000, str(run.id))
+    assert "about 1.40 CNY (estimate) for 1 job" in await told(capsys, "confirm", "list")
+    assert f"{decision.rstrip('e')}ed" in (await told(capsys, "confirm", decision, listed["question"][:8])).lower()
+    state = await running
+    assert state.is_completed() == (decision == "approve")
+    assert simulator.accepted == (1 if decision == "approve" else 0)
+    with pytest.raises(SystemExit):
+        await told(capsys, "confirm", "approve", listed["question"][:8])
+    assert "was answered before" in capsys.readouterr().err
+
+
+def test_make_asks_in_the_terminal_and_is_refused_where_nobody_sits(
+    simulator: RunningSimulator, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Any
+) -> None:
+    asyncio.run(
+        TokenOpsCredentials(api_key=simulator.key, base_url=simulator.tokenops_url).asave("make", overwrite=True)
+    )
+    words = ["make", "jimeng", "--prompt", "a lake", "--model", MODEL, "--credentials", "make"]
+    words += ["--output", str(tmp_path), "--confirm-above", "1"]
+    with pytest.raises(SystemExit, match="1"):
+        app(words)
+    assert "was rejected" in capsys.readouterr().err
+    assert simulator.accepted == 0
+    app([*words, "--yes"], result_action="return_value")
+    assert simulator.accepted == 1
+    app(words, result_action="return_value")
+    assert simulator.accepted == 1, "what is paid is not asked about"
