@@ -21,7 +21,7 @@ from prefect_genmedia.generate import confirm_cost, generate
 
 PUBLIC = """
 AccountConflict AccountPaused BatchIncomplete BatchReport BillReport BudgetStop CredentialsError Delivery Detection
-FieldProblem Finding GenerationFailed GenerationRequest GenMediaError GenMediaSettings HiDreamCredentials InputRefused
+FieldProblem Finding GenMediaError GenMediaSettings GenerationFailed GenerationRequest HiDreamCredentials InputRefused
 InvalidRequest JeniusCredentials JimengVideo Job JobExpired JobState JobTimeout LedgerError LivePoster MediaJob
 MediaJobRun NoSubject NotConfirmed OmniHumanVideo OutputRefused PreparedRequest Price ProviderError QuotaError
 RateLimited Recognition ResultInvalid SpendReport StorageError StylizedVideo SubjectSelection SubmissionUnknown
