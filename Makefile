@@ -121,9 +121,15 @@ build: $(BIN)/python
 	rm -rf build
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
-# What is about to be published: archives and their contents, metadata, version, documents, links, licences, SBOM.
-# Everything is written to build/release/.
+# What is about to be published: the archives and their contents, metadata, documents, links, version, licences, SBOM.
+# The SBOM and the table of licences are written to build/release/.
 release-check: $(READY)
+	$(BIN)/pytest tests/test_repository.py tests/test_docs.py \
+	    tests/test_packaging.py::test_the_wheel_has_every_module_and_asset_and_nothing_else \
+	    tests/test_packaging.py::test_the_source_archive_has_what_the_wheel_is_built_from_and_nothing_else \
+	    tests/test_packaging.py::test_no_cache_no_machine_and_no_key_is_in_what_is_published \
+	    tests/test_packaging.py::test_the_metadata_is_complete \
+	    tests/test_packaging.py::test_the_command_and_prefects_entry_point_are_declared
 	$(BIN)/python .ci/release_check.py
 
 clean:

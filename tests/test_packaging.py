@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 MAPPED = {"flows": "flows", "deployments": "deployments", "blocks": "block_documents"}
 """Folders at the top level, and what the wheel calls them."""
 BUILT_FROM = {
-    *("LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+    *("LICENSE", "README.md", "README.zh-CN.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
     *("MANIFEST.in", "pyproject.toml", "setup.py"),
 }
 FOLDERS = ("src/", *(f"{folder}/" for folder in MAPPED))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import email
 import re
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -155,6 +158,39 @@ def test_a_decision_says_why_what_and_what_follows(page: Path) -> None:
     text = page.read_text("utf-8")
     assert re.findall(r"^##? (.+)$", text, re.MULTILINE)[1:] == ["Context", "Decision", "Consequences"]
     assert re.search(r"^Status: (accepted|replaced by \d{4})$", text, re.MULTILINE)
+
+
+# --- what is released ---
+
+
+@pytest.mark.parametrize(
+    ("stated", "is_allowed"),
+    [
+        ("MIT", True),
+        ("Apache-2.0 AND MIT", True),
+        ("GPL-3.0-only", False),
+        ("MIT AND GPL-3.0-only", False),
+        ("Artistic License OR GPL-2.0-or-later", True),
+        ("LGPL-2.1", False),
+        ("Proprietary", False),
+        ("", False),
+    ],
+)
+def test_a_licence_that_nobody_knows_or_that_binds_users_is_not_let_through(stated: str, is_allowed: bool) -> None:
+    check = runpy.run_path(str(ROOT / ".ci" / "release_check.py"))
+    text = email.message_from_string(f"Name: x\nVersion: 1\nLicense-Expression: {stated}\n\n")
+    family, _ = check["licence_of"](SimpleNamespace(metadata=text))
+    assert (family in check["ALLOWED"]) is is_allowed
+
+
+def test_the_bill_of_materials_has_what_is_installed_with_the_package_and_no_tool() -> None:
+    check = runpy.run_path(str(ROOT / ".ci" / "release_check.py"))
+    check["closure"].__globals__["EXTRAS"] = ()
+    bill = check["sbom"](check["closure"]())
+    names = {each["name"] for each in bill["components"]}
+    assert {"prefect", "httpx", "opentelemetry-api", "av"} <= names
+    assert not names & {"pytest", "mypy", "opentelemetry-sdk", "prefect-genmedia"}
+    assert all(each["purl"].startswith("pkg:pypi/") and each["licenses"] for each in bill["components"])
 
 
 # --- tests that the documents name ---

@@ -118,6 +118,8 @@ async def test_every_legal_move_is_a_metric_and_an_event_of_the_span(
     with trace.get_tracer("prefect_genmedia").start_as_current_span("a run"):
         if (before, after) == ("reserved", "sending"):
             moved: Any = await ledger.start_sending(job, None)
+        elif (before, after) == ("sending", "reserved"):
+            moved = await ledger.unsend(job)
         else:
             moved = await ledger.move(job, JobState(after), error_kind="GenerationFailed")
     assert moved.state.value == after
