@@ -31,8 +31,8 @@ pytestmark = [
 
 
 def whole(title: str) -> re.Pattern[str]:
-    """A field's title, and not that of another field that contains it; a required one has a star."""
-    return re.compile(rf"^\s*{re.escape(title)}\s*\*?\s*$")
+    """A field's title, and not that of another field that contains it; a required one may have a star."""
+    return re.compile(rf"^\s*{re.escape(title)}(?: \(Optional\))?\s*\*?\s*$")
 
 
 class Form(Protocol):
