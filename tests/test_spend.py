@@ -23,13 +23,14 @@ from rich.cells import cell_len
 from sqlalchemy import Connection
 
 from prefect_genmedia import TokenOpsCredentials, generate_batch, jimeng_video, report_spend, submit_job
-from prefect_genmedia._core import Job, JobSpec, JobState, Ledger, RunContext, schema, submit_once
+from prefect_genmedia._core import Job, JobSpec, JobState, Ledger, RunContext, open_ledger, schema, submit_once
 from prefect_genmedia._core.account_admin import list_accounts, merge_accounts
 from prefect_genmedia._core.attribution import MOST_TAGS, Attribution
 from prefect_genmedia._core.caps import Caps, remember_caps
 from prefect_genmedia._core.spend import SpendFilter, SpendLine, spend_by, totals
+from prefect_genmedia._prefect import attribution as attribution_module
 from prefect_genmedia._prefect import run as run_module
-from prefect_genmedia.billing import spend
+from prefect_genmedia.billing import BillSpec, compare_bill, spend
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.prices import in_micros
 from prefect_genmedia.providers.tokenops import JimengVideo
@@ -235,6 +236,36 @@ async def test_days_begin_in_the_time_zone_that_is_asked_for(ledger: Ledger) -> 
     assert amounts(await spend("day", until=since)) == {"2026-11-03": Decimal("1.4")}
 
 
+async def test_both_kinds_of_database_give_the_same_sums_and_find_the_same_jobs(
+    shared_ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL", shared_ledger)
+    midnight = datetime(2026, 11, 4, tzinfo=timezone.utc).timestamp()
+    jobs = [
+        job(1, "a", at=midnight - 0.25, tags=["x", "100%"]),  # a cast would round it to the next day
+        job(2, "春", at=midnight, tags=["y_", "x"]),
+        job(3, at=midnight, **{**UNPRICED, "estimated_cost": 1.4}),  # of an earlier version
+        job(4, "a", at=midnight, state=JobState.UNKNOWN),
+    ]
+    async with open_ledger(shared_ledger) as ledger:
+        await put(ledger, jobs)
+    found = {by: amounts(await spend(by)) for by in ("day", "project", "model")}  # type: ignore[arg-type]
+    assert found["day"] == {"2026-11-03": Decimal("1.4"), "2026-11-04": Decimal("4.2")}
+    assert found["project"] == {"a": Decimal("2.8"), "春": Decimal("1.4"), "": Decimal("1.4")}
+    assert found["model"] == {f"tokenops/{MODEL}": Decimal("5.6")}
+    tagged = {tag: sum(line.jobs for line in await spend(tag=tag)) for tag in ("x", "100%", "y_", "y", "%", "xx")}
+    assert tagged == {"x": 2, "100%": 1, "y_": 1, "y": 0, "%": 0, "xx": 0}
+    rows = [{"id": each.provider_job_id, "paid": "1.40"} for each in jobs[:2]]
+    rows.append({"request": "req-9", "paid": "1.40"})  # of the third job
+    mapping = {
+        "provider": "tokenops",
+        "columns": {"job_id": "id", "request_id": "request", "amount": "paid"},
+        "amounts": {"currency": "CNY"},
+    }
+    report = await compare_bill(BillSpec(tables=[rows], mapping=mapping, since="2026-11-03", until="2026-11-06"))
+    assert [(each.kind, each.findings) for each in report.sums] == [("matched", 3)]
+
+
 async def test_merged_accounts_are_one_and_projects_and_tags_can_be_chosen(ledger: Ledger) -> None:
     await put(ledger, [job(1, "a", tags=["x", "y"]), job(2, "a", account=OTHER), job(3, "b", tags=["xy"])])
     first, second = (each.record for each in await list_accounts(ledger))
@@ -338,3 +369,28 @@ async def test_the_report_warns_once_a_month_of_a_cap_that_is_nearly_reached(
     await ledger.transact(next_month)
     await report_spend()
     assert len([event for event, _ in emitted if event == "genmedia.budget.warning"]) == 2
+
+
+@pytest.mark.server
+@pytest.mark.usefixtures("prefect_server")
+async def test_a_server_that_does_not_tell_the_names_holds_up_no_job(
+    ledger: Ledger, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    async def away(root: str) -> Attribution | None:
+        asked.append(root)
+        return None
+
+    monkeypatch.setattr(attribution_module, "_names", away)
+
+    @flow
+    async def nightly() -> None:
+        named = attribution_module.RunAttribution()
+        assert [await named(), await named()] == [Attribution(), Attribution()]
+        await submit_job(JimengVideo(prompt="a lake", model=MODEL), credentials=credentials)
+
+    await nightly()
+    (job,) = await ledger.jobs()
+    assert (job.state, job.project, job.tags) == (JobState.SUBMITTED, None, None)
+    assert len(asked) == 2  # once for each session

@@ -216,7 +216,7 @@ def _unknown(line: BillLine, job: BilledJob | None, known: KnownJobs) -> BillFin
         reason = "the ledger has no job with this id"
         if near := _near(line, known):
             reason += f"; a submission without a certain answer was sent near this time: job {near.key}"
-    return _finding("unknown_here", reason, [line], None, claim=line.amount)
+    return _finding("unknown_here", reason, [line], None, claim=max(line.amount, Decimal(0)))
 
 
 def _near(line: BillLine, known: KnownJobs) -> BilledJob | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from uuid import UUID
 
 import anyio
@@ -14,6 +15,9 @@ from prefect_genmedia._core.attribution import Attribution
 
 READ_SECONDS = 10.0
 """How long the server may take for the names, in seconds: a job does not wait longer for a label."""
+
+RETRY_SECONDS = 60.0
+"""How long the names are not asked for again after the server did not tell them, in seconds."""
 
 _MOST_RUNS = 1000
 
@@ -29,6 +33,7 @@ class RunAttribution:
         """Remember the running flow run; read nothing yet."""
         self._root = flow_run.root_flow_run_id if flow_run.id else None
         self._lock = asyncio.Lock()
+        self._failed_at = float("-inf")
 
     async def __call__(self) -> Attribution:
         """The deployment's name, or else the flow's, as the project, and the flow's as a tag; outside of flows none."""
@@ -36,8 +41,11 @@ class RunAttribution:
             return Attribution()
         async with self._lock:
             if self._root not in _read:
+                if time.monotonic() - self._failed_at < RETRY_SECONDS:
+                    return Attribution()
                 found = await _names(self._root)
                 if found is None:
+                    self._failed_at = time.monotonic()
                     return Attribution()
                 if len(_read) >= _MOST_RUNS:
                     _read.clear()
