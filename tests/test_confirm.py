@@ -21,7 +21,7 @@ from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Ledger
 from prefect_genmedia._core.confirmations import questions
 from prefect_genmedia._prefect import confirm
-from prefect_genmedia.cli.app import app
+from prefect_genmedia.cli.app import app, main
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.omnihuman import omnihuman_video
@@ -320,7 +320,7 @@ def test_make_asks_in_the_terminal_and_is_refused_where_nobody_sits(
     words = ["make", "jimeng", "--prompt", "a lake", "--model", MODEL, "--credentials", "make"]
     words += ["--output", str(tmp_path), "--confirm-above", "1"]
     with pytest.raises(SystemExit, match="1"):
-        app(words)
+        main(words)
     assert "was rejected" in capsys.readouterr().err
     assert simulator.accepted == 0
     app([*words, "--yes"], result_action="return_value")
