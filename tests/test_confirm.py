@@ -10,16 +10,18 @@ from uuid import uuid4
 
 import pytest
 from prefect import flow, tags
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow_async
 from prefect.flow_runs import aresume_flow_run
+from prefect.states import Scheduled
 from test_ask import asking_run
-from test_paid_once import retry_by_hand
 from test_suspending_flows import Deployed, deploy  # noqa: F401 - a fixture
 
 from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Ledger
 from prefect_genmedia._core.confirmations import questions
 from prefect_genmedia._prefect import confirm
-from prefect_genmedia.cli.app import app
+from prefect_genmedia.cli.app import app, main
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.flows.omnihuman import omnihuman_video
@@ -237,31 +239,45 @@ async def test_a_deployed_run_frees_its_process_and_a_restart_after_a_crash_does
     assert len(await questions(ledger, unanswered=False)) == 1
 
 
-async def test_an_answer_to_a_process_that_died_before_it_read_it_counts(
-    simulator: RunningSimulator, credentials: TokenOpsCredentials, deploy: Any, monkeypatch: pytest.MonkeyPatch
+async def test_an_answer_that_the_process_did_not_live_to_read_counts_when_the_run_goes_on(
+    simulator: RunningSimulator,
+    credentials: TokenOpsCredentials,
+    deploy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    ledger: Ledger,
 ) -> None:
     deployed: Deployed = await deploy(jimeng_video)
     monkeypatch.setattr(confirm, "_can_suspend", lambda: False)
     running = asyncio.create_task(deployed.goes(lake(credentials)))
     while await deployed.state() != "Paused":
         await asyncio.sleep(0.1)
-    running.cancel()
+    running.cancel()  # the process dies; what the person answers is stored with the run
     await asyncio.gather(running, return_exceptions=True)
+    (question,) = await questions(ledger)
+    async with get_client() as client:
+        reply = json.dumps({"decision": "approve", "decided_by": "Anna"})
+        await client.create_flow_run_input(deployed.run.id, f"paused-{confirm.PAUSE_KEY}{question.id}-response", reply)
     assert simulator.accepted == 0
+    assert (await deployed.goes(lake(credentials))).seconds > 4
+    assert simulator.accepted == 1
+    (answered,) = await questions(ledger, unanswered=False)
+    assert answered.decided_by == "Anna"
 
 
 async def test_a_person_who_starts_a_rejected_run_again_is_asked_again(
     simulator: RunningSimulator, credentials: TokenOpsCredentials, ledger: Ledger
 ) -> None:
-    await credentials.asave("confirm", overwrite=True)
-    run, running = await asked(lambda: jimeng_video(**lake("confirm"), return_state=True))  # type: ignore[arg-type]
+    run, running = await asked(lambda: jimeng_video(**lake(credentials), return_state=True))
     await answer(run, "reject")
     assert "NotConfirmed" in (await running).message
-    again = asyncio.create_task(retry_by_hand(run.id))
-    while not await questions(ledger):
+    async with get_client() as client:
+        await client.set_flow_run_state(run.id, Scheduled(message="Retried"), force=True)
+        scheduled = await client.read_flow_run(run.id)
+    again = asyncio.create_task(run_flow_async(jimeng_video, flow_run=scheduled, parameters=lake(credentials)))
+    while not (await questions(ledger) or again.done()):
         await asyncio.sleep(0.1)
     assert simulator.accepted == 0
-    while True:
+    while not again.done():
         try:
             await answer(run)
         except Exception:  # its form is not there yet
@@ -304,7 +320,7 @@ def test_make_asks_in_the_terminal_and_is_refused_where_nobody_sits(
     words = ["make", "jimeng", "--prompt", "a lake", "--model", MODEL, "--credentials", "make"]
     words += ["--output", str(tmp_path), "--confirm-above", "1"]
     with pytest.raises(SystemExit, match="1"):
-        app(words)
+        main(words)
     assert "was rejected" in capsys.readouterr().err
     assert simulator.accepted == 0
     app([*words, "--yes"], result_action="return_value")

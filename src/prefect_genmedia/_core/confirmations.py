@@ -7,7 +7,7 @@ large one does. An approval is a limit for that sum: a run that is started again
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -251,16 +251,16 @@ async def questions(ledger: Ledger, *, unanswered: bool = True, limit: int = 50)
     return [_question(row) for row in await ledger.query(statement)]
 
 
-def question_id(root_run_id: str | None, total: Costs, above_micros: int, restarted_at: float | None) -> str:
+def question_id(run_ids: Sequence[str | None], total: Costs, above_micros: int, restarted_at: float | None) -> str:
     """The id of a question: a run that crashed asks the same one; one that a person started again asks another.
 
     Parameters:
-        root_run_id: the root run.
-        total: what it would have committed.
+        run_ids: the root run, and the run that asks.
+        total: what the root run would have committed.
         above_micros: the limit above which is asked.
         restarted_at: when a person last started the run again.
     """
-    parts = (root_run_id, total.micros, total.unpriced, above_micros, restarted_at)
+    parts = (*run_ids, total.micros, total.unpriced, above_micros, restarted_at)
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]
 
 

@@ -68,6 +68,7 @@ class Confirmation(RunInput):
     decision: Literal["approve", "reject"] = Field(description="Approve: it is sent and paid. Reject: nothing is sent.")
     up_to: float = Field(
         default=0.0,
+        ge=0,
         title="Approve up to (CNY)",
         description="More than the estimate, so that this run does not ask again for what follows; 0 for the estimate.",
     )
@@ -121,7 +122,7 @@ async def _asked(ledger: Ledger, plan: Plan, total: Costs, above_micros: int) ->
     return await ask(
         ledger,
         Question(
-            id=question_id(root, total, above_micros, await restarted_at()),
+            id=question_id((root, str(flow_run.id)), total, above_micros, await restarted_at()),
             root_run_id=root,
             flow_run_id=str(flow_run.id),
             title=plan.title,

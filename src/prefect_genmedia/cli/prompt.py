@@ -35,10 +35,10 @@ async def confirm_in_terminal(session: Session, spec: JobSpec, yes: bool) -> Non
         return
     now = session.ledger.now()
     question = Question(
-        id=question_id(root, total, above, None),
+        id=question_id((root,), total, above, None),
         root_run_id=root,
         flow_run_id=None,
-        title=f"{spec.request.kind} · {spec.label}",
+        title=" · ".join(filter(None, (spec.request.kind, spec.label))),
         due=due,
         limit=total,
         above_micros=above,
