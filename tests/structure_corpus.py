@@ -27,6 +27,7 @@ from pathlib import Path
 
 import av
 import av.filter
+import av.logging
 
 from prefect_genmedia._media.decoding import Level
 from prefect_genmedia._media.verify import examine_video
@@ -34,6 +35,7 @@ from prefect_genmedia.errors import ResultInvalid
 from prefect_genmedia.providers.protocol import MediaExpectation
 
 os.environ.setdefault("SVT_LOG", "1")  # errors only
+av.logging.set_level(None)  # a log of an encoder's thread may wait for the interpreter, which waits for the encoder
 
 FRAGMENTED = "frag_keyframe+empty_moov+default_base_moof"
 LAYOUTS = {"faststart": "faststart", "fragmented": FRAGMENTED}

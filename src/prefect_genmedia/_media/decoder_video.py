@@ -26,6 +26,8 @@ else:
 RESULT_CODECS = "h264,hevc,av1,libdav1d,vp9,libvpx-vp9,mpeg4,aac,aac_fixed,mp3,mp3float,opus,libopus,ac3,eac3,flac,alac"
 """Decoders of what may be in a result."""
 
+CODECS = frozenset(RESULT_CODECS.split(","))
+
 RESULT = {"format_whitelist": "mov", "codec_whitelist": RESULT_CODECS, "enable_drefs": "0"}
 """With what a result is opened."""
 
@@ -155,6 +157,8 @@ def _walked(path: str, limits: dict[str, Any], boxes: Boxes) -> dict[str, Any]:
         walk, picture, sound = Walk(stream), Track(), Track()
         if walk.unusual:
             raise Unusual(walk.unusual)
+        if any(each.codec_context.name not in CODECS for each in container.streams.audio[:1]):
+            raise Unusual("its sound has an unusual codec")
         promised, keys = _promised(container), KeyFrames()
         headers = av.BitStreamFilterContext("trace_headers", stream)  # FFmpeg's reader of all headers: strict
         heard = container.streams.audio[0].index if container.streams.audio else -1
@@ -184,6 +188,8 @@ def _described(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """What a result says of itself, and its first picture; nothing else of it is checked."""
     with opened(path, limits, UNPROBED, "mov") as container:
         stream = _picture_of(container, limits)
+        if stream.codec_context.name not in CODECS:
+            raise Refused("it has a video stream that no decoder here reads")
         keys = KeyFrames()
         for packet in container.demux(stream):
             if packet.size and keys.read(packet, 0.0):
