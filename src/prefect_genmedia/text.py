@@ -160,6 +160,20 @@ def needing_person(number: int) -> str:
     return f"{number} {'needs' if number == 1 else 'need'} a person"
 
 
+def cut_at_word(text: str, limit: int) -> str:
+    """The text, or as many of its words as fit, with an ellipsis.
+
+    Parameters:
+        text: the text.
+        limit: characters, at most.
+    """
+    if len(text) <= limit:
+        return text
+    whole_words = text[:limit].rpartition(" ")[0].rstrip(" ,;:·-(")
+    # A text without blanks, such as Chinese or a URL, is cut where it must be.
+    return f"{whole_words if len(whole_words) > limit // 2 else text[: limit - 1]}…"
+
+
 def iso_time(seconds: float | None) -> str | None:
     """A time in ISO 8601, in UTC, such as `2026-05-01T10:00:00.250Z`; None for None and for 0.
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
 import json
 import os
 import queue
@@ -30,15 +29,13 @@ sys.path += [*sys.argv[2:], os.path.dirname(__file__)]  # noqa: PTH120 - pathlib
 import av
 import av.error
 import av.logging
-from av.video.reformatter import Interpolation
-from PIL import Image
 
 if TYPE_CHECKING:
     from prefect_genmedia._media.decoder_pictures import Inconvertible, convert, read_header
-    from prefect_genmedia._media.decoder_tracks import Loudness, Refused, Track, presented, shown_size
+    from prefect_genmedia._media.decoder_tracks import Loudness, Refused, Track, jpeg_of, presented, shown_size
 else:
     from decoder_pictures import Inconvertible, convert, read_header
-    from decoder_tracks import Loudness, Refused, Track, presented, shown_size
+    from decoder_tracks import Loudness, Refused, Track, jpeg_of, presented, shown_size
 
 try:
     import resource
@@ -239,7 +236,7 @@ def _decoded(
             if isinstance(frame, av.VideoFrame):
                 shown = frame
                 if poster is None and picture.last - picture.start >= promised / 3:
-                    poster = _jpeg(frame)
+                    poster = jpeg_of(frame, POSTER_WIDTH)
             if picture.frames > limits["frames"] or max(picture.seconds, sound.seconds) > limits["seconds"]:
                 most = f"{limits['frames']} frames, or plays longer than {limits['seconds']:.0f} s"
                 raise Refused(f"it has more than {most}")
@@ -255,23 +252,29 @@ def _decoded(
         "frames": picture.frames,
         "has_audio": sound.seconds > 0,
         "audio_seconds": round(max(sound.end - picture.end + seconds, 0.0), 3),
-        "poster": base64.b64encode(poster or _jpeg(shown)).decode(),
+        "poster": base64.b64encode(poster or jpeg_of(shown, POSTER_WIDTH)).decode(),
     }
     return found, picture.packets >= stream.frames
 
 
-def _jpeg(frame: av.VideoFrame) -> bytes:
-    """A small picture of a frame."""
-    # Shrunk before it is converted: converting every pixel of a large frame takes ten times as long.
-    shrink = min(1.0, POSTER_WIDTH / frame.width, 2 * POSTER_WIDTH / frame.height)
-    width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
-    small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
-    picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
-    if frame.rotation:
-        picture = picture.rotate(frame.rotation, expand=True)
-    output = io.BytesIO()
-    picture.save(output, "JPEG", quality=80)
-    return output.getvalue()
+def _frames(path: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """Small pictures of a result, at the middles of equal parts of its time; what was verified is decoded once more."""
+    _check_is_video_file(path)
+    options = {"format_whitelist": "mov", "codec_whitelist": RESULT_CODECS, "enable_drefs": "0"}
+    with _opened(path, limits, options, "mov") as container:
+        stream = next((each for each in container.streams.video if not _is_cover(each)), None)
+        if stream is None or not container.duration:
+            raise Refused("it has no video stream")
+        _check_size(stream, limits)
+        part = float(container.duration / av.time_base) / limits["count"]
+        track, pictures = Track(), []
+        for frame in container.decode(stream):
+            track.add(frame)
+            if track.last - track.start >= part * (len(pictures) + 0.5):
+                pictures.append(base64.b64encode(jpeg_of(frame, limits["width"])).decode())
+            if len(pictures) == limits["count"] or track.frames > limits["frames"]:
+                break
+    return {"frames": pictures}
 
 
 def _recording(path: str, limits: dict[str, Any]) -> dict[str, Any]:
@@ -337,6 +340,7 @@ def _played(container: av.container.InputContainer, stream: Any, limits: dict[st
 
 WORK: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {
     "video": _video,
+    "frames": _frames,
     "recording": _recording,
     "streams": _streams,
     "picture": read_header,

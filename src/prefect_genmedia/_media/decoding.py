@@ -32,7 +32,7 @@ SCRIPT = Path(__file__).with_name("decoder.py")
 
 CANCELLED = "the download was cancelled"
 
-Work = Literal["video", "recording", "streams", "picture", "convert"]
+Work = Literal["video", "frames", "recording", "streams", "picture", "convert"]
 
 
 NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})

@@ -8,6 +8,7 @@ image in it is requested as soon as somebody looks at the page.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
@@ -84,6 +85,27 @@ def link(uri: str) -> str:
     """
     target = _link_target(uri)
     return code(uri) if target is None else f"[{escape(uri)}]({target})"
+
+
+def linked(text: str, url: str, is_markdown: bool = False) -> str:
+    """Markdown that links a text, or a picture, to a URL; the text alone where the URL cannot be linked to.
+
+    Parameters:
+        text: what is to be shown.
+        url: an http or https URL.
+        is_markdown: whether the text is Markdown of ours already, such as a picture.
+    """
+    shown, target = text if is_markdown else escape(text), _link_target(url)
+    return shown if target is None else f"[{shown}]({target})"
+
+
+def bullets(texts: Iterable[str]) -> list[str]:
+    """Markdown of a list, a line each.
+
+    Parameters:
+        texts: what is to be shown.
+    """
+    return [f"- {escape(text)}" for text in texts]
 
 
 def cell(text: str) -> Cell:

@@ -194,6 +194,30 @@ def callbacks(*, host: str = "127.0.0.1", port: Port = 8788) -> None:
 
 
 @app.command
+def serve(*, host: str = "127.0.0.1", port: Port = 8789) -> None:
+    """Let browsers play delivered files: those of this disk, and those of buckets through fresh signed URLs.
+
+    Whoever reaches the address may watch what the ledger has: give it the access control of the Prefect UI.
+
+    For example:
+    ```
+    prefect-genmedia serve
+    ```
+    Next: set PREFECT_INTEGRATIONS_GENMEDIA_VIEWER_URL to its address where the flows run; cards then link to it.
+
+    Parameters
+    ----------
+    host
+        Address to listen on; 0.0.0.0 listens on every interface.
+    port
+        Port to listen on.
+    """
+    from prefect_genmedia.cli.serve import serve_files
+
+    sys.exit(serve_files(host, port, command_console(stderr=True)))
+
+
+@app.command
 def demo(
     *,
     output: Path = Path("demo-output"),
