@@ -24,6 +24,9 @@ ID_BYTES = 4096
 SHOWN_ID_CHARACTERS = 128
 """How much of an id stands in logs, names, tables and cards; `jobs show` has all of it."""
 
+BULLET = " • "
+"""Stands before each of several problems in one line of text; what has more than a line makes a list of them."""
+
 MASKED = "\ufffd"
 """Stands for a character that no database stores: NUL, and half of a surrogate pair."""
 

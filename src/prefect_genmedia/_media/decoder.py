@@ -267,7 +267,8 @@ def _frames(path: str, limits: dict[str, Any]) -> dict[str, Any]:
             raise Refused("it has no video stream")
         _check_size(stream, limits)
         part = float(container.duration / av.time_base) / limits["count"]
-        track, pictures = Track(), []
+        track = Track()
+        pictures: list[str] = []
         for frame in container.decode(stream):
             track.add(frame)
             if track.last - track.start >= part * (len(pictures) + 0.5):

@@ -17,9 +17,9 @@ from prefect_genmedia._prefect.frames import strip_of, thumbnail
 from prefect_genmedia._prefect.links import watch_urls
 from prefect_genmedia._prefect.markdown import bullets, cell, code, escape, link, linked, prose
 from prefect_genmedia._prefect.targets import read_file
-from prefect_genmedia.errors import GenMediaError, InvalidRequest
+from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.plugin import kinds
-from prefect_genmedia.text import counted, cut_at_word, needing_person, shown_id
+from prefect_genmedia.text import BULLET, counted, cut_at_word, needing_person, shown_id
 
 _NEW_RUN = "start a new run with other inputs (*Copy to new run*); *Retry* would send the same ones."
 
@@ -46,9 +46,6 @@ LONGEST_CELL = 90
 
 DESCRIPTION_CHARACTERS = 300
 """Characters of an artifact's description: the UI lists it on one or two lines."""
-
-MOST_BULLETS = 50
-"""Problems that a card spells out."""
 
 CARD_POSTER_WIDTH = 320
 """Pixels: the artifact's text holds the picture, so it is kept to some 20 kB."""
@@ -145,14 +142,11 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
 
 
 def _what_happened(error: GenMediaError) -> list[str]:
-    """The error's sentence; of a request with several problems, a bullet for each."""
-    problems = error.problems if isinstance(error, InvalidRequest) else ()
-    if len(problems) < 2:
+    """The error's sentence; where it lists several problems, a bullet for each."""
+    first, *problems = error.message.split(BULLET)
+    if not problems:
         return [escape(_sentence(error.message))]
-    first = error.message.partition(":")[0]
-    shown = [*map(str, problems[:MOST_BULLETS])]
-    more = len(problems) - len(shown)
-    return [escape(f"{first}:"), "", *bullets([*shown, *([f"and {more} more"] if more else [])])]
+    return [escape(first), "", *bullets(problems)]
 
 
 def _file_of(job: Job) -> str:

@@ -76,17 +76,18 @@ def strip(frames: Sequence[bytes]) -> str | None:
     return _data_uri(canvas)
 
 
-def thumbnail(content: bytes, width: int) -> str | None:
+def thumbnail(content: bytes, width: int, height: int = 0) -> str | None:
     """A picture as a small `data:` URI; None where it cannot be read: what shows it is worth showing without.
 
     Parameters:
         content: the picture's file.
-        width: pixels at most; it is twice as high at most.
+        width: pixels at most.
+        height: pixels at most; 0 for twice the width.
     """
     try:
         with Image.open(io.BytesIO(content)) as picture:
             picture.draft("RGB", (width, width))  # a JPEG is decoded no larger than is needed
-            picture.thumbnail((width, 2 * width))
+            picture.thumbnail((width, height or 2 * width))
             return _data_uri(picture.convert("RGB"))
     except OSError:
         return None

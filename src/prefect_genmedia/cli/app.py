@@ -93,6 +93,16 @@ prefect-genmedia batch rows.csv --max-cost 20
 Next: the table of results, whose path it prints.
 """
 
+REPORT = """Write a batch's report page again: players, filters, search, costs; one HTML file beside its files.
+
+For example:
+```
+prefect-genmedia report postcards
+prefect-genmedia report postcards --results postcards.results.csv
+```
+Next: open the file that it prints in a browser.
+"""
+
 INIT = """Write a small project: a flow, `prefect.yaml`, `.env.example` and a table. No file is replaced.
 
 For example:
@@ -109,6 +119,7 @@ app.command("prefect_genmedia.cli.deploy:deploy", name="deploy", help=DEPLOY)
 app.command("prefect_genmedia.cli.doctor:doctor", name="doctor", help=DOCTOR)
 app.command("prefect_genmedia.cli.make:app", name="make", help=MAKE)
 app.command("prefect_genmedia.cli.batch:batch", name="batch", help=BATCH)
+app.command("prefect_genmedia.cli.report:report", name="report", help=REPORT)
 app.command("prefect_genmedia.cli.init:init", name="init", help=INIT)
 app.register_install_completion_command()
 
