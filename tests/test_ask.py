@@ -61,7 +61,7 @@ async def test_the_person_with_the_chosen_number_speaks(
             omnihuman_video(simulator.portrait_url, simulator.speech_url, subject="ask", credentials=credentials)
         )
     run = await asking_run(tag)
-    await aresume_flow_run(run.id, run_input={"subject": ["1 · left, largest", "2 · right"][number]})
+    await aresume_flow_run(run.id, run_input={"subject": ["1 · right, largest", "2 · left"][number]})
     delivery: Delivery = await running
     assert delivery.seconds > 7
     (job,) = simulator.world.jobs.values()

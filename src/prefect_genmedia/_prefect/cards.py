@@ -15,7 +15,7 @@ from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState, Rerun
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._prefect.frames import strip_of, thumbnail
 from prefect_genmedia._prefect.links import watch_urls
-from prefect_genmedia._prefect.markdown import bullets, cell, code, escape, link, linked, prose
+from prefect_genmedia._prefect.markdown import Cell, bullets, cell, code, escape, link, link_cell, linked, prose
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.plugin import kinds
@@ -128,7 +128,7 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
             "request": cell(f"{finding.job.kind} · {finding.job.label}"),
             "state": finding.job.state.value,
             "what was done": cell(finding.action),
-            "file": cell(_file_of(finding.job)),
+            "file": _file_of(finding.job),
             "at the provider": cell(finding.job.shown_id),
             "next": cell(finding.next_step),
         }
@@ -149,11 +149,12 @@ def _what_happened(error: GenMediaError) -> list[str]:
     return [escape(first), "", *bullets(problems)]
 
 
-def _file_of(job: Job) -> str:
+def _file_of(job: Job) -> Cell:
     """The link that plays a job's file; its path or URL where there is none."""
     if job.delivery is None:
         return ""
-    return next(iter(watch_urls(job.delivery)), job.delivery.uri)
+    watch = watch_urls(job.delivery)
+    return link_cell(watch[0]) if watch else cell(job.delivery.uri)
 
 
 def _in_ui(error: GenMediaError, job: str) -> str:
@@ -183,9 +184,6 @@ def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
     sound = "with sound" if delivery.has_audio else "without sound"
     facts = {
         "File": link(delivery.uri),
-        "Watch": " · ".join(linked(f"play file {number}", url) for number, url in enumerate(watch, 1))
-        if len(watch) > 1
-        else "".join(linked("play in the browser", url) for url in watch),
         "Video": f"{delivery.seconds:.2f} s · {delivery.width}×{delivery.height} · {escape(delivery.codec)} · {sound}",
         "Size": f"{delivery.bytes / 1e6:.2f} MB",
         "SHA-256": code(delivery.sha256),
@@ -198,8 +196,10 @@ def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
     }
     lines = [f"# {escape(f'{job.kind} · {job.label or job.key}')}", ""]
     if picture:
-        shown = f"![frames of the video]({picture})"
-        lines += [linked(shown, watch[0], is_markdown=True) if watch else shown, ""]
+        lines += [f"![frames of the video]({picture})", ""]
+    if watch:
+        files = ["Play the video", *(f"file {number}" for number in range(2, len(watch) + 1))]
+        lines += [" · ".join(map(linked, files, watch)), ""]
     asked = {
         escape(name): escape(value) for name, value in job.request.items() if name not in _technical_fields(job.kind)
     }

@@ -30,6 +30,9 @@ _CODE = re.compile(r"`([^`]+)`")
 Cell: TypeAlias = str | list[str]
 """A text in a table artifact."""
 
+_MARKS = frozenset("*<>[]()|`\\ ")
+"""Characters that could end a bare URL in Markdown, or bend it into something else."""
+
 _KEPT_IN_URLS = "/:?#@!$&=+,%~"
 """Characters of a link's target that stay as they are: none of them ends it, and no entity is made of them."""
 
@@ -87,16 +90,24 @@ def link(uri: str) -> str:
     return code(uri) if target is None else f"[{escape(uri)}]({target})"
 
 
-def linked(text: str, url: str, is_markdown: bool = False) -> str:
-    """Markdown that links a text, or a picture, to a URL; the text alone where the URL cannot be linked to.
+def linked(text: str, url: str) -> str:
+    """Markdown that links a text to a URL; the text alone where the URL cannot be linked to.
 
     Parameters:
         text: what is to be shown.
         url: an http or https URL.
-        is_markdown: whether the text is Markdown of ours already, such as a picture.
     """
-    shown, target = text if is_markdown else escape(text), _link_target(url)
-    return shown if target is None else f"[{shown}]({target})"
+    target = _link_target(url)
+    return escape(text) if target is None else f"[{escape(text)}]({target})"
+
+
+def link_cell(url: str) -> Cell:
+    """The value for a table artifact that shows a URL of ours, as a link in the UI that renders cells as Markdown.
+
+    Parameters:
+        url: an http or https URL; anything else is shown as it is.
+    """
+    return url if _link_target(url) == url and not set(url) & _MARKS else cell(url)
 
 
 def bullets(texts: Iterable[str]) -> list[str]:

@@ -32,7 +32,7 @@ const folded = (title, pairs) => {
 };
 
 const player = (row) => {
-  if (!isAddress(row.play)) return element("div", "none", row.delivered ? "The file is at " + row.file : row.error || row.state);
+  if (!isAddress(row.play)) return element("div", "none", row.delivered ? "The file is at " + row.file : "No file");
   const video = element("video");
   video.controls = true;
   video.preload = "none";
@@ -53,6 +53,7 @@ const drawn = (row) => {
   facts.append(element("div", row.delivered ? "good" : "bad", row.error ? row.state + " · " + row.error : row.state));
   if (row.message) facts.append(element("p", "", row.message));
   if (row.facts) facts.append(element("div", "quiet", row.facts));
+  if (row.prompt) facts.append(element("p", "prompt", row.prompt));
   if (row.own.length) facts.append(list(row.own));
   if (isAddress(row.play)) {
     const link = element("a", "", "Open the file");

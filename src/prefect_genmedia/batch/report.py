@@ -218,6 +218,7 @@ def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequen
     is_delivered = state == JobState.DELIVERED.value and bool(uri)
     key = job.key if job is not None else cells.get("job_key")
     poster = delivery.poster_uri if delivery else None
+    own = [(name, cells[name]) for name in columns if cells.get(name) not in (None, "")]
     error = (job.error_kind if job is not None else None) or cells.get("error_kind")
     message = (job.error_message if job is not None else None) or cells.get("error_message")
     return {
@@ -233,9 +234,8 @@ def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequen
         "cost": _number(cells.get("estimated_cost")) if job is None else _cost(job, cells),
         "day": (iso_time(job.submitted_at) or "")[:10] if job is not None else "",
         "facts": _facts(job, cells),
-        "own": [
-            [_shown(name), _shown(cell_text(cells[name]))] for name in columns if cells.get(name) not in (None, "")
-        ],
+        "own": [[_shown(name), _shown(cell_text(value))] for name, value in own],
+        "prompt": _shown(job.request.get("prompt")) if job is not None else "",
         "request": _request(job),
         "details": _details(job, cells, uri if is_delivered else None),
     }

@@ -26,7 +26,7 @@ GENERATOR = "prefect-genmedia report"
 MOST_BARS = 14
 """Bars of a chart: the largest ones, or the last days."""
 
-_LABEL, _BAR, _HEIGHT = 190, 300, 22
+_LABEL, _BAR, _HEIGHT = 250, 240, 22
 """Pixels of a chart: the width of its names and of its longest bar, and the height of a line."""
 
 
@@ -169,7 +169,7 @@ def _chart(title: str, sums: Mapping[str, float]) -> str:
     for number, (name, cost) in enumerate(sums.items()):
         top, width = number * _HEIGHT, max(_BAR * cost / most, 2.0)
         lines.append(
-            f'<text x="0" y="{top + 15}">{_text(clean_text(name, 26))}<title>{_text(name)}</title></text>'
+            f'<text x="0" y="{top + 15}">{_text(clean_text(name, 36))}<title>{_text(name)}</title></text>'
             f'<rect x="{_LABEL}" y="{top + 4}" width="{width:.1f}" height="{_HEIGHT - 8}" rx="3"></rect>'
             f'<text x="{_LABEL + width + 6:.1f}" y="{top + 15}">{cost:.2f} {CURRENCY}</text>'
         )

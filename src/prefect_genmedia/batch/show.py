@@ -14,7 +14,7 @@ from prefect_genmedia import errors
 from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.model import AT_PROVIDER, JobState, Rerun
 from prefect_genmedia._prefect.cards import DESCRIPTION_CHARACTERS
-from prefect_genmedia._prefect.markdown import cell, escape
+from prefect_genmedia._prefect.markdown import cell, escape, link_cell
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
@@ -35,8 +35,11 @@ PLAN_ROWS = 1000
 RESULT_ROWS = 1000
 """Rows that the table of results on the run's page spells out; its file has all of them."""
 
-SHOWN_MESSAGE = 300
-"""Characters of an error's sentence in a table of failures, and half as many in one of results."""
+SHOWN_MESSAGE = 160
+"""Characters of an error's sentence in the table of failures."""
+
+SHOWN_ERROR = 60
+"""Characters of an error in the table of results: a page of the UI shows the columns beside it, too."""
 
 _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 
@@ -123,8 +126,8 @@ async def publish_failures(batch_id: str, results: Results) -> None:
         {
             "rows": len(rows),
             "error": cell(kind),
+            "for example": cell(cut_at_word(", ".join(row.id for row in rows[:5]), SHOWN_ERROR)),
             "what happened": cell(cut_at_word(rows[0].error_message or "", SHOWN_MESSAGE)),
-            "for example": cell(", ".join(row.id for row in rows[:5])),
             "state": cell(state),
             "job": cell(rows[0].job_key or ""),
             "next": cell(_next_step(kind, state, [row.job_key for row in rows])),
@@ -175,14 +178,14 @@ def _result_line(row: Result, results: Results) -> dict[str, object]:
     line: dict[str, object] = {
         "row": cell(row.id),
         "state": cell(row.state),
-        "file": cell(row.watch_url or row.path or ""),
+        "file": link_cell(row.watch_url) if row.watch_url else cell(row.path or ""),
+        "error": cell(cut_at_word(error, SHOWN_ERROR)),
         "seconds": row.seconds,
         f"estimated {CURRENCY}": row.estimated_cost,
-        "error": cell(cut_at_word(error, SHOWN_MESSAGE // 2)),
         "job": cell(row.job_key or ""),
     }
     words = results.carried.words(row.extra)
-    return line if words is None else line | {"not sent": cell(cut_at_word(words, SHOWN_MESSAGE // 2))}
+    return line if words is None else line | {"not sent": cell(cut_at_word(words, SHOWN_MESSAGE))}
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:
