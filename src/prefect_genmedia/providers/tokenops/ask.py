@@ -158,8 +158,8 @@ def _how_to_answer(gallery: Gallery) -> str:
     return "\n".join(
         [
             f"1. Open {page}.",
-            "2. Press **Resume**, at the top right.",
-            "3. Choose who speaks, and press **Submit** (in the second UI: **Resume** again).",
+            "2. Press **Resume** at the top right; in the second UI it is in the menu **⋮** there.",
+            "3. Choose who speaks, and press **Submit**; in the second UI, **Resume**.",
             "",
             "There is to choose:",
             "",
