@@ -1,4 +1,4 @@
-"""The report of a batch, in a headless Chromium: it plays, filters and searches, and no value in it is more than text."""
+"""The report of a batch, in a headless Chromium: it plays, filters and searches, and no value is more than text."""
 
 from __future__ import annotations
 
@@ -121,7 +121,9 @@ def test_no_value_is_more_than_text_and_nothing_leaves_the_folder(reader: Reader
     assert all(name in text for name in NAMES)
     assert reader.page.locator("script").count() == 2
     allowed = "article h3 div p dl dt dd details summary video a"
-    strange = "names => [...document.querySelectorAll('#grid *')].filter(each => !names.includes(each.localName)).length"
+    strange = (
+        "names => [...document.querySelectorAll('#grid *')].filter(each => !names.includes(each.localName)).length"
+    )
     assert reader.page.evaluate(strange, allowed.split()) == 0
     on = "[...document.querySelectorAll('*')].some(each => [...each.attributes].some(({name}) => /^on/.test(name)))"
     assert not reader.page.evaluate(on)
