@@ -25,13 +25,14 @@ from prefect_genmedia.providers.tokenops.catalog import (
 )
 from prefect_genmedia.providers.tokenops.jimeng import ContentElement
 from prefect_genmedia.settings import Verify
+from prefect_genmedia.text import cut_at_word
 
 
 @JobRunName
 def _run_name() -> str:
     parameters: dict[str, Any] = flow_run.parameters
     pictures = parameters.get("image_urls") or []
-    return f"jimeng · {label_of(pictures[0]) if pictures else (parameters.get('prompt') or 'content')[:40]}"
+    return f"jimeng · {label_of(pictures[0]) if pictures else cut_at_word(parameters.get('prompt') or 'content', 40)}"
 
 
 @flow(name="jimeng-video", flow_run_name=_run_name)
@@ -132,7 +133,7 @@ async def jimeng_video(
         camera_strength=None if camera_strength == "none" else camera_strength,
         extra_body=extra_body,
     )
-    label = label_of(image_urls[0]) if image_urls else prompt[:40]
+    label = label_of(image_urls[0]) if image_urls else cut_at_word(prompt, 40)
     delivery = await generate(
         request,
         credentials=credentials,

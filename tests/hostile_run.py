@@ -20,10 +20,10 @@ from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._prefect.progress import PageBar, title_of
 from prefect_genmedia._prefect.terminal import terminal_bar
 from prefect_genmedia.batch import show
+from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.plan import PlannedRow
 from prefect_genmedia.batch.results import Results
 from prefect_genmedia.batch.shards import Shard, ShardEnd
-from prefect_genmedia.batch.show import publish_gallery
 
 # What JSON cannot carry never reaches the server.
 STORABLE = {name: text.encode(errors="ignore").decode().replace("\0", "") for name, text in TEXTS.items()}

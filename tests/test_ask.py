@@ -61,7 +61,7 @@ async def test_the_person_with_the_chosen_number_speaks(
             omnihuman_video(simulator.portrait_url, simulator.speech_url, subject="ask", credentials=credentials)
         )
     run = await asking_run(tag)
-    await aresume_flow_run(run.id, run_input={"subject": str(number)})
+    await aresume_flow_run(run.id, run_input={"subject": ["1 · right, largest", "2 · left"][number]})
     delivery: Delivery = await running
     assert delivery.seconds > 7
     (job,) = simulator.world.jobs.values()
@@ -138,7 +138,7 @@ async def test_after_an_hour_masks_are_detected_again_and_matched_to_the_same_ch
 
     # What is detected from now on comes in another order, so that only the place in the picture tells who is meant.
     monkeypatch.setattr(dialect, "draw_masks", reversed_masks)
-    await aresume_flow_run(run.id, run_input={"subject": "1"})
+    await ask.answer_subject(run.id, 1)
     await running
     detected = [url for url, file in simulator.world.files.items() if file.media_type == "image/png"]
     assert len(detected) == 2 + 2 * hours

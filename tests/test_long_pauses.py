@@ -50,8 +50,8 @@ def test_runs_that_wait_for_a_person_or_their_job_outlive_the_leases_of_their_de
     assert [crew.state(each) for each in (limited, free, waiting)] == ["Suspended", "Paused", "Suspended"]
 
     simulator.world.settings.run_seconds = 0.2
-    crew.resume(limited, subject="0")
-    crew.resume(free, subject="0")
+    crew.resume(limited, subject="1 · right, largest")
+    crew.resume(free, subject="1 · right, largest")
     crew.resume(waiting)
     for run in (limited, free, waiting):
         until(lambda run=run: crew.state(run) == "Completed", lambda run=run: f"{crew.state(run)}: {crew.logs(run)}")

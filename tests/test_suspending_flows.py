@@ -173,7 +173,7 @@ async def test_a_run_that_asks_frees_its_process_and_goes_on_with_whom_the_perso
     assert await deployed.goes(asking(simulator)) is None
     assert await deployed.state() == "Suspended"
     assert simulator.accepted == 0
-    await aresume_flow_run(deployed.run.id, run_input={"subject": "1"})
+    await aresume_flow_run(deployed.run.id, run_input={"subject": "2 · left"})
     assert isinstance(await deployed.goes(asking(simulator)), Delivery)
     assert mask_in_use(simulator) == 1
     assert await deployed.galleries() == 1, "the numbers mean what they meant when the run asked"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ SWITCHES = [
     "--disable-component-update",
     "--disable-sync",
 ]
+SPEAKERS = ["1 · right, largest", "2 · left"]
 PHOTOGRAPHS = Path(__file__).parent.parent / "test-output" / "ui"
 
 pytestmark = [
@@ -74,6 +76,18 @@ class Desk:
         picture = self.page.get_by_role("img", name=name)
         picture.wait_for(state="visible")
         until(lambda: picture.evaluate("each => each.complete && each.naturalWidth") > 0, f"the picture {name}")
+
+    def fits(self) -> bool:
+        """Whether the table on the page is no wider than its place: what is wider is cut."""
+        table = self.page.locator("table").first
+        return bool(table.evaluate("each => each.offsetWidth <= each.parentElement.clientWidth"))
+
+    def plays(self, address: str | None) -> None:
+        """Open the address of a video, and wait until it plays."""
+        self.page.goto(address or "")
+        video = self.page.locator("video")
+        video.evaluate("each => { each.muted = true; return each.play(); }")
+        until(lambda: video.evaluate("each => each.currentTime") > 0.1, f"{address} plays")
 
     def photograph(self, name: str) -> None:
         PHOTOGRAPHS.mkdir(parents=True, exist_ok=True)
@@ -135,7 +149,11 @@ def desk(running_simulator: RunningSimulator, tmp_path_factory: pytest.TempPathF
     simulator.world.settings.__dict__.update(vars(Settings(queue_seconds=0.3, run_seconds=1.2)))
     folder = tmp_path_factory.mktemp("ui")
     ours = "PREFECT_INTEGRATIONS_GENMEDIA_"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     settings = {
+        f"{ours}VIEWER_URL": f"http://127.0.0.1:{port}",
         f"{ours}LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
         f"{ours}OUTPUT": str(folder / "media"),
         f"{ours}POLL_SHORTEST_SECONDS": "0.2",
@@ -151,11 +169,17 @@ def desk(running_simulator: RunningSimulator, tmp_path_factory: pytest.TempPathF
                 [sys.executable, *command], env=dict(server.env), check=False, capture_output=True, text=True
             )
             assert done.returncode == 0, done.stdout + done.stderr
+        serve = [sys.executable, "-m", "prefect_genmedia.cli", "serve", "--port", str(port)]
+        viewer = subprocess.Popen(serve, env=dict(server.env))
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=SWITCHES, timeout=PATIENCE * 1000)
-        page = browser.new_page(viewport={"width": 1200, "height": 900})
+        page = browser.new_page(viewport={"width": 1440, "height": 1000})
         page.set_default_timeout(PATIENCE * 1000)
-        yield Desk(page, server, simulator, folder)
-        browser.close()
+        try:
+            yield Desk(page, server, simulator, folder)
+        finally:
+            browser.close()
+            viewer.terminate()
+            viewer.wait()
 
 
 @pytest.fixture(scope="module")
@@ -199,11 +223,11 @@ def test_the_page_of_a_run_shows_each_step_by_name_and_that_it_is_completed(desk
     desk.photograph("task-runs")
 
 
-def test_the_card_of_a_delivered_video_shows_its_poster_frame_and_its_facts(desk: Desk, finished: str) -> None:
+def test_the_card_of_a_delivered_video_shows_four_frames_and_its_facts_and_plays_it(desk: Desk, finished: str) -> None:
     desk.open(f"/runs/flow-run/{finished}")
     desk.page.get_by_text("Artifacts", exact=True).click()
     desk.page.get_by_role("link", name="genmedia-omnihuman").click()
-    desk.see_picture("poster frame")
+    desk.see_picture("frames of the video")
     (video,) = (desk.folder / "finished").glob("*.mp4")
     for fact in (
         str(video),
@@ -215,6 +239,7 @@ def test_the_card_of_a_delivered_video_shows_its_poster_frame_and_its_facts(desk
     ):
         desk.see(fact)
     desk.photograph("card")
+    desk.plays(desk.page.get_by_role("link", name="Play the video").get_attribute("href"))
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -227,6 +252,8 @@ def test_the_person_who_is_chosen_in_the_form_speaks(number: int, desk: Desk) ->
         desk.page.get_by_text("Artifacts", exact=True).click()
         desk.page.get_by_role("link", name="genmedia-subjects").click()
         desk.see_picture("subjects")
+        for words in (*SPEAKERS, "Resume at the top right", "in the menu ⋮ there"):
+            desk.see(words)
         desk.photograph("subjects")
 
         desk.open(f"/runs/flow-run/{run}")
@@ -234,7 +261,7 @@ def test_the_person_who_is_chosen_in_the_form_speaks(number: int, desk: Desk) ->
         form = desk.page.locator(".p-modal")
         form.get_by_text("Who speaks?").wait_for()
         form.locator(".p-select-button__control").press("Space")
-        desk.page.locator(".p-select-option").filter(has_text=str(number)).click()
+        desk.page.locator(".p-select-option").filter(has_text=SPEAKERS[number]).click()
         desk.photograph("choice")
         form.get_by_role("button", name="Submit").click()
         until(lambda: desk.state(run) == "COMPLETED", "the run goes on, and ends")
@@ -297,18 +324,38 @@ def test_the_card_of_a_failed_run_says_what_was_paid_and_what_to_do_in_the_ui(de
     desk.photograph("failure")
 
 
-def test_the_gallery_of_a_batch_shows_each_delivered_file(desk: Desk) -> None:
+def test_the_pages_of_a_batch_show_and_play_each_delivered_file(desk: Desk) -> None:
     names = ["lake", "city", "wood", "desert", "river", "island", "harbour", "meadow"]
-    table = [{"id": name, "prompt": f"a {name} at dawn", "model": "jimeng-video-3.0-720P"} for name in names]
-    inputs = {"table": table, "kind": "jimeng", "batch_id": "postcards"}
-    with running_flow(desk, "batch", inputs, "batch.generate_batch") as run_in_state:
-        run = run_in_state("COMPLETED")
+    rows = [{"id": name, "prompt": f"a {name} at dawn", "model": "jimeng-video-3.0-720P"} for name in names]
+    table = [*rows, {**rows[0], "id": "moon", "seconds": 7}]
+    options = {"batch_id": "postcards", "skip_invalid": True, "output": str(desk.folder / "postcards")}
+    with running_flow(desk, "batch", {"table": table, "kind": "jimeng", **options}, "batch.generate_batch") as in_state:
+        run = in_state("COMPLETED")
     desk.open(f"/runs/flow-run/{run}")
     desk.see("8 Task runs")
     desk.photograph("batch")
-    desk.page.get_by_text("Artifacts", exact=True).click()
-    desk.page.get_by_role("link", name="genmedia-batch-gallery").click()
-    for name in names:
-        desk.see_picture(name)
-    desk.see("8 of 8 delivered · about 11.2")
-    desk.photograph("gallery")
+    every = desk.call("POST", "/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    pages = {each["key"]: f"/artifacts/artifact/{each['id']}" for each in every}
+    for ui in ("", "/v2"):
+        desk.open(f"{ui}{pages['genmedia-batch-gallery']}")
+        for name in names:
+            desk.see_picture(name)
+        desk.see("8 of 9 delivered · 1 invalid · about 11.2")
+        assert desk.fits(), ui or "the first UI"
+        if not ui:
+            desk.photograph("gallery")
+        row = desk.page.get_by_role("link", name="row", exact=True).first.get_attribute("href")
+        assert "/runs/task-run/" in (row or "")
+        desk.plays(desk.page.get_by_role("link", name="play", exact=True).first.get_attribute("href"))
+    for key, words in {
+        "results": "Input should be 5 or",
+        "failures": "moon.seconds: Input should be 5 or 10, not 7",
+    }.items():
+        desk.open(pages[f"genmedia-batch-{key}"])
+        desk.see(words)
+        desk.photograph(key)
+    desk.open(pages["genmedia-batch-results"])
+    desk.plays(desk.page.get_by_role("link", name="/files/").first.get_attribute("href"))
+    desk.page.goto((desk.folder / "postcards" / "index.html").as_uri())
+    desk.see("8 of 9 delivered")
+    desk.photograph("report")

@@ -28,14 +28,18 @@ logs and result storage, and would not unpickle.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from pydantic import ValidationError
 from typing_extensions import Self, Unpack
 
-from prefect_genmedia.text import CODE_CHARACTERS, clean_text, shown_id
+from prefect_genmedia.text import BULLET, CODE_CHARACTERS, clean_text, shown_id
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 SendOutcome = Literal["unsent", "refused", "uncertain"]
 """What a failed request did at the provider: nothing, a documented no, or nobody can know."""
@@ -170,6 +174,24 @@ class FieldProblem:
         return f"{self.field}: {self.problem}" if self.field else self.problem
 
 
+_NAMES_ITS_VALUE = re.compile(r"literal_error|enum|multiple_of|(greater|less)_than.*|(int|float|bool|decimal)_.*")
+"""Pydantic's errors about choices, numbers and switches: no secret and no long text stands in such a field."""
+
+_LONGEST_VALUE = 60
+"""Characters of a value that an error names."""
+
+
+def _named_value(detail: ErrorDetails) -> str:
+    """The value that does not fit, where it may be named."""
+    value = detail["input"]
+    if not isinstance(value, str | int | float) or not _NAMES_ITS_VALUE.fullmatch(detail["type"]):
+        return ""
+    text = clean_text(str(value)) if isinstance(value, str) else str(value)
+    if len(text) > _LONGEST_VALUE or "://" in text:
+        return ""
+    return f", not {text!r}" if isinstance(value, str) else f", not {text}"
+
+
 class InvalidRequest(GenMediaError):
     """The request cannot be right; nothing was sent. `problems` has all of them."""
 
@@ -186,7 +208,7 @@ class InvalidRequest(GenMediaError):
             problems: what is wrong with it.
         """
         if len(problems) != 1:
-            said = f"{subject} has {len(problems)} problems: {'; '.join(map(str, problems))}"
+            said = f"{subject} has {len(problems)} problems:{BULLET}{BULLET.join(map(str, problems))}"
         elif problems[0].field in ("", *subject.lower().split()):
             said = f"{subject}: {problems[0].problem}"
         else:
@@ -197,7 +219,7 @@ class InvalidRequest(GenMediaError):
 
     @classmethod
     def from_validation(cls, subject: str, error: ValidationError, *, also: Iterable[FieldProblem] = ()) -> Self:
-        """Put pydantic's findings into a user's words, without repeating the (possibly huge) input.
+        """Put pydantic's findings into a user's words. Short values of choices and numbers are named, others never.
 
         Parameters:
             subject: a few words that name the request.
@@ -205,9 +227,9 @@ class InvalidRequest(GenMediaError):
             also: what else is wrong, told unless its field is already named.
         """
         found = []
-        for detail in error.errors(include_url=False, include_context=False, include_input=False):
+        for detail in error.errors(include_url=False, include_context=False):
             path = ".".join(str(part) for part in detail["loc"])
-            sentence = detail["msg"].removeprefix("Value error, ")
+            sentence = detail["msg"].removeprefix("Value error, ").rstrip(".") + _named_value(detail)
             if detail["type"] == "union_tag_invalid":
                 sentence = "`type` is not one of the known ones"  # pydantic's own sentence quotes the input
             found.append(FieldProblem(path, sentence.rstrip(".")))

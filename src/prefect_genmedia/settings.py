@@ -75,6 +75,19 @@ class GenMediaSettings(PrefectBaseSettings):
         "fetch it late) to 7 days (storages sign for no longer).",
     )
 
+    public_base_url: str | dict[str, str] | None = Field(
+        default=None,
+        description="The http(s) URL under which a web server or CDN serves the files of `output`, such as "
+        "`https://media.example.com`: cards, galleries, reports, tables and commands then link to each file. For "
+        'several folders, JSON by path or fsspec URL: `{"s3://bucket/media": "https://media.example.com"}`.',
+    )
+    viewer_url: str | None = Field(
+        default=None,
+        description="How browsers reach `prefect-genmedia serve`, such as https://videos.example.com: links to files "
+        "without a public URL lead there. It plays files of its disk, and redirects to a fresh signed URL of a "
+        "bucket.",
+    )
+
     poll_shortest_seconds: float = Field(
         default=0.75, gt=0, description="A job is never looked at more often than this, in seconds."
     )

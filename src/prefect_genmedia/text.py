@@ -24,6 +24,9 @@ ID_BYTES = 4096
 SHOWN_ID_CHARACTERS = 128
 """How much of an id stands in logs, names, tables and cards; `jobs show` has all of it."""
 
+BULLET = " • "
+"""Stands before each of several problems in one line of text; what has more than a line makes a list of them."""
+
 MASKED = "\ufffd"
 """Stands for a character that no database stores: NUL, and half of a surrogate pair."""
 
@@ -172,6 +175,20 @@ def needing_person(number: int) -> str:
         number: how many.
     """
     return f"{number} {'needs' if number == 1 else 'need'} a person"
+
+
+def cut_at_word(text: str, limit: int) -> str:
+    """The text, or as many of its words as fit, with an ellipsis.
+
+    Parameters:
+        text: the text.
+        limit: characters, at most.
+    """
+    if len(text) <= limit:
+        return text
+    whole_words = text[:limit].rpartition(" ")[0].rstrip(" ,;:·-(")
+    # A text without blanks, such as Chinese or a URL, is cut where it must be.
+    return f"{whole_words if len(whole_words) > limit // 2 else text[: limit - 1]}…"
 
 
 def iso_time(seconds: float | None) -> str | None:

@@ -27,7 +27,7 @@ from prefect_genmedia._media.storage import Target
 from prefect_genmedia._media.verify import MediaFacts, byte_limit, examine_video, mismatches
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, JobExpired, ResultInvalid
 from prefect_genmedia.providers.protocol import ProviderClient
-from prefect_genmedia.text import iso_time
+from prefect_genmedia.text import BULLET, iso_time
 
 _logger = logging.getLogger(__name__)
 
@@ -231,7 +231,8 @@ def _verify(path: Path, job: Job, download: StagedDownload, target: Target) -> M
     facts = examine_video(path, job.expectation, download.decoding, level)
     problems = mismatches(facts, job.expectation)
     if problems:
-        raise ResultInvalid("The file is not what was asked for: " + "; ".join(problems) + ".", retryable=False)
+        found = f" {problems[0]}" if len(problems) == 1 else f"{BULLET}{BULLET.join(problems)}"
+        raise ResultInvalid(f"The file is not what was asked for:{found}.", retryable=False)
     return facts
 
 

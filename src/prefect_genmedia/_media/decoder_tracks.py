@@ -5,10 +5,13 @@ Imported by `decoder.py` in its process: nothing of this package may be imported
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
 import av
+from av.video.reformatter import Interpolation
+from PIL import Image
 
 MAX_FRAME_SECONDS = 2.0
 """A file that shows each frame for longer than this on average is no video."""
@@ -120,3 +123,22 @@ class Loudness:
             samples = memoryview(bytes(piece.planes[0])[: piece.samples * channels * 2]).cast("h")
             if samples and max(max(samples), -min(samples)) > SILENCE:
                 self.is_heard = True
+
+
+def jpeg_of(frame: av.VideoFrame, most: int) -> bytes:
+    """A small picture of a frame, as JPEG.
+
+    Parameters:
+        frame: the frame.
+        most: its width in pixels; it is twice as high at most.
+    """
+    # Shrunk before it is converted: converting every pixel of a large frame takes ten times as long.
+    shrink = min(1.0, most / frame.width, 2 * most / frame.height)
+    width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
+    small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
+    picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
+    if frame.rotation:
+        picture = picture.rotate(frame.rotation, expand=True)
+    output = io.BytesIO()
+    picture.save(output, "JPEG", quality=80)
+    return output.getvalue()

@@ -6,22 +6,19 @@ Imported by `decoder.py` in its process: nothing of this package may be imported
 from __future__ import annotations
 
 import base64
-import io
 from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
-from av.video.reformatter import Interpolation
-from PIL import Image
 
 if TYPE_CHECKING:
     from prefect_genmedia._media.decoder_files import check_is_video_file, check_size, is_cover, opened
     from prefect_genmedia._media.decoder_structure import Boxes, Unusual, Walk, read_boxes
-    from prefect_genmedia._media.decoder_tracks import Refused, Track, presented, shown_size
+    from prefect_genmedia._media.decoder_tracks import Refused, Track, jpeg_of, presented, shown_size
 else:
     from decoder_files import check_is_video_file, check_size, is_cover, opened
     from decoder_structure import Boxes, Unusual, Walk, read_boxes
-    from decoder_tracks import Refused, Track, presented, shown_size
+    from decoder_tracks import Refused, Track, jpeg_of, presented, shown_size
 
 RESULT_CODECS = "h264,hevc,av1,libdav1d,vp9,libvpx-vp9,mpeg4,aac,aac_fixed,mp3,mp3float,opus,libopus,ac3,eac3,flac,alac"
 """Decoders of what may be in a result."""
@@ -68,6 +65,30 @@ def verified_video(path: str, limits: dict[str, Any]) -> dict[str, Any]:
         except (Unusual, av.error.FFmpegError):
             pass  # decoding decides
     return _decoded_whole(path, limits, boxes) | {"verified": "full"}
+
+
+def frame_strip(path: str, limits: dict[str, Any]) -> dict[str, Any]:
+    """Small pictures of a result, at the middles of equal parts of its time; what was verified is decoded once more.
+
+    Parameters:
+        path: the file.
+        limits: what decoding it may take; `count` pictures, of `width` pixels at most.
+
+    Raises:
+        Refused: it is no video.
+    """
+    check_is_video_file(path)
+    with opened(path, limits, RESULT, "mov") as container:
+        stream = _picture_of(container, limits)
+        part = _promised(container) / limits["count"]
+        track, pictures = Track(), list[str]()
+        for frame in container.decode(stream):
+            track.add(frame)
+            if track.last - track.start >= part * (len(pictures) + 0.5):
+                pictures.append(base64.b64encode(jpeg_of(frame, limits["width"])).decode())
+            if len(pictures) == limits["count"] or track.frames > limits["frames"]:
+                break
+    return {"frames": pictures}
 
 
 def _picture_of(container: av.container.InputContainer, limits: dict[str, Any]) -> Any:
@@ -136,13 +157,13 @@ def _decoded(
             if isinstance(frame, av.VideoFrame):
                 shown = frame
                 if poster is None and picture.last - picture.start >= promised / 3:
-                    poster = _jpeg(frame)
+                    poster = jpeg_of(frame, POSTER_WIDTH)
             _check_amount(picture, sound, limits)
     walk.finish(boxes)
     if shown is None:
         raise Refused("it has no picture that decodes")
     found = _facts(stream, shown, picture, sound, presented(picture, sound, promised))
-    return found | _poster(poster or _jpeg(shown)), picture.packets >= stream.frames
+    return found | _poster(poster or jpeg_of(shown, POSTER_WIDTH)), picture.packets >= stream.frames
 
 
 def _walked(path: str, limits: dict[str, Any], boxes: Boxes) -> dict[str, Any]:
@@ -181,7 +202,7 @@ def _walked(path: str, limits: dict[str, Any], boxes: Boxes) -> dict[str, Any]:
             seconds = presented(picture, sound, promised)
         except Refused as problem:
             raise Unusual(str(problem)) from None
-        return _facts(stream, shown, picture, sound, seconds) | _poster(_jpeg(shown))
+        return _facts(stream, shown, picture, sound, seconds) | _poster(jpeg_of(shown, POSTER_WIDTH))
 
 
 def _described(path: str, limits: dict[str, Any]) -> dict[str, Any]:
@@ -202,7 +223,7 @@ def _described(path: str, limits: dict[str, Any]) -> dict[str, Any]:
         picture, sound, seconds = Track(), Track(), _promised(container)
         found = _facts(stream, shown, picture, sound, seconds)
         told = {"frames": stream.frames, "has_audio": bool(sounds), "audio_seconds": round(seconds, 3)}
-        return found | (told if sounds else told | {"audio_seconds": 0.0}) | _poster(_jpeg(shown))
+        return found | (told if sounds else told | {"audio_seconds": 0.0}) | _poster(jpeg_of(shown, POSTER_WIDTH))
 
 
 def _packets(container: av.container.InputContainer) -> Any:
@@ -275,17 +296,3 @@ def _facts(stream: Any, shown: av.VideoFrame, picture: Track, sound: Track, seco
 
 def _poster(picture: bytes) -> dict[str, Any]:
     return {"poster": base64.b64encode(picture).decode()}
-
-
-def _jpeg(frame: av.VideoFrame) -> bytes:
-    """A small picture of a frame."""
-    # Shrunk before it is converted: converting every pixel of a large frame takes ten times as long.
-    shrink = min(1.0, POSTER_WIDTH / frame.width, 2 * POSTER_WIDTH / frame.height)
-    width, height = (max(round(side * shrink), 1) for side in (frame.width, frame.height))
-    small = frame.reformat(width, height, "rgb24", interpolation=Interpolation.AREA)
-    picture: Image.Image = small.to_image()  # type: ignore[no-untyped-call] # PyAV leaves it untyped
-    if frame.rotation:
-        picture = picture.rotate(frame.rotation, expand=True)
-    output = io.BytesIO()
-    picture.save(output, "JPEG", quality=80)
-    return output.getvalue()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mimetypes
 import re
 import shutil
 import tempfile
@@ -132,7 +133,8 @@ class RemoteFolder:
         protocol = urlsplit(self.url).scheme
         part = str(PurePosixPath(target).parent / f".{uuid4().hex}.part")  # as long a name as any file system takes
         first = target if protocol in _ATOMIC_PROTOCOLS else part
-        self._fs.put_file(str(staged), first)
+        with _ending_as(staged, name) as named:
+            self._fs.put_file(str(named), first)
         size = self._uploaded_size(first)
         if size not in (None, staged.stat().st_size):
             self._fs.rm_file(first)
@@ -182,6 +184,23 @@ class RemoteFolder:
     def uri_of(self, name: str) -> str:
         """URL of a file in the folder."""
         return f"{self.url}/{name}"
+
+    def signed_url(self, name: str, seconds: int) -> str | None:
+        """A URL that opens a file for a while; None where the storage cannot sign. It must not be kept anywhere.
+
+        Parameters:
+            name: the file's name in the folder.
+            seconds: how long it is valid.
+        """
+        target = f"{self._root}/{inside(name)}"
+        is_s3 = urlsplit(self.url).scheme in ("s3", "s3a")
+        # Objects that were uploaded without a type are downloaded by browsers, and not played.
+        options = {"ResponseContentType": mimetypes.guess_type(name)[0] or "video/mp4"} if is_s3 else {}
+        try:
+            signed = str(self._fs.sign(target, expiration=seconds, **options))
+        except (NotImplementedError, AttributeError):
+            return None
+        return signed if urlsplit(signed).scheme in ("http", "https") else None
 
     def digest(self, uri: str) -> str | None:
         """SHA-256 of a published file."""
@@ -242,6 +261,17 @@ class RemoteFolder:
     def _make_folder_of(self, target: str) -> None:
         if self._has_folders:  # fsspec would create the bucket
             self._fs.makedirs(str(PurePosixPath(target).parent), exist_ok=True)
+
+
+@contextlib.contextmanager
+def _ending_as(staged: Path, name: str) -> Iterator[Path]:
+    """Give a staged file its final name's ending while it is uploaded: storages take the Content-Type from it."""
+    named = staged.with_name(f"{staged.stem}{PurePosixPath(name).suffix}")
+    staged.rename(named)
+    try:
+        yield named
+    finally:
+        named.rename(staged)
 
 
 @dataclass(frozen=True)

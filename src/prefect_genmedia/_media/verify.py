@@ -134,6 +134,24 @@ def examine_video(
     raise ResultInvalid(reason)
 
 
+def frames_of(path: Path, count: int, width: int) -> list[bytes]:
+    """Small pictures of a result from beginning to end, as JPEG, in a decoder process. Blocks; run it in a thread.
+
+    Parameters:
+        path: the file. It is opened as mp4 or mov and as nothing else.
+        count: how many.
+        width: pixels of each; it is twice as high at most.
+
+    Returns:
+        The pictures; fewer, or none, where the file does not decode.
+    """
+    try:
+        found = pool().ask("frames", path, decode_limits(MediaExpectation()), options={"count": count, "width": width})
+    except (DecodingFailed, OSError):
+        return []
+    return [base64.b64decode(each) for each in found["frames"]]
+
+
 def examine_recording(path: Path) -> Recording | None:
     """What plays in an input, in a decoder process. Blocks; run it in a thread.
 

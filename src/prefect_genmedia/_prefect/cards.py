@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 
 from anyio import to_thread
-from PIL import Image
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.runtime import deployment, flow_run
 
@@ -16,11 +13,13 @@ from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState, Rerun
 from prefect_genmedia._core.reconcile import Finding
-from prefect_genmedia._prefect.markdown import cell, code, escape, link, prose
+from prefect_genmedia._prefect.frames import strip_of, thumbnail
+from prefect_genmedia._prefect.links import watch_urls
+from prefect_genmedia._prefect.markdown import Cell, bullets, cell, code, escape, link, link_cell, linked, prose
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.plugin import kinds
-from prefect_genmedia.text import counted, needing_person, shown_id
+from prefect_genmedia.text import BULLET, counted, cut_at_word, needing_person, shown_id
 
 _NEW_RUN = "start a new run with other inputs (*Copy to new run*); *Retry* would send the same ones."
 
@@ -45,22 +44,27 @@ _MAYBE_PAID = TAKEN | {JobState.UNKNOWN}
 LONGEST_CELL = 90
 """Characters that a table shows beside a fact's name in a window of usual width."""
 
+DESCRIPTION_CHARACTERS = 300
+"""Characters of an artifact's description: the UI lists it on one or two lines."""
+
 CARD_POSTER_WIDTH = 320
 """Pixels: the artifact's text holds the picture, so it is kept to some 20 kB."""
 
 
 async def publish_result_card(job: Job, delivery: Delivery) -> None:
-    """Show a delivered file on its run's page: poster frame, facts, request, where it is.
+    """Show a delivered file on its run's page: four frames, a link that plays it, facts, request, where it is.
 
     Parameters:
         job: the job that the file is of.
         delivery: the file.
     """
-    content = await read_file(delivery.poster_uri) if delivery.poster_uri else None
-    poster = await to_thread.run_sync(thumbnail, content, CARD_POSTER_WIDTH) if content else None
+    picture = await strip_of(delivery)
+    if picture is None and delivery.poster_uri:
+        content = await read_file(delivery.poster_uri)
+        picture = await to_thread.run_sync(thumbnail, content, CARD_POSTER_WIDTH) if content else None
     await acreate_markdown_artifact(
         key=f"genmedia-{job.kind}",
-        markdown=result_card(job, delivery, poster),
+        markdown=result_card(job, delivery, picture),
         description=escape(f"{job.kind} · {job.label}"),
     )
 
@@ -99,7 +103,7 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None, rer
         **(_paid_for(job) if job is not None else {}),
     }
     # Paragraphs, since the UI does not wrap what stands in a table.
-    lines = [f"# {escape(error.kind)}", "", escape(_sentence(error.message)), ""]
+    lines = [f"# {escape(error.kind)}", "", *_what_happened(error), ""]
     lines += ["## What was paid", "", escape(_sentence(error.paid)), ""]
     if job is not None and maybe_paid:
         lines += [f"Estimated cost: {_cost(job)}.", ""]
@@ -112,7 +116,7 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None, rer
     await acreate_markdown_artifact(
         key="genmedia-failure",
         markdown="\n".join(lines) + "\n",
-        description=escape(f"{error.kind}: {error.message}"[:500]),
+        description=escape(cut_at_word(f"{error.kind}: {error.message}", DESCRIPTION_CHARACTERS)),
     )
 
 
@@ -121,13 +125,13 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
     rows = [
         {
             "needs a person": "yes" if finding.next_step else "",
-            "what was done": cell(finding.action),
-            "next": cell(finding.next_step),
             "job": cell(finding.job.key),
-            "at the provider": cell(finding.job.shown_id),
             "request": cell(f"{finding.job.kind} · {finding.job.label}"),
             "state": finding.job.state.value,
-            "file": cell(finding.job.delivery.uri if finding.job.delivery else ""),
+            "what was done": cell(finding.action),
+            "file": _file_of(finding.job),
+            "at the provider": cell(finding.job.shown_id),
+            "next": cell(finding.next_step),
         }
         for finding in sorted(findings, key=lambda finding: not finding.next_step)
     ]
@@ -136,6 +140,22 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
         table=rows or [{"result": "every paid job is delivered or has a run that waits for it"}],
         description=f"{counted(len(rows), 'job')}, {needing_person(sum(bool(row['next']) for row in rows))}",
     )
+
+
+def _what_happened(error: GenMediaError) -> list[str]:
+    """The error's sentence; where it lists several problems, a bullet for each."""
+    first, *problems = error.message.split(BULLET)
+    if not problems:
+        return [escape(_sentence(error.message))]
+    return [escape(first), "", *bullets(problems)]
+
+
+def _file_of(job: Job) -> Cell:
+    """The link that plays a job's file; its path or URL where there is none."""
+    if job.delivery is None:
+        return ""
+    watch = watch_urls(job.delivery)
+    return link_cell(watch[0]) if watch else cell(job.delivery.uri)
 
 
 def _in_ui(error: GenMediaError, job: str) -> str:
@@ -153,14 +173,15 @@ def _same_request(job: Job, rerun: Rerun) -> str:
     return f"A retry of this run {rerun.value}. A **new run** with the same inputs is a new request, and is paid again."
 
 
-def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
+def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
     """The card's markdown.
 
     Parameters:
         job: the delivered job.
         delivery: its file.
-        poster: the poster frame as a `data:` URI, or None.
+        picture: four frames, or the poster frame, as a `data:` URI; None for no picture.
     """
+    watch = watch_urls(delivery)
     sound = "with sound" if delivery.has_audio else "without sound"
     facts = {
         "File": link(delivery.uri),
@@ -176,8 +197,11 @@ def result_card(job: Job, delivery: Delivery, poster: str | None) -> str:
         "Left on the account": "" if job.points_remaining is None else f"{job.points_remaining:g}",
     }
     lines = [f"# {escape(f'{job.kind} · {job.label or job.key}')}", ""]
-    if poster:
-        lines += [f"![poster frame]({poster})", ""]
+    if picture:
+        lines += [f"![frames of the video]({picture})", ""]
+    if watch:
+        files = ["Play the video", *(f"file {number}" for number in range(2, len(watch) + 1))]
+        lines += [" · ".join(map(linked, files, watch)), ""]
     asked = {
         escape(name): escape(value) for name, value in job.request.items() if name not in _technical_fields(job.kind)
     }
@@ -231,21 +255,3 @@ def _moment(seconds: float | None) -> str:
 def _sentence(text: str) -> str:
     text = text.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) or not text else ".")
-
-
-def thumbnail(content: bytes, width: int) -> str | None:
-    """A picture as a small `data:` URI; None where it cannot be read: what shows it is worth showing without.
-
-    Parameters:
-        content: the picture's file.
-        width: pixels at most; it is twice as high at most.
-    """
-    output = io.BytesIO()
-    try:
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.draft("RGB", (width, width))  # a JPEG is decoded no larger than is needed
-            picture.thumbnail((width, 2 * width))
-            picture.convert("RGB").save(output, "JPEG", quality=70)
-    except OSError:
-        return None
-    return "data:image/jpeg;base64," + base64.b64encode(output.getvalue()).decode()

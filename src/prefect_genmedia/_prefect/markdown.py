@@ -8,6 +8,7 @@ image in it is requested as soon as somebody looks at the page.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
@@ -28,6 +29,9 @@ _CODE = re.compile(r"`([^`]+)`")
 
 Cell: TypeAlias = str | list[str]
 """A text in a table artifact."""
+
+_MARKS = frozenset("*<>[]()|`\\ ")
+"""Characters that could end a bare URL in Markdown, or bend it into something else."""
 
 _KEPT_IN_URLS = "/:?#@!$&=+,%~"
 """Characters of a link's target that stay as they are: none of them ends it, and no entity is made of them."""
@@ -84,6 +88,35 @@ def link(uri: str) -> str:
     """
     target = _link_target(uri)
     return code(uri) if target is None else f"[{escape(uri)}]({target})"
+
+
+def linked(text: str, url: str) -> str:
+    """Markdown that links a text to a URL; the text alone where the URL cannot be linked to.
+
+    Parameters:
+        text: what is to be shown.
+        url: an http or https URL.
+    """
+    target = _link_target(url)
+    return escape(text) if target is None else f"[{escape(text)}]({target})"
+
+
+def link_cell(url: str) -> Cell:
+    """The value for a table artifact that shows a URL of ours, as a link in the UI that renders cells as Markdown.
+
+    Parameters:
+        url: an http or https URL; anything else is shown as it is.
+    """
+    return url if _link_target(url) == url and not set(url) & _MARKS else cell(url)
+
+
+def bullets(texts: Iterable[str]) -> list[str]:
+    """Markdown of a list, a line each.
+
+    Parameters:
+        texts: what is to be shown.
+    """
+    return [f"- {escape(text)}" for text in texts]
 
 
 def cell(text: str) -> Cell:

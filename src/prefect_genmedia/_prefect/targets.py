@@ -149,6 +149,15 @@ class BlockFolder:
     def _path_of(self, name: str) -> str:
         return f"{self._folder}/{name}" if self._folder else name
 
+    def signed_url(self, name: str, seconds: int) -> str | None:
+        """A URL that opens a file of a bucket for a while; None for other Blocks.
+
+        Parameters:
+            name: the file's name in the folder.
+            seconds: how long it is valid.
+        """
+        return None if self._bucket is None else self._bucket.signed_url(name, seconds)
+
     def digest(self, uri: str) -> str | None:
         """SHA-256 of a written file; None if it is not there, or the Block cannot read.
 

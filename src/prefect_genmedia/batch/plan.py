@@ -19,6 +19,7 @@ from prefect_genmedia.batch.rows import BadRow
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.errors import InputRefused
 from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.text import BULLET
 
 _MEANINGS = {
     "submit": "submit",
@@ -59,12 +60,12 @@ class PlannedRow:
         """The row as the plan's table on the run's page has it."""
         line: dict[str, object] = {
             "row": self.id,
+            "plan": _MEANINGS[self.what],
+            "problems": self.problems,
+            "estimated cost": None if self.cost is None else float(round(self.cost, 4)),
             "kind": self.kind,
             "model": self.model,
-            "plan": _MEANINGS[self.what],
-            "estimated cost": None if self.cost is None else float(round(self.cost, 4)),
             "job": self.job,
-            "problems": self.problems,
         }
         return line if self.not_sent is None else line | {"not sent": self.not_sent}
 
@@ -86,7 +87,7 @@ async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> list[PlannedRow
         plan.append(PlannedRow(row.id, what, row.request.kind, priced_as(row.request), cost, job, not_sent=words))
     for each in bad:
         words = run.results.carried.words(each.extra)
-        plan.append(PlannedRow(each.id, INVALID, problems="; ".join(map(str, each.problems)), not_sent=words))
+        plan.append(PlannedRow(each.id, INVALID, problems=BULLET.join(map(str, each.problems)), not_sent=words))
     return plan
 
 

@@ -13,6 +13,7 @@ from anyio import to_thread
 from prefect_genmedia._core.budgets import estimated_cost
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._media.folder import Storage
+from prefect_genmedia._prefect.links import watch_url
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.table import TableFile
@@ -20,7 +21,7 @@ from prefect_genmedia.batch.text_table import PLAIN, Dialect
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY, PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, escaped, json_text
+from prefect_genmedia.text import BULLET, WORDS_CHARACTERS, clean_text, escaped, json_text
 
 NOT_SENT = "not_sent"
 """State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""
@@ -56,7 +57,9 @@ class Result:
     currency: str | None = None
     error_kind: str | None = None
     error_message: str | None = None
+    watch_url: str | None = None
     poster_uri: str | None = None
+    task_run_id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def take_job(self, job: Job, request: GenerationRequest, prices: PriceTable) -> None:
@@ -78,6 +81,7 @@ class Result:
             self.path, self.sha256 = job.delivery.uri, job.delivery.sha256
             self.seconds, self.width, self.height = job.delivery.seconds, job.delivery.width, job.delivery.height
             self.poster_uri, self.verified = job.delivery.poster_uri, job.delivery.verified
+            self.watch_url = watch_url(job.delivery.uri, job.key)
         if job.state in _COSTS:
             # By the expected length, as the ledger and the budget have it.
             cost = estimated_cost(request, prices, job.expectation.seconds or self.seconds)
@@ -95,7 +99,7 @@ _COSTS = frozenset(
     {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.UNKNOWN}
 )
 
-COLUMNS = tuple(field.name for field in fields(Result) if field.name not in ("poster_uri", "extra"))
+COLUMNS = tuple(field.name for field in fields(Result) if field.name not in ("poster_uri", "task_run_id", "extra"))
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ class Results:
                 row.id,
                 INVALID,
                 error_kind="InvalidRequest",
-                error_message="; ".join(str(problem) for problem in row.problems),
+                error_message=BULLET.join(str(problem) for problem in row.problems),
                 extra=row.extra,
             )
             for row in bad

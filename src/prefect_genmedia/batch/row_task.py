@@ -11,6 +11,7 @@ from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import task_run
 
 from prefect_genmedia._core.listener import WaitListener
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
@@ -104,6 +105,7 @@ class RowRun(JobSteps):
         self._known = known
         self._slot = slot
         self._shared = shared
+        self.task_run_id: str | None = None
 
     async def run(self) -> Job:
         """Go the whole way; returns the delivered job."""
@@ -174,4 +176,5 @@ async def generate_row(row_id: str, row: RowRun) -> Job:
     Returns:
         The delivered job.
     """
+    row.task_run_id = task_run.id
     return await row.run()

@@ -32,14 +32,16 @@ from prefect_genmedia.batch import show
 from prefect_genmedia.batch.cells import id_text
 from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
+from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
+from prefect_genmedia.batch.report import report_of
 from prefect_genmedia.batch.results import INVALID, Carried, Results
 from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.rows import SHOWN_ROWS, BadRow, Known, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import HEARTBEAT_KEY, HEARTBEAT_SECONDS, Shard, report_end
-from prefect_genmedia.batch.show import publish_gallery, quiet_rows
+from prefect_genmedia.batch.show import quiet_rows
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
@@ -108,7 +110,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
             "Batch %s: %s, %d of them known to the ledger", batch.name, counted(len(batch.rows), "row"), known
         )
         with quiet_rows(len(batch.rows)), terminal_bar(batch.name) as bar:
-            async with _shown(batch.name, results, bar, shard):
+            async with _shown(scheduler, bar, shard):
                 await (supervisor or scheduler).go()
         end.stop = scheduler.stop
         end.take(results)
@@ -293,8 +295,9 @@ def _report(run: BatchScheduler) -> BatchReport:
 
 
 @asynccontextmanager
-async def _shown(name: str, results: Results, bar: Bar, shard: Shard | None) -> AsyncIterator[None]:
+async def _shown(run: BatchScheduler, bar: Bar, shard: Shard | None) -> AsyncIterator[None]:
     """Progress and the table of results while the block runs, and all that a person looks at when it has ended."""
+    name, results = run.name, run.results
     progress = show.Progress(name, results, bar)
     if shard is not None:
         progress = show.Progress(f"{name}, {shard}", results, bar, HEARTBEAT_KEY, HEARTBEAT_SECONDS)
@@ -320,9 +323,11 @@ async def _shown(name: str, results: Results, bar: Bar, shard: Shard | None) -> 
         await _save_at_last(results)
         await progress.show(now=True)
         if shard is None:  # else the run that waits for it shows them
+            report = await report_of(run)
             delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
-            await publish_gallery(name, show.summary_of(results), delivered, results.location)
+            await publish_gallery(name, show.summary_of(results), delivered, results.location, report)
             await show.publish_failures(name, results)
+            await show.publish_results(name, results)
 
 
 async def _save_at_last(results: Results) -> None:

@@ -181,7 +181,9 @@ class BatchScheduler:
                 project=attribution.project,
                 tags=attribution.tags,
             )
-            job = await generate_row(row.id, RowRun(session, spec, known, slot, self._shared))
+            row_run = RowRun(session, spec, known, slot, self._shared)
+            job = await generate_row(row.id, row_run)
+            result.task_run_id = row_run.task_run_id
         except BudgetStop as stop:
             if spend is not None:
                 await self._give_back(row, attempt, None)

@@ -1,35 +1,27 @@
-"""What a batch shows in the Prefect UI: one progress bar, one table of failures, one plan, and a gallery on pages whose
-size is bounded."""
+"""What a batch shows in the Prefect UI beside its gallery: a progress bar, and tables of failures, results and plan."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from uuid import UUID
 
-from anyio import to_thread
-from prefect.artifacts import (
-    acreate_markdown_artifact,
-    acreate_progress_artifact,
-    acreate_table_artifact,
-    aupdate_progress_artifact,
-)
+from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
 
 from prefect_genmedia import errors
 from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.model import AT_PROVIDER, JobState, Rerun
-from prefect_genmedia._prefect.cards import thumbnail
-from prefect_genmedia._prefect.markdown import cell, code, escape
-from prefect_genmedia._prefect.targets import read_file
+from prefect_genmedia._prefect.cards import DESCRIPTION_CHARACTERS
+from prefect_genmedia._prefect.markdown import cell, escape, link_cell
 from prefect_genmedia._prefect.terminal import Bar
-from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results, words_of
+from prefect_genmedia._transport import unsigned_text
+from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.batch.row_task import ROW_TASK
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY
-from prefect_genmedia.text import counted
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, cut_at_word
 
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""
@@ -39,6 +31,15 @@ QUIET_FROM = 100
 
 PLAN_ROWS = 1000
 """Rows that the table of a dry run spells out."""
+
+RESULT_ROWS = 1000
+"""Rows that the table of results on the run's page spells out; its file has all of them."""
+
+SHOWN_MESSAGE = 160
+"""Characters of an error's sentence in the table of failures."""
+
+SHOWN_ERROR = 60
+"""Characters of an error in the table of results: a page of the UI shows the columns beside it, too."""
 
 _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 
@@ -128,13 +129,13 @@ async def publish_failures(batch_id: str, results: Results) -> None:
         return
     table = [
         {
-            "error": cell(kind),
-            "state": cell(state),
             "rows": len(rows),
-            "for example": cell(", ".join(row.id for row in rows[:5])),
-            "next": cell(_next_step(kind, state, [row.job_key for row in rows])),
-            "message": cell((rows[0].error_message or "")[:500]),
+            "error": cell(kind),
+            "for example": cell(cut_at_word(", ".join(row.id for row in rows[:5]), SHOWN_ERROR)),
+            "what happened": cell(cut_at_word(rows[0].error_message or "", SHOWN_MESSAGE)),
+            "state": cell(state),
             "job": cell(rows[0].job_key or ""),
+            "next": cell(_next_step(kind, state, [row.job_key for row in rows])),
         }
         for (kind, state), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
@@ -156,6 +157,42 @@ def _next_step(kind: str, state: str, job_keys: Sequence[str | None]) -> str:
     return ended.next_step_for(job_keys[0] if len(job_keys) == 1 else None)
 
 
+async def publish_results(batch_id: str, results: Results) -> None:
+    """Show what became of each row, those without a file first; of very many rows the first ones.
+
+    Parameters:
+        batch_id: the batch's name.
+        results: what became of its rows.
+    """
+    rows = sorted(results.all(), key=lambda row: row.state == JobState.DELIVERED.value)
+    if not rows:
+        return
+    table = [_result_line(row, results) for row in rows[:RESULT_ROWS]]
+    if len(rows) > RESULT_ROWS:
+        more = f"and {len(rows) - RESULT_ROWS} more, all of them in {results.location or 'the table of results'}"
+        table.append({"row": cell(more)})
+    await acreate_table_artifact(
+        key="genmedia-batch-results",
+        table=table,
+        description=escape(cut_at_word(f"{batch_id} · {summary_of(results)}", DESCRIPTION_CHARACTERS)),
+    )
+
+
+def _result_line(row: Result, results: Results) -> dict[str, object]:
+    error = ": ".join(filter(None, (row.error_kind, row.error_message)))
+    line: dict[str, object] = {
+        "row": cell(row.id),
+        "state": cell(row.state),
+        "file": link_cell(row.watch_url) if row.watch_url else cell(row.path or ""),
+        "error": cell(cut_at_word(error, SHOWN_ERROR)),
+        "seconds": row.seconds,
+        f"estimated {CURRENCY}": row.estimated_cost,
+        "job": cell(row.job_key or ""),
+    }
+    words = results.carried.words(row.extra)
+    return line if words is None else line | {"not sent": cell(cut_at_word(words, SHOWN_MESSAGE))}
+
+
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:
     """Show what a dry run found; of very many rows the first ones.
 
@@ -170,20 +207,32 @@ async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: 
     ]
     if len(plan) > PLAN_ROWS:
         table.append({"row": f"and {len(plan) - PLAN_ROWS} more"})
-    await acreate_table_artifact(key="genmedia-batch-plan", table=table, description=escape(f"{batch_id} · {words}"))
+    await acreate_table_artifact(
+        key="genmedia-batch-plan",
+        table=table,
+        description=escape(cut_at_word(f"{batch_id} · {words}", DESCRIPTION_CHARACTERS)),
+    )
 
 
 @contextmanager
 def quiet_rows(count: int) -> Iterator[None]:
-    """Keep what goes well out of the rows' logs, in a batch of many; events and the table of results still tell it."""
+    """Give each failed row one line of the log, with a traceback only where the log shows debug lines.
+
+    In a batch of many rows, what goes well is not logged: events and the table of results have it.
+    """
+    logger = logging.getLogger("prefect.task_runs")
 
     def is_worth_it(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or getattr(record, "task_name", None) != ROW_TASK
+        if getattr(record, "task_name", None) != ROW_TASK:
+            return True
+        if record.levelno < logging.WARNING:
+            return count < QUIET_FROM
+        if record.exc_info and record.exc_info[1] is not None:
+            record.msg, record.args = _failed_line(record, record.exc_info[1]), ()
+            if not logger.isEnabledFor(logging.DEBUG):
+                record.exc_info = record.exc_text = None
+        return not record.getMessage().startswith("Finished in state")  # the line before has said why
 
-    logger = logging.getLogger("prefect.task_runs")
-    if count < QUIET_FROM:
-        yield
-        return
     logger.addFilter(is_worth_it)
     try:
         yield
@@ -191,85 +240,10 @@ def quiet_rows(count: int) -> Iterator[None]:
         logger.removeFilter(is_worth_it)
 
 
-KEY = "genmedia-batch-gallery"
-"""Artifact key of the first page; the second one's ends in -2, and so on."""
-
-PAGE_FRAMES = 48
-"""Poster frames on a page: its text holds the pictures, some 8 kB each."""
-
-PAGE_BYTES = 1_000_000
-"""A page's text is no larger: pictures that would not fit begin another page."""
-
-MOST_PAGES = 21
-"""A thousand frames: nobody looks at more, and the server keeps them all."""
-
-COLUMNS = 4
-WIDTH = 200
-"""Pixels of a frame; it is twice as high at most."""
-
-_SHOWN_EXTRA = 160
-"""Characters of the user's own columns below a frame."""
-
-_READ_AT_ONCE = 8
-
-
-async def publish_gallery(batch_id: str, summary: str, delivered: Sequence[Result], location: str | None) -> None:
-    """Show the delivered files' poster frames, an artifact a page.
-
-    Parameters:
-        batch_id: the batch's name.
-        summary: what became of it, in a line.
-        delivered: the rows with a file, in the order to show them in.
-        location: where the table of results is.
-    """
-    shown, number = 0, 0
-    async for page in _pages(delivered):
-        number += 1
-        first, shown = shown + 1, shown + len(page)
-        lines = [f"# {escape(batch_id)}", "", escape(summary), "", f"Files {first} to {shown} of {len(delivered)}.", ""]
-        if number == MOST_PAGES and shown < len(delivered):
-            lines[4] += f" This is the last page; all of them stand in {code(location)}."
-        await acreate_markdown_artifact(
-            key=KEY if number == 1 else f"{KEY}-{number}",
-            markdown="\n".join([*lines, *_table(page)]) + "\n",
-            description=f"{escape(batch_id)} · files {first} to {shown} of {len(delivered)}",
-        )
-        if number == MOST_PAGES:
-            return
-
-
-async def _pages(delivered: Sequence[Result]) -> AsyncIterator[list[str]]:
-    page: list[str] = []
-    size = 0
-    async for frame in _cells(delivered):
-        if page and (len(page) == PAGE_FRAMES or size + len(frame) > PAGE_BYTES):
-            yield page
-            page, size = [], 0
-        page.append(frame)
-        size += len(frame)
-    if page:
-        yield page
-
-
-async def _cells(delivered: Sequence[Result]) -> AsyncIterator[str]:
-    for begin in range(0, len(delivered), _READ_AT_ONCE):
-        for frame in await asyncio.gather(*map(_cell, delivered[begin : begin + _READ_AT_ONCE])):
-            yield frame
-
-
-async def _cell(result: Result) -> str:
-    content = await read_file(result.poster_uri) if result.poster_uri else None
-    picture = await to_thread.run_sync(thumbnail, content, WIDTH) if content else None
-    name = escape(result.id)
-    own = f"<br>not sent: {escape(words_of(result.extra)[:_SHOWN_EXTRA])}" if result.extra else ""
-    return (f"![{name}]({picture})<br>" if picture else "") + f"{name} · {result.seconds or 0.0:.1f} s{own}"
-
-
-def _table(page: Sequence[str]) -> list[str]:
-    first, *others = (page[begin : begin + COLUMNS] for begin in range(0, len(page), COLUMNS))
-    # The first files are the table's head: an empty one shows as a bar.
-    return [_line(first), _line(["---"] * len(first)), *map(_line, others)]
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _failed_line(record: logging.LogRecord, error: BaseException) -> str:
+    """The line of a failed row."""
+    kind, words = type(error).__name__, str(error)
+    if isinstance(error, GenMediaError):
+        kind, words = error.kind, error.message
+    line = f"Row {getattr(record, 'task_run_name', '')}: {kind}: {unsigned_text(words)}"
+    return cut_at_word(clean_text(line), WORDS_CHARACTERS)

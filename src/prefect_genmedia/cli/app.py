@@ -132,6 +132,16 @@ prefect-genmedia batch rows.csv --max-cost 20
 Next: the table of results, whose path it prints.
 """
 
+REPORT = """Write a batch's report page again: players, filters, search, costs; one HTML file beside its files.
+
+For example:
+```
+prefect-genmedia report postcards
+prefect-genmedia report postcards --results postcards.results.csv
+```
+Next: open the file that it prints in a browser.
+"""
+
 INIT = """Write a small project: a flow, `prefect.yaml`, `.env.example` and a table. No file is replaced.
 
 For example:
@@ -152,6 +162,7 @@ app.command("prefect_genmedia.cli.make:app", name="make", help=MAKE)
 app.command("prefect_genmedia.cli.batch:batch", name="batch", help=BATCH)
 app.command("prefect_genmedia.cli.spend:spend", name="spend", help=SPEND)
 app.command("prefect_genmedia.cli.bill:app", name="bill", help=BILL)
+app.command("prefect_genmedia.cli.report:report", name="report", help=REPORT)
 app.command("prefect_genmedia.cli.init:init", name="init", help=INIT)
 app.register_install_completion_command()
 
@@ -234,6 +245,30 @@ def callbacks(*, host: str = "127.0.0.1", port: Port = 8788) -> None:
     from prefect_genmedia.cli.callbacks import serve_callbacks
 
     sys.exit(serve_callbacks(host, port, command_console(stderr=True)))
+
+
+@app.command
+def serve(*, host: str = "127.0.0.1", port: Port = 8789) -> None:
+    """Let browsers play delivered files: those of this disk, and those of buckets through fresh signed URLs.
+
+    Whoever reaches the address may watch what the ledger has: give it the access control of the Prefect UI.
+
+    For example:
+    ```
+    prefect-genmedia serve
+    ```
+    Next: set PREFECT_INTEGRATIONS_GENMEDIA_VIEWER_URL to its address where the flows run; cards then link to it.
+
+    Parameters
+    ----------
+    host
+        Address to listen on; 0.0.0.0 listens on every interface.
+    port
+        Port to listen on.
+    """
+    from prefect_genmedia.cli.serve import serve_files
+
+    sys.exit(serve_files(host, port, command_console(stderr=True)))
 
 
 @app.command

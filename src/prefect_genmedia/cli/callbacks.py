@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import h11
 import uvicorn
 from rich.console import Console
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefect_genmedia.callbacks.app import callback_receiver
@@ -78,7 +80,17 @@ def serve_callbacks(host: str, port: int, console: Console) -> int:
     except InvalidRequest as error:
         console.print(f"[red]{error.message}[/]")
         return 2
-    bound = listening_socket(host, port)
+    serve_app(app, listening_socket(host, port))
+    return 0
+
+
+def serve_app(app: Starlette, bound: socket.socket) -> None:
+    """Serve an application until interrupted.
+
+    Parameters:
+        app: the application.
+        bound: what it listens on.
+    """
     # Access logs would hold the tokens of the paths.
     config = uvicorn.Config(
         app,
@@ -90,4 +102,3 @@ def serve_callbacks(host: str, port: int, console: Console) -> int:
         limit_concurrency=MOST_CONNECTIONS,
     )
     uvicorn.Server(config).run([bound])
-    return 0

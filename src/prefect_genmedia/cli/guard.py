@@ -14,10 +14,12 @@ from pydantic import ValidationError
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.cli.console import stop
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.text import clean_text
+from prefect_genmedia.text import BULLET, clean_text
 
 TRACEBACK_VARIABLE = "GENMEDIA_TRACEBACK"
 """Set to anything, it shows the traceback of an error that has no sentence of its own."""
+
+_NEW_BULLET = f"\n{BULLET}"
 
 _PIPE_CLOSED = 141
 """What a shell shows of a program that SIGPIPE has ended."""
@@ -55,7 +57,8 @@ def sentence_of(error: BaseException) -> str | None:
     """
     if isinstance(error, GenMediaError):
         step = error.next_step_for()
-        return f"{error.message}{f' Next: {step}' if step else ''}"
+        apart = "\n" if BULLET in error.message else " "
+        return f"{error.message.replace(BULLET, _NEW_BULLET)}{f'{apart}Next: {step}' if step else ''}"
     if isinstance(error, httpx.HTTPStatusError):  # the answer only: the request may have held a secret
         asked = f"HTTP {error.response.status_code} for {error.request.url.path}"
         return f"The Prefect server refused: {asked}. Next: {_SERVER_STEP}"

@@ -16,6 +16,7 @@ from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.lookup import JobFilter, list_jobs, matching_jobs
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState, Rerun
 from prefect_genmedia._core.rounds import NEXT_STEP, Health, health
+from prefect_genmedia._prefect.links import watch_urls
 from prefect_genmedia.cli.console import ProviderName, Switch, command_console, stop
 from prefect_genmedia.cli.decisions import abandon, adopt, resubmit, undo
 from prefect_genmedia.cli.export import export
@@ -168,6 +169,8 @@ def _show(job: Job, again: Rerun, warning: str) -> None:
         if value not in (None, "", {}):
             table.add_row(f"[bold]{name}[/]", _shown(value if isinstance(value, str) else json_text(value)))
     console.print(table)
+    for url in watch_urls(job.delivery) if job.delivery is not None else ():
+        console.print(f"\nWatch: {escape(url)}", soft_wrap=True)
     if job.error_kind:
         error = job.failure()
         error.next_step = agreed_step(error, again)

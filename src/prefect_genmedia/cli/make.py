@@ -19,6 +19,7 @@ from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.pipeline import run_job
 from prefect_genmedia._core.session import JobSpec, RunContext
 from prefect_genmedia._media.storage import anywhere
+from prefect_genmedia._prefect.links import watch_urls
 from prefect_genmedia._prefect.run import label_of
 from prefect_genmedia._prefect.session import session_of
 from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
@@ -215,6 +216,7 @@ def _facts(job: Job) -> Mapping[str, str]:
     cost = f"about {job.estimated_cost:.2f} {CURRENCY} (estimate)" if job.estimated_cost else ""
     return {
         "File": delivery.uri,
+        "Watch": " ".join(watch_urls(delivery)),
         "Video": f"{delivery.seconds:.2f} s · {delivery.width}×{delivery.height} · {delivery.codec} · {sound} sound",
         "SHA-256": delivery.sha256,
         "Job": f"{job.key} in the ledger, {job.shown_id} at {job.provider}",

@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
@@ -23,7 +23,8 @@ from prefect.input import RunInput
 from prefect.input.actions import acreate_flow_run_input, aread_flow_run_input
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from pydantic import Field, create_model
+from prefect.utilities.urls import url_for
+from pydantic import BeforeValidator, Field, create_model
 
 from prefect_genmedia._prefect.run import RETRIES, RETRY_DELAYS, retry_if_safe
 from prefect_genmedia._prefect.session import open_session
@@ -43,6 +44,8 @@ OR_LARGEST_KEY = "genmedia-subject-or-largest"
 """In place of `PAUSE_KEY`, the name of a suspension that `answer_overdue` ends."""
 POINTS_KEY = "genmedia-subject-points"
 ANSWER_KEY = "genmedia-subject-answer"
+OPTIONS_KEY = "genmedia-subject-options"
+"""What a run's form offers, in the order of its subjects."""
 
 GRACE_SECONDS = 24 * 3600.0
 """How long the server keeps a suspended question alive past its time, for `answer_overdue` to come."""
@@ -94,10 +97,9 @@ async def ask_subject(
             gallery = await show_subjects(image_url, detection, credentials=credentials, convert_inputs=convert_inputs)
             points, picture = [list(each) for each in gallery.points], _picture(gallery)
             await acreate_flow_run_input(POINTS_KEY, points)
-        get_run_logger().info(
-            "%s found: resume this run with the number of the one who speaks", counted(len(points), "subject")
-        )
-        number = await _answer(_form(len(points), picture), timeout_seconds, fallback, suspend)
+            await acreate_flow_run_input(OPTIONS_KEY, options_of(points))
+        get_run_logger().info("%s found: resume this run with the one who speaks", counted(len(points), "subject"))
+        number = await _answer(_form(options_of(points), picture), timeout_seconds, fallback, suspend)
         point = points[number]
         await acreate_flow_run_input(ANSWER_KEY, point)
     if time.monotonic() - asked_at > MASK_LIFETIME_SECONDS * 0.8:
@@ -142,28 +144,91 @@ async def show_subjects(
         )
     gallery = await asyncio.to_thread(draw_gallery, portrait, masks)
     await acreate_markdown_artifact(
-        key="genmedia-subjects", markdown=f"# Who speaks?\n\n{_picture(gallery)}\n", description="Who speaks?"
+        key="genmedia-subjects",
+        markdown=f"# Who speaks?\n\n{_picture(gallery)}\n\n{_how_to_answer(gallery)}\n",
+        description="Who speaks? Resume the run to answer",
     )
     return gallery
+
+
+def _how_to_answer(gallery: Gallery) -> str:
+    """What a person does, in the words of both UIs, and what there is to choose."""
+    run = url_for("flow-run", obj_id=flow_run.id) if flow_run.id else None
+    page = f"[the run's page]({run})" if run else "the run's page"
+    return "\n".join(
+        [
+            f"1. Open {page}.",
+            "2. Press **Resume** at the top right; in the second UI it is in the menu **⋮** there.",
+            "3. Choose who speaks, and press **Submit**; in the second UI, **Resume**.",
+            "",
+            "There is to choose:",
+            "",
+            *(f"- {option}" for option in options_of(gallery.points)),
+            "",
+            "Nothing is paid until then.",
+        ]
+    )
+
+
+def options_of(points: Sequence[Sequence[float]]) -> list[str]:
+    """What the form offers, such as `1 · left, largest`: the number in the picture, and where the subject is.
+
+    Parameters:
+        points: a point of each subject, the largest subject first; from 0 to 1.
+    """
+    order = sorted(range(len(points)), key=lambda index: points[index][0])
+    places = {index: _place(rank, len(points)) for rank, index in enumerate(order)}
+    words = [", ".join(filter(None, (places[index], "largest" if index == 0 else ""))) for index in range(len(points))]
+    return [f"{number} · {each}" for number, each in enumerate(words, 1)]
+
+
+def _place(rank: int, count: int) -> str:
+    """Where one of so many subjects is, counted from the left."""
+    if count == 1:
+        return "the only one"
+    if count == 3 and rank == 1:
+        return "middle"
+    if rank in (0, count - 1):
+        return "left" if rank == 0 else "right"
+    return f"number {rank + 1} from the left"
+
+
+async def answer_subject(flow_run_id: UUID, number: int) -> None:
+    """Answer for a person: resume a run that asks who speaks.
+
+    Parameters:
+        flow_run_id: the paused run.
+        number: the subject, from 0 as the parameter `subject` counts; 0 is the largest.
+    """
+    await aresume_flow_run(flow_run_id, run_input=await _form_answer(flow_run_id, number))
+
+
+async def _form_answer(flow_run_id: UUID, number: int) -> dict[str, str]:
+    options: Any = await aread_flow_run_input(OPTIONS_KEY, flow_run_id)
+    return {"subject": options[number] if options else str(number)}  # runs of earlier versions have numbers only
 
 
 def _picture(gallery: Gallery) -> str:
     return f"![subjects](data:image/jpeg;base64,{base64.b64encode(gallery.picture).decode()})"
 
 
-async def _answer(form: Any, timeout_seconds: float, fallback: Fallback, suspend: bool) -> int:
+async def _answer(form: _Form, timeout_seconds: float, fallback: Fallback, suspend: bool) -> int:
     # Prefect fails a run whose pause times out, so where there is a fallback somebody answers before that.
     if suspend:
         key, grace = (OR_LARGEST_KEY, GRACE_SECONDS) if fallback == "largest" else (PAUSE_KEY, 0.0)
-        answered: Any = await asuspend_flow_run(wait_for_input=form, timeout=int(timeout_seconds + grace), key=key)
-        return int(answered.subject)
+        answered: Any = await asuspend_flow_run(
+            wait_for_input=form.model, timeout=int(timeout_seconds + grace), key=key
+        )
+        return form.options.index(answered.subject)
     patience = timeout_seconds + (300.0 if fallback == "largest" else 0.0)
     try:
         async with _answering_itself(timeout_seconds if fallback == "largest" else None):
-            answered = await apause_flow_run(wait_for_input=form, timeout=int(patience), poll_interval=2, key=PAUSE_KEY)
+            answered = await apause_flow_run(
+                wait_for_input=form.model, timeout=int(patience), poll_interval=2, key=PAUSE_KEY
+            )
     except FlowPauseTimeout:
         raise NoSubject(f"Nobody chose a subject within {timeout_seconds:.0f} s.") from None
-    return int(answered.subject)
+    return form.options.index(answered.subject)
 
 
 async def answer_overdue() -> list[str]:
@@ -176,7 +241,7 @@ async def answer_overdue() -> list[str]:
     for run in await sleeping_runs(OR_LARGEST_KEY):
         ends_at = run.state.state_details.pause_timeout if run.state is not None else None
         overdue = ends_at is not None and time.time() >= ends_at.timestamp() - GRACE_SECONDS
-        if overdue and await resumed(run.id, {"subject": "0"}):
+        if overdue and await resumed(run.id, await _form_answer(run.id, 0)):
             answered.append(f"Nobody chose a subject for run {run.name} in time: the largest one speaks")
     return answered
 
@@ -195,7 +260,7 @@ async def _answering_itself(seconds: float | None) -> AsyncIterator[None]:
         # The server may be away, or not have the pause yet; a person who answers after all ends the block.
         while True:
             try:
-                await aresume_flow_run(own_run, run_input={"subject": "0"})
+                await answer_subject(own_run, 0)
             except Exception as trouble:
                 logger.debug("The run could not be resumed yet: %r", trouble)
                 await asyncio.sleep(ANSWER_AGAIN_SECONDS)
@@ -212,16 +277,29 @@ async def _answering_itself(seconds: float | None) -> AsyncIterator[None]:
             await timer
 
 
-def _form(count: int, picture: str) -> Any:
+@dataclass(frozen=True)
+class _Form:
+    """The form as Prefect wants it, and what it offers."""
+
+    model: Any
+    options: Sequence[str]
+
+
+def _form(options: Sequence[str], picture: str) -> _Form:
     """The form: the picture with the numbers, and one choice; nothing is chosen until a person does."""
-    # As text, since Prefect's form leaves the number 0 out of its choices.
-    numbers: Any = Literal[tuple(map(str, range(count)))]
+
+    def with_words(value: Any) -> Any:
+        """Forms of earlier versions offered numbers alone, from 0."""
+        is_number = isinstance(value, str) and value.isdecimal() and int(value) < len(options)
+        return options[int(value)] if is_number else value
+
+    words: Any = Annotated[Literal[tuple(options)], BeforeValidator(with_words)]
     choice: Any = create_model(
         "SubjectChoice",
         __base__=RunInput,
-        subject=(numbers, Field(description="The number of the subject in the picture; 0 is the largest.")),
+        subject=(words, Field(title="Who speaks", description="The subject's number in the picture, and where it is.")),
     )
-    return choice.with_initial_data(description=f"Who speaks? Choose a number of the picture.\n\n{picture}")
+    return _Form(choice.with_initial_data(description=f"Who speaks?\n\n{picture}"), options)
 
 
 WIDTH = 720
@@ -246,7 +324,7 @@ class Gallery:
 
 
 def draw_gallery(portrait: bytes, masks: Sequence[bytes]) -> Gallery:
-    """Outline and number each subject, from 0 as the parameter `subject` counts, in the order of its mask.
+    """Outline and number each subject, from 1 as people count, in the order of its mask.
 
     Parameters:
         portrait: the picture's bytes.
@@ -268,7 +346,7 @@ def draw_gallery(portrait: bytes, masks: Sequence[bytes]) -> Gallery:
         canvas.paste(colour, mask=edge)
         point = _inside(mask)
         points.append((point[0] / canvas.width, point[1] / canvas.height))
-        _badge(canvas, point, str(number), colour)
+        _badge(canvas, point, str(number + 1), colour)
     output = io.BytesIO()
     canvas.save(output, "JPEG", quality=80)
     return Gallery(output.getvalue(), tuple((round(x, 4), round(y, 4)) for x, y in points))

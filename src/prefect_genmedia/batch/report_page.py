@@ -1,0 +1,180 @@
+"""The report's page: one HTML file without anything from elsewhere, and every value in it as text.
+
+Values stand in two places. In JSON, no character of theirs can end the script element, and the page's own script sets
+them as text. In HTML and SVG they are escaped. A policy in the page lets nothing else run or load.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from html import escape
+from importlib.resources import files
+from typing import Any
+from urllib.parse import urlsplit
+
+from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.text import clean_text, counted
+
+GENERATOR = "prefect-genmedia report"
+"""What a report says it was made by: no other file is replaced by one."""
+
+MOST_BARS = 14
+"""Bars of a chart: the largest ones, or the last days."""
+
+_LABEL, _BAR, _HEIGHT = 250, 240, 22
+"""Pixels of a chart: the width of its names and of its longest bar, and the height of a line."""
+
+
+@dataclass(frozen=True)
+class ReportPage:
+    """What the page shows.
+
+    Parameters:
+        batch_id: the batch's name.
+        summary: counts and cost in a line.
+        made_at: when it was made, as text.
+        rows: what became of each row, as the page's script takes it; `cost`, `model` and `day` are charted.
+        results: path or URL of the table of results.
+        columns: names of the user's own columns, as the table of results has them.
+    """
+
+    batch_id: str
+    summary: str
+    made_at: str
+    rows: Sequence[Mapping[str, Any]]
+    results: str = ""
+    columns: Sequence[str] = field(default=())
+
+    def html(self) -> str:
+        """The whole file."""
+        script, style = _asset("report.js"), _asset("report.css")
+        delivered = sum(bool(row["delivered"]) for row in self.rows)
+        name = _text(self.batch_id)
+        return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="generator" content="{GENERATOR}">
+<meta name="genmedia-batch" content="{batch_mark(self.batch_id)}">
+<meta http-equiv="Content-Security-Policy" content="{escape(self._policy(script, style))}">
+<meta name="referrer" content="no-referrer">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
+<title>{name}</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<div class="top"><h1>{name}</h1><button id="theme" type="button">Dark</button></div>
+<p>{_text(self.summary)}</p>
+<p class="quiet">Made {_text(self.made_at)}. Every cost is an estimate by the price table, not a bill.</p>
+<div class="charts">{self._charts()}</div>
+</header>
+<main>
+<div class="tools" role="search">
+<button type="button" data-filter="all" aria-pressed="true">All {len(self.rows)}</button>
+<button type="button" data-filter="delivered" aria-pressed="false">Delivered {delivered}</button>
+<button type="button" data-filter="failed" aria-pressed="false">Without a file {len(self.rows) - delivered}</button>
+<select id="errors" aria-label="Error"><option value="">Every error</option></select>
+<input id="search" type="search" placeholder="Search ids, prompts, columns, errors ( / )" aria-label="Search">
+<span id="count" class="quiet" role="status"></span>
+</div>
+<noscript><p>The rows need JavaScript. They stand in the table of results, too.</p></noscript>
+<div id="grid" class="grid"></div>
+<button id="more" class="more" type="button" hidden>Show more</button>
+</main>
+<footer>
+<p>Keys: / search · Esc clears it · arrows or j, k move · Enter or Space plays and pauses · Tab reaches the rest</p>
+<p>{_text(f"Table of results: {self.results}") if self.results else ""}</p>
+</footer>
+<script type="application/json" id="data">{self._data()}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+    def _data(self) -> str:
+        return script_json(
+            {"batch": self.batch_id, "results": self.results, "columns": [*self.columns], "rows": [*self.rows]}
+        )
+
+    def _policy(self, script: str, style: str) -> str:
+        """What the page may run and load: its own script and style, and media beside it or at the links' hosts."""
+        links = (str(row[name]) for row in self.rows for name in ("play", "poster") if row.get(name))
+        hosts = sorted({f"{parts.scheme}://{parts.netloc}" for each in links if (parts := urlsplit(each)).netloc})
+        media = " ".join(["'self'", "file:", *hosts])
+        return (
+            f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
+            f"img-src data: {media}; media-src {media}; base-uri 'none'; form-action 'none'"
+        )
+
+    def _charts(self) -> str:
+        by_model = _sums((str(row["model"]), row["cost"]) for row in self.rows)
+        by_day = _sums((str(row["day"]), row["cost"]) for row in self.rows if row["day"])
+        largest = dict(sorted(by_model.items(), key=lambda item: -item[1])[:MOST_BARS])
+        last = dict(sorted(by_day.items())[-MOST_BARS:])
+        return _chart("Cost by model", largest) + _chart("Cost by day (UTC)", last)
+
+
+def script_json(value: Any) -> str:
+    """JSON that can stand in a script element: nothing in it ends the element, or begins a comment.
+
+    Parameters:
+        value: what `json.dumps` takes.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def batch_mark(batch_id: str) -> str:
+    """What tells the reports of batches apart in a file's head: any name becomes hexadecimal digits."""
+    return sha256(batch_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return files("prefect_genmedia.batch").joinpath(name).read_text("utf-8")
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(sha256(text.encode()).digest()).decode()}"
+
+
+def _text(value: str) -> str:
+    return escape(clean_text(value), quote=True)
+
+
+def _sums(costs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for name, cost in costs:
+        if cost:
+            sums[name] = sums.get(name, 0.0) + cost
+    return sums
+
+
+def _chart(title: str, sums: Mapping[str, float]) -> str:
+    """Horizontal bars with their names and sums, as SVG."""
+    heading = f"<h2>{_text(title)}</h2>"
+    if not sums:
+        return f'<section class="chart">{heading}<p class="quiet">Nothing was paid, or no price is known.</p></section>'
+    most = max(sums.values())
+    lines = []
+    for number, (name, cost) in enumerate(sums.items()):
+        top, width = number * _HEIGHT, max(_BAR * cost / most, 2.0)
+        lines.append(
+            f'<text x="0" y="{top + 15}">{_text(clean_text(name, 36))}<title>{_text(name)}</title></text>'
+            f'<rect x="{_LABEL}" y="{top + 4}" width="{width:.1f}" height="{_HEIGHT - 8}" rx="3"></rect>'
+            f'<text x="{_LABEL + width + 6:.1f}" y="{top + 15}">{cost:.2f} {CURRENCY}</text>'
+        )
+    told = ", ".join(f"{name}: {cost:.2f} {CURRENCY}" for name, cost in sums.items())
+    label = _text(f"{title}, {counted(len(sums), 'bar')}: {told}")
+    box = f"0 0 {_LABEL + _BAR + 100} {len(sums) * _HEIGHT}"
+    svg = f'<svg viewBox="{box}" role="img" aria-label="{label}">{"".join(lines)}</svg>'
+    return f'<section class="chart">{heading}{svg}</section>'
