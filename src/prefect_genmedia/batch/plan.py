@@ -31,6 +31,10 @@ _MEANINGS = {
 }
 
 
+PLAN_ROWS = 1000
+"""Rows that the table of a dry run spells out."""
+
+
 @dataclass(frozen=True)
 class PlannedRow:
     """What a run would do with one row.
@@ -69,24 +73,89 @@ class PlannedRow:
         return line if self.not_sent is None else line | {"not sent": self.not_sent}
 
 
-async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> list[PlannedRow]:
+@dataclass
+class _Group:
+    rows: int = 0
+    cost: Decimal = Decimal(0)
+    is_priced: bool = True
+
+
+class Plan:
+    """What a run would do: counts and costs of all rows, and the first rows themselves."""
+
+    def __init__(self) -> None:
+        """Plan nothing yet."""
+        self.first: list[PlannedRow] = []
+        self._groups: dict[tuple[str, str], _Group] = {}
+
+    def add(self, row: PlannedRow) -> None:
+        """Plan a row.
+
+        Parameters:
+            row: what would be done with it.
+        """
+        if len(self.first) < PLAN_ROWS:
+            self.first.append(row)
+        group = self._groups.setdefault((row.model, row.what), _Group())
+        group.rows += 1
+        group.cost += row.cost or 0
+        group.is_priced = group.is_priced and row.cost is not None
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return sum(group.rows for group in self._groups.values())
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many rows there are of each sort."""
+        counts: Counter[str] = Counter()
+        for (_, what), group in self._groups.items():
+            counts[what] += group.rows
+        return counts
+
+    @property
+    def cost(self) -> Decimal:
+        """What it probably costs, in CNY; rows without a known price count as nothing."""
+        return sum((group.cost for group in self._groups.values()), Decimal(0))
+
+    def words(self) -> str:
+        """Counts and the estimate in one line."""
+        return f"{plan_counts(self.counts)}; about {self.cost:.2f} {CURRENCY} (estimate)"
+
+    def text(self) -> str:
+        """The plan by model and by what would be done, for a log: a few lines, however many rows there are."""
+        table = Table(box=SIMPLE_HEAD, show_footer=True)
+        table.add_column("model", "total")
+        table.add_column("what would be done")
+        table.add_column("rows", str(len(self)), justify="right")
+        table.add_column(f"estimated {CURRENCY}", f"{self.cost:.2f}", justify="right")
+        for (model, what), group in sorted(self._groups.items()):
+            cost = f"{group.cost:.2f}" if group.is_priced else "no price"
+            table.add_row(model or "–", _MEANINGS[what], str(group.rows), cost)
+        console = Console(file=StringIO(), width=120, color_system=None)
+        with console.capture() as captured:
+            console.print(table)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
+
+
+async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> Plan:
     """What the run would do now; nothing is sent to a provider.
 
     Parameters:
         run: the batch.
         bad: the rows that it leaves out.
     """
-    plan = []
+    plan, carried = Plan(), run.results.carried
     for row in run.rows:
-        known = run.known.get(row.id)
+        known, request = run.known.get(row.id), row.request
         what = _what(run, known)
-        cost = await run.estimate(row.request) if what == "submit" else Decimal(0)
+        cost = await run.estimate(request) if what == "submit" else Decimal(0)
         job = known.key if known else ""
-        words = run.results.carried.words(row.extra)
-        plan.append(PlannedRow(row.id, what, row.request.kind, priced_as(row.request), cost, job, not_sent=words))
+        words = carried.words(row.extra) if len(plan.first) < PLAN_ROWS else None
+        plan.add(PlannedRow(row.id, what, request.kind, priced_as(request), cost, job, not_sent=words))
     for each in bad:
-        words = run.results.carried.words(each.extra)
-        plan.append(PlannedRow(each.id, INVALID, problems="; ".join(map(str, each.problems)), not_sent=words))
+        words = carried.words(each.extra) if len(plan.first) < PLAN_ROWS else None
+        plan.add(PlannedRow(each.id, INVALID, problems="; ".join(map(str, each.problems)), not_sent=words))
     return plan
 
 
@@ -100,12 +169,6 @@ def _what(run: BatchScheduler, known: Job | None) -> str:
     return "needs a person" if known.state is JobState.UNKNOWN else "refused"
 
 
-def plan_words(plan: Sequence[PlannedRow]) -> str:
-    """Counts and the estimate in one line."""
-    total = sum(row.cost or 0 for row in plan)
-    return f"{plan_counts(Counter(row.what for row in plan))}; about {total:.2f} {CURRENCY} (estimate)"
-
-
 def plan_counts(counts: Mapping[str, int]) -> str:
     """How many rows there are of each sort, in one line.
 
@@ -113,28 +176,3 @@ def plan_counts(counts: Mapping[str, int]) -> str:
         counts: numbers by word.
     """
     return ", ".join(f"{number} {what}" for what, number in counts.items())
-
-
-def plan_text(plan: Sequence[PlannedRow]) -> str:
-    """The plan by model and by what would be done, for a log: a few lines, however many rows there are."""
-    groups: dict[tuple[str, str], list[PlannedRow]] = {}
-    for row in plan:
-        groups.setdefault((row.model, row.what), []).append(row)
-    table = Table(box=SIMPLE_HEAD, show_footer=True)
-    table.add_column("model", "total")
-    table.add_column("what would be done")
-    table.add_column("rows", str(len(plan)), justify="right")
-    total = sum(row.cost or 0 for row in plan)
-    table.add_column(f"estimated {CURRENCY}", f"{total:.2f}", justify="right")
-    for (model, what), rows in sorted(groups.items()):
-        table.add_row(model or "–", _MEANINGS[what], str(len(rows)), _cost_of(rows))
-    console = Console(file=StringIO(), width=120, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
-
-
-def _cost_of(rows: Sequence[PlannedRow]) -> str:
-    if any(row.cost is None for row in rows):
-        return "no price"
-    return f"{sum(row.cost or 0 for row in rows):.2f}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from anyio import to_thread
@@ -119,7 +119,7 @@ class Carried:
             rows: the rows of the table.
             dialect: how its text is written.
         """
-        names = dict.fromkeys(name for row in rows for name in row.extra)
+        names = dict.fromkeys(name for names in dict.fromkeys(row.cells.names for row in rows) for name in names)
         if set(names) >= _RESULT_ONLY:  # an earlier table of results
             names = {name: None for name in names if name not in COLUMNS}
         taken = {name.casefold() for name in (*COLUMNS, *names)}
@@ -130,14 +130,19 @@ class Carried:
                 shown = f"table_{shown}"
             columns[name] = shown
             taken.add(shown.casefold())
+        return cls(columns, dialect=dialect)
+
+    def with_cells(self, rows: Iterable[Row]) -> Carried:
+        """The same, with the cells of rows whose results are to be written.
+
+        Parameters:
+            rows: rows of the table.
+        """
+        extras = ((row.id, row.extra) for row in rows if row.cells.names)
         cells = {
-            row.id: row.extra
-            if row.extra.keys() <= columns.keys()
-            else {name: row.extra[name] for name in columns if name in row.extra}
-            for row in rows
-            if isinstance(row, Row) and row.extra
+            row_id: {name: value for name, value in extra.items() if name in self.columns} for row_id, extra in extras
         }
-        return cls(columns, cells, dialect)
+        return replace(self, cells=cells)
 
     def of(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """A row's own cells as text, by the columns of the table of results.

@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from sys import intern
 from typing import Any
 
 from prefect_genmedia._core.attempts import batch_scope, chosen
@@ -18,6 +19,7 @@ from prefect_genmedia._core.same_request import job_by_url
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._inputs import identified
 from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id_text
+from prefect_genmedia.batch.packed import PackedCells, PackedRequest, Packer
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.providers.inputs import AS_GIVEN, is_public, local_path
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
@@ -38,21 +40,37 @@ _OF_THE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:[.,]\d+)*")
 _EMPTY = frozenset({"is missing", "Field required"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One wanted result.
 
     Parameters:
         id: the row's own name, unique in its table.
-        request: what is asked for.
         position: which row of the table it is, from 0.
-        extra: cells of the user's own columns, which are not sent.
+        packed: what is asked for.
+        cells: cells of the user's own columns, which are not sent.
     """
 
     id: str
-    request: GenerationRequest
     position: int
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    packed: PackedRequest | GenerationRequest
+    cells: PackedCells = field(default_factory=PackedCells, compare=False)
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What is asked for; made anew each time."""
+        return self.packed.unpack() if isinstance(self.packed, PackedRequest) else self.packed
+
+    @property
+    def provider(self) -> str:
+        """Who is asked."""
+        packed = self.packed
+        return packed.shape.model.provider if isinstance(packed, PackedRequest) else packed.provider
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Cells of the user's own columns, which are not sent."""
+        return self.cells.unpack()
 
     @property
     def file_name(self) -> str:
@@ -60,26 +78,42 @@ class Row:
         return f"{file_stem(self.id)}.mp4"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be right, and everything that is wrong with it."""
+    """A row that cannot be right, and everything that is wrong with it.
+
+    Parameters:
+        id: the row's id, or where it stands in the table.
+        position: which row of the table it is, from 0.
+        wrong: what is wrong with its fields: of each problem the field, and a sentence.
+        cells: cells of the user's own columns.
+    """
 
     id: str
     position: int
-    problems: tuple[FieldProblem, ...]
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    wrong: tuple[tuple[str, str], ...]
+    cells: PackedCells = field(default_factory=PackedCells, compare=False)
 
     @classmethod
     def of(cls, name: str, position: int, problems: Sequence[FieldProblem]) -> BadRow:
-        """The row by this name, whose problems are told with it.
+        """The row by this name.
 
         Parameters:
             name: its id, or where it stands in the table.
             position: which row of the table it is, from 0.
             problems: what is wrong with its fields.
         """
-        told = (FieldProblem(f"row {name}.{each.field}".rstrip("."), each.problem) for each in problems)
-        return cls(name, position, tuple(told))
+        return cls(name, position, tuple((intern(each.field), each.problem) for each in problems))
+
+    @property
+    def problems(self) -> tuple[FieldProblem, ...]:
+        """What is wrong, each problem with the row's name."""
+        return tuple(FieldProblem(f"row {self.id}.{name}".rstrip("."), problem) for name, problem in self.wrong)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Cells of the user's own columns."""
+        return self.cells.unpack()
 
 
 def check_rows(
@@ -98,7 +132,8 @@ def check_rows(
     good: list[Row] = []
     bad: list[BadRow] = []
     seen: dict[str, str] = {}
-    sorter = CellSorter(kind)
+    sentences: dict[str, str] = {}
+    sorter, packer = CellSorter(kind), Packer()
     for position, fields in enumerate(table):
         row_id = id_of(fields)
         name = escaped(row_id) or f"#{position + 1}"
@@ -108,9 +143,10 @@ def check_rows(
         cells = sorter.sort(fields)
         request = _request(cells, problems)
         if request is None or problems:
-            bad.append(replace(BadRow.of(name, position, problems), extra=cells.extra))
+            shared = [FieldProblem(each.field, sentences.setdefault(each.problem, each.problem)) for each in problems]
+            bad.append(replace(BadRow.of(name, position, shared), cells=packer.cells(cells.extra)))
         else:
-            good.append(Row(row_id, request, position, cells.extra))
+            good.append(Row(row_id, position, packer.request(request), packer.cells(cells.extra)))
     return good, bad
 
 
@@ -133,25 +169,49 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> Invali
     return error
 
 
+@dataclass
+class _Alike:
+    """Problems of one kind in one column.
+
+    Parameters:
+        column: the column; empty if it is none.
+        first: the sentence of the first one.
+        count: how many there are.
+        is_same: whether all have the same sentence.
+        shown: the rows and sentences of the first ones.
+    """
+
+    column: str
+    first: str
+    count: int = 0
+    is_same: bool = True
+    shown: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, row_id: str, problem: str) -> None:
+        self.count += 1
+        self.is_same = self.is_same and problem == self.first
+        if len(self.shown) < SHOWN_ROWS:
+            self.shown.append((row_id, problem))
+
+    def told(self) -> list[FieldProblem]:
+        if self.count < _ALIKE:
+            return [FieldProblem(f"row {row}.{self.column}".rstrip("."), problem) for row, problem in self.shown]
+        what = self.first if self.is_same else f"such as the first: {self.first}"
+        what = "empty" if what in _EMPTY else what
+        names = ", ".join(row for row, _ in self.shown)
+        more = ", …" if self.count > SHOWN_ROWS else ""
+        column = f"column {self.column}" if self.column else "rows"
+        return [FieldProblem(column, f"{self.count} rows {what}: {names}{more}")]
+
+
 def _grouped(bad: Sequence[BadRow]) -> list[FieldProblem]:
     """The problems of all rows; those of the same kind in the same column are one, with the rows that have it."""
-    groups: dict[tuple[str, str], list[tuple[BadRow, FieldProblem]]] = {}
+    groups: dict[tuple[str, str], _Alike] = {}
     for row in bad:
-        for each in row.problems:
-            column = each.field.removeprefix(f"row {row.id}").lstrip(".")
-            groups.setdefault((column, _OF_THE_ROW.sub("…", each.problem)), []).append((row, each))
-    return [problem for (column, _), found in groups.items() for problem in _told_together(column, found)]
-
-
-def _told_together(column: str, found: Sequence[tuple[BadRow, FieldProblem]]) -> list[FieldProblem]:
-    if len(found) < _ALIKE:
-        return [problem for _, problem in found]
-    words = {problem.problem for _, problem in found}
-    what = found[0][1].problem if len(words) == 1 else f"such as the first: {found[0][1].problem}"
-    what = "empty" if what in _EMPTY else what
-    names = ", ".join(row.id for row, _ in found[:SHOWN_ROWS])
-    more = ", …" if len(found) > SHOWN_ROWS else ""
-    return [FieldProblem(f"column {column}" if column else "rows", f"{len(found)} rows {what}: {names}{more}")]
+        for column, problem in row.wrong:
+            kind = (column, _OF_THE_ROW.sub("…", problem))
+            groups.setdefault(kind, _Alike(column, problem)).add(row.id, problem)
+    return [problem for alike in groups.values() for problem in alike.told()]
 
 
 def id_of(fields: Mapping[str, Any]) -> str:
@@ -169,7 +229,7 @@ def _id_problems(row_id: str, value: Any, seen: dict[str, str]) -> Iterator[Fiel
         return
     name = file_stem(row_id).casefold()
     if name not in seen:
-        seen[name] = row_id
+        seen[row_id if name == row_id else name] = row_id  # the same text, not a copy of it
     elif seen[name] == row_id:
         yield FieldProblem("id", "is the id of another row, too")
     else:
@@ -226,7 +286,7 @@ class Known:
         """What earlier runs have left, by row id: one query for the whole batch, and the files it cannot do without."""
         jobs = await self._newest()
         scopes = {job.scope for job in jobs.values()}
-        unread = [row for row in self._rows if self.identity(row) is None and self.scope(row) in scopes]
+        unread = [row for row in self._rows if self.scope(row) in scopes and self.identity(row) is None]
         await asyncio.gather(*map(self._read, unread))
         return self._of_rows(jobs)
 
@@ -249,6 +309,8 @@ class Known:
         by_scope = _last_in_scope(jobs)
         found = {}
         for row in self._rows:
+            if self.scope(row) not in by_scope:
+                continue  # an identity has the row's scope in it: none of these jobs is the row's
             identities = self._identities_of(row)
             if identities is None:  # what had no job when the batch began can only have this batch's
                 job = by_scope.get(self.scope(row))
@@ -261,7 +323,7 @@ class Known:
         return found
 
     async def _read(self, row: Row) -> None:
-        session = self._sessions[row.request.provider]
+        session = self._sessions[row.provider]
         async with self._reading:
             known = await identified(row.request, session.client.fetch_rules)
             identities = self._made(row, known)
@@ -272,8 +334,8 @@ class Known:
             self._identities[row.id] = identities if joined is None else Identities(joined.identity, (joined.identity,))
 
     def _identities_of(self, row: Row) -> Identities | None:
-        if row.id not in self._identities and not _needs_reading(row.request):
-            self._identities[row.id] = self._made(row, row.request)
+        if row.id not in self._identities and not _needs_reading(request := row.request):
+            self._identities[row.id] = self._made(row, request)
         return self._identities.get(row.id)
 
     def _made(self, row: Row, request: GenerationRequest | PreparedRequest[GenerationRequest]) -> Identities:

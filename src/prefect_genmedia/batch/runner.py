@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
+from anyio import to_thread
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.attempts import Asker, next_attempt
@@ -30,8 +29,8 @@ from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
 from prefect_genmedia.batch.cells import id_text
-from prefect_genmedia.batch.frames import Rows
-from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
+from prefect_genmedia.batch.frames import Rows, given_rows
+from prefect_genmedia.batch.plan import plan_of
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.results import INVALID, Carried, Results
 from prefect_genmedia.batch.row_task import RowHooks
@@ -41,7 +40,7 @@ from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_tol
 from prefect_genmedia.batch.show import publish_gallery, quiet_rows
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
 from prefect_genmedia.batch.supervisor import supervisor_of
-from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
+from prefect_genmedia.batch.table import all_filled, folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
 from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -70,7 +69,7 @@ class OpenBatch:
         scheduler: runs its rows.
         rows: the rows to do.
         bad: the rows that are left out.
-        fit: the rows to do as they stand in the table; empty if it is not split.
+        fit: the rows to do as they were given; empty if the table is not split, or is read from a file.
         unfit: ids of rows that are left out for what is in their inputs.
     """
 
@@ -120,8 +119,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
     table = await read_rows(spec.table, spec.encoding)
-    cells = _drained(table.rows) if spec.sharding.shards == 1 else table.rows
-    rows, bad = check_rows(cells, spec.kind, shard.has if shard else None)
+    rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
     carried = Carried.from_rows([*rows, *bad], table.dialect)
     if carried.columns and shard is None:
         get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(carried.columns))
@@ -138,7 +136,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     sessions = await _sessions(stack, rows, spec, prices, ledger)
     for provider, session in sessions.items():
         if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
-            _check_prices([row for row in rows if row.request.provider == provider], prices, caps[0])
+            _check_prices([row for row in rows if row.provider == provider], prices, caps[0])
     jobs = Known(name, rows, sessions, ledger)
     rows, others, bad = _chosen(spec, rows, bad)
     left = {row.id for row in others}
@@ -146,9 +144,12 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
     inspected = await _inspected(spec, rows, bad, sessions, Found(known, asker, folder))
     rows = [row for row in rows if row.id not in inspected.unfit]
-    results = Results([row.id for row in (*rows, *others)], inspected.bad, written, storage, carried, left)
+    with_results = [] if spec.dry_run else [*rows, *others]
+    carried = carried.with_cells(with_results)
+    without = [] if spec.dry_run else inspected.bad
+    results = Results([row.id for row in with_results], without, written, storage, carried, left)
     for row in others:
-        if row.id in known:
+        if row.id in known and not spec.dry_run:
             results.of(row.id).take_job(known[row.id], row.request, prices)
     scheduler = BatchScheduler(
         name=name,
@@ -164,15 +165,14 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         inspected=inspected,
     )
     left_out = {row.position for row in inspected.bad} | {row.position for row in others}
-    fit = [fields for position, fields in enumerate(table.rows) if position not in left_out]
-    return OpenBatch(name, scheduler, rows, inspected.bad, fit, inspected.unfit)
+    return OpenBatch(name, scheduler, rows, inspected.bad, _given(spec, left_out), inspected.unfit)
 
 
-def _drained(table: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Take the rows out of a table that nobody reads again: its cells make room for the requests."""
-    table.reverse()
-    while table:
-        yield table.pop()
+def _given(spec: BatchSpec, left_out: Set[int]) -> list[dict[str, Any]]:
+    """The rows that the runs of shards are given: none where they read the table themselves."""
+    if spec.sharding.shards == 1 or isinstance(spec.table, str):
+        return []
+    return [row for position, row in enumerate(all_filled(given_rows(spec.table))) if position not in left_out]
 
 
 def _chosen(spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow]) -> tuple[list[Row], list[Row], list[BadRow]]:
@@ -200,11 +200,11 @@ async def _inspected(
     to_submit = [row for row in rows if next_attempt(found.known.get(row.id), found.asker, now) is not None]
     inspected = await inspect_inputs(to_submit, sessions, spec.preflight)
     all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
-    output = await _output_problems(found.folder, sessions, {row.request.provider for row in to_submit}, spec.dry_run)
+    output = await _output_problems(found.folder, sessions, {row.provider for row in to_submit}, spec.dry_run)
     if output or (all_bad and not spec.skip_invalid):
         raise refuse([] if spec.skip_invalid else all_bad, output)
-    extra = {row.position: row.extra for row in rows}
-    all_bad = [replace(row, extra=row.extra or extra.get(row.position, {})) for row in all_bad]
+    cells = {row.position: row.cells for row in rows} if inspected.bad else {}
+    all_bad = [replace(row, cells=cells.get(row.position, row.cells)) for row in all_bad]
     return replace(inspected, bad=all_bad, unfit=frozenset(row.id for row in inspected.bad))
 
 
@@ -232,7 +232,7 @@ async def _sessions(
 ) -> dict[str, Session]:
     """One session of each account around the whole batch: its rows share the client."""
     sessions, settings = {}, current_settings()
-    for provider in sorted({row.request.provider for row in rows}):
+    for provider in sorted({row.provider for row in rows}):
         block = await load_credentials(provider, spec.credentials)
         client = await stack.enter_async_context(block.client())
         session = await session_of(block, client, ledger, settings, RowHooks())
@@ -330,14 +330,14 @@ async def _save_at_last(results: Results) -> None:
 async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:
     """Show what a run would do now; nothing is sent to a provider."""
     plan = await plan_of(run, bad)
-    words = plan_words(plan)
-    get_run_logger().info("Dry run of batch %s: %s\n%s", run.name, words, plan_text(plan))
-    await show.publish_plan(run.name, [row.line() for row in plan], words)
+    words = plan.words()
+    get_run_logger().info("Dry run of batch %s: %s\n%s", run.name, words, plan.text())
+    await show.publish_plan(run.name, [row.line() for row in plan.first], words, len(plan) - len(plan.first))
     return BatchReport(
         batch_id=run.name,
         rows=len(plan),
-        states=dict(Counter(row.what for row in plan)),
-        estimated_cost=float(round(sum((row.cost or Decimal(0) for row in plan), Decimal(0)), 6)),
+        states=dict(plan.counts),
+        estimated_cost=float(round(plan.cost, 6)),
         dry_run=True,
     )
 
