@@ -59,6 +59,7 @@ async def generate_batch(
     overwrite: bool = False,
     convert_inputs: bool = False,
     only: list[str] = [],  # noqa: B006 - nothing writes into it
+    regenerate: list[str] = [],  # noqa: B006 - nothing writes into it
     min_delivered: Annotated[float, Field(ge=0, le=1)] = 1.0,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     encoding: str = "",
@@ -95,6 +96,7 @@ async def generate_batch(
         overwrite: Replace delivered files that were edited since; by default your edits are kept.
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         only: Ids of the rows to do; all by default. The others keep their lines in the table of results.
+        regenerate: Ids of rows whose results are made anew and paid again, once in this run and its retries.
         min_delivered: Share of the rows that must be delivered for the run to complete, such as 0.95.
         timeout_seconds: How long to wait for each result, in seconds.
         encoding: Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
@@ -138,6 +140,7 @@ async def generate_batch(
             overwrite=overwrite,
             convert_inputs=convert_inputs,
             only=only or None,
+            regenerate=regenerate or None,
             min_delivered=min_delivered,
             sharding=Sharding(shards=shards, deployment=shard_deployment or None, shard=shard),
         )

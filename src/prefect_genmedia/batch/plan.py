@@ -22,6 +22,7 @@ from prefect_genmedia.prices import CURRENCY
 
 _MEANINGS = {
     "submit": "submit",
+    "regenerate": "submit anew: its result is paid again",
     "join": "join its job: nothing is paid again",
     "verify": "verify its delivered file: nothing is paid again",
     "refused": "nothing: its input was refused",
@@ -150,6 +151,7 @@ async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> Plan:
         known, request = run.known.get(row.id), row.request
         what = _what(run, known)
         cost = await run.estimate(request) if what == "submit" else Decimal(0)
+        what = "regenerate" if what == "submit" and run.jobs.is_anew(row) else what
         job = known.key if known else ""
         words = carried.words(row.extra) if len(plan.first) < PLAN_ROWS else None
         plan.add(PlannedRow(row.id, what, request.kind, priced_as(request), cost, job, not_sent=words))

@@ -28,19 +28,20 @@ from prefect_genmedia._prefect.session import load_credentials, prices_of, sessi
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
-from prefect_genmedia.batch.cells import id_text
-from prefect_genmedia.batch.frames import Rows, given_rows
+from prefect_genmedia.batch.choice import chosen_rows, given_fields, rows_anew
+from prefect_genmedia.batch.frames import Rows
+from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.plan import plan_of
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.results import INVALID, Carried, Results
 from prefect_genmedia.batch.row_task import RowHooks
-from prefect_genmedia.batch.rows import SHOWN_ROWS, BadRow, Known, Row, check_rows, refuse
+from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
 from prefect_genmedia.batch.show import publish_gallery, quiet_rows
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
 from prefect_genmedia.batch.supervisor import supervisor_of
-from prefect_genmedia.batch.table import all_filled, folder_of, format_of, read_rows, stem_of, storage_of
+from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
 from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -138,9 +139,12 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
             _check_prices([row for row in rows if row.provider == provider], prices, caps[0])
     jobs = Known(name, rows, sessions, ledger)
-    rows, others, bad = _chosen(spec, rows, bad)
+    rows, others, bad = chosen_rows(spec, rows, bad)
     left = {row.id for row in others}
-    known = await jobs.begin()
+    anew = rows_anew(spec, rows)
+    known = await jobs.begin(anew, root_run_id(), fix=not spec.dry_run)
+    if anew and not spec.dry_run:
+        get_run_logger().info("%s to be generated anew, and paid again once in this run", counted(len(anew), "row"))
     asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
     inspected = await _inspected(spec, rows, bad, sessions, Found(known, asker, folder))
     rows = [row for row in rows if row.id not in inspected.unfit]
@@ -165,31 +169,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         inspected=inspected,
     )
     left_out = {row.position for row in inspected.bad} | {row.position for row in others}
-    return OpenBatch(name, scheduler, rows, inspected.bad, _given(spec, left_out), inspected.unfit)
-
-
-def _given(spec: BatchSpec, left_out: Set[int]) -> list[dict[str, Any]]:
-    """The rows that the runs of shards are given: none where they read the table themselves."""
-    if spec.sharding.shards == 1 or isinstance(spec.table, str):
-        return []
-    return [row for position, row in enumerate(all_filled(given_rows(spec.table))) if position not in left_out]
-
-
-def _chosen(spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow]) -> tuple[list[Row], list[Row], list[BadRow]]:
-    """The rows to do, the others, and the invalid ones among those to do.
-
-    Raises:
-        InvalidRequest: `only` names rows that the table does not have.
-    """
-    if spec.only is None:
-        return list(rows), [], list(bad)
-    wanted = {id_text(each) for each in spec.only}
-    chosen, wrong = [row for row in rows if row.id in wanted], [row for row in bad if row.id in wanted]
-    absent = sorted(wanted - {row.id for row in chosen} - {row.id for row in wrong})
-    if absent and spec.sharding.shard is None:
-        names = ", ".join(map(repr, absent[:SHOWN_ROWS])) + (", …" if len(absent) > SHOWN_ROWS else "")
-        raise InvalidRequest.of("The batch", [FieldProblem("only", f"names rows that are not in the table: {names}")])
-    return chosen, [row for row in rows if row.id not in wanted], wrong
+    return OpenBatch(name, scheduler, rows, inspected.bad, given_fields(spec, left_out), inspected.unfit)
 
 
 async def _inspected(

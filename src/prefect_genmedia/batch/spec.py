@@ -97,6 +97,7 @@ class BatchSpec:
         overwrite: whether delivered files that were edited since are replaced by the provider's.
         convert_inputs: whether local pictures are converted to what the providers take.
         only: ids of the rows to do; None for all.
+        regenerate: ids of rows whose results are asked for anew, and paid again, once a root flow run.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
         sharding: which part of the batch this is, or into how many it is split.
     """
@@ -116,6 +117,7 @@ class BatchSpec:
     overwrite: bool = False
     convert_inputs: bool = False
     only: Sequence[str] | None = None
+    regenerate: Sequence[str] | None = None
     min_delivered: float = 1.0
     sharding: Sharding = field(default_factory=Sharding)
 

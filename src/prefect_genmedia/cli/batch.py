@@ -31,6 +31,7 @@ def batch(
     max_jobs: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     max_cost: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     skip_invalid: Switch = False,
+    regenerate: Annotated[list[str] | None, Parameter(negative=())] = None,
 ) -> None:
     """Make every row; what `--help` says of it stands in `cli/app.py`.
 
@@ -60,6 +61,8 @@ def batch(
         Most CNY that may be paid, estimated, over the same runs.
     skip_invalid
         Leave invalid rows out, instead of refusing the table.
+    regenerate
+        Id of a row whose result is made anew and paid again; give it once for each row.
     """
     require_server()
     from prefect.flows import load_flow_from_entrypoint
@@ -80,6 +83,7 @@ def batch(
             max_cost=max_cost,
             skip_invalid=skip_invalid,
             dry_run=dry_run,
+            regenerate=regenerate or [],
         )
     )
     cost = f"about {report.estimated_cost:.2f} {CURRENCY} (estimate)" if report.estimated_cost else ""
