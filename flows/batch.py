@@ -71,8 +71,9 @@ async def generate_batch(
 
     Parameters:
         table: The rows: a path, fsspec URL or block://SLUG/NAME/path ending in .csv, .tsv, .jsonl, .parquet or .xlsx;
-            or the rows themselves: dicts, or a frame of pandas, polars or Arrow. Each has an id, a kind, and the fields
-            of that kind of request. Other columns are not sent, and are carried into the results.
+            sql://BLOCK/TABLE or sql://BLOCK/SELECT … of a database; or the rows themselves: dicts, or a frame of
+            pandas, polars or Arrow. Each has an id, a kind, and the fields of that kind of request. Other columns are
+            not sent, and are carried into the results.
         kind: Kind of the rows that do not name one.
         credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
         batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
@@ -81,7 +82,8 @@ async def generate_batch(
         max_cost: Most CNY that may be paid, estimated, over all runs that share the budget; -1 sets no limit.
         max_jobs: Most jobs that may be paid for, over the same runs; -1 sets no limit.
         canary: Number of rows that must be delivered before the others start.
-        results: Table of results to write (.csv, .tsv, .jsonl, .parquet, .xlsx); beside the table by default.
+        results: Table of results to write (.csv, .tsv, .jsonl, .parquet, .xlsx, or sql://BLOCK/TABLE); beside the table
+            by default.
         max_in_flight: Jobs of each account at its provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.
         breaker: Stop after this many consecutive rows with the same credentials, quota, storage or unknown-submission

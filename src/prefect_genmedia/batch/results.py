@@ -15,7 +15,8 @@ from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.rows import BadRow, Row
-from prefect_genmedia.batch.table import TableFile
+from prefect_genmedia.batch.sql_table import SqlDatabase
+from prefect_genmedia.batch.table import results_table
 from prefect_genmedia.batch.text_table import PLAIN, Dialect
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY, PriceTable
@@ -190,7 +191,7 @@ class Results:
         ids: every row's id.
         bad: the rows that were left out.
         location: path or fsspec URL of the table of results; None where another run writes it.
-        storage: the folder in a Block that it stands in, if it does.
+        storage: the folder in a Block that it stands in, or its database; None for neither.
         carried: what the table of results has of the table.
         others: ids of rows that this run does not do; they stand in the table of results only.
     """
@@ -200,7 +201,7 @@ class Results:
         ids: Sequence[str],
         bad: Sequence[BadRow],
         location: str | None,
-        storage: Storage | None = None,
+        storage: Storage | SqlDatabase | None = None,
         carried: Carried | None = None,
         others: Set[str] = frozenset(),
     ) -> None:
@@ -219,7 +220,7 @@ class Results:
             for row in bad
         ]
         columns = [*COLUMNS, *self.carried.columns.values()]
-        self._file = None if location is None else TableFile(location, columns, storage, self.carried.dialect)
+        self._file = None if location is None else results_table(location, columns, storage, self.carried.dialect)
         self._changed = True
         self._saved_at = float("-inf")
         self._pause = SAVE_SECONDS

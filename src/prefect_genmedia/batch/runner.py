@@ -40,6 +40,7 @@ from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import BEAT_KEY, BEAT_SECONDS, Shard, end_told
 from prefect_genmedia.batch.show import publish_gallery, quiet_rows
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
+from prefect_genmedia.batch.sql_table import SqlLocation, is_sql
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
@@ -116,7 +117,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
 async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     """Read and check the table, open what its rows need, and find out what earlier runs have left."""
     settings, shard = current_settings(), spec.sharding.shard
-    read = spec.table if isinstance(spec.table, str) else None
+    read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
     await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
     table = await read_rows(spec.table, spec.encoding)
@@ -359,12 +360,16 @@ def _price_problem(request: GenerationRequest, prices: Mapping[str, Price], limi
 
 
 def _check_location(location: str, table: Rows) -> None:
-    if isinstance(table, str) and anywhere(location) == anywhere(table):
+    if is_sql(table) and is_sql(location):
+        is_same = SqlLocation.of(location) == SqlLocation.of(str(table))
+    else:
+        is_same = isinstance(table, str) and anywhere(location) == anywhere(table)
+    if is_same:
         raise InvalidRequest.of("The batch", [FieldProblem("results", "is the table itself")])
 
 
 def _beside(table: Rows, folder: str, name: str) -> str:
     """Where results go that nobody named a place for: beside the table, in its format."""
-    if isinstance(table, str):
+    if isinstance(table, str) and not is_sql(table):
         return f"{folder_of(table)}/{stem_of(table)}.results.{format_of(table)}"
     return f"{folder.rstrip('/')}/{file_stem(name)}.results.jsonl"

@@ -22,6 +22,7 @@ from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.columns import ColumnNames, refusal
 from prefect_genmedia.batch.excel_table import check_excel, read_excel, write_excel
 from prefect_genmedia.batch.frames import given_rows, plain, pyarrow, rows_of_arrow
+from prefect_genmedia.batch.sql_table import SQL, SqlDatabase, SqlLocation, SqlResults, is_sql
 from prefect_genmedia.batch.text_table import PLAIN, Dialect, read_csv, read_jsonl, write_csv, write_jsonl
 from prefect_genmedia.providers.inputs import local_path
 from prefect_genmedia.text import storable
@@ -72,12 +73,16 @@ def format_of(location: str) -> TableFormat:
 
 
 def name_of(location: str) -> str:
-    """The file's name without folder; nothing of a URL's query, which may hold a signature."""
+    """The file's name without folder; nothing of a URL's query, which may hold a signature, or of a database's."""
+    if is_sql(location):
+        return str(SqlLocation.of(location)).removeprefix(SQL)
     return _path_of(location).name
 
 
 def stem_of(location: str) -> str:
-    """The file's name without folder and ending."""
+    """The file's name without folder and ending; a table's name in a database."""
+    if is_sql(location):
+        return SqlLocation.of(location).stem
     return _path_of(location).stem
 
 
@@ -163,6 +168,9 @@ async def read_rows(source: Rows, encoding: str | None = None) -> ReadTable:
     Raises:
         InvalidRequest: it cannot be read, its format is not known, or, when its rows are taken, it has none.
     """
+    if is_sql(source):
+        database = await SqlDatabase.load(str(source))
+        return ReadTable(_not_empty(all_filled(database.rows())))
     if isinstance(source, str) and source.startswith(SCHEME):
         format_of(source)
         storage = await storage_of(source)
@@ -181,8 +189,8 @@ def _not_empty(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     yield from rows
 
 
-async def storage_of(location: str) -> Storage | None:
-    """The folder in a Block that a table stands in; None where a path or URL says all.
+async def storage_of(location: str) -> Storage | SqlDatabase | None:
+    """The folder in a Block that a table stands in, or its database; None where a path or URL says all.
 
     Parameters:
         location: path or URL of the table.
@@ -190,6 +198,8 @@ async def storage_of(location: str) -> Storage | None:
     Raises:
         InvalidRequest: there is no such Block, or it holds no files.
     """
+    if is_sql(location):
+        return await SqlDatabase.load(location)
     if not location.startswith(SCHEME):
         return None
     return (await target_of(location.rpartition("/")[0])).storage
@@ -249,6 +259,22 @@ class TableFile:
         with self._storage.staging() as staged:
             staged.write_bytes(content)
             return self._storage.publish(staged, self.name)
+
+
+def results_table(
+    location: str, columns: Sequence[str], storage: Storage | SqlDatabase | None, dialect: Dialect
+) -> TableFile | SqlResults:
+    """The table of results at a location: a file, or a table of a database.
+
+    Parameters:
+        location: see `TableFile`, or `sql://BLOCK/TABLE`.
+        columns: the columns, in order.
+        storage: what `storage_of` found there.
+        dialect: how CSV is written.
+    """
+    if isinstance(storage, SqlDatabase):
+        return SqlResults(storage, columns)
+    return TableFile(location, columns, storage, dialect)
 
 
 def _path_of(location: str) -> PurePosixPath:

@@ -1,10 +1,9 @@
-"""Rows that are generated anew: paid once in a run and its retries, whatever happens between, and again in another run."""
+"""Rows that are generated anew: paid once in a run and its retries, whatever happens between, and again in others."""
 
 from __future__ import annotations
 
 import asyncio
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,6 @@ from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
 
 PHOTO = "https://example.com/a.jpg"
-
-
-class Killed(BaseException):
-    """Ends a run where a signal would."""
 
 
 @pytest.fixture(autouse=True)
@@ -153,9 +148,9 @@ async def test_the_budget_counts_it(options: dict[str, Any], simulator: RunningS
 
 
 async def test_unknown_ids_are_refused(options: dict[str, Any], simulator: RunningSimulator) -> None:
-    with pytest.raises(errors.InvalidRequest, match="regenerate: names rows that this run does not do.*: 'x'"):
+    with pytest.raises(errors.InvalidRequest, match=r"regenerate: names rows that this run does not do.*: 'x'"):
         await generate_batch(**options, regenerate=["a", "x"])
-    with pytest.raises(errors.InvalidRequest, match="regenerate: names rows .*: 'b'"):
+    with pytest.raises(errors.InvalidRequest, match=r"regenerate: names rows .*: 'b'"):
         await generate_batch(**options, regenerate=["b"], only=["a"])
     with pytest.raises(errors.InvalidRequest, match="regenerate: cannot be split"):
         await generate_batch(**options, regenerate=["a"], shards=2)
@@ -188,17 +183,8 @@ async def test_an_edited_file_stays_beside_the_new_one(options: dict[str, Any], 
     assert path.exists()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'ledger.db'}"
-    else:
-        yield request.getfixturevalue("postgresql_url")
-
-
-async def test_runs_never_get_the_same_variant_and_a_run_always_the_same(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    async with open_ledger(url) as one, open_ledger(url) as other:
+async def test_runs_never_get_the_same_variant_and_a_run_always_the_same(shared_ledger: str) -> None:
+    async with open_ledger(shared_ledger) as one, open_ledger(shared_ledger) as other:
         runs = [fix_variants(ledger, {"row": 3}, run) for ledger in (one, other) for run in ("r1", "r2", "r3")]
         found = [variants["row"] for variants in await asyncio.gather(*runs)]
         assert found[:3] == found[3:]
