@@ -14,7 +14,12 @@ from prefect_genmedia.errors import FieldProblem, InvalidRequest
 
 
 def given_fields(spec: BatchSpec, left_out: Set[int]) -> list[dict[str, Any]]:
-    """The rows that the runs of shards are given: none where they read the table themselves."""
+    """The rows that the runs of shards are given: none where they read the table themselves.
+
+    Parameters:
+        spec: the batch.
+        left_out: positions of the rows that are not done.
+    """
     if spec.sharding.shards == 1 or isinstance(spec.table, str):
         return []
     return [row for position, row in enumerate(all_filled(given_rows(spec.table))) if position not in left_out]
@@ -24,6 +29,11 @@ def chosen_rows(
     spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow]
 ) -> tuple[list[Row], list[Row], list[BadRow]]:
     """The rows to do, the others, and the invalid ones among those to do.
+
+    Parameters:
+        spec: the batch.
+        rows: the good rows of the table.
+        bad: its invalid rows.
 
     Raises:
         InvalidRequest: `only` names rows that the table does not have.
@@ -40,6 +50,10 @@ def chosen_rows(
 
 def rows_anew(spec: BatchSpec, rows: Sequence[Row]) -> set[str]:
     """Ids of the rows to generate anew.
+
+    Parameters:
+        spec: the batch.
+        rows: the rows that the run does.
 
     Raises:
         InvalidRequest: `regenerate` names rows that this run does not do, or the batch is split.
