@@ -213,9 +213,12 @@ class SqlDatabase:
         dialect = connection.dialect
         if (statement := _WITHOUT_WRITES.get(dialect.name)) is not None:
             connection.exec_driver_sql(statement)
-        quoted = ".".join(map(dialect.identifier_preparer.quote, self.where.table.split(".")))
+        query = self.where.query
+        if not query:
+            quoted = ".".join(map(dialect.identifier_preparer.quote, self.where.table.split(".")))
+            query = f"SELECT * FROM {quoted}"  # noqa: S608 - a name that is quoted
         result = connection.exec_driver_sql(
-            self.where.query or f"SELECT * FROM {quoted}",  # noqa: S608 - a name that is quoted
+            query,
             execution_options={"stream_results": True, "yield_per": _ROWS_AT_ONCE, "no_parameters": True},
         )
         names = list(result.keys())
