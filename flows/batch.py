@@ -63,6 +63,7 @@ async def generate_batch(
     convert_inputs: bool = False,
     verify: Verify = "auto",
     only: list[str] = [],  # noqa: B006 - nothing writes into it
+    regenerate: list[str] = [],  # noqa: B006 - nothing writes into it
     min_delivered: Annotated[float, Field(ge=0, le=1)] = 1.0,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     encoding: str = "",
@@ -76,8 +77,9 @@ async def generate_batch(
 
     Parameters:
         table: The rows: a path, fsspec URL or block://SLUG/NAME/path ending in .csv, .tsv, .jsonl, .parquet or .xlsx;
-            or the rows themselves: dicts, or a frame of pandas, polars or Arrow. Each has an id, a kind, and the fields
-            of that kind of request. Other columns are not sent, and are carried into the results.
+            sql://BLOCK/TABLE or sql://BLOCK/SELECT … of a database; or the rows themselves: dicts, or a frame of
+            pandas, polars or Arrow. Each has an id, a kind, and the fields of that kind of request. Other columns are
+            not sent, and are carried into the results.
         kind: Kind of the rows that do not name one.
         credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
         batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
@@ -88,7 +90,8 @@ async def generate_batch(
         confirm_above: Ask a person, with the plan, before anything is sent if the rows to be sent would cost more CNY
             than this, estimated, or one of them has no price; -1 takes the setting.
         canary: Number of rows that must be delivered before the others start.
-        results: Table of results to write (.csv, .tsv, .jsonl, .parquet, .xlsx); beside the table by default.
+        results: Table of results to write (.csv, .tsv, .jsonl, .parquet, .xlsx, or sql://BLOCK/TABLE); beside the table
+            by default.
         max_in_flight: Jobs of each account at its provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds until it has ended.
         breaker: Stop after this many consecutive rows with the same credentials, quota, storage or unknown-submission
@@ -105,6 +108,7 @@ async def generate_batch(
         verify: How results are verified: full decodes every frame, structure reads the container and one frame, none
             believes the file. auto is the setting, or structure.
         only: Ids of the rows to do; all by default. The others keep their lines in the table of results.
+        regenerate: Ids of rows whose results are made anew and paid again, once in this run and its retries.
         min_delivered: Share of the rows that must be delivered for the run to complete, such as 0.95.
         timeout_seconds: How long to wait for each result, in seconds.
         encoding: Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
@@ -153,6 +157,7 @@ async def generate_batch(
             convert_inputs=convert_inputs,
             verify=verify,
             only=only or None,
+            regenerate=regenerate or None,
             min_delivered=min_delivered,
             attribution=Attribution.of(project, tags),
             sharding=Sharding(shards=shards, deployment=shard_deployment or None, shard=shard),

@@ -19,6 +19,7 @@ from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.naming import MAKER, free_name, own_target, poster_name, quarantine_name, sidecar_name
 from prefect_genmedia._core.polling import client_of
+from prefect_genmedia._core.regenerate import is_replaced
 from prefect_genmedia._core.standing import Logger, kept_files
 from prefect_genmedia._media.failures import storing
 from prefect_genmedia._media.folder import Storage
@@ -70,7 +71,8 @@ async def deliver_once(
     edited since, and still plays, is the user's: it is kept, unless the target says `overwrite`. Where the
     provider made several files, the further ones stand beside the first as `…~2.mp4` and so on. What stands there
     already and is not ours to replace stays, see `free_name`: the delivery tells the true names. The wanted name of an
-    attempt that another one follows belongs to that one: its own file gets the job's key, see `own_target`.
+    attempt that another one follows, or of a row that was generated anew, belongs to the later one: its own file gets
+    the job's key, see `own_target`.
 
     That the file is not there is believed of the provider only when its time is over: a proxy that stands in between
     says the same, and what is believed to be gone may be paid for again.
@@ -102,7 +104,8 @@ async def deliver_once(
         if job.delivery is not None and len(kept) == 1 + len(job.delivery.others):
             done = job.state is JobState.DELIVERED
             return (job, False) if done else await _delivered(ledger, job, job.delivery)
-        named = target if await ledger.successor(job) is None else own_target(job, target)
+        is_followed = await ledger.successor(job) is not None or await is_replaced(ledger, job)
+        named = own_target(job, target) if is_followed else target
         return await _delivered(ledger, job, await _fetched(client, job, named, kept))
     except (ResultInvalid, JobExpired) as error:
         failure = _explained(error, job, clock.now()) if isinstance(error, JobExpired) else error

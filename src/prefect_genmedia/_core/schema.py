@@ -29,7 +29,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset({"0003", "0004", "0005", "0006", "0007", "0008", "0009", "0010", "0011", "0012", "0013", "0014"})
+HEADS = frozenset(f"{number:04d}" for number in range(3, 16))
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
@@ -310,6 +310,17 @@ locks = Table(
     Column("name", StoredText, primary_key=True),
     Column("holder", String(32), nullable=False),
     Column("held_until", Float(53), nullable=False),
+)
+
+# Which variant of a batch's row a root flow run asks for anew; see `_core/regenerate.py`.
+regenerations = Table(
+    "genmedia_regenerations",
+    metadata,
+    Column("row_digest", String(64), primary_key=True),
+    Column("root_run_id", String(64), primary_key=True),
+    Column("variant", Integer, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Index("genmedia_regenerations_variant", "row_digest", "variant", unique=True),
 )
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"

@@ -114,8 +114,7 @@ class CellSorter:
         """Why a filled column that is no field of the row's kind is a mistake; None if it is the user's own."""
         if row.model is None or (isinstance(value, str) and not bare(value)):
             return None
-        free = tuple(each for each in (*row.model.model_fields, "kind") if each not in cells)
-        meant = near_miss(name, free)
+        meant = _meant(row.model, name, tuple(cells))
         hint = f"; did you mean {meant!r}?" if meant else ""
         if name in self._fields:
             if isinstance(value, str) and bare(value).casefold() in _MISSING_WORDS:
@@ -125,6 +124,16 @@ class CellSorter:
         return f"is no field of {row.kind}{hint} A column of your own needs another name" if meant else None
 
 
+@lru_cache(maxsize=4096)
+def _meant(model: type[GenerationRequest], name: str, columns: tuple[str, ...]) -> str | None:
+    """The field that a column's name is a slip of, of those that the row does not have."""
+    return near_miss(name, tuple(each for each in (*model.model_fields, "kind") if each not in columns))
+
+
+_VISIBLE = frozenset(map(chr, range(33, 127)))
+"""The characters of ASCII that can be seen."""
+
+
 def bare(value: Any) -> str:
     """A cell as a word: without blanks and invisible characters around it.
 
@@ -132,6 +141,8 @@ def bare(value: Any) -> str:
         value: the cell's value.
     """
     text = str(value).strip()
+    if not text or (text[0] in _VISIBLE and text[-1] in _VISIBLE):
+        return text
     while text and not clean_text(text[0]).strip():
         text = text[1:]
     while text and not clean_text(text[-1]).strip():

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect_genmedia._core.confirmations import Costs
 from prefect_genmedia._prefect.confirm import Plan, confirm, confirm_limit
 from prefect_genmedia.batch import show
-from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
+from prefect_genmedia.batch.plan import plan_of
 from prefect_genmedia.batch.spec import BatchSpec
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text
 
@@ -31,10 +30,11 @@ async def confirm_batch(batch: OpenBatch, spec: BatchSpec) -> None:
     if above is None or spec.sharding.shard is not None:
         return
     plan = await plan_of(batch.scheduler, batch.bad)
-    due = Costs.of(row.cost for row in plan if row.what == "submit")
-    text = f"```text\n{plan_text(plan)}\n```"
+    text = f"```text\n{plan.text()}\n```"
 
     async def publish() -> None:
-        await show.publish_plan(batch.name, [row.line() for row in plan], plan_words(plan))
+        await show.publish_plan(
+            batch.name, [row.line() for row in plan.first], plan.words(), len(plan) - len(plan.first)
+        )
 
-    await confirm(Plan(f"Batch {clean_text(batch.name, WORDS_CHARACTERS)}", due, text, publish), above)
+    await confirm(Plan(f"Batch {clean_text(batch.name, WORDS_CHARACTERS)}", plan.due, text, publish), above)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from prefect_genmedia.batch.columns import Header, refusal
@@ -18,7 +18,7 @@ _LONGEST_CELL = 32_767
 """Characters that Excel takes in a cell (Microsoft, "Excel specifications and limits")."""
 
 
-def read_excel(content: bytes) -> list[dict[str, Any]]:
+def read_excel(content: bytes) -> Iterator[dict[str, Any]]:
     """The rows of a workbook's first visible sheet; its first row that is not empty has the columns' names.
 
     Parameters:
@@ -36,15 +36,13 @@ def read_excel(content: bytes) -> list[dict[str, Any]]:
         raise refusal(reason)
     visible = [sheet for sheet in workbook.worksheets if sheet.sheet_state == "visible"] or workbook.worksheets
     header: Header | None = None
-    rows = []
     for number, cells in enumerate(visible[0].iter_rows(values_only=True) if visible else (), 1):
         if all(cell in (None, "") for cell in cells):
             continue
         if header is None:
             header = Header.of(cells)
         else:
-            rows.append(header.row([plain(cell) for cell in cells], f"row {number}"))
-    return rows
+            yield header.row([plain(cell) for cell in cells], f"row {number}")
 
 
 def write_excel(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:

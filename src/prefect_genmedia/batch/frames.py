@@ -54,10 +54,18 @@ def plain_table(table: Any) -> Any:
         return table
     if isinstance(table, os.PathLike):
         return os.fspath(table)
-    return [{str(name): plain(value) for name, value in row.items()} for row in _rows(table)]
+    return [{str(name): plain(value) for name, value in row.items()} for row in given_rows(table)]
 
 
-def _rows(table: Any) -> Iterable[Mapping[Any, Any]]:
+def given_rows(table: Any) -> Iterable[Mapping[Any, Any]]:
+    """The rows of what a program gives as a table, with the values that they have there.
+
+    Parameters:
+        table: see `plain_table`; no path or URL.
+
+    Raises:
+        InvalidRequest: it has no rows, can be read once only, or has a column twice.
+    """
     if hasattr(table, "__next__") or hasattr(table, "read_next_batch"):
         # Whatever looks at a run's parameters takes rows out of it, and they would be missing without a word.
         raise refusal(f"a {type(table).__name__} can be read once only: give a list or a table of its rows")
@@ -173,4 +181,4 @@ if not TYPE_CHECKING:
     # What a run form offers is a path or rows; a program may give whatever `plain_table` reads.
     Rows = Annotated[Union[str, list[dict[str, Any]]], BeforeValidator(plain_table)]  # noqa: UP007
 
-__all__ = ["ArrowStream", "Rows", "is_missing", "plain", "plain_table", "pyarrow", "rows_of_arrow"]
+__all__ = ["ArrowStream", "Rows", "given_rows", "is_missing", "plain", "plain_table", "pyarrow", "rows_of_arrow"]

@@ -13,16 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from prefect_genmedia._core.budgets import priced_as
+from prefect_genmedia._core.confirmations import Costs
 from prefect_genmedia._core.model import TAKEN, Job, JobState
 from prefect_genmedia.batch.results import INVALID
 from prefect_genmedia.batch.rows import BadRow
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.errors import InputRefused
-from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.prices import CURRENCY, from_micros
 from prefect_genmedia.text import BULLET
 
 _MEANINGS = {
     "submit": "submit",
+    "regenerate": "submit anew: its result is paid again",
     "join": "join its job: nothing is paid again",
     "verify": "verify its delivered file: nothing is paid again",
     "refused": "nothing: its input was refused",
@@ -30,6 +32,11 @@ _MEANINGS = {
     "needs a person": "nothing: a person must decide",
     INVALID: "leave out: it is invalid",
 }
+
+_SENT = ("submit", "regenerate")
+
+PLAN_ROWS = 1000
+"""Rows that the table of a dry run spells out."""
 
 
 @dataclass(frozen=True)
@@ -70,24 +77,86 @@ class PlannedRow:
         return line if self.not_sent is None else line | {"not sent": self.not_sent}
 
 
-async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> list[PlannedRow]:
+class Plan:
+    """What a run would do: counts and costs of all rows, and the first rows themselves."""
+
+    def __init__(self) -> None:
+        """Plan nothing yet."""
+        self.first: list[PlannedRow] = []
+        self._groups: dict[tuple[str, str], Costs] = {}
+
+    def add(self, row: PlannedRow) -> None:
+        """Plan a row.
+
+        Parameters:
+            row: what would be done with it.
+        """
+        if len(self.first) < PLAN_ROWS:
+            self.first.append(row)
+        group = (row.model, row.what)
+        self._groups[group] = self._groups.get(group, Costs()) + Costs.of([row.cost])
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        return sum(costs.jobs for costs in self._groups.values())
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many rows there are of each sort."""
+        counts: Counter[str] = Counter()
+        for (_, what), costs in self._groups.items():
+            counts[what] += costs.jobs
+        return counts
+
+    @property
+    def cost(self) -> Decimal:
+        """What it probably costs, in CNY; rows without a known price count as nothing."""
+        return from_micros(sum(costs.micros for costs in self._groups.values()))
+
+    @property
+    def due(self) -> Costs:
+        """What the rows cost that are to be sent."""
+        return sum((costs for (_, what), costs in self._groups.items() if what in _SENT), Costs())
+
+    def words(self) -> str:
+        """Counts and the estimate in one line."""
+        return f"{plan_counts(self.counts)}; about {self.cost:.2f} {CURRENCY} (estimate)"
+
+    def text(self) -> str:
+        """The plan by model and by what would be done, for a log: a few lines, however many rows there are."""
+        table = Table(box=SIMPLE_HEAD, show_footer=True)
+        table.add_column("model", "total")
+        table.add_column("what would be done")
+        table.add_column("rows", str(len(self)), justify="right")
+        table.add_column(f"estimated {CURRENCY}", f"{self.cost:.2f}", justify="right")
+        for (model, what), costs in sorted(self._groups.items()):
+            cost = "no price" if costs.unpriced else f"{from_micros(costs.micros):.2f}"
+            table.add_row(model or "–", _MEANINGS[what], str(costs.jobs), cost)
+        console = Console(file=StringIO(), width=120, color_system=None)
+        with console.capture() as captured:
+            console.print(table)
+        return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
+
+
+async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> Plan:
     """What the run would do now; nothing is sent to a provider.
 
     Parameters:
         run: the batch.
         bad: the rows that it leaves out.
     """
-    plan = []
+    plan, carried = Plan(), run.results.carried
     for row in run.rows:
-        known = run.known.get(row.id)
+        known, request = run.known.get(row.id), row.request
         what = _what(run, known)
-        cost = await run.estimate(row.request) if what == "submit" else Decimal(0)
+        cost = await run.estimate(request) if what == "submit" else Decimal(0)
+        what = "regenerate" if what == "submit" and run.jobs.is_anew(row) else what
         job = known.key if known else ""
-        words = run.results.carried.words(row.extra)
-        plan.append(PlannedRow(row.id, what, row.request.kind, priced_as(row.request), cost, job, not_sent=words))
+        words = carried.words(row.extra) if len(plan.first) < PLAN_ROWS else None
+        plan.add(PlannedRow(row.id, what, request.kind, priced_as(request), cost, job, not_sent=words))
     for each in bad:
-        words = run.results.carried.words(each.extra)
-        plan.append(PlannedRow(each.id, INVALID, problems=BULLET.join(map(str, each.problems)), not_sent=words))
+        words = carried.words(each.extra) if len(plan.first) < PLAN_ROWS else None
+        plan.add(PlannedRow(each.id, INVALID, problems=BULLET.join(map(str, each.problems)), not_sent=words))
     return plan
 
 
@@ -101,12 +170,6 @@ def _what(run: BatchScheduler, known: Job | None) -> str:
     return "needs a person" if known.state is JobState.UNKNOWN else "refused"
 
 
-def plan_words(plan: Sequence[PlannedRow]) -> str:
-    """Counts and the estimate in one line."""
-    total = sum(row.cost or 0 for row in plan)
-    return f"{plan_counts(Counter(row.what for row in plan))}; about {total:.2f} {CURRENCY} (estimate)"
-
-
 def plan_counts(counts: Mapping[str, int]) -> str:
     """How many rows there are of each sort, in one line.
 
@@ -114,28 +177,3 @@ def plan_counts(counts: Mapping[str, int]) -> str:
         counts: numbers by word.
     """
     return ", ".join(f"{number} {what}" for what, number in counts.items())
-
-
-def plan_text(plan: Sequence[PlannedRow]) -> str:
-    """The plan by model and by what would be done, for a log: a few lines, however many rows there are."""
-    groups: dict[tuple[str, str], list[PlannedRow]] = {}
-    for row in plan:
-        groups.setdefault((row.model, row.what), []).append(row)
-    table = Table(box=SIMPLE_HEAD, show_footer=True)
-    table.add_column("model", "total")
-    table.add_column("what would be done")
-    table.add_column("rows", str(len(plan)), justify="right")
-    total = sum(row.cost or 0 for row in plan)
-    table.add_column(f"estimated {CURRENCY}", f"{total:.2f}", justify="right")
-    for (model, what), rows in sorted(groups.items()):
-        table.add_row(model or "–", _MEANINGS[what], str(len(rows)), _cost_of(rows))
-    console = Console(file=StringIO(), width=120, color_system=None)
-    with console.capture() as captured:
-        console.print(table)
-    return "\n".join(line.rstrip() for line in captured.get().splitlines() if line.strip())
-
-
-def _cost_of(rows: Sequence[PlannedRow]) -> str:
-    if any(row.cost is None for row in rows):
-        return "no price"
-    return f"{sum(row.cost or 0 for row in rows):.2f}"

@@ -18,6 +18,7 @@ from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import counted
 
 LOOKS_AT_ONCE = 8
@@ -60,13 +61,13 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
             [BadRow.of(row.id, row.position, gone) for row in rows if (gone := row.request.absent_inputs())]
         )
     converts = any(session.convert_inputs for session in sessions.values())
-    by_row = {row.id: wanted for row in rows if (wanted := _wanted(row, converts))}
+    by_row = {row.id: wanted for row in rows if (wanted := _wanted(row.request, converts))}
     of_rows = [row for row in rows if row.id in by_row]
     if not of_rows:
         return Inspected()
     looks = _Looks()
     for row in of_rows:
-        looks.want(by_row[row.id], sessions[row.request.provider].client.fetch_rules)
+        looks.want(by_row[row.id], sessions[row.provider].client.fetch_rules)
     what = f"{counted(len(looks), 'input')} of {counted(len(of_rows), 'row')}"
     get_run_logger().info("Inspecting %s, before anything is submitted", what)
     await looks.all()
@@ -75,10 +76,10 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
     for row in of_rows:
         results = {url: looks.results[url] for url in by_row[row.id]}
         warnings: list[str] = []
-        publication = sessions[row.request.provider].publication
-        will_be = after_conversion(row.request.inputs(), results) if converts else results
-        findings = validate_inputs(row.request, will_be, publication, True, warnings.append)
-        source = row.request.duration_source()
+        request, publication = row.request, sessions[row.provider].publication
+        will_be = after_conversion(request.inputs(), results) if converts else results
+        findings = validate_inputs(request, will_be, publication, True, warnings.append)
+        source = request.duration_source()
         if source is not None:
             looked.seconds[source.url] = findings.seconds
         if findings.problems:
@@ -98,10 +99,10 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
     return looked
 
 
-def _wanted(row: Row, converts: bool) -> dict[str, Wanted]:
-    """What is looked at for a row; of http(s) inputs of which nothing is documented, only whether they are there."""
-    asked = dict.fromkeys(asked_inputs(row.request), Wanted(max_bytes=0))
-    return asked | looks_wanted(row.request, preflight=True, convert=converts)
+def _wanted(request: GenerationRequest, converts: bool) -> dict[str, Wanted]:
+    """What is looked at for a request; of http(s) inputs without documented limits, only whether they are there."""
+    asked = dict.fromkeys(asked_inputs(request), Wanted(max_bytes=0))
+    return asked | looks_wanted(request, preflight=True, convert=converts)
 
 
 def _sleep_of(sessions: Mapping[str, Session]) -> Sleep:

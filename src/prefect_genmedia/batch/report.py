@@ -243,8 +243,8 @@ def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequen
 
 def _cost(job: Job, cells: Mapping[str, Any]) -> float | None:
     """What a job probably costs: what the table says, as the batch's sum has it, or else the ledger."""
-    told = _number(cells.get("estimated_cost"))
-    return told if told is not None or job.state not in _COST_STATES else job.estimated_cost
+    written = _number(cells.get("estimated_cost"))
+    return written if written is not None or job.state not in _COST_STATES else job.estimated_cost
 
 
 _COST_STATES = frozenset(

@@ -173,8 +173,8 @@ def _chart(title: str, sums: Mapping[str, float]) -> str:
             f'<rect x="{_LABEL}" y="{top + 4}" width="{width:.1f}" height="{_HEIGHT - 8}" rx="3"></rect>'
             f'<text x="{_LABEL + width + 6:.1f}" y="{top + 15}">{cost:.2f} {CURRENCY}</text>'
         )
-    told = ", ".join(f"{name}: {cost:.2f} {CURRENCY}" for name, cost in sums.items())
-    label = _text(f"{title}, {counted(len(sums), 'bar')}: {told}")
+    amounts = ", ".join(f"{name}: {cost:.2f} {CURRENCY}" for name, cost in sums.items())
+    label = _text(f"{title}, {counted(len(sums), 'bar')}: {amounts}")
     box = f"0 0 {_LABEL + _BAR + 100} {len(sums) * _HEIGHT}"
     svg = f'<svg viewBox="{box}" role="img" aria-label="{label}">{"".join(lines)}</svg>'
     return f'<section class="chart">{heading}{svg}</section>'

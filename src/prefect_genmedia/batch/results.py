@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from anyio import to_thread
@@ -16,7 +16,8 @@ from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import watch_url
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.rows import BadRow, Row
-from prefect_genmedia.batch.table import TableFile
+from prefect_genmedia.batch.sql_table import SqlDatabase
+from prefect_genmedia.batch.table import results_table
 from prefect_genmedia.batch.text_table import PLAIN, Dialect
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY, PriceTable
@@ -124,7 +125,7 @@ class Carried:
             rows: the rows of the table.
             dialect: how its text is written.
         """
-        names = dict.fromkeys(name for row in rows for name in row.extra)
+        names = dict.fromkeys(name for names in dict.fromkeys(row.cells.names for row in rows) for name in names)
         if set(names) >= _RESULT_ONLY:  # an earlier table of results
             names = {name: None for name in names if name not in COLUMNS}
         taken = {name.casefold() for name in (*COLUMNS, *names)}
@@ -135,14 +136,19 @@ class Carried:
                 shown = f"table_{shown}"
             columns[name] = shown
             taken.add(shown.casefold())
+        return cls(columns, dialect=dialect)
+
+    def with_cells(self, rows: Iterable[Row]) -> Carried:
+        """The same, with the cells of rows whose results are to be written.
+
+        Parameters:
+            rows: rows of the table.
+        """
+        extras = ((row.id, row.extra) for row in rows if row.cells.names)
         cells = {
-            row.id: row.extra
-            if row.extra.keys() <= columns.keys()
-            else {name: row.extra[name] for name in columns if name in row.extra}
-            for row in rows
-            if isinstance(row, Row) and row.extra
+            row_id: {name: value for name, value in extra.items() if name in self.columns} for row_id, extra in extras
         }
-        return cls(columns, cells, dialect)
+        return replace(self, cells=cells)
 
     def of(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """A row's own cells as text, by the columns of the table of results.
@@ -190,7 +196,7 @@ class Results:
         ids: every row's id.
         bad: the rows that were left out.
         location: path or fsspec URL of the table of results; None where another run writes it.
-        storage: the folder in a Block that it stands in, if it does.
+        storage: the folder in a Block that it stands in, or its database; None for neither.
         carried: what the table of results has of the table.
         others: ids of rows that this run does not do; they stand in the table of results only.
     """
@@ -200,7 +206,7 @@ class Results:
         ids: Sequence[str],
         bad: Sequence[BadRow],
         location: str | None,
-        storage: Storage | None = None,
+        storage: Storage | SqlDatabase | None = None,
         carried: Carried | None = None,
         others: Set[str] = frozenset(),
     ) -> None:
@@ -219,7 +225,7 @@ class Results:
             for row in bad
         ]
         columns = [*COLUMNS, *self.carried.columns.values()]
-        self._file = None if location is None else TableFile(location, columns, storage, self.carried.dialect)
+        self._file = None if location is None else results_table(location, columns, storage, self.carried.dialect)
         self._changed = True
         self._saved_at = float("-inf")
         self._pause = SAVE_SECONDS

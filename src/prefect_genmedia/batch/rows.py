@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from sys import intern
 from typing import Any
 
-from prefect_genmedia._core.attempts import batch_scope, chosen
 from prefect_genmedia._core.attribution import Attribution
-from prefect_genmedia._core.clock import SYSTEM_CLOCK
-from prefect_genmedia._core.identity import Identities, follows_version_1
-from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.naming import file_stem
-from prefect_genmedia._core.same_request import job_by_url
-from prefect_genmedia._core.session import Session
-from prefect_genmedia._inputs import identified
 from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id_text
-from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
-from prefect_genmedia.providers.inputs import AS_GIVEN, is_public, local_path
-from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
+from prefect_genmedia.batch.packed import PackedCells, PackedRequest, Packer
+from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import counted, escaped
 
 SHOWN_PROBLEMS = 50
@@ -39,21 +31,37 @@ _OF_THE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:[.,]\d+)*")
 _EMPTY = frozenset({"is missing", "Field required"})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One wanted result.
 
     Parameters:
         id: the row's own name, unique in its table.
-        request: what is asked for.
         position: which row of the table it is, from 0.
-        extra: cells of the user's own columns, which are not sent.
+        packed: what is asked for.
+        cells: cells of the user's own columns, which are not sent.
     """
 
     id: str
-    request: GenerationRequest
     position: int
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    packed: PackedRequest | GenerationRequest
+    cells: PackedCells = field(default_factory=PackedCells, compare=False)
+
+    @property
+    def request(self) -> GenerationRequest:
+        """What is asked for; made anew each time."""
+        return self.packed.unpack() if isinstance(self.packed, PackedRequest) else self.packed
+
+    @property
+    def provider(self) -> str:
+        """Who is asked."""
+        packed = self.packed
+        return packed.shape.model.provider if isinstance(packed, PackedRequest) else packed.provider
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Cells of the user's own columns, which are not sent."""
+        return self.cells.unpack()
 
     @property
     def attribution(self) -> Attribution:
@@ -66,26 +74,42 @@ class Row:
         return f"{file_stem(self.id)}.mp4"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be right, and everything that is wrong with it."""
+    """A row that cannot be right, and everything that is wrong with it.
+
+    Parameters:
+        id: the row's id, or where it stands in the table.
+        position: which row of the table it is, from 0.
+        wrong: what is wrong with its fields: of each problem the field, and a sentence.
+        cells: cells of the user's own columns.
+    """
 
     id: str
     position: int
-    problems: tuple[FieldProblem, ...]
-    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    wrong: tuple[tuple[str, str], ...]
+    cells: PackedCells = field(default_factory=PackedCells, compare=False)
 
     @classmethod
     def of(cls, name: str, position: int, problems: Sequence[FieldProblem]) -> BadRow:
-        """The row by this name, whose problems are told with it.
+        """The row by this name.
 
         Parameters:
             name: its id, or where it stands in the table.
             position: which row of the table it is, from 0.
             problems: what is wrong with its fields.
         """
-        reported = (FieldProblem(f"row {name}.{each.field}".rstrip("."), each.problem) for each in problems)
-        return cls(name, position, tuple(reported))
+        return cls(name, position, tuple((intern(each.field), each.problem) for each in problems))
+
+    @property
+    def problems(self) -> tuple[FieldProblem, ...]:
+        """What is wrong, each problem with the row's name."""
+        return tuple(FieldProblem(f"row {self.id}.{name}".rstrip("."), problem) for name, problem in self.wrong)
+
+    @property
+    def extra(self) -> dict[str, Any]:
+        """Cells of the user's own columns."""
+        return self.cells.unpack()
 
 
 def check_rows(
@@ -104,7 +128,8 @@ def check_rows(
     good: list[Row] = []
     bad: list[BadRow] = []
     used: dict[str, str] = {}
-    sorter = CellSorter(kind)
+    sentences: dict[str, str] = {}
+    sorter, packer = CellSorter(kind), Packer()
     for position, fields in enumerate(table):
         row_id = id_of(fields)
         name = escaped(row_id) or f"#{position + 1}"
@@ -114,9 +139,10 @@ def check_rows(
         cells = sorter.sort(fields)
         request = _request(cells, problems)
         if request is None or problems:
-            bad.append(replace(BadRow.of(name, position, problems), extra=cells.extra))
+            shared = [FieldProblem(each.field, sentences.setdefault(each.problem, each.problem)) for each in problems]
+            bad.append(replace(BadRow.of(name, position, shared), cells=packer.cells(cells.extra)))
         else:
-            good.append(Row(row_id, request, position, cells.extra))
+            good.append(Row(row_id, position, packer.request(request), packer.cells(cells.extra)))
     return good, bad
 
 
@@ -139,25 +165,49 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> Invali
     return error
 
 
+@dataclass
+class _Alike:
+    """Problems of one kind in one column.
+
+    Parameters:
+        column: the column; empty if it is none.
+        first: the sentence of the first one.
+        count: how many there are.
+        is_same: whether all have the same sentence.
+        shown: the rows and sentences of the first ones.
+    """
+
+    column: str
+    first: str
+    count: int = 0
+    is_same: bool = True
+    shown: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, row_id: str, problem: str) -> None:
+        self.count += 1
+        self.is_same = self.is_same and problem == self.first
+        if len(self.shown) < SHOWN_ROWS:
+            self.shown.append((row_id, problem))
+
+    def problems(self) -> list[FieldProblem]:
+        if self.count < _ALIKE:
+            return [FieldProblem(f"row {row}.{self.column}".rstrip("."), problem) for row, problem in self.shown]
+        what = self.first if self.is_same else f"such as the first: {self.first}"
+        what = "empty" if what in _EMPTY else what
+        names = ", ".join(row for row, _ in self.shown)
+        more = ", …" if self.count > SHOWN_ROWS else ""
+        column = f"column {self.column}" if self.column else "rows"
+        return [FieldProblem(column, f"{self.count} rows {what}: {names}{more}")]
+
+
 def _grouped(bad: Sequence[BadRow]) -> list[FieldProblem]:
     """The problems of all rows; those of the same kind in the same column are one, with the rows that have it."""
-    groups: dict[tuple[str, str], list[tuple[BadRow, FieldProblem]]] = {}
+    groups: dict[tuple[str, str], _Alike] = {}
     for row in bad:
-        for each in row.problems:
-            column = each.field.removeprefix(f"row {row.id}").lstrip(".")
-            groups.setdefault((column, _OF_THE_ROW.sub("…", each.problem)), []).append((row, each))
-    return [problem for (column, _), found in groups.items() for problem in _grouped_problems(column, found)]
-
-
-def _grouped_problems(column: str, found: Sequence[tuple[BadRow, FieldProblem]]) -> list[FieldProblem]:
-    if len(found) < _ALIKE:
-        return [problem for _, problem in found]
-    words = {problem.problem for _, problem in found}
-    what = found[0][1].problem if len(words) == 1 else f"such as the first: {found[0][1].problem}"
-    what = "empty" if what in _EMPTY else what
-    names = ", ".join(row.id for row, _ in found[:SHOWN_ROWS])
-    more = ", …" if len(found) > SHOWN_ROWS else ""
-    return [FieldProblem(f"column {column}" if column else "rows", f"{len(found)} rows {what}: {names}{more}")]
+        for column, problem in row.wrong:
+            kind = (column, _OF_THE_ROW.sub("…", problem))
+            groups.setdefault(kind, _Alike(column, problem)).add(row.id, problem)
+    return [problem for alike in groups.values() for problem in alike.problems()]
 
 
 def id_of(fields: Mapping[str, Any]) -> str:
@@ -175,7 +225,7 @@ def _id_problems(row_id: str, value: Any, used: dict[str, str]) -> Iterator[Fiel
         return
     name = file_stem(row_id).casefold()
     if name not in used:
-        used[name] = row_id
+        used[row_id if name == row_id else name] = row_id  # the same text, not a copy of it
     elif used[name] == row_id:
         yield FieldProblem("id", "is the id of another row, too")
     else:
@@ -194,108 +244,3 @@ def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequ
             reported.add("")  # what does not fit together may only be short of the cells that are wrong
         problems.extend(problem for problem in refusal.problems if problem.field not in reported)
     return None
-
-
-_READ_AT_ONCE = 4
-
-
-class Known:
-    """The jobs of a batch's rows, as the ledger has them.
-
-    Parameters:
-        batch_id: the batch's name.
-        rows: its rows.
-        sessions: by provider.
-        ledger: where the jobs are.
-    """
-
-    def __init__(self, batch_id: str, rows: Sequence[Row], sessions: Mapping[str, Session], ledger: Ledger) -> None:
-        """Read nothing yet."""
-        self._prefix = batch_scope(batch_id)
-        self._rows = rows
-        self._sessions = sessions
-        self.ledger = ledger
-        self._identities: dict[str, Identities] = {}
-        self._found: dict[str, str] = {}
-        self._reading = asyncio.Semaphore(_READ_AT_ONCE)
-
-    def scope(self, row: Row) -> str:
-        """What bounds "the same result" for a row, in every run."""
-        return f"{self._prefix}{row.id}"
-
-    def identity(self, row: Row) -> str | None:
-        """The identity of the row's job in the ledger; None where that needs bytes which have not been read."""
-        identities = self._identities_of(row)
-        return None if identities is None else self._found.get(row.id, identities.new)
-
-    async def begin(self) -> dict[str, Job]:
-        """What earlier runs have left, by row id: one query for the whole batch, and the files it cannot do without."""
-        jobs = await self._newest()
-        scopes = {job.scope for job in jobs.values()}
-        unread = [row for row in self._rows if self.identity(row) is None and self.scope(row) in scopes]
-        await asyncio.gather(*map(self._read, unread))
-        return self._of_rows(jobs)
-
-    async def look(self) -> dict[str, Job]:
-        """What there is now, by row id; nothing but the ledger is read."""
-        return self._of_rows(await self._newest())
-
-    async def newest(self, row: Row) -> Job | None:
-        """The last attempt at a row."""
-        identities = self._identities_of(row)
-        if identities is not None:
-            return await self.ledger.newest_of(identities)
-        jobs = await self.ledger.newest_in(self.scope(row))
-        return _last_in_scope(jobs).get(self.scope(row))
-
-    async def _newest(self) -> dict[str, Job]:
-        return await self.ledger.newest_in(self._prefix)
-
-    def _of_rows(self, jobs: Mapping[str, Job]) -> dict[str, Job]:
-        by_scope = _last_in_scope(jobs)
-        found = {}
-        for row in self._rows:
-            identities = self._identities_of(row)
-            if identities is None:  # what had no job when the batch began can only have this batch's
-                job = by_scope.get(self.scope(row))
-            else:
-                its = [jobs[identity] for identity in identities.lookup if identity in jobs]
-                job = chosen(identities, its, SYSTEM_CLOCK.now())
-            if job is not None:
-                found[row.id] = job
-                self._found[row.id] = job.identity
-        return found
-
-    async def _read(self, row: Row) -> None:
-        session = self._sessions[row.request.provider]
-        async with self._reading:
-            known = await identified(row.request, session.client.fetch_rules)
-            identities = self._made(row, known)
-            try:
-                joined = await job_by_url(session, known, self.scope(row), variant=0)
-            except GenMediaError:  # the row itself fails with it
-                joined = None
-            self._identities[row.id] = identities if joined is None else Identities(joined.identity, (joined.identity,))
-
-    def _identities_of(self, row: Row) -> Identities | None:
-        if row.id not in self._identities and not _needs_reading(row.request):
-            self._identities[row.id] = self._made(row, row.request)
-        return self._identities.get(row.id)
-
-    def _made(self, row: Row, request: GenerationRequest | PreparedRequest[GenerationRequest]) -> Identities:
-        return self._sessions[request.provider].identities(request, self.scope(row))
-
-
-def _needs_reading(request: GenerationRequest) -> bool:
-    """Whether a file is behind a storage's URL, or a URL may have another identity in the ledger.
-
-    What is on this machine is read where the identity is made.
-    """
-    if not follows_version_1(request, AS_GIVEN):
-        return True
-    urls = (each.url for each in request.inputs())
-    return any(not is_public(url) and not url.startswith("data:") and local_path(url) is None for url in urls)
-
-
-def _last_in_scope(jobs: Mapping[str, Job]) -> dict[str, Job]:
-    return {job.scope: job for job in sorted(jobs.values(), key=lambda job: job.created_at)}

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
+from anyio import to_thread
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.attempts import Asker, next_attempt
@@ -29,20 +28,22 @@ from prefect_genmedia._prefect.session import load_credentials, prices_of, sessi
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
-from prefect_genmedia.batch.cells import id_text
+from prefect_genmedia.batch.choice import chosen_rows, given_fields, rows_anew
 from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.gallery import publish_gallery
-from prefect_genmedia.batch.plan import plan_of, plan_text, plan_words
+from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.plan import plan_of
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.report import report_of
 from prefect_genmedia.batch.results import INVALID, Carried, Results
 from prefect_genmedia.batch.row_task import RowHooks
-from prefect_genmedia.batch.rows import SHOWN_ROWS, BadRow, Known, Row, check_rows, refuse
+from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import HEARTBEAT_KEY, HEARTBEAT_SECONDS, Shard, report_end
 from prefect_genmedia.batch.show import quiet_rows
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
+from prefect_genmedia.batch.sql_table import SqlLocation, is_sql
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
@@ -73,7 +74,7 @@ class OpenBatch:
         scheduler: runs its rows.
         rows: the rows to do.
         bad: the rows that are left out.
-        fit: the rows to do as they stand in the table; empty if it is not split.
+        fit: the rows to do as they were given; empty if the table is not split, or is read from a file.
         unfit: ids of rows that are left out for what is in their inputs.
     """
 
@@ -120,12 +121,11 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
 async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     """Read and check the table, open what its rows need, and find out what earlier runs have left."""
     settings, shard = current_settings(), spec.sharding.shard
-    read = spec.table if isinstance(spec.table, str) else None
+    read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
     await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
     table = await read_rows(spec.table, spec.encoding)
-    cells = _drained(table.rows) if spec.sharding.shards == 1 else table.rows
-    rows, bad = check_rows(cells, spec.kind, shard.has if shard else None)
+    rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
     carried = Carried.from_rows([*rows, *bad], table.dialect)
     if carried.columns and shard is None:
         get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(carried.columns))
@@ -142,17 +142,23 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     sessions = await _sessions(stack, rows, spec, prices, ledger)
     for provider, session in sessions.items():
         if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
-            _check_prices([row for row in rows if row.request.provider == provider], prices, caps[0])
+            _check_prices([row for row in rows if row.provider == provider], prices, caps[0])
     jobs = Known(name, rows, sessions, ledger)
-    rows, others, bad = _chosen(spec, rows, bad)
+    rows, others, bad = chosen_rows(spec, rows, bad)
     left = {row.id for row in others}
-    known = await jobs.begin()
+    anew = rows_anew(spec, rows)
+    known = await jobs.begin(anew, root_run_id(), fix=not spec.dry_run)
+    if anew and not spec.dry_run:
+        get_run_logger().info("%s to be generated anew, and paid again once in this run", counted(len(anew), "row"))
     asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
     inspected = await _inspected(spec, rows, bad, sessions, Found(known, asker, folder))
     rows = [row for row in rows if row.id not in inspected.unfit]
-    results = Results([row.id for row in (*rows, *others)], inspected.bad, written, storage, carried, left)
+    with_results = [] if spec.dry_run else [*rows, *others]
+    carried = carried.with_cells(with_results)
+    without = [] if spec.dry_run else inspected.bad
+    results = Results([row.id for row in with_results], without, written, storage, carried, left)
     for row in others:
-        if row.id in known:
+        if row.id in known and not spec.dry_run:
             results.of(row.id).take_job(known[row.id], row.request, prices)
     scheduler = BatchScheduler(
         name=name,
@@ -168,32 +174,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         inspected=inspected,
     )
     left_out = {row.position for row in inspected.bad} | {row.position for row in others}
-    fit = [fields for position, fields in enumerate(table.rows) if position not in left_out]
-    return OpenBatch(name, scheduler, rows, inspected.bad, fit, inspected.unfit)
-
-
-def _drained(table: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Take the rows out of a table that nobody reads again: its cells make room for the requests."""
-    table.reverse()
-    while table:
-        yield table.pop()
-
-
-def _chosen(spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow]) -> tuple[list[Row], list[Row], list[BadRow]]:
-    """The rows to do, the others, and the invalid ones among those to do.
-
-    Raises:
-        InvalidRequest: `only` names rows that the table does not have.
-    """
-    if spec.only is None:
-        return list(rows), [], list(bad)
-    wanted = {id_text(each) for each in spec.only}
-    chosen, wrong = [row for row in rows if row.id in wanted], [row for row in bad if row.id in wanted]
-    absent = sorted(wanted - {row.id for row in chosen} - {row.id for row in wrong})
-    if absent and spec.sharding.shard is None:
-        names = ", ".join(map(repr, absent[:SHOWN_ROWS])) + (", …" if len(absent) > SHOWN_ROWS else "")
-        raise InvalidRequest.of("The batch", [FieldProblem("only", f"names rows that are not in the table: {names}")])
-    return chosen, [row for row in rows if row.id not in wanted], wrong
+    return OpenBatch(name, scheduler, rows, inspected.bad, given_fields(spec, left_out), inspected.unfit)
 
 
 async def _inspected(
@@ -204,11 +185,11 @@ async def _inspected(
     to_submit = [row for row in rows if next_attempt(found.known.get(row.id), found.asker, now) is not None]
     inspected = await inspect_inputs(to_submit, sessions, spec.preflight)
     all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
-    output = await _output_problems(found.folder, sessions, {row.request.provider for row in to_submit}, spec.dry_run)
+    output = await _output_problems(found.folder, sessions, {row.provider for row in to_submit}, spec.dry_run)
     if output or (all_bad and not spec.skip_invalid):
         raise refuse([] if spec.skip_invalid else all_bad, output)
-    extra = {row.position: row.extra for row in rows}
-    all_bad = [replace(row, extra=row.extra or extra.get(row.position, {})) for row in all_bad]
+    cells = {row.position: row.cells for row in rows} if inspected.bad else {}
+    all_bad = [replace(row, cells=cells.get(row.position, row.cells)) for row in all_bad]
     return replace(inspected, bad=all_bad, unfit=frozenset(row.id for row in inspected.bad))
 
 
@@ -236,7 +217,7 @@ async def _sessions(
 ) -> dict[str, Session]:
     """One session of each account around the whole batch: its rows share the client."""
     sessions, settings = {}, current_settings()
-    for provider in sorted({row.request.provider for row in rows}):
+    for provider in sorted({row.provider for row in rows}):
         block = await load_credentials(provider, spec.credentials)
         client = await stack.enter_async_context(block.client())
         session = await session_of(block, client, ledger, settings, RowHooks())
@@ -342,14 +323,14 @@ async def _save_at_last(results: Results) -> None:
 async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:
     """Show what a run would do now; nothing is sent to a provider."""
     plan = await plan_of(run, bad)
-    words = plan_words(plan)
-    get_run_logger().info("Dry run of batch %s: %s\n%s", run.name, words, plan_text(plan))
-    await show.publish_plan(run.name, [row.line() for row in plan], words)
+    words = plan.words()
+    get_run_logger().info("Dry run of batch %s: %s\n%s", run.name, words, plan.text())
+    await show.publish_plan(run.name, [row.line() for row in plan.first], words, len(plan) - len(plan.first))
     return BatchReport(
         batch_id=run.name,
         rows=len(plan),
-        states=dict(Counter(row.what for row in plan)),
-        estimated_cost=float(round(sum((row.cost or Decimal(0) for row in plan), Decimal(0)), 6)),
+        states=dict(plan.counts),
+        estimated_cost=float(round(plan.cost, 6)),
         dry_run=True,
     )
 
@@ -391,12 +372,16 @@ def _price_problem(request: GenerationRequest, prices: Mapping[str, Price], limi
 
 
 def _check_location(location: str, table: Rows) -> None:
-    if isinstance(table, str) and anywhere(location) == anywhere(table):
+    if is_sql(table) and is_sql(location):
+        is_same = SqlLocation.of(location) == SqlLocation.of(str(table))
+    else:
+        is_same = isinstance(table, str) and anywhere(location) == anywhere(table)
+    if is_same:
         raise InvalidRequest.of("The batch", [FieldProblem("results", "is the table itself")])
 
 
 def _beside(table: Rows, folder: str, name: str) -> str:
     """Where results go that nobody named a place for: beside the table, in its format."""
-    if isinstance(table, str):
+    if isinstance(table, str) and not is_sql(table):
         return f"{folder_of(table)}/{stem_of(table)}.results.{format_of(table)}"
     return f"{folder.rstrip('/')}/{file_stem(name)}.results.jsonl"

@@ -20,10 +20,11 @@ from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._inputs import measured
 from prefect_genmedia._prefect.targets import target_of
+from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.preflight import Inspected
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
 from prefect_genmedia.batch.row_task import RowRun, SharedLimits, Slot, generate_row
-from prefect_genmedia.batch.rows import Known, Row
+from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Breaker, Slots
 from prefect_genmedia.batch.spec import BatchSpec, Limits
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
@@ -171,6 +172,7 @@ class BatchScheduler:
             spec = JobSpec(
                 row.request,
                 scope=self.jobs.scope(row),
+                variant=self.jobs.variant(row),
                 label=row.id,
                 output=f"{self.output.rstrip('/')}/{row.file_name}",
                 timeout_seconds=self.spec.limits.timeout_seconds,

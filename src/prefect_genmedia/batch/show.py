@@ -29,9 +29,6 @@ PROGRESS_SECONDS = 2.0
 QUIET_FROM = 100
 """From so many rows on, rows log warnings and errors only: nobody reads a thousand times that all is well."""
 
-PLAN_ROWS = 1000
-"""Rows that the table of a dry run spells out."""
-
 RESULT_ROWS = 1000
 """Rows that the table of results on the run's page spells out; its file has all of them."""
 
@@ -193,20 +190,18 @@ def _result_line(row: Result, results: Results) -> dict[str, object]:
     return line if words is None else line | {"not sent": cell(cut_at_word(words, SHOWN_MESSAGE))}
 
 
-async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str) -> None:
+async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str, more: int = 0) -> None:
     """Show what a dry run found; of very many rows the first ones.
 
     Parameters:
         batch_id: the batch's name.
-        plan: a row of the table for each row of the batch.
+        plan: the table's rows, one for each of the batch's first rows.
         words: what stands above the table.
+        more: how many rows the batch has besides.
     """
-    table = [
-        {name: cell(value) if isinstance(value, str) else value for name, value in line.items()}
-        for line in plan[:PLAN_ROWS]
-    ]
-    if len(plan) > PLAN_ROWS:
-        table.append({"row": f"and {len(plan) - PLAN_ROWS} more"})
+    table = [{name: cell(value) if isinstance(value, str) else value for name, value in line.items()} for line in plan]
+    if more:
+        table.append({"row": f"and {more} more"})
     await acreate_table_artifact(
         key="genmedia-batch-plan",
         table=table,

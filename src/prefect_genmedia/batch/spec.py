@@ -103,6 +103,7 @@ class BatchSpec:
         convert_inputs: whether local pictures are converted to what the providers take.
         verify: how results are verified; `auto` takes the setting, and else `structure`.
         only: ids of the rows to do; None for all.
+        regenerate: ids of rows whose results are asked for anew, and paid again, once a root flow run.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
         attribution: whom rows are paid for that do not say, and the tags of all of them.
         sharding: which part of the batch this is, or into how many it is split.
@@ -124,6 +125,7 @@ class BatchSpec:
     convert_inputs: bool = False
     verify: Verify = "auto"
     only: Sequence[str] | None = None
+    regenerate: Sequence[str] | None = None
     min_delivered: float = 1.0
     attribution: Attribution = field(default_factory=Attribution)
     sharding: Sharding = field(default_factory=Sharding)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,9 +21,9 @@ from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.columns import ColumnNames, refusal
 from prefect_genmedia.batch.excel_table import check_excel, read_excel, write_excel
-from prefect_genmedia.batch.frames import is_missing, plain, plain_table, pyarrow, rows_of_arrow
+from prefect_genmedia.batch.frames import given_rows, plain, pyarrow, rows_of_arrow
+from prefect_genmedia.batch.sql_table import SQL, SqlDatabase, SqlLocation, SqlResults, is_sql
 from prefect_genmedia.batch.text_table import PLAIN, Dialect, read_csv, read_jsonl, write_csv, write_jsonl
-from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.providers.inputs import local_path
 from prefect_genmedia.text import storable
 
@@ -47,14 +48,14 @@ _EXTRAS = {"s3fs": "prefect-genmedia[s3]", "pyarrow": "prefect-genmedia[parquet]
 
 @dataclass(frozen=True)
 class ReadTable:
-    """A table that was read.
+    """A table that is being read.
 
     Parameters:
-        rows: its rows in order; empty cells are left out.
+        rows: its rows in order, to be taken once; empty cells are left out. Taking them may raise `InvalidRequest`.
         dialect: how its text was written; of a table that is no text, how a spreadsheet reads text best.
     """
 
-    rows: list[dict[str, Any]]
+    rows: Iterator[dict[str, Any]]
     dialect: Dialect = PLAIN
 
 
@@ -72,17 +73,21 @@ def format_of(location: str) -> TableFormat:
 
 
 def name_of(location: str) -> str:
-    """The file's name without folder; nothing of a URL's query, which may hold a signature."""
+    """The file's name without folder; nothing of a URL's query, which may hold a signature, or of a database's."""
+    if is_sql(location):
+        return str(SqlLocation.of(location)).removeprefix(SQL)
     return _path_of(location).name
 
 
 def stem_of(location: str) -> str:
-    """The file's name without folder and ending."""
+    """The file's name without folder and ending; a table's name in a database."""
+    if is_sql(location):
+        return SqlLocation.of(location).stem
     return _path_of(location).stem
 
 
 def read_table(source: Rows, encoding: str | None = None) -> list[dict[str, Any]]:
-    """Read every row of a table. Blocks; run it in a thread.
+    """Read every row of a table into memory. Blocks; run it in a thread.
 
     Parameters:
         source: a path or fsspec URL with a known ending; or the rows, see `plain_table`.
@@ -94,15 +99,15 @@ def read_table(source: Rows, encoding: str | None = None) -> list[dict[str, Any]
     Raises:
         InvalidRequest: it cannot be read, or its format is not known.
     """
-    return _read(source, encoding).rows
+    return list(_read(source, encoding).rows)
 
 
 def _read(source: Rows, encoding: str | None) -> ReadTable:
-    table = plain_table(source)
-    if not isinstance(table, str):
-        return ReadTable(_all_filled(table))
-    format_of(table)
-    return _parsed(table, encoding, lambda: _content(table))
+    if isinstance(source, str | os.PathLike):
+        location = os.fspath(source)
+        format_of(location)
+        return _parsed(location, encoding, lambda: _content(location))
+    return ReadTable(all_filled(given_rows(source)))
 
 
 def _content(location: str) -> bytes:
@@ -113,17 +118,33 @@ def _content(location: str) -> bytes:
 
 
 def _parsed(location: str, encoding: str | None, content: Callable[[], bytes]) -> ReadTable:
-    reason = ""
     try:
         rows, dialect = _READERS[format_of(location)](content(), encoding)
-        return ReadTable(_all_filled(rows), dialect)
-    except InvalidRequest:
-        raise
-    except ImportError as error:
-        reason = f"{unsigned_text(location)!r} cannot be opened here: {_missing_package(error)}"
-    except (OSError, ValueError, csv.Error) as error:  # a Parquet file's own errors are ValueErrors
-        reason = unsigned_text(f"{location!r} cannot be read: {type(error).__name__}: {error}")
+    except _UNREADABLE as error:
+        reason = _why(location, error)
+    else:
+        return ReadTable(_taken(location, all_filled(rows)), dialect)
     raise refusal(reason)
+
+
+_UNREADABLE = (ImportError, OSError, ValueError, csv.Error)
+"""What reading a file raises; a Parquet file's own errors are ValueErrors."""
+
+
+def _taken(location: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    try:
+        yield from rows
+    except _UNREADABLE as error:
+        reason = _why(location, error)
+    else:
+        return
+    raise refusal(reason)
+
+
+def _why(location: str, error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return f"{unsigned_text(location)!r} cannot be opened here: {_missing_package(error)}"
+    return unsigned_text(f"{location!r} cannot be read: {type(error).__name__}: {error}")
 
 
 def _missing_package(error: ImportError) -> str:
@@ -138,15 +159,18 @@ def _missing_package(error: ImportError) -> str:
 
 
 async def read_rows(source: Rows, encoding: str | None = None) -> ReadTable:
-    """Read every row of a table that may also be in a Block: `block://SLUG/NAME/path`.
+    """Begin to read a table that may also be in a Block: `block://SLUG/NAME/path`. Rows are parsed as they are taken.
 
     Parameters:
         source: see `read_table`.
         encoding: encoding of a text table; None to detect it.
 
     Raises:
-        InvalidRequest: it cannot be read, its format is not known, or it has no rows.
+        InvalidRequest: it cannot be read, its format is not known, or, when its rows are taken, it has none.
     """
+    if is_sql(source):
+        database = await SqlDatabase.load(str(source))
+        return ReadTable(_not_empty(all_filled(database.rows())))
     if isinstance(source, str) and source.startswith(SCHEME):
         format_of(source)
         storage = await storage_of(source)
@@ -154,13 +178,19 @@ async def read_rows(source: Rows, encoding: str | None = None) -> ReadTable:
         found = await to_thread.run_sync(_parsed, source, encoding, partial(storage.read, source))
     else:
         found = await to_thread.run_sync(_read, source, encoding)
-    if not found.rows:
+    return replace(found, rows=_not_empty(found.rows))
+
+
+def _not_empty(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    first = next(rows, None)
+    if first is None:
         raise refusal("it has no rows")
-    return found
+    yield first
+    yield from rows
 
 
-async def storage_of(location: str) -> Storage | None:
-    """The folder in a Block that a table stands in; None where a path or URL says all.
+async def storage_of(location: str) -> Storage | SqlDatabase | None:
+    """The folder in a Block that a table stands in, or its database; None where a path or URL says all.
 
     Parameters:
         location: path or URL of the table.
@@ -168,6 +198,8 @@ async def storage_of(location: str) -> Storage | None:
     Raises:
         InvalidRequest: there is no such Block, or it holds no files.
     """
+    if is_sql(location):
+        return await SqlDatabase.load(location)
     if not location.startswith(SCHEME):
         return None
     return (await target_of(location.rpartition("/")[0])).storage
@@ -232,6 +264,22 @@ class TableFile:
         return encode_table(rows, self.columns, self.format, self._dialect)
 
 
+def results_table(
+    location: str, columns: Sequence[str], storage: Storage | SqlDatabase | None, dialect: Dialect
+) -> TableFile | SqlResults:
+    """The table of results at a location: a file, or a table of a database.
+
+    Parameters:
+        location: see `TableFile`, or `sql://BLOCK/TABLE`.
+        columns: the columns, in order.
+        storage: what `storage_of` found there.
+        dialect: how CSV is written.
+    """
+    if isinstance(storage, SqlDatabase):
+        return SqlResults(storage, columns)
+    return TableFile(location, columns, storage, dialect)
+
+
 def _path_of(location: str) -> PurePosixPath:
     path = location.partition("?")[0].partition("#")[0] if "://" in location else location
     return PurePosixPath(path.replace("\\", "/"))
@@ -251,7 +299,7 @@ def _read_tsv(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dial
 def _read_parquet(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
     _, parquet = pyarrow()
     file = parquet.ParquetFile(io.BytesIO(content))
-    return rows_of_arrow(file.schema_arrow.names, file.iter_batches(_ROWS_AT_ONCE)), PLAIN
+    return rows_of_arrow(file.schema_arrow.names, file.iter_batches(_ROWS_AT_ONCE, use_threads=False)), PLAIN
 
 
 def _read_excel(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
@@ -270,15 +318,29 @@ def _storable(value: Any) -> Any:
     return storable(value) if isinstance(value, str) else value
 
 
-def _all_filled(rows: Iterable[Mapping[Any, Any]]) -> list[dict[str, Any]]:
+def all_filled(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, Any]]:
+    """The rows that are not empty, under their columns' names, without their empty cells.
+
+    Parameters:
+        rows: values by header.
+
+    Raises:
+        InvalidRequest: two headers of a row name the same column.
+    """
     names = ColumnNames()
-    return [row for each in rows if (row := _filled(names.row(each)))]
+    for each in rows:
+        if row := _filled(names.row(each)):
+            yield row
 
 
 def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row's cells that are not empty."""
-    values = {name: plain(value) for name, value in row.items() if not is_missing(value)}
-    return {name: value for name, value in values.items() if value is not None and value != ""}
+    found = {}
+    for name, cell in row.items():
+        value = cell if type(cell) is str else plain(cell)
+        if value is not None and value != "":
+            found[name] = value
+    return found
 
 
 _READERS: dict[TableFormat, Callable[[bytes, str | None], tuple[Iterable[Any], Dialect]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -9,10 +10,16 @@ import re
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE, BOM_UTF32_BE, BOM_UTF32_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from prefect_genmedia.batch.columns import Header, is_known, refusal
 from prefect_genmedia.text import csv_cell, csv_value, json_text
+
+_PIECE_BYTES = 1024**2
+"""Bytes that are decoded at once."""
+
+_BEGINNING = 65_536
+"""Characters of a table in which its delimiter is looked for."""
 
 DELIMITERS = ",;\t|"
 """What may separate the cells of a CSV file; on a tie the first one does."""
@@ -52,8 +59,8 @@ class Dialect:
 PLAIN = Dialect()
 
 
-def decode(content: bytes, encoding: str | None = None) -> tuple[str, str]:
-    """A table's text and the codec that it is in.
+def codec_of(content: bytes, encoding: str | None = None) -> str:
+    """The codec that a table's text is in.
 
     Without `encoding`: the one that a byte order mark names, else UTF-16 if every other byte of the beginning is zero,
     else UTF-8, else GB18030 if that gives ordinary Chinese text.
@@ -71,15 +78,42 @@ def decode(content: bytes, encoding: str | None = None) -> tuple[str, str]:
     if named is None:
         named = _utf_16(content[:256]) or "utf-8"
     try:
-        return content.decode(named), named
+        wrong_at = _undecodable(content, named)
     except LookupError:
-        pass
-    except UnicodeError as error:
-        if named == "utf-8" and encoding is None and (text := _chinese(content)) is not None:
-            return text, "gb18030"
-        line = content[: getattr(error, "start", 0)].count(b"\n") + 1
-        raise refusal(f"line {line} is not {named} text; give the file's encoding, such as encoding='cp1252'") from None
-    raise refusal(f"{encoding!r} is not an encoding that Python knows")
+        wrong_at = -1
+    if wrong_at == -1:
+        raise refusal(f"{encoding!r} is not an encoding that Python knows")
+    if wrong_at is None:
+        return named
+    if named == "utf-8" and encoding is None and _is_chinese(content):
+        return "gb18030"
+    line = content.count(b"\n", 0, wrong_at) + 1
+    raise refusal(f"line {line} is not {named} text; give the file's encoding, such as encoding='cp1252'")
+
+
+def _undecodable(content: bytes, codec: str) -> int | None:
+    """Where the bytes are no text in a codec; None where all of them are. The text is not kept.
+
+    Raises:
+        LookupError: there is no such codec, or it is not one of text.
+    """
+    io.TextIOWrapper(io.BytesIO(), codec)
+    decoder = codecs.getincrementaldecoder(codec)()
+    end = 0
+    for piece in _pieces(content):
+        end += len(piece)
+        try:
+            decoder.decode(piece, final=end == len(content))
+        except UnicodeDecodeError as error:
+            return max(end - len(error.object) + error.start, 0)
+        except UnicodeError:  # UTF-16 and UTF-32 without a byte order mark
+            return 0
+    return None
+
+
+def _pieces(content: bytes) -> Iterator[bytes]:
+    for begin in range(0, len(content), _PIECE_BYTES):
+        yield content[begin : begin + _PIECE_BYTES]
 
 
 def _utf_16(beginning: bytes) -> str | None:
@@ -90,15 +124,22 @@ def _utf_16(beginning: bytes) -> str | None:
     return "utf-16-be" if half and beginning[0::2].count(0) > half // 2 else None
 
 
-def _chinese(content: bytes) -> str | None:
-    """GB18030 text; None if it is probably not: Western text decodes too, but into rare characters."""
+def _text(content: bytes, codec: str, newline: str = "") -> TextIO:
+    """The text, decoded as it is read, without a byte order mark."""
+    text = io.TextIOWrapper(io.BytesIO(content), codec, newline=newline)
+    return text if text.read(1) == "\ufeff" else io.TextIOWrapper(io.BytesIO(content), codec, newline=newline)
+
+
+def _is_chinese(content: bytes) -> bool:
+    """Whether it is GB18030 text. Western text decodes too, but into rare characters."""
+    foreign = common = 0
     try:
-        text = content.decode("gb18030")
+        for text in codecs.iterdecode(_pieces(content), "gb18030"):
+            foreign += sum(not c.isascii() for c in text)
+            common += sum(bool(c.encode("gb2312", "ignore")) for c in text if not c.isascii())
     except UnicodeError:
-        return None
-    foreign = [c for c in text if not c.isascii()]
-    common = sum(bool(c.encode("gb2312", "ignore")) for c in foreign)
-    return text if common >= 0.8 * len(foreign) else None
+        return False
+    return common >= 0.8 * foreign
 
 
 def read_csv(
@@ -114,12 +155,12 @@ def read_csv(
     Raises:
         InvalidRequest: it cannot be read; the line is named.
     """
-    text, codec = decode(content, encoding)
-    text = text.removeprefix("\ufeff")
-    line = _SEPARATOR_LINE.match(text)
+    codec = codec_of(content, encoding)
+    beginning, text = _text(content, codec).read(_BEGINNING), _text(content, codec)
+    line = _SEPARATOR_LINE.match(beginning)
     if line is not None:
-        text = text[line.end() :]
-    delimiter = line[1] if line else delimiter or _delimiter(text)
+        text.read(line.end())
+    delimiter = line[1] if line else delimiter or _delimiter(beginning)
     spreadsheet = line is not None or codec in _SPREADSHEET_ENCODINGS
     rows = _rows(text, delimiter, first_line=2 if line else 1)
     return rows, Dialect(_written(codec), delimiter, spreadsheet)
@@ -146,7 +187,7 @@ def _delimiter(text: str) -> str:
     return max(DELIMITERS, key=score)
 
 
-def _rows(text: str, delimiter: str, first_line: int) -> Iterator[dict[str, Any]]:
+def _rows(text: TextIO, delimiter: str, first_line: int) -> Iterator[dict[str, Any]]:
     header: Header | None = None
     guarded = False
     for line, cells in _records(text, delimiter, first_line):
@@ -160,9 +201,9 @@ def _rows(text: str, delimiter: str, first_line: int) -> Iterator[dict[str, Any]
             yield {name: _unguarded(cell) for name, cell in row.items()} if guarded else row
 
 
-def _records(text: str, delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
+def _records(text: TextIO, delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
     """Each record, and the line that it begins in."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     while True:
         line = first_line + reader.line_num
         try:
@@ -212,8 +253,7 @@ def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[Iterator[di
     Raises:
         InvalidRequest: it cannot be read; the line is named.
     """
-    text, _ = decode(content, encoding)
-    return _objects(io.StringIO(text.removeprefix("\ufeff"), newline="\n")), PLAIN
+    return _objects(_text(content, codec_of(content, encoding), newline="\n")), PLAIN
 
 
 def _objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -102,7 +102,7 @@ async def _read(spec: BillSpec, mapping: BillMapping) -> tuple[ReadLines, list[s
     if not spec.tables:
         raise refusal("is needed", "file")
     for number, table in enumerate(spec.tables, 1):
-        rows = (await read_rows(table, spec.encoding or None)).rows
+        rows = list((await read_rows(table, spec.encoding or None)).rows)
         file = name_of(table) if isinstance(table, str) else f"table {number}"
         files.append(file)
         read = LineReader(mapping, file, rows).read()

@@ -13,8 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from prefect_genmedia._core.bills import KIND_WORDS, BillFinding, FindingKind
 from prefect_genmedia._core.caps import shown_amount
 from prefect_genmedia._media.folder import Storage
+from prefect_genmedia.batch.sql_table import SqlDatabase
 from prefect_genmedia.batch.table import TableFile, storage_of
 from prefect_genmedia.batch.text_table import Dialect
+from prefect_genmedia.billing.mapping import refusal
 
 CLAIM_COLUMNS = tuple(BillFinding.model_fields)
 
@@ -121,6 +123,8 @@ async def write_claim(report: BillReport, location: str) -> str:
     rows = [claim_row(finding, report.provider) for finding in report.findings]
     columns = ("provider", *CLAIM_COLUMNS)
     storage = await storage_of(location)
+    if isinstance(storage, SqlDatabase):
+        raise refusal("is written to a file, not to a database", "claim")
     if location.lower().endswith(".json"):
         file: TableFile = _JsonFile(location, columns, storage)
     else:

@@ -34,6 +34,7 @@ def batch(
     skip_invalid: Switch = False,
     project: str | None = None,
     tag: Tag = (),
+    regenerate: Annotated[list[str] | None, Parameter(negative=())] = None,
 ) -> None:
     """Make every row; what `--help` says of it stands in `cli/app.py`.
 
@@ -70,6 +71,8 @@ def batch(
         Whom the rows are paid for that have no project of their own, in `prefect-genmedia spend`.
     tag
         A further word to group the jobs of all rows by; may be given several times.
+    regenerate
+        Id of a row whose result is made anew and paid again; give it once for each row.
     """
     require_server()
     from prefect.flows import load_flow_from_entrypoint
@@ -93,6 +96,7 @@ def batch(
             project=project,
             tags=list(tag),
             dry_run=dry_run,
+            regenerate=regenerate or [],
         )
     )
     cost = f"about {report.estimated_cost:.2f} {CURRENCY} (estimate)" if report.estimated_cost else ""

@@ -67,7 +67,7 @@ async def _table(location: str | None, is_given: bool) -> list[dict[str, object]
     if location is None:
         return []
     try:
-        return (await read_rows(location)).rows
+        return list((await read_rows(location)).rows)
     except InvalidRequest as error:
         if is_given:
             raise

@@ -39,7 +39,7 @@ def fetchable(url: str) -> str:
         ValueError: it is none; the sentence says why.
     """
     # The offending text is not repeated: it may be long, or hold a signature.
-    if url != url.strip() or any(character.isspace() for character in url):
+    if url != url.strip() or len(url.split()) > 1:
         raise ValueError("must not contain spaces or line breaks; escape them as %20")
     try:
         parts = urlsplit(url)

@@ -1,0 +1,101 @@
+"""Results that a run asks for anew, although they are there: each gets a variant of its own, and is paid once a run.
+
+The variant is fixed in the ledger before anything is sent, by the row and the root flow run. Retries and restarts of
+that run find it there and join its job; another run that asks for the row again gets the next variant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from sqlalchemy import Connection, func, select
+
+from prefect_genmedia._core import schema
+from prefect_genmedia._core.identity import BATCH_SCOPE
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.model import ACCEPTED, Job, JobState
+from prefect_genmedia._core.statements import JOBS
+
+STANDS = frozenset({JobState.SENDING, JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNKNOWN})
+"""States of a variant's job in which it counts as its row's, in runs that do not ask for the row anew. A variant that
+was never sent, or came to nothing, leaves the row with the result that it had before."""
+
+_TABLE = schema.regenerations
+
+
+async def fix_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: str) -> dict[str, int]:
+    """The variants that a run asks for, by scope; those that it has none of yet are fixed now.
+
+    Of two processes of the same run, both get the same variants. Two runs never get the same variant of a row.
+
+    Parameters:
+        ledger: where they are fixed.
+        known: the highest variant of which there is a job, by the row's scope.
+        root_run_id: the root flow run that asks.
+    """
+
+    def fix(connection: Connection) -> dict[str, int]:
+        return {
+            scope: _fixed(connection, scope, highest, root_run_id, ledger.now()) for scope, highest in known.items()
+        }
+
+    return await ledger.transact(fix)
+
+
+async def next_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: str) -> dict[str, int]:
+    """What `fix_variants` would return; nothing is written.
+
+    Parameters:
+        ledger: where variants are fixed.
+        known: the highest variant of which there is a job, by the row's scope.
+        root_run_id: the root flow run that asks.
+    """
+
+    def look(connection: Connection) -> dict[str, int]:
+        found = {}
+        for scope, highest in known.items():
+            own = _own(connection, scope, root_run_id)
+            found[scope] = _after(connection, scope, highest) if own is None else own
+        return found
+
+    return await ledger.transact(look)
+
+
+async def is_replaced(ledger: Ledger, job: Job) -> bool:
+    """Whether a batch row's result was asked for anew since, and accepted: the file's name belongs to that job.
+
+    Parameters:
+        ledger: where jobs are recorded.
+        job: the job.
+    """
+    if not job.scope.startswith(BATCH_SCOPE):
+        return False
+    later = (JOBS.c.scope == job.scope, JOBS.c.variant > job.variant, JOBS.c.created_at > job.created_at)
+    accepted = JOBS.c.state.in_([state.value for state in ACCEPTED])
+    return bool(await ledger.query(select(JOBS.c.key).where(*later, accepted).limit(1)))
+
+
+def _fixed(connection: Connection, scope: str, highest: int, root_run_id: str, now: float) -> int:
+    while (own := _own(connection, scope, root_run_id)) is None:
+        # On PostgreSQL another run may insert the same variant at the same time: then nothing is inserted here.
+        values = {"row_digest": _digest(scope), "root_run_id": root_run_id, "created_at": now}
+        new = schema.insert_new(connection, _TABLE).values(**values, variant=_after(connection, scope, highest))
+        connection.execute(new)
+    return own
+
+
+def _own(connection: Connection, scope: str, root_run_id: str) -> int | None:
+    mine = (_TABLE.c.row_digest == _digest(scope), _TABLE.c.root_run_id == root_run_id)
+    found: int | None = connection.execute(select(_TABLE.c.variant).where(*mine)).scalar()
+    return found
+
+
+def _after(connection: Connection, scope: str, highest: int) -> int:
+    fixed = connection.execute(select(func.max(_TABLE.c.variant)).where(_TABLE.c.row_digest == _digest(scope))).scalar()
+    return max(highest, fixed or 0) + 1
+
+
+def _digest(scope: str) -> str:
+    """A row's scope in the width of an index: ids may be long."""
+    return hashlib.sha256(scope.encode("utf-8", "surrogatepass")).hexdigest()

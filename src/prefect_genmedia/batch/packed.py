@@ -1,0 +1,103 @@
+"""Requests and cells of a table's rows, held in little memory: a large table has a hundred thousand of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect_genmedia.providers.protocol import GenerationRequest
+
+Names = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shape:
+    """What requests of a kind have in common whose users set the same fields."""
+
+    model: type[GenerationRequest]
+    names: Names
+    fields_set: frozenset[str] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRequest:
+    """A request without the dictionaries that every model holds; `unpack` makes it anew, which takes some microseconds.
+
+    Parameters:
+        shape: its type and the names of its fields.
+        values: the fields' values.
+    """
+
+    shape: _Shape
+    values: tuple[Any, ...]
+
+    def unpack(self) -> GenerationRequest:
+        """The request. Nothing is validated again."""
+        request = self.shape.model.__new__(self.shape.model)
+        request.__setstate__(
+            {
+                "__dict__": dict(zip(self.shape.names, self.values, strict=True)),
+                "__pydantic_fields_set__": set(self.shape.fields_set),
+                "__pydantic_extra__": None,
+                "__pydantic_private__": None,
+            }
+        )
+        return request
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCells:
+    """Cells of a row by column.
+
+    Parameters:
+        names: the columns.
+        values: the cells.
+    """
+
+    names: Names = ()
+    values: tuple[Any, ...] = ()
+
+    def unpack(self) -> dict[str, Any]:
+        """The cells by column."""
+        return dict(zip(self.names, self.values, strict=True))
+
+
+class Packer:
+    """Packs what rows of one table hold: names that many of them share are held once."""
+
+    def __init__(self) -> None:
+        """Share nothing yet."""
+        self._shapes: dict[tuple[Any, ...], _Shape] = {}
+        self._names: dict[Names, Names] = {}
+
+    def request(self, request: GenerationRequest) -> PackedRequest | GenerationRequest:
+        """Pack a request; one that holds more than fields stays as it is.
+
+        Parameters:
+            request: the request.
+        """
+        if request.__pydantic_extra__ or request.__pydantic_private__:
+            return request
+        model, values = type(request), request.__dict__
+        if values.keys() != model.model_fields.keys():
+            return request
+        key = (model, frozenset(request.model_fields_set))
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = _Shape(model, tuple(model.model_fields), key[1])
+        return PackedRequest(shape, tuple(map(values.__getitem__, shape.names)))
+
+    def cells(self, cells: Mapping[str, Any]) -> PackedCells:
+        """Pack cells.
+
+        Parameters:
+            cells: the cells by column.
+        """
+        return PackedCells(self._shared(tuple(cells)), tuple(cells.values())) if cells else _NO_CELLS
+
+    def _shared(self, names: Names) -> Names:
+        return self._names.setdefault(names, names)
+
+
+_NO_CELLS = PackedCells()
