@@ -1,4 +1,4 @@
-"""A table of wanted results: check → (canary) → generate each row in one task run → results, gallery, failures."""
+"""A table of wanted results: check → (canary) → generate each row → results, gallery, failures."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.shards import Shard
+from prefect_genmedia.batch.spec import RowTaskRuns
 from prefect_genmedia.batch.table import name_of
 from prefect_genmedia.generate import check_run
 from prefect_genmedia.text import counted
@@ -62,6 +63,8 @@ async def generate_batch(
     min_delivered: Annotated[float, Field(ge=0, le=1)] = 1.0,
     timeout_seconds: Annotated[float, Field(gt=0)] = 1800,
     encoding: str = "",
+    row_task_runs: RowTaskRuns = "auto",
+    reverify: bool = False,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard_deployment: str = "",
     shard: Shard | None = None,
@@ -98,6 +101,9 @@ async def generate_batch(
         min_delivered: Share of the rows that must be delivered for the run to complete, such as 0.95.
         timeout_seconds: How long to wait for each result, in seconds.
         encoding: Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
+        row_task_runs: Whether each row has a task run of its own: `on`, `off`, or `auto` for up to 2,000 rows. Without
+            them the table of results, gallery, failures and progress are the record.
+        reverify: Read the files of delivered rows again; by default they are trusted while size and time are the same.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
         shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
         shard: Leave empty: a batch sets it for runs of this flow that do its shards; see generate_shard.
@@ -139,6 +145,8 @@ async def generate_batch(
             convert_inputs=convert_inputs,
             only=only or None,
             min_delivered=min_delivered,
+            row_task_runs=row_task_runs,
+            reverify=reverify,
             sharding=Sharding(shards=shards, deployment=shard_deployment or None, shard=shard),
         )
     )

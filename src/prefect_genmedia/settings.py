@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from prefect.settings import get_current_settings
 from prefect.settings.base import PrefectBaseSettings, build_settings_config
@@ -78,6 +78,12 @@ class GenMediaSettings(PrefectBaseSettings):
         default=None,
         description="Your prices in CNY by `provider/model`, over the list prices, as JSON: a number is per second, "
         '`{"per_job": 2.0}` is per result. Every sum made of them is an estimate.',
+    )
+
+    row_task_runs: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether each row of a batch has a task run of its own, if the batch says `auto`: `auto` for up to "
+        "2,000 rows. Without them its table of results, gallery, failures and progress are the record.",
     )
 
     allow_second_account: bool = Field(

@@ -107,6 +107,14 @@ class LocalFolder:
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
 
+    def stamp(self, uri: str) -> str | None:
+        """Size and time of the last change, in nanoseconds."""
+        with contextlib.suppress(OSError):
+            status = Path(uri).stat()
+            if stat.S_ISREG(status.st_mode):
+                return f"{status.st_size}-{status.st_mtime_ns}"
+        return None
+
     def quarantined(self) -> int | None:
         """Bytes of all files in quarantine."""
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):

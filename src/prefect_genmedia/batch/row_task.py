@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -161,6 +162,27 @@ class RowRun(JobSteps):
                     raise
                 await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+ROW: ContextVar[str] = ContextVar("genmedia_row", default="")
+"""The row that is being done without a task run: its log lines name it."""
+
+
+async def do_row(row_id: str, row: RowRun) -> Job:
+    """The same as `generate_row` without a task run.
+
+    Parameters:
+        row_id: the row's id; its log lines begin with it.
+        row: its way.
+
+    Returns:
+        The delivered job.
+    """
+    token = ROW.set(row_id)
+    try:
+        return await row.run()
+    finally:
+        ROW.reset(token)
 
 
 @task(task_run_name="{row_id}", cache_policy=NO_CACHE, persist_result=False)

@@ -26,13 +26,16 @@ from prefect_genmedia._prefect.markdown import cell, code, escape
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results, words_of
-from prefect_genmedia.batch.row_task import ROW_TASK
+from prefect_genmedia.batch.row_task import ROW, ROW_TASK
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY
-from prefect_genmedia.text import counted
+from prefect_genmedia.text import counted, escaped
 
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""
+
+_COUNTING_SHARE = 100
+"""The rows are counted for a hundredth of the time at most, however many there are."""
 
 QUIET_FROM = 100
 """From so many rows on, rows log warnings and errors only: nobody reads a thousand times that all is well."""
@@ -66,13 +69,16 @@ class Progress:
         self._artifact: UUID | None = None
         self._shown: tuple[float, str] | None = None
         self._shown_at = float("-inf")
+        self._pause = PROGRESS_SECONDS
 
     async def show(self, now: bool = False) -> None:
         """Bring the bar up to date, if it is time or `now`."""
-        age = time.monotonic() - self._shown_at
-        if not now and age < PROGRESS_SECONDS:
+        begun = time.monotonic()
+        age = begun - self._shown_at
+        if not now and age < self._pause:
             return
         percent, words = self._state()
+        self._pause = max(PROGRESS_SECONDS, _COUNTING_SHARE * (time.monotonic() - begun))
         if (percent, words) == self._shown and age < self._beat_seconds:
             return
         self._shown, self._shown_at = (percent, words), time.monotonic()
@@ -170,20 +176,27 @@ async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: 
 
 @contextmanager
 def quiet_rows(count: int) -> Iterator[None]:
-    """Keep what goes well out of the rows' logs, in a batch of many; events and the table of results still tell it."""
+    """Keep what goes well out of the rows' logs, in a batch of many; events and the table of results still tell it.
+
+    Lines of a row without a task run begin with the row's id.
+    """
 
     def is_worth_it(record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.WARNING or getattr(record, "task_name", None) != ROW_TASK
+        row = ROW.get()
+        if record.levelno < logging.WARNING and count >= QUIET_FROM:
+            return not row and getattr(record, "task_name", None) != ROW_TASK
+        if row:  # its lines are among those of all rows
+            record.msg, record.args = f"{escaped(row)}: {record.getMessage()}", None
+        return True
 
-    logger = logging.getLogger("prefect.task_runs")
-    if count < QUIET_FROM:
-        yield
-        return
-    logger.addFilter(is_worth_it)
+    loggers = [logging.getLogger(name) for name in ("prefect.task_runs", "prefect.flow_runs")]
+    for logger in loggers:
+        logger.addFilter(is_worth_it)
     try:
         yield
     finally:
-        logger.removeFilter(is_worth_it)
+        for logger in loggers:
+            logger.removeFilter(is_worth_it)
 
 
 KEY = "genmedia-batch-gallery"

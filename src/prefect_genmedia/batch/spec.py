@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from prefect_genmedia._core.budgets import BudgetPeriod
 from prefect_genmedia._core.model import JobState
@@ -15,6 +15,33 @@ from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
 from prefect_genmedia.providers.credentials import ProviderCredentials
+
+AUTO_ROWS = 2000
+"""Up to so many rows a batch has a task run for each by default: more are not looked at one by one, and each costs
+Prefect's server 13 ms of CPU time."""
+
+_SWITCH = {True: "on", False: "off"}
+
+
+def _word(value: Any) -> Any:
+    """YAML reads `on` and `off` as booleans."""
+    return _SWITCH[value] if isinstance(value, bool) else value
+
+
+RowTaskRuns = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
+"""Whether each row of a batch has a task run of its own."""
+
+
+def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bool:
+    """Whether each row of a batch has a task run of its own.
+
+    Parameters:
+        wanted: what the batch says; `auto` leaves it to the setting.
+        by_setting: what the setting says; `auto` has them for up to `AUTO_ROWS` rows.
+        rows: the number of rows in the whole batch.
+    """
+    word = by_setting if wanted == "auto" else wanted
+    return rows <= AUTO_ROWS if word == "auto" else word == "on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +125,8 @@ class BatchSpec:
         convert_inputs: whether local pictures are converted to what the providers take.
         only: ids of the rows to do; None for all.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
+        row_task_runs: whether each row has a task run of its own.
+        reverify: whether delivered files are read again, instead of trusting their size and time.
         sharding: which part of the batch this is, or into how many it is split.
     """
 
@@ -117,6 +146,8 @@ class BatchSpec:
     convert_inputs: bool = False
     only: Sequence[str] | None = None
     min_delivered: float = 1.0
+    row_task_runs: RowTaskRuns = "auto"
+    reverify: bool = False
     sharding: Sharding = field(default_factory=Sharding)
 
 
@@ -145,6 +176,8 @@ class ShardJob(BaseModel):
     convert_inputs: bool = Field(default=False, description="Convert local pictures to what the providers take.")
     only: list[str] | None = Field(default=None, description="Ids of the rows to do; all by default.")
     encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
+    row_task_runs: RowTaskRuns = Field(default="auto", description="Whether each row has a task run of its own.")
+    reverify: bool = Field(default=False, description="Read delivered files again, instead of trusting size and time.")
 
     def spec(self) -> BatchSpec:
         """The options of the batch that does this part. The whole table was checked and inspected before."""
@@ -174,6 +207,8 @@ class ShardJob(BaseModel):
             overwrite=self.overwrite,
             convert_inputs=self.convert_inputs,
             only=self.only,
+            row_task_runs=self.row_task_runs,
+            reverify=self.reverify,
             sharding=Sharding(shard=self.shard),
         )
 

@@ -319,6 +319,8 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         convert_inputs=spec.convert_inputs,
         only=None if spec.only is None else [row.id for row in batch.rows if shard.has(row.id)],
         encoding=spec.encoding,
+        row_task_runs="on" if batch.scheduler.has_task_runs else "off",
+        reverify=spec.reverify,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -31,6 +31,8 @@ def batch(
     max_jobs: Annotated[int | None, Parameter(validator=Number(gte=0))] = None,
     max_cost: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     skip_invalid: Switch = False,
+    row_task_runs: Literal["auto", "on", "off"] = "auto",
+    reverify: Switch = False,
 ) -> None:
     """Make every row; what `--help` says of it stands in `cli/app.py`.
 
@@ -60,6 +62,10 @@ def batch(
         Most CNY that may be paid, estimated, over the same runs.
     skip_invalid
         Leave invalid rows out, instead of refusing the table.
+    row_task_runs
+        Whether each row has a task run of its own; `auto` has them for up to 2,000 rows.
+    reverify
+        Read the files of delivered rows again; by default they are trusted while size and time are the same.
     """
     require_server()
     from prefect.flows import load_flow_from_entrypoint
@@ -79,6 +85,8 @@ def batch(
             max_jobs=max_jobs,
             max_cost=max_cost,
             skip_invalid=skip_invalid,
+            row_task_runs=row_task_runs,
+            reverify=reverify,
             dry_run=dry_run,
         )
     )
