@@ -98,7 +98,7 @@ async def deliver_once(
     _check_has_file(job)
     failure: GenMediaError
     try:
-        kept = await to_thread.run_sync(kept_files, job, target, log)
+        kept = {} if job.delivery is None else await to_thread.run_sync(kept_files, job, target, log)
         if job.delivery is not None and len(kept) == 1 + len(job.delivery.others):
             done = job.state is JobState.DELIVERED
             return (job, False) if done else await _delivered(ledger, job, job.delivery)

@@ -30,14 +30,13 @@ from prefect_genmedia._core.statements import (
     NEW,
     NEWEST,
     RESERVE,
-    TOOK,
-    TOOK_OF_LENGTH,
     WHICH_POSTGRESQL,
     columns_of,
     count_in_flight,
     followed,
     job_of,
     plain,
+    took_query,
     update_of,
 )
 from prefect_genmedia._transport import LoopShared
@@ -47,6 +46,9 @@ T = TypeVar("T")
 
 Spend = Callable[[Connection, Job], None]
 """Reserves a job's money in the transaction in which it begins to be sent; raises where there is none."""
+
+TYPICAL_FRESH_SECONDS = 2.0
+"""How long a usual duration that was found counts, in seconds: the jobs of a batch share it."""
 
 _TIME_OF_STATE = {
     JobState.SENDING: "sent_at",
@@ -65,6 +67,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._patience = patience_seconds
+        self._typical: dict[tuple[str, str, float | None], tuple[float, float]] = {}
 
     async def reserve(self, job: Job) -> Job:
         """Write a new job down, unless its identity and attempt are there already; returns the row that is there."""
@@ -296,12 +299,15 @@ class Ledger:
         Returns:
             Seconds, or None while fewer than three such jobs are known.
         """
-        values: dict[str, Any] = {"provider": provider, "model": model}
-        if length_seconds:
-            values |= {"shortest": length_seconds / 1.5, "longest": length_seconds * 1.5}
-        rows = await self._run(TOOK_OF_LENGTH if length_seconds else TOOK, values)
-        found = [float(row[0]) for row in rows]
-        return statistics.median(found) if len(found) >= 3 else None
+        key = provider, model, length_seconds
+        now, known = self._clock.monotonic(), self._typical.get(key)
+        if known is not None and 0 <= now - known[0] < TYPICAL_FRESH_SECONDS:
+            return known[1]
+        found = [float(row[0]) for row in await self._run(*took_query(*key))]
+        if len(found) < 3:
+            return None
+        self._typical[key] = now, statistics.median(found)
+        return self._typical[key][1]
 
     async def fingerprint(self) -> str:
         """A digest that tells this ledger from every other: processes that share it get the same one."""

@@ -37,6 +37,20 @@ RESERVE = {
 }
 
 
+def took_query(provider: str, model: str, length_seconds: float | None) -> tuple[Select[Any], dict[str, Any]]:
+    """How long the last watched jobs took, as a statement and its values.
+
+    Parameters:
+        provider: the provider's name.
+        model: the provider's model.
+        length_seconds: the result's duration; results within a factor of 1.5 count. None: any length.
+    """
+    values: dict[str, Any] = {"provider": provider, "model": model}
+    if not length_seconds:
+        return TOOK, values
+    return TOOK_OF_LENGTH, values | {"shortest": length_seconds / 1.5, "longest": length_seconds * 1.5}
+
+
 NEW = "new_"
 """Begins the parameter of each field that an update sets: a field may also be in its condition."""
 

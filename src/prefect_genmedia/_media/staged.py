@@ -90,6 +90,7 @@ class Landing:
         """End the decoding, and remove what has not been published."""
         self.decoding.stop()
         self._place.close()
+        self._opened = None
 
     @property
     def is_open(self) -> bool:
