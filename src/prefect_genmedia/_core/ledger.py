@@ -30,6 +30,7 @@ from prefect_genmedia._core.statements import (
     NEW,
     NEWEST,
     RESERVE,
+    TYPICAL_FRESH_SECONDS,
     WHICH_POSTGRESQL,
     columns_of,
     count_in_flight,
@@ -46,9 +47,6 @@ T = TypeVar("T")
 
 Spend = Callable[[Connection, Job], None]
 """Reserves a job's money in the transaction in which it begins to be sent; raises where there is none."""
-
-TYPICAL_FRESH_SECONDS = 2.0
-"""How long a usual duration that was found counts, in seconds: the jobs of a batch share it."""
 
 _TIME_OF_STATE = {
     JobState.SENDING: "sent_at",
@@ -223,25 +221,22 @@ class Ledger:
 
     async def get(self, key: str) -> Job | None:
         """The job with this key."""
-        row = await self._one(BY_KEY, {"key": storable(key)})
-        return None if row is None else job_of(row)
+        return await self._maybe(BY_KEY, {"key": storable(key)})
 
     async def find(self, name: str) -> Job | None:
         """The job that a person means: by key, by the start of a key, or by the provider's id."""
         name = storable(name)
         exact = await self.get(name) or await self._maybe(
-            select(JOBS).where(JOBS.c.provider_job_id == name).order_by(JOBS.c.created_at.desc())
+            select(JOBS).where(JOBS.c.provider_job_id == name).order_by(JOBS.c.created_at.desc()).limit(1)
         )
         if exact is not None or len(name) < 4:
             return exact
-        beginning = select(JOBS).where(JOBS.c.key.startswith(name, autoescape=True)).limit(2)
-        found = await self._all(beginning)
+        found = await self._all(select(JOBS).where(JOBS.c.key.startswith(name, autoescape=True)).limit(2))
         return found[0] if len(found) == 1 else None
 
     async def newest(self, identity: str) -> Job | None:
         """The last attempt at an identity."""
-        row = await self._one(NEWEST, {"identity": identity})
-        return None if row is None else job_of(row)
+        return await self._maybe(NEWEST, {"identity": identity})
 
     async def successor(self, job: Job) -> Job | None:
         """The newest attempt that follows this one; None if there is none."""
@@ -261,8 +256,8 @@ class Ledger:
 
     async def newest_in(self, scope: str) -> dict[str, Job]:
         """The last attempt at each identity whose scope begins with `scope`, by identity."""
-        statement = select(JOBS).where(JOBS.c.scope.startswith(scope, autoescape=True)).order_by(JOBS.c.attempt)
-        return {job.identity: job for job in await self._all(statement)}
+        mine = JOBS.c.scope.startswith(scope, autoescape=True)
+        return {job.identity: job for job in await self._all(select(JOBS).where(mine).order_by(JOBS.c.attempt))}
 
     async def jobs(
         self,
@@ -304,10 +299,10 @@ class Ledger:
         if known is not None and 0 <= now - known[0] < TYPICAL_FRESH_SECONDS:
             return known[1]
         found = [float(row[0]) for row in await self._run(*took_query(*key))]
-        if len(found) < 3:
-            return None
-        self._typical[key] = now, statistics.median(found)
-        return self._typical[key][1]
+        typical = statistics.median(found) if len(found) >= 3 else None
+        if typical is not None:
+            self._typical[key] = now, typical
+        return typical
 
     async def fingerprint(self) -> str:
         """A digest that tells this ledger from every other: processes that share it get the same one."""
@@ -366,8 +361,8 @@ class Ledger:
         rows = await self._run(statement, values)
         return rows[0] if rows else None
 
-    async def _maybe(self, statement: Select[Any]) -> Job | None:
-        row = await self._one(statement.limit(1))
+    async def _maybe(self, statement: Select[Any], values: dict[str, Any] | None = None) -> Job | None:
+        row = await self._one(statement, values)
         return None if row is None else job_of(row)
 
     async def _all(self, statement: Select[Any]) -> list[Job]:

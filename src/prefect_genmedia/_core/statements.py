@@ -18,6 +18,11 @@ from prefect_genmedia._core.model import FORGOTTEN_SECONDS, STALE_SENDING_SECOND
 # The statements of every job's life are made once: making one takes longer than executing it.
 JOBS = schema.jobs
 BY_KEY = select(JOBS).where(JOBS.c.key == bindparam("key")).limit(1)
+LOCKED_BY_KEY = select(JOBS).where(JOBS.c.key == bindparam("key")).with_for_update()
+HOLDING_ID = select(JOBS).where(
+    JOBS.c.provider_job_id == bindparam("provider_job_id"), JOBS.c.provider == bindparam("provider")
+)
+"""The jobs of a provider that have an id, at whichever of its base URLs."""
 NEWEST = select(JOBS).where(JOBS.c.identity == bindparam("identity")).order_by(JOBS.c.attempt.desc()).limit(1)
 TOOK = (
     select(JOBS.c.took_seconds)
@@ -29,6 +34,9 @@ TOOK = (
 TOOK_OF_LENGTH = TOOK.where(
     JOBS.c.expectation["seconds"].as_float().between(bindparam("shortest"), bindparam("longest"))
 )
+TYPICAL_FRESH_SECONDS = 2.0
+"""How long a usual duration that was found counts, in seconds: the jobs of a batch share it."""
+
 RESERVE = {
     "sqlite": JOBS.insert().prefix_with("OR IGNORE").returning(*JOBS.c),
     "postgresql": postgresql.insert(JOBS)
@@ -133,16 +141,6 @@ def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement
     mine, its = schema.account_tokens.alias(), schema.account_tokens.alias()
     texts = select(its.c.token).join(mine, mine.c.account_id == its.c.account_id).where(mine.c.token == account_text)
     return or_(column == account_text, column.in_(texts))
-
-
-def holding_id(provider: str, provider_job_id: str) -> Select[Any]:
-    """Selects the jobs of a provider that have an id, at whichever of its base URLs.
-
-    Parameters:
-        provider: the provider's name.
-        provider_job_id: the id.
-    """
-    return select(JOBS).where(JOBS.c.provider_job_id == provider_job_id, JOBS.c.provider == provider)
 
 
 def followed(job: Job) -> Select[Any]:
