@@ -165,24 +165,7 @@ class RowRun(JobSteps):
 
 
 ROW: ContextVar[str] = ContextVar("genmedia_row", default="")
-"""The row that is being done without a task run: its log lines name it."""
-
-
-async def do_row(row_id: str, row: RowRun) -> Job:
-    """The same as `generate_row` without a task run.
-
-    Parameters:
-        row_id: the row's id; its log lines begin with it.
-        row: its way.
-
-    Returns:
-        The delivered job.
-    """
-    token = ROW.set(row_id)
-    try:
-        return await row.run()
-    finally:
-        ROW.reset(token)
+"""The row that is being done: lines of the flow run's log name it, see `quiet_rows`."""
 
 
 @task(task_run_name="{row_id}", cache_policy=NO_CACHE, persist_result=False)

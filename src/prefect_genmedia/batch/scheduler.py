@@ -24,7 +24,7 @@ from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.batch.preflight import Inspected
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
-from prefect_genmedia.batch.row_task import RowRun, SharedLimits, Slot, do_row, generate_row
+from prefect_genmedia.batch.row_task import ROW, RowRun, SharedLimits, Slot, generate_row
 from prefect_genmedia.batch.rows import Known, Row
 from prefect_genmedia.batch.slots import Breaker, Slots
 from prefect_genmedia.batch.spec import BatchSpec, Limits, has_task_runs
@@ -195,6 +195,7 @@ class BatchScheduler:
                 return
 
     async def _one(self, row: Row, account: _AccountRows) -> None:
+        ROW.set(row.id)  # in the context of the row's own task
         slot = Slot(account.slots)
         known = self.known.pop(row.id, None)
         session = self.sessions[row.request.provider]
@@ -214,8 +215,8 @@ class BatchScheduler:
                 spend=spend,
                 inspected=self.inspected.seen.get(row.id, {}),
             )
-            do = generate_row if self.has_task_runs else do_row
-            job = await do(row.id, RowRun(session, spec, known, slot, self._shared))
+            way = RowRun(session, spec, known, slot, self._shared)
+            job = await (generate_row(row.id, way) if self.has_task_runs else way.run())
         except BudgetStop as stop:
             if spend is not None:
                 await self._give_back(row, attempt, None)

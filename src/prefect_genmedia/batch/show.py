@@ -178,14 +178,14 @@ async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: 
 def quiet_rows(count: int) -> Iterator[None]:
     """Keep what goes well out of the rows' logs, in a batch of many; events and the table of results still tell it.
 
-    Lines of a row without a task run begin with the row's id.
+    A row's lines in the flow run's log begin with the row's id: they are among those of all rows.
     """
 
     def is_worth_it(record: logging.LogRecord) -> bool:
-        row = ROW.get()
-        if record.levelno < logging.WARNING and count >= QUIET_FROM:
-            return not row and getattr(record, "task_name", None) != ROW_TASK
-        if row:  # its lines are among those of all rows
+        row, task_name = ROW.get(), getattr(record, "task_name", None)
+        if (row or task_name == ROW_TASK) and record.levelno < logging.WARNING and count >= QUIET_FROM:
+            return False
+        if row and task_name is None:
             record.msg, record.args = f"{escaped(row)}: {record.getMessage()}", None
         return True
 
