@@ -17,7 +17,8 @@ from pydantic import TypeAdapter
 from test_batch_flow import Batch, batch, lakes, quick  # noqa: F401 - fixtures
 
 from prefect_genmedia import errors
-from prefect_genmedia._core import JobState, Ledger
+from prefect_genmedia._core import Job, JobState, Ledger
+from prefect_genmedia._core import ledger as ledger_module
 from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._media.local import LocalFolder
 from prefect_genmedia._media.storage import target_at
@@ -250,3 +251,18 @@ async def test_what_a_failed_write_had_is_in_the_next_one(tmp_path: Path, monkey
     results._pause = 0.0
     await results.save()
     assert [row["state"] for row in read_table(str(tmp_path / "a.jsonl"))] == ["not_sent", "delivered", "invalid"]
+
+
+async def test_a_batch_of_more_jobs_than_are_read_at_once_is_read_whole(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "ROWS_AT_ONCE", 3)
+    for number in range(7):
+        for attempt in range(1, 1 + number % 3 + 1):
+            named = {"identity": f"identity-{number}", "scope": f"batch:b:row-{number}"}
+            await ledger.reserve(Job(key="", attempt=attempt, provider="tokenops", **named))
+    await ledger.reserve(Job(key="", identity="other", scope="batch:c:row-1", provider="tokenops"))
+    newest = await ledger.newest_in("batch:b:")
+    assert {name: job.attempt for name, job in newest.items()} == {
+        f"identity-{number}": number % 3 + 1 for number in range(7)
+    }

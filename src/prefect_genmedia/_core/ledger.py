@@ -30,6 +30,8 @@ from prefect_genmedia._core.statements import (
     NEW,
     NEWEST,
     RESERVE,
+    ROWS_AT_ONCE,
+    TIME_OF_STATE,
     TYPICAL_FRESH_SECONDS,
     WHICH_POSTGRESQL,
     columns_of,
@@ -48,13 +50,6 @@ T = TypeVar("T")
 Spend = Callable[[Connection, Job], None]
 """Reserves a job's money in the transaction in which it begins to be sent; raises where there is none."""
 
-_TIME_OF_STATE = {
-    JobState.SENDING: "sent_at",
-    JobState.SUBMITTED: "submitted_at",
-    JobState.SUCCEEDED: "succeeded_at",
-    JobState.DELIVERED: "delivered_at",
-}
-
 
 class Ledger:
     """The jobs of one database, in one event loop; get one from `open_ledger`."""
@@ -65,7 +60,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._patience = patience_seconds
-        self._typical: dict[tuple[str, str, float | None], tuple[float, float]] = {}
+        self._typical: dict[tuple[str, str, float | None], tuple[float, float | None]] = {}
 
     async def reserve(self, job: Job) -> Job:
         """Write a new job down, unless its identity and attempt are there already; returns the row that is there."""
@@ -94,8 +89,8 @@ class Ledger:
             raise ValueError(f"a job never goes from {job.state.value} to {state.value}")
         now = self._clock.now()
         values = {"state": state.value, "updated_at": now, **plain(changes)}
-        if state in _TIME_OF_STATE:
-            values.setdefault(_TIME_OF_STATE[state], now)
+        if state in TIME_OF_STATE:
+            values.setdefault(TIME_OF_STATE[state], now)
         return await self._update(job, values)
 
     async def start_sending(
@@ -256,8 +251,16 @@ class Ledger:
 
     async def newest_in(self, scope: str) -> dict[str, Job]:
         """The last attempt at each identity whose scope begins with `scope`, by identity."""
-        mine = JOBS.c.scope.startswith(scope, autoescape=True)
-        return {job.identity: job for job in await self._all(select(JOBS).where(mine).order_by(JOBS.c.attempt))}
+        statement = select(JOBS).where(JOBS.c.scope.startswith(scope, autoescape=True)).order_by(JOBS.c.key)
+        newest: dict[str, Job] = {}
+        last: str | None = ""
+        while last is not None:
+            page = await self._all(statement.where(JOBS.c.key > last).limit(ROWS_AT_ONCE))
+            for job in page:
+                known = newest.get(job.identity, job)
+                newest[job.identity] = known if known.attempt > job.attempt else job
+            last = page[-1].key if len(page) == ROWS_AT_ONCE else None
+        return newest
 
     async def jobs(
         self,
@@ -294,13 +297,11 @@ class Ledger:
         Returns:
             Seconds, or None while fewer than three such jobs are known.
         """
-        key = provider, model, length_seconds
-        now, known = self._clock.monotonic(), self._typical.get(key)
-        if known is not None and 0 <= now - known[0] < TYPICAL_FRESH_SECONDS:
-            return known[1]
-        found = [float(row[0]) for row in await self._run(*took_query(*key))]
-        typical = statistics.median(found) if len(found) >= 3 else None
-        if typical is not None:
+        key, now = (provider, model, length_seconds), self._clock.monotonic()
+        known_at, typical = self._typical.get(key, (now, None))
+        if typical is None or not 0 <= now - known_at < TYPICAL_FRESH_SECONDS:
+            found = [float(row[0]) for row in await self._run(*took_query(*key))]
+            typical = statistics.median(found) if len(found) >= 3 else None
             self._typical[key] = now, typical
         return typical
 
