@@ -359,8 +359,7 @@ class Ledger:
         return rows
 
     async def _one(self, statement: Any, values: dict[str, Any] | None = None) -> Row[Any] | None:
-        rows = await self._run(statement, values)
-        return rows[0] if rows else None
+        return next(iter(await self._run(statement, values)), None)
 
     async def _maybe(self, statement: Select[Any], values: dict[str, Any] | None = None) -> Job | None:
         row = await self._one(statement, values)

@@ -139,7 +139,7 @@ def job_of(row: Row[Any] | None) -> Job:
     if row is None:
         raise LookupError("the ledger's row has vanished")
     job = Job.model_validate(dict(row._mapping))
-    # Each field was set. A set of their names of its own takes a third of a job's memory, and a batch holds all its jobs.
+    # Each field was set. A set of their names for each job takes a third of its memory, and a batch holds all its jobs.
     object.__setattr__(job, "__pydantic_fields_set__", _ALL_FIELDS)
     return job
 
