@@ -88,7 +88,7 @@ check-pyright: $(READY)
 
 # Every benchmark; BENCH=batch for one of them. Each writes its figures to bench-output/; the last line writes those of
 # `batch` into docs/performance.md. JOBS=200 is quick; CLIPS=flat,ordinary and GATES=50 choose; PEERS="bare;batch" too.
-BENCH ?= batch polling download overhead ledger tables
+BENCH ?= batch polling download overhead ledger tables rerun
 JOBS ?= 1000
 DBOS := build/dbos
 bench: $(READY) $(DBOS)/.ready

@@ -186,7 +186,12 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], dialect
 
 
 def csv_head(columns: Sequence[str], dialect: Dialect) -> str:
-    """The first line of a CSV file, with its end."""
+    """The first line of a CSV file, with its end.
+
+    Parameters:
+        columns: the columns, in order.
+        dialect: how it is written.
+    """
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=dialect.delimiter).writerow(columns)
     return text.getvalue()
