@@ -1,96 +1,121 @@
-"""How much longer a batch takes than the bare HTTP calls it makes, and than one task a step: `make bench`.
+"""What a batch costs, beside programs that do less: `make bench BENCH=batch`.
 
-Four programs do the same jobs against the same simulator, each in a process of its own, timed until the process has
-ended and the Prefect server (SQLite, same machine) shows every task run completed. All but the last hold the same gate:
-so many jobs at the provider at once, each until it is done.
+Each peer is a program of its own (`benchmarks/peers/`), and does the same jobs against the same simulator, which hands
+out one clip (`benchmarks/clips.py`). A peer's time ends when its process has ended and Prefect's server (SQLite, same
+machine) shows every task run completed. All but `naive` hold the same gate: so many jobs at the provider at once.
 
-- bare: asyncio and httpx; no Prefect, no ledger, no verification;
-- traced: the same calls, each job in one task run, and nothing else: what Prefect itself costs;
-- batch: `generate_batch`: one task run a job, ledger, verified files, table of results;
-- naive: four awaited task runs a job, no gate, no ledger.
-
-The simulator's videos are five seconds long, but have one frame a second: decoding is the same work with or without
-this package's way of batching, and a real file's takes as long as its provider's frames are many.
+CPU time is the operating system's: of the peer's process, of the processes that it starts (decoders), of Prefect's
+server beyond its start, and of the simulator.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import contextlib
 import json
 import os
+import platform
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
+from clips import CLIPS, Clip
 
-HERE = Path(__file__).resolve()
+from prefect_genmedia.cli.local_server import local_server
+
+HERE = Path(__file__).resolve().parent
 OUTPUT = Path("bench-output")
-VARIANTS = ("bare", "traced", "batch", "naive")
-MODEL = "jimeng-video-3.0-720P"
-CONNECTIONS = 8
-"""Requests of the bare script at once: what serves it best."""
+DBOS_PYTHON = HERE.parent / "build" / "dbos" / "bin" / "python"
 
 SERVER = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
 """What docs/operations.md advises for batches: by default the server writes each change of a task run by itself."""
-COLUMNS = {
-    "recorded_seconds": "until recorded, s",
-    "exited_seconds": "until exited, s",
-    "task_runs": "task runs",
-    "requests_per_job": "requests a job",
-    "cpu_seconds": "CPU, s",
-    "server_cpu_seconds": "CPU of Prefect's server, s",
-    "memory_mb": "memory, MB",
+
+RECORDED_SECONDS = 600.0
+"""How long the server may take to show every task run, in seconds."""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A program that is measured.
+
+    Parameters:
+        script: its file in `peers/`.
+        task_runs: how many task runs it makes of each job; None if it needs no Prefect server.
+        options: options of `generate_batch`.
+    """
+
+    script: str
+    task_runs: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+PEERS = {
+    "bare": Peer("bare"),
+    "dbos": Peer("durable"),
+    "traced": Peer("traced", 1),
+    "batch": Peer("ours", 0, {"row_task_runs": "off"}),
+    "batch, a task run a row": Peer("ours", 1, {"row_task_runs": "on"}),
+    "naive": Peer("naive", 4),
 }
+
+
+@dataclass(frozen=True)
+class Round:
+    """What every peer of one table does.
+
+    Parameters:
+        clip: the clip that jobs have.
+        jobs: how many there are.
+        gate: how many may be at the provider at once.
+        seconds: how long each takes there.
+        server: settings of Prefect's server.
+        verify: how `generate_batch` verifies, where it has that option.
+        profile: file that the profile of `generate_batch` is written to.
+    """
+
+    clip: Clip
+    jobs: int
+    gate: int
+    seconds: float
+    server: Mapping[str, str]
+    verify: str
+    profile: str | None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 1000))
-    parser.add_argument("--gate", type=int, default=int(os.environ.get("GATE") or 200), help="jobs in flight at most")
-    parser.add_argument("--only", nargs="*", default=VARIANTS, choices=VARIANTS)
-    parser.add_argument("--run", choices=VARIANTS, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--gates", default=os.environ.get("GATES") or "200,0", help="jobs in flight at most; 0: no limit"
+    )
+    parser.add_argument("--clips", default=os.environ.get("CLIPS") or ",".join(CLIPS))
+    parser.add_argument("--only", default=os.environ.get("PEERS") or ";".join(PEERS), help="peers, separated by ;")
+    parser.add_argument("--seconds", type=float, default=5.0, help="how long a job takes at the provider")
+    parser.add_argument("--verify", default=os.environ.get("VERIFY") or "structure")
     parser.add_argument("--profile", help="write a profile of generate_batch to this file")
     parser.add_argument("--default-server", action="store_true", help="leave the Prefect server's settings alone")
     options = parser.parse_args()
-    if options.run:
-        run_variant(options.run, options.jobs, options.gate)
-    else:
-        compare(options.jobs, options.gate, options.only, options.profile, not options.default_server)
-
-
-def compare(jobs: int, gate: int, variants: list[str], profile: str | None, tuned: bool) -> None:
-    from prefect_genmedia.cli.local_server import local_server
-
-    figures: dict[str, dict[str, float]] = {}
-    folder = Path(tempfile.mkdtemp(prefix="genmedia-bench-"))
-    command = [sys.executable, str(HERE.parent / "simulator.py")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as simulator:
-        assert simulator.stdout
-        url = simulator.stdout.readline().strip()
-        try:
-            for variant in variants:
-                before = cpu_of_ended_children()
-                with local_server(folder / variant, SERVER if tuned else {}) as server:
-                    env = dict(server.env)
-                    figures[variant] = measure(variant, jobs, gate, url, env, server.api, folder, profile)
-                ended = cpu_of_ended_children() - before
-                figures[variant]["server_cpu_seconds"] = round(ended - figures[variant]["cpu_seconds"], 2)
-                print(f"{variant}: {figures[variant]}", flush=True)
-        finally:
-            simulator.terminate()
-    report(jobs, gate, figures, tuned)
+    server = {} if options.default_server else SERVER
+    names = [name.strip() for name in options.only.split(";")]
+    if "dbos" in names and not DBOS_PYTHON.exists():
+        raise SystemExit(f"{DBOS_PYTHON} is missing: `make bench` makes it; or leave dbos out with --only")
+    started = cpu_of_start(server)
+    for clip in (CLIPS[name] for name in options.clips.split(",")):
+        jobs = max(int(options.jobs * clip.share), 1)
+        for gate in map(int, options.gates.split(",")):
+            one = Round(clip, jobs, gate or jobs, options.seconds, server, options.verify, options.profile)
+            compare(one, names, started, is_limited=bool(gate))
 
 
 def cpu_of_ended_children() -> float:
@@ -98,41 +123,108 @@ def cpu_of_ended_children() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def measure(
-    variant: str, jobs: int, gate: int, url: str, env: dict[str, str], api: str, folder: Path, profile: str | None
-) -> dict[str, float]:
+def cpu_of_start(server: Mapping[str, str]) -> float:
+    """CPU seconds of a Prefect server that starts and ends."""
+    before = cpu_of_ended_children()
+    with tempfile.TemporaryDirectory(prefix="genmedia-bench-") as folder, local_server(Path(folder), server):
+        pass
+    return cpu_of_ended_children() - before
+
+
+def compare(one: Round, names: list[str], server_start: float, is_limited: bool) -> None:
+    """Measure each peer, and write the figures."""
+    print(f"\n== {one.clip.title}; {one.jobs} jobs, {one.gate} in flight at most", flush=True)
+    figures: dict[str, dict[str, Any]] = {}
+    with simulator(one) as url:
+        for name in names:
+            folder = Path(tempfile.mkdtemp(prefix="genmedia-bench-"))
+            try:
+                figures[name] = measure(PEERS[name], one, url, folder, server_start)
+            finally:
+                shutil.rmtree(folder)
+            print(f"{name}: {figures[name]}", flush=True)
+    content = {
+        "clip": one.clip.title,
+        "jobs": one.jobs,
+        "gate": one.gate if is_limited else None,
+        "job_seconds": one.seconds,
+        "cpus": os.cpu_count(),
+        "python": platform.python_version(),
+        "figures": figures,
+    }
+    OUTPUT.mkdir(exist_ok=True)
+    name = f"batch-{one.clip.name}-{one.gate if is_limited else 'unlimited'}"
+    (OUTPUT / f"{name}{'' if one.server else '-default-server'}.json").write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def simulator(one: Round) -> Iterator[str]:
+    """The simulator's address, while the block runs."""
+    command = [sys.executable, str(HERE / "simulator.py"), one.clip.name, str(one.seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def measure(peer: Peer, one: Round, url: str, folder: Path, server_start: float) -> dict[str, Any]:
+    """Run one peer; returns its figures."""
     httpx.post(f"{url}/control/reset").raise_for_status()
+    simulated = httpx.get(f"{url}/control/report").json()["cpu_seconds"]
+    before = cpu_of_ended_children()
+    if peer.task_runs is None:
+        facts = run_peer(peer, one, url, folder, None, dict(os.environ))
+    else:
+        with local_server(folder / "prefect", one.server) as server:
+            facts = run_peer(peer, one, url, folder, server.api, dict(server.env))
+        spent = cpu_of_ended_children() - before - facts["own_cpu_seconds"] - facts["helpers_cpu_seconds"]
+        facts["server_cpu_seconds"] = round(max(spent - server_start, 0.0), 2)
+    report = httpx.get(f"{url}/control/report", timeout=60).json()
+    assert sum(report["accepted"].values()) == one.jobs
+    facts["simulator_cpu_seconds"] = round(report["cpu_seconds"] - simulated, 2)
+    asked = sum(number for name, number in report["requests"].items() if name.startswith("tokenops"))
+    return facts | {"requests_per_job": round(asked / one.jobs, 2)}
+
+
+def run_peer(peer: Peer, one: Round, url: str, folder: Path, api: str | None, env: dict[str, str]) -> dict[str, Any]:
     env |= {
         "BENCH_URL": url,
-        "BENCH_FOLDER": str(folder / f"{variant}-files"),
-        "PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL": f"sqlite:///{folder / variant / 'ledger.db'}",
+        "BENCH_FOLDER": str(folder / "files"),
+        "BENCH_MODEL": one.clip.model,
+        "BENCH_SECONDS": str(one.seconds),
+        "BENCH_OPTIONS": json.dumps({**peer.options, "verify": one.verify}),
+        "PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL": f"sqlite:///{folder / 'ledger.db'}",
         "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "INFO",
-        "PREFECT_LOGGING_LEVEL": "ERROR" if variant == "bare" else "INFO",
     }
-    command = [sys.executable, str(HERE), "--run", variant, "--jobs", str(jobs), "--gate", str(gate)]
-    if profile and variant == "batch":
-        command = [sys.executable, "-m", "cProfile", "-o", profile, *command[1:]]
+    profiled = ["-m", "cProfile", "-o", one.profile] if one.profile and peer.script == "ours" else []
+    python = str(DBOS_PYTHON) if peer.script == "durable" else sys.executable
+    command = [python, *profiled, str(HERE / "peers" / f"{peer.script}.py"), str(one.jobs), str(one.gate)]
     begun = time.monotonic()
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    reported = process.communicate()[0]
+    log = folder / "stderr.log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        assert process.stdout
+        printed = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
     exited = time.monotonic() - begun
     if process.returncode:
-        raise SystemExit(f"{variant} ended with {process.returncode}")
-    expected = {"bare": 0, "traced": jobs, "batch": jobs, "naive": 4 * jobs}[variant]
-    deadline = time.monotonic() + 300
-    while completed(api) < expected and time.monotonic() < deadline:
+        raise SystemExit(f"{log.read_text()[-3000:]}\n{peer.script} ended with {process.returncode}")
+    deadline = time.monotonic() + RECORDED_SECONDS
+    while api and completed(api) < one.jobs * (peer.task_runs or 0) and time.monotonic() < deadline:
         time.sleep(0.1)
     recorded = time.monotonic() - begun
-    facts = json.loads(reported.splitlines()[-1])
-    report = httpx.get(f"{url}/control/report", timeout=60).json()
-    requests = sum(number for name, number in report["requests"].items() if name.startswith("tokenops"))
+    facts = json.loads(printed.splitlines()[-1])
     return {
-        "exited_seconds": round(exited, 2),
         "recorded_seconds": round(recorded, 2),
-        "task_runs": completed(api),
-        "requests_per_job": round(requests / jobs, 2),
-        "accepted": sum(report["accepted"].values()),
+        "exited_seconds": round(exited, 2),
+        "task_runs": completed(api) if api else 0,
         **facts,
+        "helpers_cpu_seconds": round(max(used.ru_utime + used.ru_stime - facts["own_cpu_seconds"], 0.0), 2),
     }
 
 
@@ -142,181 +234,6 @@ def completed(api: str) -> int:
         return int(httpx.post(f"{api}/task_runs/count", json=body, timeout=30).json())
     except httpx.HTTPError:
         return 0
-
-
-def report(jobs: int, gate: int, figures: dict[str, dict[str, float]], tuned: bool) -> None:
-    bare = figures.get("bare", {}).get("recorded_seconds")
-    traced = figures.get("traced", {}).get("recorded_seconds")
-    naive = figures.get("naive", {}).get("recorded_seconds")
-    server = "with larger writes" if tuned else "as it comes"
-    print(f"\n{jobs} jobs of 5 s, {gate} in flight at most; Prefect's server {server}\n")
-    print("| |", " | ".join(COLUMNS.values()), "|")
-    print("| --- " * (len(COLUMNS) + 1) + "|")
-    for name, row in figures.items():
-        print(f"| {name} |", " | ".join(str(row[column]) for column in COLUMNS), "|")
-    ratios = {}
-    if "batch" in figures:
-        took = figures["batch"]["recorded_seconds"]
-        ratios = {
-            "batch_to_bare": round(took / bare, 2) if bare else None,
-            "batch_to_traced": round(took / traced, 2) if traced else None,
-            "batch_to_naive": round(took / naive, 2) if naive else None,
-        }
-        print("\n" + ", ".join(f"{name.replace('_to_', ' / ')} = {ratio}" for name, ratio in ratios.items()))
-    OUTPUT.mkdir(exist_ok=True)
-    content = {"jobs": jobs, "gate": gate, "cpus": os.cpu_count(), "figures": figures, "ratios": ratios}
-    (OUTPUT / f"batch-{jobs}-{gate}{'' if tuned else '-default-server'}.json").write_text(
-        json.dumps(content, indent=2) + "\n"
-    )
-
-
-def run_variant(variant: str, jobs: int, gate: int) -> None:
-    begun = time.monotonic()
-    Path(os.environ["BENCH_FOLDER"]).mkdir(parents=True)
-    facts = {"bare": bare, "traced": traced, "batch": batch, "naive": naive}[variant](jobs, gate)
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    peak, cpu = used.ru_maxrss / 1024, used.ru_utime + used.ru_stime
-    print(
-        json.dumps(
-            {
-                "memory_mb": round(peak),
-                "cpu_seconds": round(cpu, 2),
-                "inside_seconds": round(time.monotonic() - begun, 2),
-                **facts,
-            }
-        )
-    )
-
-
-@dataclass
-class Bare:
-    """What the bare script's jobs share."""
-
-    client: httpx.AsyncClient
-    in_flight: asyncio.Semaphore
-    requests: asyncio.Semaphore
-    folder: Path
-
-    async def ask(self, method: str, path: str, body: dict[str, str] | None = None) -> httpx.Response:
-        async with self.requests:
-            return (await self.client.request(method, path, json=body)).raise_for_status()
-
-    async def one(self, number: int) -> None:
-        async with self.in_flight:
-            body = {"model": MODEL, "prompt": "a lake at dawn", "req_key": "jimeng_t2v_v30"}
-            job = (await self.ask("POST", "/videos", body)).json()["id"]
-            status = "queued"
-            while status != "completed":
-                await asyncio.sleep(1)
-                status = (await self.ask("GET", f"/videos/{job}")).json()["status"]
-        video = await self.ask("GET", f"/videos/{job}/content")
-        (self.folder / f"{number}.mp4").write_bytes(video.content)
-
-
-@asynccontextmanager
-async def bare_script(gate: int) -> AsyncIterator[Bare]:
-    headers = {"Authorization": "Bearer sk-simulator"}
-    base = os.environ["BENCH_URL"] + "/tokenops/v1"
-    async with httpx.AsyncClient(base_url=base, headers=headers, timeout=60) as client:
-        folder = Path(os.environ["BENCH_FOLDER"])
-        yield Bare(client, asyncio.Semaphore(gate), asyncio.Semaphore(CONNECTIONS), folder)
-
-
-def bare(jobs: int, gate: int) -> dict[str, Any]:
-    async def everything() -> None:
-        async with bare_script(gate) as script:
-            await asyncio.gather(*(script.one(number) for number in range(jobs)))
-
-    asyncio.run(everything())
-    return {}
-
-
-def traced(jobs: int, gate: int) -> dict[str, Any]:
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-
-    @flow
-    async def everything() -> None:
-        async with bare_script(gate) as script:
-
-            @task(cache_policy=NO_CACHE, persist_result=False)
-            async def one(number: int) -> None:
-                await script.one(number)
-
-            await asyncio.gather(*(one(number) for number in range(jobs)))
-
-    asyncio.run(everything())
-    return {}
-
-
-def batch(jobs: int, gate: int) -> dict[str, Any]:
-    from prefect_genmedia import TokenOpsCredentials
-    from prefect_genmedia.flows.batch import generate_batch
-
-    credentials = TokenOpsCredentials(api_key="sk-simulator", base_url=os.environ["BENCH_URL"] + "/tokenops/v1")
-    rows = [{"id": f"row-{number}", "model": MODEL, "prompt": "a lake at dawn"} for number in range(jobs)]
-    folder = os.environ["BENCH_FOLDER"]
-    table = Path(folder) / "rows.jsonl"  # as parameters of a flow run, many rows are more than Prefect takes
-    table.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    report = asyncio.run(generate_batch(str(table), "jimeng", credentials, "bench", folder, max_in_flight=gate))
-    assert report.delivered == jobs
-    return {"lag": lag(os.environ["PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL"])}
-
-
-def lag(url: str) -> float:
-    """How late news of a result is on average, as a share of the job's time."""
-    from prefect_genmedia._core import open_ledger
-
-    async def read() -> float:
-        async with open_ledger(url) as ledger:
-            took = [job.succeeded_at - job.submitted_at for job in await ledger.jobs()]
-        return round(sum(took) / len(took) / 5.0 - 1, 3)
-
-    return asyncio.run(read())
-
-
-def naive(jobs: int, gate: int) -> dict[str, Any]:
-    from prefect import flow, task
-    from prefect.cache_policies import NO_CACHE
-
-    base = os.environ["BENCH_URL"] + "/tokenops/v1"
-    headers = {"Authorization": "Bearer sk-simulator"}
-    folder = Path(os.environ["BENCH_FOLDER"])
-
-    @task(cache_policy=NO_CACHE)
-    async def prepare(number: int) -> dict[str, str]:
-        return {"model": MODEL, "prompt": "a lake at dawn", "req_key": "jimeng_t2v_v30"}
-
-    @task(cache_policy=NO_CACHE)
-    async def submit(client: httpx.AsyncClient, body: dict[str, str]) -> str:
-        return str((await client.post("/videos", json=body)).raise_for_status().json()["id"])
-
-    @task(cache_policy=NO_CACHE)
-    async def wait(client: httpx.AsyncClient, job: str) -> str:
-        async def status() -> str:
-            return str((await client.get(f"/videos/{job}")).raise_for_status().json()["status"])
-
-        while await status() != "completed":  # noqa: ASYNC110 - polling is what a bare script does
-            await asyncio.sleep(1)
-        return job
-
-    @task(cache_policy=NO_CACHE)
-    async def download(client: httpx.AsyncClient, job: str, number: int) -> None:
-        video = (await client.get(f"/videos/{job}/content")).raise_for_status().content
-        (folder / f"{number}.mp4").write_bytes(video)
-
-    async def one(client: httpx.AsyncClient, number: int) -> None:
-        job = await submit(client, await prepare(number))
-        await download(client, await wait(client, job), number)
-
-    @flow
-    async def all_of_them() -> None:
-        limits = httpx.Limits(max_connections=100)
-        async with httpx.AsyncClient(base_url=base, headers=headers, timeout=600, limits=limits) as client:
-            await asyncio.gather(*(one(client, number) for number in range(jobs)))
-
-    asyncio.run(all_of_them())
-    return {}
 
 
 if __name__ == "__main__":

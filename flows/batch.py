@@ -1,4 +1,4 @@
-"""A table of wanted results: check → (canary) → generate each row in one task run → results, gallery, failures."""
+"""A table of wanted results: check → (canary) → generate each row → results, gallery, failures."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from prefect_genmedia._prefect.session import AnyCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.shards import Shard
+from prefect_genmedia.batch.spec import RowTaskRuns
 from prefect_genmedia.batch.table import name_of
 from prefect_genmedia.generate import check_run
 from prefect_genmedia.settings import Verify
@@ -69,6 +70,8 @@ async def generate_batch(
     encoding: str = "",
     project: str = "",
     tags: list[str] = [],  # noqa: B006 - nothing writes into it
+    row_task_runs: RowTaskRuns = "auto",
+    reverify: bool = False,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard_deployment: str = "",
     shard: Shard | None = None,
@@ -115,6 +118,9 @@ async def generate_batch(
         project: Whom the rows are paid for that have no `project` of their own; by default the credentials' project, or
             else the deployment's name.
         tags: Further words to group the jobs of all rows by, beside a row's own `tags`.
+        row_task_runs: Whether each row has a task run of its own: `on`, `off`, or `auto` for up to 2,000 rows. Without
+            them the table of results, gallery, failures and progress are the record.
+        reverify: Read the files of delivered rows again; by default they are trusted while size and time are the same.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
         shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
         shard: Leave empty: a batch sets it for runs of this flow that do its shards; see generate_shard.
@@ -160,6 +166,8 @@ async def generate_batch(
             regenerate=regenerate or None,
             min_delivered=min_delivered,
             attribution=Attribution.of(project, tags),
+            row_task_runs=row_task_runs,
+            reverify=reverify,
             sharding=Sharding(shards=shards, deployment=shard_deployment or None, shard=shard),
         )
     )

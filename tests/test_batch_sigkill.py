@@ -117,7 +117,8 @@ def until_done(
             return answer
 
         for run in range(1, MOST_RUNS + 1):
-            pid = ask(json.dumps(parameters))["pid"]
+            task_runs = {"row_task_runs": "on" if run % 2 else "off"}  # one takes up what the other has left
+            pid = ask(json.dumps(parameters | task_runs))["pid"]
             if kills < MOST_KILLS:
                 with killing(pid, simulator, chance.randrange(ROWS), chance.uniform(0.0, 0.3)):
                     code = ask(f"wait {pid}")["code"]

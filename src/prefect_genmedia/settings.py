@@ -115,6 +115,11 @@ class GenMediaSettings(PrefectBaseSettings):
         gt=0,
         description="How long a person may take to confirm, in seconds; then the answer is no.",
     )
+    row_task_runs: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="Whether each row of a batch has a task run of its own, if the batch says `auto`: `auto` for up to "
+        "2,000 rows. Without them its table of results, gallery, failures and progress are the record.",
+    )
 
     allow_second_account: bool = Field(
         default=False,

@@ -140,6 +140,8 @@ def json_text(value: Any, indent: int | None = None) -> str:
         indent: spaces for each level; None for a single line.
     """
     text = json.dumps(value, ensure_ascii=False, indent=indent)
+    if all(map(_is_clean, text.split("\n"))):
+        return text
     return "".join(c if c == "\n" or _is_clean(c) else json.dumps(c)[1:-1] for c in text)
 
 

@@ -17,7 +17,7 @@ from prefect_genmedia._core.accounts import normalized_base_url
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import ACCEPTED, Job, JobState
-from prefect_genmedia._core.statements import JOBS, followed, holding_id, job_of, lock_number
+from prefect_genmedia._core.statements import HOLDING_ID, JOBS, LOCKED_BY_KEY, followed, job_of, lock_number
 from prefect_genmedia._core.telemetry import note
 from prefect_genmedia.errors import LedgerError, SubmissionUnknown
 from prefect_genmedia.providers.plugin import find_plugin
@@ -200,7 +200,7 @@ def locked(connection: Connection, key: str) -> Job | None:
         connection: inside a transaction.
         key: the job's key.
     """
-    row = connection.execute(select(JOBS).where(JOBS.c.key == key).with_for_update()).fetchone()
+    row = connection.execute(LOCKED_BY_KEY, {"key": key}).fetchone()
     return None if row is None else job_of(row)
 
 
@@ -231,7 +231,8 @@ def others_with_id(connection: Connection, job: Job, provider_job_id: str) -> li
     if connection.dialect.name == "postgresql":
         name = f"id {job.provider} {provider_job_id}"
         connection.execute(select(func.pg_advisory_xact_lock(lock_number(name))))
-    found = map(job_of, connection.execute(holding_id(job.provider, provider_job_id)))
+    named = {"provider": job.provider, "provider_job_id": provider_job_id}
+    found = map(job_of, connection.execute(HOLDING_ID, named))
     return [each for each in found if each.key != job.key and _base_url(each) == _base_url(job)]
 
 

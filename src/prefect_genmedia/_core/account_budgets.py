@@ -186,6 +186,9 @@ def micros_column() -> ColumnElement[int]:
     return case((_JOBS.c.cost_micros.is_not(None), _JOBS.c.cost_micros), else_=by_float)
 
 
+_MERGED = select(schema.accounts.c.id, schema.accounts.c.merged_into).where(schema.accounts.c.merged_into.is_not(None))
+
+
 def ids_of(connection: Connection, record: AccountRecord | None) -> list[str]:
     """The ids of an account, and of those that were merged into it: jobs and caps name them.
 
@@ -195,9 +198,7 @@ def ids_of(connection: Connection, record: AccountRecord | None) -> list[str]:
     """
     if record is None:
         return []
-    accounts = schema.accounts
-    merged = select(accounts.c.id, accounts.c.merged_into).where(accounts.c.merged_into.is_not(None))
-    rows, ids = connection.execute(merged).fetchall(), [record.id]
+    rows, ids = connection.execute(_MERGED).fetchall(), [record.id]
     for known in ids:
         ids.extend(row.id for row in rows if row.merged_into == known)
     return ids

@@ -7,6 +7,7 @@ were used for it, so a rotated key or another spelling of the base URL changes n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,9 +158,7 @@ def accounts_at(connection: Connection, account: Account, shared_lock: bool = Fa
         account: provider and base URL.
         shared_lock: whether the accounts must not change before the transaction ends; SQLite has one writer anyway.
     """
-    statement = _accounts_at(account.provider, normalized_base_url(account.base_url))
-    if shared_lock:
-        statement = statement.with_for_update(read=True, of=_ACCOUNTS)
+    statement = _accounts_at(account.provider, normalized_base_url(account.base_url), shared_lock)
     return _folded(connection.execute(statement))
 
 
@@ -278,9 +277,11 @@ def _selected() -> Select[Any]:
     return select(_ACCOUNTS, _TOKENS.c.token).select_from(joined).order_by(*order)
 
 
-def _accounts_at(provider: str, base_url: str) -> Select[Any]:
+@functools.lru_cache(maxsize=64)
+def _accounts_at(provider: str, base_url: str, shared_lock: bool = False) -> Select[Any]:
     mine = (_ACCOUNTS.c.provider == provider, _ACCOUNTS.c.base_url == base_url, _ACCOUNTS.c.merged_into.is_(None))
-    return _selected().where(*mine)
+    statement = _selected().where(*mine)
+    return statement.with_for_update(read=True, of=_ACCOUNTS) if shared_lock else statement
 
 
 def _folded(rows: Iterable[Row[Any]]) -> list[AccountRecord]:

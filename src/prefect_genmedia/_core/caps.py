@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -9,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, Select, func, select
 
 from prefect_genmedia._core import schema
 from prefect_genmedia._core.accounts import AccountRecord
@@ -164,8 +165,12 @@ def stored_caps(connection: Connection, ids: Sequence[str]) -> list[Caps]:
     """
     if not ids:
         return []
-    rows = connection.execute(select(_CAPS).where(_CAPS.c.account_id.in_(ids)).order_by(_CAPS.c.block))
-    return [_caps_of(row._mapping) for row in rows]
+    return [_caps_of(row._mapping) for row in connection.execute(_caps_of_accounts(tuple(ids)))]
+
+
+@functools.lru_cache(maxsize=64)
+def _caps_of_accounts(ids: tuple[str, ...]) -> Select[Any]:
+    return select(_CAPS).where(_CAPS.c.account_id.in_(ids)).order_by(_CAPS.c.block)
 
 
 def _caps_of(row: Mapping[Any, Any]) -> Caps:

@@ -100,7 +100,7 @@ async def deliver_once(
     _check_has_file(job)
     failure: GenMediaError
     try:
-        kept = await to_thread.run_sync(kept_files, job, target, log)
+        kept = {} if job.delivery is None else await to_thread.run_sync(kept_files, job, target, log)
         if job.delivery is not None and len(kept) == 1 + len(job.delivery.others):
             done = job.state is JobState.DELIVERED
             return (job, False) if done else await _delivered(ledger, job, job.delivery)
@@ -156,7 +156,7 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> tuple[Job,
         if moved is not None:
             return moved, True
         job = await ledger.get(job.key) or job
-        if job.state is JobState.DELIVERED and job.delivery == delivery:
+        if job.state is JobState.DELIVERED and delivery.is_same(job.delivery):
             return job, False  # another process delivered the same file to the same name in the meantime
         # It failed to, or to another name; our file verifies, so it is delivered now.
 
@@ -246,7 +246,8 @@ def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Deli
     with storing():
         # The sidecar first: it says that the others are ours, should the process end before they are all there.
         storage.publish(staged, name, {sidecar: encoded, poster: facts.poster})
-    return delivery.model_copy(update={"poster_uri": storage.uri_of(poster), "sidecar_uri": storage.uri_of(sidecar)})
+    where = {"poster_uri": storage.uri_of(poster), "sidecar_uri": storage.uri_of(sidecar)}
+    return delivery.model_copy(update={**where, "stamp": storage.stamp(delivery.uri) or ""})
 
 
 def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
@@ -267,7 +268,7 @@ def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
         "provider_job_id": job.provider_job_id,
         "request": job.request,
         "media": delivery.model_dump(
-            exclude={"uri", "poster_uri", "sidecar_uri", "job_key", "provider_job_id", "others"}
+            exclude={"uri", "poster_uri", "sidecar_uri", "job_key", "provider_job_id", "stamp", "others"}
         ),
         "submitted_at": iso_time(job.submitted_at),
         "succeeded_at": iso_time(job.succeeded_at),

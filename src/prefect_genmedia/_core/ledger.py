@@ -30,15 +30,16 @@ from prefect_genmedia._core.statements import (
     NEW,
     NEWEST,
     RESERVE,
+    ROWS_AT_ONCE,
     TIME_OF_STATE,
-    TOOK,
-    TOOK_OF_LENGTH,
+    TYPICAL_FRESH_SECONDS,
     WHICH_POSTGRESQL,
     columns_of,
     count_in_flight,
     followed,
     job_of,
     plain,
+    took_query,
     update_of,
 )
 from prefect_genmedia._transport import LoopShared
@@ -59,6 +60,7 @@ class Ledger:
         self._database = database
         self._clock = clock
         self._patience = patience_seconds
+        self._typical: dict[tuple[str, str, float | None], tuple[float, float | None]] = {}
 
     async def reserve(self, job: Job) -> Job:
         """Write a new job down, unless its identity and attempt are there already; returns the row that is there."""
@@ -215,14 +217,13 @@ class Ledger:
 
     async def get(self, key: str) -> Job | None:
         """The job with this key."""
-        row = await self._one(BY_KEY, {"key": storable(key)})
-        return None if row is None else job_of(row)
+        return await self._maybe(BY_KEY, {"key": storable(key)})
 
     async def find(self, name: str) -> Job | None:
         """The job that a person means: by key, by the start of a key, or by the provider's id."""
         name = storable(name)
         exact = await self.get(name) or await self._maybe(
-            select(JOBS).where(JOBS.c.provider_job_id == name).order_by(JOBS.c.created_at.desc())
+            select(JOBS).where(JOBS.c.provider_job_id == name).order_by(JOBS.c.created_at.desc()).limit(1)
         )
         if exact is not None or len(name) < 4:
             return exact
@@ -231,8 +232,7 @@ class Ledger:
 
     async def newest(self, identity: str) -> Job | None:
         """The last attempt at an identity."""
-        row = await self._one(NEWEST, {"identity": identity})
-        return None if row is None else job_of(row)
+        return await self._maybe(NEWEST, {"identity": identity})
 
     async def successor(self, job: Job) -> Job | None:
         """The newest attempt that follows this one; None if there is none."""
@@ -252,8 +252,16 @@ class Ledger:
 
     async def newest_in(self, scope: str) -> dict[str, Job]:
         """The last attempt at each identity whose scope begins with `scope`, by identity."""
-        statement = select(JOBS).where(JOBS.c.scope.startswith(scope, autoescape=True)).order_by(JOBS.c.attempt)
-        return {job.identity: job for job in await self._all(statement)}
+        statement = select(JOBS).where(JOBS.c.scope.startswith(scope, autoescape=True)).order_by(JOBS.c.key)
+        newest: dict[str, Job] = {}
+        last: str | None = ""
+        while last is not None:
+            page = await self._all(statement.where(JOBS.c.key > last).limit(ROWS_AT_ONCE))
+            for job in page:
+                known = newest.get(job.identity, job)
+                newest[job.identity] = known if known.attempt > job.attempt else job
+            last = page[-1].key if len(page) == ROWS_AT_ONCE else None
+        return newest
 
     async def jobs(
         self,
@@ -290,12 +298,13 @@ class Ledger:
         Returns:
             Seconds, or None while fewer than three such jobs are known.
         """
-        values: dict[str, Any] = {"provider": provider, "model": model}
-        if length_seconds:
-            values |= {"shortest": length_seconds / 1.5, "longest": length_seconds * 1.5}
-        rows = await self._run(TOOK_OF_LENGTH if length_seconds else TOOK, values)
-        found = [float(row[0]) for row in rows]
-        return statistics.median(found) if len(found) >= 3 else None
+        key, now = (provider, model, length_seconds), self._clock.monotonic()
+        known_at, typical = self._typical.get(key, (now, None))
+        if typical is None or not 0 <= now - known_at < TYPICAL_FRESH_SECONDS:
+            found = [float(row[0]) for row in await self._run(*took_query(*key))]
+            typical = statistics.median(found) if len(found) >= 3 else None
+            self._typical[key] = now, typical
+        return typical
 
     async def fingerprint(self) -> str:
         """A digest that tells this ledger from every other: processes that share it get the same one."""
@@ -358,11 +367,10 @@ class Ledger:
         return (await self._repeatable(statement, values))[0]
 
     async def _one(self, statement: Any, values: dict[str, Any] | None = None) -> Row[Any] | None:
-        rows = await self._run(statement, values)
-        return rows[0] if rows else None
+        return next(iter(await self._run(statement, values)), None)
 
-    async def _maybe(self, statement: Select[Any]) -> Job | None:
-        row = await self._one(statement.limit(1))
+    async def _maybe(self, statement: Select[Any], values: dict[str, Any] | None = None) -> Job | None:
+        row = await self._one(statement, values)
         return None if row is None else job_of(row)
 
     async def _all(self, statement: Select[Any]) -> list[Job]:

@@ -145,11 +145,27 @@ class Delivery(BaseModel):
     )
     job_key: str = Field(default="", description="The job's key in the ledger.")
     provider_job_id: str = Field(default="", description="The provider's id of the job.")
+    stamp: str = Field(
+        default="",
+        description="Size and time of the published file, or what its storage has for them; empty if unknown.",
+    )
     others: tuple[Delivery, ...] = Field(default=(), description="Further files, where the provider made several.")
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         """Restore a pickled delivery, also one of an earlier version."""
         super().__setstate__(with_defaults(type(self), state))
+
+    def is_same(self, other: Delivery | None) -> bool:
+        """Whether another delivery is of the same files under the same names, whenever they were published.
+
+        Parameters:
+            other: the other delivery.
+        """
+        return other is not None and self._unstamped() == other._unstamped()
+
+    def _unstamped(self) -> Delivery:
+        others = tuple(each._unstamped() for each in self.others)
+        return self.model_copy(update={"stamp": "", "others": others})
 
 
 class Job(BaseModel):

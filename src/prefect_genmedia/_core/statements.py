@@ -18,6 +18,11 @@ from prefect_genmedia._core.model import FORGOTTEN_SECONDS, STALE_SENDING_SECOND
 # The statements of every job's life are made once: making one takes longer than executing it.
 JOBS = schema.jobs
 BY_KEY = select(JOBS).where(JOBS.c.key == bindparam("key")).limit(1)
+LOCKED_BY_KEY = select(JOBS).where(JOBS.c.key == bindparam("key")).with_for_update()
+HOLDING_ID = select(JOBS).where(
+    JOBS.c.provider_job_id == bindparam("provider_job_id"), JOBS.c.provider == bindparam("provider")
+)
+"""The jobs of a provider that have an id, at whichever of its base URLs."""
 NEWEST = select(JOBS).where(JOBS.c.identity == bindparam("identity")).order_by(JOBS.c.attempt.desc()).limit(1)
 TOOK = (
     select(JOBS.c.took_seconds)
@@ -29,12 +34,29 @@ TOOK = (
 TOOK_OF_LENGTH = TOOK.where(
     JOBS.c.expectation["seconds"].as_float().between(bindparam("shortest"), bindparam("longest"))
 )
+TYPICAL_FRESH_SECONDS = 2.0
+"""How long a usual duration that was found counts, in seconds: the jobs of a batch share it."""
+
 RESERVE = {
     "sqlite": JOBS.insert().prefix_with("OR IGNORE").returning(*JOBS.c),
     "postgresql": postgresql.insert(JOBS)
     .on_conflict_do_nothing(index_elements=["identity", "attempt"])
     .returning(*JOBS.c),
 }
+
+
+def took_query(provider: str, model: str, length_seconds: float | None) -> tuple[Select[Any], dict[str, Any]]:
+    """How long the last watched jobs took, as a statement and its values.
+
+    Parameters:
+        provider: the provider's name.
+        model: the provider's model.
+        length_seconds: the result's duration; results within a factor of 1.5 count. None: any length.
+    """
+    values: dict[str, Any] = {"provider": provider, "model": model}
+    if not length_seconds:
+        return TOOK, values
+    return TOOK_OF_LENGTH, values | {"shortest": length_seconds / 1.5, "longest": length_seconds * 1.5}
 
 
 TIME_OF_STATE = {
@@ -44,6 +66,9 @@ TIME_OF_STATE = {
     JobState.DELIVERED: "delivered_at",
 }
 """The field that says when a job reached a state."""
+
+ROWS_AT_ONCE = 2000
+"""Rows of a batch that are read at once: other operations of this process wait meanwhile."""
 
 NEW = "new_"
 """Begins the parameter of each field that an update sets: a field may also be in its condition."""
@@ -114,7 +139,13 @@ def job_of(row: Row[Any] | None) -> Job:
     """
     if row is None:
         raise LookupError("the ledger's row has vanished")
-    return Job.model_validate(dict(row._mapping))
+    job = Job.model_validate(dict(row._mapping))
+    # Each field was set. A set of their names for each job takes a third of its memory, and a batch holds all its jobs.
+    object.__setattr__(job, "__pydantic_fields_set__", _ALL_FIELDS)
+    return job
+
+
+_ALL_FIELDS = set(Job.model_fields)
 
 
 def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement[bool]:
@@ -127,16 +158,6 @@ def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement
     mine, its = schema.account_tokens.alias(), schema.account_tokens.alias()
     texts = select(its.c.token).join(mine, mine.c.account_id == its.c.account_id).where(mine.c.token == account_text)
     return or_(column == account_text, column.in_(texts))
-
-
-def holding_id(provider: str, provider_job_id: str) -> Select[Any]:
-    """Selects the jobs of a provider that have an id, at whichever of its base URLs.
-
-    Parameters:
-        provider: the provider's name.
-        provider_job_id: the id.
-    """
-    return select(JOBS).where(JOBS.c.provider_job_id == provider_job_id, JOBS.c.provider == provider)
 
 
 def followed(job: Job) -> Select[Any]:

@@ -8,7 +8,9 @@ import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -105,7 +107,7 @@ async def prepare_inputs(
     wanted, results = looks_wanted(request, preflight, convert), dict(before or {})
     own = {each.url: each for each in inputs if is_own(each.url)}
     identifying = [*own, *(url for url in urls_with_credentials(request) if url not in results)]
-    with temporary_folder() as folder:
+    with temporary_folder() if inputs else nullcontext(Path()) as folder:
         readings = await read_all({url: wanted[url].max_bytes for url in identifying}, rules, folder)
         held = {url: each for url, each in readings.items() if isinstance(each, Held)}
         if submission is not None and held.keys() >= own.keys():
@@ -115,7 +117,8 @@ async def prepare_inputs(
         unread = {url: want for url, want in wanted.items() if url in own or url not in results}
         limits = {url: want.max_bytes for url, want in unread.items() if url not in readings}
         readings |= await read_all(limits, rules, folder)
-        results |= await to_thread.run_sync(inspect_all, readings, unread, results)
+        if unread:
+            results |= await to_thread.run_sync(inspect_all, readings, unread, results)
         others: list[FieldProblem] = []
         if submission is not None:
             others = await submission.problems()

@@ -68,6 +68,13 @@ class Storage(Protocol):
         """
         ...
 
+    def stamp(self, uri: str) -> str | None:
+        """What changes when a published file does, without reading it: its size and time. None if nothing tells.
+
+        Nothing is raised: who gets None reads the file.
+        """
+        ...
+
     def quarantined(self) -> int | None:
         """Bytes of all files in quarantine; None where the storage does not list its files."""
         ...

@@ -10,12 +10,13 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from prefect_genmedia._media.failures import FULL, storing
 from prefect_genmedia._media.folder import NOTHING
-from prefect_genmedia._media.staging import private_folder, remove_stale
+from prefect_genmedia._media.staging import is_private, private_folder, remove_stale
 from prefect_genmedia.errors import StorageError
 
 QUARANTINE = "quarantine"
@@ -56,9 +57,10 @@ class LocalFolder:
         target = self.folder / inside(name)
         target.parent.mkdir(parents=True, exist_ok=True)
         if beside:
-            with private_folder(self.folder) as folder:
+            is_own = staged.parent.parent == self.folder and is_private(staged.parent)
+            with nullcontext(staged.parent) if is_own else private_folder(self.folder) as folder:
                 for number, (other, content) in enumerate(beside.items()):
-                    path = folder / str(number)
+                    path = folder / f"beside-{number}"
                     path.write_bytes(content)
                     _name(path, self.folder / inside(other))
         _name(staged, target)
@@ -106,6 +108,14 @@ class LocalFolder:
                     return sha256_of(file)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
+
+    def stamp(self, uri: str) -> str | None:
+        """Size and time of the last change, in nanoseconds."""
+        with contextlib.suppress(OSError):
+            status = Path(uri).stat()
+            if stat.S_ISREG(status.st_mode):
+                return f"{status.st_size}-{status.st_mtime_ns}"
+        return None
 
     def quarantined(self) -> int | None:
         """Bytes of all files in quarantine."""

@@ -93,6 +93,7 @@ class StagedDownload:
         """End the decoding, and remove what has not been published."""
         self.decoding.stop()
         self._place.close()
+        self._opened = None
 
     @property
     def is_open(self) -> bool:

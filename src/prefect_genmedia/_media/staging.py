@@ -48,7 +48,25 @@ def private_folder(parent: Path) -> Iterator[Path]:
             _locked(lock)
             yield folder
     finally:
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a private folder. What was in it is published mostly, and nothing but the lock is left."""
+    try:
+        (folder / LOCK).unlink()
+        folder.rmdir()
+    except OSError:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_private(folder: Path) -> bool:
+    """Whether a folder is one that `private_folder` makes.
+
+    Parameters:
+        folder: the folder.
+    """
+    return folder.name.startswith(PREFIX) and folder.name.endswith(SUFFIX)
 
 
 def temporary_folder() -> contextlib.AbstractContextManager[Path]:
@@ -81,8 +99,7 @@ def _remove_if_stale(path: Path, now: float) -> bool:
             return False
         path.unlink()
         return True
-    is_ours = path.name.startswith(PREFIX) and path.name.endswith(SUFFIX)
-    if not is_ours or path.is_symlink() or not path.is_dir():
+    if not is_private(path) or path.is_symlink() or not path.is_dir():
         return False
     changed = max(each.lstat().st_mtime for each in (path, *path.iterdir()))
     if now - changed < STALE_SECONDS:

@@ -73,6 +73,9 @@ QUARANTINE_BYTES = 2 * 1024**3
 PROBE = ".prefect-genmedia-probe"
 """The file that is written and removed to find out whether a folder of a storage takes files."""
 
+_STAMPS = ("ETag", "etag", "generation", "LastModified", "last_modified", "updated", "mtime", "modified", "created")
+"""What storages call the entity tag or the time of a file's last change, the most exact first."""
+
 _ATOMIC_PROTOCOLS = OBJECT_STORES | {"memory"}
 
 _logger = logging.getLogger(__name__)
@@ -217,6 +220,16 @@ class RemoteFolder:
             except PermissionError:
                 closed = f"{unsigned_text(uri)} is there cannot be told: the storage refuses to list and to read."
         raise StorageError(f"Whether {closed}", retryable=False, next_step=_LET_IT_BE_READ)
+
+    def stamp(self, uri: str) -> str | None:
+        """Size, and entity tag or time, as the storage has them."""
+        with contextlib.suppress(Exception):  # each storage has errors of its own; who gets None reads the file
+            path = f"{self._root}/{uri.removeprefix(self.url + '/')}"
+            self._fs.invalidate_cache(path)  # others change files, too
+            found = self._fs.info(path)
+            tell = next((str(found[name]) for name in _STAMPS if found.get(name)), None)
+            return None if tell is None or found["type"] != "file" else f"{found['size']}-{tell}"
+        return None
 
     def _check_bucket(self) -> None:
         """Make sure that a file is absent because it is not in its bucket.

@@ -43,6 +43,7 @@ class SuspensionCheck:
 
     run_ids: Sequence[str]
     _checked_at: float = field(default=float("-inf"), init=False)
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def __call__(self) -> None:
         """Return if the run may pay.
@@ -50,8 +51,16 @@ class SuspensionCheck:
         Raises:
             Pause: the run is suspended. It starts again from its beginning when it is resumed.
         """
-        if not self.run_ids or time.monotonic() - self._checked_at < FRESH_SECONDS:
+        if not self.run_ids or self._is_fresh():
             return
+        async with self._asking:  # rows that come at the same moment share one answer
+            if not self._is_fresh():
+                await self._ask()
+
+    def _is_fresh(self) -> bool:
+        return time.monotonic() - self._checked_at < FRESH_SECONDS
+
+    async def _ask(self) -> None:
         asked_at = time.monotonic()
         for run_id in dict.fromkeys(self.run_ids):
             state = await _state_of(run_id)

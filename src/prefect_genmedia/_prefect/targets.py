@@ -172,6 +172,12 @@ class BlockFolder:
                     return None
                 raise
 
+    def stamp(self, uri: str) -> str | None:
+        """The stamp in the bucket; None for other Blocks, whose interface tells of a file only by reading it."""
+        if self._bucket is None:
+            return None
+        return self._bucket.stamp(self._bucket.uri_of(uri.removeprefix(f"{self.uri_of('')}")))
+
     def quarantined(self) -> int | None:
         """None: a Block's interface does not list files."""
         return None

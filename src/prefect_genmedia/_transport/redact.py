@@ -80,10 +80,8 @@ def excerpt(text: str, limit: int = 2000) -> str:
 
 
 # A filter sees the records of its own logger only, not those of the loggers below it.
-_LOGGERS = (
-    *("httpx", "httpcore", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy"),
-    "httpcore.socks",
-)
+_NAMES = "httpx httpcore httpcore.connection httpcore.http11 httpcore.http2 httpcore.proxy httpcore.socks"
+_LOGGERS = [logging.getLogger(name) for name in _NAMES.split()]
 # Whatever signs a URL is in its query or fragment. A redirect may lead to a path on the same host: a URL without `://`.
 _QUERY = re.compile(r"""([?#])[^\s"'<>]+""")
 _COOKIE = re.compile(r"""(?i)(b?['"]set-cookie['"], )b?(?:'[^']*'|"[^"]*")""")
@@ -112,8 +110,8 @@ def redacted_logs(redactor: Redactor) -> Iterator[None]:
     Parameters:
         redactor: knows the exchange's secrets.
     """
-    for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_FILTER)  # adds it once; a new logging configuration may have removed it
+    for logger in _LOGGERS:
+        logger.addFilter(_FILTER)  # adds it once; a new logging configuration may have removed it
     token = _redactor.set(redactor)
     try:
         yield

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from prefect_genmedia._prefect.links import watch_url
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.sql_table import SqlDatabase
-from prefect_genmedia.batch.table import results_table
+from prefect_genmedia.batch.table import TableFile, results_table
 from prefect_genmedia.batch.text_table import PLAIN, Dialect
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY, PriceTable
@@ -35,6 +36,9 @@ INVALID = "invalid"
 
 SAVE_SECONDS = 2.0
 """The table is written at most this often, in seconds; less often where writing it takes long."""
+
+_WRITING_SHARE = 20
+"""The table is written for a twentieth of the time at most, however long that takes with many rows."""
 
 
 @dataclass
@@ -226,7 +230,9 @@ class Results:
         ]
         columns = [*COLUMNS, *self.carried.columns.values()]
         self._file = None if location is None else results_table(location, columns, storage, self.carried.dialect)
-        self._changed = True
+        self._changed = set(self._rows)
+        self._lines: dict[str, str] = {}
+        self._bad_lines: list[str] = []
         self._saved_at = float("-inf")
         self._pause = SAVE_SECONDS
         self.location = location
@@ -234,8 +240,8 @@ class Results:
         """Why the table could not be written when the batch ended; None where it was."""
 
     def of(self, row_id: str) -> Result:
-        """One row's result, to be read or changed."""
-        self._changed = True
+        """One row's result, to be read, or to be changed at once: the next `save` takes it as it is then."""
+        self._changed.add(row_id)
         return self._rows[row_id]
 
     def all(self) -> list[Result]:
@@ -244,15 +250,19 @@ class Results:
 
     def asked_for(self) -> list[Result]:
         """The results of the rows that this run does, and of those that it leaves out."""
-        return [result for result in self.all() if result.id not in self._others]
+        return list(self._asked())
 
     def counts(self) -> Counter[str]:
         """How many rows of this run are in each state."""
-        return Counter(result.state for result in self.asked_for())
+        return Counter(result.state for result in self._asked())
 
     def cost(self) -> float:
         """What the accepted jobs cost together, in CNY, estimated."""
-        return sum(result.estimated_cost or 0.0 for result in self.asked_for())
+        return sum(result.estimated_cost or 0.0 for result in self._asked())
+
+    def _asked(self) -> Iterator[Result]:
+        every = itertools.chain(self._rows.values(), self._bad)
+        return (result for result in every if result.id not in self._others) if self._others else every
 
     async def save(self, now: bool = False) -> None:
         """Write the table if something has changed and it is time, or `now`."""
@@ -261,11 +271,34 @@ class Results:
             return
         if not now and (not self._changed or begun - self._saved_at < self._pause):
             return
-        self._changed = False
-        rows = [vars(result) | self.carried.of(result.extra) for result in self.all()]
-        self.location = await to_thread.run_sync(self._file.write, rows)
-        self._saved_at = time.monotonic()
-        self._pause = max(SAVE_SECONDS, 20 * (self._saved_at - begun))
+        has_lines = isinstance(self._file, TableFile) and self._file.has_lines
+        ids = list(self._changed) if has_lines and not now else list(self._rows)
+        self._changed.clear()
+        changed = [self._cells(self._rows[row_id]) for row_id in ids]
+        write = self._write_lines if has_lines else self._write_whole
+        try:
+            self.location = await to_thread.run_sync(write, ids, changed)
+        except BaseException:
+            self._changed.update(ids)
+            raise
+        finally:
+            self._saved_at = time.monotonic()
+            self._pause = max(SAVE_SECONDS, _WRITING_SHARE * (self._saved_at - begun))
+
+    def _cells(self, result: Result) -> dict[str, Any]:
+        return vars(result) | self.carried.of(result.extra)
+
+    def _write_lines(self, ids: Sequence[str], changed: Sequence[Mapping[str, Any]]) -> str:
+        """Encode the rows that have changed, and write all: encoding takes longer by far."""
+        file = self._file
+        assert isinstance(file, TableFile)  # only files have lines
+        self._lines.update(zip(ids, file.lines(changed), strict=True))
+        self._bad_lines = self._bad_lines or list(file.lines(map(self._cells, self._bad)))
+        return file.write_lines([*(self._lines[row_id] for row_id in self._rows), *self._bad_lines])
+
+    def _write_whole(self, ids: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
+        assert self._file is not None  # `save` has looked
+        return self._file.write([*rows, *map(self._cells, self._bad)])
 
 
 def _between(begin: float | None, end: float | None) -> float | None:

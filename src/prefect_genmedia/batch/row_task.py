@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +164,10 @@ class RowRun(JobSteps):
                     raise
                 await asyncio.sleep(pause)
         raise AssertionError("the last attempt returns or raises")
+
+
+ROW: ContextVar[str] = ContextVar("genmedia_row", default="")
+"""The row that is being done: lines of the flow run's log name it, see `quiet_rows`."""
 
 
 @task(task_run_name="{row_id}", cache_policy=NO_CACHE, persist_result=False)

@@ -1,4 +1,4 @@
-"""Running a batch: rows in their turn, within the limits, each in one task run; and what is known at each moment."""
+"""Running a batch: rows in their turn, within the limits; and what is known at each moment."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from anyio import to_thread
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
@@ -15,24 +16,29 @@ from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, estimated_cost, holder_of, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.ledger import Spend
-from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.model import Delivery, Job, JobState
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._inputs import measured
+from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.preflight import Inspected
 from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
-from prefect_genmedia.batch.row_task import RowRun, SharedLimits, Slot, generate_row
+from prefect_genmedia.batch.row_task import ROW, RowRun, SharedLimits, Slot, generate_row
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Breaker, Slots
-from prefect_genmedia.batch.spec import BatchSpec, Limits
+from prefect_genmedia.batch.spec import BatchSpec, Limits, has_task_runs
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
 from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import counted
 
 _MEASURED_AT_ONCE = 4
+
+_SEEN_AT_ONCE = 100
+"""Delivered rows whose files are looked at in one trip to a thread."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,8 @@ class BatchScheduler:
         self._shared = SharedLimits(self.breaker.accepted, lambda: self.stop is not None)
         self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
         self._lengths = dict(self.inspected.seconds)
+        of_setting = current_settings().row_task_runs
+        self.has_task_runs = has_task_runs(self.spec.row_task_runs, of_setting, len(self.rows))
 
     async def go(self) -> None:
         """Do every row that the limits allow; results and `stop` tell the rest."""
@@ -145,28 +153,57 @@ class BatchScheduler:
 
     async def _begin(self, rows: Sequence[Row], account: _AccountRows, under_way: set[asyncio.Task[None]]) -> None:
         """Begin rows of one account as places become free."""
+        delivered: list[Row] = []
         for row in rows:
-            await account.begun.acquire()
-            await account.slots.acquire()
-            if self.stop is not None:
-                account.slots.release()
-                account.begun.release()
+            if self._is_delivered(row):
+                delivered.append(row)
+            elif not await self._begin_one(row, account, under_way):
                 break
-            _keep(under_way, asyncio.create_task(self._one(row, account)))
+            if len(delivered) == _SEEN_AT_ONCE:
+                _keep(under_way, asyncio.create_task(self._see(delivered, account, under_way)))
+                delivered = []
+        if delivered:
+            _keep(under_way, asyncio.create_task(self._see(delivered, account, under_way)))
+
+    async def _begin_one(self, row: Row, account: _AccountRows, under_way: set[asyncio.Task[None]]) -> bool:
+        """Begin a row when there is a place; False if the batch has stopped."""
+        await account.begun.acquire()
+        await account.slots.acquire()
+        if self.stop is not None:
+            account.slots.release()
+            account.begun.release()
+            return False
+        _keep(under_way, asyncio.create_task(self._one(row, account)))
+        return True
+
+    def _is_delivered(self, row: Row) -> bool:
+        known = self.known.get(row.id)
+        return known is not None and known.state is JobState.DELIVERED and known.delivery is not None
+
+    async def _see(self, rows: Sequence[Row], account: _AccountRows, under_way: set[asyncio.Task[None]]) -> None:
+        """Take delivered rows whose files are there as they are, with nothing to do or to show; begin the others."""
+        storage = (await target_of(self.output)).storage
+        deliveries = [self.known[row.id].delivery for row in rows]
+        async with self._shared.delivering:
+            found = await to_thread.run_sync(_standing, deliveries, storage, self.spec.reverify)
+        for row, whole in zip(rows, found, strict=True):
+            if isinstance(whole, Exception):
+                self.known.pop(row.id)
+                await self._failed(row, None, whole)
+            elif whole:
+                self._take(row, self.known.pop(row.id))
+            elif not await self._begin_one(row, account, under_way):
+                return
 
     async def _one(self, row: Row, account: _AccountRows) -> None:
+        ROW.set(row.id)  # in the context of the row's own task
         slot = Slot(account.slots)
-        result = self.results.of(row.id)
         known = self.known.pop(row.id, None)
         session = self.sessions[row.request.provider]
         attempt: int | None = None
         spend: Spend | None = None
         try:
-            if known is not None and await self._is_whole(known):
-                slot.release()
-                self._take(row, known)
-                return
-            result.state = IN_FLIGHT
+            self.results.of(row.id).state = IN_FLIGHT
             attempt, spend = await self._reserve(row, known)
             attribution = row.attribution.over(self.spec.attribution)
             spec = JobSpec(
@@ -184,11 +221,12 @@ class BatchScheduler:
                 tags=attribution.tags,
             )
             row_run = RowRun(session, spec, known, slot, self._shared)
-            job = await generate_row(row.id, row_run)
-            result.task_run_id = row_run.task_run_id
+            job = await (generate_row(row.id, row_run) if self.has_task_runs else row_run.run())
+            self.results.of(row.id).task_run_id = row_run.task_run_id
         except BudgetStop as stop:
             if spend is not None:
                 await self._give_back(row, attempt, None)
+            result = self.results.of(row.id)
             result.state = NOT_SENT
             result.take_error(stop)
             await tell_of_budget(session, "reached", stop.facts)
@@ -206,14 +244,6 @@ class BatchScheduler:
         finally:
             slot.release()
             account.begun.release()
-
-    async def _is_whole(self, job: Job) -> bool:
-        """Whether a job is delivered and its files are there: then there is nothing to do, and to show."""
-        if job.state is not JobState.DELIVERED or job.delivery is None:
-            return False
-        storage = (await target_of(self.output)).storage
-        async with self._shared.delivering:
-            return await still_there(job.delivery, storage)
 
     async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
         job = await self.jobs.newest(row)
@@ -302,6 +332,17 @@ class BatchScheduler:
                 rules = self.sessions[request.provider].client.fetch_rules
                 self._lengths[source.url] = await measured(source.url, rules)
         return self._lengths[source.url] or None
+
+
+def _standing(deliveries: Sequence[Delivery | None], storage: Storage, reverify: bool) -> list[bool | Exception]:
+    """Which delivered files are still there; an error where nobody can tell. Blocks."""
+    found: list[bool | Exception] = []
+    for delivery in deliveries:
+        try:
+            found.append(delivery is not None and still_there(delivery, storage, reverify))
+        except Exception as error:
+            found.append(error)
+    return found
 
 
 def _keep(under_way: set[asyncio.Task[None]], doing: asyncio.Task[None]) -> None:

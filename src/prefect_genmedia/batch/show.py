@@ -18,13 +18,16 @@ from prefect_genmedia._prefect.markdown import cell, escape, link_cell
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
-from prefect_genmedia.batch.row_task import ROW_TASK
+from prefect_genmedia.batch.row_task import ROW, ROW_TASK
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY
-from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, cut_at_word
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, cut_at_word, escaped
 
 PROGRESS_SECONDS = 2.0
 """The progress bar moves at most this often, in seconds: an update costs 7 ms."""
+
+_COUNTING_SHARE = 100
+"""The rows are counted for a hundredth of the time at most, however many there are."""
 
 QUIET_FROM = 100
 """From so many rows on, rows log warnings and errors only: nobody reads a thousand times that all is well."""
@@ -69,13 +72,16 @@ class Progress:
         self._artifact: UUID | None = None
         self._shown: tuple[float, str] | None = None
         self._shown_at = float("-inf")
+        self._pause = PROGRESS_SECONDS
 
     async def show(self, now: bool = False) -> None:
         """Bring the bar up to date, if it is time or `now`."""
-        age = time.monotonic() - self._shown_at
-        if not now and age < PROGRESS_SECONDS:
+        begun = time.monotonic()
+        age = begun - self._shown_at
+        if not now and age < self._pause:
             return
         percent, words = self._state()
+        self._pause = max(PROGRESS_SECONDS, _COUNTING_SHARE * (time.monotonic() - begun))
         if (percent, words) == self._shown and age < self._heartbeat_seconds:
             return
         self._shown, self._shown_at = (percent, words), time.monotonic()
@@ -213,26 +219,32 @@ async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: 
 def quiet_rows(count: int) -> Iterator[None]:
     """Give each failed row one line of the log, with a traceback only where the log shows debug lines.
 
-    In a batch of many rows, what goes well is not logged: events and the table of results have it.
+    In a batch of many rows, what goes well is not logged: events and the table of results have it. A row's lines in the
+    flow run's log begin with the row's id: they are among those of all rows.
     """
-    logger = logging.getLogger("prefect.task_runs")
+    loggers = [logging.getLogger(name) for name in ("prefect.task_runs", "prefect.flow_runs")]
 
     def is_worth_it(record: logging.LogRecord) -> bool:
-        if getattr(record, "task_name", None) != ROW_TASK:
+        row, task_name = ROW.get(), getattr(record, "task_name", None)
+        if not row and task_name != ROW_TASK:
             return True
-        if record.levelno < logging.WARNING:
-            return count < QUIET_FROM
+        if record.levelno < logging.WARNING and count >= QUIET_FROM:
+            return False
         if record.exc_info and record.exc_info[1] is not None:
             record.msg, record.args = _failed_line(record, record.exc_info[1]), ()
-            if not logger.isEnabledFor(logging.DEBUG):
+            if not loggers[0].isEnabledFor(logging.DEBUG):
                 record.exc_info = record.exc_text = None
+        if task_name is None:
+            record.msg, record.args = f"{escaped(row)}: {record.getMessage()}", None
         return not record.getMessage().startswith("Finished in state")  # the line before has said why
 
-    logger.addFilter(is_worth_it)
+    for logger in loggers:
+        logger.addFilter(is_worth_it)
     try:
         yield
     finally:
-        logger.removeFilter(is_worth_it)
+        for logger in loggers:
+            logger.removeFilter(is_worth_it)
 
 
 def _failed_line(record: logging.LogRecord, error: BaseException) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.budgets import BudgetPeriod
@@ -17,6 +17,33 @@ from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.settings import Verify
+
+AUTO_ROWS = 2000
+"""Up to so many rows a batch has a task run for each by default: more are not looked at one by one, and each costs
+Prefect's server 13 ms of CPU time."""
+
+_SWITCH = {True: "on", False: "off"}
+
+
+def _word(value: Any) -> Any:
+    """YAML reads `on` and `off` as booleans."""
+    return _SWITCH[value] if isinstance(value, bool) else value
+
+
+RowTaskRuns = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
+"""Whether each row of a batch has a task run of its own."""
+
+
+def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bool:
+    """Whether each row of a batch has a task run of its own.
+
+    Parameters:
+        wanted: what the batch says; `auto` leaves it to the setting.
+        by_setting: what the setting says; `auto` has them for up to `AUTO_ROWS` rows.
+        rows: the number of rows in the whole batch.
+    """
+    word = by_setting if wanted == "auto" else wanted
+    return rows <= AUTO_ROWS if word == "auto" else word == "on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +133,8 @@ class BatchSpec:
         regenerate: ids of rows whose results are asked for anew, and paid again, once a root flow run.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
         attribution: whom rows are paid for that do not say, and the tags of all of them.
+        row_task_runs: whether each row has a task run of its own.
+        reverify: whether delivered files are read again, instead of trusting their size and time.
         sharding: which part of the batch this is, or into how many it is split.
     """
 
@@ -128,6 +157,8 @@ class BatchSpec:
     regenerate: Sequence[str] | None = None
     min_delivered: float = 1.0
     attribution: Attribution = field(default_factory=Attribution)
+    row_task_runs: RowTaskRuns = "auto"
+    reverify: bool = False
     sharding: Sharding = field(default_factory=Sharding)
 
 
@@ -159,6 +190,8 @@ class ShardJob(BaseModel):
     encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
     project: str = Field(default="", description="Whom rows are paid for that do not say.")
     tags: list[str] = Field(default_factory=list, description="Words to group the jobs of all rows by.")
+    row_task_runs: RowTaskRuns = Field(default="auto", description="Whether each row has a task run of its own.")
+    reverify: bool = Field(default=False, description="Read delivered files again, instead of trusting size and time.")
 
     def spec(self) -> BatchSpec:
         """The options of the batch that does this part. The whole table was checked and inspected before."""
@@ -190,6 +223,8 @@ class ShardJob(BaseModel):
             verify=self.verify,
             only=self.only,
             attribution=Attribution.of(self.project, self.tags),
+            row_task_runs=self.row_task_runs,
+            reverify=self.reverify,
             sharding=Sharding(shard=self.shard),
         )
 

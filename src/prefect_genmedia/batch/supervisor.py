@@ -322,6 +322,8 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         encoding=spec.encoding,
         project=spec.attribution.project,
         tags=list(spec.attribution.tags),
+        row_task_runs="on" if batch.scheduler.has_task_runs else "off",
+        reverify=spec.reverify,
     )
 
 

@@ -23,7 +23,17 @@ from prefect_genmedia.batch.columns import ColumnNames, refusal
 from prefect_genmedia.batch.excel_table import check_excel, read_excel, write_excel
 from prefect_genmedia.batch.frames import given_rows, plain, pyarrow, rows_of_arrow
 from prefect_genmedia.batch.sql_table import SQL, SqlDatabase, SqlLocation, SqlResults, is_sql
-from prefect_genmedia.batch.text_table import PLAIN, Dialect, read_csv, read_jsonl, write_csv, write_jsonl
+from prefect_genmedia.batch.text_table import (
+    PLAIN,
+    Dialect,
+    csv_head,
+    csv_lines,
+    jsonl_lines,
+    read_csv,
+    read_jsonl,
+    write_csv,
+    write_jsonl,
+)
 from prefect_genmedia.providers.inputs import local_path
 from prefect_genmedia.text import storable
 
@@ -247,15 +257,46 @@ class TableFile:
         elif self.format == "xlsx":
             check_excel()
         self.columns = tuple(columns)
-        self._dialect = dialect
+        self._dialect = replace(dialect, delimiter="\t") if self.format == "tsv" else dialect
         folder, _, self.name = location.replace("\\", "/").rpartition("/")
         if not folder:
             folder = "/" if location.startswith("/") else "."
         self._storage: Storage = storage or target_at(folder).storage
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether a row that has changed can be encoded anew without the others."""
+        return self.format in ("csv", "tsv", "jsonl")
+
+    def lines(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+        """The text of each row in a format that has lines.
+
+        Parameters:
+            rows: values by column.
+        """
+        if self.format == "jsonl":
+            return jsonl_lines(rows, self.columns)
+        return csv_lines(rows, self.columns, self._dialect)
+
+    def write_lines(self, lines: Iterable[str]) -> str:
+        """Write a table of lines that are there already; see `write`.
+
+        Parameters:
+            lines: the text of every row, in order.
+        """
+        if self.format == "jsonl":
+            return self._publish("".join(lines).encode())
+        return self._publish("".join([csv_head(self.columns, self._dialect), *lines]).encode(self._dialect.encoding))
+
     def write(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Write the table beside its name and rename it; returns its path or URL. Blocks; run it in a thread."""
-        content = self._encoded(rows)
+        """Write the table beside its name and rename it; returns its path or URL. Blocks; run it in a thread.
+
+        Parameters:
+            rows: values by column.
+        """
+        return self._publish(self._encoded(rows))
+
+    def _publish(self, content: bytes) -> str:
         with self._storage.staging() as staged:
             staged.write_bytes(content)
             return self._storage.publish(staged, self.name)

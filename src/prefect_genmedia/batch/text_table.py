@@ -223,12 +223,37 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], dialect
         columns: the columns, in order.
         dialect: how it is written.
     """
+    return "".join([csv_head(columns, dialect), *csv_lines(rows, columns, dialect)]).encode(dialect.encoding)
+
+
+def csv_head(columns: Sequence[str], dialect: Dialect) -> str:
+    """The first line of a CSV file, with its end.
+
+    Parameters:
+        columns: the columns, in order.
+        dialect: how it is written.
+    """
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", delimiter=dialect.delimiter)
-    writer.writeheader()
+    csv.writer(text, delimiter=dialect.delimiter).writerow(columns)
+    return text.getvalue()
+
+
+def csv_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], dialect: Dialect) -> Iterator[str]:
+    """The text of each row, with its end; it may have line feeds in it.
+
+    Parameters:
+        rows: values by column.
+        columns: the columns, in order.
+        dialect: how it is written.
+    """
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, delimiter=dialect.delimiter)
     guard = _number_guarded if dialect.spreadsheet else csv_cell
-    writer.writerows({name: guard(value) for name, value in row.items()} for row in rows)
-    return text.getvalue().encode(dialect.encoding)
+    for row in rows:
+        writer.writerow([guard(row.get(name, "")) for name in columns])
+        yield text.getvalue()
+        text.seek(0)
+        text.truncate()
 
 
 def _number_guarded(value: Any) -> Any:
@@ -287,5 +312,14 @@ def write_jsonl(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> by
         rows: values by column.
         columns: the columns, in order; what a row lacks is null.
     """
-    lines = (json_text({name: row.get(name) for name in columns}) for row in rows)
-    return "".join(f"{line}\n" for line in lines).encode()
+    return "".join(jsonl_lines(rows, columns)).encode()
+
+
+def jsonl_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
+    """The text of each row, with its end.
+
+    Parameters:
+        rows: values by column.
+        columns: the columns, in order; what a row lacks is null.
+    """
+    return (f"{json_text({name: row.get(name) for name in columns})}\n" for row in rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -35,6 +35,8 @@ def batch(
     project: str | None = None,
     tag: Tag = (),
     regenerate: Annotated[list[str] | None, Parameter(negative=())] = None,
+    row_task_runs: Literal["auto", "on", "off"] = "auto",
+    reverify: Switch = False,
 ) -> None:
     """Make every row; what `--help` says of it stands in `cli/app.py`.
 
@@ -73,6 +75,10 @@ def batch(
         A further word to group the jobs of all rows by; may be given several times.
     regenerate
         Id of a row whose result is made anew and paid again; give it once for each row.
+    row_task_runs
+        Whether each row has a task run of its own; `auto` has them for up to 2,000 rows.
+    reverify
+        Read the files of delivered rows again; by default they are trusted while size and time are the same.
     """
     require_server()
     from prefect.flows import load_flow_from_entrypoint
@@ -95,6 +101,8 @@ def batch(
             skip_invalid=skip_invalid,
             project=project,
             tags=list(tag),
+            row_task_runs=row_task_runs,
+            reverify=reverify,
             dry_run=dry_run,
             regenerate=regenerate or [],
         )
