@@ -33,7 +33,7 @@ ZERO_RUN = bytes(64)
 """So many zero bytes in a row stand in the tiles of an AV1 picture only as padding, behind them."""
 
 SHORT_ZERO_RUN = bytes(16)
-"""So many stand in samples of AV1 or AAC as padding of many samples, and never by chance: in one alone they are damage."""
+"""In samples of AV1 or AAC so many are the padding of many samples, and never chance: in one alone they are damage."""
 
 EDGE_SAMPLES = 3
 """Samples at the beginning and end of the sound, which may be padded although the others are not."""
