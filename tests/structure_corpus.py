@@ -338,8 +338,10 @@ def measure(files: int, seed: str, folder: Path, workers: int = 2) -> dict[str, 
     """Verify the whole corpus; returns its figures."""
     every = cases(files, seed)
     with ThreadPoolExecutor(workers) as pool:
+        clips()
         found = list(pool.map(lambda case: verdicts(case.content(), folder), every))
-        whole = list(pool.map(lambda number: verdicts(intact(number, seed), folder), range(files)))
+        # One encoder at a time: two threads of encoders may wait for each other.
+        whole = [verdicts(intact(number, seed), folder) for number in range(files)]
     rows = [
         {"class": kind, "codec": codec}
         | _row([one for case, one in zip(every, found, strict=True) if _is(case, kind, codec)])

@@ -32,6 +32,18 @@ EMULATED = re.compile(rb"\x00\x00[\x00-\x02]")
 ZERO_RUN = bytes(64)
 """So many zero bytes in a row stand in the tiles of an AV1 picture only as padding, behind them."""
 
+SHORT_ZERO_RUN = bytes(16)
+"""In samples of AV1 or AAC so many are the padding of many samples, and never chance: in one alone they are damage."""
+
+EDGE_SAMPLES = 3
+"""Samples at the beginning and end of the sound, which may be padded although the others are not."""
+
+PARENTS = frozenset(b"moov trak mdia minf stbl edts dinf mvex".split())
+"""Boxes that consist of boxes."""
+
+MAX_MOOV = 32 << 20
+"""A `moov` box that is larger is left to the demuxer."""
+
 MAX_PADDING = 3
 """Zero bytes behind a NAL unit that may come from the start code of the next one."""
 
@@ -91,11 +103,27 @@ def read_boxes(path: str) -> Boxes:
                 unusual = "it has a box of an unusual type"
             if kind == b"mdat" and size > start:
                 media.append((at + start, at + size))
+            if kind == b"moov" and size <= MAX_MOOV:
+                file.seek(at)
+                _check_nested(file.read(size), start, size)
             kinds.add(kind)
             at += size
             if len(media) > MAX_BOXES:
                 raise Refused(f"it has more than {MAX_BOXES} mdat boxes")
     return Boxes(tuple(media), b"moof" in kinds, unusual)
+
+
+def _check_nested(data: bytes, at: int, end: int) -> None:
+    """Check that a box consists of boxes, at every level: the demuxer skips what is none, and a track with it."""
+    while at < end:
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if size == 1 or (end - at < 8 and not any(data[at:end])):
+            return  # a long box, or the end of a list, as QuickTime writes them
+        if size < 8 or at + size > end or kind == bytes(4):
+            raise Refused("its tables are damaged")
+        if kind in PARENTS:
+            _check_nested(data, at + 8, at + size)
+        at += size
 
 
 class Walk:
@@ -119,6 +147,8 @@ class Walk:
         self._last: dict[int, int] = {}
         self._padded = 0
         self._longest_padding = 0
+        self._sounds = 0
+        self._zeroed: list[tuple[bool, int]] = []
         if self._codec in ("h264", "hevc"):
             self._read_parameter_sets(extra)
         else:  # in AV1, a wrong byte moves nothing that the walk could see
@@ -141,6 +171,10 @@ class Walk:
             self._ranges.append((packet.pos, packet.pos + packet.size))
         if packet.stream.type in ("video", "audio"):
             self._read_times(packet)
+        if packet.stream.type == "audio" and packet.stream.codec_context.name == "aac":
+            self._sounds += 1
+            if bytes(packet).find(SHORT_ZERO_RUN) >= 0:
+                self._zeroed.append((True, self._sounds))
         if packet.stream.index == self._stream.index:
             if packet.has_sidedata("new_extradata"):
                 self._doubt("its parameter sets change")
@@ -158,6 +192,10 @@ class Walk:
         """
         if self._padded == 1 and self._longest_padding > MAX_PADDING:  # an encoder that pads does so more than once
             raise Refused(f"a frame of it ends in {self._longest_padding} zero bytes")
+        if len(self._zeroed) == 1:
+            is_sound, number = self._zeroed[0]
+            if not is_sound or EDGE_SAMPLES < number <= self._sounds - EDGE_SAMPLES:
+                raise Refused("one sample of it has zero bytes where the others have none")
         if boxes.unusual:
             self._doubt(boxes.unusual)
         gap = _gap(sorted(self._ranges), boxes.media)
@@ -190,7 +228,8 @@ class Walk:
 
     def _read_picture(self, sample: memoryview) -> None:
         if self._codec == "av1":
-            _check_tiles(sample)
+            if _check_tiles(sample):
+                self._zeroed.append((False, 0))
         elif self._prefix:
             self._read_units(sample)
 
@@ -255,15 +294,19 @@ def _hvcc_units(extra: bytes) -> Iterator[bytes]:
             at += size
 
 
-def _check_tiles(sample: memoryview) -> None:
-    """Check that no tile of an AV1 picture lost its data to zeros, which the decoder may not notice.
+def _check_tiles(sample: memoryview) -> bool:
+    """Whether an AV1 picture has a short run of zeros; a long one is damage that the decoder may not notice.
 
     Raises:
         Refused: it did.
     """
+    has_short_run = False
     for kind, unit in _obus(sample):
-        if kind in AV1_FRAMES and bytes(unit).rstrip(b"\0").find(ZERO_RUN) >= 0:
+        content = bytes(unit).rstrip(b"\0") if kind in AV1_FRAMES else b""
+        if content.find(ZERO_RUN) >= 0:
             raise Refused("a frame has zero bytes where its codec writes none")
+        has_short_run = has_short_run or content.find(SHORT_ZERO_RUN) >= 0
+    return has_short_run
 
 
 def _obus(sample: memoryview) -> Iterator[tuple[int, memoryview]]:
