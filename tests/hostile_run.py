@@ -81,7 +81,9 @@ async def publish_everything() -> None:
     for text in STORABLE.values():
         result = results.of(text)
         result.state, result.error_kind, result.error_message, result.job_key = text, text, text, text
+        result.watch_url = f"https://files.example/{len(text)}"
     await show.publish_failures(ALL, results)
+    await show.publish_results(ALL, results)
     plan = [PlannedRow(text, "submit", text, text, 1.0, text, text).line() for text in STORABLE.values()]
     await show.publish_plan(ALL, plan, ALL)
     await ShardEnd(errors.BudgetStop(ALL), {row.id: row for row in results.all()}).publish(

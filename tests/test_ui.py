@@ -326,7 +326,8 @@ def test_the_card_of_a_failed_run_says_what_was_paid_and_what_to_do_in_the_ui(de
 
 def test_the_pages_of_a_batch_show_and_play_each_delivered_file(desk: Desk) -> None:
     names = ["lake", "city", "wood", "desert", "river", "island", "harbour", "meadow"]
-    rows = [{"id": name, "prompt": f"a {name} at dawn", "model": "jimeng-video-3.0-720P"} for name in names]
+    own = {"campaign": "spring, and all that comes after it", "owner": "Anna"}
+    rows = [{"id": name, "prompt": f"a {name} at dawn", "model": "jimeng-video-3.0-720P", **own} for name in names]
     table = [*rows, {**rows[0], "id": "moon", "seconds": 7}]
     options = {"batch_id": "postcards", "skip_invalid": True, "output": str(desk.folder / "postcards")}
     with running_flow(desk, "batch", {"table": table, "kind": "jimeng", **options}, "batch.generate_batch") as in_state:

@@ -160,6 +160,7 @@ def test_no_text_in_an_artifact_makes_a_request_or_a_link(
         "genmedia-batch-failures",
         "genmedia-batch-gallery",
         "genmedia-batch-plan",
+        "genmedia-batch-results",
         "genmedia-batch-shard-end",
         "genmedia-progress",
     }

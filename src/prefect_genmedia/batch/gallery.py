@@ -35,8 +35,14 @@ COLUMNS = 3
 SIDE = 240
 """Pixels of a frame, in width and height at most: three of them fit into a window of 1440 pixels, in both UIs."""
 
-_SHOWN_EXTRA = 160
-"""Characters of the user's own columns below a frame."""
+_LINE = 34
+"""Characters of a line below a frame: the first UI does not wrap what stands in a table."""
+
+_SHOWN_NAME = 16
+"""Characters of a row's id below its frame; the picture's own name has all of it."""
+
+_SHOWN_COLUMNS = 3
+"""How many of the user's own columns stand below a frame."""
 
 _READ_AT_ONCE = 8
 
@@ -95,15 +101,17 @@ async def _cells(delivered: Sequence[Result]) -> AsyncIterator[str]:
 async def _cell(result: Result) -> str:
     content = await read_file(result.poster_uri) if result.poster_uri else None
     picture = await to_thread.run_sync(thumbnail, content, SIDE, SIDE) if content else None
-    name = escape(result.id)
-    frame = f"![{name}]({picture})" if picture else ""
-    words = [name, f"{result.seconds or 0.0:.1f} s"]
+    frame = f"![{escape(result.id)}]({picture})" if picture else ""
+    words = [escape(cut_at_word(result.id, _SHOWN_NAME)), f"{result.seconds or 0.0:.1f} s"]
     if result.watch_url:  # beside the picture: the first UI shows no picture inside of a link
         words.append(linked("play", result.watch_url))
     if page := _page_of(result):
         words.append(linked("row", page))
-    own = cut_at_word(words_of(result.extra), _SHOWN_EXTRA) if result.extra else ""
-    return "<br>".join(filter(None, (frame, " · ".join(words), f"not sent: {escape(own)}" if own else "")))
+    own = [words_of({name: value}) for name, value in result.extra.items()]
+    lines = [f"not sent: {own[0]}", *own[1:_SHOWN_COLUMNS]] if own else []
+    return "<br>".join(
+        [*filter(None, [frame, " · ".join(words)]), *(escape(cut_at_word(each, _LINE)) for each in lines)]
+    )
 
 
 def _page_of(result: Result) -> str | None:
