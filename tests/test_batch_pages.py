@@ -60,8 +60,8 @@ async def test_each_row_is_shown_with_its_link_or_with_the_field_and_value_that_
     (failure,) = await artifact("genmedia-batch-failures")
     assert next(iter(failure)) == "rows"
     assert list(failure)[-1] == "next"
-    told = str(failure["what happened"])
-    assert "seconds: Input should be 5 or 10, not 7" in told
+    shown = str(failure["what happened"])
+    assert "seconds: Input should be 5 or 10, not 7" in shown
     assert "not '7:5'" in batch.results["row-1"]["error_message"]
     assert " • " in batch.results["row-1"]["error_message"]
 

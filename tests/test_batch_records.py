@@ -111,9 +111,9 @@ async def test_lines_of_a_row_in_the_run_s_log_name_the_row(
 ) -> None:
     with caplog.at_level(logging.INFO):
         await batch.run(lakes(2), row_task_runs=task_runs)
-    told = [record.getMessage() for record in caplog.records if record.name == "prefect.flow_runs"]
-    assert {line.split(":")[0] for line in told if "Delivered" in line} == {"row-0", "row-1"}
-    assert any(line.startswith("Batch lakes") for line in told)
+    logged = [record.getMessage() for record in caplog.records if record.name == "prefect.flow_runs"]
+    assert {line.split(":")[0] for line in logged if "Delivered" in line} == {"row-0", "row-1"}
+    assert any(line.startswith("Batch lakes") for line in logged)
 
 
 async def test_rows_that_come_at_once_ask_once_whether_the_run_is_suspended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +129,7 @@ async def test_rows_that_come_at_once_ask_once_whether_the_run_is_suspended(monk
     assert asked == ["a"]
 
 
-async def test_a_rerun_reads_no_file_that_has_its_size_and_time_unless_told_to(
+async def test_a_rerun_reads_no_file_that_has_its_size_and_time_unless_asked_to(
     batch: Batch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await batch.run(lakes(3))

@@ -288,7 +288,7 @@ async def test_a_person_who_starts_a_rejected_run_again_is_asked_again(
     assert simulator.accepted == 1
 
 
-async def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+async def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     await asyncio.to_thread(app, list(words), result_action="return_int_as_exit_code_else_zero")
     return capsys.readouterr().out
 
@@ -297,17 +297,17 @@ async def told(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 async def test_the_command_lists_and_answers(
     decision: str, simulator: RunningSimulator, credentials: TokenOpsCredentials, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "No run waits" in await told(capsys, "confirm", "list")
+    assert "No run waits" in await printed(capsys, "confirm", "list")
     run, running = await asked(lambda: jimeng_video(**lake(credentials), return_state=True))
-    (listed,) = json.loads(await told(capsys, "confirm", "list", "--json"))
+    (listed,) = json.loads(await printed(capsys, "confirm", "list", "--json"))
     assert (listed["estimated_micros"], listed["flow_run_id"]) == (1_400_000, str(run.id))
-    assert "about 1.40 CNY (estimate) for 1 job" in await told(capsys, "confirm", "list")
-    assert f"{decision.rstrip('e')}ed" in (await told(capsys, "confirm", decision, listed["question"][:8])).lower()
+    assert "about 1.40 CNY (estimate) for 1 job" in await printed(capsys, "confirm", "list")
+    assert f"{decision.rstrip('e')}ed" in (await printed(capsys, "confirm", decision, listed["question"][:8])).lower()
     state = await running
     assert state.is_completed() == (decision == "approve")
     assert simulator.accepted == (1 if decision == "approve" else 0)
     with pytest.raises(SystemExit):
-        await told(capsys, "confirm", "approve", listed["question"][:8])
+        await printed(capsys, "confirm", "approve", listed["question"][:8])
     assert "was answered before" in capsys.readouterr().err
 
 

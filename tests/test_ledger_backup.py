@@ -247,27 +247,27 @@ def test_the_commands_say_what_they_did(tmp_path: Path, capsys: pytest.CaptureFi
     asyncio.run(fill(url, JobState.DELIVERED))
     backup = str(tmp_path / "backup.db")
 
-    def told(*words: str) -> str:
+    def printed(*words: str) -> str:
         app(["ledger", *words], result_action="return_value")
         return capsys.readouterr().out
 
-    assert "Jobs        1\n" in told("backup", backup)
-    assert "Problems    0" in told("check")
-    assert json.loads(told("check", "--backup", backup, "--json")) == {
+    assert "Jobs        1\n" in printed("backup", backup)
+    assert "Problems    0" in printed("check")
+    assert json.loads(printed("check", "--backup", backup, "--json")) == {
         "jobs": 1,
         "states": {"delivered": 1},
         "pruned": 0,
         "files": 0,
         "problems": [],
     }
-    assert "bytes" in told("vacuum")
-    assert "would be paid again" in told("restore", backup)
+    assert "bytes" in printed("vacuum")
+    assert "would be paid again" in printed("restore", backup)
     asyncio.run(fill(url, JobState.SUBMITTED))
     with pytest.raises(SystemExit, match="1"):
-        told("restore", backup)
+        printed("restore", backup)
     assert "1 job that the backup does not have" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
-        told("check", "--files")
+        printed("check", "--files")
     assert "/nowhere/a.mp4 does not exist" in capsys.readouterr().out
 
 

@@ -163,7 +163,7 @@ async def test_a_transfer_without_a_length_is_verified_in_full(
 
 
 @pytest.mark.usefixtures("prefect_server", "quick")
-async def test_a_batch_is_verified_by_structure_unless_told_otherwise(
+async def test_a_batch_is_verified_by_structure_unless_another_level_is_named(
     batch: Batch,
     credentials: TokenOpsCredentials,
     tmp_path: Path,

@@ -232,15 +232,15 @@ def _of_job(job: BilledJob, lines: Sequence[BillLine], scope: BillScope) -> list
     refunded, left = _refunded(lines)
     found = [_finding("matched", "charged, and refunded", pair, job) for pair in refunded]
     main: list[BillLine] = []
-    seen: set[str] = set()
+    listed: set[str] = set()
     for line in left:
-        if line.amount > 0 and line.item in seen:
+        if line.amount > 0 and line.item in listed:
             reason = "the job was charged for this before"
             found.append(_finding("duplicate", reason, [line], job, claim=line.amount))
             continue
         main.append(line)
         if line.amount > 0:
-            seen.add(line.item)
+            listed.add(line.item)
     currencies = list(dict.fromkeys(line.currency for line in main))
     found += [_charged(job, [line for line in main if line.currency == each], scope, currencies) for each in currencies]
     return found
@@ -328,12 +328,12 @@ def _finding(
     claim: Decimal = Decimal(0),
 ) -> BillFinding:
     ids = [line.request_id for line in lines if line.request_id]
-    told: Mapping[str, Any] = {}
+    facts: Mapping[str, Any] = {}
     if job is not None:
         ids += job.request_ids
-        told = job.evidence_fields()
+        facts = job.evidence_fields()
         if kind not in _EXPECTED or job.has_failed or (kind == "matched" and len(lines) == 2 and not _net(lines)):
-            told = {**told, "expected": None}
+            facts = {**facts, "expected": None}
     first = lines[0] if lines else None
     return BillFinding(
         kind=kind,
@@ -349,6 +349,6 @@ def _finding(
         **{
             "provider_job_id": shown_id(first.job_id) if first else "",
             "model": first.model if first else "",
-            **told,
+            **facts,
         },
     )

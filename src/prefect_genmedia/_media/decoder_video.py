@@ -222,8 +222,8 @@ def _described(path: str, limits: dict[str, Any]) -> dict[str, Any]:
         sounds = container.streams.audio[:1]
         picture, sound, seconds = Track(), Track(), _promised(container)
         found = _facts(stream, shown, picture, sound, seconds)
-        told = {"frames": stream.frames, "has_audio": bool(sounds), "audio_seconds": round(seconds, 3)}
-        return found | (told if sounds else told | {"audio_seconds": 0.0}) | _poster(jpeg_of(shown, POSTER_WIDTH))
+        named = {"frames": stream.frames, "has_audio": bool(sounds), "audio_seconds": round(seconds, 3)}
+        return found | (named if sounds else named | {"audio_seconds": 0.0}) | _poster(jpeg_of(shown, POSTER_WIDTH))
 
 
 def _packets(container: av.container.InputContainer) -> Any:

@@ -37,7 +37,7 @@ from prefect_genmedia.text import counted
 
 _MEASURED_AT_ONCE = 4
 
-_SEEN_AT_ONCE = 100
+_ROWS_AT_ONCE = 100
 """Delivered rows whose files are looked at in one trip to a thread."""
 
 
@@ -159,7 +159,7 @@ class BatchScheduler:
                 delivered.append(row)
             elif not await self._begin_one(row, account, under_way):
                 break
-            if len(delivered) == _SEEN_AT_ONCE:
+            if len(delivered) == _ROWS_AT_ONCE:
                 _keep(under_way, asyncio.create_task(self._see(delivered, account, under_way)))
                 delivered = []
         if delivered:

@@ -114,7 +114,7 @@ async def test_a_missing_package_names_its_pip_line(
         await generate_batch("sql://shop/posters", **options, dry_run=True)
 
 
-async def test_no_credential_of_the_block_is_told(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_credential_of_the_block_is_shown(options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     url = f"postgresql+asyncpg://anna:{SECRET}@127.0.0.1:9/shop"
     await AsyncSqlAlchemyConnector(connection_info=url).save("far", overwrite=True)
     with caplog.at_level(logging.DEBUG), pytest.raises(errors.InvalidRequest) as caught:
