@@ -184,9 +184,12 @@ async def prune(ledger: Ledger, wanted: PruneFilter, *, dry_run: bool = False, v
     before = await ledger.database.size()
     if dry_run:
         return PruneReport(jobs, not_final, before)
-    pruned = 0
-    while some := await ledger.transact(lambda connection: _prune_some(connection, conditions, now)):
-        pruned += some
+    pruned, keys = 0, [""]
+    while keys:
+        last = keys[-1]  # rows in the order of their keys: none is looked at twice
+        after = [*conditions, JOBS.c.key > last]
+        keys = await ledger.transact(lambda connection, after=after: _prune_some(connection, after, now))  # type: ignore[misc]
+        pruned += len(keys)
     await ledger.transact(lambda connection: _prune_titles(connection, wanted, now))
     if vacuum:
         await ledger.database.vacuum()
@@ -200,18 +203,23 @@ def _counts(connection: Connection, conditions: list[ColumnElement[bool]], now: 
     return final, every - final
 
 
-def _prune_some(connection: Connection, conditions: list[ColumnElement[bool]], now: float) -> int:
-    """Prune some jobs; the conditions are checked in the same transaction that changes the rows."""
-    chosen = select(JOBS.c.key, JOBS.c.before_decision).where(*conditions, is_final(now)).limit(_AT_ONCE)
+def _prune_some(connection: Connection, conditions: list[ColumnElement[bool]], now: float) -> list[str]:
+    """Prune some jobs, in the transaction that checks the conditions; returns their keys."""
+    chosen = (
+        select(JOBS.c.key, JOBS.c.before_decision)
+        .where(*conditions, is_final(now))
+        .order_by(JOBS.c.key)
+        .limit(_AT_ONCE)
+    )
     rows = connection.execute(chosen.with_for_update()).fetchall()
-    if rows:
-        keys = [row.key for row in rows]
+    keys = [row.key for row in rows]
+    if keys:
         connection.execute(update(JOBS).where(JOBS.c.key.in_(keys)).values(**DROPPED, pruned_at=now))
     for row in rows:
         if row.before_decision is not None:
             scrubbed = update(JOBS).where(JOBS.c.key == row.key)
             connection.execute(scrubbed.values(before_decision=_without_texts(row.before_decision)))
-    return len(rows)
+    return keys
 
 
 def _without_texts(decision: dict[str, Any]) -> dict[str, Any]:
