@@ -21,32 +21,6 @@ class _Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class PackedRequest:
-    """A request without the dictionaries that every model holds; `unpack` makes it anew, which takes some microseconds.
-
-    Parameters:
-        shape: its type and the names of its fields.
-        values: the fields' values.
-    """
-
-    shape: _Shape
-    values: tuple[Any, ...]
-
-    def unpack(self) -> GenerationRequest:
-        """The request. Nothing is validated again."""
-        request = self.shape.model.__new__(self.shape.model)
-        request.__setstate__(
-            {
-                "__dict__": dict(zip(self.shape.names, self.values, strict=True)),
-                "__pydantic_fields_set__": set(self.shape.fields_set),
-                "__pydantic_extra__": None,
-                "__pydantic_private__": None,
-            }
-        )
-        return request
-
-
-@dataclass(frozen=True, slots=True)
 class PackedCells:
     """Cells of a row by column.
 
@@ -63,6 +37,37 @@ class PackedCells:
         return dict(zip(self.names, self.values, strict=True))
 
 
+_NO_CELLS = PackedCells()
+
+
+@dataclass(frozen=True, slots=True)
+class PackedRequest:
+    """A request without the dictionaries that every model holds; `unpack` makes it anew, which takes some microseconds.
+
+    Parameters:
+        shape: its type and the names of its fields.
+        values: the fields' values.
+        private: its private attributes.
+    """
+
+    shape: _Shape
+    values: tuple[Any, ...]
+    private: PackedCells = field(default=_NO_CELLS, compare=False)
+
+    def unpack(self) -> GenerationRequest:
+        """The request. Nothing is validated again."""
+        request = self.shape.model.__new__(self.shape.model)
+        request.__setstate__(
+            {
+                "__dict__": dict(zip(self.shape.names, self.values, strict=True)),
+                "__pydantic_fields_set__": set(self.shape.fields_set),
+                "__pydantic_extra__": None,
+                "__pydantic_private__": self.private.unpack() or None,
+            }
+        )
+        return request
+
+
 class Packer:
     """Packs what rows of one table hold: names that many of them share are held once."""
 
@@ -77,16 +82,15 @@ class Packer:
         Parameters:
             request: the request.
         """
-        if request.__pydantic_extra__ or request.__pydantic_private__:
-            return request
         model, values = type(request), request.__dict__
-        if values.keys() != model.model_fields.keys():
+        if request.__pydantic_extra__ or values.keys() != model.model_fields.keys():
             return request
         key = (model, frozenset(request.model_fields_set))
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = _Shape(model, tuple(model.model_fields), key[1])
-        return PackedRequest(shape, tuple(map(values.__getitem__, shape.names)))
+        private = self.cells(request.__pydantic_private__ or {})
+        return PackedRequest(shape, tuple(map(values.__getitem__, shape.names)), private)
 
     def cells(self, cells: Mapping[str, Any]) -> PackedCells:
         """Pack cells.
@@ -98,6 +102,3 @@ class Packer:
 
     def _shared(self, names: Names) -> Names:
         return self._names.setdefault(names, names)
-
-
-_NO_CELLS = PackedCells()
