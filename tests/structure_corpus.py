@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import math
+import multiprocessing
 import os
 import random
 import sys
@@ -340,8 +341,10 @@ def measure(files: int, seed: str, folder: Path, workers: int = 2) -> dict[str, 
     with ThreadPoolExecutor(workers) as pool:
         clips()
         found = list(pool.map(lambda case: verdicts(case.content(), folder), every))
-        # One encoder at a time: two threads of encoders may wait for each other.
-        whole = [verdicts(intact(number, seed), folder) for number in range(files)]
+        # Encoders run in processes of their own: after hundreds of clips in one process, their threads may stand still.
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=25) as encoders:
+            made = encoders.imap(functools.partial(intact, seed=seed), range(files))
+            whole = [verdicts(content, folder) for content in made]
     rows = [
         {"class": kind, "codec": codec}
         | _row([one for case, one in zip(every, found, strict=True) if _is(case, kind, codec)])
