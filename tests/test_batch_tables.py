@@ -70,7 +70,8 @@ def test_problems_name_row_and_field_and_all_are_kept() -> None:
     assert fields[0] == "row r0.frames"
     assert fields[-2:] == ["row r0.id", "row k.kind"]
     assert (
-        "column frames: 55 rows Input should be 121 or 241: r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, …" in error.message
+        "column frames: 55 rows Input should be 121 or 241, not 3: r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, …"
+        in error.message
     )
     assert "row k.kind: 'song' is not a kind" in error.message
 

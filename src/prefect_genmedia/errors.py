@@ -175,10 +175,10 @@ class FieldProblem:
 
 
 _NAMES_ITS_VALUE = re.compile(r"literal_error|enum|multiple_of|(greater|less)_than.*|(int|float|bool|decimal)_.*")
-"""Pydantic's errors about choices, numbers and switches: no secret and no long text stands in such a field."""
+"""Pydantic's errors about choices, numbers and switches."""
 
-_LONGEST_VALUE = 60
-"""Characters of a value that an error names."""
+_NUMBER_LIKE = re.compile(r"[0-9.,:x×+-]{1,12}")
+"""Texts that an error names: sizes, ratios, numbers. Any other may be a key that was pasted into the wrong field."""
 
 
 def _named_value(detail: ErrorDetails) -> str:
@@ -186,8 +186,8 @@ def _named_value(detail: ErrorDetails) -> str:
     value = detail["input"]
     if not isinstance(value, str | int | float) or not _NAMES_ITS_VALUE.fullmatch(detail["type"]):
         return ""
-    text = clean_text(str(value)) if isinstance(value, str) else str(value)
-    if len(text) > _LONGEST_VALUE or "://" in text:
+    text = str(value)
+    if not isinstance(value, bool) and not _NUMBER_LIKE.fullmatch(text):
         return ""
     return f", not {text!r}" if isinstance(value, str) else f", not {text}"
 
@@ -219,7 +219,7 @@ class InvalidRequest(GenMediaError):
 
     @classmethod
     def from_validation(cls, subject: str, error: ValidationError, *, also: Iterable[FieldProblem] = ()) -> Self:
-        """Put pydantic's findings into a user's words. Short values of choices and numbers are named, others never.
+        """Put pydantic's findings into a user's words. Numbers, sizes and ratios are named, other values never.
 
         Parameters:
             subject: a few words that name the request.
