@@ -21,7 +21,7 @@ from prefect_genmedia._core.attempts import chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
 from prefect_genmedia._core.identity import Identities
-from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState
+from prefect_genmedia._core.model import LEGAL_MOVES, Job, JobState, new_key
 from prefect_genmedia._core.outages import PATIENCE_SECONDS, despite_outage
 from prefect_genmedia._core.pace import Refused, Turn, account_key
 from prefect_genmedia._core.statements import (
@@ -69,9 +69,8 @@ class Ledger:
         row = await self._one(RESERVE[self._database.dialect], values)
         if row is not None:
             return telemetry.changed(None, job_of(row))
-        return job_of(
-            await self._one(select(JOBS).where(JOBS.c.identity == job.identity, JOBS.c.attempt == job.attempt))
-        )
+        present = select(JOBS).where(JOBS.c.identity == job.identity, JOBS.c.attempt == job.attempt)
+        return job_of(await self._one(present))
 
     async def move(self, job: Job, state: JobState, **changes: Any) -> Job | None:
         """Take a job to another state, if it still is where `job` says it is.
@@ -125,9 +124,8 @@ class Ledger:
         values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "send_token": token}
         values["flow_run_id"] = flow_run_id
         statement = update(table).where(table.c.key == job.key, table.c.state == JobState.RESERVED.value)
-        ours = select(table).where(
-            table.c.key == job.key, table.c.state == JobState.SENDING.value, table.c.send_token == token
-        )
+        is_ours = table.c.state == JobState.SENDING.value, table.c.send_token == token
+        ours = select(table).where(table.c.key == job.key, *is_ours)
         if max_in_flight is not None:
             statement = statement.where(count_in_flight(job.account, now).scalar_subquery() < max_in_flight)
 
@@ -400,8 +398,3 @@ async def open_ledger(
 
     async with _DATABASES.lease(url, opened) as database:
         yield Ledger(database, clock, patience_seconds)
-
-
-def new_key() -> str:
-    """A new job's key: 12 hexadecimal digits, short enough to type."""
-    return uuid4().hex[:12]

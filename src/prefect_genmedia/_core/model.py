@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from enum import Enum
 from typing import Any, TypeVar
+from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -352,3 +353,8 @@ class Job(BaseModel):
     def age_origin(self) -> float:
         """When the provider accepted the job, or else when it was written down."""
         return self.submitted_at or self.created_at
+
+
+def new_key() -> str:
+    """A new job's key: 12 hexadecimal digits, short enough to type."""
+    return uuid4().hex[:12]

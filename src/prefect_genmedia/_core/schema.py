@@ -10,85 +10,26 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    Dialect,
     Float,
     Index,
     Integer,
     MetaData,
     String,
     Table,
-    Text,
-    TypeDecorator,
     inspect,
     text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.types import TypeEngine
 
+from prefect_genmedia._core.column_types import StoredJson, StoredText
 from prefect_genmedia.errors import LedgerError
-from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS, storable
+from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS
 
 VERSION_TABLE = "genmedia_schema_version"
 HEADS = frozenset(f"{number:04d}" for number in range(3, 16))
 """The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
 
 metadata = MetaData()
-
-
-class StoredText(TypeDecorator[str]):
-    """Text of any origin: what no database stores is replaced, and what is too long for the column is cut.
-
-    Writing down what became of a paid job must not fail because of a text. Ids are refused before they come here; see
-    `providers.protocol.Accepted`.
-
-    Parameters:
-        width: characters that the column holds; None for any number.
-    """
-
-    impl = Text
-    cache_ok = True
-
-    def __init__(self, width: int | None = None) -> None:
-        """Keep the width for statements and for the cache of them."""
-        super().__init__()
-        self.width = width
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """`VARCHAR(width)`, or `TEXT`."""
-        return dialect.type_descriptor(Text() if self.width is None else String(self.width))
-
-    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Clean a value on its way to the database.
-
-        Parameters:
-            value: the text.
-            dialect: the database's.
-        """
-        return value if value is None else storable(value)[: self.width]
-
-
-class StoredJson(TypeDecorator[Any]):
-    """JSON whose texts every database stores; nothing in Python is None in the database."""
-
-    impl = JSON(none_as_null=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        """Clean every text in a value on its way to the database.
-
-        Parameters:
-            value: what the column holds.
-            dialect: the database's.
-        """
-        return _storable(value)
-
-
-def _storable(value: Any) -> Any:
-    if isinstance(value, str):
-        return storable(value)
-    if isinstance(value, dict):
-        return {storable(str(name)): _storable(inner) for name, inner in value.items()}
-    return [_storable(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 # Times are seconds since 1970: the same arithmetic on SQLite and PostgreSQL, and no time zones to lose.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,7 +20,8 @@ from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.columns import ColumnNames, refusal
 from prefect_genmedia.batch.excel_table import check_excel, read_excel, write_excel
-from prefect_genmedia.batch.frames import given_rows, plain, pyarrow, rows_of_arrow
+from prefect_genmedia.batch.frames import given_rows, plain, pyarrow
+from prefect_genmedia.batch.parquet_table import read_parquet, write_parquet
 from prefect_genmedia.batch.sql_table import SQL, SqlDatabase, SqlLocation, SqlResults, is_sql
 from prefect_genmedia.batch.text_table import (
     PLAIN,
@@ -35,7 +35,6 @@ from prefect_genmedia.batch.text_table import (
     write_jsonl,
 )
 from prefect_genmedia.providers.inputs import local_path
-from prefect_genmedia.text import storable
 
 if TYPE_CHECKING:
     from prefect_genmedia.batch.frames import Rows
@@ -326,9 +325,6 @@ def _path_of(location: str) -> PurePosixPath:
     return PurePosixPath(path.replace("\\", "/"))
 
 
-_ROWS_AT_ONCE = 4096
-"""Rows of a Parquet file that are held in Arrow's and Python's form at once."""
-
 _FOR_SPREADSHEETS = Dialect("utf-8-sig", spreadsheet=True)
 
 
@@ -337,26 +333,8 @@ def _read_tsv(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dial
     return rows, replace(dialect, delimiter=",")
 
 
-def _read_parquet(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
-    _, parquet = pyarrow()
-    file = parquet.ParquetFile(io.BytesIO(content))
-    return rows_of_arrow(file.schema_arrow.names, file.iter_batches(_ROWS_AT_ONCE, use_threads=False)), PLAIN
-
-
 def _read_excel(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
     return read_excel(content), _FOR_SPREADSHEETS
-
-
-def _write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    arrow, parquet = pyarrow()
-    output = io.BytesIO()
-    values = {name: [_storable(row.get(name)) for row in rows] for name in columns}
-    parquet.write_table(arrow.table(values), output)
-    return output.getvalue()
-
-
-def _storable(value: Any) -> Any:
-    return storable(value) if isinstance(value, str) else value
 
 
 def all_filled(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, Any]]:
@@ -388,12 +366,12 @@ _READERS: dict[TableFormat, Callable[[bytes, str | None], tuple[Iterable[Any], D
     "csv": read_csv,
     "tsv": _read_tsv,
     "jsonl": read_jsonl,
-    "parquet": _read_parquet,
+    "parquet": read_parquet,
     "xlsx": _read_excel,
 }
 _WRITERS: dict[TableFormat, Callable[[Sequence[Mapping[str, Any]], Sequence[str]], bytes]] = {
     "jsonl": write_jsonl,
-    "parquet": _write_parquet,
+    "parquet": write_parquet,
     "xlsx": write_excel,
 }
 

@@ -1,0 +1,66 @@
+"""The ledger's types of columns: they take any text, whatever a provider or a user wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, Dialect, String, Text, TypeDecorator
+from sqlalchemy.types import TypeEngine
+
+from prefect_genmedia.text import storable
+
+
+class StoredText(TypeDecorator[str]):
+    """Text of any origin: what no database stores is replaced, and what is too long for the column is cut.
+
+    Writing down what became of a paid job must not fail because of a text. Ids are refused before they come here; see
+    `providers.protocol.Accepted`.
+
+    Parameters:
+        width: characters that the column holds; None for any number.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, width: int | None = None) -> None:
+        """Keep the width for statements and for the cache of them."""
+        super().__init__()
+        self.width = width
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """`VARCHAR(width)`, or `TEXT`."""
+        return dialect.type_descriptor(Text() if self.width is None else String(self.width))
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Clean a value on its way to the database.
+
+        Parameters:
+            value: the text.
+            dialect: the database's.
+        """
+        return value if value is None else storable(value)[: self.width]
+
+
+class StoredJson(TypeDecorator[Any]):
+    """JSON whose texts every database stores; nothing in Python is None in the database."""
+
+    impl = JSON(none_as_null=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Clean every text in a value on its way to the database.
+
+        Parameters:
+            value: what the column holds.
+            dialect: the database's.
+        """
+        return _storable(value)
+
+
+def _storable(value: Any) -> Any:
+    if isinstance(value, str):
+        return storable(value)
+    if isinstance(value, dict):
+        return {storable(str(name)): _storable(inner) for name, inner in value.items()}
+    return [_storable(inner) for inner in value] if isinstance(value, list | tuple) else value
