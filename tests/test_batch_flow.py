@@ -22,7 +22,7 @@ from prefect_genmedia._core import JobState, Ledger
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._inputs import identified
 from prefect_genmedia.batch import BatchReport, row_task, scheduler
-from prefect_genmedia.batch import rows as rows_module
+from prefect_genmedia.batch import known as known_module
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.flows.batch import generate_batch
@@ -156,7 +156,7 @@ async def test_rows_with_own_files_are_known_in_a_rerun_and_by_their_bytes(
         read.append(request)
         return await identified(request, rules)
 
-    monkeypatch.setattr(rows_module, "identified", counted)
+    monkeypatch.setattr(known_module, "identified", counted)
     place = f"memory://{tmp_path.name}" if storage == "memory" else str(tmp_path)
     picture = (ASSETS / "portrait.jpg").read_bytes()
     table = with_pictures(2, place, picture)
