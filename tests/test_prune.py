@@ -201,14 +201,14 @@ async def test_nothing_of_a_pruned_text_is_left_in_the_file(ledger: Ledger, tmp_
 @pytest.mark.parametrize(
     ("condition", "pruned"),
     [
-        ({"label": "ANNA"}, {"a", "b"}),
-        ({"idempotency_key": "k"}, {"b"}),
-        ({"label": "anna", "older_than": "1y"}, {"a"}),
+        ({"label": "ANNA"}, "ab"),
+        ({"idempotency_key": "k"}, "b"),
+        ({"label": "anna", "older_than": "1y"}, "a"),
     ],
     ids=str,
 )
 async def test_a_request_to_be_forgotten_is_met_by_label_or_key(
-    condition: dict[str, str], pruned: set[str], ledger: Ledger
+    condition: dict[str, str], pruned: str, ledger: Ledger
 ) -> None:
     rows = [
         job(key="a", identity="a", state=JobState.FAILED, label="for Anna", scope="key:other"),
@@ -218,7 +218,7 @@ async def test_a_request_to_be_forgotten_is_met_by_label_or_key(
     ]
     await written(ledger, *rows)
     report = await prune(ledger, PruneFilter.read(**condition))
-    assert {each.key for each in await ledger.jobs() if each.pruned_at} == pruned
+    assert {each.key for each in await ledger.jobs() if each.pruned_at} == set(pruned)
     assert report.not_final == 1, "a person must know that one job is left"
 
 
