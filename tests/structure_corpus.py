@@ -11,6 +11,7 @@ files, if a truncated or zero-filled file is accepted, or if an intact file is r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import math
@@ -335,16 +336,26 @@ def intact(number: int, seed: str) -> bytes:
     return encoded(codec, options | more, picture, flags)
 
 
+def intact_clips(files: int, seed: str) -> Iterator[bytes]:
+    """So many intact clips. Encoders run in a process of their own: after hundreds of clips, one may stand still."""
+    done = 0
+    while done < files:
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=25) as encoders:
+            made = encoders.imap(functools.partial(intact, seed=seed), range(done, files))
+            with contextlib.suppress(multiprocessing.TimeoutError):
+                while done < files:
+                    clip = made.next(timeout=60)
+                    done += 1
+                    yield clip
+
+
 def measure(files: int, seed: str, folder: Path, workers: int = 2) -> dict[str, object]:
     """Verify the whole corpus; returns its figures."""
     every = cases(files, seed)
     with ThreadPoolExecutor(workers) as pool:
         clips()
         found = list(pool.map(lambda case: verdicts(case.content(), folder), every))
-        # Encoders run in processes of their own: after hundreds of clips in one process, their threads may stand still.
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=25) as encoders:
-            made = encoders.imap(functools.partial(intact, seed=seed), range(files))
-            whole = [verdicts(content, folder) for content in made]
+        whole = [verdicts(content, folder) for content in intact_clips(files, seed)]
     rows = [
         {"class": kind, "codec": codec}
         | _row([one for case, one in zip(every, found, strict=True) if _is(case, kind, codec)])
