@@ -146,6 +146,10 @@ class Delivery(BaseModel):
     )
     others: tuple[Delivery, ...] = Field(default=(), description="Further files, where the provider made several.")
 
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a delivery that an earlier version pickled: it may not have every field of today."""
+        super().__setstate__(with_defaults(type(self), state))
+
     def is_same(self, other: Delivery | None) -> bool:
         """Whether another delivery is of the same files under the same names, whenever they were published.
 
