@@ -1,15 +1,14 @@
 """The decoder process: opens media files that somebody else made, and says what is in them.
 
-`jobs/decoding.py` runs this file by its path in a process of its own, which can be ended and has limits on memory and
-CPU time. It imports nothing of this package but the
-modules `decoder_…` beside it, so that it starts in a twentieth of a second and holds no secret.
+`decoding.py` runs this file by its path in a process of its own, which can be ended and has limits on memory and CPU
+time. It imports nothing of this package but the modules `decoder_…` beside it, so that it starts in a twentieth of a
+second and holds no secret.
 
 It reads one JSON request a line from stdin and writes one JSON answer a line to stdout:
 
     {"do": "video", "path": "/…/staged", "limits": {"pixels": …, "frames": …, "seconds": …, "cpu_seconds": …},
      "options": {"verify": "structure"}}
     {"found": {…}} or {"problem": "the file has no video stream"}
-
 """
 
 from __future__ import annotations
