@@ -36,11 +36,11 @@ class Problem:
     """One thing that is wrong.
 
     Parameters:
-        subject: the job's key, or what else it is about.
+        about: the job's key, or what else it is about.
         problem: what is wrong, in words.
     """
 
-    subject: str
+    about: str
     problem: str
 
 

@@ -53,7 +53,7 @@ const drawn = (row) => {
   facts.append(element("div", row.delivered ? "good" : "bad", row.error ? row.state + " · " + row.error : row.state));
   if (row.message) facts.append(element("p", "", row.message));
   if (row.facts) facts.append(element("div", "quiet", row.facts));
-  if (row.prompt) facts.append(element("p", "prompt", row.prompt));
+  if (row.words) facts.append(element("p", "words", row.words));
   if (row.own.length) facts.append(list(row.own));
   if (isAddress(row.play)) {
     const link = element("a", "", "Open the file");

@@ -235,7 +235,7 @@ def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequen
         "day": (iso_time(job.submitted_at) or "")[:10] if job is not None else "",
         "facts": _facts(job, cells),
         "own": [[_shown(name), _shown(cell_text(value))] for name, value in own],
-        "prompt": _shown(job.request.get("prompt")) if job is not None else "",
+        "words": _shown(_wanted(job)),
         "request": _request(job),
         "details": _details(job, cells, uri if is_delivered else None),
     }
@@ -273,6 +273,12 @@ def _request(job: Job | None) -> list[list[str]]:
     hidden = request.technical_fields if request is not None else frozenset()
     values = {name: value for name, value in job.request.items() if name not in hidden and value not in (None, "", [])}
     return [[_shown(name), _shown(cell_text(value))] for name, value in values.items()]
+
+
+def _wanted(job: Job | None) -> str:
+    """What a person asked for in words: the longest text of the request that is no URL."""
+    values = job.request.values() if job is not None else ()
+    return max((value for value in values if isinstance(value, str) and "://" not in value), key=len, default="")
 
 
 def _details(job: Job | None, cells: Mapping[str, Any], uri: str | None) -> list[list[str]]:

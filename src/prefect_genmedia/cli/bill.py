@@ -43,7 +43,7 @@ def import_bill(
 
     For example:
     ```
-    prefect-genmedia bill import november.csv --mapping tokenops.toml --claim claim.csv
+    prefect-genmedia bill import november.csv --mapping columns.toml --claim claim.csv
     ```
     Next: send the claim to the provider; each line has the ids, times and words that prove it.
 

@@ -137,7 +137,7 @@ def check(
         console = command_console()
         print_facts(console, facts)
         for each in report.problems[:_SHOWN]:
-            console.print(f"[red]{escape(each.subject)}[/]  {escape(each.problem)}", highlight=False, soft_wrap=True)
+            console.print(f"[red]{escape(each.about)}[/]  {escape(each.problem)}", highlight=False, soft_wrap=True)
         if len(report.problems) > _SHOWN:
             console.print(f"… and {len(report.problems) - _SHOWN} more; --json has all of them.", highlight=False)
     if report.problems:
