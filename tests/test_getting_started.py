@@ -175,6 +175,6 @@ def test_from_a_wheel_to_a_server_that_fires_schedules(reading: Reading) -> None
 
 
 def test_the_readme_asks_for_nothing_but_make() -> None:
-    """Its commands for a clone are typed here (`demo`), or are what runs this (`test`); its code runs in test_docs.py."""
+    """Its commands for a clone are typed here (`demo`), or run this (`test`); its code runs in test_docs.py."""
     _, first = blocks_of(ROOT / "README.md")[:2]  # the block before installs a release
     assert [line.split("#")[0].strip() for line in first.text.splitlines()] == ["$ make demo", "$ make test"]
