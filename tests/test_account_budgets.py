@@ -587,11 +587,13 @@ def test_a_blocks_caps_are_exact_amounts_and_stored_as_numbers() -> None:
     )
     assert caps_of(block) == Caps("", 100_000, 12_500_000, 3, "UTC")
     assert block.model_dump(mode="json")["max_cost_per_day"] == 0.1
-    assert list(TokenOpsCredentials.model_fields)[-4:] == [
+    assert list(TokenOpsCredentials.model_fields)[-6:] == [
         "max_cost_per_day",
         "max_cost_per_month",
         "max_jobs_per_day",
         "budget_time_zone",
+        "project",
+        "tags",
     ]
 
 

@@ -164,9 +164,10 @@ async def test_a_batch(simulator: Any, credentials: Any, tmp_path: Path) -> None
     simulator.order("fail_internal")
     with access.few_frames():
         stopped = await Ran.of(BATCH, table=table("one", "two"), **options, max_in_flight=1, canary=1)
-        assert await stopped.artifacts() == {"genmedia-batch", "genmedia-batch-failures", "genmedia-failure"}
+        of_failures = {"genmedia-batch", "genmedia-batch-failures", "genmedia-batch-results", "genmedia-failure"}
+        assert await stopped.artifacts() == of_failures
         done = await Ran.of(BATCH, table=table("one", "two"), **options)
-    assert await done.artifacts() == {"genmedia-batch", "genmedia-batch-gallery"}
+    assert await done.artifacts() == {"genmedia-batch", "genmedia-batch-gallery", "genmedia-batch-results"}
     reported = await events()
     assert reported.keys() == {"genmedia.job.failed", "genmedia.batch.stopped"}
     assert reported["genmedia.batch.stopped"].resource.id == "genmedia.batch.golden"

@@ -292,9 +292,10 @@ class SqliteThread:
             self._connection = self._engine.connect()
         connection = self._connection
         writes = any(writes for _, writes, _ in group)
-        if writes:
-            _execute(connection, "BEGIN IMMEDIATE")
         try:
+            if writes:
+                connection.begin()  # so that a migration, which begins and commits if nobody has, leaves that to us
+                _execute(connection, "BEGIN IMMEDIATE")
             values = [work(connection) for work, _, _ in group]
             if writes:
                 _execute(connection, "COMMIT")

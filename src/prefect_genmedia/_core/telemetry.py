@@ -149,11 +149,12 @@ class Changes:
         """
 
         def noting(connection: Connection) -> T:
-            connection.info[_NAME] = self._found
+            info = connection.info  # of a connection that is lost meanwhile, the property only raises
+            info[_NAME] = self._found
             try:
                 return work(connection)
             finally:
-                connection.info.pop(_NAME, None)
+                info.pop(_NAME, None)
 
         return noting
 
