@@ -23,12 +23,12 @@ from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._media.local import LocalFolder
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect import history
-from prefect_genmedia.batch.results import Carried, Results
+from prefect_genmedia.batch.packed import PackedCells
+from prefect_genmedia.batch.results import COLUMNS, Carried, Results
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.spec import RowTaskRuns, has_task_runs
 from prefect_genmedia.batch.table import TableFile, encode_table, format_of, read_table
 from prefect_genmedia.batch.text_table import Dialect
-from prefect_genmedia.errors import FieldProblem
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.providers.tokenops import JimengVideo
 
@@ -188,17 +188,18 @@ AWKWARD = {"note": 'two\nlines, "quoted"; and = 7', "name": "湖"}
 
 
 def results_of(location: Path, count: int, dialect: Dialect) -> Results:
-    rows = [Row(f"r{n}", JimengVideo(prompt="x"), n, AWKWARD) for n in range(count)]
-    bad = [BadRow("bad", count, (FieldProblem("prompt", "is missing"),), AWKWARD)]
-    return Results([row.id for row in rows], bad, str(location), carried=Carried.from_rows(rows, dialect))
+    cells = PackedCells(tuple(AWKWARD), tuple(AWKWARD.values()))
+    rows = [Row(f"r{n}", n, JimengVideo(prompt="x"), cells) for n in range(count)]
+    bad = [BadRow("bad", count, (("prompt", "is missing"),), cells)]
+    carried = Carried.from_rows(rows, dialect).with_cells(rows)
+    return Results([row.id for row in rows], bad, str(location), carried=carried)
 
 
 def whole_table(results: Results, dialect: Dialect) -> bytes:
     columns = list(results.carried.columns)
     rows = [vars(each) | dict(each.extra) for each in results.all()]
-    names = [name for name in rows[0] if name not in ("poster_uri", "extra", *columns)]
     assert results.location is not None
-    return encode_table(rows, [*names, *columns], format_of(results.location), dialect)
+    return encode_table(rows, [*COLUMNS, *columns], format_of(results.location), dialect)
 
 
 @pytest.mark.parametrize("dialect", [Dialect("utf-8"), Dialect("utf-8-sig", spreadsheet=True), Dialect("gb18030")])

@@ -99,7 +99,7 @@ class MediaJob(_JobBlock):
     )
     project: str = Field(
         default="",
-        description="Whom its jobs are paid for, in `prefect-genmedia spend`. Empty: as the credentials Block says.",
+        description="Project that its jobs are paid for. Empty: as the credentials Block says.",
     )
     tags: list[str] = Field(default_factory=list, description="Further words to group its jobs by.")
 

@@ -99,8 +99,8 @@ Project = Annotated[
     str,
     Field(
         max_length=100,
-        description="Whom this account's jobs are paid for, in `prefect-genmedia spend`, where a job does not say. "
-        "Empty: the name of the deployment or flow.",
+        description="Project that this account's jobs are paid for, if a job does not name one. Empty: the name of the "
+        "deployment or flow.",
     ),
 ]
 Tags = Annotated[list[str], Field(max_length=20, description="Further words to group the jobs of this account by.")]
