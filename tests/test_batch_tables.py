@@ -74,6 +74,12 @@ def test_problems_name_row_and_field_and_all_are_kept() -> None:
         in error.message
     )
     assert "row k.kind: 'song' is not a kind" in error.message
+    assert "taken as" not in error.next_step
+
+
+def test_where_fields_are_missing_the_kind_that_was_taken_is_named() -> None:
+    _, bad = check_rows([{"id": "a", "prompt": "a lake"}], "omnihuman")
+    assert refuse(bad, kind="omnihuman").next_step.startswith("rows that name no kind are taken as omnihuman: ")
 
 
 @pytest.mark.parametrize(

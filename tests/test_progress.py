@@ -178,6 +178,16 @@ def test_in_a_terminal_the_bar_stands_below_whole_lines_of_the_log_and_is_gone_a
     assert written.split("\n")[-1].count("\x1b[2K") >= 2, "nothing is left of both bars"
 
 
+def test_in_80_columns_the_counts_of_a_batch_stand_whole_beside_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    console = Console(file=screen, width=80, force_terminal=True, force_interactive=True)
+    monkeypatch.setattr(terminal, "log_console", lambda: console)
+    with terminal_bar("lakes") as bar:
+        bar.show(0.0, "My lakes 2026: 0 of 3 delivered · 3 not sent")
+    written = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue())
+    assert "My lakes 2026: 0 of 3 delivered · 3 not sent ━━━━━━━━━━   0 %" in written
+
+
 @pytest.mark.parametrize("console", [None, console_of(io.StringIO()), console_of(Screen(), force_interactive=False)])
 def test_where_nobody_looks_no_bar_is_drawn(console: Console | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(terminal, "log_console", lambda: console)

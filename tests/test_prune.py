@@ -293,6 +293,6 @@ def test_the_command_says_what_was_pruned(ledger_url: str, capsys: pytest.Captur
 
     asyncio.run(write())
     app(["jobs", "prune", "--older-than", "1y", "--dry-run"], result_action="return_value")
-    assert "1 job would be pruned.\n1 more job is not final and stays" in capsys.readouterr().out
+    assert "1 job would be pruned.\n1 more job is not final and stays until it ends and the" in capsys.readouterr().out
     app(["jobs", "prune", "--older-than", "1y"], result_action="return_value")
     assert "1 job was pruned." in capsys.readouterr().out

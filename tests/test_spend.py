@@ -269,8 +269,9 @@ async def test_both_kinds_of_database_give_the_same_sums_and_find_the_same_jobs(
 async def test_merged_accounts_are_one_and_projects_and_tags_can_be_chosen(ledger: Ledger) -> None:
     await put(ledger, [job(1, "a", tags=["x", "y"]), job(2, "a", account=OTHER), job(3, "b", tags=["xy"])])
     first, second = (each.record for each in await list_accounts(ledger))
-    by_account = await spend_by(ledger, "account", SpendFilter())
-    assert amounts(by_account) == {f"tokenops/{first.id}": Decimal("2.8"), f"tokenops/{second.id}": Decimal("1.4")}
+    by_account = amounts(await spend_by(ledger, "account", SpendFilter()))
+    assert by_account.keys() == {f"tokenops/{first.id}", f"tokenops/{second.id}"}
+    assert sorted(by_account.values()) == [Decimal("1.4"), Decimal("2.8")]
     await merge_accounts(ledger, first.id, second.id)
     assert [line.cost for line in await spend_by(ledger, "account", SpendFilter())] == [Decimal("4.2")]
     assert amounts(await spend_by(ledger, "model", SpendFilter(tag="x"))) == {f"tokenops/{MODEL}": Decimal("1.4")}
@@ -305,7 +306,7 @@ async def test_the_command_shows_bars_in_eighty_columns_and_the_same_sums_as_csv
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--time-zone", "Mars/Olympus"], "not a time zone that this machine knows"),
+        (["--time-zone", "Mars/Olympus"], "--time-zone: 'Mars/Olympus' is not a time zone that this machine knows"),
         (["--until", "tomorrow"], "--until takes 30m"),
         (["--output", "spend.pdf"], "must end in .csv or .json"),
     ],

@@ -364,7 +364,7 @@ class NotConfirmed(GenMediaError):
     outcome: SendOutcome = "refused"
     next_step = (
         "start the run again to be asked again, or raise `confirm_above`. A flow of your own asks with "
-        "`await confirm_cost(request)` before `submit_job`; a command with --yes."
+        "`await confirm_cost(request)` before `submit_job`; the command `make` takes --yes for an answer."
     )
 
 

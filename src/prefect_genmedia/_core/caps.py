@@ -177,11 +177,13 @@ def _caps_of(row: Mapping[Any, Any]) -> Caps:
     return Caps(**{name: row[name] for name in Caps.__dataclass_fields__})
 
 
-def time_zone(name: str) -> ZoneInfo:
+def time_zone(name: str, what: str = "The Block", field: str = "budget_time_zone") -> ZoneInfo:
     """A time zone by its IANA name.
 
     Parameters:
         name: such as `Asia/Shanghai`.
+        what: what names it, for the error.
+        field: the field that names it, for the error.
 
     Raises:
         InvalidRequest: this machine does not know it.
@@ -189,8 +191,8 @@ def time_zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        problem = FieldProblem("budget_time_zone", f"{name!r} is not a time zone that this machine knows")
-    raise InvalidRequest.of("The Block", [problem])
+        problem = FieldProblem(field, f"{name!r} is not a time zone that this machine knows")
+    raise InvalidRequest.of(what, [problem])
 
 
 def shown_amount(amount: Decimal, currency: str = CURRENCY) -> str:

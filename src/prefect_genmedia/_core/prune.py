@@ -129,8 +129,11 @@ class PruneReport:
         verb = "would be" if dry_run else "was" if self.jobs == 1 else "were"
         lines = [f"{counted(self.jobs, 'job')} {verb} pruned."]
         if self.not_final:
-            verb = "is not final and stays" if self.not_final == 1 else "are not final and stay"
-            lines.append(f"{counted(self.not_final, 'more job')} {verb}: prune again later.")
+            one = self.not_final == 1
+            verb = "is not final and stays" if one else "are not final and stay"
+            until = "it ends and the provider no longer has its file"
+            until = until if one else "they end and the provider no longer has their files"
+            lines.append(f"{counted(self.not_final, 'more job')} {verb} until {until}: prune again later.")
         if self.bytes_after is not None:
             lines.append(f"The ledger takes {self.bytes_after:,} bytes, before {self.bytes_before:,}.")
         return lines

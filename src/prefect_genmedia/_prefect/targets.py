@@ -40,8 +40,12 @@ SCHEME = "block://"
 _logger = logging.getLogger(__name__)
 
 
-async def target_of(output: str) -> Target:
+async def target_of(output: str, what: str = "The output") -> Target:
     """Read an output: a path, an fsspec URL, or `block://SLUG/NAME[/folder]` for a stored filesystem Block.
+
+    Parameters:
+        output: the path or URL.
+        what: what it is, for errors about the Block.
 
     Raises:
         InvalidRequest: there is no such Block, it holds no files, or the path leads out of it; nothing here opens such
@@ -55,17 +59,17 @@ async def target_of(output: str) -> Target:
     slug, _, rest = output.removeprefix(SCHEME).partition("/")
     name, _, path = rest.partition("/")
     if not slug or not name:
-        raise _refusal(f"{output!r} names no Block: {SCHEME}SLUG/NAME, or {SCHEME}SLUG/NAME/FOLDER")
+        raise _refusal(f"{output!r} names no Block: {SCHEME}SLUG/NAME, or {SCHEME}SLUG/NAME/FOLDER", what)
     if problem := file_problem(output):
-        raise _refusal(f"{output!r} {problem}")
+        raise _refusal(f"{output!r} {problem}", what)
     if ".." in re.split(r"[/\\]", rest):
-        raise _refusal(f"{output!r} leads out of the Block's folder")
+        raise _refusal(f"{output!r} leads out of the Block's folder", what)
     try:
         block: Any = await Block.aload(f"{slug}/{name}")
     except ValueError:
-        raise _refusal(f"there is no {slug} Block named {name!r}") from None
+        raise _refusal(f"there is no {slug} Block named {name!r}", what) from None
     if not isinstance(block, WritableFileSystem):
-        raise _refusal(f"the {slug} Block {name!r} is no filesystem")
+        raise _refusal(f"the {slug} Block {name!r} is no filesystem", what)
     folder, file = path, None
     if path.lower().endswith(".mp4"):
         folder, _, file = path.rpartition("/")
@@ -253,5 +257,5 @@ def _waited_for(result: Any) -> Any:
     return run_coro_as_sync(result) if hasattr(result, "__await__") else result
 
 
-def _refusal(problem: str) -> InvalidRequest:
-    return InvalidRequest.of("The output", [FieldProblem("output", problem)])
+def _refusal(problem: str, what: str) -> InvalidRequest:
+    return InvalidRequest.of(what, [FieldProblem(what.split()[-1], problem)])

@@ -15,7 +15,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 _BAR_WIDTH = 20
-_BESIDE_WORDS = _BAR_WIDTH + len("  100 % 0:00:00  ")
+_NARROW_BAR_WIDTH = 10
+_NARROW = 100
+"""Columns below which a terminal has the narrow bar, so that the words have room."""
+_BESIDE_BAR = len("  100 % 0:00:00  ")
 
 
 class Bar(Protocol):
@@ -44,7 +47,8 @@ class _RichBar:
     def show(self, percent: float | None, words: str) -> None:
         total = None if percent is None else 100.0
         line = Text(words)
-        line.truncate(max(self._progress.console.width - _BESIDE_WORDS, 10), overflow="ellipsis")
+        width = self._progress.console.width
+        line.truncate(max(width - _bar_width(width) - _BESIDE_BAR, 10), overflow="ellipsis")
         self._progress.update(self.line, total=total, completed=percent or 0.0, description=line.plain, refresh=True)
 
 
@@ -107,11 +111,21 @@ def log_console() -> Console | None:
     return None
 
 
+def _bar_width(columns: int) -> int:
+    return _NARROW_BAR_WIDTH if columns < _NARROW else _BAR_WIDTH
+
+
 def _progress_on(console: Console) -> Progress:
     return Progress(
         # Prefect's console knows no styles but its own, so each is named by its colour.
         TextColumn("{task.description}", markup=False),
-        BarColumn(_BAR_WIDTH, style="grey37", complete_style="green", finished_style="green", pulse_style="green"),
+        BarColumn(
+            _bar_width(console.width),
+            style="grey37",
+            complete_style="green",
+            finished_style="green",
+            pulse_style="green",
+        ),
         TaskProgressColumn("{task.percentage:>3.0f} %", markup=False),
         TimeElapsedColumn(),
         console=console,

@@ -72,7 +72,7 @@ class ReportPage:
 <header>
 <div class="top"><h1>{name}</h1><button id="theme" type="button">Dark</button></div>
 <p>{_text(self.summary)}</p>
-<p class="quiet">Made {_text(self.made_at)}. Every cost is an estimate by the price table, not a bill.</p>
+<p class="quiet">Made {_text(self.made_at)}. Each cost is that of a row's newest job: an estimate, not a bill.</p>
 <div class="charts">{self._charts()}</div>
 </header>
 <main>

@@ -146,12 +146,13 @@ def check_rows(
     return good, bad
 
 
-def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> InvalidRequest:
+def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str = "") -> InvalidRequest:
     """The one error that tells every problem.
 
     Parameters:
         bad: rows that cannot be right.
         others: what is wrong with the batch as a whole.
+        kind: the kind of rows that name none; said where fields are missing, since another one may be meant.
     """
     if not bad:
         return InvalidRequest.of("The batch", others)
@@ -161,7 +162,10 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = ()) -> Invali
         left = len(reported) - SHOWN_PROBLEMS
         error = InvalidRequest(f"{error.message} And {counted(left, 'more problem')} in {counted(len(bad), 'row')}.")
     error.problems = (*others, *(problem for row in bad for problem in row.problems))
-    error.next_step = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
+    assumed = kind and any(words in _EMPTY and name != "id" for row in bad for name, words in row.wrong)
+    hint = f"rows that name no kind are taken as {kind}: name another one if you mean it; or " if assumed else ""
+    steps = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
+    error.next_step = f"{hint}{steps}"
     return error
 
 

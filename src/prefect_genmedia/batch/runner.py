@@ -187,7 +187,7 @@ async def _inspected(
     all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
     output = await _output_problems(found.folder, sessions, {row.provider for row in to_submit}, spec.dry_run)
     if output or (all_bad and not spec.skip_invalid):
-        raise refuse([] if spec.skip_invalid else all_bad, output)
+        raise refuse([] if spec.skip_invalid else all_bad, output, spec.kind)
     cells = {row.position: row.cells for row in rows} if inspected.bad else {}
     all_bad = [replace(row, cells=cells.get(row.position, row.cells)) for row in all_bad]
     return replace(inspected, bad=all_bad, unfit=frozenset(row.id for row in inspected.bad))

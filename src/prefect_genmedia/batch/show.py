@@ -41,6 +41,9 @@ SHOWN_MESSAGE = 160
 SHOWN_ERROR = 60
 """Characters of an error in the table of results: a page of the UI shows the columns beside it, too."""
 
+_NAME_IN_TERMINAL = 24
+"""Characters of the batch's name beside the bar in a terminal: the counts need the room."""
+
 _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 
 
@@ -85,7 +88,7 @@ class Progress:
         if (percent, words) == self._shown and age < self._heartbeat_seconds:
             return
         self._shown, self._shown_at = (percent, words), time.monotonic()
-        self._bar.show(percent, words)
+        self._bar.show(percent, f"{cut_at_word(self._name, _NAME_IN_TERMINAL)}: {counts_of(self._results)}")
         if self._artifact is None:
             self._artifact = await acreate_progress_artifact(percent, key=self._key, description=escape(words))
         else:
@@ -101,6 +104,12 @@ class Progress:
 
 def summary_of(results: Results) -> str:
     """Counts and cost in one line."""
+    cost = results.cost()
+    return " · ".join([counts_of(results), *([f"about {cost:.2f} {CURRENCY} (estimate)"] if cost else [])])
+
+
+def counts_of(results: Results) -> str:
+    """How many rows are where, in one line."""
     counts = results.counts()
     others = sum(number for state, number in counts.items() if state not in (*_DONE, NOT_SENT, IN_FLIGHT))
     parts = [f"{counts[JobState.DELIVERED.value]} of {sum(counts.values())} delivered"]
@@ -112,8 +121,6 @@ def summary_of(results: Results) -> str:
         parts.append(f"{counts[NOT_SENT]} not sent")
     if counts[INVALID]:
         parts.append(f"{counts[INVALID]} invalid")
-    if cost := results.cost():
-        parts.append(f"about {cost:.2f} {CURRENCY} (estimate)")
     return " · ".join(parts)
 
 

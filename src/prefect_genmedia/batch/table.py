@@ -211,7 +211,7 @@ async def storage_of(location: str) -> Storage | SqlDatabase | None:
         return await SqlDatabase.load(location)
     if not location.startswith(SCHEME):
         return None
-    return (await target_of(location.rpartition("/")[0])).storage
+    return (await target_of(location.rpartition("/")[0], "The table")).storage
 
 
 def encode_table(

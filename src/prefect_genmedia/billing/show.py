@@ -38,7 +38,7 @@ def notes(report: BillReport) -> Iterator[str]:
             "another bill."
         )
     if unreadable := len(report.of_kind("unreadable")):
-        yield f"{counted(unreadable, 'row')} cannot be read, and no sum has them."
+        yield f"{counted(unreadable, 'row')} cannot be read, and no sum has {'it' if unreadable == 1 else 'them'}."
     if len(report.accounts) > 1:
         yield f"The bill is about {len(report.accounts)} accounts: {', '.join(report.accounts)}."
     yield ESTIMATE

@@ -43,9 +43,10 @@ def batch(
     Parameters
     ----------
     table
-        A path or fsspec URL ending in .csv, .jsonl or .parquet: rows with an id, a kind, and the fields of that kind.
+        A path, fsspec URL or block://SLUG/NAME/path ending in .csv, .tsv, .jsonl, .parquet or .xlsx, or
+        sql://BLOCK/TABLE: rows with an id, a kind, and the fields of that kind.
     kind
-        Kind of the rows that do not name one; by default the one that generate_batch has.
+        Kind of the rows that do not name one, such as jimeng; omnihuman by default.
     dry_run
         Only show what would be done, and its estimated cost. Nothing is sent.
     credentials
@@ -107,7 +108,7 @@ def batch(
             regenerate=regenerate or [],
         )
     )
-    cost = f"about {report.estimated_cost:.2f} {CURRENCY} (estimate)" if report.estimated_cost else ""
+    cost = f"about {report.estimated_cost:.2f} {CURRENCY} (estimate)" if report.estimated_cost or dry_run else ""
     facts = {
         "Batch": report.batch_id,
         "Rows": f"{counted(report.rows, 'row')}: {plan_counts(report.states)}" if report.states else "0 rows",

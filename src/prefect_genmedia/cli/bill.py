@@ -108,7 +108,7 @@ def _print(console: Console, report: BillReport) -> None:
 def _sums(report: BillReport) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("found", overflow="fold", ratio=1)
-    for name in ("count", "billed", "expected*", "to claim"):
+    for name in ("count", "billed", "estimated", "to claim"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for each in report.sums:

@@ -63,7 +63,7 @@ def print_facts(console: Console, facts: Mapping[str, str]) -> None:
     """
     for name, fact in facts.items():
         if fact:
-            console.print(f"[bold]{name:<12}[/]{escape(fact)}", soft_wrap=True)
+            console.print(f"[bold]{name:<12}[/]{escape(fact)}", highlight=False, soft_wrap=True)
 
 
 def stop(message: str) -> NoReturn:

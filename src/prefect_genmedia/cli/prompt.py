@@ -57,5 +57,6 @@ def _is_yes(question: Question) -> bool:
     console = command_console(stderr=True)
     console.print(question.reason, markup=False, highlight=False, soft_wrap=True)
     if not sys.stdin.isatty():
+        console.print("Nobody can be asked here, so the answer is no; --yes answers.", markup=False, highlight=False)
         return False
     return console.input("Send it? [y/N] ", markup=False).strip().lower() in ("y", "yes")

@@ -21,7 +21,6 @@ from prefect_genmedia.cli.console import command_console, print_facts, stop
 from prefect_genmedia.cli.ledger import PATIENCE_SECONDS, name_ledger, tell_ledger
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.settings import current_settings
-from prefect_genmedia.text import counted
 
 
 def report(batch: str, /, *, results: str | None = None, output: str | None = None) -> None:
@@ -42,7 +41,7 @@ def report(batch: str, /, *, results: str | None = None, output: str | None = No
     facts = {
         "Report": uri,
         "Link": public_link(uri) or "",
-        "Rows": f"{rows}, {counted(len(source.jobs), 'job')} in the ledger",
+        "Rows": f"{rows}, {len(source.jobs)} of them with a job in the ledger",
         "Table": source.location or "none: give it with --results, for your own columns",
     }
     print_facts(command_console(), facts)

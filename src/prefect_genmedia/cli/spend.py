@@ -78,7 +78,7 @@ def spend(
 
 
 def _filter(since: str | None, until: str | None, project: str | None, tag: str | None, zone: str) -> SpendFilter:
-    zone_of(zone)  # a wrong one is refused before anything is opened
+    zone_of(zone, "The command", "--time-zone")  # a wrong one is refused before anything is opened
     begin = None if since is None else moment(since, zone)
     end = None if until is None else moment(until, zone, "--until")
     return SpendFilter(since=begin, until=end, zone=zone, project=project, tag=tag)

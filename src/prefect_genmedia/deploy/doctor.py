@@ -306,7 +306,9 @@ async def check_reconcile(ledger: Ledger) -> Finding:
         step = "`prefect-genmedia jobs list --state unknown`, then adopt, resubmit or abandon each."
         return Finding("reconcile", counted(unknown, "job needs a person", "jobs need a person"), step)
     state = await health(ledger)
-    return Finding("reconcile", str(state), NEXT_STEP if state.is_overdue and under_way else "")
+    if state.is_overdue and not under_way:
+        return Finding("reconcile", f"{state} No job waits for it now.")
+    return Finding("reconcile", str(state), NEXT_STEP if state.is_overdue else "")
 
 
 async def check_inputs_storage(settings: GenMediaSettings) -> Finding:
