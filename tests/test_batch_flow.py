@@ -15,7 +15,9 @@ import pytest
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TaskRun
+from prefect.exceptions import Pause
 from prefect.filesystems import LocalFileSystem
+from prefect.states import Suspended
 
 from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import JobState, Ledger
@@ -248,6 +250,22 @@ async def test_what_was_refused_gives_its_money_back(batch: Batch, ledger: Ledge
         await batch.run(lakes(3), max_jobs=3, max_in_flight=1)
     assert (await Budget(ledger, "lakes", None, None).state()).jobs == 1
     await batch.run(lakes(3), max_jobs=3)
+
+
+@pytest.mark.parametrize("end", [asyncio.CancelledError(), Pause(state=Suspended())], ids=["cancelled", "suspended"])
+async def test_a_run_that_is_interrupted_reserves_nothing_for_rows_that_were_not_sent(
+    end: BaseException, batch: Batch, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await batch.run(lakes(1), max_jobs=3)
+
+    async def interrupted(*_: Any) -> None:
+        raise end
+
+    monkeypatch.setattr(row_task, "run_job", interrupted)
+    for row_task_runs in ("on", "off"):
+        with pytest.raises(type(end)):
+            await batch.run(lakes(3), max_jobs=3, row_task_runs=row_task_runs)
+        assert (await Budget(ledger, "lakes", None, None).state()).jobs == 1
 
 
 async def test_a_limit_on_cost_wants_a_price_for_every_row(batch: Batch) -> None:

@@ -18,8 +18,8 @@ from test_ask import asking_run
 from test_suspending_flows import Deployed, deploy  # noqa: F401 - a fixture
 
 from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
-from prefect_genmedia._core import Ledger
-from prefect_genmedia._core.confirmations import questions
+from prefect_genmedia._core import Job, Ledger
+from prefect_genmedia._core.confirmations import Costs, Part, Question, ask, decide, needed, questions
 from prefect_genmedia._prefect import confirm
 from prefect_genmedia.cli.app import app, main
 from prefect_genmedia.flows.batch import generate_batch
@@ -209,6 +209,25 @@ async def test_a_batch_asks_with_its_plan_and_a_later_run_only_for_what_is_not_p
     assert report.delivered == 5, "two rows more cost 2.80 CNY, which is below the limit"
     assert simulator.accepted == 5
     assert len(await questions(ledger, unanswered=False)) == 1
+
+
+async def test_what_was_approved_for_one_batch_of_a_run_is_not_anothers_that_goes_at_once(ledger: Ledger) -> None:
+    def question(due: Costs, limit: Costs) -> Question:
+        return Question("one", "root", "first", "Batch one", due, limit, 10, asked_at=0.0, expires_at=1e12)
+
+    async def asked_for(part: Part) -> Costs | None:
+        return await ledger.transact(lambda connection: needed(connection, "root", Costs(8, 80), 10, part=part))
+
+    approved = await ask(ledger, question(Costs(10, 100), Costs(10, 100)))
+    await decide(ledger, approved, "approved")
+    assert await asked_for(Part("second", "Batch two")) == Costs(18, 180)
+    assert await asked_for(Part("first", "Batch one")) is None
+    assert await asked_for(Part("again", "Batch one")) is None, "the same batch, begun again"
+
+    for number in range(10):
+        job = Job(key="", identity=str(number), provider="tokenops", root_run_id="root", cost_micros=10)
+        await ledger.start_sending(await ledger.reserve(job), "a shard of the first")
+    assert await asked_for(Part("second", "Batch two")) == Costs(18, 180), "what is sent counts once"
 
 
 async def test_a_batch_that_is_rejected_sends_nothing_and_a_dry_run_asks_nobody(

@@ -208,6 +208,21 @@ async def test_a_backup_never_replaces_a_file(tmp_path: Path) -> None:
         await back_up_ledger(tmp_path / "no" / "folder" / "backup.db")
 
 
+async def test_of_two_backups_to_one_name_at_once_one_is_there_and_whole(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(url, JobState.DELIVERED)
+    monkeypatch.setattr("prefect_genmedia._core.backup._check_new", lambda file: None)  # both look before either writes
+    (tmp_path / "backup.db.part").write_text("mine")
+    await back_up_ledger(tmp_path / "backup.db")
+    first = (tmp_path / "backup.db").read_bytes()
+    with pytest.raises(errors.StorageError, match="cannot be written: File exists"):
+        await back_up_ledger(tmp_path / "backup.db")
+    assert (tmp_path / "backup.db").read_bytes() == first
+    assert (tmp_path / "backup.db.part").read_text() == "mine"
+    assert len(list(tmp_path.glob("backup.db*"))) == 2
+
+
 BROKEN = {
     "it is delivered and has no delivery": "UPDATE genmedia_jobs SET delivery = NULL WHERE state = 'delivered'",
     "the row cannot be right: state": "UPDATE genmedia_jobs SET state = 'paid' WHERE state = 'delivered'",

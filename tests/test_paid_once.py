@@ -16,6 +16,8 @@ from prefect.states import Crashed, Pending, Scheduled
 
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import Delivery, Job, JobState, Ledger, pipeline
+from prefect_genmedia._core.accepted import change
+from prefect_genmedia._core.polling import wait_for_job
 from prefect_genmedia.flows.decide import decide_job
 from prefect_genmedia.flows.omnihuman import omnihuman_video
 from prefect_genmedia.providers.tokenops import OmniHumanVideo
@@ -72,6 +74,25 @@ async def test_an_automatic_retry_does_not_pay_again_for_a_failed_generation(
     simulator.order("fail_internal")
     state = await run(simulator, stored, 3)
     assert "GenerationFailed" in state.message
+    assert simulator.accepted == 1
+
+
+async def test_an_automatic_retry_does_not_pay_again_for_what_its_run_sent_and_an_earlier_one_had_reserved(
+    credentials: TokenOpsCredentials, simulator: RunningSimulator, ledger: Ledger
+) -> None:
+    request = OmniHumanVideo(image_url=simulator.portrait_url, audio_url=simulator.speech_url)
+    simulator.order("drop_before_accept")
+    simulator.order("fail_internal")
+    async with credentials.client() as client:
+        with pytest.raises(errors.SubmissionUnknown):
+            await submit_once(ledger, client, request, scope="key:same", root_run_id="first")
+        (job,) = await ledger.jobs()
+        await ledger.transact(lambda connection: change(connection, job, state="reserved", send_token=None))
+        job = await submit_once(ledger, client, request, scope="key:same", root_run_id="second")
+        with pytest.raises(errors.GenerationFailed):
+            await wait_for_job(ledger, client, job, timeout_seconds=60)
+        with pytest.raises(errors.GenerationFailed):
+            await submit_once(ledger, client, request, scope="key:same", root_run_id="second")
     assert simulator.accepted == 1
 
 

@@ -295,7 +295,7 @@ def test_every_block_takes_limits_as_text_too_and_shows_them_last(block: type[Pr
     assert (credentials.submissions_per_minute, credentials.max_in_flight) == (30.0, 3)
     limits = ["submissions_per_minute", "max_in_flight", "concurrency_limit"]
     caps = ["max_cost_per_day", "max_cost_per_month", "max_jobs_per_day", "budget_time_zone"]
-    assert list(block.model_fields)[-8:] == [*limits, "account_name", *caps]
+    assert list(block.model_fields)[-10:] == [*limits, "account_name", *caps, "project", "tags"]
     assert block(api_key="key").max_in_flight is None
     with pytest.raises(ValueError, match="greater than or equal to 1"):
         block(api_key="key", max_in_flight=0)

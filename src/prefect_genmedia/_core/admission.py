@@ -77,6 +77,8 @@ class Admission:
             changes |= {"account": payer, "account_id": mine.id if mine else None}
         if job.cost_micros != self.micros:  # reserved by an earlier version, or at other prices
             changes |= costs_of(self.micros)
+        if job.root_run_id != self._session.run.root_run_id:  # reserved by another run, which did not send it
+            changes["root_run_id"] = self._session.run.root_run_id
         if changes:
             connection.execute(update(schema.jobs).where(schema.jobs.c.key == job.key).values(**changes))
         self.check_budget(connection, mine, job)

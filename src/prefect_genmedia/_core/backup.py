@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, Table, insert, select, text
 from prefect_genmedia._core import schema
 from prefect_genmedia._core.database import ledger_target, sqlite_engine
 from prefect_genmedia._core.ledger import Ledger, open_ledger
-from prefect_genmedia._core.ledger_file import copy_file, unfinished_file
+from prefect_genmedia._core.ledger_file import copy_file, name_new, unfinished_file
 from prefect_genmedia.errors import GenMediaError, StorageError
 
 ROWS_AT_ONCE = 500
@@ -56,7 +56,7 @@ async def back_up_ledger(url: str, file: Path, patience_seconds: float = 60.0) -
     try:
         async with open_ledger(url, patience_seconds=patience_seconds) as ledger:
             if ledger.database.dialect == "sqlite":
-                copy_file(Path(ledger_target(url).database or ""), file)
+                copy_file(Path(ledger_target(url).database or ""), file, is_new=True)
             else:
                 await _copy_tables(ledger, file)
         return report_of(file)
@@ -93,7 +93,7 @@ async def _copy_tables(ledger: Ledger, file: Path) -> None:
 
     try:
         await ledger.transact(read)
-        unfinished.replace(file)
+        name_new(unfinished, file)
     finally:
         engine.dispose()
         with contextlib.suppress(OSError):

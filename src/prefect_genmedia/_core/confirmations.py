@@ -130,10 +130,31 @@ class Question:
         return NotConfirmed(f"{self.title}: {self.due} {how}. Nothing was sent for it.")
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a root run that asks: approvals that others of its parts wait to use are not its own.
+
+    Parameters:
+        flow_run_id: its flow run.
+        title: what it asks about. A part that begins again may have another flow run, and asks about the same.
+    """
+
+    flow_run_id: str
+    title: str
+
+
 def needed(
-    connection: Connection, root_run_id: str | None, due: Costs, above_micros: int, but: str = ""
+    connection: Connection,
+    root_run_id: str | None,
+    due: Costs,
+    above_micros: int,
+    but: str = "",
+    part: Part | None = None,
 ) -> Costs | None:
     """What a root run would have committed with some jobs, if a person must confirm that first.
+
+    What was approved for other parts of the run, and is not sent yet, counts as committed: batches of one run may go at
+    once, and each of them sends all that was approved for it.
 
     Parameters:
         connection: inside a transaction.
@@ -141,6 +162,7 @@ def needed(
         due: the jobs.
         above_micros: the limit above which is asked, in millionths.
         but: the key of a job that is not counted, since it is one of those.
+        part: who asks; None leaves out what was approved for others.
 
     Returns:
         The sum; None if nothing needs to be confirmed.
@@ -148,6 +170,8 @@ def needed(
     if not due.jobs:
         return None
     total = due + _committed(connection, root_run_id, but)
+    if part is not None:
+        total += _approved_for_others(connection, root_run_id, part)
     if total.micros <= above_micros and not due.unpriced:
         return None
     approved = select(_TABLE.c.limit_micros, _TABLE.c.limit_unpriced)
@@ -169,6 +193,26 @@ def _committed(connection: Connection, root_run_id: str | None, but: str) -> Cos
         sums.where(JOBS.c.root_run_id == root_run_id, not_(never), not_(free), JOBS.c.key != but)
     ).one()
     return Costs(int(jobs), int(total), int(jobs) - int(priced))
+
+
+def _approved_for_others(connection: Connection, root_run_id: str | None, part: Part) -> Costs:
+    """What was approved for other parts of a root run and is not sent yet, as far as the ledger tells."""
+    others = (_TABLE.c.flow_run_id != part.flow_run_id, _TABLE.c.title != clean_text(part.title))
+    approved = select(_TABLE).where(_TABLE.c.root_run_id == root_run_id, _TABLE.c.answer == "approved", *others)
+    questions = [_question(row) for row in connection.execute(approved)]
+    if not questions:
+        return Costs()
+    since = min(question.asked_at for question in questions)
+    micros = micros_column()
+    sent = select(func.count(), func.coalesce(func.sum(micros), 0), func.count(micros)).where(
+        JOBS.c.root_run_id == root_run_id,
+        JOBS.c.sent_at >= since,
+        JOBS.c.flow_run_id.is_distinct_from(part.flow_run_id),
+    )
+    jobs, total, priced = connection.execute(sent).one()
+    due = sum((question.due for question in questions), Costs())
+    left = (due.jobs - jobs, due.micros - int(total), due.unpriced - (jobs - priced))
+    return Costs(*(max(each, 0) for each in left))
 
 
 def check_confirmed(

@@ -7,11 +7,13 @@ ledger has its tables. If it is there and the ledger is not, opening fails; dele
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 from collections.abc import Collection
 from datetime import datetime, timezone
 from pathlib import Path
+from uuid import uuid4
 
 from sqlalchemy import Connection
 
@@ -129,12 +131,13 @@ def back_up(connection: Connection, versions: Collection[str]) -> Path | None:
     return copy
 
 
-def copy_file(ledger: Path, copy: Path) -> None:
+def copy_file(ledger: Path, copy: Path, *, is_new: bool = False) -> None:
     """Copy a ledger's file, as it was last committed, to one file with mode 0600; other processes go on meanwhile.
 
     Parameters:
         ledger: the file.
         copy: the copy. It has its name only when it is complete.
+        is_new: whether nothing may have its name, not even what was put there meanwhile.
 
     Raises:
         OSError, sqlite3.Error: one cannot be read, or the other not written.
@@ -147,7 +150,10 @@ def copy_file(ledger: Path, copy: Path) -> None:
         ):
             source.backup(to)
             to.execute("PRAGMA journal_mode=DELETE")  # one file: the source's WAL is not needed to read it
-        unfinished.replace(copy)
+        if is_new:
+            name_new(unfinished, copy)
+        else:
+            unfinished.replace(copy)
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -162,7 +168,26 @@ def unfinished_file(final: Path) -> Path:
     Raises:
         OSError: it cannot be created.
     """
-    unfinished = final.with_name(f"{final.name}.part")
-    unfinished.unlink(missing_ok=True)
+    unfinished = final.with_name(f"{final.name}.{uuid4().hex[:12]}.part")  # another process may make the same file
     os.close(os.open(unfinished, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     return unfinished
+
+
+def name_new(unfinished: Path, final: Path) -> None:
+    """Give a complete file its final name, if nothing has it.
+
+    Parameters:
+        unfinished: the file. It may still be there afterwards.
+        final: the name.
+
+    Raises:
+        FileExistsError: something has the name.
+    """
+    try:
+        os.link(unfinished, final)
+    except FileExistsError:
+        raise
+    except OSError as error:  # a file system without links
+        if final.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(final)) from error
+        unfinished.replace(final)

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from sqlalchemy import Connection, func, select
 
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.attempts import holds_payment
 from prefect_genmedia._core.identity import BATCH_SCOPE
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import ACCEPTED, Job, JobState
@@ -19,7 +20,7 @@ from prefect_genmedia._core.statements import JOBS
 
 STANDS = frozenset({JobState.SENDING, JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNKNOWN})
 """States of a variant's job in which it counts as its row's, in runs that do not ask for the row anew. A variant that
-was never sent, or came to nothing, leaves the row with the result that it had before."""
+was never sent, or came to nothing, leaves the row with the result that it had before; see `standing_variant`."""
 
 _TABLE = schema.regenerations
 
@@ -60,6 +61,24 @@ async def next_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: s
         return found
 
     return await ledger.transact(look)
+
+
+def standing_variant(newest: Mapping[int, Job], now: float) -> int:
+    """The variant that counts as a row's in runs that do not ask for it anew.
+
+    A variant whose job holds a payment counts, too, where the row had no paid result before: it may still be delivered,
+    or be with a person, and another job would pay a second time.
+
+    Parameters:
+        newest: the newest job of each variant of the row.
+        now: seconds since 1970.
+    """
+    anew = {variant: job for variant, job in newest.items() if variant}
+    if not (standing := [variant for variant, job in anew.items() if job.state in STANDS]):
+        first = newest.get(0)
+        if first is None or not holds_payment(first, now):
+            standing = [variant for variant, job in anew.items() if holds_payment(job, now)]
+    return max(standing, default=0)
 
 
 async def is_replaced(ledger: Ledger, job: Job) -> bool:

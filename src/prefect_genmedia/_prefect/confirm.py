@@ -21,7 +21,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import Field, ValidationError
 
-from prefect_genmedia._core.confirmations import Costs, Question, ask, decide, needed, question_id
+from prefect_genmedia._core.confirmations import Costs, Part, Question, ask, decide, needed, question_id
 from prefect_genmedia._core.ledger import Ledger, open_ledger
 from prefect_genmedia._prefect.run import restarted_at, root_run_id
 from prefect_genmedia.errors import NotConfirmed
@@ -105,7 +105,8 @@ async def confirm(plan: Plan, above: Decimal | None) -> None:
     lock = _asking.setdefault((str(flow_run.id), id(asyncio.get_running_loop())), asyncio.Lock())
     async with lock, open_ledger(current_settings().ledger) as ledger:
         above_micros, root = limit_in_micros(above), root_run_id()
-        total = await ledger.transact(lambda connection: needed(connection, root, plan.due, above_micros))
+        part = Part(str(flow_run.id), plan.title)
+        total = await ledger.transact(lambda connection: needed(connection, root, plan.due, above_micros, part=part))
         if total is None:
             return
         question = await _asked(ledger, plan, total, above_micros)

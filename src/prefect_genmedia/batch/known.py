@@ -10,7 +10,7 @@ from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.identity import Identities, follows_version_1
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job
-from prefect_genmedia._core.regenerate import STANDS, fix_variants, next_variants
+from prefect_genmedia._core.regenerate import fix_variants, next_variants, standing_variant
 from prefect_genmedia._core.same_request import job_by_url
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._inputs import identified
@@ -85,13 +85,15 @@ class Known:
         return self._anew.get(row.id) or self._variants.get(row.id, 0)
 
     def _last_variant(self, row: Row, request: GenerationRequest | PreparedRequest[GenerationRequest]) -> int:
-        """The highest variant that has a job which counts as the row's."""
-        jobs = self._jobs_by_scope.get(self.scope(row), ())
-        for variant in sorted({job.variant for job in jobs if job.variant and job.state in STANDS}, reverse=True):
-            lookup = self._sessions[row.provider].identities(request, self.scope(row), variant).lookup
-            if any(job.identity in lookup and job.state in STANDS for job in jobs):
-                return variant
-        return 0
+        """The variant whose job counts as the row's; see `standing_variant`."""
+        jobs, now, newest = self._jobs_by_scope.get(self.scope(row), ()), SYSTEM_CLOCK.now(), {}
+        if not any(job.variant for job in jobs):
+            return 0
+        for variant in {job.variant for job in jobs}:
+            identities = self._sessions[row.provider].identities(request, self.scope(row), variant)
+            if (job := chosen(identities, jobs, now)) is not None:
+                newest[variant] = job
+        return standing_variant(newest, now)
 
     def _highest_variant(self, scope: str) -> int:
         return max((job.variant for job in self._jobs_by_scope.get(scope, ())), default=0)

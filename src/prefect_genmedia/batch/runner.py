@@ -292,7 +292,7 @@ async def _shown(run: BatchScheduler, bar: Bar, shard: Shard | None) -> AsyncIte
                 await results.save()
                 await progress.show()
             except Exception as error:  # paid jobs do not end because a picture of them cannot be drawn
-                get_run_logger().warning("Progress or results cannot be written now: %s", error)
+                get_run_logger().warning("Progress or results cannot be written now: %s", _words(error))
 
     showing = asyncio.create_task(keep_showing())
     try:
@@ -316,8 +316,13 @@ async def _save_at_last(results: Results) -> None:
     try:
         await results.save(now=True)
     except Exception as error:
-        results.unwritten = clean_text(f"{type(error).__name__}: {unsigned_text(str(error))}", WORDS_CHARACTERS)
+        results.unwritten = _words(error)
         get_run_logger().error("The table of results cannot be written: %s", results.unwritten)
+
+
+def _words(error: Exception) -> str:
+    """An error of a storage or a database in words; its text may quote a signed URL."""
+    return clean_text(f"{type(error).__name__}: {unsigned_text(str(error))}", WORDS_CHARACTERS)
 
 
 async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:

@@ -19,6 +19,7 @@ from prefect_genmedia._core.ledger import Spend
 from prefect_genmedia._core.model import Delivery, Job, JobState
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.standing import still_there
+from prefect_genmedia._core.start import finish
 from prefect_genmedia._inputs import measured
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.targets import target_of
@@ -231,11 +232,11 @@ class BatchScheduler:
             result.take_error(stop)
             await tell_of_budget(session, "reached", stop.facts)
             self._stop(stop)
-        except asyncio.CancelledError:
-            self._take(row, await self.jobs.newest(row))
-            raise
         except Exception as error:
             await self._failed(row, attempt, error)
+        except BaseException:  # the run is cancelled, or was suspended
+            await finish(self._interrupted(row, attempt))
+            raise
         else:
             self.breaker.delivered()
             self._take(row, job)
@@ -244,6 +245,12 @@ class BatchScheduler:
         finally:
             slot.release()
             account.begun.release()
+
+    async def _interrupted(self, row: Row, attempt: int | None) -> None:
+        """Leave a row to the next run of the batch, with no money reserved for what was not sent."""
+        job = await self.jobs.newest(row)
+        self._take(row, job)
+        await self._give_back(row, attempt, job)
 
     async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
         job = await self.jobs.newest(row)

@@ -13,7 +13,9 @@ from sqlalchemy import select
 
 from prefect_genmedia import JeniusCredentials, errors
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.decide import decide
 from prefect_genmedia._core.ledger import open_ledger
+from prefect_genmedia._core.model import JobState
 from prefect_genmedia._core.regenerate import fix_variants, next_variants
 from prefect_genmedia.batch import row_task, runner
 from prefect_genmedia.flows.batch import generate_batch
@@ -169,6 +171,34 @@ async def test_a_new_result_that_came_to_nothing_leaves_the_old_one(
     await generate_batch(**options)
     assert simulator.accepted == paid
     assert results(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("fault", "state"),
+    [("content_picture", "delivered"), ("accept_then_500", "abandoned")],
+    ids=["broken", "abandoned"],
+)
+async def test_a_new_result_that_is_paid_and_not_delivered_is_the_rows_where_no_other_is_paid(
+    fault: str,
+    state: str,
+    options: dict[str, Any],
+    simulator: RunningSimulator,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(row_task, "RETRY_DELAYS", [])
+    options |= {"only": ["a"]}
+    simulator.order("fail_internal")
+    await generate_batch(**options, return_state=True)
+    simulator.order(fault)
+    await generate_batch(**options, regenerate=["a"], return_state=True)
+    async with open_ledger(current_settings().ledger) as ledger:
+        for unknown in await ledger.jobs({JobState.UNKNOWN}):
+            await decide(ledger, unknown.key, "abandon")
+    assert results(tmp_path)["a"]["state"] != "delivered"
+    await generate_batch(**options, return_state=True)
+    assert simulator.accepted == 2, "nothing is paid a second time"
+    assert results(tmp_path)["a"]["state"] == state
 
 
 async def test_an_edited_file_stays_beside_the_new_one(options: dict[str, Any], tmp_path: Path) -> None:
