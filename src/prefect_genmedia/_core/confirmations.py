@@ -199,7 +199,7 @@ async def ask(ledger: Ledger, question: Question) -> Question:
     """Write a question down, unless it was asked before.
 
     Parameters:
-        ledger: where it is written down.
+        ledger: where it is recorded.
         question: the question.
 
     Returns:
@@ -219,7 +219,7 @@ async def decide(
     """Write an answer down; the first one counts.
 
     Parameters:
-        ledger: where it is written down.
+        ledger: where it is recorded.
         question: the question.
         answer: the answer.
         by: who gave it.

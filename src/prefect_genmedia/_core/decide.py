@@ -85,7 +85,7 @@ async def decide(
             `undo`: take the last decision back, if nothing has come of it.
         provider_job_id: the provider's id, for `adopt`.
         by: who decides; the operating system's user by default.
-        clock: the time.
+        clock: the time source.
         client_for: opens the client of the job's account, for `adopt`: the id is polled once, which costs nothing.
 
     Returns:

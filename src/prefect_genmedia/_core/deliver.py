@@ -47,11 +47,11 @@ async def deliver(
     """Deliver, and return the job with its delivery; see `deliver_once`.
 
     Parameters:
-        ledger: where the job is written down.
+        ledger: where the job is recorded.
         client: the client of the job's account.
         job: a job that succeeded, was delivered before, or could not be.
         target: where the file shall be.
-        clock: what tells the time and waits.
+        clock: the time source, also used to sleep.
         log: where it is logged that a file was edited or damaged.
     """
     return (await deliver_once(ledger, client, job, target, clock, log))[0]
@@ -78,11 +78,11 @@ async def deliver_once(
     says the same, and what is believed to be gone may be paid for again.
 
     Parameters:
-        ledger: where the job is written down.
+        ledger: where the job is recorded.
         client: the client of the job's account.
         job: a job that succeeded, was delivered before, or could not be.
         target: where the file shall be.
-        clock: what tells the time and waits.
+        clock: the time source, also used to sleep.
         log: where it is logged that a file was edited or damaged.
 
     Returns:

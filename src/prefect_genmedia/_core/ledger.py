@@ -78,7 +78,7 @@ class Ledger:
         Parameters:
             job: the job as it was read.
             state: where it shall go.
-            changes: further fields of `Job` to set with it.
+            changes: further fields of `Job` to set in the same statement.
 
         Returns:
             The job as it is now; None where another process has moved it in between.
@@ -158,7 +158,7 @@ class Ledger:
 
         Parameters:
             job: the job, as `start_sending` returned it.
-            changes: further fields of `Job` to set with it.
+            changes: further fields of `Job` to set in the same statement.
 
         Returns:
             The job as it is now; None where it is no longer this process that sends it.

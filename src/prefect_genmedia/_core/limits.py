@@ -51,7 +51,7 @@ class Places:
         Parameters:
             ledger: tells how many jobs of the account are in flight.
             job: the job that waits to be sent.
-            clock: what tells the time and waits.
+            clock: the time source, also used to sleep.
 
         Raises:
             RateLimited: there was none in time; nothing was sent.

@@ -57,7 +57,7 @@ async def exclusively(ledger: Ledger, name: str, clock: Clock = SYSTEM_CLOCK) ->
     Args:
         ledger: where the lock is.
         name: what is locked; no secret.
-        clock: tells the time and waits.
+        clock: the time source, also used to sleep.
     """
     holder = uuid4().hex
     until = clock.monotonic() + WAIT_SECONDS
@@ -87,7 +87,7 @@ def take(connection: Connection, name: str, holder: str, clock: Clock) -> bool:
         connection: to the ledger.
         name: what is locked.
         holder: who asks.
-        clock: the time, where the database has none of its own.
+        clock: the time source if the database has no clock of its own.
     """
     pace.lock(connection, f"lock {name}")
     now = pace.database_now(connection, clock)

@@ -79,7 +79,7 @@ async def despite_outage(attempt: Callable[[], Awaitable[T]], clock: Clock, pati
 
     Args:
         attempt: what is done; a repeat must do no harm if an earlier one was committed and only its answer was lost.
-        clock: tells the time and waits.
+        clock: the time source, also used to sleep.
         patience: how long to go on trying, in seconds.
 
     Returns:

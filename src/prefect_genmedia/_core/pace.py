@@ -91,7 +91,7 @@ def ask(connection: Connection, turn: Turn, clock: Clock) -> Refused | None:
     Args:
         connection: to the ledger.
         turn: who asks.
-        clock: the time, where the database has none of its own.
+        clock: the time source if the database has no clock of its own.
 
     Returns:
         When to ask again; None if it is this job's turn.
@@ -119,7 +119,7 @@ def grant(connection: Connection, turn: Turn, clock: Clock) -> None:
     Args:
         connection: to the ledger.
         turn: who sends.
-        clock: the time, where the database has none of its own.
+        clock: the time source if the database has no clock of its own.
     """
     if turn.per_minute is None:
         return
@@ -146,7 +146,7 @@ def cool_down(connection: Connection, job: Job, seconds: float, clock: Clock) ->
         connection: to the ledger.
         job: the job whose submission the provider did not take.
         seconds: how long.
-        clock: the time, where the database has none of its own.
+        clock: the time source if the database has no clock of its own.
     """
     account = account_key(job)
     lock(connection, account)
@@ -210,7 +210,7 @@ def database_now(connection: Connection, clock: Clock) -> float:
 
     Args:
         connection: to the ledger.
-        clock: the time, where the database has none of its own.
+        clock: the time source if the database has no clock of its own.
     """
     if connection.dialect.name != "postgresql":
         return clock.now()

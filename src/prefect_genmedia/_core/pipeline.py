@@ -353,7 +353,7 @@ async def rejoin(
     Files are told apart by their bytes, so such a request has lost its identity, and must never be submitted.
 
     Parameters:
-        ledger: where the job stands.
+        ledger: where the job is recorded.
         tokens: the identity tokens of the account that has paid.
         request: what is asked for.
         scope: what bounds "the same request", as in `JobSpec`.

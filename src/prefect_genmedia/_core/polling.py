@@ -108,14 +108,14 @@ async def wait_for_job(
     """Wait until the provider has the result, and write that down.
 
     Parameters:
-        ledger: where the job stands.
+        ledger: where the job is recorded.
         client: the job's account.
         job: a job that the provider accepted.
         timeout_seconds: how long to wait, counted from when the provider accepted the job; polls that get no answer
             end with it. One poll is made even if that time is over.
         policy: how often to look.
         listener: hears of changes.
-        clock: the time.
+        clock: the time source.
 
     Returns:
         The job, succeeded (or delivered already).

@@ -97,9 +97,9 @@ async def reconcile(ledger: Ledger, around: ReconcileContext, clock: Clock = SYS
     and no job takes longer than `JOB_SECONDS`.
 
     Parameters:
-        ledger: where the jobs are written down.
+        ledger: where jobs are recorded.
         around: what is to be known of the world outside the ledger.
-        clock: what tells the time and waits.
+        clock: the time source, also used to sleep.
     """
     accounts: dict[str, list[Job]] = {}
     for job in sorted(await ledger.jobs({JobState.SENDING, *AT_PROVIDER, JobState.UNDELIVERABLE}), key=_ends_at):

@@ -120,7 +120,7 @@ async def health(ledger: Ledger, clock: Clock = SYSTEM_CLOCK) -> Health:
 
     Args:
         ledger: the ledger.
-        clock: the time on SQLite.
+        clock: the time source on SQLite.
     """
 
     def read(connection: Connection) -> Health:
@@ -144,7 +144,7 @@ async def begin_round(
         ledger: the ledger.
         scope: what is reconciled, such as the names of the credentials.
         holder: who reconciles, for people.
-        clock: the time on SQLite, and what waits.
+        clock: the time source on SQLite, also used to sleep.
 
     Raises:
         LedgerError: the lease was lost.

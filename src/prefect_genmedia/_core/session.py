@@ -151,7 +151,7 @@ class Session:
         policy: how often jobs are polled.
         hooks: what is reported about the jobs.
         log: the run's log.
-        clock: tells the time and waits.
+        clock: the time source, also used to sleep.
         writable: the folders of outputs that took a small file already; see `check_destination`.
     """
 

@@ -39,7 +39,7 @@ async def poll(client: ProviderClient, provider_job_id: str, clock: Clock = SYST
     Parameters:
         client: the client of the job's account, or of its user.
         provider_job_id: the provider's id of the job.
-        clock: the time.
+        clock: the time source.
 
     Raises:
         GenMediaError: as `ProviderClient.poll` does.

@@ -205,7 +205,7 @@ class Start:
         """Begin to count now.
 
         Args:
-            clock: tells the time.
+            clock: the time source.
             within_seconds: how long after it the POST may begin.
         """
         return cls(clock.now(), clock.boottime(), within_seconds)

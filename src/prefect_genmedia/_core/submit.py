@@ -104,9 +104,9 @@ async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_C
     """Turn a `sending` job whose process must be dead into `unknown`; None if it is not stale, or moved on.
 
     Parameters:
-        ledger: where the job is written down.
+        ledger: where the job is recorded.
         job: the job, as it was read.
-        clock: what tells the time and waits.
+        clock: the time source, also used to sleep.
     """
     if job.state is not JobState.SENDING or clock.now() - (job.sent_at or 0.0) < STALE_SENDING_SECONDS:
         return None

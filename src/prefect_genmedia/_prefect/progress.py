@@ -47,7 +47,7 @@ class Gauge:
     """How far a job is: what the provider tells, or else the time it took so far of the time such jobs usually take.
 
     Parameters:
-        clock: the time.
+        clock: the time source.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
