@@ -205,7 +205,7 @@ def locked(connection: Connection, key: str) -> Job | None:
 
 
 def change(connection: Connection, job: Job, **values: Any) -> Job:
-    """Set fields of a locked job, whatever its state.
+    """Set fields of a locked job in any state.
 
     Parameters:
         connection: inside a transaction.

@@ -68,7 +68,7 @@ def follows_version_1(request: GenerationRequest, inputs: SentInputs) -> bool:
     """Whether a request has the same identity under the rules of version 1.
 
     Parameters:
-        request: what is asked for.
+        request: the request.
         inputs: what is sent in place of the user's local files.
     """
     return request.identity(inputs) == request.identity(Version1Inputs(inputs.by_url))

@@ -30,7 +30,7 @@ def names_digest(request: GenerationRequest) -> str | None:
     """Returns the digest of a request with its redacted URLs; None if none of its URLs holds a credential.
 
     Parameters:
-        request: what is asked for.
+        request: the request.
     """
     if not _credentialed(request):
         return None

@@ -26,7 +26,7 @@ MATERIALIZED = "prefect.asset.materialization.succeeded"
 
 
 def tell_assets(job: Job, made: bool = True) -> None:
-    """Emit an asset event for each file of a delivered job, and make the files upstream assets of the running task.
+    """Emit an asset event for each file of a delivered job, and make the files upstream of tasks that get the result.
 
     Parameters:
         job: the delivered job.

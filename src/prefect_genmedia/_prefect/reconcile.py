@@ -239,7 +239,7 @@ def _holder() -> str:
 def _logger() -> logging.Logger | logging.LoggerAdapter[Any]:
     try:
         return get_run_logger()
-    except MissingContextError:  # a process of its own
+    except MissingContextError:  # not inside a flow run
         return logging.getLogger(__name__)
 
 
@@ -292,7 +292,7 @@ async def stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
                 block = await block_type.aload(name)
             except ValueError:  # this provider has no Block of that name
                 continue
-            assert isinstance(block, ProviderCredentials)  # tells the type checker
+            assert isinstance(block, ProviderCredentials)  # for the type checker
             found.append(block)
     if not found:
         # Not a failure: a fresh server has no jobs either, and a job without credentials is reported as such.

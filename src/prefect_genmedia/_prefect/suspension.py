@@ -127,7 +127,7 @@ async def standing_of(job: Job) -> Standing:
 
 
 async def wake_sleepers(ledger: Ledger) -> list[str]:
-    """Resume every suspended run whose job has news.
+    """Resume every suspended run whose job is no longer being made, or whose provider has called back.
 
     A job records only the run that last took it over. Another run may be suspended after joining the same job, or a run
     was not resumed because the server did not answer.

@@ -38,7 +38,7 @@ SAVE_SECONDS = 2.0
 """Minimum interval between two writes of the table, in seconds; longer if writing takes long."""
 
 _WRITING_SHARE = 20
-"""At most one part in this many of the time is spent on writing the table, however many rows it has."""
+"""Writing the table takes at most a twentieth of the time, however many rows it has."""
 
 
 @dataclass
@@ -239,7 +239,7 @@ class Results:
         """Why the table could not be written when the batch ended; None if it was written."""
 
     def of(self, row_id: str) -> Result:
-        """Returns one row's result. Change it only at once: the next `save` writes its state at that time."""
+        """Returns one row's result. Change it without awaiting in between: the next `save` writes its current state."""
         self._changed.add(row_id)
         return self._rows[row_id]
 

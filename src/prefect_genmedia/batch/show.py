@@ -27,7 +27,7 @@ PROGRESS_SECONDS = 2.0
 """Minimum interval between two updates of the progress bar, in seconds: an update costs 7 ms."""
 
 _COUNTING_SHARE = 100
-"""At most one part in this many of the time is spent on counting rows, however many there are."""
+"""Counting rows takes at most a hundredth of the time, however many there are."""
 
 QUIET_FROM = 100
 """From this many rows on, rows log only warnings and errors: nobody reads a thousand lines of success."""

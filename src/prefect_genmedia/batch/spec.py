@@ -134,7 +134,7 @@ class BatchSpec:
         regenerate: ids of rows whose results are regenerated, and paid again, once per root flow run.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
         attribution: the project of rows without their own, and tags for all rows.
-        row_task_runs: whether each row has a task run of its own.
+        row_task_runs: whether each row has its own task run.
         reverify: whether to read delivered files again instead of trusting their size and modification time.
         sharding: the shard that this is, or the number of shards to split into.
     """

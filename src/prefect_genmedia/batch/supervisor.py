@@ -66,7 +66,7 @@ _MOST_RUNS = 100
 """Maximum number of runs of one shard that one flow run may start, including its restarts."""
 
 _LEDGER_SHARE = 20
-"""At most one part in this many of the time is spent on reading the ledger, however many rows there are."""
+"""Reading the ledger takes at most a twentieth of the time, however many rows there are."""
 
 _UNDER_WAY = AT_PROVIDER | {JobState.RESERVED, JobState.SENDING}
 

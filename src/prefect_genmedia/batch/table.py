@@ -103,7 +103,7 @@ def read_table(source: Rows, encoding: str | None = None) -> list[dict[str, Any]
         encoding: encoding of a text table; None to detect it.
 
     Returns:
-        The rows in order; empty cells are left out.
+        The rows in order, without empty cells.
 
     Raises:
         InvalidRequest: it cannot be read, or its format is not known.
