@@ -33,11 +33,11 @@ _NEEDED: dict[JobState, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem found by a check.
+    """One thing that is wrong.
 
     Parameters:
-        subject: the job's key, or another name of what has the problem.
-        problem: a description of the problem.
+        subject: the job's key, or what else it is about.
+        problem: what is wrong, in words.
     """
 
     subject: str
