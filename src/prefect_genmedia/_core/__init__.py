@@ -1,4 +1,4 @@
-"""The job life: ledger, submit once, wait, deliver. Knows providers only by their protocol, and nothing of Prefect."""
+"""The job lifecycle: ledger, submit once, wait, deliver. Provider-neutral, without Prefect."""
 
 from prefect_genmedia._core.deliver import deliver
 from prefect_genmedia._core.ledger import Ledger, open_ledger

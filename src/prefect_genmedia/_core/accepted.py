@@ -1,6 +1,6 @@
-"""Recording what the provider accepted, whatever was decided about the job meanwhile.
+"""Records a provider's acceptance of a job, even if a person has decided about the job in the meantime.
 
-An accepted answer is paid: it is never turned away. An id that another job has makes a note and an event.
+An accepted submission is paid, so it is always recorded. If another job has the same id, a note and an event are added.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from prefect_genmedia.text import clean_text, escaped, shown_id
 logger = logging.getLogger(__name__)
 
 NOTHING_OBSERVED: dict[str, Any] = {"provider_status": None, "running_at": None, "notified_at": None}
-"""The fields that say what was seen under an id, as they are before that."""
+"""The initial values of the fields that record what polling an id returned."""
 
 _NO_DECISION: dict[str, Any] = {"error_kind": None, "error_message": None, "error_code": None, "before_decision": None}
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """An accepted answer that is written down.
+    """The result of recording an acceptance.
 
     Parameters:
         job: the job as it is now.
-        event: what others should hear of it: the id is repeated, or it came late; None for nothing.
-        stands: whether the job is at the provider now; False if it stays as it was decided.
+        event: the event to emit: the id is a duplicate, or the answer was late; None for no event.
+        stands: whether the job is at the provider now; False if a person's decision stays in force.
     """
 
     job: Job
@@ -53,16 +53,16 @@ class Recorded:
 
 
 async def record_accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) -> Recorded:
-    """Write down that the provider accepted a job, and its id.
+    """Record that the provider accepted a job, and its id.
 
     Parameters:
         ledger: where jobs are recorded.
         job: the job, as it was sent.
         accepted: the provider's answer.
-        clock: tells the time.
+        clock: the time source.
 
     Raises:
-        LedgerError: the ledger does not take it; it is safe to try again.
+        LedgerError: the ledger cannot record it; it is safe to try again.
     """
     plugin = find_plugin(job.provider)
     lifetime = plugin.job_lifetime_seconds if plugin else None
@@ -77,20 +77,20 @@ async def record_accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: C
         facts["expires_at"] = clock.now() + lifetime
     submitted = await ledger.move(job, JobState.SUBMITTED, **facts)
     if submitted is None:
-        # Somebody took us for dead, and a person may have decided; this answer is certain.
+        # Another process considered this one dead, and a person may have decided since. This answer is certain.
         recorded = await ledger.transact(lambda connection: _late(connection, job, facts, clock.now()))
         if not recorded.stands:
             return recorded
         submitted = recorded.job
     try:
         return await ledger.transact(lambda connection: _repeated(connection, submitted, clock.now()))
-    except LedgerError:  # the answer itself is written down
+    except LedgerError:  # the answer itself is recorded
         logger.warning("Whether another job has the id of job %s cannot be read", job.key, exc_info=True)
         return Recorded(submitted)
 
 
 def accepted_otherwise(job: Job, provider_job_id: str) -> SubmissionUnknown:
-    """The error of a run whose job the provider accepted, although a person had decided otherwise.
+    """Returns the error for a run whose job the provider accepted after a person had decided otherwise.
 
     Parameters:
         job: the job as it is now.
@@ -106,26 +106,26 @@ def accepted_otherwise(job: Job, provider_job_id: str) -> SubmissionUnknown:
 
 
 async def accepted_too_late(ledger: Ledger, now: float) -> list[Job]:
-    """The jobs that the provider accepted after a person had decided otherwise, and may still have.
+    """Returns the jobs that the provider accepted after a person had decided otherwise, and that it may still have.
 
     Parameters:
         ledger: where jobs are recorded.
         now: seconds since 1970.
     """
     decided = JOBS.c.state.in_([JobState.REJECTED.value, JobState.ABANDONED.value])
-    # An id beside an error, which a person has looked up, has no status.
+    # An id that came with an error and was looked up by a person has no status.
     accepted = (JOBS.c.provider_job_id.is_not(None), JOBS.c.provider_status.is_not(None))
     rows = await ledger.query(select(JOBS).where(decided, *accepted))
     return [job for job in map(job_of, rows) if not job.is_over(now)]
 
 
 def _late(connection: Connection, sent: Job, facts: dict[str, Any], now: float) -> Recorded:
-    """Record an answer to a job that is no longer `sending` as its process knows it."""
+    """Record an answer for a job whose row this process no longer holds as `sending`."""
     job, provider_job_id = locked(connection, sent.key), facts["provider_job_id"]
     if job is None:
         return Recorded(sent, "accepted_late", stands=False)
     if job.provider_job_id == provider_job_id and undoable(job) != "adopt":
-        return Recorded(job, stands=job.state in ACCEPTED)  # an earlier try was written, and only its answer was lost
+        return Recorded(job, stands=job.state in ACCEPTED)  # committed before; only the answer was lost
     line = note_line("the provider", f"accepted it as {shown_id(provider_job_id)}, after {job.state.value}", now)
     facts = {**facts, "note": noted(job, line), "updated_at": now}
     if _may_be_accepted(connection, job):
@@ -136,15 +136,15 @@ def _late(connection: Connection, sent: Job, facts: dict[str, Any], now: float) 
 
 
 def _may_be_accepted(connection: Connection, job: Job) -> bool:
-    """Whether a certain answer settles the job. A person's word stands if something has come of it."""
-    if job.state is JobState.REJECTED:  # a person took it for lost, and nothing was sent in its place yet
+    """Whether a certain answer overrides a person's decision. A decision that has had an effect stays in force."""
+    if job.state is JobState.REJECTED:  # a person considered it lost, and nothing was sent in its place yet
         return connection.execute(followed(job)).fetchone() is None
     return is_correctable(job) or job.state in (JobState.UNKNOWN, JobState.RESERVED, JobState.SENDING)
 
 
 def _repeated(connection: Connection, job: Job, now: float) -> Recorded:
-    """Note that another job has the same id."""
-    present = locked(connection, job.key) or job  # the row before the id, as whoever adopts does
+    """Record in the job's note that another job has the same id."""
+    present = locked(connection, job.key) or job  # lock the row before the id: the same order as in `adopt`
     others = others_with_id(connection, job, job.provider_job_id or "")
     keys = ", ".join(each.key for each in others[:_NAMED])
     words = f"gave it the id {job.shown_id}, which job {keys} has already"
@@ -155,7 +155,7 @@ def _repeated(connection: Connection, job: Job, now: float) -> Recorded:
 
 
 _NAMED = 3
-"""How many of the other jobs a note names."""
+"""The maximum number of other jobs that a note names."""
 
 
 def note_line(who: str, words: str, now: float) -> str:
@@ -181,7 +181,7 @@ def noted(job: Job, line: str) -> str:
 
 
 def is_correctable(job: Job) -> bool:
-    """Whether the job's id is a person's word, and nothing was seen under it yet.
+    """Whether the job's id was given by a person, and no poll has found anything under it yet.
 
     Parameters:
         job: the job.
@@ -194,7 +194,7 @@ def is_correctable(job: Job) -> bool:
 
 
 def locked(connection: Connection, key: str) -> Job | None:
-    """A job that nobody else changes before the transaction ends; SQLite has one writer anyway.
+    """Returns a job, with its row locked until the transaction ends. SQLite needs no lock: it has a single writer.
 
     Parameters:
         connection: inside a transaction.
@@ -205,7 +205,7 @@ def locked(connection: Connection, key: str) -> Job | None:
 
 
 def change(connection: Connection, job: Job, **values: Any) -> Job:
-    """Set fields of a locked job, whatever its state.
+    """Set fields of a locked job in any state.
 
     Parameters:
         connection: inside a transaction.
@@ -219,9 +219,9 @@ def change(connection: Connection, job: Job, **values: Any) -> Job:
 
 
 def others_with_id(connection: Connection, job: Job, provider_job_id: str) -> list[Job]:
-    """The other jobs that have an id at the provider and base URL of a job.
+    """Returns the other jobs at the same provider and base URL that have this id.
 
-    Whoever writes ids down later waits until the transaction ends.
+    Other transactions that record an id wait until this one ends.
 
     Parameters:
         connection: inside a transaction.
@@ -241,7 +241,7 @@ def _base_url(job: Job) -> str:
 
 
 def undoable(job: Job) -> str | None:
-    """The decision that `undo` would take back.
+    """Returns the decision that `undo` would revert.
 
     Parameters:
         job: the job.

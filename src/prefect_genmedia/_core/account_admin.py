@@ -24,21 +24,21 @@ from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.text import clean_text
 
 ID_CHARACTERS = 4
-"""The beginning of an id that names an account has at least so many characters."""
+"""The minimum length of an id prefix that identifies an account."""
 
 MAX_NAME_CHARACTERS = 100
 
 
 @dataclass(frozen=True)
 class ListedAccount:
-    """An account and its jobs in flight."""
+    """An account and its number of in-flight jobs."""
 
     record: AccountRecord
     in_flight: int
 
 
 async def list_accounts(ledger: Ledger) -> list[ListedAccount]:
-    """Every account of the ledger, the oldest first; those that workers of earlier versions used, too.
+    """Returns every account of the ledger, oldest first, including those that workers of earlier versions used.
 
     Parameters:
         ledger: where accounts are recorded.
@@ -53,7 +53,7 @@ async def list_accounts(ledger: Ledger) -> list[ListedAccount]:
 
 
 async def rename_account(ledger: Ledger, account: str, name: str) -> AccountRecord:
-    """Give an account another name. It no longer has the old one, so a Block of that name may be another account's.
+    """Rename an account. The old name becomes free: a Block with that name may then belong to another account.
 
     Parameters:
         ledger: where accounts are recorded.
@@ -61,7 +61,7 @@ async def rename_account(ledger: Ledger, account: str, name: str) -> AccountReco
         name: the new name.
 
     Raises:
-        InvalidRequest: there is no such account, several may be meant, or another one has the new name.
+        InvalidRequest: there is no such account, several match, or another one has the new name.
     """
     new = clean_text(name).strip()
     if not new or len(new) > MAX_NAME_CHARACTERS:
@@ -82,15 +82,15 @@ async def rename_account(ledger: Ledger, account: str, name: str) -> AccountReco
 
 
 async def merge_accounts(ledger: Ledger, into: str, other: str) -> AccountRecord:
-    """Make one account of two: the first gets the names, keys and identity tokens of the second. No job is changed.
+    """Merge two accounts: the first gets the names, keys and identity tokens of the second. No job is changed.
 
     Parameters:
         ledger: where accounts are recorded.
-        into: the account that stays; its first token goes on making new identities.
-        other: the account that is joined to it.
+        into: the account that stays; its first token is still used for new identities.
+        other: the account that is merged into it.
 
     Raises:
-        InvalidRequest: there is no such account, several may be meant, or they cannot be one.
+        InvalidRequest: there is no such account, several match, or the two cannot be merged.
     """
 
     def merge(connection: Connection) -> AccountRecord:
@@ -123,12 +123,12 @@ async def merge_accounts(ledger: Ledger, into: str, other: str) -> AccountRecord
 
 
 async def pause_account(ledger: Ledger, account: str, reason: str = "", by: str | None = None) -> AccountRecord:
-    """Let an account send nothing more; waiting and delivery go on. Once this returns, no job begins to be sent.
+    """Stop an account from sending jobs; waiting and delivery continue. After this returns, no submission starts.
 
     Parameters:
         ledger: where accounts are recorded.
         account: its id or one of its names.
-        reason: why, for whoever meets the refusal.
+        reason: why; shown to users whose jobs are refused.
         by: who pauses it; the operating system's user by default.
 
     Raises:
@@ -145,14 +145,14 @@ async def pause_account(ledger: Ledger, account: str, reason: str = "", by: str 
 
 
 async def resume_account(ledger: Ledger, account: str) -> AccountRecord:
-    """Let a paused account send again.
+    """Allow a paused account to send again.
 
     Parameters:
         ledger: where accounts are recorded.
         account: its id or one of its names.
 
     Raises:
-        InvalidRequest: there is no such account, several may be meant, or it is not paused.
+        InvalidRequest: there is no such account, several match, or it is not paused.
     """
 
     def resume(connection: Connection) -> AccountRecord:
@@ -166,7 +166,7 @@ async def resume_account(ledger: Ledger, account: str) -> AccountRecord:
 
 
 async def account_budget(ledger: Ledger, account: str, prices: PriceTable) -> tuple[AccountRecord, list[Facts]]:
-    """The caps of an account, and what counts against each in its present period.
+    """Returns an account's caps and what counts against each in the current period.
 
     Parameters:
         ledger: where accounts are recorded.
@@ -175,7 +175,7 @@ async def account_budget(ledger: Ledger, account: str, prices: PriceTable) -> tu
 
     Raises:
         InvalidRequest: there is no such account, or several may be meant.
-        BudgetStop: a cap on costs cannot be checked, since a job was sent without a price and has none now.
+        BudgetStop: a cap on costs cannot be checked, because a job was sent without a price and no price is known now.
     """
 
     def read(connection: Connection) -> tuple[AccountRecord, list[Facts]]:
@@ -186,7 +186,7 @@ async def account_budget(ledger: Ledger, account: str, prices: PriceTable) -> tu
 
 
 async def find_account(ledger: Ledger, account: str) -> AccountRecord:
-    """The account of an id or name.
+    """Returns the account with an id or name.
 
     Parameters:
         ledger: where accounts are recorded.
@@ -199,7 +199,7 @@ async def find_account(ledger: Ledger, account: str) -> AccountRecord:
 
 
 async def forget_caps(ledger: Ledger, account: str, block: str) -> AccountRecord:
-    """Remove the caps that a Block gave an account; they come back if a Block of that name with caps is used.
+    """Remove the caps that a Block gave an account. They return when a Block of that name with caps is used again.
 
     Parameters:
         ledger: where accounts are recorded.
@@ -207,7 +207,7 @@ async def forget_caps(ledger: Ledger, account: str, block: str) -> AccountRecord
         block: the name under which the Block was saved.
 
     Raises:
-        InvalidRequest: there is no such account, several may be meant, or the Block gave it no caps.
+        InvalidRequest: there is no such account, several match, or the Block gave it no caps.
     """
 
     def forget(connection: Connection) -> AccountRecord:
@@ -228,7 +228,7 @@ def _locked(connection: Connection) -> list[AccountRecord]:
 
 
 def _found(records: Sequence[AccountRecord], named: str) -> AccountRecord:
-    """The account of an id, the beginning of one, a name, or `provider/name`; the one it was merged into."""
+    """Returns the account for an id, an id prefix, a name or `provider/name`; for a merged one, its successor."""
     present = [each for each in records if each.merged_into is None]
     found = [each for each in present if named in each.names or named in {f"{each.provider}/{n}" for n in each.names}]
     exact = [each for each in records if each.id == named]

@@ -1,7 +1,7 @@
-"""What an account may spend in a day or a month, over all tasks, flows, batches, processes and machines.
+"""Enforces what an account may spend in a day or a month, across all tasks, flows, batches, processes and machines.
 
-The jobs themselves are the reservations. A job counts from the transaction that takes it to `sending`, in the period of
-its `sent_at`, until it is certain that it cost nothing. So no reservation can be lost, and none can be left behind.
+The jobs themselves are the reservations. A job counts from the transaction that moves it to `sending`, in the period of
+its `sent_at`, until it is certain that it cost nothing. So a reservation can be neither lost nor left behind.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _JOBS = schema.jobs
 
 @dataclass(frozen=True)
 class Wanted:
-    """A job that would be sent.
+    """A job that is about to be sent.
 
     Parameters:
         micros: its estimated cost in millionths; None if no price is known.
-        model: `provider/model`, by which prices are listed.
+        model: `provider/model`, the key of the price table.
         at: when it is sent, in seconds since 1970.
         key: its key in the ledger, if it has one.
     """
@@ -92,10 +92,10 @@ class Spent:
 
 
 def check_caps(connection: Connection, payer: Payer, own: Caps, wanted: Wanted) -> list[Facts]:
-    """Refuse a job that an account's caps do not hold. Call it in the transaction that takes the job to `sending`.
+    """Refuse a job that would exceed an account's caps. Call it in the transaction that moves the job to `sending`.
 
-    The caps of the account's other Blocks count, as those Blocks last said them, and every job of the account counts,
-    whichever Block or version of this package sent it.
+    The caps of the account's other Blocks apply too, as those Blocks last declared them. Every job of the account
+    counts, regardless of the Block or package version that sent it.
 
     Parameters:
         connection: inside a transaction.
@@ -104,10 +104,10 @@ def check_caps(connection: Connection, payer: Payer, own: Caps, wanted: Wanted) 
         wanted: the job.
 
     Returns:
-        The caps of which this job reaches 80 %, for events.
+        The caps that reach 80 % with this job, for events.
 
     Raises:
-        BudgetStop: a cap does not hold it, or a cap on costs cannot be checked since a price is not known.
+        BudgetStop: the job would exceed a cap, or a cap on costs cannot be checked because a price is not known.
     """
     ids = ids_of(connection, payer.record)
     caps = [
@@ -131,7 +131,7 @@ def check_caps(connection: Connection, payer: Payer, own: Caps, wanted: Wanted) 
 
 
 def spending(connection: Connection, payer: Payer, now: float) -> list[Facts]:
-    """What counts now against each cap that saved Blocks give an account.
+    """Returns what counts now against each cap that saved Blocks give an account.
 
     Parameters:
         connection: inside a transaction.
@@ -151,12 +151,12 @@ def spending(connection: Connection, payer: Payer, now: float) -> list[Facts]:
 
 
 async def is_first(ledger: Ledger, what: str, facts: Facts) -> bool:
-    """Whether an event about a cap was not emitted yet in its period; it counts as emitted from now on.
+    """Whether an event about a cap is the first in its period; marks it as emitted.
 
     Parameters:
-        ledger: where that is written down.
+        ledger: where emitted events are recorded.
         what: the event.
-        facts: what it says.
+        facts: the event's payload.
     """
     events = schema.budget_events
     scope = f"{facts['scope']} {facts['cap']} {facts['block']}"[:255]
@@ -169,7 +169,7 @@ async def is_first(ledger: Ledger, what: str, facts: Facts) -> bool:
 
 
 def counts_as_spent(provider: str) -> ColumnElement[bool]:
-    """The condition that a job was paid, or may be.
+    """Returns the SQL condition that a job was paid, or may have been.
 
     Parameters:
         provider: the provider's name.
@@ -181,7 +181,7 @@ def counts_as_spent(provider: str) -> ColumnElement[bool]:
 
 
 def micros_column() -> ColumnElement[int]:
-    """A job's cost in millionths, also of a job of an earlier version."""
+    """Returns a job's cost in millionths, also for jobs recorded by earlier versions."""
     by_float = cast(func.round(_JOBS.c.estimated_cost * MICROS), BigInteger)
     return case((_JOBS.c.cost_micros.is_not(None), _JOBS.c.cost_micros), else_=by_float)
 
@@ -190,11 +190,11 @@ _MERGED = select(schema.accounts.c.id, schema.accounts.c.merged_into).where(sche
 
 
 def ids_of(connection: Connection, record: AccountRecord | None) -> list[str]:
-    """The ids of an account, and of those that were merged into it: jobs and caps name them.
+    """Returns the ids of an account and of the accounts merged into it: jobs and caps refer to them.
 
     Parameters:
         connection: inside a transaction.
-        record: the account; None has no id.
+        record: the account; None returns no ids.
     """
     if record is None:
         return []
@@ -205,7 +205,7 @@ def ids_of(connection: Connection, record: AccountRecord | None) -> list[str]:
 
 
 def _counted(payer: Payer, ids: Sequence[str], period: Period, wanted: Wanted) -> list[list[ColumnElement[bool]]]:
-    """The conditions of what counts, by index: jobs with the account's id, and those that only have its text."""
+    """Conditions for the jobs that count, one per index: jobs with the account's id, and jobs with only its text."""
     common = [
         _JOBS.c.sent_at >= period.begins_at,
         _JOBS.c.sent_at < period.ends_at,
@@ -254,7 +254,7 @@ def _money(
 def _repriced(
     connection: Connection, where: list[ColumnElement[bool]], state: str, payer: Payer, cap: Cap, period: Period
 ) -> int:
-    """What the jobs cost that were sent without a price, by the prices of now."""
+    """The cost, at current prices, of the jobs that were sent without a price."""
     columns = (_JOBS.c.key, _JOBS.c.provider, _JOBS.c.model, _JOBS.c.expectation["seconds"].as_float())
     unpriced = select(*columns).where(*where, _JOBS.c.state == state, micros_column().is_(None))
     total = 0

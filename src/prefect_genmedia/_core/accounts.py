@@ -1,8 +1,8 @@
-"""Accounts: who pays, whichever key is used now and however the base URL is written.
+"""Accounts: who pays, independent of the current key and of how the base URL is spelled.
 
-An identity token is a text `provider:fingerprint@base_url`. Versions without accounts took that text for the account:
-it is part of every identity digest, and stands in the column `account` of every job. An account has all such texts that
-were used for it, so a rotated key or another spelling of the base URL changes no identity.
+An identity token is a text `provider:fingerprint@base_url`. Versions without accounts used this text as the account:
+it is part of every identity digest and is stored in the column `account` of every job. An account keeps all such texts
+that were used for it, so a rotated key or another spelling of the base URL changes no identity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prefect_genmedia.errors import AccountConflict
 from prefect_genmedia.providers.protocol import Account
 
 MAX_TOKEN_CHARACTERS = 2000
-"""Longer account texts get no account: PostgreSQL's index does not hold them."""
+"""Longer account texts get no account, because they do not fit into a PostgreSQL index."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -35,17 +35,17 @@ class AccountRecord:
     """An account in the ledger. Times are seconds since 1970.
 
     Parameters:
-        id: its id; stands in commands.
+        id: its id, as used in commands.
         provider: the provider's name.
         base_url: the normalised base URL, see `normalized_base_url`.
         names: its names; the first is shown, the others are aliases.
         fingerprints: fingerprints of its keys, the oldest first.
-        tokens: its identity tokens. The first makes new identities, look-ups try all.
-        created_at: when it was first seen.
+        tokens: its identity tokens. The first is used for new identities; look-ups try all.
+        created_at: when it was first recorded.
         paused_at: when it was paused; None if it is not.
         paused_by: who paused it.
         pause_reason: why.
-        merged_into: id of the account that has its keys, names and tokens now; None if it has them itself.
+        merged_into: id of the account that now has its keys, names and tokens; None if it was not merged.
     """
 
     id: str
@@ -62,7 +62,7 @@ class AccountRecord:
 
     @property
     def shown(self) -> str:
-        """The account for messages: its id, and its first name if it has one."""
+        """Returns the account as shown in messages: its id, and its first name if it has one."""
         return f"{self.id} ({self.names[0]})" if self.names else self.id
 
     def pays_for(self, account_text: str) -> bool:
@@ -75,10 +75,10 @@ class AccountRecord:
 
 
 def normalized_base_url(base_url: str) -> str:
-    """The base URL as it is compared: scheme and host in lower case, the port explicit, no slash at the path's end.
+    """Returns the base URL as used for comparison: lower-case scheme and host, explicit port, no trailing slash.
 
     Parameters:
-        base_url: the URL as a Block or a ledger has it; one that cannot be read is returned as it is.
+        base_url: the URL as a Block or a ledger has it; returned unchanged if it cannot be parsed.
     """
     try:
         url = httpx.URL(base_url)
@@ -93,16 +93,17 @@ def normalized_base_url(base_url: str) -> str:
 
 
 async def resolve_account(ledger: Ledger, account: Account, name: str | None, strict: bool = True) -> AccountRecord:
-    """The ledger's account of a client; it is created, or learns the key, the name or the spelling, where that is new.
+    """Returns the ledger's account for a client; creates it, or adds a new key, name or base URL spelling to it.
 
-    A known key fingerprint decides, and a new name becomes an alias. Otherwise a known name decides, and the key's
-    fingerprint is added: the key was rotated. Otherwise the account is new.
+    A known key fingerprint selects the account, and a new name becomes an alias. Otherwise a known name selects it, and
+    the key's fingerprint is added: the key was rotated. Otherwise a new account is created.
 
     Parameters:
         ledger: where accounts are recorded.
         account: provider, base URL and key fingerprint of the client.
-        name: the account's name by the Block; None if it has none.
-        strict: whether a name and a key of two accounts are refused; else the key decides, and nothing is learned.
+        name: the account's name from the Block; None if it has none.
+        strict: whether to refuse a name and a key that belong to two accounts. If False, the key decides and nothing is
+            added.
 
     Raises:
         AccountConflict: name and key belong to two accounts.
@@ -117,7 +118,7 @@ async def resolve_account(ledger: Ledger, account: Account, name: str | None, st
 
 
 async def read_accounts(ledger: Ledger, account: Account) -> list[AccountRecord]:
-    """Every account of a provider and base URL, the oldest first; without merged ones.
+    """Returns every account of a provider and base URL, oldest first, without merged ones.
 
     Parameters:
         ledger: where accounts are recorded.
@@ -127,9 +128,9 @@ async def read_accounts(ledger: Ledger, account: Account) -> list[AccountRecord]
 
 
 def learn_accounts(connection: Connection, provider: str | None = None) -> None:
-    """Give an account to every account text of the jobs that has none: of earlier versions, and of their workers.
+    """Create accounts for the account texts of jobs from earlier versions, and from workers that still run them.
 
-    Texts of one provider with the same normalised base URL and key fingerprint are one account.
+    Texts of one provider with the same normalised base URL and key fingerprint belong to one account.
 
     Parameters:
         connection: inside a transaction.
@@ -151,12 +152,13 @@ def learn_accounts(connection: Connection, provider: str | None = None) -> None:
 
 
 def accounts_at(connection: Connection, account: Account, shared_lock: bool = False) -> list[AccountRecord]:
-    """Every account of a provider and base URL, the oldest first; without merged ones.
+    """Returns every account of a provider and base URL, oldest first, without merged ones.
 
     Parameters:
         connection: inside a transaction.
         account: provider and base URL.
-        shared_lock: whether the accounts must not change before the transaction ends; SQLite has one writer anyway.
+        shared_lock: whether to lock the accounts against changes until the transaction ends. SQLite needs no lock: it
+            has a single writer.
     """
     statement = _accounts_at(account.provider, normalized_base_url(account.base_url), shared_lock)
     return _folded(connection.execute(statement))
@@ -172,7 +174,7 @@ def all_accounts(connection: Connection) -> list[AccountRecord]:
 
 
 def lock_accounts(connection: Connection) -> None:
-    """Let nobody else create or change accounts before the transaction ends; SQLite has one writer anyway.
+    """Lock the accounts against changes until the transaction ends. SQLite needs no lock: it has a single writer.
 
     Parameters:
         connection: inside a transaction.
@@ -193,7 +195,7 @@ def change_account(connection: Connection, record: AccountRecord, **values: Any)
 
 
 def account_conflict(by_name: AccountRecord, by_key: AccountRecord, name: str) -> AccountConflict:
-    """The error of a Block whose name and key belong to two accounts.
+    """Returns the error for a Block whose name and key belong to two accounts.
 
     Parameters:
         by_name: the account of the name.
@@ -233,7 +235,7 @@ def _resolved(connection: Connection, account: Account, name: str | None, now: f
 def _matches(
     records: Iterable[AccountRecord], account: Account, name: str | None
 ) -> tuple[AccountRecord | None, AccountRecord | None]:
-    """The account that has the key, and the one that has the name."""
+    """Returns the account that has the key, and the account that has the name."""
     by_key = by_name = None
     for record in records:
         if account.fingerprint in record.fingerprints:
@@ -264,7 +266,7 @@ def _add_tokens(connection: Connection, record: AccountRecord, tokens: Iterable[
 
 
 def _read_token(provider: str, token: str) -> Account | None:
-    """What an account text says; None if it is no account's, or too long to be stored."""
+    """Parses an account text; returns None if it is not one, or is too long to be stored."""
     fingerprint, _, base_url = token.removeprefix(f"{provider}:").partition("@")
     if not fingerprint or not base_url or len(token) > MAX_TOKEN_CHARACTERS:
         return None
@@ -285,7 +287,7 @@ def _accounts_at(provider: str, base_url: str, shared_lock: bool = False) -> Sel
 
 
 def _folded(rows: Iterable[Row[Any]]) -> list[AccountRecord]:
-    """Accounts of rows that have one token each."""
+    """Groups rows, which have one token each, into accounts."""
     columns: dict[str, dict[str, Any]] = {}
     for row in rows:
         values = dict(row._mapping)

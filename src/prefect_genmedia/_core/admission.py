@@ -1,4 +1,4 @@
-"""What is checked in the transaction in which a job begins to be sent, so that it holds over all processes."""
+"""Checks made in the transaction that moves a job to `sending`, so that they hold across all processes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from prefect_genmedia.providers.protocol import PreparedRequest
 
 
 class SentUnderOtherToken(Exception):
-    """The same account has sent the request under another of its identity tokens: that job is joined.
+    """The same account already sent the request under another of its identity tokens; the caller joins that job.
 
     Parameters:
-        record: the account, with tokens that the session did not know.
+        record: the account, with tokens that the session did not have.
     """
 
     def __init__(self, record: AccountRecord) -> None:
@@ -43,10 +43,10 @@ class SentUnderOtherToken(Exception):
 
 
 class Admission:
-    """What `Ledger.start_sending` shall do in its transaction: check the account, then reserve the job's money.
+    """The checks that `Ledger.start_sending` makes in its transaction: check the account, then reserve the job's cost.
 
-    Calling it raises `AccountPaused`, `AccountConflict`, `BudgetStop` or `SentUnderOtherToken`, and what the spec's
-    `spend` raises; the job stays reserved then.
+    Calling it raises `AccountPaused`, `AccountConflict`, `BudgetStop`, `SentUnderOtherToken`, or what the spec's
+    `spend` raises. In each case the job stays reserved.
 
     Parameters:
         session: the account that pays.
@@ -61,10 +61,10 @@ class Admission:
         cost = cost_of(prepared, session.prices)
         self.micros = None if cost is None else in_micros(cost)
         self.near: list[Facts] = []
-        """The caps that are nearly reached with this job."""
+        """The caps that this job brings close to their limit."""
 
     def __call__(self, connection: Connection, job: Job) -> None:
-        """Check the account and reserve the money; the job is `sending` in this transaction."""
+        """Check the account and reserve the cost; the job is `sending` in this transaction."""
         if connection.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(self._lock)))
         payer = str(self._session.account)
@@ -86,12 +86,12 @@ class Admission:
             self._spec.spend(connection, job)
 
     def check_budget(self, connection: Connection, mine: AccountRecord | None, job: Job | None) -> None:
-        """Refuse a job that the spec's `max_cost` or a cap of the account does not hold, or that is not confirmed.
+        """Refuse a job that would exceed the spec's `max_cost` or a cap of the account, or that is not confirmed.
 
         Parameters:
             connection: inside a transaction.
             mine: the account.
-            job: the job, `sending`; or the newest one of the wanted result, if there is one.
+            job: the job, in state `sending`; or the newest job of the requested result, if there is one.
         """
         session, at = self._session, self._session.clock.now()
         sending = job if job is not None and job.state is JobState.SENDING else None
@@ -121,7 +121,7 @@ class Admission:
                 raise _second_account(record, mine, paid, str(self._session.account))
 
     def _check_max_cost(self, connection: Connection, max_cost: Decimal, job: Job | None) -> None:
-        """Refuse a job whose result would cost too much; the attempts before it count."""
+        """Refuse a job whose result would cost more than `max_cost`; earlier attempts count."""
         before = 0 if job is None else paid_for_result(connection, job)
         if self.micros is not None and before + self.micros <= limit_in_micros(max_cost):
             return
@@ -144,11 +144,11 @@ class Admission:
 
 
 def paid_for_result(connection: Connection, job: Job) -> int:
-    """What the other attempts at a job's result cost or may cost, estimated, in millionths.
+    """Returns the estimated cost, in millionths, of the other attempts at a job's result that were or may be paid.
 
     Parameters:
         connection: inside a transaction.
-        job: an attempt. It counts itself unless it is `sending`.
+        job: an attempt. Its own cost counts unless it is `sending`.
     """
     jobs = schema.jobs
     own = [jobs.c.key != job.key] if job.state is JobState.SENDING else []
@@ -157,17 +157,17 @@ def paid_for_result(connection: Connection, job: Job) -> int:
 
 
 async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedRequest[Any], newest: Job | None) -> None:
-    """Refuse what would be refused when it is sent, before the provider is asked for anything and turns are waited for.
+    """Refuse a job before any request to the provider or any wait, if it would be refused when sent.
 
     Parameters:
         session: the account.
         spec: the job.
         prepared: the spec's request with its inputs prepared.
-        newest: the newest job of the wanted result, if there is one.
+        newest: the newest job of the requested result, if there is one.
 
     Raises:
         AccountPaused: the account is paused.
-        BudgetStop: its caps or the spec's `max_cost` do not hold the job.
+        BudgetStop: the job would exceed its caps or the spec's `max_cost`.
         NotConfirmed: a person must confirm it first.
     """
     admit = Admission(session, spec, prepared)
@@ -181,17 +181,17 @@ async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedReques
 
 
 async def tell_of_budget(session: Session, what: str, facts: Facts) -> None:
-    """Report a cap that is nearly reached, or that does not hold a job: once in its period, by whichever process.
+    """Report a cap that is nearly reached, or that a job would exceed. Only one process reports it, once per period.
 
     Parameters:
         session: the account.
         what: `warning` or `reached`.
-        facts: what the event says; nothing is reported where there are none.
+        facts: the event's payload; if empty, nothing is reported.
     """
     try:
         if facts and await is_first(session.ledger, what, facts):
             session.hooks.budget(what, facts)
-    except GenMediaError as error:  # the job is sent, or refused, all the same
+    except GenMediaError as error:  # does not change whether the job is sent or refused
         session.log.warning("The event that a cap is near or reached cannot be emitted: %s", error.message)
 
 
@@ -200,7 +200,7 @@ def _paying(records: list[AccountRecord], payer: str) -> AccountRecord | None:
 
 
 def costs_of(micros: int | None) -> dict[str, Any]:
-    """A job's columns about its cost.
+    """Returns the values of a job's cost columns.
 
     Parameters:
         micros: millionths of the currency; None if no price is known.
@@ -214,7 +214,7 @@ def check_not_paused(record: AccountRecord | None) -> None:
     """Refuse an account that is paused.
 
     Parameters:
-        record: the account; None for one that the ledger does not know.
+        record: the account; None if the ledger has no such account.
 
     Raises:
         AccountPaused: it is paused.
@@ -228,7 +228,7 @@ def check_not_paused(record: AccountRecord | None) -> None:
 
 
 def _paid_elsewhere(connection: Connection, job: Job, identities: list[str], now: float) -> Job | None:
-    """The newest job under one of these identities that is paid or may be, but for the job itself."""
+    """Returns the newest other job under one of these identities that was paid, or may have been."""
     jobs = schema.jobs
     wanted = [identity for identity in identities if identity != job.identity]
     if not wanted:

@@ -1,4 +1,4 @@
-"""Deciding what asking for a result again sends: one rule for submissions, budgets and plans."""
+"""Decides whether a repeated request sends a new attempt: one rule for submissions, budgets and plans."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asker:
-    """Who asks for a result, as far as that decides about another attempt.
+    """The facts about the requesting run that decide whether another attempt is allowed.
 
     Parameters:
-        root_run_id: the root flow run, or the task run where there is no flow.
-        ask_again: whether what failed earlier may be asked for anew at all.
-        retried_by_person: whether that run was started again by a person, and not by its own automatic retries.
+        root_run_id: the root flow run, or the task run outside of flows.
+        ask_again: whether a result that failed earlier may be requested again at all.
+        retried_by_person: whether a person restarted the run, as opposed to an automatic retry.
     """
 
     root_run_id: str | None
@@ -30,18 +30,18 @@ class Asker:
 
 
 def next_attempt(job: Job | None, asker: Asker, now: float) -> int | None:
-    """The number of the attempt that is sent if a result is asked for now.
+    """Returns the number of the attempt that would be sent if a result were requested now.
 
-    A refused submission cost nothing and may be repeated. What the provider had accepted is asked for again only by
-    another run or by a person: an automatic retry would get the same failure once more.
+    A refused submission cost nothing and may be repeated. A job that the provider accepted and then failed is requested
+    again only by another run or by a person: an automatic retry would get the same failure again.
 
     Parameters:
         job: the newest job of the result; None if there is none.
-        asker: who asks.
+        asker: the requesting run.
         now: seconds since 1970.
 
     Returns:
-        The attempt. None if nothing is sent: the job is joined, its failure is raised, or a person must decide.
+        The attempt. None if nothing is sent: the caller joins the job or raises its failure, or a person must decide.
     """
     if job is None:
         return 1
@@ -56,7 +56,7 @@ def next_attempt(job: Job | None, asker: Asker, now: float) -> int | None:
 
 
 def holds_payment(job: Job, now: float) -> bool:
-    """Whether a job is paid, or may be, and no other attempt may follow it: a second job would pay a second time.
+    """Whether a job was or may have been paid, so that no other attempt may follow: a second job would pay twice.
 
     Parameters:
         job: the job.
@@ -66,13 +66,13 @@ def holds_payment(job: Job, now: float) -> bool:
 
 
 def chosen(identities: Identities, newest: Iterable[Job], now: float) -> Job | None:
-    """Of the jobs that one wanted result has under its several identities, the one that is asked for.
+    """Returns the job to use for a requested result that has jobs under several identities.
 
-    What holds a payment comes first; then the job by the client's own key and base URL, as versions without accounts
-    would find it.
+    A job that holds a payment comes first. Next comes the job under the client's own key and base URL, which versions
+    without accounts would find.
 
     Parameters:
-        identities: the identities of the wanted result.
+        identities: the identities of the requested result.
         newest: the newest attempt under each identity that has one.
         now: seconds since 1970.
     """
@@ -82,20 +82,20 @@ def chosen(identities: Identities, newest: Iterable[Job], now: float) -> Job | N
 
 
 async def rerun_after(ledger: Ledger, job: Job, now: float) -> Rerun:
-    """What becomes of a new request for a job's result.
+    """Returns what happens to a new request for a job's result.
 
     Parameters:
         ledger: where jobs are recorded.
-        job: any attempt at it.
+        job: any attempt at the result.
         now: seconds since 1970.
     """
     return job.rerun(now) if await ledger.successor(job) is None else Rerun.FOLLOWED
 
 
 def agreed_step(error: GenMediaError, rerun: Rerun | None) -> str:
-    """What a person can do about an error, in agreement with what a new request does.
+    """Returns the next step for a person, consistent with what a new request would do.
 
-    An error does not know the ledger: what it says about another attempt may not hold for its job.
+    An error has no access to the ledger, so its own advice about another attempt may be wrong for its job.
 
     Parameters:
         error: the error.
@@ -107,7 +107,7 @@ def agreed_step(error: GenMediaError, rerun: Rerun | None) -> str:
 
 
 def batch_scope(batch_id: str) -> str:
-    """How the scope of every row of a batch begins.
+    """Returns the prefix of the scope of every row of a batch.
 
     Parameters:
         batch_id: the batch.

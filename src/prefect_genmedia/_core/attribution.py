@@ -1,4 +1,4 @@
-"""Whom a job is paid for: the user's project and tags. They are no part of an identity, and are never sent."""
+"""The project and tags that a job is charged to. They are not part of the identity and are never sent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.text import clean_text
 
 PROJECT_CHARACTERS = 100
-"""Width of the ledger's column; a longer project is cut, since a label must not stop a job."""
+"""Width of the ledger's column. A longer project is truncated: a label must not stop a job."""
 
 TAG_CHARACTERS = 64
 MOST_TAGS = 20
@@ -20,10 +20,10 @@ MOST_TAGS = 20
 
 @dataclass(frozen=True)
 class Attribution:
-    """A project and tags, cleaned and bounded; make it with `of`.
+    """A project and tags, cleaned and bounded. Use `of` to construct it.
 
     Parameters:
-        project: whom the job is paid for; empty if nobody said.
+        project: what the job is charged to; empty if not given.
         tags: further words to group jobs by, each once.
     """
 
@@ -42,10 +42,10 @@ class Attribution:
         return cls(_word(project, PROJECT_CHARACTERS), tuple(dict.fromkeys(filter(None, words)))[:MOST_TAGS])
 
     def over(self, other: Attribution) -> Attribution:
-        """With another one's project where this one has none, and the tags of both.
+        """Returns this attribution with the other's project if this one has none, and with the tags of both.
 
         Parameters:
-            other: the less specific one.
+            other: the less specific attribution.
         """
         tags = tuple(dict.fromkeys((*self.tags, *other.tags)))[:MOST_TAGS]
         return Attribution(self.project or other.project, tags)
@@ -66,7 +66,7 @@ def _listed(tags: Any) -> Iterable[Any]:
     if tags.lstrip().startswith("["):
         try:
             found = json.loads(tags)
-        except (ValueError, RecursionError):  # a bracket that is no JSON
+        except (ValueError, RecursionError):  # starts with a bracket, but is not JSON
             pass
         else:
             return found if isinstance(found, list) else (found,)

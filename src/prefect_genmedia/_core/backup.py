@@ -1,7 +1,7 @@
-"""Backing a ledger up, from either database: the copy is always one SQLite file with the ledger's tables.
+"""Backs up a ledger from either database: the copy is always a single SQLite file with the ledger's tables.
 
-A ledger on SQLite is copied with SQLite's backup API. One on PostgreSQL is read in one transaction that sees a single
-moment, and written into a new file; no other program is needed, and no password leaves the process.
+A ledger on SQLite is copied with SQLite's backup API. A ledger on PostgreSQL is read in one transaction with a single
+snapshot, and written to a new file. No other program is needed, and no password leaves the process.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from prefect_genmedia._core.ledger_file import copy_file, name_new, unfinished_f
 from prefect_genmedia.errors import GenMediaError, StorageError
 
 ROWS_AT_ONCE = 500
-"""Rows that are copied at once."""
+"""Number of rows copied per statement."""
 
 
 @dataclass(frozen=True)
 class BackupReport:
-    """What is in a backup.
+    """The content of a backup.
 
     Parameters:
         file: its path.
-        jobs: how many jobs it has.
-        newest_at: when the last of them was changed, in seconds since 1970; None if it has none.
+        jobs: number of jobs.
+        newest_at: time of the last change to any job, in seconds since 1970; None if there are no jobs.
     """
 
     file: str
@@ -40,15 +40,15 @@ class BackupReport:
 
 
 async def back_up_ledger(url: str, file: Path, patience_seconds: float = 60.0) -> BackupReport:
-    """Copy a ledger to a new file, with mode 0600. Workers go on meanwhile; the copy shows one moment.
+    """Copy a ledger to a new file with mode 0600. Workers can continue; the copy is a consistent snapshot.
 
     Parameters:
         url: the ledger.
-        file: the copy; nothing may be there yet.
-        patience_seconds: how long to wait for a database that is away.
+        file: the copy; the path must not exist yet.
+        patience_seconds: how long to wait for an unavailable database.
 
     Raises:
-        StorageError: a file is there already, or the copy cannot be written.
+        StorageError: the file exists already, or the copy cannot be written.
         LedgerError: the ledger cannot be read.
     """
     _check_new(file)
@@ -104,8 +104,8 @@ def copy_table(source: Connection, target: Connection, table: Table) -> None:
     """Copy every row of a table from one database to another.
 
     Parameters:
-        source: the one.
-        target: the other, in a transaction.
+        source: the database to read from.
+        target: the database to write to, in a transaction.
         table: the table.
     """
     for rows in row_groups(source, table):
@@ -113,7 +113,7 @@ def copy_table(source: Connection, target: Connection, table: Table) -> None:
 
 
 def row_groups(source: Connection, table: Table) -> Iterator[list[dict[str, object]]]:
-    """The rows of a table, some at a time.
+    """Yields the rows of a table in groups.
 
     Parameters:
         source: the database.
@@ -125,7 +125,7 @@ def row_groups(source: Connection, table: Table) -> Iterator[list[dict[str, obje
 
 
 def report_of(file: Path) -> BackupReport:
-    """What is in a backup.
+    """Returns the content of a backup.
 
     Parameters:
         file: the backup.

@@ -1,4 +1,4 @@
-"""The ledger's jobs as a bill is compared with them: a few columns of each, since a bill may have a million lines."""
+"""The ledger's jobs, as compared with a bill: only a few columns each, because a bill may have a million lines."""
 
 from __future__ import annotations
 
@@ -39,25 +39,25 @@ _COLUMNS = (
 
 @dataclass(frozen=True, kw_only=True)
 class BilledJob:
-    """A job, with what proves it to its provider. Times are seconds since 1970.
+    """A job, with the ids by which its provider can find it. Times are seconds since 1970.
 
     Parameters:
         key: its key in the ledger.
         provider: the provider's name.
         account: who pays it, as `spend` names the account.
         model: the provider's model.
-        project: whom it is paid for.
+        project: the project that it is charged to.
         state: its state.
-        provider_job_id: the provider's id of it; empty if that is not known.
+        provider_job_id: the provider's id; empty if not known.
         request_ids: ids of requests about it.
-        expected: what it was expected to cost, by the price table; None if no price was known.
-        currency: the currency of that.
+        expected: its expected cost, from the price table; None if no price was known.
+        currency: the currency of `expected`.
         sent_at: when it was sent.
         submitted_at: when the provider accepted it.
         ended_at: when it was delivered, or when it was last changed.
-        made_at: when the provider was seen to have its result; None if it was not.
-        error_kind: how it failed.
-        words: what the provider said of it.
+        made_at: when a poll first found the result ready; None if none did.
+        error_kind: the kind of its failure.
+        words: the provider's message about it.
     """
 
     key: str
@@ -79,25 +79,25 @@ class BilledJob:
 
     @property
     def has_failed(self) -> bool:
-        """Whether its provider failed to make a usable file; one that expired at the provider was made."""
+        """Whether the provider failed to make a usable file. A file that expired at the provider was made."""
         if self.state is JobState.UNDELIVERABLE:
             return self.error_kind != JobExpired.__name__
         return self.state in (JobState.FAILED, JobState.REJECTED)
 
     def is_within(self, since: float, until: float, *, whole: bool) -> bool:
-        """Whether it was sent and made within a time, or only one of both.
+        """Whether the job was sent and made, or only one of the two, within a period.
 
         Parameters:
-            since: the first moment.
-            until: the first moment after it.
-            whole: whether both must be.
+            since: start of the period, inclusive.
+            until: end of the period, exclusive.
+            whole: whether both times must lie in the period.
         """
         times = [at for at in (self.sent_at, self.submitted_at, self.made_at or self.ended_at) if at is not None]
         within = [since <= at < until for at in times]
         return bool(within) and (all(within) if whole else any(within))
 
     def evidence_fields(self) -> Mapping[str, Any]:
-        """What a finding says of the job; nothing in it is longer than a table shows."""
+        """Returns what a finding shows about the job; texts are cut to what a table can show."""
         return {
             "expected": self.expected,
             "provider_job_id": shown_id(self.provider_job_id),
@@ -129,13 +129,13 @@ async def jobs_with_ids(ledger: Ledger, provider: str, ids: Iterable[str]) -> li
 
 
 async def jobs_between(ledger: Ledger, provider: str, since: float | None, until: float | None) -> list[BilledJob]:
-    """The jobs of a provider that were sent in a time.
+    """Returns the jobs of a provider that were sent in a period.
 
     Parameters:
         ledger: the jobs.
         provider: the provider's name.
-        since: from this time on; None for all before.
-        until: before this time; None for all after.
+        since: start of the period, inclusive; None for no lower limit.
+        until: end of the period, exclusive; None for no upper limit.
     """
     conditions: list[ColumnElement[bool]] = [_JOBS.c.provider == provider, _JOBS.c.sent_at.is_not(None)]
     if since is not None:

@@ -1,7 +1,7 @@
-"""A provider's bill against the ledger: what was billed and delivered, and each difference with its evidence.
+"""Compares a provider's bill with the ledger: what was billed and delivered, and each difference with its evidence.
 
-Amounts are decimal, and amounts of two currencies are never compared or added. What a job should have cost is an
-estimate by the price table: a difference from it is a question to the provider, not a proof.
+Amounts are decimal, and amounts in different currencies are never compared or added. The expected cost of a job is an
+estimate from the price table: a difference from it is a question to the provider, not a proof.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FindingKind = Literal[
     "not_compared",
     "unreadable",
 ]
-"""What was found out about lines of a bill, or about a job that has none."""
+"""The kinds of findings about lines of a bill, or about a job without a line."""
 
 KIND_WORDS: Mapping[str, str] = {
     "matched": "billed as expected",
@@ -42,26 +42,26 @@ KIND_WORDS: Mapping[str, str] = {
 }
 
 NEAR_SECONDS = 600.0
-"""A submission without a certain answer may be what a line is about that was billed within so many seconds."""
+"""A line may belong to a submission without a certain answer if both lie within this many seconds."""
 
 _UNDECIDED = frozenset({JobState.UNKNOWN, JobState.ABANDONED, JobState.SENDING})
 
 
 @dataclass(frozen=True, kw_only=True)
 class BillLine:
-    """A charge or refund on a bill. Texts are cleaned; ids are as the bill has them.
+    """A charge or refund on a bill. Texts are cleaned; ids are kept unaltered.
 
     Parameters:
-        row: which row of its table it is, from 1.
+        row: the row number in its table, from 1.
         file: the table's name.
-        amount: what is charged; negative for a refund.
-        currency: its currency, or the unit of a provider's own.
+        amount: the charged amount; negative for a refund.
+        currency: its currency, or a unit that the provider defines.
         job_id: the provider's id of the job; empty if the line has none.
         request_id: an id of the request; empty if the line has none.
         at: when it was billed, in seconds since 1970; None if the bill does not say.
-        model: the model, in the bill's words.
-        item: tells several charges for one job apart.
-        words: the line's own words.
+        model: the model, as the bill names it.
+        item: distinguishes several charges for one job.
+        words: the text of the line.
     """
 
     row: int
@@ -106,14 +106,14 @@ class BillFinding(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class BillScope:
-    """What a bill is about.
+    """What a bill covers.
 
     Parameters:
         provider: whose bill it is.
-        since: from when on it should have every job; None if that is not known.
-        until: until when; None if that is not known.
-        accounts: the accounts that it is about; empty for those that have a job on it.
-        tolerance: a smaller difference from the estimate is rounding.
+        since: start of the period in which the bill should have every job; None if not known.
+        until: end of that period; None if not known.
+        accounts: the accounts that it covers; if empty, those that have a job on it.
+        tolerance: a difference from the estimate below this counts as rounding.
     """
 
     provider: str
@@ -125,10 +125,10 @@ class BillScope:
 
 @dataclass
 class KnownJobs:
-    """The ledger's jobs, as a bill is compared with them.
+    """The ledger's jobs that a bill is compared with.
 
     Parameters:
-        jobs: the jobs: those whose ids are on the bill, and those of its time.
+        jobs: the jobs whose ids are on the bill, and the jobs of its period.
     """
 
     jobs: Iterable[BilledJob]
@@ -137,7 +137,7 @@ class KnownJobs:
     undecided: list[BilledJob] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        """Index them."""
+        """Index the jobs by their ids."""
         self.jobs = list({job.key: job for job in self.jobs}.values())
         for job in self.jobs:
             if job.provider_job_id:
@@ -148,16 +148,16 @@ class KnownJobs:
                 self.undecided.append(job)
 
     def of(self, line: BillLine, accounts: frozenset[str]) -> BilledJob | None:
-        """The job that a line is about.
+        """Returns the job that a line belongs to.
 
-        Of several with its id, one of the accounts, the delivered one, or else the newest.
+        If several jobs have the line's id, a job of the accounts is preferred, then a delivered one, then the newest.
 
         Parameters:
             line: a line of the bill.
-            accounts: the accounts that the bill is about, if that is known.
+            accounts: the accounts that the bill covers, if known.
         """
         found = self.by_id.get(line.job_id) if line.job_id else None
-        if not found:  # some bills call a request's id the task's
+        if not found:  # some bills give a request id as the task id
             found = self.by_request.get(line.request_id) or self.by_request.get(line.job_id) or []
 
         def rank(job: BilledJob) -> tuple[bool, bool, float]:
@@ -167,12 +167,12 @@ class KnownJobs:
 
 
 def compare(lines: Sequence[BillLine], known: KnownJobs, scope: BillScope) -> list[BillFinding]:
-    """What became of every line of a bill, and of every delivered job that has none. Each line is in one finding.
+    """Returns findings for every line of a bill and every delivered job without a line. Each line is in one finding.
 
     Parameters:
         lines: the bill's lines.
         known: the jobs.
-        scope: what the bill is about.
+        scope: what the bill covers.
     """
     found: list[BillFinding] = []
     of_job: dict[str, list[BillLine]] = {}
@@ -191,11 +191,11 @@ def compare(lines: Sequence[BillLine], known: KnownJobs, scope: BillScope) -> li
 
 
 def edge_jobs(known: KnownJobs, scope: BillScope) -> int:
-    """How many delivered jobs began or ended outside of the bill's time, so that it may or may not have them.
+    """Returns how many delivered jobs began or ended outside of the bill's period, so that they may be on another bill.
 
     Parameters:
         known: the jobs.
-        scope: what the bill is about.
+        scope: what the bill covers.
     """
     if scope.since is None or scope.until is None:
         return 0
@@ -228,7 +228,7 @@ def _near(line: BillLine, known: KnownJobs) -> BilledJob | None:
 
 
 def _of_job(job: BilledJob, lines: Sequence[BillLine], scope: BillScope) -> list[BillFinding]:
-    """The findings about one job: charges that were refunded, charges for the same thing again, and the rest."""
+    """Returns the findings about one job: refunded charges, duplicate charges, and the rest."""
     refunded, left = _refunded(lines)
     found = [_finding("matched", "charged, and refunded", pair, job) for pair in refunded]
     main: list[BillLine] = []
@@ -247,7 +247,7 @@ def _of_job(job: BilledJob, lines: Sequence[BillLine], scope: BillScope) -> list
 
 
 def _refunded(lines: Sequence[BillLine]) -> tuple[list[list[BillLine]], list[BillLine]]:
-    """Each refund with the last charge of its amount; and the lines that are left, in the order of their times."""
+    """Pairs each refund with the last charge of the same amount; also returns the remaining lines, ordered by time."""
     left = sorted(lines, key=lambda line: (line.at is None, line.at or 0.0, line.row))
     pairs = []
     for refund in [line for line in left if line.amount < 0]:
@@ -317,7 +317,7 @@ def _not_billed(known: KnownJobs, billed: Iterable[BilledJob], scope: BillScope)
 
 
 _EXPECTED = frozenset({"matched", "price_difference", "not_billed", "not_compared"})
-"""Kinds of findings about jobs that should be charged; nothing was expected for a second charge, or for a failure."""
+"""Kinds of findings with an expected cost. Second charges and failures have none."""
 
 
 def _finding(

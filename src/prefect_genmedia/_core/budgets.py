@@ -1,5 +1,5 @@
-"""Budgets: reservations in the ledger, so that runs and machines that spend together never spend too much; and what a
-job probably costs, from its request and the price table."""
+"""Budgets: reservations in the ledger that bound what several runs and machines spend together. Also estimates a job's
+cost from its request and the price table."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BudgetPeriod = Literal["total", "day"]
 
 @dataclass(frozen=True)
 class BudgetState:
-    """How much of a budget is taken. Costs in CNY, estimated."""
+    """How much of a budget is reserved. Costs are estimates in CNY."""
 
     name: str
     jobs: int
@@ -36,13 +36,13 @@ class BudgetState:
 
 
 def budget_name(name: str, period: BudgetPeriod, account: str | None, clock: Clock = SYSTEM_CLOCK) -> str:
-    """The name under which a budget is counted.
+    """Returns the name under which the ledger counts a budget.
 
     Parameters:
         name: what the user calls it.
-        period: `day` counts each UTC day for itself.
-        account: counts each account for itself; None for all together.
-        clock: the time.
+        period: `day` counts each UTC day separately.
+        account: counts each account separately; None counts all accounts together.
+        clock: the time source.
     """
     parts = [name]
     if period == "day":
@@ -53,14 +53,14 @@ def budget_name(name: str, period: BudgetPeriod, account: str | None, clock: Clo
 
 
 class Budget:
-    """One budget, as this process sees it.
+    """One budget, as used by this process.
 
     Parameters:
-        ledger: where it is counted.
-        name: which one; see `budget_name`.
-        max_jobs: how many jobs it holds; None for any number.
-        max_cost: how much money, in CNY; None for any sum.
-        clock: the time.
+        ledger: where it is recorded.
+        name: its name; see `budget_name`.
+        max_jobs: the maximum number of jobs; None for no limit.
+        max_cost: the maximum cost in CNY; None for no limit.
+        clock: the time source.
     """
 
     def __init__(
@@ -71,7 +71,6 @@ class Budget:
         max_cost: Decimal | float | None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """Write nothing yet."""
         self.name = name
         self.max_jobs = max_jobs
         self.max_cost = max_cost
@@ -79,7 +78,7 @@ class Budget:
         self._clock = clock
 
     async def open(self) -> BudgetState:
-        """Write the limits down; the last one to say them counts, what is reserved stays."""
+        """Record the limits. The last call sets them; existing reservations stay."""
         now = self._clock.now()
         limits: dict[str, Any] = {
             "limit_jobs": self.max_jobs,
@@ -96,27 +95,27 @@ class Budget:
         return await self.state()
 
     async def reserve(self, holder: str, cost: Decimal | float | None) -> Facts:
-        """Take a job and its cost out of the budget, unless this holder has done so already.
+        """Reserve a job and its cost, unless this holder has reserved them already.
 
         Parameters:
-            holder: the identity and attempt that the money is for, see `holder_of`.
+            holder: the identity and attempt that the reservation is for; see `holder_of`.
             cost: CNY, estimated; None counts as nothing.
 
         Returns:
-            What an event says of the limit that is nearly reached with it; empty if none is.
+            The event payload for the limit that is now nearly reached; empty if none is.
 
         Raises:
-            BudgetStop: the budget does not hold it.
+            BudgetStop: the job would exceed the budget.
         """
         return await self._ledger.transact(lambda connection: self._reserve(connection, holder, in_micros(cost or 0)))
 
     def spender(self, cost: Decimal | float | None) -> Spend:
-        """What reserves for a job in the very transaction in which it begins to be sent.
+        """Returns a function that reserves a job's cost in the transaction that moves it to `sending`.
 
-        Whatever another run has given back until then is reserved anew, or the job is not sent.
+        If another run has released the reservation before then, it is made again; if that fails, the job is not sent.
 
         Parameters:
-            cost: CNY, estimated; None takes what the ledger says of the job.
+            cost: CNY, estimated; None uses the cost in the job's row.
         """
 
         def spend(connection: Connection, job: Job) -> None:
@@ -126,14 +125,14 @@ class Budget:
         return spend
 
     async def release(self, identity: str, attempt: int) -> bool:
-        """Give back what is reserved for an attempt, unless its job was sent and may be paid.
+        """Release the reservation of an attempt, unless its job was sent and may be paid.
 
         Parameters:
-            identity: whose reservation.
-            attempt: which attempt at it.
+            identity: identity of the requested result.
+            attempt: number of the attempt.
 
         Returns:
-            Whether there was something to give back.
+            Whether there was a reservation to release.
         """
         held, jobs, holder = schema.reservations, schema.jobs, holder_of(identity, attempt)
         free = jobs.c.state.in_([state.value for state in NEVER_PAID])
@@ -153,7 +152,7 @@ class Budget:
         return await self._ledger.transact(give)
 
     async def state(self) -> BudgetState:
-        """How much is taken now."""
+        """Returns how much is reserved now."""
         return await self._ledger.transact(self._state)
 
     def _state(self, connection: Connection) -> BudgetState:
@@ -169,7 +168,7 @@ class Budget:
         )
 
     def _lock(self, connection: Connection) -> None:
-        """Write the budget's row first: whoever comes at the same time waits here, and only then looks at the rest."""
+        """Write the budget's row first, so that concurrent callers wait here before they read the reservations."""
         mine = update(schema.budgets).where(schema.budgets.c.name == self.name)
         connection.execute(mine.values(updated_at=self._clock.now()))
 
@@ -199,17 +198,17 @@ class Budget:
 
 
 def holder_of(identity: str, attempt: int) -> str:
-    """Who holds a reservation: an attempt at a wanted result, whichever process makes it.
+    """Returns the holder of a reservation: an attempt at a requested result, in any process.
 
     Parameters:
-        identity: the wanted result.
-        attempt: which attempt at it.
+        identity: identity of the requested result.
+        attempt: number of the attempt.
     """
     return f"{identity}:{attempt}"
 
 
 def _near(state: BudgetState, share: Decimal) -> Facts:
-    """What an event says of the first limit of which so much is reserved."""
+    """Returns the event payload for the first limit of which at least `share` is reserved."""
     taken = {"max_cost": (state.cost, state.max_cost), "max_jobs": (Decimal(state.jobs), state.max_jobs)}
     for cap, (reserved, limit) in taken.items():
         if limit is not None and reserved >= share * limit:
@@ -222,7 +221,7 @@ def _near(state: BudgetState, share: Decimal) -> Facts:
                 "spent": 0,
                 "reserved": float(reserved),
                 "unit": CURRENCY if cap == "max_cost" else "jobs",
-                "period": "all of it",  # a day's budget has the day in its name
+                "period": "all of it",  # the name of a daily budget contains the day
                 "period_ends": "",
             }
     return {}
@@ -242,19 +241,19 @@ def _stop(state: BudgetState, cost: Decimal) -> BudgetStop:
 
 
 def priced_as(request: GenerationRequest) -> str:
-    """The name under which a request's price is listed: `provider/model`.
+    """Returns a request's key in the price table: `provider/model`.
 
     Parameters:
-        request: what is wanted.
+        request: the request.
     """
     return f"{request.provider}/{request.model_name}"
 
 
 def length_limit(request: GenerationRequest) -> float | None:
-    """Seconds that the result plays at the longest, as far as the request alone tells.
+    """Returns the maximum duration of the result in seconds, as far as the request alone determines it.
 
     Parameters:
-        request: what is wanted.
+        request: the request.
     """
     if not request.length_is_extra and (seconds := request.expectation().seconds) is not None:
         return seconds
@@ -263,7 +262,7 @@ def length_limit(request: GenerationRequest) -> float | None:
 
 
 def cost_of(prepared: PreparedRequest[Any], prices: PriceTable) -> Decimal | None:
-    """Estimate what a prepared request costs, in CNY, by the length that its inputs give it.
+    """Estimate the cost of a prepared request, in CNY, from the duration of its inputs.
 
     Parameters:
         prepared: the request with its inputs inspected.
@@ -277,9 +276,9 @@ def estimated_cost(request: GenerationRequest, prices: PriceTable, seconds: floa
     """Estimate what a result costs, in CNY; None if no price is known, or it depends on an unknown length.
 
     Parameters:
-        request: what is wanted.
+        request: the request.
         prices: by `provider/model`.
-        seconds: length of the result; None if it is not known: the longest that the request allows.
+        seconds: duration of the result; None if not known: then the longest duration that the request allows is used.
     """
     price = prices.get(priced_as(request))
     return None if price is None else price.of(length_limit(request) if seconds is None else seconds)

@@ -1,4 +1,4 @@
-"""The address of a provider's callback about a job, which only the owner of the callback secret can make."""
+"""The URL for a provider's callback about a job. Only the owner of the callback secret can construct it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prefect_genmedia.providers.protocol import PreparedRequest
 
 
 def callback_token(secret: str, job_key: str) -> str:
-    """The token that a job's callback must bring: 128 bits that only the secret's owner can make.
+    """Returns the token that a job's callback must carry: 128 bits that only the secret's owner can compute.
 
     Parameters:
         secret: the receiver's secret, from the settings.
@@ -27,27 +27,27 @@ def callback_token(secret: str, job_key: str) -> str:
 
 
 def callback_url(public_url: str, secret: str, job: Job) -> str:
-    """Where a provider shall POST when the job ends.
+    """Returns the URL to which the provider sends a POST when the job ends.
 
     Parameters:
-        public_url: how the provider reaches the receiver, such as `https://callbacks.example.com`.
+        public_url: the receiver's URL as the provider reaches it, such as `https://callbacks.example.com`.
         secret: the callback secret.
-        job: the job it is about.
+        job: the job that the callback is about.
     """
     return f"{public_url.rstrip('/')}/callbacks/{job.provider}/{job.key}/{callback_token(secret, job.key)}"
 
 
 def check_callback(session: Session, prepared: PreparedRequest[Any]) -> None:
-    """Refuse a request that names a callback address which the provider cannot reach, or must not be sent to.
+    """Refuse a request whose callback URL the provider cannot reach, or must not be sent to.
 
-    A provider that is itself in a private network (a gateway, the simulator) may call back there.
+    A provider in a private network (a gateway, the simulator) may call back to a private address.
 
     Parameters:
         session: the account.
-        prepared: the request; its own address counts before the receiver's.
+        prepared: the request; its own callback URL takes precedence over the receiver's.
 
     Raises:
-        InvalidRequest: the address is no http(s) URL, or leads to a private host.
+        InvalidRequest: the URL is not an http(s) URL, or it points to a private host.
     """
     field = session.plugin.callback_field
     if field is None:

@@ -1,4 +1,4 @@
-"""The caps of an account: what a credentials Block lets it spend in a day or a month of a time zone."""
+"""The caps of an account: what a credentials Block allows it to spend in a day or a month, in a time zone."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from prefect_genmedia.text import counted
 _CAPS = schema.account_caps
 
 WARNING_SHARE = Decimal("0.8")
-"""From this share of a limit on, an event warns."""
+"""The share of a limit from which an event warns."""
 
 Facts = Mapping[str, str | float]
-"""What an event says about a limit."""
+"""The payload of an event about a limit."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Period:
 
     Parameters:
         name: the date or month, and the time zone.
-        begins_at: its first moment.
-        ends_at: the first moment after it.
-        end: the same for people.
+        begins_at: its start, inclusive.
+        ends_at: its end, exclusive.
+        end: `ends_at` in human-readable form.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Cap:
 
     @property
     def is_money(self) -> bool:
-        """Whether it limits costs, and not jobs."""
+        """Whether it limits costs; otherwise it limits the number of jobs."""
         return self.name != "max_jobs_per_day"
 
     def shown(self, amount: int) -> str:
-        """An amount of what is limited, for messages.
+        """Returns an amount in the cap's unit, formatted for messages.
 
         Parameters:
             amount: millionths, or jobs.
@@ -76,7 +76,7 @@ class Cap:
         return shown_amount(from_micros(amount)) if self.is_money else counted(amount, "job")
 
     def plain(self, amount: int) -> float:
-        """An amount of what is limited, for events.
+        """Returns an amount in the cap's unit, as a number for events.
 
         Parameters:
             amount: millionths, or jobs.
@@ -84,7 +84,7 @@ class Cap:
         return float(from_micros(amount)) if self.is_money else amount
 
     def period(self, now: float) -> Period:
-        """The period that counts at a time.
+        """Returns the period that contains a time.
 
         Parameters:
             now: seconds since 1970.
@@ -107,9 +107,9 @@ class Caps:
 
     Parameters:
         block: the name under which the Block is saved; empty if it was never saved.
-        day_micros: most millionths of the currency in a day; None for any sum.
-        month_micros: the same in a calendar month.
-        day_jobs: most jobs in a day.
+        day_micros: maximum cost per day, in millionths of the currency; None for no limit.
+        month_micros: maximum cost per calendar month, likewise.
+        day_jobs: maximum number of jobs per day; None for no limit.
         time_zone: where days and months begin.
     """
 
@@ -130,12 +130,12 @@ class Caps:
 
 
 async def remember_caps(ledger: Ledger, record: AccountRecord, caps: Caps) -> None:
-    """Write down the caps of a saved Block, so that they hold for the account whoever spends. Mostly it only reads.
+    """Record the caps of a saved Block, so that they apply to the account in every process; writes only changes.
 
     Parameters:
-        ledger: where they are written down.
+        ledger: where they are recorded.
         record: the Block's account.
-        caps: the Block's caps; none set removes those that it had.
+        caps: the Block's caps; if none is set, the recorded ones are removed.
     """
     if not record.id or not caps.block:
         return
@@ -157,7 +157,7 @@ async def remember_caps(ledger: Ledger, record: AccountRecord, caps: Caps) -> No
 
 
 def stored_caps(connection: Connection, ids: Sequence[str]) -> list[Caps]:
-    """The caps of every saved Block of an account, as each last said them.
+    """Returns the caps of every saved Block of an account, as each Block last declared them.
 
     Parameters:
         connection: inside a transaction.
@@ -186,7 +186,7 @@ def time_zone(name: str, what: str = "The Block", field: str = "budget_time_zone
         field: the field that names it, for the error.
 
     Raises:
-        InvalidRequest: this machine does not know it.
+        InvalidRequest: this machine has no data for it.
     """
     try:
         return ZoneInfo(name)
@@ -196,7 +196,7 @@ def time_zone(name: str, what: str = "The Block", field: str = "budget_time_zone
 
 
 def shown_amount(amount: Decimal, currency: str = CURRENCY) -> str:
-    """An amount of money for messages: two decimals, or as many as it takes.
+    """Formats an amount of money for messages: two decimals, or as many as needed.
 
     Parameters:
         amount: the amount.

@@ -1,4 +1,4 @@
-"""Checking a ledger: the database itself, legal rows, accounts, budgets, and the digests of delivered files."""
+"""Checks a ledger: database integrity, valid rows, accounts, budgets, and the digests of delivered files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NEEDED: dict[JobState, tuple[str, ...]] = {
     JobState.FAILED: ("provider_job_id",),
     JobState.UNKNOWN: ("error_kind",),
 }
-"""What a job has in each state at least."""
+"""The fields that a job must have in each state."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Problem:
 
 @dataclass
 class CheckReport:
-    """What a check has found.
+    """The result of a check.
 
     Parameters:
-        states: how many jobs are in each state.
-        pruned: how many of them are pruned.
-        files: how many delivered files were read.
-        problems: what is wrong.
+        states: number of jobs in each state.
+        pruned: number of pruned jobs among them.
+        files: number of delivered files that were read.
+        problems: the problems found.
     """
 
     states: dict[str, int] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class CheckReport:
 
     @property
     def jobs(self) -> int:
-        """How many jobs there are."""
+        """The number of jobs."""
         return sum(self.states.values())
 
     def count(self, state: str) -> None:
@@ -75,11 +75,11 @@ class CheckReport:
 
 
 async def check_ledger(ledger: Ledger, digest_of: DigestOf | None = None) -> CheckReport:
-    """Check a ledger. Nothing is changed.
+    """Check a ledger without changing anything.
 
     Parameters:
         ledger: the ledger.
-        digest_of: reads delivered files; None leaves them alone.
+        digest_of: computes the digest of a delivered file; None skips the files.
 
     Raises:
         LedgerError: it cannot be read.
@@ -101,7 +101,7 @@ async def check_ledger(ledger: Ledger, digest_of: DigestOf | None = None) -> Che
 
 
 async def _jobs(ledger: Ledger, report: CheckReport) -> AsyncIterator[Job]:
-    """Every job that can be read, some at a time; the others are problems."""
+    """Yields every job that can be read, in groups; unreadable rows are added to the report as problems."""
     last = ""
     while rows := await ledger.query(select(JOBS).where(JOBS.c.key > last).order_by(JOBS.c.key).limit(_AT_ONCE)):
         last = rows[-1].key
@@ -137,7 +137,7 @@ async def _changed(file: Delivery, digest_of: DigestOf) -> Iterator[str]:
 
 
 def _between_rows(connection: Connection) -> list[Problem]:
-    """What no row shows alone."""
+    """Finds problems that involve several rows."""
     problems = []
     attempts = select(JOBS.c.identity, func.max(JOBS.c.attempt).label("last"), func.count().label("rows"))
     gaps = attempts.group_by(JOBS.c.identity).having(func.max(JOBS.c.attempt) != func.count())

@@ -1,4 +1,4 @@
-"""Time, as something that tests can hand over."""
+"""An injectable time source."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)
 
 
 class Clock:
-    """The real time; tests subclass it."""
+    """The system's clocks; tests subclass it."""
 
     def now(self) -> float:
-        """Seconds since 1970, UTC: for what is written down and read by other processes."""
+        """Seconds since 1970, UTC: for times that are stored and read by other processes."""
         return time.time()
 
     def monotonic(self) -> float:
@@ -20,13 +20,13 @@ class Clock:
         return time.monotonic()
 
     def boottime(self) -> float:
-        """Seconds that go on while the machine is suspended, where the system counts them."""
+        """Seconds including the time that the machine was suspended, if the system counts it."""
         if _BOOTTIME is None:
             return time.monotonic()
         return time.clock_gettime(_BOOTTIME)
 
     async def sleep(self, seconds: float) -> None:
-        """Let `seconds` pass."""
+        """Wait for `seconds`."""
         await asyncio.sleep(max(seconds, 0.0))
 
 

@@ -1,4 +1,4 @@
-"""The ledger's types of columns: they take any text, whatever a provider or a user wrote."""
+"""The ledger's column types: they accept any text that a provider or a user wrote."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from prefect_genmedia.text import storable
 
 
 class StoredText(TypeDecorator[str]):
-    """Text of any origin: what no database stores is replaced, and what is too long for the column is cut.
+    """Text of any origin: characters that a database cannot store are replaced, and overlong text is cut.
 
-    Writing down what became of a paid job must not fail because of a text. Ids are refused before they come here; see
+    Recording the outcome of a paid job must not fail because of a text. Invalid ids are refused earlier; see
     `providers.protocol.Accepted`.
 
     Parameters:
-        width: characters that the column holds; None for any number.
+        width: the column's maximum number of characters; None for no limit.
     """
 
     impl = Text
     cache_ok = True
 
     def __init__(self, width: int | None = None) -> None:
-        """Keep the width for statements and for the cache of them."""
+        """Store the width, which SQLAlchemy uses for DDL and in its statement cache key."""
         super().__init__()
         self.width = width
 
@@ -43,7 +43,7 @@ class StoredText(TypeDecorator[str]):
 
 
 class StoredJson(TypeDecorator[Any]):
-    """JSON whose texts every database stores; nothing in Python is None in the database."""
+    """JSON with texts that every database can store; Python's None is stored as NULL."""
 
     impl = JSON(none_as_null=True)
     cache_ok = True

@@ -1,7 +1,8 @@
-"""Asking a person before much is paid: what a run has committed, what was approved, and every question with its answer.
+"""Confirmation by a person before a large payment: a run's committed costs, approvals, questions and their answers.
 
-The unit is the root run. What it has sent and what it is about to send are added up, so many small results ask as one
-large one does. An approval is a limit for that sum: a run that is started again is asked only for more than that.
+The unit is the root run. Its sent jobs and the jobs it is about to send are added up, so many small results need
+confirmation just as one large result does. An approval is a limit for that sum: a restarted run asks again only if it
+needs more.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _TABLE = schema.confirmations
 
 @dataclass(frozen=True)
 class Costs:
-    """What some jobs cost, estimated.
+    """The estimated cost of a set of jobs.
 
     Parameters:
-        jobs: how many jobs.
-        micros: the sum of those with a price, in millionths.
-        unpriced: how many of them have no price.
+        jobs: number of jobs.
+        micros: total cost of the jobs with a price, in millionths.
+        unpriced: number of jobs without a price.
     """
 
     jobs: int = 0
@@ -46,10 +47,10 @@ class Costs:
 
     @classmethod
     def of(cls, costs: Iterable[Decimal | None]) -> Costs:
-        """Add up what jobs cost.
+        """Add up the costs of jobs.
 
         Parameters:
-            costs: CNY of each job; None where no price is known.
+            costs: cost of each job in CNY; None if no price is known.
         """
         found = list(costs)
         priced = [in_micros(cost) for cost in found if cost is not None]
@@ -65,30 +66,30 @@ class Costs:
         return f"about {shown_amount(from_micros(self.micros))} (estimate) for {counted(self.jobs, 'job')}{of_them}"
 
     def fits(self, limit: Costs) -> bool:
-        """Whether another sum allows this one; how many jobs it is for does not matter.
+        """Whether these costs are within a limit. The number of jobs is not compared.
 
         Parameters:
-            limit: the other sum.
+            limit: the limit.
         """
         return self.micros <= limit.micros and self.unpriced <= limit.unpriced
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question to a person.
+    """A request for confirmation by a person.
 
     Parameters:
-        id: its id; the same run that asks for the same sum asks the same question.
+        id: its id; the same run with the same sum produces the same id.
         root_run_id: the run that would pay.
         flow_run_id: the run that waits for the answer; None outside of flows.
-        title: what it is about.
-        due: what would be sent now.
-        limit: what the root run would have committed then; an approval allows so much.
-        above_micros: the limit above which is asked.
-        asked_at: when, in seconds since 1970.
-        expires_at: when no answer is a no.
+        title: what the payment is for.
+        due: the costs that would be sent now.
+        limit: the root run's total committed costs including `due`; an approval allows this sum.
+        above_micros: the threshold above which confirmation is required.
+        asked_at: when it was asked, in seconds since 1970.
+        expires_at: when a missing answer counts as a refusal.
         answer: the answer, if there is one.
-        decided_by: who gave it.
+        decided_by: who answered.
     """
 
     id: str
@@ -105,7 +106,7 @@ class Question:
 
     @property
     def reason(self) -> str:
-        """Why it is asked, in a sentence."""
+        """Returns one sentence on why confirmation is required."""
         above = shown_amount(from_micros(self.above_micros))
         before = self.limit.micros - self.due.micros
         parts = [f"This would cost {self.due}."]
@@ -116,7 +117,7 @@ class Question:
         return " ".join([*parts, f"Confirmation is asked above {above}."])
 
     def has_expired(self, now: float) -> bool:
-        """Whether it is too late for an answer.
+        """Whether the time to answer is over.
 
         Parameters:
             now: seconds since 1970.
@@ -124,7 +125,7 @@ class Question:
         return self.answer is None and now >= self.expires_at
 
     def refusal(self) -> NotConfirmed:
-        """The error of a run whose question was answered with no, or not in time."""
+        """Returns the error for a run whose question was refused, or not answered in time."""
         by = f" by {self.decided_by}" if self.decided_by else ""
         how = f"was rejected{by}" if self.answer == "rejected" else "was not confirmed in time, which means no"
         return NotConfirmed(f"{self.title}: {self.due} {how}. Nothing was sent for it.")
@@ -151,14 +152,14 @@ def needed(
     but: str = "",
     part: Part | None = None,
 ) -> Costs | None:
-    """What a root run would have committed with some jobs, if a person must confirm that first.
+    """Returns a root run's total costs including some jobs, if a person must confirm them first.
 
     What was approved for other parts of the run, and is not sent yet, counts as committed: batches of one run may go at
     once, and each of them sends all that was approved for it.
 
     Parameters:
         connection: inside a transaction.
-        root_run_id: the root run; None counts nothing that was sent before.
+            root_run_id: the root run; None counts nothing that was sent before.
         due: the jobs.
         above_micros: the limit above which is asked, in millionths.
         but: the key of a job that is not counted, since it is one of those.
@@ -182,7 +183,7 @@ def needed(
 
 
 def _committed(connection: Connection, root_run_id: str | None, but: str) -> Costs:
-    """What a root run has sent that was paid, or may be."""
+    """Returns the costs of a root run's jobs that were or may be paid."""
     if root_run_id is None:
         return Costs()
     free = and_(JOBS.c.state == JobState.FAILED.value, JOBS.c.provider.in_(sorted(providers_with_free_failures())))
@@ -218,13 +219,13 @@ def _approved_for_others(connection: Connection, root_run_id: str | None, part: 
 def check_confirmed(
     connection: Connection, root_run_id: str | None, micros: int | None, above: Decimal, key: str = ""
 ) -> None:
-    """Refuse a job that a person must confirm first. Call it in the transaction that takes the job to `sending`.
+    """Refuse a job that a person must confirm first. Call it in the transaction that moves the job to `sending`.
 
     Parameters:
         connection: inside a transaction.
-        root_run_id: the root run that asks for it.
+        root_run_id: the root run that requests it.
         micros: its estimated cost in millionths; None if no price is known.
-        above: the limit above which is asked, in CNY.
+        above: the threshold above which confirmation is required, in CNY.
         key: the job's key, if it has one.
 
     Raises:
@@ -240,14 +241,14 @@ def check_confirmed(
 
 
 async def ask(ledger: Ledger, question: Question) -> Question:
-    """Write a question down, unless it was asked before.
+    """Record a question, unless it was asked before.
 
     Parameters:
-        ledger: where it is written down.
+        ledger: where it is recorded.
         question: the question.
 
     Returns:
-        The question as it was asked first, with its answer if there is one.
+        The question as first recorded, with its answer if there is one.
     """
 
     def write(connection: Connection) -> Question:
@@ -260,14 +261,14 @@ async def ask(ledger: Ledger, question: Question) -> Question:
 async def decide(
     ledger: Ledger, question: Question, answer: Answer, by: str = "", up_to: Decimal | None = None
 ) -> Question:
-    """Write an answer down; the first one counts.
+    """Record an answer. Only the first answer counts.
 
     Parameters:
-        ledger: where it is written down.
+        ledger: where it is recorded.
         question: the question.
         answer: the answer.
-        by: who gave it.
-        up_to: an approval for more than was asked for, in CNY; None for what was asked for.
+        by: who answered.
+        up_to: the approved sum in CNY, if it is more than was asked for; None approves what was asked for.
     """
     values: dict[str, Any] = {"answer": answer, "decided_at": ledger.now(), "decided_by": clean_text(by, 128) or None}
     if up_to is not None:
@@ -282,11 +283,11 @@ async def decide(
 
 
 async def questions(ledger: Ledger, *, unanswered: bool = True, limit: int = 50) -> list[Question]:
-    """Questions, the newest first.
+    """Lists questions, newest first.
 
     Parameters:
         ledger: the ledger.
-        unanswered: only those that can still be answered.
+        unanswered: only questions that can still be answered.
         limit: at most this many.
     """
     statement = select(_TABLE).order_by(_TABLE.c.asked_at.desc()).limit(limit)
@@ -296,13 +297,13 @@ async def questions(ledger: Ledger, *, unanswered: bool = True, limit: int = 50)
 
 
 def question_id(run_ids: Sequence[str | None], total: Costs, above_micros: int, restarted_at: float | None) -> str:
-    """The id of a question: a run that crashed asks the same one; one that a person started again asks another.
+    """Returns the id of a question: the same one after a crash, a new one after a person restarted the run.
 
     Parameters:
         run_ids: the root run, and the run that asks.
-        total: what the root run would have committed.
-        above_micros: the limit above which is asked.
-        restarted_at: when a person last started the run again.
+        total: the root run's total committed costs.
+        above_micros: the threshold above which confirmation is required.
+        restarted_at: when a person last restarted the run.
     """
     parts = (*run_ids, total.micros, total.unpriced, above_micros, restarted_at)
     return hashlib.sha256("\n".join(map(str, parts)).encode()).hexdigest()[:32]

@@ -1,7 +1,7 @@
-"""The ledger's connections: a pool on PostgreSQL; on SQLite one thread, which writes down together what comes together.
+"""The ledger's connections: a pool on PostgreSQL; on SQLite one thread that groups concurrent writes into one commit.
 
-SQLite has one writer at a time, and each commit waits for the disk. So what many jobs of one process want to write at
-the same moment goes into one transaction: nobody is told that it is written before that one is on the disk.
+SQLite has one writer at a time, and each commit waits for the disk. Concurrent writes of one process therefore share a
+transaction. No caller continues before that transaction is on disk.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import clean_text
 
 BUSY_SECONDS = 30.0
-"""How long a write waits for another process's, in seconds."""
+"""How long a write waits for another process's write, in seconds."""
 
 _URL_STEP = (
     "set PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL to sqlite:///PATH (four slashes before an absolute path) or "
@@ -35,15 +35,15 @@ T = TypeVar("T")
 
 
 class Database(Protocol):
-    """Where statements go; bound to one event loop."""
+    """Executes statements; bound to one event loop."""
 
     dialect: str
     """`sqlite` or `postgresql`."""
     existed: bool
-    """Whether a ledger was there when it was opened, as far as is known outside of it."""
+    """Whether a ledger existed here before, as recorded outside of the database."""
 
     async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
-        """Execute one statement that commits by itself, and give its rows.
+        """Execute one statement, commit it, and return its rows.
 
         Parameters:
             statement: an SQLAlchemy statement.
@@ -52,22 +52,22 @@ class Database(Protocol):
         ...
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Do some statements in one transaction: all of them, or none where `work` raises."""
+        """Run `work` in one transaction, which is rolled back if `work` raises."""
         ...
 
     def mark(self) -> None:
-        """Remember outside of the database that it holds a ledger, where that is possible."""
+        """Record outside of the database, if possible, that it holds a ledger."""
         ...
 
     async def vacuum(self) -> None:
-        """Give the room of deleted rows and texts back, and leave nothing of them in the database's file.
+        """Reclaim the space of deleted rows and texts, and remove their content from the database file.
 
-        PostgreSQL reuses that room and overwrites it later; SQLite's file is written anew.
+        PostgreSQL reuses the space and overwrites it later; SQLite's file is rewritten.
         """
         ...
 
     async def size(self) -> int:
-        """Bytes of the ledger's tables on PostgreSQL, of the whole file on SQLite."""
+        """Size in bytes: of the ledger's tables on PostgreSQL, of the whole file on SQLite."""
         ...
 
     async def close(self) -> None:
@@ -76,13 +76,13 @@ class Database(Protocol):
 
 
 def ledger_target(url: str) -> URL:
-    """The ledger's URL in its parts.
+    """Parses the ledger's URL.
 
     Parameters:
         url: `sqlite:///path`, `postgresql://…`, or either with an async driver named.
 
     Raises:
-        LedgerError: it is no URL of a database that can hold the ledger. The message shows nothing of it.
+        LedgerError: it is not the URL of a supported database. The message does not contain the URL.
     """
     problem = "is not a database URL"
     try:
@@ -90,13 +90,13 @@ def ledger_target(url: str) -> URL:
         if target.get_backend_name() in ("sqlite", "postgresql", "postgres"):
             return target
         problem = f"names the database {clean_text(target.get_backend_name(), 40)}, which cannot hold it"
-    except (ArgumentError, ValueError):  # a port that is no number is a ValueError
+    except (ArgumentError, ValueError):  # ValueError: the port is not a number
         pass
     raise LedgerError(f"The ledger's URL {problem}.", retryable=False, next_step=_URL_STEP)
 
 
 def shown_ledger(url: str) -> str:
-    """The ledger's URL for people: without password and options.
+    """Returns the ledger's URL for display, without password and options.
 
     Parameters:
         url: the URL.
@@ -120,7 +120,7 @@ def _database(target: URL) -> Database:
 
 
 async def open_database(url: str) -> Database:
-    """Connect to the database at `url` and bring it to the present schema."""
+    """Connect to the database at `url` and migrate it to the current schema."""
     database = _database(ledger_target(url))
     try:
         if not await database.transact(lambda connection: schema.is_current(connection, database.existed)):
@@ -133,18 +133,18 @@ async def open_database(url: str) -> Database:
 
 
 class Pool:
-    """A pool of connections, for a server that has many writers itself."""
+    """A connection pool, for a server that supports concurrent writers."""
 
     existed = False
 
     def __init__(self, url: URL) -> None:
-        """Connect to nothing yet."""
+        """Set up without connecting."""
         self._engine = _pool(url)
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self.dialect = self._engine.dialect.name
 
     async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
-        """Execute one statement that commits by itself."""
+        """Execute one statement and commit it."""
 
         async def attempt() -> Sequence[Row[Any]]:
             async with self._single.connect() as connection:
@@ -153,7 +153,7 @@ class Pool:
         return await _despite_migration(attempt)
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Do some statements in one transaction."""
+        """Run `work` in one transaction."""
 
         async def attempt() -> T:
             async with self._engine.begin() as connection:
@@ -162,10 +162,10 @@ class Pool:
         return await _despite_migration(attempt)
 
     def mark(self) -> None:
-        """A server's database has no file beside it."""
+        """Does nothing: a server's database has no marker file."""
 
     async def vacuum(self) -> None:
-        """Vacuum the ledger's tables; other connections go on meanwhile."""
+        """Vacuum the ledger's tables; other connections are not blocked."""
 
         async def attempt() -> None:
             async with self._single.connect() as connection:
@@ -175,7 +175,7 @@ class Pool:
         await _despite_migration(attempt)
 
     async def size(self) -> int:
-        """Bytes of the tables, their indexes and their long texts."""
+        """Size of the tables in bytes, including their indexes and TOAST data."""
         sizes = " + ".join(f"pg_total_relation_size('{table}')" for table in schema.metadata.tables)
         return int((await self.run(text(f"SELECT {sizes}")))[0][0])
 
@@ -188,12 +188,12 @@ _Entry = tuple[Callable[[Connection], Any], bool, "asyncio.Future[Any]"]
 
 
 class SqliteThread:
-    """One connection in one thread; see the module."""
+    """One connection in one thread; see the module's docstring."""
 
     dialect = "sqlite"
 
     def __init__(self, url: URL) -> None:
-        """Connect to nothing yet."""
+        """Set up without connecting."""
         self._file = LedgerFile(url.database)
         self._file.create()
         self.existed = self._file.has_marker
@@ -204,7 +204,7 @@ class SqliteThread:
         self._draining: asyncio.Task[None] | None = None
 
     async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
-        """Execute one statement; what others bring meanwhile is committed with it."""
+        """Execute one statement; concurrent statements are committed in the same transaction."""
 
         def work(connection: Connection) -> Sequence[Row[Any]]:
             return connection.execute(statement, values).fetchall()
@@ -212,11 +212,11 @@ class SqliteThread:
         return await self._do(work, not isinstance(statement, Select))
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Do some statements in one transaction."""
+        """Run `work` in one transaction."""
         return await self._do(work, writes=True)
 
     async def close(self) -> None:
-        """Write what is left, and close."""
+        """Write what is still queued, and close."""
         if self._draining is not None:
             await self._draining
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
@@ -233,7 +233,7 @@ class SqliteThread:
             failure = ledger_error(error)
             if failure is None:
                 raise
-        raise failure  # out here: the driver's error holds the statement's values
+        raise failure  # outside of `except`: the driver's error, as context, would contain the statement's values
 
     async def _drain(self) -> None:
         loop = asyncio.get_running_loop()
@@ -242,7 +242,7 @@ class SqliteThread:
             outcomes = await loop.run_in_executor(self._thread, self._together, group)
             for (_, _, done), (value, error) in zip(group, outcomes, strict=True):
                 if done.done():
-                    continue  # whoever asked was cancelled; it is written all the same
+                    continue  # the caller was cancelled; its write is committed anyway
                 if error is not None:
                     done.set_exception(error)
                 else:
@@ -254,10 +254,10 @@ class SqliteThread:
         except Exception as error:
             if len(group) == 1:
                 return [(None, error)]
-        return [self._together([entry])[0] for entry in group]  # one of them is at fault: let the others pass
+        return [self._together([entry])[0] for entry in group]  # one of them fails: run each alone
 
     async def vacuum(self) -> None:
-        """Write the file and its journal anew; other processes' writes wait meanwhile."""
+        """Rewrite the file and its journal; writes of other processes wait until then."""
 
         def work(connection: Connection) -> None:
             connection.exec_driver_sql("VACUUM").close()
@@ -272,7 +272,7 @@ class SqliteThread:
         await self._do(work, writes=False)
 
     async def size(self) -> int:
-        """Bytes of the file's pages."""
+        """Size of the file's pages in bytes."""
 
         def work(connection: Connection) -> int:
             pages, size = (
@@ -283,7 +283,7 @@ class SqliteThread:
         return await self._do(work, writes=False)
 
     def mark(self) -> None:
-        """Write the marker beside the file, see `ledger_file`."""
+        """Write the marker file; see `ledger_file`."""
         self._file.mark()
 
     def _attempt(self, group: list[_Entry]) -> list[Any]:
@@ -304,7 +304,7 @@ class SqliteThread:
                 _execute(connection, "ROLLBACK")
             raise
         finally:
-            connection.commit()  # ends what SQLAlchemy takes for a transaction; the database has none
+            connection.commit()  # ends SQLAlchemy's own transaction state; the database has no open transaction
         return values
 
     def _close(self) -> None:
@@ -314,15 +314,15 @@ class SqliteThread:
 
 
 def _execute(connection: Connection, statement: str) -> None:
-    """Execute a statement by the driver alone: SQLAlchemy takes longer for it than the database."""
+    """Execute a statement directly through the driver: SQLAlchemy's overhead exceeds the database's time for it."""
     driver: Any = connection.connection.dbapi_connection
     driver.execute(statement)
 
 
 async def _despite_migration(attempt: Callable[[], Awaitable[T]]) -> T:
-    """Try again once where another process has migrated the ledger meanwhile: a prepared statement is refused then.
+    """Retry once if another process has migrated the ledger, which makes PostgreSQL refuse prepared statements.
 
-    PostgreSQL refuses it before it does anything, and the driver has forgotten its statements afterwards.
+    PostgreSQL refuses such a statement before executing it, and the driver then discards its prepared statements.
     """
     try:
         try:
@@ -333,7 +333,7 @@ async def _despite_migration(attempt: Callable[[], Awaitable[T]]) -> T:
         failure = ledger_error(error)
         if failure is None:
             raise
-    raise failure  # out here: the driver's error holds the statement's values
+    raise failure  # outside of `except`: the driver's error, as context, would contain the statement's values
 
 
 def _pool(url: URL) -> AsyncEngine:
@@ -341,10 +341,10 @@ def _pool(url: URL) -> AsyncEngine:
 
 
 def sqlite_engine(url: URL) -> Engine:
-    """Connects to a ledger on SQLite: its journal is a WAL, and each commit waits for the disk.
+    """Returns the engine for a ledger on SQLite, in WAL mode; each commit waits for the disk.
 
     Parameters:
-        url: the file's.
+        url: the file's URL.
     """
     engine = create_engine(
         url,
@@ -355,10 +355,10 @@ def sqlite_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _: object) -> None:
-        connection.isolation_level = None  # the driver opens no transactions of its own
+        connection.isolation_level = None  # the driver must not open transactions implicitly
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode=WAL")
-        # FULL, not NORMAL: "sending" must outlive a power cut, or the same submission would be paid again.
+        # FULL, not NORMAL: `sending` must survive a power failure, or the same submission would be paid again.
         cursor.execute("PRAGMA synchronous=FULL")
         cursor.close()
 

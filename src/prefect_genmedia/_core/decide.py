@@ -1,7 +1,7 @@
-"""What a person decides about a submission, and how a decision is corrected.
+"""Applies and corrects a person's decision about a submission.
 
-A decision is one transaction, which keeps the fields that it changed: `undo` restores them for as long as nothing has
-come of the decision.
+A decision is one transaction, which stores the previous values of the fields that it changes. `undo` restores them as
+long as the decision has had no effect.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _NO_ERROR: dict[str, Any] = {"error_kind": None, "error_message": None, "error_c
 
 @dataclass(frozen=True)
 class _Wish:
-    """A decision about one job, with what is to be written down of it."""
+    """A decision about one job, with the facts to record."""
 
     decision: Decision
     provider_job_id: str
@@ -60,7 +60,7 @@ class _Wish:
 
     @property
     def line(self) -> str:
-        """The line of the job's note."""
+        """Returns the line to add to the job's note."""
         words = f"{self.decision} {shown_id(self.provider_job_id)}" if self.provider_job_id else self.decision
         return note_line(self.by, words, self.now)
 
@@ -78,21 +78,21 @@ async def decide(
 
     Parameters:
         ledger: the jobs.
-        name: the job's key, or the beginning of it.
-        decision: `adopt`: it did arrive, and this is the provider's id of it; may be repeated with another id until
-            something was seen under the first. `resubmit`: it never arrived, or the provider does not find it any
-            more, and the next run may send it again. `abandon`: let it be; nothing sends it again in its scope.
-            `undo`: take the last decision back, if nothing has come of it.
+        name: the job's key, or a prefix of it.
+        decision: `adopt`: the submission arrived, and has this provider id; may be repeated with another id until a
+            poll has found something under the first. `resubmit`: the submission never arrived, or the provider no
+            longer finds the job; the next run may send it again. `abandon`: give the job up; nothing sends it again in
+            its scope. `undo`: revert the last decision, if it has had no effect.
         provider_job_id: the provider's id, for `adopt`.
         by: who decides; the operating system's user by default.
-        clock: the time.
-        client_for: opens the client of the job's account, for `adopt`: the id is polled once, which costs nothing.
+        clock: the time source.
+        client_for: opens the client of the job's account, for `adopt`: the id is polled once, which is free.
 
     Returns:
         The job as it is now; see `warning_about`.
 
     Raises:
-        InvalidRequest: there is no such job, it is not one to decide about, the provider does not have the id, or
+        InvalidRequest: there is no such job, its state allows no such decision, the provider does not have the id, or
             another job has it.
     """
     job = await _named(ledger, _stripped(name))
@@ -110,11 +110,11 @@ async def decide(
 
 
 async def _named(ledger: Ledger, name: str) -> Job:
-    """The one job that a person means."""
+    """Returns the single job that matches a name."""
     job = await ledger.find(name)
     if job is None:
         raise _refusal("job", f"the ledger has no job {name!r}")
-    if not job.key.startswith(name):  # found by the provider's id, which may be repeated
+    if not job.key.startswith(name):  # found by the provider's id, which may not be unique
         same = map(job_of, await ledger.query(select(JOBS).where(JOBS.c.provider_job_id == job.provider_job_id)))
         keys = sorted(each.key for each in same)
         if len(keys) > 1:
@@ -123,14 +123,14 @@ async def _named(ledger: Ledger, name: str) -> Job:
 
 
 async def warning_about(ledger: Ledger, job: Job) -> str:
-    """What a person should know about a job that is at its provider although another attempt follows it.
+    """Returns a warning about a job that is at its provider although a later attempt exists.
 
     Parameters:
         ledger: the jobs.
         job: the job.
 
     Returns:
-        A sentence; empty if there is nothing to say.
+        One sentence; empty if there is nothing to warn about.
     """
     if job.state not in ACCEPTED:
         return ""
@@ -147,13 +147,13 @@ async def warning_about(ledger: Ledger, job: Job) -> str:
 
 
 def _stripped(typed: str) -> str:
-    """What was typed or pasted, without blanks and invisible characters around it."""
+    """Removes surrounding white space and invisible characters from typed or pasted text."""
     ends = [index for index, each in enumerate(typed) if not each.isspace() and unicodedata.category(each) != "Cf"]
     return typed[ends[0] : ends[-1] + 1] if ends else ""
 
 
 def _typed_id(provider_job_id: str | None, stored: str | None) -> str:
-    """The id that a person means: commands show the stored one escaped, and it may be typed as it is shown."""
+    """Returns the id that a person means. Commands show the stored id escaped, so its escaped form is accepted, too."""
     typed = _stripped(provider_job_id or "")
     if stored is not None and typed in (escaped(stored), _stripped(stored)):
         return stored
@@ -174,16 +174,16 @@ def _check_adoptable(job: Job, provider_job_id: str) -> None:
     if not (job.state in _FROM["adopt"] or is_correctable(job) or is_lost):
         theirs = f" as {job.shown_id}" if job.provider_job_id else ""
         raise _refusal("job", f"{job.key} is {job.state.value}{theirs}: there is nothing to adopt")
-    is_certain = job.state is not JobState.UNKNOWN  # an id beside an error may be none
+    is_certain = job.state is not JobState.UNKNOWN  # an id that came with an error may not be one
     if is_certain and job.provider_job_id not in (None, provider_job_id) and not is_correctable(job):
         raise _refusal("provider_job_id", f"the provider accepted job {job.key} as {job.shown_id}: adopt that id")
 
 
 async def _look_up(job: Job, provider_job_id: str, client_for: ClientFor | None) -> None:
-    """See that the provider has the id: a mistyped one would be waited for until its lifetime is over.
+    """Check that the provider has the id: a mistyped id would be polled until the job's lifetime is over.
 
     Raises:
-        InvalidRequest: it does not, or it cannot be asked.
+        InvalidRequest: the provider does not have it, or cannot be asked.
     """
     shown = shown_id(provider_job_id)
     if client_for is None:
@@ -211,7 +211,7 @@ def _adopt(connection: Connection, job: Job, wish: _Wish) -> Job:
     if others:
         problem = f"{shown_id(wish.provider_job_id)} already belongs to job {others[0].key}"
         raise _refusal("provider_job_id", problem)
-    accepted_at = job.sent_at or wish.now  # when it was sent, not when a person found it
+    accepted_at = job.sent_at or wish.now  # when it was sent, not when a person found the id
     plugin = find_plugin(job.provider)
     lifetime = plugin.job_lifetime_seconds if plugin else None
     values = (
@@ -232,10 +232,10 @@ def _adopt(connection: Connection, job: Job, wish: _Wish) -> Job:
 
 def _resubmit(connection: Connection, job: Job, wish: _Wish) -> Job:
     if job.is_missing:
-        # It was accepted, and may be paid: it ends as what its provider no longer has.
+        # It was accepted and may be paid, so it ends as a job that its provider no longer has.
         return _decided(connection, job, wish, {"state": JobState.UNDELIVERABLE.value, "expires_at": wish.now})
     if job.is_given_up:
-        # The person has seen in the provider's console that it will not be finished.
+        # The person checked in the provider's console that it will not be finished.
         ended = {"error_kind": JobExpired.__name__, "expires_at": wish.now}
         return _decided(connection, job, wish, {"state": JobState.UNDELIVERABLE.value} | ended)
     _check_state(job, wish.decision)
@@ -248,7 +248,7 @@ def _abandon(connection: Connection, job: Job, wish: _Wish) -> Job:
 
 
 def _undo(connection: Connection, job: Job, wish: _Wish) -> Job:
-    """Restore what the last decision changed, if it still stands and nothing has come of it."""
+    """Restore the fields that the last decision changed, if it is still in force and has had no effect."""
     decision = undoable(job)
     stands = {
         "adopt": is_correctable(job),
@@ -256,7 +256,7 @@ def _undo(connection: Connection, job: Job, wish: _Wish) -> Job:
         "abandon": job.state is JobState.ABANDONED,
     }
     if decision is None and job.state is JobState.ABANDONED:
-        # Abandoned by an earlier version, which did not keep what it was.
+        # Abandoned by an earlier version, which did not store the previous state.
         before: dict[str, Any] = {"state": (JobState.RESERVED if job.sent_at is None else JobState.UNKNOWN).value}
     elif decision is not None and stands[decision]:
         before = dict((job.before_decision or {})["fields"])
@@ -291,7 +291,7 @@ def _check_state(job: Job, decision: Decision) -> None:
 
 
 def _decided(connection: Connection, job: Job, wish: _Wish, values: dict[str, Any]) -> Job:
-    """Write a decision down, with the fields that it changes as they were (before the first of several adoptions)."""
+    """Record a decision with the previous values of its fields: for repeated adoptions, those before the first."""
     before = job.before_decision
     if before is None or wish.decision != "adopt" or not is_correctable(job):
         fields = job.model_dump(mode="json", include=set(values))
@@ -300,13 +300,13 @@ def _decided(connection: Connection, job: Job, wish: _Wish, values: dict[str, An
 
 
 async def to_decide(ledger: Ledger, decision: Decision, batch: str | None, since: float | None) -> list[Job]:
-    """The jobs that a decision about many is for: unknown ones, and abandoned ones for `undo`.
+    """Returns the jobs that a bulk decision applies to: unknown jobs, or abandoned jobs for `undo`.
 
     Parameters:
         ledger: the jobs.
         decision: the decision.
         batch: only jobs of this batch.
-        since: only jobs that were sent since then, in seconds since 1970.
+        since: only jobs that were sent at or after this time, in seconds since 1970.
     """
     for job in await ledger.jobs({JobState.SENDING}):
         await expire_stale_sending(ledger, job)

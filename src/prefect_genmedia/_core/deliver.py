@@ -1,4 +1,4 @@
-"""Delivery: download, verify, publish. Delivered means that the file under its final name is whole and right."""
+"""Delivery: download, verify, publish. Delivered means: the file under its final name is intact and as requested."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from prefect_genmedia.text import BULLET, iso_time
 _logger = logging.getLogger(__name__)
 
 MADE_BY = f"{MAKER} {version('prefect-genmedia')}"
-"""Who wrote a sidecar; found once, since the installation's records are parsed for it."""
+"""The author entry of sidecars; computed once, because it parses the installation's metadata."""
 
 
 async def deliver(
@@ -44,15 +44,15 @@ async def deliver(
     clock: Clock = SYSTEM_CLOCK,
     log: Logger = _logger,
 ) -> Job:
-    """Deliver, and return the job with its delivery; see `deliver_once`.
+    """Deliver a job and return it with its delivery; see `deliver_once`.
 
     Parameters:
-        ledger: where the job is written down.
+        ledger: where the job is recorded.
         client: the client of the job's account.
-        job: a job that succeeded, was delivered before, or could not be.
-        target: where the file shall be.
-        clock: what tells the time and waits.
-        log: where it is logged that a file was edited or damaged.
+        job: a job that is succeeded, delivered or undeliverable.
+        target: where the file goes.
+        clock: the time source, also used to sleep.
+        log: the logger for files that were edited or damaged.
     """
     return (await deliver_once(ledger, client, job, target, clock, log))[0]
 
@@ -67,33 +67,32 @@ async def deliver_once(
 ) -> tuple[Job, bool]:
     """Make sure that the job's verified file is at the target.
 
-    A job that is delivered already is not downloaded again while its file still has the same digest. A file that was
-    edited since, and still plays, is the user's: it is kept, unless the target says `overwrite`. Where the
-    provider made several files, the further ones stand beside the first as `…~2.mp4` and so on. What stands there
-    already and is not ours to replace stays, see `free_name`: the delivery tells the true names. The wanted name of an
-    attempt that another one follows, or of a row that was generated anew, belongs to the later one: its own file gets
-    the job's key, see `own_target`.
+    A delivered job is not downloaded again while its file still has the same digest. If the user has edited the file
+    and it still plays, it is kept, unless the target says `overwrite`. If the provider made several files, the further
+    ones are stored beside the first as `…~2.mp4` and so on. An existing file that may not be replaced stays (see
+    `free_name`), and the delivery holds the actual names. If a later attempt follows, or the row was regenerated, the
+    requested name belongs to the later job: this job's file then gets the job's key in its name (see `own_target`).
 
-    That the file is not there is believed of the provider only when its time is over: a proxy that stands in between
-    says the same, and what is believed to be gone may be paid for again.
+    A "not found" from the provider is final only after the job's lifetime: a proxy in between may answer the same, and
+    a job that counts as lost may be paid for again.
 
     Parameters:
-        ledger: where the job is written down.
+        ledger: where the job is recorded.
         client: the client of the job's account.
-        job: a job that succeeded, was delivered before, or could not be.
-        target: where the file shall be.
-        clock: what tells the time and waits.
-        log: where it is logged that a file was edited or damaged.
+        job: a job that is succeeded, delivered or undeliverable.
+        target: where the file goes.
+        clock: the time source, also used to sleep.
+        log: the logger for files that were edited or damaged.
 
     Returns:
-        The job with its delivery, and whether it was this process that delivered. Of two processes that wait for the
-        same job, one does.
+        The job with its delivery, and whether this process delivered it. Of two processes that wait for the same job,
+        one delivers.
 
     Raises:
-        InvalidRequest: the job has no file yet: it must be waited for.
-        GenMediaError: the job has failed; what its provider gave as the reason.
+        InvalidRequest: the job has no file yet; wait for it first.
+        GenMediaError: the job has failed; the error holds the provider's reason.
         ResultInvalid: the file does not verify; it is in quarantine beside the target. Retryable.
-        JobExpired: the provider does not have the file, or no longer.
+        JobExpired: the provider does not have the file, or no longer has it.
         ProviderError: the download failed; retryable.
         StorageError: the file cannot be written; retryable.
     """
@@ -118,7 +117,7 @@ async def deliver_once(
 
 
 async def _fetched(client: ProviderClient, job: Job, target: Target, kept: Mapping[int, Delivery]) -> Delivery:
-    """Every file of the job, downloaded and verified, but for those that are kept as they are."""
+    """Downloads and verifies every file of the job, except those that are kept."""
     first, *others = [
         kept[index] if index in kept else await _download(client, job, target, index) for index in range(job.outputs)
     ]
@@ -134,7 +133,7 @@ def _check_has_file(job: Job) -> None:
 
 
 def _explained(error: JobExpired, job: Job, now: float) -> JobExpired:
-    """Say what can be done about a file that is not there."""
+    """Add to an error what can be done about a missing file."""
     if not job.is_over(now) and not job.may_follow(now):
         error.next_step = (
             "see whether something between here and the provider refuses the download, then retry: by its documents "
@@ -157,8 +156,8 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> tuple[Job,
             return moved, True
         job = await ledger.get(job.key) or job
         if job.state is JobState.DELIVERED and delivery.is_same(job.delivery):
-            return job, False  # another process delivered the same file to the same name in the meantime
-        # It failed to, or to another name; our file verifies, so it is delivered now.
+            return job, False  # another process has delivered the same file to the same name
+        # The other process failed, or used another name. Our file verifies, so it is delivered now.
 
 
 async def _download(client: ProviderClient, job: Job, target: Target, index: int) -> Delivery:
@@ -173,7 +172,7 @@ async def _download(client: ProviderClient, job: Job, target: Target, index: int
 
 
 async def _settled(download: StagedDownload, job: Job, target: Target, index: int) -> Delivery:
-    """Verify and publish in a thread; a cancelled run ends the decoder instead of waiting for it."""
+    """Verify and publish in a thread; if the run is cancelled, the decoder is stopped instead of awaited."""
     settled = asyncio.ensure_future(to_thread.run_sync(_settle, download, job, target, index))
     try:
         return await asyncio.shield(settled)
@@ -181,12 +180,12 @@ async def _settled(download: StagedDownload, job: Job, target: Target, index: in
         download.decoding.stop()
         with CancelScope(shield=True):
             await asyncio.wait([settled])
-        settled.cancelled() or settled.exception()  # taken note of: nobody else asks for it
+        settled.cancelled() or settled.exception()  # retrieved: asyncio reports it otherwise
         raise
 
 
 def _settle(download: StagedDownload, job: Job, target: Target, index: int) -> Delivery:
-    """Verify what has arrived, and publish it: one trip to a thread for the whole of a small file's disk work."""
+    """Verify and publish a download: all disk work of a small file in one call in a thread."""
     storage = target.storage
     with closing(download):
         staged, digest = download.settle()
@@ -216,10 +215,10 @@ def _settle(download: StagedDownload, job: Job, target: Target, index: int) -> D
 
 
 def _quarantined(staged: Path, digest: str, size: int, name: str, target: Target) -> str:
-    """Keep a file that does not verify, if quarantine has room for it; says in a sentence what became of it."""
+    """Move a file that does not verify to quarantine, if there is room; returns one sentence on what happened to it."""
     with storing():
         taken = target.storage.quarantined() or 0
-        replaced = target.storage.size(name) if taken else None  # a retry replaces its own file
+        replaced = target.storage.size(name) if taken else None  # a retry replaces the file of its earlier try
         if taken - (replaced or 0) + size <= target.quarantine_bytes:
             return f" It is kept as {target.storage.publish(staged, name)}."
     return (
@@ -229,7 +228,7 @@ def _quarantined(staged: Path, digest: str, size: int, name: str, target: Target
 
 
 def _verify(path: Path, job: Job, download: StagedDownload, target: Target) -> MediaFacts:
-    # Fragments that are missing at the end leave no trace in what is there.
+    # Fragments that are missing at the end cannot be detected from the file's structure.
     level = "full" if target.verify == "structure" and not download.is_proven else target.verify
     facts = examine_video(path, job.expectation, download.decoding, level)
     problems = mismatches(facts, job.expectation)
@@ -244,14 +243,14 @@ def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Deli
     content = sidecar_of(job, delivery, name) | {"poster": {"file": poster, "sha256": sha256(facts.poster).hexdigest()}}
     encoded = json.dumps(content, ensure_ascii=False, indent=2).encode()
     with storing():
-        # The sidecar first: it says that the others are ours, should the process end before they are all there.
+        # The sidecar first: it marks the other files as ours if the process ends before all of them are written.
         storage.publish(staged, name, {sidecar: encoded, poster: facts.poster})
     where = {"poster_uri": storage.uri_of(poster), "sidecar_uri": storage.uri_of(sidecar)}
     return delivery.model_copy(update={**where, "stamp": storage.stamp(delivery.uri) or ""})
 
 
 def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
-    """Where a file is from and what is in it: no secret, no signed URL.
+    """Returns a file's origin and properties, without secrets and signed URLs.
 
     Parameters:
         job: the file's job.

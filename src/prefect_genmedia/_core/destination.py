@@ -1,4 +1,4 @@
-"""Whether a job's output takes files: found out before anything is paid, once for each destination of a session."""
+"""Checks that a job's output is writable, before anything is paid and once per destination of a session."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from prefect_genmedia._media.failures import unwritable
 from prefect_genmedia.errors import GenMediaError, StorageError
 
 PROBE_SECONDS = 60.0
-"""How long a storage may take to write and remove a small file, in seconds."""
+"""Timeout for writing and removing a small file on a storage, in seconds."""
 
 
 async def check_destination(session: Session, output: str | None) -> None:
-    """Write a small file where a job's file will go, and remove it; a destination that took one is not asked again.
+    """Write and remove a small file where a job's file will go. A destination that passed is not checked again.
 
     Parameters:
-        session: the account; its `writable` remembers the destinations.
+        session: the account; its `writable` holds the destinations that passed.
         output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
 
     Raises:
-        InvalidRequest: the output can never be written to as it is: a bucket that does not exist, no permission.
-        StorageError: it cannot be written to now; nothing was sent.
+        InvalidRequest: the output cannot be written to without a change, such as a missing bucket or permission.
+        StorageError: the output cannot be written to now; nothing was sent.
     """
     target = await session.target_of(output or session.default_output)
     folder = target.storage.uri_of("")
@@ -31,7 +31,7 @@ async def check_destination(session: Session, output: str | None) -> None:
     failure: GenMediaError
     try:
         with anyio.fail_after(PROBE_SECONDS):
-            # A storage that hangs keeps its thread.
+            # If the storage hangs, its thread is abandoned.
             await to_thread.run_sync(target.storage.probe, target.name, abandon_on_cancel=True)
     except TimeoutError:
         failure = StorageError(

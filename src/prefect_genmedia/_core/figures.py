@@ -1,4 +1,4 @@
-"""Reads from the ledger what gauges show: open jobs, the oldest of them, expiry, budgets and pauses."""
+"""Reads the values of gauges from the ledger: open jobs, the oldest of them, expiry, budgets and pauses."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from prefect_genmedia.providers.plugin import list_prices
 logger = logging.getLogger(__name__)
 
 OPEN = (*AT_PROVIDER, JobState.RESERVED, JobState.SENDING, JobState.UNKNOWN)
-"""The states that are counted; the ended ones are counters."""
+"""The states that have gauges; jobs that have ended are counted by counters."""
 
 
 async def publish_figures(ledger: Ledger, prices: PriceTable | None = None) -> None:
-    """Read the ledger's figures, and let gauges show them. A failure is logged only.
+    """Read the figures from the ledger and publish them as gauges. A failure is only logged.
 
     Parameters:
         ledger: where jobs are recorded.
-        prices: what results cost, for jobs without a price; None for the list prices.
+        prices: the price table for jobs without a price; None for the list prices.
     """
     now, table = ledger.now(), list_prices() if prices is None else prices
     try:
@@ -39,11 +39,11 @@ async def publish_figures(ledger: Ledger, prices: PriceTable | None = None) -> N
 
 
 def read_figures(connection: Connection, prices: PriceTable, now: float) -> Figures:
-    """What the ledger holds now.
+    """Returns the ledger's current figures.
 
     Parameters:
         connection: inside a transaction.
-        prices: what results cost, for jobs without a price.
+        prices: the price table for jobs without a price.
         now: seconds since 1970.
     """
     accepted = func.min(func.coalesce(JOBS.c.submitted_at, JOBS.c.created_at))
@@ -66,7 +66,7 @@ def read_figures(connection: Connection, prices: PriceTable, now: float) -> Figu
     for record in accounts:
         try:
             facts = spending(connection, Payer(record, next(iter(record.tokens), ""), prices), now)
-        except BudgetStop:  # a job without a price: nobody can say what is left
+        except BudgetStop:  # a job has no price, so the remaining amount is not known
             continue
         for each in facts:
             left = float(each["limit"]) - float(each["spent"]) - float(each["reserved"])

@@ -1,4 +1,4 @@
-"""What makes two requests the same one."""
+"""Request identity: decides when two requests count as the same."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from prefect_genmedia.providers.inputs import SentInputs
 from prefect_genmedia.providers.protocol import Account, GenerationRequest, PreparedRequest
 
 BATCH_SCOPE = "key:batch:"
-"""Begins the scope of a batch's row."""
+"""Prefix of the scope of a batch row."""
 
 IDENTITY_VERSION = 2
-"""The rules that identities of new jobs follow. Version 1 knew fewer signing schemes, and left some credentials out."""
+"""The rules for identities of new jobs. Version 1 knew fewer signing schemes and omitted some credentials."""
 
 
 @dataclass(frozen=True)
 class Identities:
-    """The identities that one wanted result may have in the ledger.
+    """The identities that one requested result may have in the ledger.
 
     Parameters:
         new: the identity of a new job.
-        lookup: every identity that its job may have, the one by the client's own key and base URL first.
+        lookup: every identity that its job may have; the one with the client's own key and base URL comes first.
     """
 
     new: str
@@ -34,7 +34,7 @@ class Identities:
 
 @dataclass(frozen=True)
 class Version1Inputs(SentInputs):
-    """URLs as they counted in identities of version 1."""
+    """URLs in the form that identities of version 1 use."""
 
     def public_identity(self, url: str) -> str:
         """See `version_1_url`.
@@ -47,16 +47,16 @@ class Version1Inputs(SentInputs):
 
 @dataclass(frozen=True)
 class NamedInputs(SentInputs):
-    """Every file by its URL alone, without parameters that may differ between two names of one file.
+    """Identifies every file by its URL alone, without parameters that may differ between two URLs of one file.
 
     Parameters:
-        dropped: those parameters, in lower case; None for all that are never shown.
+        dropped: those parameters, in lower case; None for all parameters that are never shown.
     """
 
     dropped: frozenset[str] | None = None
 
     def public_identity(self, url: str) -> str:
-        """The URL without them.
+        """Returns the URL without these parameters.
 
         Parameters:
             url: the URL.
@@ -65,17 +65,17 @@ class NamedInputs(SentInputs):
 
 
 def follows_version_1(request: GenerationRequest, inputs: SentInputs) -> bool:
-    """Whether a request has the same identity by the rules of version 1.
+    """Whether a request has the same identity under the rules of version 1.
 
     Parameters:
-        request: what is asked for.
-        inputs: what is sent in place of the user's own files.
+        request: the request.
+        inputs: what is sent in place of the user's local files.
     """
     return request.identity(inputs) == request.identity(Version1Inputs(inputs.by_url))
 
 
 def same_names(one: GenerationRequest, other: GenerationRequest, dropped: frozenset[str] | None) -> bool:
-    """Whether two requests are the same if each file counts by its URL or path, without some parameters.
+    """Whether two requests are equal if each file is identified by its URL or path, without some parameters.
 
     Parameters:
         one: a request.
@@ -89,17 +89,16 @@ def same_names(one: GenerationRequest, other: GenerationRequest, dropped: frozen
 def identity_of(
     account: Account | str, request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int = 0
 ) -> str:
-    """Digest of account, the user's own inputs, scope and variant.
+    """Returns the digest of account, user inputs, scope and variant.
 
-    Volatile things (mask URLs, signatures of URLs) are not part of it, so a rerun that signs its URLs again or detects
-    the same speaker again is the same request.
+    Volatile values (mask URLs, URL signatures) are not part of it, so a rerun that signs its URLs again or detects the
+    same speaker again is the same request.
 
     Parameters:
         account: who pays, or one of the account's identity tokens.
-        request: what is asked for. The user's own files count by their content only if it is prepared, or if they are
-            on this machine.
-        scope: what bounds "the same": a root flow run's id, or an idempotency key.
-        variant: tells apart several wanted results of the same request.
+        request: the request. Its files are identified by content only if it is prepared or if they are on this machine.
+        scope: the scope in which equal requests are the same: a root flow run's id, or an idempotency key.
+        variant: distinguishes several requested results of the same request.
 
     Returns:
         64 hexadecimal digits.
@@ -111,7 +110,7 @@ def identity_of(
 def identities_of(
     tokens: Sequence[str], request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int = 0
 ) -> list[str]:
-    """The identity of a request by each of several identity tokens; its files are read once.
+    """Returns the identity of a request for each of several identity tokens; its files are read once.
 
     Parameters:
         tokens: the identity tokens.

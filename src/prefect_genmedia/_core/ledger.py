@@ -1,7 +1,7 @@
-"""The ledger: one row a job, and the only place that changes one.
+"""The ledger: one row per job. Only this module changes a job's row.
 
-Every operation on a job is a single SQL statement that stands by itself, so there is no transaction to hold open, to
-deadlock or to lose, and a move from one state to another succeeds in exactly one process.
+Every operation on a job is a single, self-contained SQL statement. So no transaction stays open, deadlocks or gets
+lost, and a transition from one state to another succeeds in exactly one process.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from prefect_genmedia.text import storable
 T = TypeVar("T")
 
 Spend = Callable[[Connection, Job], None]
-"""Reserves a job's money in the transaction in which it begins to be sent; raises where there is none."""
+"""Reserves a job's cost in the transaction that moves it to `sending`; raises if the budget does not allow it."""
 
 
 class Ledger:
-    """The jobs of one database, in one event loop; get one from `open_ledger`."""
+    """The jobs of one database, for one event loop. Use `open_ledger` to get one."""
 
     def __init__(
         self, database: Database, clock: Clock = SYSTEM_CLOCK, patience_seconds: float = PATIENCE_SECONDS
@@ -63,7 +63,7 @@ class Ledger:
         self._typical: dict[tuple[str, str, float | None], tuple[float, float | None]] = {}
 
     async def reserve(self, job: Job) -> Job:
-        """Write a new job down, unless its identity and attempt are there already; returns the row that is there."""
+        """Insert a new job, unless a row with its identity and attempt exists; returns the row in the ledger."""
         now = self._clock.now()
         values = columns_of(job.model_copy(update={"key": job.key or new_key(), "created_at": now, "updated_at": now}))
         row = await self._one(RESERVE[self._database.dialect], values)
@@ -73,18 +73,18 @@ class Ledger:
         return job_of(await self._one(present))
 
     async def move(self, job: Job, state: JobState, **changes: Any) -> Job | None:
-        """Take a job to another state, if it still is where `job` says it is.
+        """Move a job to another state, if its state is still the one in `job`.
 
         Parameters:
             job: the job as it was read.
-            state: where it shall go.
-            changes: further fields of `Job` to set with it.
+            state: the new state.
+            changes: further fields of `Job` to set in the same statement.
 
         Returns:
-            The job as it is now; None where another process has moved it in between.
+            The job as it is now; None if another process has moved it in the meantime.
 
         Raises:
-            ValueError: there is no such way in the job life.
+            ValueError: the job lifecycle has no such transition.
         """
         if state not in LEGAL_MOVES[job.state]:
             raise ValueError(f"a job never goes from {job.state.value} to {state.value}")
@@ -102,23 +102,23 @@ class Ledger:
         spend: Spend | None = None,
         turn: Turn | None = None,
     ) -> Job | Refused | None:
-        """Take a reserved job to `sending`, if its account has a place in flight for it, and its budget the money.
+        """Atomically move a reserved job to `sending`, if an in-flight slot is free and the budget allows it.
 
-        All of it is one step, over all processes: of those that see the last free place, one gets it.
+        The step is atomic across all processes: only one of them gets the last free slot.
 
         Parameters:
             job: the job as it was read.
             flow_run_id: the flow run that sends it.
-            max_in_flight: how many jobs of the account may be in flight with it; None for any number.
-            spend: reserves its money; None where nothing limits that.
-            turn: asks for the account's turn, by its pace and cool-down; None for neither.
+            max_in_flight: the maximum number of in-flight jobs of the account, including this one; None for no limit.
+            spend: reserves its cost; None if there is no budget.
+            turn: requests the account's turn, according to its pace and cool-down; None if it has neither.
 
         Returns:
-            The job, to be sent now; when to ask again, where it is not its turn; None where there is no place, or
-            another process has moved it.
+            The job, which must be sent now; a `Refused` with the time to retry, if it is not the job's turn; None if
+            no slot is free or another process has moved the job.
 
         Raises:
-            BudgetStop: there is no money for it, says `spend`; it stays reserved.
+            BudgetStop: `spend` does not allow its cost; the job stays reserved.
         """
         table, now, token = schema.jobs, self._clock.now(), uuid4().hex
         values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "send_token": token}
@@ -131,7 +131,7 @@ class Ledger:
 
         def take(connection: Connection) -> Job | Refused | None:
             if max_in_flight is not None:
-                for name in (account_key(job), job.account):  # the text: for earlier versions
+                for name in (account_key(job), job.account):  # the text: used by earlier versions
                     pace.lock(connection, name)
             refused = None if turn is None else pace.ask(connection, turn, self._clock)
             if refused is not None:
@@ -141,7 +141,7 @@ class Ledger:
             if row is None:
                 if turn is not None:
                     pace.leave(connection, job)
-                # Committed before, and only the answer was lost: the token says that this process sends.
+                # Committed before, and only the answer was lost: the token shows that this process sends.
                 row = connection.execute(ours).fetchone()
                 return None if row is None else job_of(row)
             taken = job_of(row)
@@ -154,14 +154,14 @@ class Ledger:
         return telemetry.changed(JobState.RESERVED, await self.transact(take))
 
     async def unsend(self, job: Job, **changes: Any) -> Job | None:
-        """Take a job that this process was sending back to `reserved`: not a byte has left, and none will.
+        """Move a job that this process was sending back to `reserved`: no byte was sent, and none will be.
 
         Parameters:
             job: the job, as `start_sending` returned it.
-            changes: further fields of `Job` to set with it.
+            changes: further fields of `Job` to set in the same statement.
 
         Returns:
-            The job as it is now; None where it is no longer this process that sends it.
+            The job as it is now; None if this process is no longer the one that sends it.
         """
         values = {"state": JobState.RESERVED.value, "updated_at": self._clock.now(), "send_token": None}
         statement = (
@@ -174,16 +174,16 @@ class Ledger:
         return telemetry.changed(JobState.SENDING, None if row is None else job_of(row))
 
     async def cool_down(self, job: Job, seconds: float) -> None:
-        """Let nobody send for the job's account for a while.
+        """Block submissions of the job's account for a while.
 
         Parameters:
-            job: the job whose submission the provider did not take.
+            job: the job whose submission the provider rejected with "slow down".
             seconds: how long; at most `pace.LONGEST_COOL_DOWN_SECONDS`.
         """
         await self.transact(lambda connection: pace.cool_down(connection, job, seconds, self._clock))
 
     async def leave_line(self, job: Job) -> None:
-        """Forget that a job waits for its account's turn.
+        """Remove a job from the waiters for its account's turn.
 
         Parameters:
             job: the job.
@@ -191,19 +191,19 @@ class Ledger:
         await self.transact(lambda connection: pace.leave(connection, job))
 
     async def in_flight(self, account: str) -> int:
-        """How many jobs of an account may be under way at its provider now."""
+        """Returns how many jobs of an account may be in flight at its provider now."""
         return int((await self._run(count_in_flight(account, self._clock.now())))[0][0])
 
     async def note(self, job: Job, **changes: Any) -> Job | None:
-        """Set fields of a job that stays in its state; None where it has left that state in between."""
+        """Set fields of a job without changing its state; returns None if its state has changed in the meantime."""
         return await self._update(job, {"updated_at": self._clock.now(), **plain(changes)})
 
     async def take_over(self, job: Job, flow_run_id: str | None) -> Job | None:
-        """Make a job this run's own; of several runs that saw the same row, one gets it and the others get None.
+        """Take over a job for this run. If several runs read the same row, one gets the job and the others get None.
 
         Parameters:
             job: the job, as it was read.
-            flow_run_id: the run that takes it; None where there is no flow.
+            flow_run_id: the run that takes it over; None outside of flows.
         """
         statement = (
             update(JOBS)
@@ -214,11 +214,11 @@ class Ledger:
         return None if row is None else job_of(row)
 
     async def get(self, key: str) -> Job | None:
-        """The job with this key."""
+        """Returns the job with this key, or None."""
         return await self._maybe(BY_KEY, {"key": storable(key)})
 
     async def find(self, name: str) -> Job | None:
-        """The job that a person means: by key, by the start of a key, or by the provider's id."""
+        """Returns the job that matches a key, a key prefix or a provider id."""
         name = storable(name)
         exact = await self.get(name) or await self._maybe(
             select(JOBS).where(JOBS.c.provider_job_id == name).order_by(JOBS.c.created_at.desc()).limit(1)
@@ -229,15 +229,15 @@ class Ledger:
         return found[0] if len(found) == 1 else None
 
     async def newest(self, identity: str) -> Job | None:
-        """The last attempt at an identity."""
+        """Returns the last attempt under an identity."""
         return await self._maybe(NEWEST, {"identity": identity})
 
     async def successor(self, job: Job) -> Job | None:
-        """The newest attempt that follows this one; None if there is none."""
+        """Returns the newest attempt after this one; None if there is none."""
         return await self._maybe(followed(job))
 
     async def newest_of(self, identities: Identities) -> Job | None:
-        """The job of a wanted result, under whichever of its identities; see `attempts.chosen`.
+        """Returns the job of a requested result, under any of its identities; see `attempts.chosen`.
 
         Parameters:
             identities: the identities that it may have.
@@ -249,7 +249,7 @@ class Ledger:
         return chosen(identities, newest.values(), self._clock.now())
 
     async def newest_in(self, scope: str) -> dict[str, Job]:
-        """The last attempt at each identity whose scope begins with `scope`, by identity."""
+        """Returns the last attempt under each identity whose scope begins with `scope`, keyed by identity."""
         statement = select(JOBS).where(JOBS.c.scope.startswith(scope, autoescape=True)).order_by(JOBS.c.key)
         newest: dict[str, Job] = {}
         last: str | None = ""
@@ -269,13 +269,13 @@ class Ledger:
         *,
         by_expiry: bool = True,
     ) -> list[Job]:
-        """Jobs, closest expiry first, then newest first; `states` empty means every state.
+        """Returns jobs by nearest expiry, then newest first.
 
         Parameters:
-            states: only jobs in one of these.
+            states: only jobs in one of these states; empty for all states.
             provider: only jobs of this provider.
             limit: at most this many.
-            by_expiry: whether expiry counts; else newest first alone.
+            by_expiry: whether to sort by expiry first; if False, only newest first.
         """
         order = [JOBS.c.expires_at.asc().nulls_last()] if by_expiry else []
         statement = select(JOBS).order_by(*order, JOBS.c.created_at.desc())
@@ -286,12 +286,12 @@ class Ledger:
         return await self._all(statement.limit(limit))
 
     async def typical_seconds(self, provider: str, model: str, length_seconds: float | None) -> float | None:
-        """How long such a job usually takes from acceptance to result: the median of the last 50 watched ones.
+        """Returns the usual time from acceptance to result: the median of the last 50 jobs polled throughout.
 
         Parameters:
             provider: the provider's name.
             model: the provider's model.
-            length_seconds: the result's duration; results within a factor of 1.5 count as like. None: any length.
+            length_seconds: the result's duration; jobs within a factor of 1.5 count as similar. None for any duration.
 
         Returns:
             Seconds, or None while fewer than three such jobs are known.
@@ -305,7 +305,7 @@ class Ledger:
         return typical
 
     async def fingerprint(self) -> str:
-        """A digest that tells this ledger from every other: processes that share it get the same one."""
+        """Returns a digest unique to this ledger: all processes that share the ledger get the same one."""
         if self._database.dialect == "sqlite":
             rows = await self._run(text("PRAGMA database_list"))
             words = [socket.gethostname(), *(str(row[2]) for row in rows if row[1] == "main")]
@@ -315,23 +315,23 @@ class Ledger:
         return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
 
     async def query(self, statement: Select[Any]) -> Sequence[Row[Any]]:
-        """The rows of a statement that only reads."""
+        """Executes a read-only statement and returns its rows."""
         return await self._run(statement)
 
     def now(self) -> float:
-        """The time that is written down, in seconds since 1970."""
+        """Returns the time to record, in seconds since 1970."""
         return self._clock.now()
 
     async def transact(self, work: Callable[[Connection], T]) -> T:
-        """Do what needs more than one statement in one transaction.
+        """Run several statements in one transaction.
 
-        It is repeated after an outage, so a repeat must do no harm if the first one was committed.
+        `work` is repeated after an outage, so it must be harmless to repeat it if the first one was committed.
 
         Parameters:
             work: executes the statements.
 
         Raises:
-            LedgerError: the database stayed away.
+            LedgerError: the database remained unavailable.
         """
         changes = telemetry.Changes()
         noted = changes.noted(work)
@@ -341,7 +341,7 @@ class Ledger:
 
     @property
     def database(self) -> Database:
-        """The database, for its upkeep: vacuum and size."""
+        """The database, for maintenance: vacuum and size."""
         return self._database
 
     async def _update(self, job: Job, values: dict[str, Any]) -> Job | None:
@@ -351,7 +351,7 @@ class Ledger:
         if rows:
             return job_of(rows[0])
         if repeated:
-            # The first try may have been committed, and only its answer was lost.
+            # The first attempt may have been committed, and only its answer was lost.
             present = await self.get(job.key)
             expected = (values.get("state", job.state.value), values["updated_at"])
             if present is not None and (present.state.value, present.updated_at) == expected:
@@ -382,15 +382,15 @@ _DATABASES: LoopShared[Database] = LoopShared(lambda database: database.close())
 async def open_ledger(
     url: str, clock: Clock = SYSTEM_CLOCK, patience_seconds: float = PATIENCE_SECONDS
 ) -> AsyncIterator[Ledger]:
-    """Use the ledger at `url`, brought to the present schema; its connections are shared within the event loop.
+    """Open the ledger at `url`, migrated to the current schema. Its connections are shared within the event loop.
 
     Parameters:
         url: `sqlite:///path`, `postgresql://…`, or either with an async driver named.
-        clock: the time to write down.
-        patience_seconds: how long each operation waits for a database that is away.
+        clock: the source of recorded times.
+        patience_seconds: how long each operation waits for an unavailable database.
 
     Raises:
-        LedgerError: the database stayed away, or the ledger is lost, damaged, or of a newer version.
+        LedgerError: the database remained unavailable, or the ledger is lost, damaged, or of a newer version.
     """
 
     async def opened() -> Database:

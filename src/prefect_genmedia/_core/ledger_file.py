@@ -1,7 +1,8 @@
-"""The file of a ledger on SQLite: created once, marked so that its loss is noticed, and backed up before a migration.
+"""The file of a ledger on SQLite: created once, marked so that its loss is detected, and backed up before a migration.
 
-An empty ledger knows no paid job, and would pay for all of them again. The marker `NAME.marker` is written when the
-ledger has its tables. If it is there and the ledger is not, opening fails; deleting the marker begins a new ledger.
+An empty ledger has no record of paid jobs, so all of them would be paid again. The marker `NAME.marker` is written once
+the ledger has its tables. If the marker exists and the ledger does not, opening fails. Delete the marker to begin a new
+ledger.
 """
 
 from __future__ import annotations
@@ -22,29 +23,31 @@ from prefect_genmedia.errors import LedgerError, StorageError
 
 
 class LedgerFile:
-    """The file, as long as it is open.
+    """An open ledger file.
 
     Parameters:
-        name: its path; a database in memory has no file.
+        name: its path; an in-memory database has no file.
     """
 
     def __init__(self, name: str | None) -> None:
-        """Touch nothing yet."""
+        """Does not access the disk."""
         self._path = Path(name) if name and name != ":memory:" and not name.startswith("file:") else None
         self._inode: int | None = None
 
     @property
     def has_marker(self) -> bool:
-        """Whether a ledger was here before."""
+        """Whether a ledger existed here before."""
         return self._path is not None and self._marker(self._path).exists()
 
     def create(self) -> None:
-        """Create the file with mode 0600 if there is none: it names people's files. Its journals get that mode too.
+        """Create the file with mode 0600 if it does not exist, since it contains users' file names.
 
-        An existing file keeps its mode: a team may share it.
+        Its journals get the same mode.
+
+        An existing file keeps its mode, because a team may share it.
 
         Raises:
-            LedgerError: there was a ledger here, and its file is missing or empty; or it cannot be created.
+            LedgerError: a ledger existed here and its file is missing or empty, or the file cannot be created.
         """
         if self._path is None:
             return
@@ -68,7 +71,7 @@ class LedgerFile:
         )
 
     def mark(self) -> None:
-        """Write the marker. Without it the ledger works, and its loss goes unnoticed."""
+        """Write the marker. Without it the ledger works, but its loss is not detected."""
         if self._path is not None and not self.has_marker:
             with contextlib.suppress(OSError):
                 marker = os.open(self._marker(self._path), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -76,10 +79,10 @@ class LedgerFile:
                     file.write("This marker belongs to the ledger beside it; keep it.\n")
 
     def check(self) -> None:
-        """Make sure that what is open is still the file of that name: a deleted one takes writes that nobody reads.
+        """Check that the open file is still the file at its path: writes to a deleted file would be lost.
 
         Raises:
-            LedgerError: it was removed or replaced.
+            LedgerError: the file was removed or replaced.
         """
         if self._path is None or self._inode is None:
             return
@@ -98,17 +101,17 @@ class LedgerFile:
 
 
 def back_up(connection: Connection, versions: Collection[str]) -> Path | None:
-    """Copy the ledger's file to one beside it, named after the versions that it has and the time.
+    """Copy the ledger's file to a file beside it, named after its schema versions and the time.
 
-    Call it inside the transaction that migrates, before the first change: other writers wait, and the copy has what was
-    committed last.
+    Call it inside the migrating transaction, before the first change: other writers wait, and the copy contains the
+    last committed state.
 
     Parameters:
         connection: the ledger's connection.
-        versions: the migrations that the ledger has.
+        versions: the migrations that were applied to the ledger.
 
     Returns:
-        The copy; None for a ledger in memory.
+        The copy; None for an in-memory ledger.
 
     Raises:
         StorageError: the copy cannot be written; the ledger must not be migrated.
@@ -140,7 +143,7 @@ def copy_file(ledger: Path, copy: Path, *, is_new: bool = False) -> None:
         is_new: whether nothing may have its name, not even what was put there meanwhile.
 
     Raises:
-        OSError, sqlite3.Error: one cannot be read, or the other not written.
+        OSError, sqlite3.Error: the ledger cannot be read, or the copy cannot be written.
     """
     unfinished = unfinished_file(copy)
     try:
@@ -160,10 +163,10 @@ def copy_file(ledger: Path, copy: Path, *, is_new: bool = False) -> None:
 
 
 def unfinished_file(final: Path) -> Path:
-    """Create an empty file with mode 0600 beside a final one: what is cut short never has the final name.
+    """Create an empty temporary file with mode 0600 beside the final one, so that no partial file has the final name.
 
     Parameters:
-        final: the file that it becomes.
+        final: the file that it will be renamed to.
 
     Raises:
         OSError: it cannot be created.

@@ -1,7 +1,7 @@
-"""Places in flight: no more jobs of an account at its provider than it may have, over all processes and machines.
+"""In-flight slots: limits an account's concurrent jobs at its provider, across all processes and machines.
 
-The ledger counts them, so a place is held from `sending` until the job has ended, whatever became of its process.
-Within one process those who wait stand in a line; only its first looks.
+The ledger counts them, so a slot is held from `sending` until the job has ended, even if its process dies. Within one
+process, waiting jobs form a queue; only the first one polls the ledger.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from prefect_genmedia.errors import RateLimited
 from prefect_genmedia.text import counted
 
 LOOK_SECONDS = (0.5, 5.0)
-"""How often the first of a line looks for a free place, in seconds: at first, and at the longest."""
+"""Interval at which the first of a queue checks for a free slot, in seconds: initial and maximum."""
 
 LONGEST_WAIT_SECONDS = FORGOTTEN_SECONDS
-"""How long a place is waited for: waiting costs nothing, and by then every job that holds one now has ended."""
+"""How long to wait for a slot, in seconds: waiting is free, and by then every job that holds a slot now has ended."""
 
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Places:
-    """How many jobs of an account may be in flight, and how long a request waits for its place.
+    """An account's limit of in-flight jobs, and how long a request waits for a slot.
 
     Parameters:
-        limit: the most jobs that are `sending` or `submitted`; None for any number.
+        limit: the maximum number of jobs that are `sending` or `submitted`; None for no limit.
         until: when waiting ends, by the monotonic clock.
-        tell: told once, in a sentence, that there is no place yet.
+        tell: called once with a sentence, if no slot is free yet.
     """
 
     limit: int | None
@@ -46,15 +46,15 @@ class Places:
 
     @asynccontextmanager
     async def line(self, ledger: Ledger, job: Job, clock: Clock) -> AsyncIterator[None]:
-        """Stand in line until there seems to be a place; inside, nobody else of this process can take it.
+        """Wait until a slot appears to be free. Inside the context, no other job of this process can take it.
 
         Parameters:
-            ledger: tells how many jobs of the account are in flight.
+            ledger: counts the account's in-flight jobs.
             job: the job that waits to be sent.
-            clock: what tells the time and waits.
+            clock: the time source, also used to sleep.
 
         Raises:
-            RateLimited: there was none in time; nothing was sent.
+            RateLimited: no slot became free in time; nothing was sent.
         """
         if self.limit is None:
             yield
@@ -79,7 +79,7 @@ class Places:
                     retryable=False,
                     next_step="run again when some have ended, see `prefect-genmedia jobs list --state submitted`.",
                 ).about(job.key, None)
-            await clock.sleep(min(pause * random.uniform(0.8, 1.2), left))  # noqa: S311 - spreads looks
+            await clock.sleep(min(pause * random.uniform(0.8, 1.2), left))  # noqa: S311 - spreads the checks
             pause = min(pause * 1.5, longest)
 
     async def _tell_if_full(self, ledger: Ledger, job: Job, limit: int) -> bool:

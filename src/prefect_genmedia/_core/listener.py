@@ -1,4 +1,4 @@
-"""Who is told how a job gets on while its result is waited for."""
+"""The protocol for observing a job's progress during the wait for its result."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from prefect_genmedia.providers.protocol import Observation
 
 
 class WaitListener(Protocol):
-    """Whoever wants to hear of a job's progress; called only on change."""
+    """Receives a job's progress; called only on changes."""
 
     def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
-        """The wait begins: such a job usually takes `typical` seconds, of which `elapsed` have passed.
+        """Called when the wait begins: such a job usually takes `typical` seconds, of which `elapsed` have passed.
 
         Parameters:
             job: the job that is waited for.
             elapsed: seconds since it was accepted.
-            typical: seconds that such a job usually takes; None where nobody knows yet.
+            typical: seconds that such a job usually takes; None if not known yet.
         """
         ...
 
     def changed(self, job: Job, observation: Observation) -> None:
-        """The provider's word for the job is a new one.
+        """Called when the provider's status word for the job has changed.
 
         Parameters:
             job: the job that is waited for.
@@ -32,26 +32,26 @@ class WaitListener(Protocol):
         ...
 
     def advanced(self, job: Job, percent: float) -> None:
-        """The provider's word is the same, and its percentage, from 0 to 100, a new one.
+        """Called when the status word is the same but the percentage has changed.
 
         Parameters:
             job: the job that is waited for.
-            percent: how far it is, from 0 to 100.
+            percent: the job's progress, from 0 to 100.
         """
         ...
 
     def troubled(self, job: Job, error: GenMediaError) -> None:
-        """A look failed; called once for each kind of failure.
+        """Called when a poll failed, once per kind of failure.
 
         Parameters:
             job: the job that is waited for.
-            error: why the look failed.
+            error: why the poll failed.
         """
         ...
 
 
 class Silent:
-    """Reports nothing."""
+    """A listener that ignores every call."""
 
     def expecting(self, job: Job, elapsed: float, typical: float | None) -> None: ...
 

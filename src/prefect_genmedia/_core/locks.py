@@ -1,7 +1,7 @@
-"""Named locks in the ledger: what one process at a time may do, over all processes and machines that share it.
+"""Named locks in the ledger, which one process at a time may hold, across all processes and machines that share it.
 
-A lock has an expiry, so that the holder that was killed blocks nobody. It is a courtesy: who does not get it in time,
-or cannot reach the ledger, goes on without it. Nothing that costs money relies on it.
+A lock expires, so that a killed holder does not block other processes. It is advisory: a process that does not get it
+in time, or cannot reach the ledger, continues without it. Nothing that costs money relies on it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia.errors import LedgerError
 
 HELD_SECONDS = 90.0
-"""When a lock lapses whose holder has not released it: longer than what is done under it may take."""
+"""When an unreleased lock expires, in seconds: longer than the work under it may take."""
 
 WAIT_SECONDS = 120.0
-"""How long a lock is waited for."""
+"""How long to wait for a lock, in seconds."""
 
 ASK_SECONDS = 0.3
-"""How often a lock is asked for by those that wait, at the most."""
+"""Maximum interval between two attempts of a waiting process to take a lock, in seconds."""
 
 AWAY_SECONDS = 5.0
-"""A ledger that does not answer for so long keeps nobody waiting here."""
+"""Waiting ends if the ledger does not answer for this long, in seconds."""
 
 _LOCKS = schema.locks
 
@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 
 
 def share_locks(client: Any, ledger: Ledger) -> None:
-    """Let a client take locks of a ledger, if it has use for them; see `ProviderClient`.
+    """Give a client access to a ledger's locks, if it uses them; see `ProviderClient`.
 
     Args:
         client: a provider's client.
@@ -52,12 +52,12 @@ def share_locks(client: Any, ledger: Ledger) -> None:
 
 @asynccontextmanager
 async def exclusively(ledger: Ledger, name: str, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[None]:
-    """Hold a lock; see the module for who enters without it.
+    """Hold a lock; the module's docstring says when the block is entered without it.
 
     Args:
         ledger: where the lock is.
-        name: what is locked; no secret.
-        clock: tells the time and waits.
+        name: the lock's name; must not contain a secret.
+        clock: the time source, also used to sleep.
     """
     holder = uuid4().hex
     until = clock.monotonic() + WAIT_SECONDS
@@ -69,7 +69,7 @@ async def exclusively(ledger: Ledger, name: str, clock: Clock = SYSTEM_CLOCK) ->
             if asking.cancelled_caught:
                 break
             if not held:
-                await clock.sleep(ASK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - spreads those that ask
+                await clock.sleep(ASK_SECONDS * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the attempts
     except LedgerError as error:
         logger.warning("Going on without the lock %r of the ledger: %s", name, error.message)
     try:
@@ -81,18 +81,18 @@ async def exclusively(ledger: Ledger, name: str, clock: Clock = SYSTEM_CLOCK) ->
 
 
 def take(connection: Connection, name: str, holder: str, clock: Clock) -> bool:
-    """Take a lock that is free or has lapsed, in the caller's transaction; tells whether it is the holder's now.
+    """Take a lock that is free or has expired, in the caller's transaction; returns whether the holder has it now.
 
     Args:
         connection: to the ledger.
-        name: what is locked.
-        holder: who asks.
-        clock: the time, where the database has none of its own.
+        name: the lock's name.
+        holder: the process that requests it.
+        clock: the time source if the database has no clock of its own.
     """
     pace.lock(connection, f"lock {name}")
     now = pace.database_now(connection, clock)
     row = connection.execute(select(_LOCKS).where(_LOCKS.c.name == name)).fetchone()
-    # A time much further ahead than it was ever set is what a jump of the clock left behind.
+    # An expiry further ahead than was ever set results from a clock jump, and is ignored.
     if row is not None and row.holder != holder and now < row.held_until <= now + 2 * HELD_SECONDS:
         return False
     values = {"holder": holder, "held_until": now + HELD_SECONDS}

@@ -1,4 +1,4 @@
-"""Finding jobs for people: lists by what they ask for, and one job by whatever name they have of it."""
+"""Job look-up for users: lists by filter, and single jobs by key, id or prefix."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from prefect_genmedia._core.statements import JOBS, job_of
 from prefect_genmedia.text import storable
 
 NEEDS_A_PERSON = frozenset({JobState.UNKNOWN})
-"""States that only a person can end."""
+"""States that only a person's decision can end."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobFilter:
-    """Which jobs are listed; what is None or empty does not limit them.
+    """Which jobs are listed. Conditions that are None or empty do not apply.
 
     Parameters:
-        states: only jobs in one of these.
+        states: only jobs in one of these states.
         provider: only jobs of this provider.
-        since: only jobs that were sent, or else written down, since then, in seconds since 1970.
+        since: only jobs that were sent (or, if never sent, recorded) at or after this time, in seconds since 1970.
         batch: only jobs of this batch.
-        run: only jobs of this flow run, or of runs below it: its id, or the beginning of it.
-        label: only jobs whose label contains this, in capitals or not.
+        run: only jobs of this flow run or its subflow runs: its id, or a prefix of it.
+        label: only jobs whose label contains this text, case-insensitive.
     """
 
     states: frozenset[JobState] = frozenset()
@@ -41,7 +41,7 @@ class JobFilter:
     label: str | None = None
 
     def conditions(self) -> Iterator[ColumnElement[bool]]:
-        """The conditions on the ledger's rows."""
+        """Yields the conditions on the ledger's rows."""
         if self.states:
             yield JOBS.c.state.in_([state.value for state in self.states])
         if self.provider is not None:
@@ -57,11 +57,11 @@ class JobFilter:
 
 
 async def list_jobs(ledger: Ledger, wanted: JobFilter, limit: int) -> tuple[list[Job], int]:
-    """Jobs that need a person, then those at a provider by expiry, then the newest of the rest.
+    """Lists jobs that need a person first, then jobs at a provider by expiry, then the rest, newest first.
 
     Parameters:
         ledger: the jobs.
-        wanted: which ones.
+        wanted: the filter.
         limit: at most this many.
 
     Returns:
@@ -81,11 +81,11 @@ def _by_urgency() -> list[ColumnElement[Any]]:
 
 @dataclass(frozen=True)
 class Matches:
-    """The jobs that a person may mean by a name.
+    """The jobs that match a name.
 
     Parameters:
         jobs: the jobs, the newest first.
-        exact: whether the whole name was found; else they begin with it.
+        exact: whether the whole name matched; if False, the name is a prefix.
     """
 
     jobs: list[Job]
@@ -93,13 +93,13 @@ class Matches:
 
 
 MOST_MATCHES = 1000
-"""Jobs that are looked at by one name: a batch's run may have thousands."""
+"""Maximum number of jobs read for one name: a batch's run may have thousands."""
 
 
 async def matching_jobs(ledger: Ledger, name: str) -> Matches:
-    """The jobs with a name: key, provider's id, row id of a batch, or flow run id; or whatever begins with it.
+    """Returns the jobs with this key, provider id, batch row id or flow run id, or with one that begins with the name.
 
-    Of the attempts at one result, the newest stands for all.
+    Of several attempts at one result, only the newest is returned.
 
     Parameters:
         ledger: the jobs.
@@ -127,7 +127,7 @@ def _first(condition: ColumnElement[bool]) -> Select[Any]:
 
 
 def _newest(rows: Any, provider_job_id: str) -> list[Job]:
-    """The jobs, without earlier attempts at the same result; one that has the id itself is meant itself."""
+    """Drops earlier attempts at the same result, except a job that itself has the id."""
     found: dict[str, Job] = {}
     for job in map(job_of, rows):
         found.setdefault(job.key if job.provider_job_id == provider_job_id else job.identity, job)

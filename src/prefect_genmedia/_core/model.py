@@ -1,4 +1,4 @@
-"""A job: one requested result, its states, and the only ways from one state to another."""
+"""A job: one requested result, its states, and the allowed transitions between them."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from prefect_genmedia.text import escaped, shown_id
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
 
 STALE_SENDING_SECONDS = SUBMIT_SECONDS + 60.0
-"""A job that is `sending` for longer has lost its process: the submission's own timeout, and some seconds of skew."""
+"""The process of a job that is `sending` for longer is dead: the submission's timeout plus allowance for clock skew."""
 
 FORGOTTEN_SECONDS = 12 * 3600.0
-"""No provider is documented to know a job for longer; where none says when its jobs end, they are gone by then."""
+"""No provider documents a longer job lifetime, in seconds. Jobs of providers that document none end after this time."""
 
 
 class JobState(str, Enum):
-    """Where a job is in its life."""
+    """The state of a job in its lifecycle."""
 
     RESERVED = "reserved"
-    """Written down; nothing was sent yet, or surely nothing arrived."""
+    """Recorded; nothing was sent yet, or certainly nothing arrived."""
     SENDING = "sending"
-    """The submission may be on its way: committed before the first byte."""
+    """The submission may be in transit: committed before the first byte is sent."""
     SUBMITTED = "submitted"
-    """The provider accepted it and its id is known."""
+    """The provider accepted the job, and its id is known."""
     SUCCEEDED = "succeeded"
-    """The provider has a file for us."""
+    """The provider has the result file."""
     DELIVERED = "delivered"
     """The verified file is on storage under its final name."""
     UNDELIVERABLE = "undeliverable"
-    """Paid, but the file is bad (in quarantine), has expired, or was given up by a gateway and may still come."""
+    """Paid, but the file is invalid (in quarantine), has expired, or was given up by a gateway and may still appear."""
     FAILED = "failed"
-    """The provider gave up after accepting; its reason is kept."""
+    """The provider accepted the job and then failed; its reason is kept."""
     REJECTED = "rejected"
-    """The provider said no to the submission, or a person found that it never arrived; nothing was paid."""
+    """The provider refused the submission, or a person found that it never arrived; nothing was paid."""
     UNKNOWN = "unknown"
-    """Sent without a certain answer: a person adopts, resubmits or abandons it."""
+    """Sent without a certain answer: a person must adopt, resubmit or abandon it."""
     ABANDONED = "abandoned"
     """A person gave it up; it is never sent again in its scope."""
 
@@ -58,38 +58,38 @@ LEGAL_MOVES: dict[JobState, frozenset[JobState]] = {
     JobState.SENDING: frozenset({JobState.SUBMITTED, JobState.REJECTED, JobState.RESERVED, JobState.UNKNOWN}),
     JobState.SUBMITTED: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.UNDELIVERABLE}),
     JobState.SUCCEEDED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
-    # A file that was lost or in quarantine may be fetched again while the provider has it.
+    # A file that was lost or quarantined may be downloaded again while the provider has it.
     JobState.DELIVERED: frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE}),
-    # What was given up in a word of no document may still be made, or fail by the provider's own word.
+    # A job that ended with an undocumented status word may still be made, or fail with a documented one.
     JobState.UNDELIVERABLE: frozenset(
         {JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.FAILED}
     ),
     JobState.FAILED: frozenset(),
     JobState.REJECTED: frozenset(),
-    # A late but certain answer, or a person's word, settles an unknown one.
+    # A late but certain answer, or a person's decision, resolves an unknown job.
     JobState.UNKNOWN: frozenset({JobState.SUBMITTED, JobState.REJECTED, JobState.ABANDONED}),
     JobState.ABANDONED: frozenset({JobState.SUBMITTED}),
 }
 
 AT_PROVIDER = frozenset({JobState.SUBMITTED, JobState.SUCCEEDED})
-"""States in which a paid result is waiting, or being made, at the provider."""
+"""States in which a paid result is ready, or being made, at the provider."""
 
 NEVER_PAID = frozenset({JobState.RESERVED, JobState.REJECTED})
-"""States of a job that cost nothing. Failed ones cost nothing where `Provider.failures_are_free`."""
+"""States of a job that cost nothing. Failed jobs also cost nothing if `Provider.failures_are_free`."""
 
 ACCEPTED = frozenset(
     {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.FAILED}
 )
-"""States that only a submission the provider accepted can reach."""
+"""States that only a job accepted by the provider can reach."""
 
 TAKEN = ACCEPTED - {JobState.FAILED}
-"""States of a job that the provider has accepted, and not given up."""
+"""States of a job that the provider has accepted and not given up."""
 
 
 class Rerun(Enum):
-    """What becomes of a new request for a job's result: the value that cards, commands and logs take their words from.
+    """What happens to a new request for a job's result. Cards, commands and logs use these values in their texts.
 
-    Each value is what such a run does, as the rest of a sentence.
+    Each value describes what such a run does, as the end of a sentence.
     """
 
     JOINED = "joins this job"
@@ -110,7 +110,7 @@ _GIVEN_UP_STEP = (
 
 
 def adopt_step(provider_job_id: str) -> str:
-    """What a person does about a job whose submission was answered with an error beside an id.
+    """Returns the next step for a job whose submission was answered with both an error and an id.
 
     Parameters:
         provider_job_id: the id.
@@ -153,11 +153,11 @@ class Delivery(BaseModel):
     others: tuple[Delivery, ...] = Field(default=(), description="Further files, where the provider made several.")
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Restore a pickled delivery, also one of an earlier version."""
+        """Restore a pickled delivery, including those pickled by earlier versions."""
         super().__setstate__(with_defaults(type(self), state))
 
     def is_same(self, other: Delivery | None) -> bool:
-        """Whether another delivery is of the same files under the same names, whenever they were published.
+        """Whether another delivery has the same files under the same names, regardless of when they were published.
 
         Parameters:
             other: the other delivery.
@@ -251,23 +251,23 @@ class Job(BaseModel):
     pruned_at: float | None = Field(default=None, description="When the request and all texts were pruned.")
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Restore a pickled job, also one of an earlier version."""
+        """Restore a pickled job, including those pickled by earlier versions."""
         super().__setstate__(with_defaults(type(self), state))
 
     @property
     def micros(self) -> int | None:
-        """Estimated cost in millionths, also of a job of an earlier version; None if it is not known."""
+        """Estimated cost in millionths, also for jobs recorded by earlier versions; None if not known."""
         if self.cost_micros is not None or self.estimated_cost is None:
             return self.cost_micros
         return in_micros(self.estimated_cost)
 
     @property
     def shown_id(self) -> str:
-        """The provider's id for logs, names and tables: escaped and cut; empty where it is not known."""
+        """The provider's id for logs, names and tables: escaped and cut; empty if not known."""
         return shown_id(self.provider_job_id)
 
     def failure(self) -> GenMediaError:
-        """The error that the job ended with, as it was written down."""
+        """Returns the recorded error that the job ended with."""
         kind = getattr(errors, self.error_kind or "", errors.GenerationFailed)
         absent = "The provider gave no reason." if self.pruned_at is None else "The reason was pruned from the ledger."
         error: GenMediaError = kind(self.error_message or absent, code=self.error_code)
@@ -276,10 +276,10 @@ class Job(BaseModel):
         return self.describe_in(error)
 
     def describe_in(self, error: ErrorType) -> ErrorType:
-        """Name this job in an error, and what it cost if the provider gave it up; returns the same error.
+        """Add this job, and its cost if the provider gave it up, to an error, and return the same error.
 
         Parameters:
-            error: what went wrong with the job, whoever found it.
+            error: an error about the job.
         """
         refused_later = isinstance(error, InputRefused) and self.provider_job_id is not None
         if refused_later or isinstance(error, GenerationFailed | OutputRefused):
@@ -289,7 +289,7 @@ class Job(BaseModel):
         return error.about(self.key, self.provider_job_id)
 
     def paid_for_failure(self) -> str:
-        """What the job cost if its provider accepted it and then refused it or gave up, in words."""
+        """Describes what the job cost if its provider accepted it and then refused it or gave up."""
         if self.is_given_up:
             return "unknown: the job was accepted, and may still be finished and billed"
         if self.provider in providers_with_free_failures():
@@ -299,7 +299,7 @@ class Job(BaseModel):
         return f"{errors.UNDOCUMENTED_BILLING}; it names a price of {self.price:g}"
 
     def is_over(self, now: float) -> bool:
-        """Whether the time is over for which the provider knows the job, or has its file.
+        """Whether the time has passed for which the provider keeps the job, or its file.
 
         Parameters:
             now: seconds since 1970.
@@ -308,10 +308,10 @@ class Job(BaseModel):
         return now > ends_at
 
     def may_follow(self, now: float) -> bool:
-        """Whether another attempt may follow this one, which costs again where this one did.
+        """Whether another attempt, which costs again if this one did, may follow this one.
 
-        Not where the input was refused, nor while the provider may still have the job or its file, whether it finds
-        it or not, nor for what was delivered once: nobody pays twice for a file that was moved, without saying so.
+        False if the input was refused, while the provider may still have the job or its file (even if it does not find
+        it), and after a delivery: a file that was moved is not paid for twice without an explicit request.
 
         Parameters:
             now: seconds since 1970.
@@ -323,7 +323,7 @@ class Job(BaseModel):
         return self.state is JobState.UNDELIVERABLE and self.delivery is None and self.is_over(now)
 
     def rerun(self, now: float) -> Rerun:
-        """What becomes of a new request for the same result, if this is its newest attempt.
+        """Returns what happens to a new request for the same result, if this is its newest attempt.
 
         Parameters:
             now: seconds since 1970.
@@ -338,23 +338,23 @@ class Job(BaseModel):
 
     @property
     def is_given_up(self) -> bool:
-        """Whether the job ended in a word that its provider's documents do not have: it may still be finished.
+        """Whether the job ended with an undocumented status word, so that it may still be finished.
 
-        It is polled until its lifetime is over. Only a person allows another attempt.
+        It is polled until its lifetime is over. Only a person can allow another attempt.
         """
         return self.state is JobState.UNDELIVERABLE and self.error_kind in _GIVEN_UP_KINDS
 
     @property
     def is_missing(self) -> bool:
-        """Whether the provider did not find the submitted job when it was last polled."""
+        """Whether the provider did not find the submitted job at the last poll."""
         return self.state is JobState.SUBMITTED and self.error_kind == JobExpired.__name__
 
     @property
     def age_origin(self) -> float:
-        """When the provider accepted the job, or else when it was written down."""
+        """When the provider accepted the job; if it did not, when the job was recorded."""
         return self.submitted_at or self.created_at
 
 
 def new_key() -> str:
-    """A new job's key: 12 hexadecimal digits, short enough to type."""
+    """Returns a new job key: 12 hexadecimal digits, short enough to type."""
     return uuid4().hex[:12]

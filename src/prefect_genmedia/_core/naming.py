@@ -1,4 +1,4 @@
-"""What a job's files are called, and when a file may take the place of another: nothing that is not ours is lost."""
+"""File names of a job's outputs, and the rules for replacing existing files: files of others are never overwritten."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from prefect_genmedia._media.storage import Target
 from prefect_genmedia.errors import StorageError
 
 MAKER = "prefect-genmedia"
-"""How what a sidecar says about who made a file begins."""
+"""The prefix of the author entry in a sidecar."""
 
 logger = logging.getLogger(__name__)
 
 
 MAX_STEM_BYTES = MAX_NAME_BYTES - len(f".mp4~999{LONGEST_ADDITION}")
-"""The longest stem whose sidecar, further files and quarantined file still have possible names, in bytes."""
+"""The longest stem, in bytes, for which the names of sidecar, further files and quarantined file are not too long."""
 
 
 def file_stem(name: str) -> str:
-    """A name as it can stand in a file name: itself if possible, else a likeness with a digest."""
+    """Returns a name in a form valid for file names: unchanged if possible, else an adapted form with a digest."""
     likeness = re.sub(r"[^\w.\-]+", "_", name).strip("._") or "row"
     if likeness == name and len(likeness) <= 80 and len(likeness.encode()) <= MAX_STEM_BYTES:
         return name
@@ -37,29 +37,30 @@ def file_stem(name: str) -> str:
 
 
 def poster_name(name: str) -> str:
-    """What a file's poster frame is called: after the whole file name, so that it is nobody's `anna.jpg`."""
+    """Returns the name of a file's poster frame. It contains the whole file name, to avoid a clash with `anna.jpg`."""
     return f"{name}.jpg"
 
 
 def sidecar_name(name: str) -> str:
-    """What a file's sidecar is called: after the whole file name, so that it is nobody's `anna.json`."""
+    """Returns the name of a file's sidecar. It contains the whole file name, to avoid a clash with `anna.json`."""
     return f"{name}.json"
 
 
 def wanted_name(job: Job, target: Target, index: int = 0) -> str:
-    """What one of a job's files is called where nothing stands in its way.
+    """Returns the name of one of a job's files, if no other file has that name.
 
     Parameters:
         job: the file's job.
         target: where it goes.
-        index: which of the job's files, from 0. No `file_stem` has a `~`, so a further one has no other row's name.
+        index: which of the job's files, from 0. No `file_stem` contains `~`, so a further file never has another row's
+            name.
     """
     name = target.name or f"{file_stem(f'{job.kind or job.provider}-{job.provider_job_id or job.key}')}.mp4"
     return name if index == 0 else _marked(name, f"~{index + 1}")
 
 
 def own_target(job: Job, target: Target) -> Target:
-    """The target of a job whose wanted name belongs to an attempt that follows it: the job's key is added to the name.
+    """Returns the target of a job whose name belongs to a later attempt: the job's key is added to the name.
 
     Parameters:
         job: the job.
@@ -69,7 +70,7 @@ def own_target(job: Job, target: Target) -> Target:
 
 
 def quarantine_name(job: Job, target: Target, index: int = 0) -> str:
-    """What one of a job's files is called that does not verify: a name that no other job has.
+    """Returns the quarantine name of one of a job's files that does not verify. No other job uses this name.
 
     Parameters:
         job: the file's job.
@@ -80,11 +81,11 @@ def quarantine_name(job: Job, target: Target, index: int = 0) -> str:
 
 
 def free_name(job: Job, target: Target, index: int = 0) -> str:
-    """The name that one of a job's files is published under. Blocks; run it in a thread.
+    """Returns the name under which to publish one of a job's files. Blocks; run it in a thread.
 
-    That is its wanted name, unless something else stands there: then the job's key is added. Replaced is only what is
-    the job's own, and, where the user has given the name, what this package made; never what the job was made from.
-    The names of its sidecar and its poster frame must be free in the same way.
+    That is its requested name; if another file has it, the job's key is added. Only the job's own file may be replaced,
+    or, if the user gave the name, a file that this package made; never an input of the job. The names of its sidecar
+    and poster frame must be available by the same rules.
 
     Parameters:
         job: the file's job.
@@ -92,7 +93,7 @@ def free_name(job: Job, target: Target, index: int = 0) -> str:
         index: which of the job's files, from 0.
 
     Raises:
-        StorageError: both names are taken by others.
+        StorageError: both names are taken by other files.
     """
     wanted = wanted_name(job, target, index)
     if _may_take(job, target, wanted):
@@ -105,9 +106,9 @@ def free_name(job: Job, target: Target, index: int = 0) -> str:
 
 
 def _may_take(job: Job, target: Target, name: str) -> bool:
-    """Whether a file, its sidecar and its poster frame may all have their names.
+    """Whether the names for a file, its sidecar and its poster frame may all be used.
 
-    A sidecar of this package speaks for the three of them; a poster frame that it does not describe is a user's own.
+    A sidecar of this package proves the origin of all three. A poster frame that it does not describe is a user's file.
     """
     storage = target.storage
     stored = _read_sidecar(storage, name)
@@ -133,16 +134,16 @@ def _may_take(job: Job, target: Target, name: str) -> bool:
 
 
 def _read_sidecar(storage: Storage, name: str) -> Mapping[str, Any]:
-    """What the sidecar of a file says; nothing where it has none of ours."""
+    """Returns the content of a file's sidecar; empty if there is none of this package."""
     try:
         stored = json.loads(storage.read(storage.uri_of(sidecar_name(name))))
-    except Exception:  # each storage has errors of its own; a file that nobody vouches for is left alone
+    except Exception:  # storages raise errors of their own; a file without a readable sidecar is not replaced
         return {}
     return stored if isinstance(stored, dict) and isinstance(stored.get("media"), dict) else {}
 
 
 def _matches_sidecar(storage: Storage, name: str, stored: Mapping[str, Any]) -> bool:
-    """Whether a file still has the bytes that its sidecar describes: else somebody has edited it."""
+    """Whether a file still has the content that its sidecar describes; if not, it was edited."""
     media = stored["media"]
     if media.get("bytes") != storage.size(name):
         return False
@@ -150,9 +151,9 @@ def _matches_sidecar(storage: Storage, name: str, stored: Mapping[str, Any]) -> 
 
 
 def _is_input(job: Job, uri: str) -> bool:
-    """Whether a job may be made from the file, or from its poster frame, as far as names tell."""
+    """Whether the file or its poster frame may be an input of the job, judging by names."""
     if job.pruned_at is not None:
-        return True  # the names are gone, and an input must never be replaced
+        return True  # the input names were pruned, and an input must never be replaced
     texts = list(_texts(job.request))
     return any(_may_be_same(text, each) for each in (uri, poster_name(uri)) for text in texts)
 
@@ -169,7 +170,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _may_be_same(location: str, other: str) -> bool:
-    """Whether one path is the end of the other: a path may be relative, and a URL another way to the same file."""
+    """Whether one path is a suffix of the other: a path may be relative, and a URL may refer to the same file."""
     paths = [_parts(location), _parts(other)]
     shared = min(map(len, paths))
     return shared > 0 and paths[0][-shared:] == paths[1][-shared:]

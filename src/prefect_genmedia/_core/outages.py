@@ -1,4 +1,4 @@
-"""Database failures as one error, and how long a step waits for a database that is away."""
+"""Maps database failures to one error, and retries operations while the database is unavailable."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import clean_text
 
 PATIENCE_SECONDS = 600.0
-"""How long each operation waits for a database that cannot be reached, in seconds: a fail-over takes minutes."""
+"""How long each operation waits for an unreachable database, in seconds: a failover takes minutes."""
 
 RETRY_SECONDS = (0.1, 5.0)
-"""Pauses between the tries, in seconds: the first, and the longest."""
+"""Pauses between retries, in seconds: initial and maximum."""
 
 T = TypeVar("T")
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html: connection exceptions, transaction rollbacks,
-# insufficient resources, operator intervention, system errors; and a standby that is read-only during a fail-over.
+# insufficient resources, operator intervention, system errors; and a standby that is read-only during a failover.
 _TRANSIENT = ("08", "40", "53", "57", "58", "25006", "55P03")
 _REFUSED = ("28", "3D")  # wrong password, no such database
 
@@ -36,7 +36,7 @@ _CORRUPT = (
 
 
 def ledger_error(error: Exception) -> LedgerError | None:
-    """The error of a database, in the project's terms; None for what is a fault of a statement.
+    """Converts a database error to a `LedgerError`; returns None if the statement itself is at fault.
 
     Args:
         error: what the driver or SQLAlchemy raised.
@@ -70,23 +70,23 @@ def _of_sqlite(original: sqlite3.Error, said: str) -> LedgerError | None:
 
 
 def _is_of_connection(original: BaseException) -> bool:
-    """Whether asyncpg says that a connection is closed or in an unusable state; such errors have no SQLSTATE."""
+    """Whether asyncpg reports a closed or unusable connection; such errors have no SQLSTATE."""
     return type(original).__name__ in ("InterfaceError", "InternalClientError", "ConnectionDoesNotExistError")
 
 
 async def despite_outage(attempt: Callable[[], Awaitable[T]], clock: Clock, patience: float) -> tuple[T, bool]:
-    """Do something with the database, again and again while it is away.
+    """Run a database operation, and repeat it while the database is unavailable.
 
     Args:
-        attempt: what is done; a repeat must do no harm if an earlier one was committed and only its answer was lost.
-        clock: tells the time and waits.
-        patience: how long to go on trying, in seconds.
+        attempt: the operation; it must be harmless to repeat it if it was committed and only the answer was lost.
+        clock: the time source, also used to sleep.
+        patience: how long to retry, in seconds.
 
     Returns:
-        What it returned, and whether it was repeated.
+        The operation's result, and whether it was repeated.
 
     Raises:
-        LedgerError: the database stayed away, or waiting does not help.
+        LedgerError: the database remained unavailable, or waiting does not help.
     """
     until, pause, repeated = clock.monotonic() + patience, RETRY_SECONDS[0], False
     while True:
@@ -97,5 +97,5 @@ async def despite_outage(attempt: Callable[[], Awaitable[T]], clock: Clock, pati
             if not error.retryable or left <= 0:
                 raise
         repeated = True
-        await clock.sleep(min(pause * random.uniform(0.5, 1.0), left))  # noqa: S311 - spreads the tries
+        await clock.sleep(min(pause * random.uniform(0.5, 1.0), left))  # noqa: S311 - spreads the retries
         pause = min(pause * 2, RETRY_SECONDS[1])

@@ -1,8 +1,8 @@
-"""An account's pace and cool-down, in the ledger: they hold over tasks, event loops, processes and machines.
+"""An account's pace and cool-down, stored in the ledger: they apply across tasks, event loops, processes and machines.
 
-A grant is part of the transaction that takes a job to `sending`. It lapses if the POST has not begun within
-`Turn.begin_within` seconds; the time between two grants is longer than the pace asks for by just that, so that any
-minute has at most `per_minute` POSTs although each may begin late.
+A grant is part of the transaction that moves a job to `sending`. It lapses if the POST has not begun within
+`Turn.begin_within` seconds. The interval between two grants is the one that the pace requires plus these seconds, so
+that any minute has at most `per_minute` POSTs, although each may begin late.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.statements import lock_number
 
 BEGIN_SECONDS = (1.0, 10.0)
-"""How long after its grant a POST may begin, in seconds: at first, and at the longest after grants that lapsed, for
-networks on which connecting takes longer."""
+"""How long after its grant a POST may begin, in seconds: initial value, and maximum after lapsed grants, for networks
+with slow connections."""
 
 MINUTE = 60.0
 
 ASK_SECONDS = (0.5, 10.0)
-"""How often a waiting process asks for its turn, in seconds: never more often, and at least so often."""
+"""Interval at which a waiting process asks for its turn, in seconds: minimum and maximum."""
 
 ALIVE_SECONDS = 30.0
-"""A waiter that has not asked for so long, in seconds, no longer holds its place in the order."""
+"""A waiter that has not asked for this long, in seconds, loses its position in the order."""
 
 LONGEST_COOL_DOWN_SECONDS = 900.0
-"""The longest that an account waits after "slow down", in seconds, whatever Retry-After says."""
+"""Maximum cool-down of an account after "slow down", in seconds, even if Retry-After says more."""
 
 RUNS_BEFORE_BATCH = 3
-"""So many turns in a row may go to single runs while a batch waits."""
+"""How many consecutive turns single runs may get while a batch waits."""
 
 _PACE, _WAITERS = schema.pace, schema.waiters
 
 
 def account_key(job: Job) -> str:
-    """What pace, cool-down and in-flight slots are counted by.
+    """Returns the key by which pace, cool-down and in-flight slots are counted.
 
     Args:
         job: a job of the account.
@@ -52,10 +52,10 @@ def account_key(job: Job) -> str:
 
 @dataclass(frozen=True)
 class Refused:
-    """It is not this job's turn.
+    """The answer if it is not a job's turn.
 
     Args:
-        seconds: when to ask again.
+        seconds: how long to wait before asking again.
     """
 
     seconds: float
@@ -63,13 +63,13 @@ class Refused:
 
 @dataclass(frozen=True)
 class Turn:
-    """A job that asks for its account's turn.
+    """A job's request for its account's turn.
 
     Args:
         job: the job.
-        per_minute: the account's pace; None if only a cool-down holds it back.
-        is_batch: whether it is a row of a batch; single runs come first.
-        waited: how long it has waited, in seconds.
+        per_minute: the account's pace; None if only a cool-down applies.
+        is_batch: whether the job is a row of a batch; single runs come first.
+        waited: how long the job has waited, in seconds.
         begin_within: how long after the grant the POST may begin, in seconds.
     """
 
@@ -81,20 +81,20 @@ class Turn:
 
     @property
     def spacing(self) -> float:
-        """Seconds from this grant to the next one."""
+        """Returns the seconds between this grant and the next one."""
         return 0.0 if self.per_minute is None else MINUTE / self.per_minute + self.begin_within
 
 
 def ask(connection: Connection, turn: Turn, clock: Clock) -> Refused | None:
-    """Ask for a turn; a refused caller is remembered as waiting. Call it in the transaction of `grant`.
+    """Ask for a turn; a refused caller is recorded as waiting. Call it in the same transaction as `grant`.
 
     Args:
         connection: to the ledger.
-        turn: who asks.
-        clock: the time, where the database has none of its own.
+        turn: the job that asks.
+        clock: the time source if the database has no clock of its own.
 
     Returns:
-        When to ask again; None if it is this job's turn.
+        How long to wait before asking again; None if it is this job's turn.
     """
     account = account_key(turn.job)
     if turn.per_minute is not None:
@@ -114,12 +114,12 @@ def ask(connection: Connection, turn: Turn, clock: Clock) -> Refused | None:
 
 
 def grant(connection: Connection, turn: Turn, clock: Clock) -> None:
-    """Write down that it was this job's turn, so that the next one comes later.
+    """Record that this job got its turn, which sets the time of the next turn.
 
     Args:
         connection: to the ledger.
-        turn: who sends.
-        clock: the time, where the database has none of its own.
+        turn: the job that is sent.
+        clock: the time source if the database has no clock of its own.
     """
     if turn.per_minute is None:
         return
@@ -130,7 +130,7 @@ def grant(connection: Connection, turn: Turn, clock: Clock) -> None:
 
 
 def leave(connection: Connection, job: Job) -> None:
-    """Forget that a job waits.
+    """Remove a job from the waiters.
 
     Args:
         connection: to the ledger.
@@ -140,13 +140,13 @@ def leave(connection: Connection, job: Job) -> None:
 
 
 def cool_down(connection: Connection, job: Job, seconds: float, clock: Clock) -> None:
-    """Let nobody send for the job's account for a while; a longer cool-down that is there already stays.
+    """Block submissions of the job's account for a while; a longer existing cool-down stays.
 
     Args:
         connection: to the ledger.
-        job: the job whose submission the provider did not take.
+        job: the job whose submission the provider rejected with "slow down".
         seconds: how long.
-        clock: the time, where the database has none of its own.
+        clock: the time source if the database has no clock of its own.
     """
     account = account_key(job)
     lock(connection, account)
@@ -156,7 +156,7 @@ def cool_down(connection: Connection, job: Job, seconds: float, clock: Clock) ->
 
 
 def lock(connection: Connection, account: str) -> None:
-    """Let one transaction of an account pass at a time; SQLite lets one write at a time by itself.
+    """Serialize the transactions of an account. SQLite needs no lock: it has a single writer.
 
     Args:
         connection: to the ledger.
@@ -167,7 +167,7 @@ def lock(connection: Connection, account: str) -> None:
 
 
 def _without_jumps(connection: Connection, row: Any, now: float) -> tuple[float, float, int]:
-    """The account's times; those that lie further ahead than they were ever set are a clock's jump, and are reset."""
+    """Returns the account's times. Times further ahead than were ever set result from a clock jump and are reset."""
     cooled_until = min(row.cooled_until, now + LONGEST_COOL_DOWN_SECONDS)
     next_at = min(row.next_at, now + row.spacing)
     if (cooled_until, next_at) != (row.cooled_until, row.next_at):
@@ -176,7 +176,7 @@ def _without_jumps(connection: Connection, row: Any, now: float) -> tuple[float,
 
 
 def _position(connection: Connection, turn: Turn, runs: int, now: float) -> int:
-    """How many waiters come before this one; writes down that it waits."""
+    """Returns how many waiters come before this one, and records that it waits."""
     account, key = account_key(turn.job), turn.job.key
     connection.execute(delete(_WAITERS).where(_WAITERS.c["seen_at"] < now - ALIVE_SECONDS))
     leave(connection, turn.job)
@@ -206,11 +206,11 @@ def _write(connection: Connection, account: str, **values: Any) -> None:
 
 
 def database_now(connection: Connection, clock: Clock) -> float:
-    """The time by which the processes of a ledger agree, in seconds since 1970: the database's, where it has one.
+    """Returns the time shared by all processes of a ledger, in seconds since 1970: the database's clock, if it has one.
 
     Args:
         connection: to the ledger.
-        clock: the time, where the database has none of its own.
+        clock: the time source if the database has no clock of its own.
     """
     if connection.dialect.name != "postgresql":
         return clock.now()
@@ -219,7 +219,7 @@ def database_now(connection: Connection, clock: Clock) -> float:
 
 
 class _Line:
-    """Who waits in this process for an account's turn, whichever event loop they are in; only the first one asks."""
+    """The jobs of this process, in any event loop, that wait for an account's turn; only the first one asks."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
@@ -245,12 +245,12 @@ _LINE = _Line()
 
 @asynccontextmanager
 async def first_in_process(turn: Turn, clock: Clock, gone: Callable[[], None]) -> AsyncIterator[None]:
-    """Wait until no job of this process comes before this one; inside, no other one asks for a turn.
+    """Wait until this job is the first of its process. Inside the context, no other job of the process asks for a turn.
 
     Args:
-        turn: who waits; without a pace it does not wait.
+        turn: the job that waits; without a pace it does not wait.
         clock: waits.
-        gone: called before each pause; raises if waiting has become useless.
+        gone: called before each pause; raises if the job no longer needs to wait.
     """
     if turn.per_minute is None:
         yield

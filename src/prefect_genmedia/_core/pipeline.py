@@ -1,4 +1,4 @@
-"""The job lifecycle in five steps: resolve, submit, wait, deliver, and `run_job`, which is all of them.
+"""The job lifecycle in four steps: resolve, submit, wait, deliver; `run_job` runs all of them.
 
 Tasks, batch rows and reconcile call these functions; there is no second copy of any step.
 """
@@ -30,22 +30,22 @@ from prefect_genmedia.errors import BudgetStop, FieldProblem, GenMediaError, Inv
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
 JUST_ACCEPTED_SECONDS = 1.0
-"""A job of this age was accepted by the run that waits for it, since the run began."""
+"""A job below this age, in seconds, was accepted by the run that waits for it, after that run began."""
 
 
 class JobSteps:
-    """How `run_job` takes the steps. This base takes each once; a batch repeats steps and bounds how many run."""
+    """How `run_job` runs the steps. This base class runs each once; a batch retries steps and limits concurrency."""
 
     def in_flight(self) -> AbstractAsyncContextManager[None]:
-        """Around submitting and waiting: the job may hold an in-flight slot."""
+        """A context around submitting and waiting, in which the job may hold an in-flight slot."""
         return nullcontext()
 
     def delivering(self) -> AbstractAsyncContextManager[None]:
-        """Around the delivery."""
+        """A context around the delivery."""
         return nullcontext()
 
     async def submitting(self, step: Callable[[], Awaitable[Job]]) -> Job:
-        """Submit.
+        """Run the submission.
 
         Parameters:
             step: submits once.
@@ -53,7 +53,7 @@ class JobSteps:
         return await step()
 
     async def fetching(self, step: Callable[[], Awaitable[Job]]) -> Job:
-        """Deliver.
+        """Run the delivery.
 
         Parameters:
             step: delivers once.
@@ -62,19 +62,19 @@ class JobSteps:
 
 
 async def prepare_request(session: Session, spec: JobSpec, *, is_final: bool = False) -> PreparedRequest[Any]:
-    """Inspect the request's inputs and its output, and bring local files to where the provider can fetch them.
+    """Inspect the request's inputs and output, and publish local files where the provider can fetch them.
 
-    If the ledger has a job that the request joins, nothing is checked. If local inputs no longer exist, but the paid
-    job that was made from them does, the request joins that job.
+    If the request joins an existing job, nothing is checked. If local inputs no longer exist, but a paid job that was
+    made from them does, the request joins that job.
 
     Parameters:
         session: the account that pays.
         spec: the job. If it names no output and is not final, the output is checked when it is submitted.
-        is_final: whether the request is submitted as it is. If not, its identity may still change, and nothing is
-            refused that may belong to another job of its scope.
+        is_final: whether the request is submitted unchanged. If False, its identity may still change, and a request
+            that may belong to another job of its scope is not refused.
 
     Raises:
-        InvalidRequest: with every problem of every input; nothing was sent.
+        InvalidRequest: lists every problem of every input; nothing was sent.
         ProviderError: a storage failed; retryable, nothing was sent.
     """
     if spec.request.absent_inputs() and (job := await find_job(session, spec)) is not None:
@@ -98,7 +98,7 @@ async def prepare_request(session: Session, spec: JobSpec, *, is_final: bool = F
 
 
 async def _is_due(session: Session, spec: JobSpec, named: PreparedRequest[Any], is_final: bool) -> bool:
-    """Whether the request is sent if it is submitted now."""
+    """Whether submitting the request now would send it."""
     newest = await session.ledger.newest_of(session.identities(named, spec.scope, spec.variant))
     if newest is None and not is_final and named.request.stale_at() is not None:
         jobs = (await session.ledger.newest_in(spec.scope)).values()
@@ -117,17 +117,17 @@ async def _output_problems(session: Session, spec: JobSpec) -> list[FieldProblem
 
 
 async def find_job(session: Session, spec: JobSpec) -> Job | None:
-    """The job that the spec would join, if the ledger has one. Nothing is sent.
+    """Returns the job in the ledger that the spec would join, if any. Nothing is sent.
 
-    If local inputs no longer exist, the job is found by their names: it was paid for, and no longer needs them.
+    If local inputs no longer exist, the job is found by their names: a paid job no longer needs its inputs.
 
     Parameters:
         session: the account that pays.
         spec: the job.
 
     Raises:
-        InvalidRequest: inputs are gone, and several jobs may be meant.
-        SubmissionUnknown: inputs are gone, and the job was sent without a certain answer.
+        InvalidRequest: inputs no longer exist, and several jobs match.
+        SubmissionUnknown: inputs no longer exist, and the job was sent without a certain answer.
     """
     if gone := spec.request.absent_inputs():
         job = await rejoin(session.ledger, session.tokens, spec.request, spec.scope, spec.variant)
@@ -141,18 +141,18 @@ async def find_job(session: Session, spec: JobSpec) -> Job | None:
 
 
 async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None) -> PreparedRequest[Any]:
-    """Make the request ready to be sent: its inputs prepared, and completed by the provider's plug-in.
+    """Make the request ready to be sent: prepare its inputs, and let the provider's plug-in complete it.
 
     Parameters:
         session: the account that pays.
         spec: the job.
-        prepared: the request, if it was prepared already.
+        prepared: the prepared request, if it exists already.
 
     Raises:
-        InvalidRequest: with every problem of every input; nothing was sent.
-        StorageError: the request would be sent, and its output takes no files now.
-        AccountPaused: the request would be sent, and the account is paused.
-        BudgetStop: the request would be sent, and a budget does not hold it.
+        InvalidRequest: lists every problem of every input; nothing was sent.
+        StorageError: the request would be sent, but its output is not writable now.
+        AccountPaused: the request would be sent, but the account is paused.
+        BudgetStop: the request would be sent, but would exceed a budget.
         GenMediaError: the plug-in could not complete the request; nothing was sent.
     """
     if prepared is None or not (prepared.job_key or is_fresh(prepared)):
@@ -161,8 +161,8 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
         return prepared
     newest = await session.ledger.newest_of(session.identities(prepared, spec.scope, spec.variant))
     if await attempt_to_send(session, spec, newest) is None:
-        return prepared  # nothing is sent, so the provider need not be asked for a speaker
-    if not is_fresh(prepared):  # the job that it was to join has ended meanwhile
+        return prepared  # nothing is sent, so no speaker detection is needed
+    if not is_fresh(prepared):  # the job that it would have joined has ended in the meantime
         prepared = await prepare_request(session, spec, is_final=True)
         if prepared.job_key is not None:
             return prepared
@@ -172,7 +172,7 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
 
 
 async def due_costs(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Costs:
-    """What is sent if the spec is submitted now, estimated; nothing if it joins a job.
+    """Returns the estimated costs of submitting the spec now; zero if it joins a job.
 
     Parameters:
         session: the account that pays.
@@ -189,21 +189,21 @@ async def due_costs(session: Session, spec: JobSpec, prepared: PreparedRequest[A
 
 @telemetry.step("submit")
 async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None) -> Job:
-    """Submit the request, once: whoever calls again with the same identity gets the same job.
+    """Submit the request once: every further call with the same identity returns the same job.
 
     Parameters:
         session: the account that pays.
         spec: the job.
-        prepared: the request, if it was prepared already.
+        prepared: the prepared request, if it exists already.
 
     Returns:
-        The job, accepted by the provider.
+        The job, which the provider has accepted.
 
     Raises:
         SubmissionUnknown: it was sent without a certain answer; nothing sends it again.
         GenMediaError: nothing was paid.
     """
-    await session.target_of(spec.output or session.default_output)  # an impossible output is known before it is paid
+    await session.target_of(spec.output or session.default_output)  # an invalid output must be detected before paying
     try:
         ready = await resolve(session, spec, prepared)
         if ready.job_key is not None:
@@ -228,16 +228,16 @@ async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
     Parameters:
         session: the account.
         job: a job that the provider accepted.
-        timeout_seconds: how long to wait, counted from when the provider accepted the job, or from when a person has
-            started the run again since.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job, or from a later restart of
+            the run by a person.
 
     Raises:
         JobTimeout, CredentialsError: the job continues at the provider.
-        GenMediaError: the provider gave up.
+        GenMediaError: the provider gave the job up.
     """
     ledger = session.ledger
     if session.run.flow_run_id and job.flow_run_id != session.run.flow_run_id and job.state in AT_PROVIDER:
-        # This run's own now, so that reconcile leaves it alone while we wait for it.
+        # Take the job over, so that reconcile does not process it while this run waits.
         job = await ledger.note(job, flow_run_id=session.run.flow_run_id) or job
     timeout_seconds += await _time_before_restart(session, job)
     try:
@@ -256,9 +256,9 @@ async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
 
 
 async def _time_before_restart(session: Session, job: Job) -> float:
-    """How long before a person started the run again the job was accepted, in seconds: the person waits anew.
+    """Returns the seconds from the job's acceptance to a restart of the run by a person, which restarts the wait.
 
-    Automatic retries keep the first deadline. Prefect is asked only about jobs that an earlier start may have left.
+    Automatic retries keep the first deadline. Prefect is queried only for jobs that an earlier start may have left.
     """
     if job.state not in AT_PROVIDER or session.clock.now() - job.age_origin < JUST_ACCEPTED_SECONDS:
         return 0.0
@@ -273,7 +273,7 @@ async def deliver(session: Session, job: Job, output: str | None, overwrite: boo
         session: the account.
         job: a job whose result the provider has.
         output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
-        overwrite: whether a delivered file that was edited since is replaced by the provider's.
+        overwrite: whether a delivered file that the user has edited is replaced by the provider's file.
 
     Raises:
         GenMediaError: the file could not be delivered.
@@ -286,25 +286,25 @@ async def deliver(session: Session, job: Job, output: str | None, overwrite: boo
         error.about(job.key, job.provider_job_id)
         session.hooks.event("undelivered", job, error=error.kind, message=error.message)
         raise
-    assert done.delivery is not None  # a delivered job has one
+    assert done.delivery is not None  # a delivered job has a delivery
     session.hooks.delivered(done, made=made)
     session.log.info("Delivered %s", done.delivery.uri)
     return done
 
 
 async def run_job(session: Session, spec: JobSpec, steps: JobSteps | None = None) -> Job:
-    """Take a job through its whole lifecycle: resolve, submit, wait, deliver.
+    """Run a job's whole lifecycle: resolve, submit, wait, deliver.
 
     Parameters:
         session: the account that pays.
         spec: the job.
-        steps: how the steps are taken; None for each once.
+        steps: how the steps are run; None runs each once.
 
     Returns:
         The delivered job.
 
     Raises:
-        GenMediaError: as the single steps.
+        GenMediaError: see the single steps.
     """
     steps = steps or JobSteps()
     async with steps.in_flight():
@@ -314,24 +314,24 @@ async def run_job(session: Session, spec: JobSpec, steps: JobSteps | None = None
 
 
 async def deliver_job(session: Session, spec: JobSpec, job: Job, steps: JobSteps) -> Job:
-    """The last step of `run_job`, for a job whose result the provider has.
+    """Run the last step of `run_job`, for a job whose result the provider has.
 
     Parameters:
         session: the account.
         spec: the job's options.
         job: the job.
-        steps: how the step is taken.
+        steps: how the step is run.
     """
     async with steps.delivering():
         return await steps.fetching(lambda: deliver(session, job, spec.output, spec.overwrite))
 
 
 async def submitted_job(ledger: Ledger, job: Job | str) -> Job:
-    """A job as the ledger has it now.
+    """Returns the current state of a job from the ledger.
 
     Parameters:
         ledger: where jobs are recorded.
-        job: the job, or its key, or the provider's id of it.
+        job: the job, its key, or its provider id.
 
     Raises:
         InvalidRequest: the ledger has no such job, or it was not submitted.
@@ -348,22 +348,22 @@ async def submitted_job(ledger: Ledger, job: Job | str) -> Job:
 async def rejoin(
     ledger: Ledger, tokens: Sequence[str], request: GenerationRequest, scope: str, variant: int = 0
 ) -> Job | None:
-    """The accepted job of a request whose own files are gone: the one in its scope that was asked for by their names.
+    """Returns the accepted job of a request whose local files are gone: the one in its scope with the same names.
 
-    Files are told apart by their bytes, so such a request has lost its identity, and must never be submitted.
+    Files are identified by content, so such a request has lost its identity and must never be submitted.
 
     Parameters:
-        ledger: where the job stands.
-        tokens: the identity tokens of the account that has paid.
-        request: what is asked for.
-        scope: what bounds "the same request", as in `JobSpec`.
-        variant: tells apart several wanted results of the same request.
+        ledger: where the job is recorded.
+        tokens: the identity tokens of the paying account.
+        request: the request.
+        scope: the scope in which equal requests are the same, as in `JobSpec`.
+        variant: distinguishes several requested results of the same request.
 
     Returns:
-        The job, which needs its files no more; None where there is none, or it has failed.
+        The job, which no longer needs its files; None if there is none, or it has failed.
 
     Raises:
-        InvalidRequest: several jobs may be meant.
+        InvalidRequest: several jobs match.
         SubmissionUnknown: it was sent without a certain answer.
     """
     found = []
@@ -388,8 +388,8 @@ def _joinable(job: Job) -> Job:
 
 
 def _has_same_names(request: GenerationRequest, job: Job) -> bool:
-    """Whether a job was asked for by the same names, now that files which are gone have nothing else."""
+    """Whether a job's request has the same file names: files that no longer exist can only be compared by name."""
     try:
         return same_names(request, type(request).model_validate(job.request), dropped=None)
-    except InvalidRequest:  # what is stored is not always all of it: base64 is cut
+    except InvalidRequest:  # the stored request may be incomplete: base64 is cut
         return False

@@ -1,4 +1,4 @@
-"""Waiting for a job: patient with the network, honest about time, and never the reason why a paid job is lost."""
+"""Waits for a job: tolerates network failures, keeps its deadline, and never loses a paid job."""
 
 from __future__ import annotations
 
@@ -30,38 +30,37 @@ from prefect_genmedia.providers.results import is_media
 from prefect_genmedia.providers.statuses import with_likely_phase
 
 HEARTBEAT_SECONDS = 30.0
-"""A waiting process says this often, in seconds, that it lives; see `reconcile`."""
+"""Interval of a waiting process's heartbeat, in seconds; see `reconcile`."""
 
 MISSING_SECONDS = 180.0
-"""How long a run waits while every poll says that the job is not found, in seconds. The job's state does not change: a
-gateway that is being replaced, or a replica that lags behind, does not find jobs either."""
+"""How long a run keeps waiting while every poll returns "not found", in seconds. The job's state does not change: a
+gateway that is being replaced, or a lagging replica, does not find existing jobs either."""
 
 LAST_POLL_SECONDS = 5.0
-"""How long before its end a wait makes its last poll, in seconds, or a tenth of its time: an answer takes a moment."""
+"""How long before its end a wait makes its last poll, in seconds, or a tenth of its time: the answer takes time."""
 
 SINGLE_POLL_SECONDS = 60.0
-"""How long the only poll of a wait may take whose time was over before it began, in seconds."""
+"""Timeout of the single poll of a wait whose deadline had passed before it began, in seconds."""
 
 _ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
 class PollPolicy:
-    """How often to look. Times in seconds.
+    """How often to poll. Times are in seconds.
 
-    The interval grows with the time that has passed, so that the news is late by about `fraction` of the generation
-    time at most, whether that is five seconds or ten minutes.
+    The interval grows with the elapsed time, so that a result is detected late by at most about `fraction` of the
+    generation time, whether that is five seconds or ten minutes.
 
     Parameters:
         fraction: the interval, as a share of the time since the job was accepted.
-        shortest: never look more often.
-        longest: never look less often, once such a job's usual duration has nearly passed.
-        jitter: the share of the interval that is random, so that many jobs do not look at once.
-        first_look: the share of the typical duration after which looks become frequent.
-        early: the first look of all, in seconds, where the typical duration is much longer: it may have been learned
-            from other days. Each further look until then comes after twice as long.
-        watch_callback: how often to see in the ledger whether the provider's callback has come; None where none is
-            expected.
+        shortest: the minimum interval.
+        longest: the maximum interval, once most of such a job's typical duration has passed.
+        jitter: the random share of the interval, so that many jobs do not poll at the same time.
+        first_look: the share of the typical duration after which polls become frequent.
+        early: when to poll first if the typical duration is much longer, because it may be outdated. Until then, each
+            further interval is twice as long.
+        watch_callback: how often to check the ledger for the provider's callback; None if none is expected.
     """
 
     fraction: float = 0.1
@@ -73,20 +72,20 @@ class PollPolicy:
     watch_callback: float | None = None
 
     def next_interval(self, elapsed: float, typical: float | None) -> float:
-        """Seconds until the next look, `elapsed` seconds after the job was accepted.
+        """Returns the seconds until the next poll, `elapsed` seconds after the job was accepted.
 
         Parameters:
             elapsed: seconds since the job was accepted.
-            typical: seconds that such a job usually takes; None where nobody knows yet.
+            typical: seconds that such a job usually takes; None if not known yet.
         """
         if typical is not None and elapsed < typical * self.first_look:
             return max(min(typical * self.first_look - elapsed, max(elapsed, self.early)), self.shortest)
         base = min(max(elapsed * self.fraction, self.shortest), self.longest)
-        return base * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load, hides nothing
+        return base * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - spreads load; not for security
 
 
 def client_of(client: ProviderClient, job: Job) -> ProviderClient:
-    """The client that polls and downloads a job: one that its request asks for, where the provider has that.
+    """Returns the client that polls and downloads a job: the account's, or the one that its request needs.
 
     Parameters:
         client: the account's client.
@@ -105,27 +104,27 @@ async def wait_for_job(
     listener: WaitListener | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Job:
-    """Wait until the provider has the result, and write that down.
+    """Wait until the provider has the result, and record it.
 
     Parameters:
-        ledger: where the job stands.
-        client: the job's account.
+        ledger: where the job is recorded.
+        client: the client of the job's account.
         job: a job that the provider accepted.
-        timeout_seconds: how long to wait, counted from when the provider accepted the job; polls that get no answer
-            end with it. One poll is made even if that time is over.
-        policy: how often to look.
-        listener: hears of changes.
-        clock: the time.
+        timeout_seconds: how long to wait, counted from when the provider accepted the job; an unanswered poll ends with
+            it. One poll is made even if that time is over.
+        policy: how often to poll.
+        listener: notified of changes.
+        clock: the time source.
 
     Returns:
-        The job, succeeded (or delivered already).
+        The job, `succeeded` (or already `delivered`).
 
     Raises:
-        JobTimeout: the time is over; the job lives on.
-        CredentialsError: the key is no longer accepted; the job lives on.
-        JobExpired: the provider does not find the job; before the end of its lifetime it stays submitted.
-        InputRefused, OutputRefused, GenerationFailed: the provider gave up. If it said so in a word that its documents
-            do not have, the job is undeliverable, and polled again by `reconcile_jobs`.
+        JobTimeout: the time is over; the job continues at the provider.
+        CredentialsError: the key is no longer accepted; the job continues at the provider.
+        JobExpired: the provider does not find the job. Before the end of its lifetime the job stays `submitted`.
+        InputRefused, OutputRefused, GenerationFailed: the provider gave the job up. If it used an undocumented status
+            word, the job is `undeliverable`, and `reconcile_jobs` polls it again.
     """
     watch = _Watch(ledger, client, job, policy or PollPolicy(), listener or Silent(), clock)
     return await watch.until_done(timeout_seconds)
@@ -160,7 +159,7 @@ class _Watch:
         is_given_up = self.job.is_given_up and not self.job.is_over(self.clock.now())
         if self.job.state is not JobState.SUBMITTED and not is_given_up:
             return self._settled()
-        # Wall-clock time says how old the job is; from here on only the monotonic clock counts.
+        # The wall clock gives the job's age; from here on only the monotonic clock is used.
         age = max(self.clock.now() - self.job.age_origin, 0.0)
         begun = self.clock.monotonic()
         self.is_watched = age < HEARTBEAT_SECONDS
@@ -177,7 +176,7 @@ class _Watch:
             if observation is not None and await self._take(observation):
                 return self.job
             looks += 1
-            if typical is None and looks % 3 == 0:  # others may have ended meanwhile
+            if typical is None and looks % 3 == 0:  # other jobs may have ended in the meantime
                 typical = await self._typical_seconds()
             if age + self.clock.monotonic() - begun >= timeout_seconds - reserve - _ROUNDING:
                 raise JobTimeout(
@@ -189,7 +188,7 @@ class _Watch:
         return await self.ledger.typical_seconds(self.job.provider, self.job.model, self.job.expectation.seconds)
 
     async def _pause(self, seconds: float) -> None:
-        """Let the time until the next look pass, unless the provider's callback comes first."""
+        """Wait until the next poll, or until the provider's callback arrives."""
         step = self.policy.watch_callback
         until = self.clock.monotonic() + seconds
         while (left := until - self.clock.monotonic()) > 0:
@@ -213,7 +212,7 @@ class _Watch:
             await self._noted()
 
     async def _noted(self, **changes: object) -> None:
-        """Set fields of the job. If a person has corrected its id meanwhile, that one is polled from now on."""
+        """Set fields of the job. If a person has corrected its id, the corrected one is polled from now on."""
         noted = await self.ledger.note(self.job, **changes)
         if noted is None:
             present = await self.ledger.get(self.job.key)
@@ -221,7 +220,7 @@ class _Watch:
         self.job = noted
 
     async def _look(self, seconds: float) -> Observation | None:
-        """Poll once, for `seconds` at most; None if the provider told nothing."""
+        """Poll once, for `seconds` at most; returns None if there was no usable answer."""
         self.hinted = None
         try:
             with anyio.move_on_after(seconds):
@@ -239,13 +238,13 @@ class _Watch:
         return None
 
     async def _missing(self, error: JobExpired) -> None:
-        """The provider does not find the job: only the end of its documented lifetime makes that final.
+        """Handle a job that the provider does not find: this is final only after the job's documented lifetime.
 
         Raises:
-            JobExpired: its lifetime is over, or it was not found for `MISSING_SECONDS`; then it stays submitted.
+            JobExpired: its lifetime is over, or it was not found for `MISSING_SECONDS` and stays `submitted`.
         """
         facts = {"error_kind": error.kind, "error_message": error.message, "error_code": error.code}
-        if self.job.is_given_up:  # its reason stays: it says that only a person allows another attempt
+        if self.job.is_given_up:  # keep its reason, which says that only a person can allow another attempt
             self._tell_trouble(error)
             return
         if self.job.is_over(self.clock.now()):
@@ -267,8 +266,8 @@ class _Watch:
             self.listener.troubled(self.job, error)
 
     async def _take(self, observation: Observation) -> bool:
-        """Write down what was seen; True when the job is done."""
-        if isinstance(observation.failure, JobExpired):  # a provider may say "not found" by a status word
+        """Record an observation; returns True if the job is done."""
+        if isinstance(observation.failure, JobExpired):  # a provider may report "not found" with a status word
             await self._missing(observation.failure)
             return False
         observation = await self._believed(with_likely_phase(observation))
@@ -291,7 +290,7 @@ class _Watch:
         return False
 
     async def _believed(self, observation: Observation) -> Observation:
-        """A success in a word of no document counts once the file can be fetched."""
+        """Accept a success with an undocumented status word only once the file can be fetched."""
         if observation.phase is not Phase.SUCCEEDED or observation.recognized or await self._has_file():
             return observation
         return replace(observation, phase=Phase.RUNNING)
@@ -307,10 +306,10 @@ class _Watch:
         return False
 
     async def _fail(self, observation: Observation) -> None:
-        """Write down that the provider gave up.
+        """Record that the provider gave the job up.
 
         Raises:
-            GenMediaError: its reason. In a word of no document it ends the run, and the job may still be finished.
+            GenMediaError: its reason. An undocumented status word ends the run, but the job may still be finished.
         """
         failure = observation.failure or GenerationFailed(f"The provider reports {observation.status!r}.")
         moved = await self._moved(
@@ -350,9 +349,9 @@ class _Watch:
         return facts
 
     async def _moved(self, state: JobState, **changes: object) -> bool:
-        """Take the job to another state; False if it goes on being waited for, since a person has corrected its id."""
+        """Move the job to another state; returns False if the wait continues because a person has corrected the id."""
         moved = await self.ledger.move(self.job, state, **changes)
-        if moved is None:  # another process that waits for the same job was faster
+        if moved is None:  # another process that waits for the same job has moved it
             moved = await self.ledger.get(self.job.key) or self.job
         is_corrected = moved.state is JobState.SUBMITTED and moved.provider_job_id != self.job.provider_job_id
         self.job = moved
@@ -361,7 +360,7 @@ class _Watch:
         return not is_corrected
 
     def _settled(self) -> Job:
-        """A job that is past waiting: its result, or the error it ended with."""
+        """Returns the job if it has a result; raises the error that it ended with otherwise."""
         if self.job.state is JobState.FAILED or self.job.is_given_up:
             raise self.job.failure()
         return self.job
@@ -382,6 +381,6 @@ def _not_found(error: JobExpired) -> JobExpired:
 
 
 def _prices(observation: Observation) -> dict[str, object]:
-    """What the provider told of money; what it did not tell leaves what it told before."""
+    """Returns the costs that the provider reported; values that it omitted keep their previous values."""
     known = {"price": observation.price, "points_remaining": observation.points_remaining}
     return {name: value for name, value in known.items() if value is not None}

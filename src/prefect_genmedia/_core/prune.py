@@ -1,8 +1,8 @@
-"""Pruning: old final jobs keep what stops a second payment and what accounting needs, and lose every text.
+"""Pruning: removes all texts of old final jobs, and keeps what prevents a second payment and what accounting needs.
 
 A pruned row is a tombstone. Identity, scope, digests, attempt, state, kind of error, account, provider id, times, cost
-and the delivery stay, so a new request for the same result is answered as before. The request, the label, messages,
-notes, evidence and the output are dropped.
+and the delivery stay, so a new request for the same result gets the same answer as before. The request, label,
+messages, notes, evidence and output are removed.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ DROPPED: dict[str, Any] = {
     "evidence": None,
     "output": None,
 }
-"""The columns that lose their value, and what they have afterwards."""
+"""The columns that are cleared, and their values afterwards."""
 
 ENDED = frozenset({JobState.FAILED, JobState.REJECTED, JobState.ABANDONED})
-"""States that are final at once."""
+"""States that are final immediately."""
 
 FETCHED = frozenset({JobState.DELIVERED, JobState.UNDELIVERABLE})
-"""States that are final when the provider no longer has the job's file."""
+"""States that are final once the provider no longer has the job's file."""
 
 _AT_ONCE = 500
-"""Jobs that one transaction prunes: other writers wait for no longer than that takes."""
+"""Number of jobs that one transaction prunes; bounds how long other writers wait."""
 
 _DAYS = {"d": 1, "w": 7, "y": 365}
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneFilter:
-    """Which jobs are pruned: those that meet every condition that is given, and are final.
+    """Which jobs are pruned: final jobs that meet every given condition.
 
     Parameters:
-        older_than_seconds: how long nothing has changed about them; None for any age.
-        label: only jobs whose label contains this, in capitals or not.
-        idempotency_key: only jobs of this key.
+        older_than_seconds: minimum time since the job's last change; None for any age.
+        label: only jobs whose label contains this text, case-insensitive.
+        idempotency_key: only jobs with this key.
     """
 
     older_than_seconds: float | None = None
@@ -59,7 +59,7 @@ class PruneFilter:
     idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a filter that would prune everything.
+        """Refuse a filter without conditions, which would prune everything.
 
         Raises:
             InvalidRequest: no condition is given, or a text is empty.
@@ -73,7 +73,7 @@ class PruneFilter:
 
     @classmethod
     def read(cls, older_than: str = "", label: str = "", idempotency_key: str = "") -> PruneFilter:
-        """The filter that a form or a command describes; empty texts are no condition.
+        """Parses the filter from a form or a command. Empty texts are ignored.
 
         Parameters:
             older_than: an age, see `age_seconds`.
@@ -81,7 +81,7 @@ class PruneFilter:
             idempotency_key: a key.
 
         Raises:
-            InvalidRequest: the age is not understood, or no condition is given.
+            InvalidRequest: the age is invalid, or no condition is given.
         """
         return cls(
             older_than_seconds=age_seconds(older_than) if older_than.strip() else None,
@@ -90,7 +90,7 @@ class PruneFilter:
         )
 
     def conditions(self, now: float) -> Iterator[ColumnElement[bool]]:
-        """The conditions on rows, without that of being final.
+        """Yields the conditions on rows, except that the job must be final.
 
         Parameters:
             now: seconds since 1970.
@@ -106,13 +106,13 @@ class PruneFilter:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What was pruned, or would be.
+    """The result of pruning, or of a dry run.
 
     Parameters:
-        jobs: how many jobs.
-        not_final: how many further jobs meet the conditions and stay as they are, since they are not final.
+        jobs: number of pruned jobs.
+        not_final: number of further jobs that meet the conditions but are kept, because they are not final.
         bytes_before: size of the ledger before, in bytes.
-        bytes_after: size of the ledger after it was vacuumed, in bytes; None if it was not.
+        bytes_after: size of the ledger after the vacuum, in bytes; None if it was not vacuumed.
     """
 
     jobs: int
@@ -121,10 +121,10 @@ class PruneReport:
     bytes_after: int | None = None
 
     def words(self, dry_run: bool) -> list[str]:
-        """What was done, in sentences.
+        """Describes the result in sentences.
 
         Parameters:
-            dry_run: whether nothing was done.
+            dry_run: whether it was a dry run.
         """
         verb = "would be" if dry_run else "was" if self.jobs == 1 else "were"
         lines = [f"{counted(self.jobs, 'job')} {verb} pruned."]
@@ -140,13 +140,13 @@ class PruneReport:
 
 
 def age_seconds(typed: str) -> float:
-    """An age in days, weeks or years as seconds. Months are refused: `m` stands for minutes elsewhere.
+    """Converts an age in days, weeks or years to seconds. Months are refused, because `m` means minutes elsewhere.
 
     Parameters:
         typed: such as `90d`, `12w` or `1y`; a year has 365 days.
 
     Raises:
-        InvalidRequest: it is something else.
+        InvalidRequest: the text is not such an age.
     """
     match = re.fullmatch(r"(\d{1,6})\s*([dwy])", typed.strip(), re.ASCII)
     if match is None:
@@ -156,7 +156,7 @@ def age_seconds(typed: str) -> float:
 
 
 def is_final(now: float) -> ColumnElement[bool]:
-    """The condition that nothing more comes of a job: no poll, no download, and no decision that waits for a person.
+    """Returns the condition that a job is final: no further poll or download, and no pending decision of a person.
 
     Parameters:
         now: seconds since 1970.
@@ -175,11 +175,11 @@ async def prune(ledger: Ledger, wanted: PruneFilter, *, dry_run: bool = False, v
     Parameters:
         ledger: the jobs.
         wanted: the conditions.
-        dry_run: whether to count only.
-        vacuum: whether the database's file is rewritten afterwards: until then, dropped texts may still be in it.
+        dry_run: whether only to count.
+        vacuum: whether to rewrite the database file afterwards; until then it may still contain removed texts.
 
     Raises:
-        LedgerError: the database is away, or cannot be vacuumed now; what was pruned stays pruned.
+        LedgerError: the database is unavailable, or cannot be vacuumed now; jobs that were pruned stay pruned.
     """
     now = ledger.now()
     conditions = list(wanted.conditions(now))
@@ -189,7 +189,7 @@ async def prune(ledger: Ledger, wanted: PruneFilter, *, dry_run: bool = False, v
         return PruneReport(jobs, not_final, before)
     pruned, keys = 0, [""]
     while keys:
-        last = keys[-1]  # rows in the order of their keys: none is looked at twice
+        last = keys[-1]  # rows are read in the order of their keys, so none is read twice
         after = [*conditions, JOBS.c.key > last]
         keys = await ledger.transact(lambda connection, after=after: _prune_some(connection, after, now))  # type: ignore[misc]
         pruned += len(keys)
@@ -207,7 +207,7 @@ def _counts(connection: Connection, conditions: list[ColumnElement[bool]], now: 
 
 
 def _prune_some(connection: Connection, conditions: list[ColumnElement[bool]], now: float) -> list[str]:
-    """Prune some jobs, in the transaction that checks the conditions; returns their keys."""
+    """Prune a group of jobs in the transaction that checks the conditions; returns their keys."""
     chosen = (
         select(JOBS.c.key, JOBS.c.before_decision)
         .where(*conditions, is_final(now))
@@ -226,13 +226,13 @@ def _prune_some(connection: Connection, conditions: list[ColumnElement[bool]], n
 
 
 def _without_texts(decision: dict[str, Any]) -> dict[str, Any]:
-    """A decision that can still be undone, without the texts that it had replaced."""
+    """Returns a decision that can still be undone, without the texts that it replaced."""
     fields = {name: DROPPED.get(name, value) for name, value in decision.get("fields", {}).items()}
     return {**decision, "fields": fields}
 
 
 def _prune_titles(connection: Connection, wanted: PruneFilter, now: float) -> None:
-    """Drop what confirmations were called: labels are in it."""
+    """Remove the titles of confirmations, because they contain labels."""
     if wanted.idempotency_key is not None:
         return
     asked = schema.confirmations

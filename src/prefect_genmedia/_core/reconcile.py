@@ -1,4 +1,4 @@
-"""Reconciling: taking up the jobs whose runs are gone, before the provider forgets them."""
+"""Reconciles: takes over jobs whose runs have ended, before they expire at the provider."""
 
 from __future__ import annotations
 
@@ -28,39 +28,39 @@ from prefect_genmedia.text import clean_text
 logger = logging.getLogger(__name__)
 
 SILENT_SECONDS = 6 * HEARTBEAT_SECONDS
-"""A job that nobody has touched for this long, in seconds, has lost its process, whatever its run's state says."""
+"""A job without a heartbeat for this long, in seconds, is stalled, regardless of its run's state."""
 
 JOB_SECONDS = 2100.0
-"""The longest that reconciling spends on one job, in seconds: a download's total time, and what is before and after."""
+"""Maximum time for one job, in seconds: a download's total timeout, plus the steps before and after it."""
 
 CLEANUP_SECONDS = 5.0
-"""How long a job that took too long may take to clean up, in seconds, before it is left to itself."""
+"""How long a job that exceeded its time may take to clean up, in seconds, before it is abandoned in the background."""
 
 Standing = Literal["alive", "suspended", "over"]
-"""What became of the flow run that takes care of a job: it works, sleeps until the job is done, or has ended."""
+"""The state of the flow run that handles a job: it runs, is suspended until the job is done, or has ended."""
 
 StandingOf = Callable[[Job], Awaitable[Standing]]
-"""Tells what became of a job's flow run."""
+"""Returns the state of a job's flow run."""
 
 TargetOf = Callable[[str], Awaitable[Target]]
-"""Reads where a file goes from what a run was given as its output."""
+"""Resolves a run's output to the target of a file."""
 
 Resume = Callable[[Job], Awaitable[object]]
-"""Wakes the flow run that sleeps until a job is done."""
+"""Resumes the flow run that is suspended until a job is done."""
 
 ClientFor = Callable[[Job], AbstractAsyncContextManager[ProviderClient | None]]
-"""Opens the client of a job's account; None where no credentials for it are at hand."""
+"""Opens the client of a job's account; None if no credentials for it are available."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What reconciling found, and did, about one job.
+    """The result of reconciling one job.
 
     Parameters:
         job: the job as it is now.
-        action: what was done, in a few words.
-        next_step: what a person has to do; empty where nothing.
-        delivered: whether it was this reconcile that delivered the job.
+        action: a short description of what was done.
+        next_step: what a person has to do; empty if nothing.
+        delivered: whether this reconcile delivered the job.
     """
 
     job: Job
@@ -71,14 +71,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class ReconcileContext:
-    """What reconciling needs to know of the world outside the ledger.
+    """What reconciling needs from outside the ledger.
 
     Parameters:
         client_for: opens the client of a job's account.
-        standing_of: tells what became of a job's flow run.
-        resume: wakes a flow run that sleeps until a job is done.
-        target_of: reads a run's output.
-        default_output: where files go whose run named no place.
+        standing_of: returns the state of a job's flow run.
+        resume: resumes a flow run that is suspended until a job is done.
+        target_of: resolves a run's output.
+        default_output: the output for jobs whose run gave none.
         flow_run_id: the run that reconciles.
     """
 
@@ -91,15 +91,15 @@ class ReconcileContext:
 
 
 async def reconcile(ledger: Ledger, around: ReconcileContext, clock: Clock = SYSTEM_CLOCK) -> AsyncIterator[Finding]:
-    """Deliver what was paid for and left behind, closest expiry first; then name what needs a person.
+    """Deliver paid jobs that no run handles, nearest expiry first; then report the jobs that need a person.
 
-    Any number of these may run at once: each job is taken over by one of them. The accounts do not wait for each other,
-    and no job takes longer than `JOB_SECONDS`.
+    Any number of reconciles may run concurrently: each job is taken over by one of them. Accounts do not wait for each
+    other, and no job takes longer than `JOB_SECONDS`.
 
     Parameters:
-        ledger: where the jobs are written down.
-        around: what is to be known of the world outside the ledger.
-        clock: what tells the time and waits.
+        ledger: where jobs are recorded.
+        around: what is needed from outside the ledger.
+        clock: the time source, also used to sleep.
     """
     accounts: dict[str, list[Job]] = {}
     for job in sorted(await ledger.jobs({JobState.SENDING, *AT_PROVIDER, JobState.UNDELIVERABLE}), key=_ends_at):
@@ -133,21 +133,21 @@ async def reconcile(ledger: Ledger, around: ReconcileContext, clock: Clock = SYS
 
 
 def _may_come(job: Job, clock: Clock) -> bool:
-    """Whether a gateway gave the job up that may still be finished."""
+    """Whether a gateway gave the job up, but it may still be finished."""
     return job.is_given_up and not job.is_over(clock.now())
 
 
 def _ends_at(job: Job) -> float:
-    """When the provider forgets the job; where it does not say, the oldest one is next."""
+    """When the job expires at the provider; if that is not known, older jobs come first."""
     if job.expires_at is not None:
         return job.expires_at
     return job.age_origin + FORGOTTEN_SECONDS
 
 
 async def _in_its_time(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
-    """Take a job up, and leave it when its time is over.
+    """Process a job, and stop waiting for it when its time is over.
 
-    The work is a task of its own: a storage call that hangs in a thread cannot be cancelled, only left behind.
+    The work runs in a separate task, because a storage call that hangs in a thread cannot be cancelled, only abandoned.
     """
     work = asyncio.ensure_future(_take_up(ledger, around, job, clock))
     try:
@@ -166,7 +166,7 @@ async def _in_its_time(ledger: Ledger, around: ReconcileContext, job: Job, clock
 
 
 _LEFT: set[asyncio.Future[Finding | None]] = set()
-"""What still runs although nobody waits for it: an event loop alone would not keep it."""
+"""Abandoned tasks that still run: the event loop alone holds no strong reference to them."""
 
 
 def _forget(work: asyncio.Future[Finding | None]) -> None:
@@ -176,7 +176,7 @@ def _forget(work: asyncio.Future[Finding | None]) -> None:
 
 
 async def _take_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
-    """Whatever goes wrong with one job, those behind it must be collected before they expire."""
+    """Process a job and catch every error: the jobs after it must be collected before they expire."""
     try:
         return await _taken_up(ledger, around, job, clock)
     except GenMediaError as error:
@@ -193,7 +193,7 @@ async def _take_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: Cl
 
 async def _taken_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
     if job.state is JobState.SENDING:
-        await expire_stale_sending(ledger, job, clock)  # then it is listed with the unknown ones
+        await expire_stale_sending(ledger, job, clock)  # then it is listed among the unknown jobs
         return None
     standing = await _standing(job, around, clock)
     if standing == "alive":
@@ -209,7 +209,7 @@ async def _taken_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: C
 
 
 async def _collect(ledger: Ledger, client: ProviderClient, around: ReconcileContext, job: Job, clock: Clock) -> Finding:
-    """Look once, and deliver what is done."""
+    """Poll once, and deliver the job if it is done."""
     try:
         done = await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
         target = await around.target_of(job.output or around.default_output)
@@ -220,7 +220,7 @@ async def _collect(ledger: Ledger, client: ProviderClient, around: ReconcileCont
 
 
 async def _wake(ledger: Ledger, client: ProviderClient, around: ReconcileContext, job: Job, clock: Clock) -> Finding:
-    """Look once, and wake the run when there is news: it delivers, or fails, by itself."""
+    """Poll once, and resume the run if the job's state has changed: the run itself delivers, or fails."""
     try:
         await wait_for_job(ledger, client, job, timeout_seconds=0.0, clock=clock)
     except JobTimeout:
@@ -237,7 +237,7 @@ async def _still_there(ledger: Ledger, job: Job) -> Finding:
 
 
 async def _present(ledger: Ledger, job: Job) -> Job:
-    """The job as the ledger has it now, where it tells: the ledger may be what the trouble is about."""
+    """Returns the job from the ledger, or as it was read before if the ledger itself fails."""
     try:
         return await ledger.get(job.key) or job
     except Exception:
@@ -245,7 +245,7 @@ async def _present(ledger: Ledger, job: Job) -> Job:
 
 
 def _described(error: Exception) -> str:
-    """An error that is not of ours, in words; where it came from stands in the log, without what it may quote."""
+    """Describes an unexpected error. The log has its traceback, without messages that may quote user data."""
     described = f"{type(error).__name__}: {clean_text(unsigned_text(str(error)), 300)}"
     logger.warning("%s\n%s", described, "".join(traceback.format_tb(error.__traceback__)))
     return described

@@ -1,7 +1,7 @@
-"""Results that a run asks for anew, although they are there: each gets a variant of its own, and is paid once a run.
+"""Regeneration of existing results: each gets a new variant, and is paid once per run.
 
-The variant is fixed in the ledger before anything is sent, by the row and the root flow run. Retries and restarts of
-that run find it there and join its job; another run that asks for the row again gets the next variant.
+The variant is recorded in the ledger, by row and root flow run, before anything is sent. Retries and restarts of that
+run find the variant and join its job. Another run that regenerates the row gets the next variant.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _TABLE = schema.regenerations
 
 
 async def fix_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: str) -> dict[str, int]:
-    """The variants that a run asks for, by scope; those that it has none of yet are fixed now.
+    """Returns the variants that a run requests, by scope, and records those that are not recorded yet.
 
-    Of two processes of the same run, both get the same variants. Two runs never get the same variant of a row.
+    Two processes of the same run get the same variants. Two runs never get the same variant of a row.
 
     Parameters:
-        ledger: where they are fixed.
-        known: the highest variant of which there is a job, by the row's scope.
-        root_run_id: the root flow run that asks.
+        ledger: where they are recorded.
+        known: the highest variant that has a job, by the row's scope.
+        root_run_id: the root flow run that requests them.
     """
 
     def fix(connection: Connection) -> dict[str, int]:
@@ -45,12 +45,12 @@ async def fix_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: st
 
 
 async def next_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: str) -> dict[str, int]:
-    """What `fix_variants` would return; nothing is written.
+    """Returns what `fix_variants` would return, without writing.
 
     Parameters:
-        ledger: where variants are fixed.
-        known: the highest variant of which there is a job, by the row's scope.
-        root_run_id: the root flow run that asks.
+        ledger: where variants are recorded.
+        known: the highest variant that has a job, by the row's scope.
+        root_run_id: the root flow run that requests them.
     """
 
     def look(connection: Connection) -> dict[str, int]:
@@ -82,7 +82,7 @@ def standing_variant(newest: Mapping[int, Job], now: float) -> int:
 
 
 async def is_replaced(ledger: Ledger, job: Job) -> bool:
-    """Whether a batch row's result was asked for anew since, and accepted: the file's name belongs to that job.
+    """Whether a batch row was regenerated later and that job was accepted; the file name then belongs to the later job.
 
     Parameters:
         ledger: where jobs are recorded.
@@ -97,7 +97,7 @@ async def is_replaced(ledger: Ledger, job: Job) -> bool:
 
 def _fixed(connection: Connection, scope: str, highest: int, root_run_id: str, now: float) -> int:
     while (own := _own(connection, scope, root_run_id)) is None:
-        # On PostgreSQL another run may insert the same variant at the same time: then nothing is inserted here.
+        # On PostgreSQL another run may insert the same variant concurrently; then nothing is inserted here.
         values = {"row_digest": _digest(scope), "root_run_id": root_run_id, "created_at": now}
         new = schema.insert_new(connection, _TABLE).values(**values, variant=_after(connection, scope, highest))
         connection.execute(new)
@@ -116,5 +116,5 @@ def _after(connection: Connection, scope: str, highest: int) -> int:
 
 
 def _digest(scope: str) -> str:
-    """A row's scope in the width of an index: ids may be long."""
+    """Returns a digest of a row's scope that fits into an index, because ids may be long."""
     return hashlib.sha256(scope.encode("utf-8", "surrogatepass")).hexdigest()

@@ -1,7 +1,7 @@
-"""Restoring a ledger from a backup, without forgetting what was paid since.
+"""Restores a ledger from a backup without losing the record of later payments.
 
-The backup is brought to the present schema in a private copy. It replaces a ledger only if it has every job of that
-ledger, none of them older than there: a job that is forgotten would be sent again.
+A private copy of the backup is migrated to the current schema. It replaces a ledger only if it has every job of that
+ledger, none in an earlier version than in the ledger: a job missing from the ledger would be sent again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from prefect_genmedia.errors import LedgerError, SubmissionUnknown
 from prefect_genmedia.text import counted
 
 _OF_PROCESSES = frozenset({schema.waiters.name, schema.locks.name, schema.reconciles.name, schema.pace.name})
-"""Tables about processes that run now: a backup knows nothing of them."""
+"""Tables about running processes; they are not restored from a backup."""
 
 _MAY_BE_SENT = (JobState.RESERVED.value, JobState.SENDING.value)
 _UNKNOWN: dict[str, Any] = {
@@ -42,15 +42,15 @@ _UNKNOWN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class RestoreReport:
-    """What a restore did.
+    """The result of a restore.
 
     Parameters:
-        jobs: how many jobs the ledger has now.
-        newest_at: when the last of them was changed, in seconds since 1970: what was sent later is not in the ledger.
-        unknown: how many jobs are `unknown` now, since the backup does not tell whether they were sent.
-        lost: how many jobs the ledger had that the backup did not have.
-        older: how many jobs had changed in the ledger since the backup.
-        kept: where the ledger's former content was put; None if nothing was lost.
+        jobs: number of jobs in the ledger now.
+        newest_at: time of the last change to any job, in seconds since 1970; jobs sent later are not in the ledger.
+        unknown: number of jobs set to `unknown`, because the backup does not show whether they were sent.
+        lost: number of jobs of the former ledger that the backup does not have.
+        older: number of jobs that had changed in the former ledger since the backup.
+        kept: where the former content was saved; None if nothing was lost.
     """
 
     jobs: int
@@ -63,7 +63,7 @@ class RestoreReport:
 
 @dataclass(frozen=True)
 class _Difference:
-    """What the ledger knows that the backup does not.
+    """What the ledger has and the backup does not.
 
     Parameters:
         lost: keys of jobs that the backup does not have.
@@ -78,21 +78,21 @@ class _Difference:
 
 
 async def restore_ledger(url: str, file: Path, *, force: bool = False, patience_seconds: float = 60.0) -> RestoreReport:
-    """Replace a ledger's content by a backup's. Stop the workers first.
+    """Replace a ledger's content with a backup's. Stop the workers first.
 
-    Jobs that the backup shows as reserved or being sent, and that the ledger does not show in the same way, become
-    `unknown`: they may have been sent since.
+    Jobs that are `reserved` or `sending` in the backup, and whose rows differ in the ledger, become `unknown`: they may
+    have been sent since.
 
     Parameters:
         url: the ledger; it may be missing, empty, or, with `force`, damaged.
         file: the backup.
         force: whether jobs that the backup does not have, or has in an earlier state, may be forgotten. The former
             content is kept in a file beside the backup.
-        patience_seconds: how long to wait for a database that is away.
+        patience_seconds: how long to wait for an unavailable database.
 
     Raises:
-        LedgerError: the file is no backup or is damaged, or the ledger knows more than it. Nothing was changed.
-        StorageError: the former content cannot be kept.
+        LedgerError: the file is not a backup or is damaged, or the ledger has more than it. Nothing was changed.
+        StorageError: the former content cannot be saved.
     """
     target = ledger_target(url)
     path = Path(target.database or "") if target.get_backend_name() == "sqlite" else None
@@ -113,13 +113,13 @@ async def restore_ledger(url: str, file: Path, *, force: bool = False, patience_
 
 @asynccontextmanager
 async def present_copy(file: Path) -> AsyncIterator[Path]:
-    """A private copy of a backup, at the present schema and checked.
+    """Yields a private copy of a backup, migrated to the current schema and checked.
 
     Parameters:
         file: the backup.
 
     Raises:
-        LedgerError: it is none, or it is damaged or of a newer version.
+        LedgerError: the file is not a backup, is damaged, or is of a newer version.
     """
     with tempfile.TemporaryDirectory(prefix="genmedia-restore-") as folder:
         copy = Path(folder) / "ledger.db"
@@ -146,7 +146,7 @@ async def present_copy(file: Path) -> AsyncIterator[Path]:
 
 
 def _placed(copy: Path, path: Path) -> RestoreReport:
-    """Put a backup where no ledger is; it has its name when it is complete."""
+    """Put a backup in the place of a missing ledger. The file gets its final name only when it is complete."""
     engine = sqlite_engine(URL.create("sqlite", database=str(copy)))
     try:
         with engine.connect() as connection:
@@ -173,7 +173,7 @@ def _moved_away(path: Path) -> str:
 
 
 async def _replaced(url: str, ledger: Ledger, copy: Path, file: Path, force: bool) -> RestoreReport:
-    """Replace the ledger's rows in one transaction, in which they are compared, too."""
+    """Compare and replace the ledger's rows in one transaction."""
     engine = sqlite_engine(URL.create("sqlite", database=str(copy)))
     kept: Path | None = None
 
@@ -181,7 +181,7 @@ async def _replaced(url: str, ledger: Ledger, copy: Path, file: Path, force: boo
         if connection.dialect.name == "postgresql":
             connection.execute(text(f"LOCK TABLE {schema.jobs.name} IN ACCESS EXCLUSIVE MODE"))
         with engine.connect() as source:
-            source.exec_driver_sql("BEGIN")  # a repeat after an outage begins with the backup as it is
+            source.exec_driver_sql("BEGIN")  # so that a repeat after an outage begins with the unmodified backup
             try:
                 rows = _rows_by_key(connection)
                 difference = _compared(rows, _rows_by_key(source))
@@ -218,7 +218,7 @@ _Row = tuple[str, float, str | None]
 
 
 def _rows_by_key(connection: Connection) -> dict[str, _Row]:
-    """Of each job its state, when it was changed, and the provider's id."""
+    """Returns each job's state, time of last change and provider id."""
     jobs = schema.jobs.c
     found = connection.execute(select(jobs.key, jobs.state, jobs.updated_at, jobs.provider_job_id))
     return {row.key: (row.state, row.updated_at, row.provider_job_id) for row in found}
@@ -233,7 +233,7 @@ def _compared(ledger: Mapping[str, _Row], backup: Mapping[str, _Row]) -> _Differ
 
 
 def _doubt(source: Connection, ledger: Mapping[str, _Row]) -> int:
-    """Mark the backup's jobs of which it is not known whether they were sent since; returns how many."""
+    """Mark the backup's jobs that may have been sent since; returns their number."""
     jobs = schema.jobs
     rows = source.execute(
         select(jobs.c.key, jobs.c.state, jobs.c.updated_at, jobs.c.provider_job_id).where(
@@ -247,7 +247,7 @@ def _doubt(source: Connection, ledger: Mapping[str, _Row]) -> int:
 
 
 def _copy_all(source: Connection, target: Connection) -> None:
-    """Replace every table that says what was paid, and by whom; an account that is paused stays paused."""
+    """Replace every table about payments and payers. Paused accounts stay paused."""
     accounts = schema.accounts.c
     paused = target.execute(
         select(accounts.id, accounts.paused_at, accounts.paused_by, accounts.pause_reason).where(

@@ -1,8 +1,8 @@
-"""The rounds of reconcile in the ledger: one at a time for the same credentials, and whether one has succeeded lately.
+"""Rounds of reconcile, recorded in the ledger: one at a time per set of credentials, with the time of the last success.
 
-A round holds a lease: its row, which it renews while it works. A round that was killed loses the lease when it expires.
-A round that was frozen for longer finds the lease lost when it wakes, and stops. Two rounds at once would do no harm,
-since each job is taken over by one of them; the lease keeps them from polling and downloading the same jobs twice.
+A round holds a lease: its row, which it renews while it runs. If a round is killed, its lease expires. If its process
+is suspended for too long, the round finds the lease lost when it continues, and stops. Two concurrent rounds would be
+safe, because each job is taken over by one of them; the lease prevents duplicate polls and downloads.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from prefect_genmedia.text import clean_text
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 120.0
-"""How long a round's lease holds without being renewed, in seconds."""
+"""How long a round's lease is valid without renewal, in seconds."""
 
 RENEW_SECONDS = 20.0
 """How often a round renews its lease, in seconds."""
 
 END_SECONDS = 10.0
-"""How long a round that failed or was stopped may take to give its lease back, in seconds."""
+"""How long a round that failed or was stopped may take to release its lease, in seconds."""
 
 OVERDUE_SECONDS = 1200.0
-"""Reconcile is overdue if no round has succeeded for this long, in seconds: two rounds of ten minutes were missed."""
+"""Reconcile is overdue if no round has succeeded for this long, in seconds: two ten-minute rounds were missed."""
 
 KEPT_SECONDS = 7 * 86400.0
-"""How long rounds are kept, in seconds."""
+"""How long the records of rounds are kept, in seconds."""
 
 _TABLE = schema.reconciles
 
 
 @dataclass(frozen=True)
 class Round:
-    """A round that is at work.
+    """A running round.
 
     Args:
         id: its id in the ledger.
@@ -62,7 +62,7 @@ class Round:
 
 @dataclass(frozen=True)
 class AtWork:
-    """Another round of the same scope that is at work.
+    """Another running round of the same scope.
 
     Args:
         holder: who runs it.
@@ -75,13 +75,13 @@ class AtWork:
 
 @dataclass(frozen=True)
 class Health:
-    """What the ledger tells about reconcile.
+    """The health of reconcile according to the ledger.
 
     Args:
-        now: the time that the ledger goes by, in seconds since 1970.
+        now: the ledger's current time, in seconds since 1970.
         started_at: when the last round began; None if there was none.
-        succeeded_at: when a round has succeeded last; None if none has.
-        error: why the last round that ended did not succeed; empty if it did.
+        succeeded_at: when the last successful round ended; None if there was none.
+        error: why the last completed round failed; empty if it succeeded.
     """
 
     now: float
@@ -95,7 +95,7 @@ class Health:
         return self.succeeded_at is None or self.now - self.succeeded_at > OVERDUE_SECONDS
 
     def __str__(self) -> str:
-        """One sentence about it."""
+        """One sentence about the health of reconcile."""
         if self.succeeded_at is None:
             words = "has never succeeded with this ledger"
         else:
@@ -107,7 +107,7 @@ class Health:
 
 
 NEXT_STEP = "keep `prefect-genmedia reconcile --every 10m` running, or a worker of the work pool genmedia-reconcile."
-"""What a person does if reconcile is overdue."""
+"""The next step for a person if reconcile is overdue."""
 
 
 def _ago(seconds: float) -> str:
@@ -116,11 +116,11 @@ def _ago(seconds: float) -> str:
 
 
 async def health(ledger: Ledger, clock: Clock = SYSTEM_CLOCK) -> Health:
-    """When reconcile began and succeeded last.
+    """Returns when reconcile last began and last succeeded.
 
     Args:
         ledger: the ledger.
-        clock: the time on SQLite.
+        clock: the time source on SQLite.
     """
 
     def read(connection: Connection) -> Health:
@@ -136,15 +136,15 @@ async def health(ledger: Ledger, clock: Clock = SYSTEM_CLOCK) -> Health:
 async def begin_round(
     ledger: Ledger, scope: str, holder: str, clock: Clock = SYSTEM_CLOCK
 ) -> AsyncIterator[Round | AtWork]:
-    """Hold the lease of a scope around a round, and write down how it ended. Yields who has it, if it is taken.
+    """Hold the lease of a scope around a round, and record its outcome. Yields the other round if the lease is taken.
 
-    The block that loses its lease is cancelled, and ends with `LedgerError`.
+    If the lease is lost, the block is cancelled and ends with `LedgerError`.
 
     Args:
         ledger: the ledger.
         scope: what is reconciled, such as the names of the credentials.
-        holder: who reconciles, for people.
-        clock: the time on SQLite, and what waits.
+        holder: who reconciles, for display.
+        clock: the time source on SQLite, also used to sleep.
 
     Raises:
         LedgerError: the lease was lost.
@@ -154,7 +154,7 @@ async def begin_round(
         yield begun
         return
     work = asyncio.current_task()
-    assert work is not None  # a context manager of a coroutine is entered in a task
+    assert work is not None  # an async context manager is entered in a task
     lease = _Lease(ledger, begun, clock, work)
     renewing = asyncio.create_task(lease.keep())
     error: str | None = "was stopped"
@@ -163,7 +163,7 @@ async def begin_round(
         error = None
     except asyncio.CancelledError:
         if lease.lost:
-            getattr(work, "uncancel", int)()  # Python 3.11: it was this that cancelled it, and it ends here
+            getattr(work, "uncancel", int)()  # Python 3.11: our own cancellation, which ends here
             raise LedgerError("Another round of reconcile has begun, since this one stood still.") from None
         raise
     except BaseException as trouble:
@@ -176,7 +176,7 @@ async def begin_round(
         ending = asyncio.ensure_future(_end(ledger, begun, error, clock))
         if error is None:
             await asyncio.shield(ending)
-        else:  # a process that is asked to end does not wait for a database; the lease expires by itself
+        else:  # a process that is being stopped does not wait for a database; the lease expires
             await asyncio.wait({ending}, timeout=END_SECONDS)
             ending.cancel()
 
@@ -189,7 +189,7 @@ def _take(wanted: Round, holder: str, clock: Clock) -> Any:
         for row in connection.execute(open_ones).fetchall():
             if row.id == wanted.id:  # committed before, and only the answer was lost
                 return Round(row.id, row.scope, row.started_at)
-            # A lease that ends later than it could have been set is a clock's jump, and counts as expired.
+            # An expiry further ahead than a lease can have results from a clock jump, and counts as expired.
             if now < row.expires_at <= now + LEASE_SECONDS:
                 return AtWork(row.holder, row.started_at)
             lost = {"ended_at": now, "error": "its process was lost"}
@@ -206,7 +206,7 @@ def _take(wanted: Round, holder: str, clock: Clock) -> Any:
 
 @dataclass
 class _Lease:
-    """Renews a round's lease, and cancels the round that has lost it."""
+    """Renews a round's lease, and cancels the round if the lease is lost."""
 
     ledger: Ledger
     round: Round
@@ -220,7 +220,7 @@ class _Lease:
             try:
                 if not await self.ledger.transact(self._renew):
                     break
-            except LedgerError as trouble:  # the next one may succeed; else the lease expires
+            except LedgerError as trouble:  # the next renewal may succeed; otherwise the lease expires
                 logger.warning("The lease of this round of reconcile cannot be renewed now: %s", trouble.message)
         self.lost = True
         self.work.cancel()

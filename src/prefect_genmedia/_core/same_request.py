@@ -1,6 +1,6 @@
-"""Finding the job of a request whose URLs have changed: another token, or an earlier version's rules.
+"""Finds the job of a request whose URLs have changed: another credential in a URL, or an earlier version's rules.
 
-Such a request has another identity than its job. Nothing may be sent before it is known whether the job is there.
+Such a request has a different identity from its job. Nothing may be sent before it is known whether the job exists.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from prefect_genmedia.providers.inputs import NotedInputs, is_public
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
 InputDigests = list[dict[str, str | None]]
-"""Of each URL that holds a credential: SHA-256 of the URL and of its content, in hex; None where it was not read."""
+"""For each URL that holds a credential: SHA-256 of the URL and of its content, in hex; None if it was not read."""
 
 
 def names_digest(request: GenerationRequest) -> str | None:
-    """Digest of a request with each URL as it is shown; None if no URL of it holds a credential.
+    """Returns the digest of a request with its redacted URLs; None if none of its URLs holds a credential.
 
     Parameters:
-        request: what is asked for.
+        request: the request.
     """
     if not _credentialed(request):
         return None
@@ -39,7 +39,7 @@ def names_digest(request: GenerationRequest) -> str | None:
 
 
 def input_digests(prepared: PreparedRequest[Any]) -> InputDigests | None:
-    """What tells a request from others with the same `names_digest`; None if no URL of it holds a credential.
+    """Returns what distinguishes requests with the same `names_digest`; None if none of its URLs holds a credential.
 
     Parameters:
         prepared: the request with its inputs prepared.
@@ -50,19 +50,19 @@ def input_digests(prepared: PreparedRequest[Any]) -> InputDigests | None:
 
 
 async def job_by_url(session: Session, prepared: PreparedRequest[Any], scope: str, variant: int) -> Job | None:
-    """The paid job of a request under another identity, where the request's URLs allow for one.
+    """Returns the paid job of a request under another identity, if the request's URLs allow for one.
 
     Parameters:
         session: the account that pays.
         prepared: the request with its inputs prepared, or identified.
-        scope: what bounds "the same request".
-        variant: tells apart several wanted results of the same request.
+        scope: the scope in which equal requests are the same.
+        variant: distinguishes several requested results of the same request.
 
     Returns:
         The job; None if there is none, or the request's own identity has one.
 
     Raises:
-        InvalidRequest: a job of this idempotency key, or row of a batch, may be meant, and it cannot be told.
+        InvalidRequest: a job of this idempotency key or batch row may be the same, but this cannot be determined.
     """
     request = prepared.request
     if follows_version_1(request, prepared.inputs):
@@ -77,8 +77,8 @@ async def job_by_url(session: Session, prepared: PreparedRequest[Any], scope: st
 
 
 async def _jobs_by_names(ledger: Ledger, scope: str, variant: int, request: GenerationRequest) -> list[Job]:
-    """Jobs of the scope, oldest attempt first, that version 1 recorded or that have the same names."""
-    # A comparison with None would be `IS NULL`, which jobs without credentials have.
+    """Returns the scope's jobs, oldest attempt first, that version 1 recorded or that have the same names."""
+    # A comparison with None would become `IS NULL`, which matches jobs without credentials.
     by_names = or_(JOBS.c.identity_version.is_(None), JOBS.c.names_digest == (names_digest(request) or "none"))
     same = (JOBS.c.scope == scope, JOBS.c.kind == request.kind, JOBS.c.variant == variant)
     return [job_of(row) for row in await ledger.query(select(JOBS).where(*same, by_names).order_by(JOBS.c.attempt))]
@@ -102,7 +102,7 @@ def _is_job_of(job: Job, prepared: PreparedRequest[Any]) -> bool:
     if job.scope.startswith("key:"):
         reason = "has other tokens in them, and the files could not be read then or cannot be read now"
         raise _undecided(job, f"{_SAME} {reason}")
-    return False  # in one run, two URLs are two files unless something says otherwise
+    return False  # within one run, two URLs are two files unless something proves otherwise
 
 
 _SAME = "has the same URLs, but"
@@ -128,7 +128,7 @@ def _has_version_1_names(job: Job, request: GenerationRequest) -> bool:
         dropped |= read.signing | version_1_dropped({name.lower() for name, _ in read.pairs})
     try:
         recorded = type(request).model_validate(job.request)
-    except InvalidRequest:  # what is stored is not always all of it: base64 is cut
+    except InvalidRequest:  # the stored request may be incomplete: base64 is cut
         return False
     return same_names(request, recorded, frozenset(dropped))
 

@@ -1,4 +1,4 @@
-"""The ledger's tables, and bringing a database to the present version of it."""
+"""The ledger's tables, and the migration of a database to the current version."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS
 
 VERSION_TABLE = "genmedia_schema_version"
 HEADS = frozenset(f"{number:04d}" for number in range(3, 16))
-"""The migrations that a database of the present version has; `versions/0004_long_ids.py` says why several."""
+"""The migrations of a database of the current version; `versions/0004_long_ids.py` explains why there are several."""
 
 metadata = MetaData()
 
 
-# Times are seconds since 1970: the same arithmetic on SQLite and PostgreSQL, and no time zones to lose.
+# Times are seconds since 1970: the same arithmetic on SQLite and PostgreSQL, and no time zones.
 jobs = Table(
     "genmedia_jobs",
     metadata,
@@ -87,17 +87,17 @@ jobs = Table(
     Column("project", StoredText),
     Column("tags", StoredJson),
     Column("pruned_at", Float(53)),
-    # One row an attempt: of two processes that insert the same one, the database lets one through.
+    # One row per attempt: if two processes insert the same one, the database accepts one.
     Index("genmedia_jobs_identity", "identity", "attempt", unique=True),
     Index("genmedia_jobs_state", "state", "expires_at"),
-    # A B-tree holds no value above 2.7 kB on PostgreSQL, and ids may be longer.
+    # A B-tree cannot hold values above 2.7 kB on PostgreSQL, and ids may be longer.
     Index("genmedia_jobs_provider_job_id", "provider_job_id", postgresql_using="hash"),
     Index("genmedia_jobs_typical", "provider", "model", "succeeded_at"),
     Index("genmedia_jobs_spending", "account_id", "sent_at", "state", "cost_micros", "estimated_cost"),
     Index("genmedia_jobs_root_run", "root_run_id"),
 )
 
-# Money is counted in whole millionths of the currency: floats would let a thousand small sums pass the limit.
+# Money is counted in whole millionths of the currency: with floats, many small sums could exceed the limit.
 budgets = Table(
     "genmedia_budgets",
     metadata,
@@ -111,7 +111,7 @@ budgets = Table(
     Column("updated_at", Float(53), nullable=False),
 )
 
-# Who holds what of a budget: whoever asks again for the same holder, after a crash or beside another, reserves nothing.
+# Reservations by holder: a repeated request for the same holder, after a crash or concurrently, reserves nothing more.
 reservations = Table(
     "genmedia_reservations",
     metadata,
@@ -121,7 +121,7 @@ reservations = Table(
     Column("created_at", Float(53), nullable=False),
 )
 
-# Who pays. An account that was merged into another one stays, since jobs name it.
+# Who pays. An account that was merged into another one stays, because jobs refer to it.
 accounts = Table(
     "genmedia_accounts",
     metadata,
@@ -138,7 +138,7 @@ accounts = Table(
     Index("genmedia_accounts_provider", "provider"),
 )
 
-# Every text that stands for an account in identities and in the column `account` of its jobs.
+# Every text that represents an account in identities and in the column `account` of its jobs.
 account_tokens = Table(
     "genmedia_account_tokens",
     metadata,
@@ -149,7 +149,7 @@ account_tokens = Table(
 )
 
 
-# When an account may send next, and until when its provider asked it to wait.
+# When an account may send next, and the end of its cool-down.
 pace = Table(
     "genmedia_pace",
     metadata,
@@ -160,7 +160,7 @@ pace = Table(
     Column("runs_in_a_row", Integer, nullable=False),
 )
 
-# Who waits for an account's next turn: one job for each process and kind of work.
+# Jobs that wait for an account's next turn: one per process and kind of work.
 waiters = Table(
     "genmedia_waiters",
     metadata,
@@ -171,7 +171,7 @@ waiters = Table(
     Column("seen_at", Float(53), nullable=False),
 )
 
-# What each credentials Block lets its account spend. What was spent is counted from the jobs themselves.
+# What each credentials Block allows its account to spend. What was spent is computed from the jobs.
 account_caps = Table(
     "genmedia_account_caps",
     metadata,
@@ -184,7 +184,7 @@ account_caps = Table(
     Column("updated_at", Float(53), nullable=False),
 )
 
-# Which events about budgets were emitted: each once in a period.
+# The events about budgets that were emitted: each once per period.
 budget_events = Table(
     "genmedia_budget_events",
     metadata,
@@ -196,7 +196,7 @@ budget_events = Table(
 
 
 def insert_new(connection: Connection, table: Table) -> Any:
-    """An insert that does nothing where the row is there already.
+    """Returns an insert that does nothing if the row exists.
 
     Parameters:
         connection: to the ledger.
@@ -206,7 +206,7 @@ def insert_new(connection: Connection, table: Table) -> Any:
     return dialect.insert(table).on_conflict_do_nothing()
 
 
-# One row a round of reconcile. The row of the round that is at work is its lease: one that is not renewed expires.
+# One row per round of reconcile. The row of a running round is its lease, which expires if it is not renewed.
 reconciles = Table(
     "genmedia_reconciles",
     metadata,
@@ -221,7 +221,7 @@ reconciles = Table(
     Index("genmedia_reconciles_succeeded", "succeeded_at"),
 )
 
-# What a person was asked to pay, and what the answer was; see `_core/confirmations.py`.
+# Payments that a person was asked to confirm, and the answers; see `_core/confirmations.py`.
 confirmations = Table(
     "genmedia_confirmations",
     metadata,
@@ -244,7 +244,7 @@ confirmations = Table(
     Index("genmedia_confirmations_root_run", "root_run_id"),
 )
 
-# What one process at a time may do; see `_core/locks.py`. No secret is in it.
+# Locks that one process at a time holds; see `_core/locks.py`. They contain no secret.
 locks = Table(
     "genmedia_locks",
     metadata,
@@ -253,7 +253,7 @@ locks = Table(
     Column("held_until", Float(53), nullable=False),
 )
 
-# Which variant of a batch's row a root flow run asks for anew; see `_core/regenerate.py`.
+# The variant of a batch row that a root flow run regenerates; see `_core/regenerate.py`.
 regenerations = Table(
     "genmedia_regenerations",
     metadata,
@@ -268,7 +268,7 @@ _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 
 def present_versions(connection: Connection) -> frozenset[str]:
-    """The migrations that the database has; empty for a new one."""
+    """Returns the migrations that were applied to the database; empty for a new one."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return frozenset()
     found = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalars()  # noqa: S608 - a constant
@@ -276,17 +276,17 @@ def present_versions(connection: Connection) -> frozenset[str]:
 
 
 def is_current(connection: Connection, existed: bool = False) -> bool:
-    """Whether the database already has the present version; one cheap query.
+    """Whether the database already has the current version; takes one cheap query.
 
     Parameters:
         connection: to the database.
-        existed: whether a ledger was there before, so that an empty database has lost it.
+        existed: whether a ledger existed before; then an empty database means that it was lost.
 
     Raises:
-        LedgerError: the ledger or its version is lost, or it is of a newer version of this package.
+        LedgerError: the ledger or its version is lost, or it belongs to a newer version of this package.
     """
     found = inspect(connection)
-    # In this order: another process may commit its migration between the two questions, and brings both tables at once.
+    # In this order: another process may commit its migration, which creates both tables, between the two queries.
     has_jobs = found.has_table(jobs.name)
     if not found.has_table(VERSION_TABLE):
         if has_jobs:
@@ -309,7 +309,7 @@ def is_current(connection: Connection, existed: bool = False) -> bool:
 
 
 RESTORE = "restore the ledger from a backup. To begin a new one, delete the file that ends in `.marker` beside it."
-"""What a person does about a lost ledger file."""
+"""The next step for a person if the ledger file was lost."""
 
 
 def _version_lost() -> LedgerError:
@@ -321,8 +321,8 @@ def _version_lost() -> LedgerError:
 
 
 def migrate(connection: Connection) -> None:
-    """Bring the database to the present version, inside the caller's transaction; others wait for it."""
-    from alembic import command  # imported here: 0.1 s that an up-to-date ledger does not pay
+    """Migrate the database to the current version in the caller's transaction; other processes wait for it."""
+    from alembic import command  # imported here: saves 0.1 s if the ledger is up to date
     from alembic.config import Config
 
     from prefect_genmedia._core.accounts import learn_accounts
@@ -338,6 +338,6 @@ def migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    for head in sorted(HEADS):  # 0003 first: workers of that version look for it in the table's first row
+    for head in sorted(HEADS):  # 0003 first: workers of that version expect it in the table's first row
         command.upgrade(config, head)
     learn_accounts(connection)

@@ -1,4 +1,4 @@
-"""What a job is submitted with: the session (one account's client, the ledger, the settings) and the job's options."""
+"""The session (one account's client, the ledger, the settings) and the options of a job."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ def _no_callback(job: Job) -> str | None:
 
 @dataclass(frozen=True)
 class RunContext:
-    """The run that asks for jobs.
+    """The run that requests jobs.
 
     Parameters:
         flow_run_id: the flow run; None outside of flows.
-        root_run_id: its root flow run, or the task run where there is no flow.
-        restarted_at: when a person last started that run again, in seconds since 1970; None if nobody did. Automatic
+        root_run_id: its root flow run, or the task run outside of flows.
+        restarted_at: when a person last restarted that run, in seconds since 1970; None if nobody did. Automatic
             retries do not count.
-        leave_if_suspended: called before the first byte of a submission. It raises what ends this process's part of
-            the run if the run was suspended.
-        attribution: whom jobs are paid for where nobody says: the names of the deployment and the flow.
+        leave_if_suspended: called before the first byte of a submission. If the run was suspended, it raises the
+            exception that ends the run in this process.
+        attribution: the default project and tags of jobs: the names of the deployment and the flow.
     """
 
     flow_run_id: str | None = None
@@ -74,11 +74,11 @@ class RunContext:
     attribution: Callable[[], Awaitable[Attribution]] = _unnamed
 
     async def retried_by_person(self) -> bool:
-        """Whether the root run was started again by a person, and not by its own automatic retries."""
+        """Whether a person restarted the root run, as opposed to an automatic retry."""
         return await self.restarted_at() is not None
 
     def scope(self, idempotency_key: str | None) -> str:
-        """What bounds "the same request": the user's key, or else the root run.
+        """Returns the scope in which equal requests are the same: the user's key, or else the root run.
 
         Parameters:
             idempotency_key: the user's key, if one was given.
@@ -87,72 +87,72 @@ class RunContext:
 
 
 class JobHooks:
-    """What a session reports about its jobs. This base reports nothing."""
+    """Receives what a session reports about its jobs. This base class ignores it."""
 
     def event(self, what: str, job: Job, **payload: Any) -> None:
-        """Something happened to a job that others may act on.
+        """Called when something happened to a job that others may act on.
 
         Parameters:
-            what: such as `failed`; the last part of the event's name.
+            what: the last part of the event's name, such as `failed`.
             job: the job.
             **payload: further facts; no secrets.
         """
 
     def budget(self, what: str, facts: Facts) -> None:
-        """A cap of an account is nearly reached, or does not hold a job; once each in a period.
+        """Called when a cap of an account is nearly reached, or a job would exceed it; once each per period.
 
         Parameters:
-            what: `warning` or `reached`; the last part of the event's name.
+            what: the last part of the event's name: `warning` or `reached`.
             facts: the cap, what is spent and reserved, and when the period ends.
         """
 
     def delivered(self, job: Job, made: bool) -> None:
-        """A job's files stand under their final names.
+        """Called when a job's files exist under their final names.
 
         Parameters:
             job: the delivered job.
-            made: whether the files are new; False if they stood there already.
+            made: whether the files are new; False if they existed already.
         """
 
     async def detached(self, job: Job) -> None:
-        """The run was cancelled while it waited for a paid job.
+        """Called when the run was cancelled while it waited for a paid job.
 
         Parameters:
             job: the job, which continues at the provider.
         """
 
     def listener(self) -> WaitListener | None:
-        """Who is notified of a job's progress; None for nobody."""
+        """Returns the listener for a job's progress; None for none."""
         return None
 
 
 @dataclass(frozen=True)
 class Session:
-    """What every step of the job lifecycle needs: who pays, where it is recorded, and by which settings.
+    """What every step of the job lifecycle needs: the paying account, the ledger and the settings.
 
     Parameters:
         client: the client of the account that pays.
         ledger: where jobs are recorded.
-        record: the account in the ledger; None if it is known by the client's key and base URL alone.
-        allow_second_account: whether any job may be sent although another account has the same request.
-        run: the run that asks.
-        prices: what results probably cost, by `provider/model`. Every sum made from them is an estimate.
-        publication: where the user's own files are published for the provider to fetch.
-        convert_inputs: whether the user's own pictures are converted to what the provider takes.
-        verify: how its results are verified; None leaves it to the output's target.
-        max_in_flight: how many jobs of the account may be in flight; None for no limit.
-        caps: what the account may spend, by the Block in use.
-        attribution: whom its jobs are paid for where the job does not say, by the Block.
-        is_batch: whether its jobs are rows of a batch: single runs are submitted before them.
+        record: the account in the ledger; None if it is identified only by the client's key and base URL.
+        allow_second_account: whether jobs may be sent although another account has the same request.
+        run: the run that requests jobs.
+        prices: estimated prices by `provider/model`. Every sum computed from them is an estimate.
+        publication: where the user's local files are published for the provider to fetch.
+        convert_inputs: whether the user's pictures are converted to formats that the provider accepts.
+        verify: how its results are verified; None uses the setting of the output's target.
+        max_in_flight: the maximum number of in-flight jobs of the account; None for no limit.
+        caps: what the account may spend, from the Block in use.
+        attribution: the Block's project and tags, for jobs without their own.
+        is_batch: whether its jobs are rows of a batch; jobs of single runs are submitted before them.
         concurrency_limit: a Prefect global concurrency limit that each job of a flow holds; None for none.
-        callback_url: the address for a provider's callback about a job; None for no callback.
-        default_output: folder or URL of files for which no output was given.
-        target_of: reads an output, which may name a storage Block.
+        callback_url: returns the URL for a provider's callback about a job; None for no callback.
+        default_output: folder or URL for files for which no output was given.
+        target_of: resolves an output, which may name a storage Block.
         policy: how often jobs are polled.
         hooks: what is reported about the jobs.
-        log: the run's log.
-        clock: tells the time and waits.
-        writable: the folders of outputs that took a small file already; see `check_destination`.
+        log: the run's logger.
+        clock: the time source, also used to sleep.
+        writable: the output folders that passed the write test; see `check_destination`.
     """
 
     client: ProviderClient
@@ -179,7 +179,7 @@ class Session:
     writable: set[str] = field(default_factory=set, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Let the client take the ledger's locks."""
+        """Give the client access to the ledger's locks."""
         share_locks(self.client, self.ledger)
 
     @property
@@ -189,16 +189,16 @@ class Session:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The account's identity tokens: the first makes new identities, look-ups try all."""
+        """The account's identity tokens: the first is used for new identities, look-ups try all."""
         return self.record.tokens if self.record is not None else (str(self.account),)
 
     def identities(self, request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int = 0) -> Identities:
-        """The identities that a wanted result may have; see `identity_of`.
+        """Returns the identities that a requested result may have; see `identity_of`.
 
         Parameters:
-            request: what is asked for.
-            scope: what bounds "the same request".
-            variant: tells apart several wanted results of the same request.
+            request: the request.
+            scope: the scope in which equal requests are the same.
+            variant: distinguishes several requested results of the same request.
         """
         tokens = self.tokens
         own_first = sorted(tokens, key=lambda token: token != str(self.account))
@@ -206,7 +206,7 @@ class Session:
         return Identities(found[tokens[0]], tuple(found.values()))
 
     async def attributed(self, spec: JobSpec) -> Attribution:
-        """Whom a job is paid for: as its spec says, else its account's Block, else by the names of the run.
+        """Returns a job's attribution: from its spec, else from its account's Block, else from the names of the run.
 
         Parameters:
             spec: the job.
@@ -215,7 +215,7 @@ class Session:
         return said if said.project else said.over(await self.run.attribution())
 
     def paying(self, job: Job) -> Job:
-        """The job as this account's, whichever of its keys reserved it; pace and slots are counted by it.
+        """Returns the job with this account set, whichever key reserved it. Pace and slots are counted per account.
 
         Parameters:
             job: a job that is about to be sent.
@@ -224,7 +224,7 @@ class Session:
 
     @property
     def submissions_per_minute(self) -> float | None:
-        """The account's pace; None for none. Clients of other packages may not have one."""
+        """The account's pace; None for no limit. Clients of other packages may not define one."""
         pace: float | None = getattr(self.client, "submissions_per_minute", None)
         return pace
 
@@ -234,11 +234,11 @@ class Session:
         return plugin_named(self.account.provider)
 
     async def public_url(self, url: str, field: str) -> str:
-        """A URL of an input that the provider can fetch: the input's own, or that of a published copy.
+        """Returns a URL from which the provider can fetch an input: the input's own, or that of a published copy.
 
         Parameters:
-            url: where the user has the input.
-            field: the field's name, for errors.
+            url: the location of the user's input.
+            field: the field's name, for error messages.
 
         Raises:
             InvalidRequest: the input does not exist, or cannot be published.
@@ -246,7 +246,7 @@ class Session:
         return await prepared_url(url, field, self.client.fetch_rules, self.publication, self.convert_inputs)
 
     async def fetch_picture(self, url: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
-        """The bytes of a picture, such as a mask.
+        """Returns the content of a picture, such as a mask.
 
         Parameters:
             url: an http or https URL.
@@ -259,31 +259,31 @@ class Session:
 
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
-"""How long to wait by default: the providers' examples stop after 600 s, but long jobs take more."""
+"""Default timeout in seconds: the providers' examples stop after 600 s, but long jobs take longer."""
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """All options of one job: what is wanted, which result exactly, and how it is submitted, awaited and delivered.
+    """All options of one job: the request, which result of it, and how it is submitted, awaited and delivered.
 
     Parameters:
-        request: what is wanted.
-        scope: what bounds "the same request": a root flow run's id, or an idempotency key.
-        variant: tells apart several wanted results of the same request.
-        label: a few words that name the request for people.
+        request: the request.
+        scope: the scope in which equal requests are the same: a root flow run's id, or an idempotency key.
+        variant: distinguishes several requested results of the same request.
+        label: a short human-readable name of the request.
         output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
         timeout_seconds: how long to wait for the result, in seconds from when the provider accepted the job.
         ask_again: whether an attempt that failed earlier may be followed by a new one.
         preflight: whether documented limits of the inputs are checked before anything is sent.
         allow_second_account: whether it may be sent although another account of the provider and base URL has the same
             request in flight or delivered.
-        max_cost: most CNY that the result may cost, estimated, over all of its attempts; None for no limit.
-        confirm_above: CNY, estimated, above which a person must have confirmed what the root run pays; None to ask
-            nobody.
-        spend: reserves the job's cost in the transaction in which it begins to be sent; None for no budget.
-        inspected: what was found in the inputs already, by URL.
-        overwrite: whether a delivered file that was edited since is replaced by the provider's.
-        project: whom it is paid for. It is no part of the identity, and is not sent.
+        max_cost: the maximum estimated cost of the result in CNY, over all of its attempts; None for no limit.
+        confirm_above: the estimated cost of the root run in CNY above which a person must confirm; None for no
+            confirmation.
+        spend: reserves the job's cost in the transaction that moves it to `sending`; None for no budget.
+        inspected: inspection results of inputs that were inspected already, by URL.
+        overwrite: whether a delivered file that the user has edited is replaced by the provider's file.
+        project: the project that the job is charged to. It is not part of the identity and is not sent.
         tags: further words to group jobs by, likewise.
     """
 

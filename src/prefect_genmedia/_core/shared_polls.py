@@ -1,4 +1,4 @@
-"""Polls of one account that come together go to the provider as one request, where it has an endpoint for that."""
+"""Combines concurrent polls of one account into one request, if the provider has an endpoint for that."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from prefect_genmedia.errors import CredentialsError, GenMediaError, RateLimited
 from prefect_genmedia.providers.protocol import Observation, ProviderClient
 
 GATHER_SECONDS = 0.2
-"""How long a poll waits for others of its account, in seconds; only where the process has several jobs there."""
+"""How long a poll waits for others of its account, in seconds; only if the process has several jobs of that account."""
 
 MAX_IDS = 50
-"""How many jobs one request asks for; no provider documents a limit."""
+"""Maximum number of jobs per request; no provider documents a limit."""
 
 APART_SECONDS = 300.0
-"""How long each job is polled by itself after the shared request failed, in seconds."""
+"""How long each job is polled separately after the shared request failed, in seconds."""
 
 _Answer = Observation | GenMediaError | None
 
 
 @runtime_checkable
 class PollsMany(Protocol):
-    """A client whose provider tells about many jobs in one answer."""
+    """A client whose provider can report on several jobs in one answer."""
 
     async def poll_many(self, provider_job_ids: Sequence[str]) -> dict[str, Observation]:
-        """Look at many jobs; those that the answer does not tell of are missing in what is returned."""
+        """Poll several jobs. Jobs that are missing in the answer are missing in the result."""
         ...
 
 
 async def poll(client: ProviderClient, provider_job_id: str, clock: Clock = SYSTEM_CLOCK) -> Observation:
-    """Look at a job, in one request with the other jobs of its client where that is possible.
+    """Poll a job, in one request with other jobs of its client if possible.
 
     Parameters:
-        client: the client of the job's account, or of its user.
+        client: the client of the job's account, or of the job's request.
         provider_job_id: the provider's id of the job.
-        clock: the time.
+        clock: the time source.
 
     Raises:
-        GenMediaError: as `ProviderClient.poll` does.
+        GenMediaError: see `ProviderClient.poll`.
     """
     if not isinstance(client, PollsMany):
         return await client.poll(provider_job_id)
@@ -54,7 +54,7 @@ async def poll(client: ProviderClient, provider_job_id: str, clock: Clock = SYST
 
 
 class _SharedPolls:
-    """The polls of one client: those that come within a moment of each other are one request."""
+    """The polls of one client; polls within a short interval are combined into one request."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -65,18 +65,18 @@ class _SharedPolls:
         self._apart_until = 0.0
 
     async def answer(self, client: PollsMany, provider_job_id: str) -> _Answer:
-        """What the shared request told of the job; None where it has to be polled by itself."""
+        """Returns the shared request's answer about the job; None if the job must be polled separately."""
         self._first_job = self._first_job or provider_job_id
         self._has_several |= self._first_job != provider_job_id
         if not self._has_several or self._clock.monotonic() < self._apart_until:
             return None
         if not self._waiting:
             sending = asyncio.create_task(self._send(client))
-            self._sending.add(sending)  # the event loop itself would not keep it
+            self._sending.add(sending)  # the event loop holds no strong reference to it
             sending.add_done_callback(self._sending.discard)
         future = self._waiting.setdefault(provider_job_id, asyncio.get_running_loop().create_future())
-        answer = await asyncio.shield(future)  # whoever stops waiting does not end it for another run of the same job
-        # One error may end several waits, and each names its own job in it.
+        answer = await asyncio.shield(future)  # a cancelled waiter must not end it for another run of the same job
+        # One error may end several waits, and each adds its own job to it.
         return copy(answer) if isinstance(answer, GenMediaError) else answer
 
     async def _send(self, client: PollsMany) -> None:
@@ -85,10 +85,10 @@ class _SharedPolls:
         answers: dict[str, _Answer] = dict.fromkeys(waiting)
         ids = list(waiting)
         try:
-            # One job alone is asked for as usual: that answer is documented better.
+            # A single job is polled with the usual endpoint, whose answer is better documented.
             for at in range(0, len(ids) if len(ids) > 1 else 0, MAX_IDS):
                 answers |= await client.poll_many(ids[at : at + MAX_IDS])
-        except (CredentialsError, RateLimited) as error:  # each poll by itself would be told the same
+        except (CredentialsError, RateLimited) as error:  # each separate poll would get the same answer
             answers = {name: answer or error for name, answer in answers.items()}
         except GenMediaError:
             self._apart_until = self._clock.monotonic() + APART_SECONDS

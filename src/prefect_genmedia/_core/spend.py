@@ -1,4 +1,4 @@
-"""What was spent, by project, account, model or day. Every sum is an estimate by the price table, never a bill."""
+"""Spending by project, account, model or day. Every sum is an estimate from the price table, never a bill."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SpendBy = Literal["project", "account", "model", "day"]
 _UNCERTAIN = (JobState.SENDING.value, JobState.UNKNOWN.value, JobState.ABANDONED.value)
 
 _BUCKET_SECONDS = 900
-"""Days are put together from these: every present time zone is a multiple of a quarter of an hour from UTC."""
+"""Days are composed of these intervals: the UTC offset of every current time zone is a multiple of 15 minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpendFilter:
-    """Which jobs count, by when they were sent. Times are seconds since 1970; what is None does not limit them.
+    """Which jobs count, by the time they were sent. Times are seconds since 1970; None means no limit.
 
     Parameters:
         since: from this time on.
@@ -54,7 +54,7 @@ class SpendFilter:
     tag: str | None = None
 
     def conditions(self) -> Iterable[ColumnElement[bool]]:
-        """The conditions on the ledger's rows: what was paid, or may be."""
+        """Returns the conditions on the ledger's rows, including that the job was paid, or may be."""
         yield _JOBS.c.sent_at.is_not(None)
         yield _JOBS.c.state.not_in(sorted(state.value for state in NEVER_PAID))
         free = providers_with_free_failures()
@@ -84,10 +84,10 @@ class SpendLine(BaseModel):
     without_price: int = Field(default=0, description="Jobs whose price is not known: they are not in the cost.")
 
     def plus(self, other: SpendLine) -> SpendLine:
-        """Both together, under this one's name.
+        """Returns the sum of both, under this line's name.
 
         Parameters:
-            other: of the same currency.
+            other: a line in the same currency.
         """
         if other.currency != self.currency:
             raise ValueError("amounts of two currencies are never added")
@@ -114,7 +114,7 @@ class CapLine(BaseModel):
 
 
 async def spend_by(ledger: Ledger, by: SpendBy, wanted: SpendFilter) -> list[SpendLine]:
-    """What was spent by each project, account, model or day: the largest sums first, or the days in order.
+    """Returns the spending per project, account, model or day: largest sums first, or days in order.
 
     Parameters:
         ledger: the jobs.
@@ -122,7 +122,7 @@ async def spend_by(ledger: Ledger, by: SpendBy, wanted: SpendFilter) -> list[Spe
         wanted: which jobs count.
 
     Raises:
-        InvalidRequest: this machine does not know the time zone.
+        InvalidRequest: this machine has no data for the time zone.
     """
     zone = time_zone(wanted.zone)
 
@@ -145,7 +145,7 @@ async def spend_by(ledger: Ledger, by: SpendBy, wanted: SpendFilter) -> list[Spe
 
 
 def added(lines: Iterable[SpendLine]) -> list[SpendLine]:
-    """The lines of one name and currency as one line.
+    """Adds up the lines with the same name and currency.
 
     Parameters:
         lines: the lines.
@@ -158,7 +158,7 @@ def added(lines: Iterable[SpendLine]) -> list[SpendLine]:
 
 
 def totals(lines: Iterable[SpendLine]) -> list[SpendLine]:
-    """One line for each currency.
+    """Returns one line per currency.
 
     Parameters:
         lines: the lines.
@@ -167,7 +167,7 @@ def totals(lines: Iterable[SpendLine]) -> list[SpendLine]:
 
 
 async def caps_now(ledger: Ledger, prices: PriceTable) -> list[CapLine]:
-    """Every cap that a saved Block gives an account, and what counts against it now.
+    """Returns every cap that a saved Block gives an account, and what counts against it now.
 
     Parameters:
         ledger: accounts and jobs.
@@ -193,16 +193,16 @@ async def caps_now(ledger: Ledger, prices: PriceTable) -> list[CapLine]:
 
 
 def is_of_month(facts: Facts) -> bool:
-    """Whether facts are about a cap of a calendar month.
+    """Whether an event payload is about a cap per calendar month.
 
     Parameters:
-        facts: what an event says about a cap.
+        facts: the payload of an event about a cap.
     """
     return facts.get("cap") == "max_cost_per_month"
 
 
 def month_to_date(now: float, zone: str = "UTC") -> SpendFilter:
-    """The jobs of the present calendar month.
+    """Returns a filter for the jobs of the current calendar month.
 
     Parameters:
         now: seconds since 1970.
@@ -227,7 +227,7 @@ def _line(row: tuple[Any, ...], width: int, name: Callable[[tuple[Any, ...]], st
 
 def _bucket(connection: Connection) -> list[ColumnElement[Any]]:
     quarters = _JOBS.c.sent_at / _BUCKET_SECONDS
-    whole = quarters if connection.dialect.name == "sqlite" else func.floor(quarters)  # a cast cuts, or rounds
+    whole = quarters if connection.dialect.name == "sqlite" else func.floor(quarters)  # a cast truncates, or rounds
     return [cast(whole, BigInteger)]
 
 
@@ -249,7 +249,7 @@ def _name(by: SpendBy, key: tuple[Any, ...], zone: Any, accounts: Mapping[str, s
 
 
 def account_names(connection: Connection) -> dict[str, str]:
-    """What each account is called, by its ids, those of accounts that were merged into it, and its texts.
+    """Returns account names, keyed by the account's ids, the ids of accounts merged into it, and its account texts.
 
     Parameters:
         connection: inside a transaction.

@@ -1,4 +1,4 @@
-"""What has become of a job's delivered files: as they were, lost, damaged, or edited by the user."""
+"""The condition of a job's delivered files: intact, lost, damaged, or edited by the user."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from prefect_genmedia.providers.protocol import MediaExpectation
 Logger = logging.Logger | logging.LoggerAdapter[Any]
 
 EDITED = MediaExpectation(seconds=1800.0)
-"""How long an edited file may play and still be decoded as a whole, in seconds; at most twice as long."""
+"""The longest edited file that is decoded as a whole, in seconds; at most twice this duration."""
 
 
 def still_there(delivery: Delivery, storage: Storage, reverify: bool) -> bool:
-    """Whether a job's files are still what was verified. Blocks; run it in a thread.
+    """Whether a job's files are unchanged since verification. Blocks; run it in a thread.
 
-    A file whose size and time are those of its publication is not read.
+    A file that still has its size and modification time from publication is not read.
 
     Parameters:
         delivery: the job's delivery.
         storage: where its files are.
-        reverify: whether each file is read all the same.
+        reverify: whether to read every file anyway.
 
     Raises:
-        StorageError: nobody can tell now.
+        StorageError: this cannot be determined now.
     """
     return all(_is_same(file, storage, reverify) for file in (delivery, *delivery.others))
 
@@ -43,21 +43,21 @@ def _is_same(file: Delivery, storage: Storage, reverify: bool) -> bool:
 
 
 def kept_files(job: Job, target: Target, log: Logger) -> dict[int, Delivery]:
-    """The delivered files of a job that need no download: those that are as they were, and those that were edited.
+    """Returns the delivered files of a job that need no download: unchanged files and edited files.
 
-    A file that has other bytes than were delivered, and decodes from beginning to end, is the user's; one that does not
-    decode is damaged. Blocks; run it in a thread.
+    A changed file that decodes from beginning to end counts as edited by the user. A changed file that does not decode
+    is damaged. Blocks; run it in a thread.
 
     Parameters:
         job: the job.
         target: where its files go; with `overwrite`, edited files are not kept.
-        log: where it is logged that a file was edited or damaged.
+        log: the logger for files that were edited or damaged.
 
     Returns:
         The kept files, by their index.
 
     Raises:
-        StorageError: a file cannot be read, or decoded, now.
+        StorageError: a file cannot be read or decoded now.
     """
     if job.delivery is None:
         return {}
@@ -70,7 +70,7 @@ def _is_kept(job: Job, file: Delivery, target: Target, log: Logger) -> bool:
     if digest is None or digest == file.sha256:
         return digest is not None
     if _is_of_another_job(job, file, target.storage):
-        return False  # `free_name` decides whether that one may be replaced
+        return False  # `free_name` decides whether the file may be replaced
     if target.overwrite:
         log.warning("%s was changed since it was delivered, and is overwritten", file.uri)
         return False
@@ -95,10 +95,10 @@ def _digest(file: Delivery, target: Target) -> str | None:
 
 
 def _is_of_another_job(job: Job, file: Delivery, storage: Storage) -> bool:
-    """Whether another job was delivered under the same name since, by the sidecar."""
+    """Whether the sidecar shows that another job was later delivered under the same name."""
     try:
         sidecar = json.loads(storage.read(file.sidecar_uri or ""))
-    except Exception:  # each storage has errors of its own; without a sidecar the file is the job's
+    except Exception:  # storages raise errors of their own; without a readable sidecar the file counts as the job's
         return False
     return isinstance(sidecar, dict) and sidecar.get("job_key") not in (None, job.key)
 

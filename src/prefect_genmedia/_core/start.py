@@ -1,6 +1,6 @@
-"""Waiting for an account's turn, taking a job to `sending` in it, and the last check before the first byte.
+"""Waits for an account's turn, moves a job to `sending`, and makes the last check before the first byte.
 
-A process that was frozen between `sending` and the POST must not pay later: see `SendCheck`."""
+A process that was suspended between `sending` and the POST must not send later; see `SendCheck`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Waiting:
     Parameters:
         job: the job.
         prepared: its request.
-        admit: checks its account and reserves its money, in the transaction in which it begins to be sent.
+        admit: checks its account and reserves its cost, in the transaction that moves it to `sending`.
         begin_within: how long after a grant its POST may begin, in seconds.
         until: when waiting ends, by the monotonic clock.
     """
@@ -47,7 +47,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class Started:
-    """A job that is `sending`, with what is sent, and when that began."""
+    """A job that is `sending`, with its request and the time when it began."""
 
     job: Job
     prepared: PreparedRequest[Any]
@@ -55,39 +55,39 @@ class Started:
 
 
 async def start_in_line(session: Session, places: Places, waiting: Waiting, gate: AsyncExitStack) -> Started | None:
-    """Wait for an in-flight slot and for the account's turn, and take the job to `sending`; see `start_in_turn`.
+    """Wait for an in-flight slot and the account's turn, and move the job to `sending`; see `start_in_turn`.
 
     Parameters:
         session: the account.
         places: the account's in-flight slots.
         waiting: the job.
-        gate: holds the client's `turn()` afterwards.
+        gate: the exit stack that holds the client's `turn()` afterwards.
     """
     started: Started | None = None
     try:
         async with places.line(session.ledger, waiting.job, session.clock):
             started = await start_in_turn(session, waiting, gate)
     except asyncio.CancelledError:
-        if started is not None:  # cancelled while the line was left: not a byte has gone
+        if started is not None:  # cancelled while leaving the queue: no byte was sent
             await finish(session.ledger.unsend(started.job))
         raise
     return started
 
 
 async def start_in_turn(session: Session, waiting: Waiting, gate: AsyncExitStack) -> Started | None:
-    """Wait for the account's turn, and take the job to `sending`.
+    """Wait for the account's turn, and move the job to `sending`.
 
     Parameters:
         session: the account.
         waiting: the job.
-        gate: holds the client's `turn()` afterwards.
+        gate: the exit stack that holds the client's `turn()` afterwards.
 
     Returns:
-        What is to be sent; None if there is no in-flight slot, or another process has moved the job.
+        What must be sent; None if no in-flight slot is free, or another process has moved the job.
 
     Raises:
         RateLimited: the time is over; nothing was sent.
-        BudgetStop, AccountPaused, AccountConflict: `admit` does not let it; nothing was sent.
+        BudgetStop, AccountPaused, AccountConflict: `admit` refuses the job; nothing was sent.
     """
     ledger, clock, job, prepared = session.ledger, session.clock, waiting.job, waiting.prepared
     begun, per_minute, refused = clock.monotonic(), session.submissions_per_minute, False
@@ -122,7 +122,7 @@ async def start_in_turn(session: Session, waiting: Waiting, gate: AsyncExitStack
         raise
     finally:
         if refused:
-            with contextlib.suppress(LedgerError):  # a waiter that no longer asks is forgotten anyway
+            with contextlib.suppress(LedgerError):  # a waiter that no longer asks expires anyway
                 await finish(ledger.leave_line(job))
 
 
@@ -132,7 +132,7 @@ def _check_time(job: Job, until: float, clock: Clock) -> None:
 
 
 async def completed(session: Session, prepared: PreparedRequest[Any]) -> PreparedRequest[Any]:
-    """The request with what only the provider can tell, such as the masks of its speaker; as it is if that is there.
+    """Returns the request with data that only the provider has, such as its speaker's masks; unchanged if complete.
 
     Parameters:
         session: the account.
@@ -147,12 +147,12 @@ async def completed(session: Session, prepared: PreparedRequest[Any]) -> Prepare
     try:
         return prepared.with_request(await resolve(prepared.request, session))
     except RateLimited as error:
-        await session.clock.sleep(error.retry_after or 0.0)  # whoever tries again must not come too early
+        await session.clock.sleep(error.retry_after or 0.0)  # a retry must not come too early
         raise
 
 
 async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | Refused | None] | None) -> None:
-    """Take back that a job is being sent: its task was cancelled in between, and not a byte has left."""
+    """Move a job from `sending` back to `reserved`: its task was cancelled before any byte was sent."""
     if starting is not None and not starting.cancelled() and starting.exception() is None:
         mine = starting.result()
         if isinstance(mine, Job):
@@ -160,7 +160,7 @@ async def _unsent(ledger: Ledger, starting: asyncio.Future[Job | Refused | None]
 
 
 async def finish(work: Awaitable[T]) -> T:
-    """Let what must not be left half done end, even if its task is cancelled; then it is."""
+    """Run work to its end even if the task is cancelled; the cancellation takes effect afterwards."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -170,17 +170,17 @@ async def finish(work: Awaitable[T]) -> T:
             cancelled = cancellation
     if cancelled is not None:
         if not task.cancelled():
-            task.exception()  # seen: the ledger has it
+            task.exception()  # retrieved: asyncio reports it otherwise
         raise cancelled
     return task.result()
 
 
 BEGIN_SECONDS = STALE_SENDING_SECONDS - SUBMIT_SECONDS
-"""How long after `sent_at` a POST may begin, in seconds: it has ended before anybody takes its process for dead."""
+"""How long after `sent_at` a POST may begin, in seconds: it then ends before its process counts as dead."""
 
 
 class SendingLapsed(ProviderError):
-    """The job was not sent: its row is somebody else's by now, or too much time has passed."""
+    """The job was not sent: another process has taken over its row, or too much time has passed."""
 
     outcome: SendOutcome = "unsent"
     next_step = "nothing: the job is sent again, or joined."
@@ -188,12 +188,12 @@ class SendingLapsed(ProviderError):
 
 @dataclass(frozen=True)
 class Start:
-    """When a process asked for the right to send, which is just before the job's `sent_at`.
+    """When a process requested the right to send, which is just before the job's `sent_at`.
 
     Parameters:
-        wall: by the wall clock, which is set right after a virtual machine was paused.
-        boottime: by the clock that counts suspended time too.
-        within_seconds: how long after it the POST may begin.
+        wall: time of the wall clock, which is corrected after a pause of the virtual machine.
+        boottime: time of the clock that includes suspended time.
+        within_seconds: how long afterwards the POST may begin.
     """
 
     wall: float
@@ -202,25 +202,26 @@ class Start:
 
     @classmethod
     def now(cls, clock: Clock, within_seconds: float = BEGIN_SECONDS) -> Start:
-        """Begin to count now.
+        """Returns a start at the current time.
 
         Args:
-            clock: tells the time.
-            within_seconds: how long after it the POST may begin.
+            clock: the time source.
+            within_seconds: how long afterwards the POST may begin.
         """
         return cls(clock.now(), clock.boottime(), within_seconds)
 
 
 @dataclass(frozen=True)
 class SendCheck:
-    """What is called before the first byte of a job's POST.
+    """The check that is called before the first byte of a job's POST.
 
-    It raises `SendingLapsed` if the job must not be sent, or what ends a suspended run; the job is reserved again then.
+    It raises `SendingLapsed` if the job must not be sent, or the exception that ends a suspended run. The job is then
+    `reserved` again.
 
     Parameters:
-        session: the account, and the run that asks.
-        job: the job, `sending`, with the token of this process.
-        start: when the right to send was asked for.
+        session: the account, and the run that requests the job.
+        job: the job in state `sending`, with the token of this process.
+        start: when the right to send was requested.
     """
 
     session: Session
@@ -228,11 +229,11 @@ class SendCheck:
     start: Start
 
     async def __call__(self) -> None:
-        """See whether the run was suspended, read the row again, and see whether there still is time."""
+        """Check whether the run was suspended, read the row again, and check whether there is time left."""
         try:
             await self.session.run.leave_if_suspended()
         except BaseException:
-            await finish(self.session.ledger.unsend(self.job))  # not a byte has gone
+            await finish(self.session.ledger.unsend(self.job))  # no byte was sent
             raise
         present: Job | None = None
         try:
@@ -240,14 +241,14 @@ class SendCheck:
                 present = await self.session.ledger.get(self.job.key)
         except LedgerError:
             present = None
-        self.in_time()  # after the read: the process may have been frozen while it waited for the answer
+        self.in_time()  # after the read: the process may have been suspended while it waited for the answer
         if present is None:
             raise SendingLapsed("The request was not sent: its row cannot be read.")
         if present.state is not JobState.SENDING or present.send_token != self.job.send_token:
             raise SendingLapsed("The request was not sent: another process or a person has decided about it.")
 
     def in_time(self) -> None:
-        """See whether there still is time: the process may have been frozen at any point."""
+        """Check whether there is time left: the process may have been suspended at any point."""
         if self._passed() > self.start.within_seconds:
             raise SendingLapsed("The request was not sent: too much time has passed since it was written down.")
 

@@ -1,4 +1,4 @@
-"""The ledger's SQL statements, and its rows as jobs."""
+"""The ledger's SQL statements, and the conversion of its rows to jobs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from prefect_genmedia._core import schema
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, STALE_SENDING_SECONDS, Job, JobState
 
-# The statements of every job's life are made once: making one takes longer than executing it.
+# The statements of the job lifecycle are built once: building one takes longer than executing it.
 JOBS = schema.jobs
 BY_KEY = select(JOBS).where(JOBS.c.key == bindparam("key")).limit(1)
 LOCKED_BY_KEY = select(JOBS).where(JOBS.c.key == bindparam("key")).with_for_update()
 HOLDING_ID = select(JOBS).where(
     JOBS.c.provider_job_id == bindparam("provider_job_id"), JOBS.c.provider == bindparam("provider")
 )
-"""The jobs of a provider that have an id, at whichever of its base URLs."""
+"""Selects the jobs of a provider that have an id, at any of its base URLs."""
 NEWEST = select(JOBS).where(JOBS.c.identity == bindparam("identity")).order_by(JOBS.c.attempt.desc()).limit(1)
 TOOK = (
     select(JOBS.c.took_seconds)
@@ -35,7 +35,7 @@ TOOK_OF_LENGTH = TOOK.where(
     JOBS.c.expectation["seconds"].as_float().between(bindparam("shortest"), bindparam("longest"))
 )
 TYPICAL_FRESH_SECONDS = 2.0
-"""How long a usual duration that was found counts, in seconds: the jobs of a batch share it."""
+"""How long a computed typical duration is reused, in seconds: the jobs of a batch share it."""
 
 RESERVE = {
     "sqlite": JOBS.insert().prefix_with("OR IGNORE").returning(*JOBS.c),
@@ -46,12 +46,12 @@ RESERVE = {
 
 
 def took_query(provider: str, model: str, length_seconds: float | None) -> tuple[Select[Any], dict[str, Any]]:
-    """How long the last watched jobs took, as a statement and its values.
+    """Returns the query for the durations of the last jobs that were polled throughout, with its values.
 
     Parameters:
         provider: the provider's name.
         model: the provider's model.
-        length_seconds: the result's duration; results within a factor of 1.5 count. None: any length.
+        length_seconds: the result's duration; jobs within a factor of 1.5 count. None for any duration.
     """
     values: dict[str, Any] = {"provider": provider, "model": model}
     if not length_seconds:
@@ -65,20 +65,20 @@ TIME_OF_STATE = {
     JobState.SUCCEEDED: "succeeded_at",
     JobState.DELIVERED: "delivered_at",
 }
-"""The field that says when a job reached a state."""
+"""The field that holds the time when a job reached a state."""
 
 ROWS_AT_ONCE = 2000
-"""Rows of a batch that are read at once: other operations of this process wait meanwhile."""
+"""Number of batch rows read at once; other operations of this process wait during the read."""
 
 NEW = "new_"
-"""Begins the parameter of each field that an update sets: a field may also be in its condition."""
+"""Prefix of the parameters that an update sets, because the same field may also be in its condition."""
 
 
 @functools.cache
 def update_of(names: tuple[str, ...]) -> ReturningUpdate[Any]:
-    """Set these fields of one job, where it still is in the state, and has the provider's id, that it was read with.
+    """Sets fields of one job, if it still has the state and provider id with which it was read.
 
-    A person may correct the id of a job that is waited for: what was seen under the old one is not written down then.
+    A person may correct the id of a job during a wait; the poll result of the old id must then not be recorded.
 
     Parameters:
         names: the fields.
@@ -94,11 +94,11 @@ WHICH_POSTGRESQL = text("SELECT system_identifier::text, current_database(), cur
 
 
 def count_in_flight(account: str, now: float) -> Select[Any]:
-    """Counts what is `sending` or `submitted`, without what a dead process left and what its provider has forgotten.
+    """Counts `sending` and `submitted` jobs, without those of dead processes and those that expired at the provider.
 
     Parameters:
         account: one of the account's texts.
-        now: the time, in seconds since 1970.
+        now: the current time, in seconds since 1970.
     """
     jobs = schema.jobs.alias()
     sending = and_(jobs.c.state == JobState.SENDING.value, jobs.c.sent_at > now - STALE_SENDING_SECONDS)
@@ -108,7 +108,7 @@ def count_in_flight(account: str, now: float) -> Select[Any]:
 
 
 def columns_of(job: Job) -> dict[str, Any]:
-    """A job as values of the table's columns.
+    """Converts a job to values of the table's columns.
 
     Parameters:
         job: the job.
@@ -117,7 +117,7 @@ def columns_of(job: Job) -> dict[str, Any]:
 
 
 def plain(changes: dict[str, Any]) -> dict[str, Any]:
-    """Changed fields as values of their columns.
+    """Converts changed fields to values of their columns.
 
     Parameters:
         changes: fields of `Job`, by name.
@@ -129,18 +129,18 @@ def plain(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_of(row: Row[Any] | None) -> Job:
-    """The job in a row of the ledger.
+    """Converts a row of the ledger to a job.
 
     Parameters:
         row: the row.
 
     Raises:
-        LookupError: there is none.
+        LookupError: there is no row.
     """
     if row is None:
         raise LookupError("the ledger's row has vanished")
     job = Job.model_validate(dict(row._mapping))
-    # Each field was set. A set of their names for each job takes a third of its memory, and a batch holds all its jobs.
+    # Every field is set. A separate set of names per job would take a third of its memory; a batch holds all its jobs.
     object.__setattr__(job, "__pydantic_fields_set__", _ALL_FIELDS)
     return job
 
@@ -149,11 +149,11 @@ _ALL_FIELDS = set(Job.model_fields)
 
 
 def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement[bool]:
-    """The condition that a text stands for the same account as another one.
+    """Returns the condition that two account texts represent the same account.
 
     Parameters:
-        column: the text.
-        account_text: the other one.
+        column: the column with one text.
+        account_text: the other text.
     """
     mine, its = schema.account_tokens.alias(), schema.account_tokens.alias()
     texts = select(its.c.token).join(mine, mine.c.account_id == its.c.account_id).where(mine.c.token == account_text)
@@ -171,9 +171,9 @@ def followed(job: Job) -> Select[Any]:
 
 
 def lock_number(name: str) -> int:
-    """The number of an advisory lock in PostgreSQL: 64 bits with a sign.
+    """Returns the number of an advisory lock in PostgreSQL: a signed 64-bit integer.
 
     Parameters:
-        name: what is locked.
+        name: the lock's name.
     """
     return int.from_bytes(hashlib.sha256(f"genmedia {name}".encode()).digest()[:8], "big", signed=True)

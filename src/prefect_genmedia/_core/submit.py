@@ -1,4 +1,4 @@
-"""Submit once: whatever calls again, and from wherever, one requested result is sent and paid once."""
+"""Submits once: one requested result is sent and paid once, however often and from wherever it is requested."""
 
 from __future__ import annotations
 
@@ -42,31 +42,31 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WRITE_PAUSES = (0.2, 1.0, 3.0, 10.0, 20.0, 30.0, 60.0)
-"""Seconds between the tries to write down what became of a submission: nobody else knows it."""
+"""Pauses between attempts to record a submission's outcome, in seconds: only this process has it."""
 
 PROBE_SECONDS = 20.0
-"""How long the free poll may take that tells whether a web page is at the base URL, in seconds."""
+"""Timeout of the free poll that checks whether the base URL serves a web page, in seconds."""
 
 JOIN_SECONDS = (0.02, 0.5)
-"""How often a process looks whether another one's submission has its answer: at first, and at the longest."""
+"""Interval at which a process checks another process's submission for its answer, in seconds: initial and maximum."""
 
 
 async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None) -> Job:
-    """Make sure that the request is submitted, and return its job, whoever submitted it.
+    """Make sure that the request is submitted, and return its job, even if another process submitted it.
 
-    A job that ended without a result may get a new attempt here, see `next_attempt`.
+    A job that ended without a result may get a new attempt here; see `next_attempt`.
 
     Parameters:
         session: the account that pays, and the ledger.
-        spec: which result exactly is wanted.
-        prepared: the spec's request with its inputs prepared; None if its inputs are sent as the user gave them.
+        spec: the job's options.
+        prepared: the spec's request with its inputs prepared; None if its inputs are sent unchanged.
 
     Raises:
         SubmissionUnknown: it was sent without a certain answer, now or earlier; nothing sends it again.
         RateLimited: no in-flight slot became free in time; nothing was sent.
         AccountPaused, AccountConflict: the account is paused, or another one has the same request; nothing was sent.
-        BudgetStop: a cap of the account, `max_cost` or `spend` does not hold it; nothing was sent.
-        GenMediaError: the provider refused it, or it surely was not sent (then `retryable` tells whether to try again).
+        BudgetStop: a cap of the account, `max_cost` or `spend` does not allow it; nothing was sent.
+        GenMediaError: the provider refused it, or it was certainly not sent (`retryable` says whether to try again).
     """
     ledger, clock = session.ledger, session.clock
     prepared = prepared or PreparedRequest(spec.request)
@@ -101,12 +101,12 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
 
 
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
-    """Turn a `sending` job whose process must be dead into `unknown`; None if it is not stale, or moved on.
+    """Move a `sending` job whose process must be dead to `unknown`; returns None if it is not stale or has moved on.
 
     Parameters:
-        ledger: where the job is written down.
+        ledger: where the job is recorded.
         job: the job, as it was read.
-        clock: what tells the time and waits.
+        clock: the time source, also used to sleep.
     """
     if job.state is not JobState.SENDING or clock.now() - (job.sent_at or 0.0) < STALE_SENDING_SECONDS:
         return None
@@ -124,7 +124,7 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
     attempt = await attempt_to_send(session, spec, newest)
     if attempt is not None:
         check_callback(session, prepared)
-        prepared.payload()  # a request that cannot be written must fail before anything is written down
+        prepared.payload()  # a request that cannot be serialized must fail before anything is recorded
     if newest is not None and attempt in (None, newest.attempt):
         if newest.state in (JobState.FAILED, JobState.REJECTED):
             raise newest.failure()
@@ -162,12 +162,12 @@ async def _newest_or_new(session: Session, spec: JobSpec, prepared: PreparedRequ
 
 
 async def attempt_to_send(session: Session, spec: JobSpec, newest: Job | None) -> int | None:
-    """The attempt that is sent if the spec is submitted now; see `next_attempt`.
+    """Returns the attempt that would be sent if the spec were submitted now; see `next_attempt`.
 
-    Prefect is asked for the run's retries only where they decide.
+    Prefect is queried for the run's retries only if they matter.
 
     Parameters:
-        session: the account, and the run that asks.
+        session: the account, and the run that requests the job.
         spec: the job.
         newest: the newest attempt in the ledger; None if there is none.
     """
@@ -181,7 +181,7 @@ async def attempt_to_send(session: Session, spec: JobSpec, newest: Job | None) -
 
 
 async def _sent(session: Session, started: Started, admit: Admission) -> Job:
-    """Send a job; afterwards, since a POST may not wait, tell which caps it brings near."""
+    """Send a job, and then report the caps that it nearly reaches: the POST must not wait for that."""
     try:
         return await finish(_send(session, started))
     finally:
@@ -204,7 +204,7 @@ async def _send(session: Session, started: Started) -> Job:
     except GenMediaError as error:
         failure = job.describe_in(await _of_web_page(session, without_inputs(error, prepared.inputs)))
     except Exception as error:
-        # A fault of our own after the first byte: what the provider did is just as unknown.
+        # An internal error after the first byte: the provider's outcome is unknown, too.
         logger.exception("Submitting job %s broke", job.key)
         failure = errors.ProviderError(f"Submitting broke: {type(error).__name__}.", outcome="uncertain")
     else:
@@ -229,7 +229,7 @@ async def _send(session: Session, started: Started) -> Job:
 
 
 def _uncertain(failure: GenMediaError) -> SubmissionUnknown:
-    """The error of a submission without a certain answer; an id in that answer can be adopted."""
+    """Returns the error for a submission without a certain answer. An id in the answer can be adopted."""
     unknown = SubmissionUnknown(
         f"The submission has no certain answer: {failure.message}", http_status=failure.http_status
     )
@@ -239,14 +239,14 @@ def _uncertain(failure: GenMediaError) -> SubmissionUnknown:
 
 
 async def _of_web_page(session: Session, failure: GenMediaError) -> GenMediaError:
-    """A web page in answer to a submission says nothing, unless a free poll at the base URL gets one, too.
+    """Interpret a web page in answer to a submission: it is conclusive only if a free poll also gets a web page.
 
     Parameters:
         session: the account.
         failure: what the submission raised.
 
     Returns:
-        A refusal, where no API is at the base URL; else the failure as it is.
+        A refusal, if there is no API at the base URL; otherwise the unchanged failure.
     """
     if failure.outcome != "uncertain" or not failure.is_page:
         return failure
@@ -274,7 +274,7 @@ async def _written(
     tell: Callable[[str], None],
     clock: Clock,
 ) -> T:
-    """Write down what became of a submission, again and again while the ledger does not take it."""
+    """Record the outcome of a submission, and retry while the ledger cannot record it."""
     provider_job_id = became.provider_job_id
     said = (
         f"the provider accepted it as {shown_id(provider_job_id)}" if isinstance(became, Accepted) else became.message
@@ -318,7 +318,7 @@ async def _record_failure(ledger: Ledger, job: Job, failure: GenMediaError, cloc
 
 
 def unresolved(job: Job) -> SubmissionUnknown:
-    """The error of whoever asks for what was sent without a certain answer."""
+    """Returns the error for a request whose job was sent without a certain answer."""
     if job.state is JobState.ABANDONED:
         return SubmissionUnknown(
             "A person abandoned this submission; it is not sent again.",
@@ -332,7 +332,7 @@ def unresolved(job: Job) -> SubmissionUnknown:
 
 
 def shown_request(request: GenerationRequest) -> dict[str, Any]:
-    """The request as it may be stored and shown: URLs without signatures, `data:` URIs cut to their media type."""
+    """Returns the request in a form that is safe to store and show: no URL signatures, no content of `data:` URIs."""
     shown: dict[str, Any] = _shown(request.model_dump(mode="json", exclude_none=True, exclude={"extra_body"}))
     return {**shown, "extra_body": shown_extra(request.extra_body)} if request.extra_body else shown
 

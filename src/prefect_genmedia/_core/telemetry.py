@@ -1,7 +1,7 @@
-"""OpenTelemetry metrics and spans about jobs, through the API alone: without an SDK in the process nothing is recorded.
+"""OpenTelemetry metrics and spans about jobs. Uses only the API: without an SDK in the process nothing is recorded.
 
-`changed` is called where the ledger has committed a job's new state, so that no transition is missed. Attributes are
-names from small sets, job keys and account ids. No prompt, URL, error text or key is among them.
+`changed` is called after the ledger has committed a job's new state, so that no transition is missed. Attributes are
+names from small sets, job keys and account ids. They never contain a prompt, URL, error text or API key.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _PLAIN = re.compile(r"[\w.:/+-]{1,64}", re.ASCII)
 
 
 def plain_name(text: str | None) -> str:
-    """A text as an attribute: itself if it is a name, else `other`; a URL with a query or a sentence is none.
+    """Returns a text as an attribute: unchanged if it is a name, else `other` (a sentence, a URL with a query).
 
     Parameters:
         text: such as a model's name.
@@ -76,11 +76,11 @@ def plain_name(text: str | None) -> str:
 
 
 def changed(before: JobState | None, job: T) -> T:
-    """Count a committed change of a job's state, and put it on the current span as an event.
+    """Count a committed change of a job's state, and add it to the current span as an event.
 
     Parameters:
         before: the state before; None for a new job.
-        job: the job as it is now. Anything else was no change, and is returned as it is.
+        job: the job as it is now. Any other value is no change, and is returned unchanged.
     """
     if not isinstance(job, Job):
         return job
@@ -112,7 +112,7 @@ def _measure(before: JobState | None, job: Job, about: dict[str, str]) -> None:
 
 
 def joined(job: Job) -> Job:
-    """Count a request that is answered by a job which was accepted before.
+    """Count a request that joins a job which was accepted earlier.
 
     Parameters:
         job: the job.
@@ -123,26 +123,26 @@ def joined(job: Job) -> Job:
 
 
 def polled(job: Job, late_seconds: float) -> None:
-    """Record how much later than planned a poll begins.
+    """Record the delay of a poll.
 
     Parameters:
         job: the job.
-        late_seconds: seconds.
+        late_seconds: seconds between the planned and the actual time of the poll.
     """
     _poll_lag.record(max(late_seconds, 0.0), _about(job))
 
 
 class Changes:
-    """The changes that one transaction makes, reported once it is committed.
+    """The state changes of one transaction, reported after its commit.
 
-    A transaction is repeated after an outage, and may have been committed before: each change counts once.
+    A transaction is repeated after an outage although it may have been committed: each change counts once.
     """
 
     def __init__(self) -> None:
         self._found: dict[tuple[str, JobState], tuple[JobState, Job]] = {}
 
     def noted(self, work: Callable[[Connection], T]) -> Callable[[Connection], T]:
-        """The work of a transaction, whose calls of `note` are kept.
+        """Wraps the work of a transaction to collect its calls of `note`.
 
         Parameters:
             work: executes the statements.
@@ -159,13 +159,13 @@ class Changes:
         return noting
 
     def report(self) -> None:
-        """Count what was noted."""
+        """Count the collected changes."""
         for before, job in self._found.values():
             changed(before, job)
 
 
 def note(connection: Connection, before: JobState, job: Job) -> None:
-    """Keep a change of state until its transaction is committed.
+    """Collect a change of state until its transaction is committed.
 
     Parameters:
         connection: inside the transaction.
@@ -181,13 +181,13 @@ def note(connection: Connection, before: JobState, job: Job) -> None:
 
 
 def step(name: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
-    """Decorates a step of the pipeline: a span around it, named `genmedia.` and the step.
+    """Returns a decorator that runs a pipeline step in a span named `genmedia.` plus the step.
 
-    Its attributes are those of the job or request in its second argument, and of the job that it returns. Of an error
-    only the kind is recorded: a message may quote what a user or provider wrote.
+    Its attributes come from the job or request in the step's second argument, and from the job that the step returns.
+    Only the kind of an error is recorded: its message may quote text of a user or provider.
 
     Parameters:
-        name: the step.
+        name: the step's name.
     """
 
     def decorate(function: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
@@ -202,7 +202,7 @@ def step(name: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitab
                 except BaseException as error:
                     kind = error.kind if isinstance(error, GenMediaError) else type(error).__name__
                     span.set_attribute("error.type", plain_name(kind))
-                    if isinstance(error, Exception):  # a run that is cancelled or suspended is none
+                    if isinstance(error, Exception):  # a cancelled or suspended run is not an error
                         span.set_status(StatusCode.ERROR)
                     raise
                 if span.is_recording() and isinstance(done, Job):
@@ -230,7 +230,7 @@ def _about(job: Job) -> dict[str, str]:
 
 
 def _identity(job: Job) -> dict[str, str]:
-    """What tells this job from others: too many values for a metric."""
+    """Returns the attributes that identify this job: too many values for a metric."""
     return {"genmedia.job.key": plain_name(job.key), "genmedia.job.attempt": str(job.attempt)}
 
 
@@ -239,14 +239,14 @@ def _identity(job: Job) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Figures:
-    """What the ledger holds at a moment. Times are seconds since 1970.
+    """A snapshot of the ledger's figures. Times are seconds since 1970.
 
     Parameters:
-        at: when it was read.
+        at: when they were read.
         jobs: open jobs, by provider and state.
         oldest: when the oldest accepted and undelivered job was accepted, by provider.
-        expires: when the next of these jobs expires at its provider, by provider.
-        budget_left: what caps still allow, by account id, provider, cap and unit.
+        expires: the next expiry of such a job, by provider.
+        budget_left: the remaining amounts of caps, by account id, provider, cap and unit.
         paused: paused accounts, by provider.
     """
 
@@ -262,7 +262,7 @@ _latest: list[Figures] = []
 
 
 def publish(figures: Figures) -> None:
-    """Make figures the present ones: gauges show them until the next ones.
+    """Publish figures, which gauges show until the next ones.
 
     Parameters:
         figures: what was read from the ledger.

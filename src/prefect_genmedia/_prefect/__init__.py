@@ -1,1 +1,1 @@
-"""What is Prefect's own: sessions of a run, events, cards, progress, suspension, assets."""
+"""The Prefect integration: sessions, events, cards, progress, suspension, assets."""

@@ -1,8 +1,8 @@
-"""Delivered files as Prefect assets: what was made, from what, by whom, at what estimated cost.
+"""Delivered files as Prefect assets, with their inputs, origin and estimated cost.
 
-Prefect's own `@materialize` wants the asset's key before the task runs. A file's place is known only once it has been
-delivered, so the same event is emitted here, at that moment, and the run goes on as if it had read the asset: whatever
-it hands the delivery to has the file as its upstream.
+Prefect's `@materialize` needs the asset's key before the task runs, but a file's location is known only after delivery.
+So this module emits the same event after delivery, and marks the asset as read by the run: every task that receives the
+delivery then has the file as an upstream asset.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ MATERIALIZED = "prefect.asset.materialization.succeeded"
 
 
 def tell_assets(job: Job, made: bool = True) -> None:
-    """Emit an asset event for each file of a delivered job, and let the running task pass the files on as upstream.
+    """Emit an asset event for each file of a delivered job, and make the files upstream of tasks that get the result.
 
     Parameters:
         job: the delivered job.
-        made: whether the files are new; for those that stood there already nothing is emitted.
+        made: whether the files are new; for existing files nothing is emitted.
     """
     if job.delivery is None:
         return
@@ -47,15 +47,15 @@ def tell_assets(job: Job, made: bool = True) -> None:
 
 
 def asset_key(uri: str) -> str:
-    """The key of the asset that stands for a file: its URI, without credentials and signatures.
+    """Returns the key of a file's asset: its URI without credentials and signatures.
 
-    A path becomes `file://…`. What a key may not hold becomes `_`, and a digest of the URI keeps such keys apart.
+    A path becomes `file://…`. Characters not allowed in keys become `_`; a digest of the URI makes such keys unique.
 
     Parameters:
         uri: a path or URL.
 
     Returns:
-        A key as Prefect accepts it, where the URL's scheme is one that Prefect accepts.
+        A key that is valid for Prefect, if Prefect accepts the URL's scheme.
     """
     clean = shown_url(uri) if "://" in uri else f"file://{Path(uri).absolute().as_posix()}"
     key = "".join("_" if sign in RESTRICTED_ASSET_CHARACTERS else sign for sign in clean)
@@ -66,7 +66,7 @@ def asset_key(uri: str) -> str:
 
 
 def _asset(uri: str, job: Job) -> Asset | None:
-    """The asset of a file; None where its URL is none that Prefect takes, such as `simplecache::s3://…`."""
+    """Returns the asset of a file; None if Prefect does not accept its URL, such as `simplecache::s3://…`."""
     properties = AssetProperties(
         name=job.label or job.kind,
         description=escape(f"{job.kind} · {job.label}"[:500]),
@@ -79,10 +79,10 @@ def _asset(uri: str, job: Job) -> Asset | None:
 
 
 def _sources(job: Job) -> list[Asset]:
-    """The user's own inputs, as the ledger has them; not the masks, which live for an hour."""
+    """Returns the assets of the user's inputs, from the ledger; without masks, which expire after an hour."""
     try:
         inputs = request_type(job.kind).model_validate(job.request).inputs()
-    except (KeyError, InvalidRequest):  # a provider of another version
+    except (KeyError, InvalidRequest):  # a provider of another version of this package
         return []
     assets = []
     for each in inputs:
@@ -95,7 +95,7 @@ def _sources(job: Job) -> list[Asset]:
 
 
 def _metadata(job: Job, file: Delivery) -> dict[str, Any]:
-    """What there is to know about the file: no secret, no signed URL."""
+    """Returns metadata about the file, without secrets and signed URLs."""
     return {
         "uri": shown_url(file.uri) if "://" in file.uri else file.uri,
         "sha256": file.sha256,
@@ -118,7 +118,7 @@ def _metadata(job: Job, file: Delivery) -> dict[str, Any]:
 
 
 def _pass_on(asset: Asset) -> None:
-    """Make the file an upstream of whatever the running task hands its result to."""
+    """Make the file an upstream asset of every task that receives the running task's result."""
     context = AssetContext.get()
     if context is not None:
         context.upstream_assets.add(asset)

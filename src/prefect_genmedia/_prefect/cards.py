@@ -1,4 +1,4 @@
-"""What a run shows in the Prefect UI: a card for each delivered file."""
+"""Artifacts of a run in the Prefect UI, such as a card for each delivered file."""
 
 from __future__ import annotations
 
@@ -37,25 +37,25 @@ _IN_UI = {
     "BudgetStop": "start a new run with the same table and `batch_id`, and with a larger limit (*Copy to new run*).",
     "BatchIncomplete": "start a new run with the same table and `batch_id` (*Copy to new run*).",
 }
-"""What to do about an error, by its name, in the UI's words; for the others the run is retried."""
+"""The next step for an error, by its name, in terms of the UI; for other errors, retry the run."""
 
 _MAYBE_PAID = TAKEN | {JobState.UNKNOWN}
 
 LONGEST_CELL = 90
-"""Characters that a table shows beside a fact's name in a window of usual width."""
+"""Maximum characters of a fact's value in a table, so that it fits into a window of usual width."""
 
 DESCRIPTION_CHARACTERS = 300
-"""Characters of an artifact's description: the UI lists it on one or two lines."""
+"""Maximum characters of an artifact's description: the UI shows it on one or two lines."""
 
 CARD_POSTER_WIDTH = 320
-"""Pixels: the artifact's text holds the picture, so it is kept to some 20 kB."""
+"""Width in pixels: the artifact's text contains the picture, which is kept to about 20 kB."""
 
 
 async def publish_result_card(job: Job, delivery: Delivery) -> None:
-    """Show a delivered file on its run's page: four frames, a link that plays it, facts, request, where it is.
+    """Show a delivered file on its run's page: four frames, a link to play it, facts, request and location.
 
     Parameters:
-        job: the job that the file is of.
+        job: the file's job.
         delivery: the file.
     """
     picture = await strip_of(delivery)
@@ -70,7 +70,7 @@ async def publish_result_card(job: Job, delivery: Delivery) -> None:
 
 
 async def publish_detached_card(job: Job) -> None:
-    """Say on a stopped run's page that its job lives on."""
+    """Show on a stopped run's page that its job continues at the provider."""
     await acreate_markdown_artifact(
         key=f"genmedia-{job.kind}",
         markdown=(
@@ -84,12 +84,12 @@ async def publish_detached_card(job: Job) -> None:
 
 
 async def publish_failure_card(error: GenMediaError, job: Job | None = None, rerun: Rerun | None = None) -> None:
-    """Say on a failed run's page what happened, what was paid, and what to do next.
+    """Show on a failed run's page what happened, what was paid, and what to do next.
 
     Parameters:
-        error: what the run, or one of its tasks, fails with.
-        job: the job it is about, as the ledger has it.
-        rerun: what a new request for the job's result does; None: as if the job were its newest attempt.
+        error: the error of the run or of one of its tasks.
+        job: the error's job, from the ledger.
+        rerun: what a new request for the job's result does; None assumes that the job is the newest attempt.
     """
     if job is not None:
         rerun = rerun or job.rerun(SYSTEM_CLOCK.now())
@@ -102,7 +102,7 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None, rer
         "Provider's code": escape(error.code or ""),
         **(_paid_for(job) if job is not None else {}),
     }
-    # Paragraphs, since the UI does not wrap what stands in a table.
+    # Paragraphs, because the UI does not wrap text in tables.
     lines = [f"# {escape(error.kind)}", "", *_what_happened(error), ""]
     lines += ["## What was paid", "", escape(_sentence(error.paid)), ""]
     if job is not None and maybe_paid:
@@ -121,7 +121,7 @@ async def publish_failure_card(error: GenMediaError, job: Job | None = None, rer
 
 
 async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
-    """Show what a reconciling did, and what needs a person."""
+    """Show what a reconcile did, and which jobs need a person."""
     rows = [
         {
             "needs a person": "yes" if finding.next_step else "",
@@ -143,7 +143,7 @@ async def publish_reconcile_table(findings: Sequence[Finding]) -> None:
 
 
 def _what_happened(error: GenMediaError) -> list[str]:
-    """The error's sentence; where it lists several problems, a bullet for each."""
+    """Returns the error's message; if it lists several problems, a bullet for each."""
     first, *problems = error.message.split(BULLET)
     if not problems:
         return [escape(_sentence(error.message))]
@@ -151,7 +151,7 @@ def _what_happened(error: GenMediaError) -> list[str]:
 
 
 def _file_of(job: Job) -> Cell:
-    """The link that plays a job's file; its path or URL where there is none."""
+    """Returns the link that plays a job's file; its path or URL if there is no link."""
     if job.delivery is None:
         return ""
     watch = watch_urls(job.delivery)
@@ -159,14 +159,14 @@ def _file_of(job: Job) -> Cell:
 
 
 def _in_ui(error: GenMediaError, job: str) -> str:
-    """What a person does who has nothing but the UI."""
+    """Returns the next step for a person who has access only to the UI."""
     command = f"`prefect flow-run retry {flow_run.id} --entrypoint FLOW`, since it has no deployment"
     retry = "*Retry* this run" if deployment.id else f"retry this run with {command}"
     return _sentence(_IN_UI.get(error.kind, "{retry}").format(job=code(job), retry=retry))
 
 
 def _same_request(job: Job, rerun: Rerun) -> str:
-    """What a retry or a new run does: the difference that nobody guesses."""
+    """Explains the difference between a retry and a new run, which is not obvious."""
     if job.scope.startswith("key:"):
         key = "the same key (`idempotency_key`, or batch and row)"
         return f"A new run with the same inputs and {key} {rerun.value}."
@@ -174,7 +174,7 @@ def _same_request(job: Job, rerun: Rerun) -> str:
 
 
 def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
-    """The card's markdown.
+    """Returns the card's Markdown.
 
     Parameters:
         job: the delivered job.
@@ -210,15 +210,15 @@ def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
 
 
 def _technical_fields(kind: str) -> frozenset[str]:
-    """Fields of a request that say nothing to a person; the model is shown with the job."""
+    """Returns the request fields that are not shown to users; the model is shown with the job."""
     request = kinds().get(kind)
     return frozenset({"model"}) | (request.technical_fields if request is not None else frozenset())
 
 
 def _table(facts: Mapping[str, str]) -> list[str]:
-    """A table of two columns, and below it what is too long for one: the UI does not wrap what stands in a table.
+    """Returns a table of two columns, followed by the values that are too long for it: the UI does not wrap tables.
 
-    Names and values are Markdown. The first fact is the table's head, since an empty head shows as a bar.
+    Names and values are Markdown. The first fact is the table's header, because an empty header is shown as a bar.
     """
     shown = {name: value for name, value in facts.items() if value not in ("", "None")}
     rows = [f"| {name} | {value} |" for name, value in shown.items() if len(value) <= LONGEST_CELL]

@@ -1,6 +1,6 @@
-"""Holding the Prefect global concurrency limit that a credentials Block names, while a job is at its provider.
+"""Holds the Prefect global concurrency limit that a credentials Block names, while a job is at its provider.
 
-Waiting for a slot is logged, ends after a time, and names the runs that hold the slots.
+Waiting for a slot is logged with the runs that hold the slots, and has a timeout.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.text import clean_text
 
 ASK_SECONDS = 1.0
-"""How often the first waiter of a process asks for a slot, in seconds; Prefect's own waiters ask after up to 60."""
+"""Interval at which the first waiter of a process asks for a slot, in seconds; Prefect's own waiters wait up to 60."""
 
 TELL_SECONDS = 600.0
-"""How often waiting is logged, in seconds."""
+"""Interval between two log lines about waiting, in seconds."""
 
 _ACQUIRED, _RELEASED = "prefect.concurrency-limit.acquired", "prefect.concurrency-limit.released"
 _EVENTS, _PAGES = 50, 10
-"""How many events of a limit the server gives at once, and how often it is asked for more."""
+"""How many events of a limit the server returns per page, and the maximum number of pages."""
 
 
 class Deadline:
-    """When waiting for a slot ends. It begins when a slot is first asked for in vain.
+    """The deadline of waiting for a slot. The wait begins with the first unsuccessful request.
 
     Parameters:
         seconds: how long to wait.
-        key: the flow run's input that keeps when waiting began, so that the run's automatic retries do not wait anew;
-            None for waiting within one process.
+        key: the flow run's input that stores when waiting began, so that the run's automatic retries keep the
+            deadline; None for waiting within one process.
     """
 
     def __init__(self, seconds: float, key: str | None = None) -> None:
@@ -63,7 +63,7 @@ class Deadline:
         self._begun_at: float | None = None
 
     async def begin(self) -> None:
-        """Begin to wait, if that has not begun."""
+        """Record the beginning of the wait, if it has not begun."""
         if self._begun_at is not None:
             return
         begun_at = await aread_flow_run_input(self._key) if self._key else None
@@ -75,7 +75,7 @@ class Deadline:
         self._begun_at = begun_at
 
     async def met(self) -> None:
-        """Forget when waiting began: there is a slot, or a person has started the run again."""
+        """Clear the beginning of the wait: a slot was acquired, or a person has restarted the run."""
         if self._key and await aread_flow_run_input(self._key) is not None:
             await adelete_flow_run_input(self._key)
         self._begun_at = None
@@ -84,8 +84,8 @@ class Deadline:
         """Whether the time is over.
 
         Parameters:
-            served_at: when another waiter of this process got a slot, in seconds since 1970. In a batch that begins
-                the time anew: the rows share the slots, and the last of them waits for all others.
+            served_at: when another waiter of this process last got a slot, in seconds since 1970. In a batch this
+                restarts the time: the rows share the slots, and the last row waits for all others.
         """
         if self._begun_at is None:
             return False
@@ -95,9 +95,9 @@ class Deadline:
 
 @asynccontextmanager
 async def holding_limit(spec: JobSpec, credentials: ProviderCredentials | str) -> AsyncIterator[None]:
-    """Hold a slot of the Block's `concurrency_limit`, if it names one; in a flow, around submitting and waiting.
+    """Hold a slot of the Block's `concurrency_limit`, if it names one. Used in flows, around submitting and waiting.
 
-    A job that is at its provider already is awaited without a slot: its result may expire while others hold them.
+    A job that is already at its provider is awaited without a slot: its result may expire while others hold the slots.
 
     Parameters:
         spec: the job.
@@ -126,7 +126,7 @@ async def slot_of(limit: str, until: Deadline) -> AsyncIterator[None]:
     """Wait for a slot of a global concurrency limit, and hold it. A lease that cannot be renewed ends no paid job.
 
     Prefect's own waiters ask again after up to a minute. Here the first waiter of a process asks every second, so a
-    slot that becomes free is used at once; the others stand in line behind it.
+    free slot is used at once; the other waiters queue behind it.
 
     Parameters:
         limit: the limit's name.
@@ -162,12 +162,12 @@ async def _acquire(limit: str, until: Deadline, line: _Line, held: AsyncExitStac
                 "Waiting for a slot of the global concurrency limit %r. %s", limit, await Holders.of(limit)
             )
         await suspension_check()()
-        await asyncio.sleep(ASK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads questions
+        await asyncio.sleep(ASK_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 - spreads the requests
     await until.met()
 
 
 async def _has_slot(limit: str, held: AsyncExitStack) -> bool:
-    """Ask for a slot once; `held` holds it."""
+    """Ask for a slot once; the exit stack `held` holds it."""
     slot = concurrency(limit, max_retries=0, strict=True, holder=_holder(), raise_on_lease_renewal_failure=False)
     try:
         await held.enter_async_context(slot)
@@ -180,23 +180,23 @@ async def _has_slot(limit: str, held: AsyncExitStack) -> bool:
 
 
 def _holder() -> ConcurrencyLeaseHolder | None:
-    """Who holds the slot, as Prefect records it with the lease."""
+    """Returns the slot's holder, in the form that Prefect records with the lease."""
     if task_run.id:
         return ConcurrencyLeaseHolder(type="task_run", id=UUID(str(task_run.id)))
     return ConcurrencyLeaseHolder(type="flow_run", id=UUID(str(flow_run.id))) if flow_run.id else None
 
 
 class Holders(NamedTuple):
-    """Who holds the slots of a limit, in words.
+    """The holders of a limit's slots, for display.
 
-    The server does not tell, and forgets the leases when it is restarted; its events tell which runs took a slot.
+    The server has no API for the holders, and loses the leases on a restart. Its events show which runs took a slot.
 
     Parameters:
         limit: the limit's name.
-        taken: its slots that are taken.
-        slots: all of its slots.
-        running: the runs that hold one.
-        ended: the runs that have ended without giving theirs back.
+        taken: the number of taken slots.
+        slots: the number of all slots.
+        running: the runs that hold a slot.
+        ended: the runs that have ended without releasing their slot.
     """
 
     limit: str
@@ -207,7 +207,7 @@ class Holders(NamedTuple):
 
     @classmethod
     async def of(cls, name: str) -> Holders:
-        """Find out who holds the slots of a limit.
+        """Determine the holders of a limit's slots.
 
         Parameters:
             name: the limit's name.
@@ -216,7 +216,7 @@ class Holders(NamedTuple):
             limit = await client.read_global_concurrency_limit_by_name(name)
             try:
                 running, ended = await _takers(client, limit.id)
-            except Exception as error:  # waiting goes on without their names
+            except Exception as error:  # waiting continues without their names
                 get_run_logger().debug("Who holds %r is not known: %r", name, error)
                 running, ended = [], []
         leaked = max(limit.active_slots - len(running), 0)
@@ -232,7 +232,7 @@ class Holders(NamedTuple):
 
     @property
     def advice(self) -> str:
-        """What to do about slots that were not given back; empty if there are none."""
+        """Returns what to do about slots that were not released; empty if there are none."""
         if not self.ended:
             return ""
         left = max(self.taken - len(self.ended), 0)
@@ -243,7 +243,7 @@ class Holders(NamedTuple):
 
 
 async def _takers(client: PrefectClient, limit_id: UUID) -> tuple[list[str], list[str]]:
-    """The runs that took a slot and did not give it back, newest first: those that run, and those that have ended."""
+    """Returns the runs that took a slot and did not release it, newest first: running ones, and ended ones."""
     given_back: set[UUID | None] = set()
     running: list[str] = []
     ended: list[str] = []
@@ -259,7 +259,7 @@ async def _takers(client: PrefectClient, limit_id: UUID) -> tuple[list[str], lis
 
 
 async def _slot_events(client: PrefectClient, limit_id: UUID) -> list[Event]:
-    """Which slots of a limit were taken and given back, newest first."""
+    """Returns the events of taken and released slots of a limit, newest first."""
     wanted = EventFilter(
         event=EventNameFilter(name=[_ACQUIRED, _RELEASED]),
         resource=EventResourceFilter(id=[f"prefect.concurrency-limit.{limit_id}"]),
@@ -275,7 +275,7 @@ async def _slot_events(client: PrefectClient, limit_id: UUID) -> list[Event]:
 
 
 async def _run_in_words(client: PrefectClient, run_id: str) -> tuple[str, bool]:
-    """A run's name and state, and whether it is running."""
+    """Returns a run's name and state, and whether it is running."""
     try:
         run = await client.read_flow_run(UUID(run_id))
     except ObjectNotFound:
@@ -287,7 +287,7 @@ async def _run_in_words(client: PrefectClient, run_id: str) -> tuple[str, bool]:
 
 @dataclass
 class _Line:
-    """Those of a process that wait for a slot of the same limit."""
+    """The waiters of a process for the same limit."""
 
     first: asyncio.Lock = field(default_factory=asyncio.Lock)
     served_at: float = 0.0
@@ -305,13 +305,13 @@ _LINES: LoopShared[_Line] = LoopShared(_nothing_to_close)
 
 
 async def check_limit(name: str) -> None:
-    """Make sure that there is such a global concurrency limit.
+    """Check that a global concurrency limit exists.
 
     Parameters:
         name: the limit's name.
 
     Raises:
-        InvalidRequest: there is none; says how to make it.
+        InvalidRequest: it does not exist; the message says how to create it.
     """
     try:
         async with get_client() as client:

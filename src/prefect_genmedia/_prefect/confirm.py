@@ -1,4 +1,4 @@
-"""Asking a person before much is paid: the run pauses, or suspends, with a form that shows the plan and estimate."""
+"""Confirmation by a person before a large payment: the run pauses or suspends with a form that shows the plan."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from prefect_genmedia.prices import amount_of, limit_in_micros
 from prefect_genmedia.settings import current_settings
 
 PAUSE_KEY = "genmedia-confirm-"
-"""Begins the name of a pause; the question's id follows."""
+"""Prefix of a pause's key; the question's id follows."""
 
 POLL_SECONDS = 2
-"""How often a paused run looks whether it was resumed, in seconds."""
+"""Interval at which a paused run checks whether it was resumed, in seconds."""
 
 _MOST_ASKED = 20
-"""How often one question is shown again to a run whose process died while it waited."""
+"""How many times one question is shown again, if the waiting process died."""
 
 _asking: dict[tuple[str, int], asyncio.Lock] = {}
-"""A flow run can be paused once at a time."""
+"""One lock per flow run and event loop: a flow run can have only one pause at a time."""
 
 
 async def _nothing() -> None:
@@ -50,10 +50,10 @@ class Plan:
     """What a run is about to pay for.
 
     Parameters:
-        title: what people call it.
-        due: what would be sent now.
+        title: its name for display.
+        due: the costs that would be sent now.
         text: the plan in Markdown, for the form.
-        publish: shows the whole plan on the run's page, before the question is asked.
+        publish: shows the whole plan on the run's page before the question is asked.
     """
 
     title: str
@@ -76,10 +76,10 @@ class Confirmation(RunInput):
 
 
 def confirm_limit(given: Decimal | float | None) -> Decimal | None:
-    """The limit above which a person is asked: the run's own, or the setting's; None to ask nobody.
+    """Returns the threshold above which a person must confirm: the run's, or the setting's; None for no confirmation.
 
     Parameters:
-        given: the run's own, in CNY; None takes the setting's.
+        given: the run's threshold in CNY; None uses the setting's.
 
     Raises:
         InvalidRequest: it is negative, infinite or not a number.
@@ -88,17 +88,17 @@ def confirm_limit(given: Decimal | float | None) -> Decimal | None:
 
 
 async def confirm(plan: Plan, above: Decimal | None) -> None:
-    """Return if a plan may be paid: it is below the limit, it was approved, or a person approves it now.
+    """Return if a plan may be paid: it is below the threshold, was approved before, or a person approves it now.
 
-    A run of a deployment suspends, which frees its process; it starts from its beginning when it is answered. Any other
-    run pauses. Call it in a flow; outside of flows nobody is asked here, and `submit_once` refuses instead.
+    A run of a deployment suspends, which frees its process; after the answer it starts from its beginning. Any other
+    run pauses. Call it in a flow. Outside of flows nobody is asked, and `submit_once` refuses the job instead.
 
     Parameters:
-        plan: what would be paid.
-        above: the limit above which is asked; None to ask nobody.
+        plan: the plan.
+        above: the threshold above which confirmation is required; None for no confirmation.
 
     Raises:
-        NotConfirmed: a person said no, or nobody answered in time. Nothing was sent.
+        NotConfirmed: a person refused, or nobody answered in time. Nothing was sent.
     """
     if above is None or not plan.due.jobs or not flow_run.id:
         return
@@ -118,7 +118,7 @@ async def confirm(plan: Plan, above: Decimal | None) -> None:
 
 
 async def _asked(ledger: Ledger, plan: Plan, total: Costs, above_micros: int) -> Question:
-    """The question in the ledger; a run that crashed while it waited finds its own."""
+    """Returns the question from the ledger, or records it; a run that crashed during the wait finds its question."""
     now, root = ledger.now(), root_run_id()
     return await ask(
         ledger,
@@ -137,7 +137,7 @@ async def _asked(ledger: Ledger, plan: Plan, total: Costs, above_micros: int) ->
 
 
 async def _answered(ledger: Ledger, question: Question, plan: Plan) -> Question:
-    """Wait for the person's answer, and write it down."""
+    """Wait for the answer, and record it."""
     reply = await _reply(question, plan)
     if reply is None:
         decided = await decide(ledger, question, "timeout")
@@ -151,12 +151,12 @@ async def _answered(ledger: Ledger, question: Question, plan: Plan) -> Question:
 
 
 def _is_too_little(reply: Confirmation, question: Question) -> bool:
-    """Whether less was approved than is asked for: that does not allow it."""
+    """Whether the approved sum is less than was asked for, which counts as a refusal."""
     return bool(reply.up_to) and limit_in_micros(amount_of("up_to", reply.up_to)) < question.limit.micros
 
 
 async def _reply(question: Question, plan: Plan) -> Confirmation | None:
-    """The form's content; None if nobody answers in time."""
+    """Returns the submitted form; None if nobody answers in time."""
     form = Confirmation.with_initial_data(description=_description(question, plan))
     for life in range(_MOST_ASKED):
         key = f"{PAUSE_KEY}{question.id}" + (f"-{life}" if life else "")
@@ -179,14 +179,14 @@ async def _reply(question: Question, plan: Plan) -> Confirmation | None:
         except FlowPauseTimeout:
             return await _stored_reply(key)
         except ValidationError:
-            reply = None  # Prefect shows each pause once: a process that died while it waited has used this one
+            reply = None  # Prefect shows each pause once: a process that died during its wait has used this one
         if reply is not None:
             return Confirmation.model_validate(reply.model_dump())
     return None
 
 
 async def _stored_reply(key: str) -> Confirmation | None:
-    """What a person has answered to a process that died, or has suspended, before it read it."""
+    """Returns an answer that a process could not read because it died or suspended."""
     for word in ("paused", "suspended"):
         stored = await aread_flow_run_input(keyset_from_base_key(f"{word}-{key}")["response"])
         if stored is not None:
@@ -195,7 +195,7 @@ async def _stored_reply(key: str) -> Confirmation | None:
 
 
 def _can_suspend() -> bool:
-    """Whether the run is a deployment's own, so that a worker starts it again when it is answered."""
+    """Whether the run belongs to a deployment, so that a worker restarts it after the answer."""
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
     is_own = run is not None and run.deployment_id is not None and run.parent_task_run_id is None
@@ -209,17 +209,17 @@ def _description(question: Question, plan: Plan) -> str:
 
 
 async def answer(ledger: Ledger, question: Question, decision: str, by: str, up_to: Decimal | None = None) -> None:
-    """Answer a question for a person, by resuming its run with the form filled in.
+    """Answer a question on behalf of a person: resume its run with the completed form.
 
     Parameters:
-        ledger: where questions are written down.
+        ledger: where questions are recorded.
         question: the question.
         decision: `approve` or `reject`.
         by: who decides.
-        up_to: how much is approved, in CNY; None for the estimate.
+        up_to: the approved sum in CNY; None approves the estimate.
 
     Raises:
-        NotConfirmed: it was answered before, its time is over, or its run does not wait any more.
+        NotConfirmed: it was answered before, its time is over, or its run no longer waits.
     """
     if question.answer is not None:
         raise NotConfirmed(f"Question {question.id[:8]} was answered before: {question.answer}.", next_step="")
@@ -238,7 +238,7 @@ async def answer(ledger: Ledger, question: Question, decision: str, by: str, up_
 
 
 def _emit(question: Question, what: str) -> None:
-    """Tell automations; once for each question and answer."""
+    """Emit an event for automations, once per question and answer."""
     emit_event(
         event=f"genmedia.confirmation.{what}",
         resource={

@@ -1,4 +1,4 @@
-"""Noticing what would die with the machine, or with the run: a ledger in a container, files in a worker's folder."""
+"""Detects an ephemeral ledger (in a container) and ephemeral outputs (in a worker's folder)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.settings import GenMediaSettings
 
 WARNED = ".warned"
-"""Ends the name of the file beside a ledger that says that its user was warned."""
+"""Suffix of the marker file beside a ledger which shows that the user was warned."""
 
 
 async def warn_of_ephemeral_ledger(settings: GenMediaSettings) -> None:
-    """Warn once a ledger when it is the default file on a machine that is probably thrown away.
+    """Warn, once per ledger, if the ledger is the default file on a machine that is probably ephemeral.
 
-    Without the ledger nobody knows what was paid: a container that is thrown away takes the promise with it. Whoever
-    has set a ledger has chosen its place, and a volume stays. That the warning was given is written down beside the
-    ledger, and goes with it: in the next container it is given again.
+    If the ledger is lost with its container, the record of payments is lost, and jobs may be paid twice. There is no
+    warning if the user has set the ledger, or if it is on a volume. A marker file beside the ledger records the
+    warning, so the next container warns again.
     """
     file = Path(settings.ledger.removeprefix("sqlite:///"))
     marker = file.with_name(f"{file.name}{WARNED}")
@@ -46,7 +46,7 @@ async def warn_of_ephemeral_ledger(settings: GenMediaSettings) -> None:
 
 
 def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
-    """The run's log; the package's where there is no run, as in a command."""
+    """Returns the run's logger; outside of runs, such as in a command, the package's logger."""
     try:
         return get_run_logger()
     except MissingContextError:
@@ -54,7 +54,7 @@ def run_logger() -> logging.Logger | logging.LoggerAdapter[Any]:
 
 
 def _is_on_volume(folder: Path) -> bool:
-    """Whether a folder is on another file system than the container itself, as a mounted volume is."""
+    """Whether a folder is on a different file system from the container, such as a mounted volume."""
     existing = next(each for each in (folder, *folder.parents) if each.exists())
     return existing.stat().st_dev != Path("/").stat().st_dev
 
@@ -68,20 +68,20 @@ def _container() -> str | None:
 
 
 def place_of_files(output: str | None, settings: GenMediaSettings) -> dict[str, str]:
-    """Where a run's files go, by the name of what says so.
+    """Returns a run's output, by the name of the parameter or setting that defines it.
 
     Parameters:
-        output: what the run was given; None takes the setting.
+        output: the run's output; None uses the setting.
         settings: the settings.
     """
     return {"output": output} if output else {"the setting OUTPUT": settings.media_folder}
 
 
 async def lasting_place(output: str | None, settings: GenMediaSettings) -> str:
-    """Where a run's files go, as a path or URL that means the same in any process.
+    """Returns a run's output as a path or URL with the same meaning in any process.
 
     Parameters:
-        output: what the run was given; None takes the setting.
+        output: the run's output; None uses the setting.
         settings: the settings.
 
     Raises:
@@ -92,10 +92,10 @@ async def lasting_place(output: str | None, settings: GenMediaSettings) -> str:
 
 
 async def lasting_output(output: str | None, settings: GenMediaSettings) -> str | None:
-    """A job's output as a path or URL that means the same in any process; None if it is the setting's own.
+    """Returns a job's output as a path or URL with the same meaning in any process; None for the setting's output.
 
     Parameters:
-        output: what the run was given; None takes the setting.
+        output: the run's output; None uses the setting.
         settings: the settings.
 
     Raises:
@@ -106,15 +106,15 @@ async def lasting_output(output: str | None, settings: GenMediaSettings) -> str 
 
 
 async def refuse_passing(places: Mapping[str, str | None]) -> None:
-    """Refuse relative paths in a run of a work pool: its folder is removed when it ends, with all that is in it.
+    """Refuse relative paths in a run of a work pool: its working folder is deleted when the run ends.
 
-    Runs of `.serve()` and plain scripts have no work pool, and keep their folder.
+    Runs of `.serve()` and plain scripts have no work pool and keep their folder.
 
     Parameters:
-        places: paths and URLs, by the name of what says them; None is none.
+        places: paths and URLs, by the name of the parameter or setting; None is ignored.
 
     Raises:
-        InvalidRequest: some are relative, and the run is one of a work pool; all of them are named.
+        InvalidRequest: some are relative, and the run belongs to a work pool; the message names all of them.
     """
     relative = {name: place for name, place in places.items() if place is not None and is_relative(place)}
     if not relative or await _work_pool_name() is None:
@@ -124,11 +124,11 @@ async def refuse_passing(places: Mapping[str, str | None]) -> None:
 
 
 async def _work_pool_name() -> str | None:
-    """The work pool whose worker has started this process; None where none has."""
+    """Returns the work pool whose worker started this process; None if none did."""
     context = FlowRunContext.get()
     if context and context.flow_run and context.flow_run.work_pool_name:
         return context.flow_run.work_pool_name
-    started = os.environ.get("PREFECT__FLOW_RUN_ID")  # a flow inside of a flow has no work pool of its own
+    started = os.environ.get("PREFECT__FLOW_RUN_ID")  # a subflow has no work pool of its own
     if started is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""Run forms: plain fields with human titles in the Prefect UI, for flows whose parameters once had None as default."""
+"""Run forms: plain fields with readable titles in the Prefect UI, for flows with former None defaults."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pydantic.json_schema import SkipJsonSchema
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 NO_LIMIT = -1
-"""The default of limits whose 0 means that nothing is allowed. A form has no field for None."""
+"""The default of limits for which 0 means "nothing allowed". A form cannot express None."""
 
 MaxCost = Annotated[float, Field(json_schema_extra={"minimum": NO_LIMIT})]
-"""Most CNY, or `NO_LIMIT`. The schema states the minimum only: other sums are refused by what reads prices."""
+"""Maximum cost in CNY, or `NO_LIMIT`. The schema has only the minimum; other invalid sums are refused later."""
 
 TITLES = {
     "credentials": "Credentials",
@@ -34,18 +34,18 @@ TITLES = {
     "request_id": "Request ID",
     "batch_id": "Batch ID",
 }
-"""Titles of parameters that are not their names in words."""
+"""Titles of parameters that differ from the words of their names."""
 
 
 def run_form(*, hidden: tuple[str, ...] = (), **titles: str) -> Callable[[Function], Function]:
-    """Give a flow's run form titles, and let the flow take None for every parameter that has a default.
+    """Add titles to a flow's run form, and make the flow accept None for every parameter that has a default.
 
-    None was the default of many parameters, and stands in schedules and in runs that are run again. It means the
-    default; the form's schema does not show it. Goes below `@flow`, which reads the function's signature.
+    None was formerly the default of many parameters, and is stored in schedules and in runs that are repeated. It means
+    the default; the form's schema does not show it. Apply this below `@flow`, which reads the function's signature.
 
     Parameters:
-        hidden: parameters that people never set; the form leaves them out.
-        **titles: the titles of parameters; by default the one in `TITLES`, or the parameter's name in words.
+        hidden: parameters that users never set; the form omits them.
+        **titles: titles of parameters; the default is the one in `TITLES`, or the words of the parameter's name.
     """
 
     def decorate(function: Function) -> Function:
@@ -61,7 +61,7 @@ def run_form(*, hidden: tuple[str, ...] = (), **titles: str) -> Callable[[Functi
 
 
 def limit(value: float) -> float | None:
-    """A limit as the tasks take it: None for `NO_LIMIT`.
+    """Converts a limit for the tasks: `NO_LIMIT` becomes None.
 
     Parameters:
         value: the parameter's value.
@@ -70,9 +70,9 @@ def limit(value: float) -> float | None:
 
 
 def plain_parameters(flow: Flow[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored parameters of a flow, with the default for each one that is None.
+    """Returns stored parameters of a flow, in which None is replaced by the default.
 
-    The flow takes None, but a server that enforces the form's schema starts no run with it.
+    The flow accepts None, but a server that enforces the form's schema refuses to start a run with it.
 
     Parameters:
         flow: the flow.

@@ -1,4 +1,4 @@
-"""Pictures that cards and galleries show of a delivered video, as small `data:` URIs."""
+"""Small pictures of a delivered video for cards and galleries, as `data:` URIs."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from prefect_genmedia._media.verify import frames_of
 from prefect_genmedia._prefect.targets import target_of
 
 FRAMES = 4
-"""Pictures in the strip of a card."""
+"""Number of pictures in a card's strip."""
 
 FRAME_WIDTH = 236
-"""Pixels of each: the strip is no wider than a page of the UI in a window of 1440 pixels."""
+"""Width of each picture in pixels, so that the strip fits into a page of the UI in a 1440-pixel window."""
 
 FRAME_HEIGHT = 320
-"""Pixels, at most."""
+"""Maximum height of each picture, in pixels."""
 
 GAP = 4
 """Pixels between two pictures."""
 
 STRIP_BYTES = 128 * 1024**2
-"""A larger file in a storage is not fetched once more for its card."""
+"""A larger file in a storage, in bytes, is not downloaded again for its card."""
 
 _logger = logging.getLogger(__name__)
 
 
 async def strip_of(delivery: Delivery) -> str | None:
-    """Pictures from the beginning to the end of a delivered video, side by side; None where they cannot be made.
+    """Returns pictures from the beginning to the end of a delivered video, side by side; None if that fails.
 
     Parameters:
         delivery: the verified file.
@@ -48,13 +48,13 @@ async def strip_of(delivery: Delivery) -> str | None:
                 return strip(frames_of(path, FRAMES, FRAME_WIDTH))
 
         return await to_thread.run_sync(pictures)
-    except Exception as error:  # a paid and delivered file does not fail for its picture
+    except Exception as error:  # a missing picture must not make a paid, delivered file fail
         _logger.debug("No pictures of %s: %s", delivery.job_key, type(error).__name__)
         return None
 
 
 def strip(frames: Sequence[bytes]) -> str | None:
-    """Pictures side by side as one `data:` URI; None for no pictures.
+    """Returns pictures side by side as one `data:` URI; None for no pictures.
 
     Parameters:
         frames: JPEG files.
@@ -77,16 +77,16 @@ def strip(frames: Sequence[bytes]) -> str | None:
 
 
 def thumbnail(content: bytes, width: int, height: int = 0) -> str | None:
-    """A picture as a small `data:` URI; None where it cannot be read: what shows it is worth showing without.
+    """Returns a picture as a small `data:` URI; None if it cannot be read.
 
     Parameters:
         content: the picture's file.
-        width: pixels at most.
-        height: pixels at most; 0 for twice the width.
+        width: maximum width in pixels.
+        height: maximum height in pixels; 0 for twice the width.
     """
     try:
         with Image.open(io.BytesIO(content)) as picture:
-            picture.draft("RGB", (width, width))  # a JPEG is decoded no larger than is needed
+            picture.draft("RGB", (width, width))  # decode a JPEG at a reduced size
             picture.thumbnail((width, height or 2 * width))
             return _data_uri(picture.convert("RGB"))
     except OSError:

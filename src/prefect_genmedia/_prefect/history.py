@@ -1,4 +1,4 @@
-"""What Prefect's server knows of a run besides this process: it was suspended, or a person has started it again."""
+"""Facts about a run that only Prefect's server has: that it was suspended, or that a person has restarted it."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from prefect.exceptions import Pause
 from prefect.logging import get_run_logger
 
 FRESH_SECONDS = 1.0
-"""How long an answer counts: the rows of a batch share it. A task begins with no answer."""
+"""How long an answer is reused, in seconds: the rows of a batch share it. A task begins without one."""
 
 ANSWER_SECONDS = 5.0
-"""How long the server is waited for. A server that is away suspends nothing, and ends no run that can go on."""
+"""Timeout for the server's answer, in seconds. If the server is unavailable, the run continues."""
 
 CANCELLATION_SECONDS = 8.0
-"""How often a task outside of the main thread asks whether its run is being cancelled; Prefect kills it after 30 s."""
+"""Interval at which a task outside of the main thread checks for cancellation, in seconds; killed after 30 s."""
 
 _RETRIED_IN_UI = "AwaitingRetry"
 _CANCELLED = frozenset({StateType.CANCELLING, StateType.CANCELLED})
@@ -33,9 +33,9 @@ _RETRIED_BY_COMMAND = "Retried via"
 
 @dataclass
 class SuspensionCheck:
-    """Ends the process's part of a run that was suspended from outside, such as in the UI, before it pays.
+    """Ends a run in this process before a payment, if the run was suspended from outside, such as in the UI.
 
-    Prefect itself looks at the next task. A submission may wait for minutes inside of one.
+    Prefect itself checks only before the next task, but a submission may wait for minutes inside one.
 
     Parameters:
         run_ids: the run, and its root run.
@@ -49,11 +49,11 @@ class SuspensionCheck:
         """Return if the run may pay.
 
         Raises:
-            Pause: the run is suspended. It starts again from its beginning when it is resumed.
+            Pause: the run is suspended. When it is resumed, it starts from its beginning.
         """
         if not self.run_ids or self._is_fresh():
             return
-        async with self._asking:  # rows that come at the same moment share one answer
+        async with self._asking:  # concurrent rows share one answer
             if not self._is_fresh():
                 await self._ask()
 
@@ -71,12 +71,12 @@ class SuspensionCheck:
 
 
 def _is_suspended(state: State) -> bool:
-    """Whether the run's process is to end; a run that is only paused keeps it."""
+    """Whether the run's process must end; a run that is only paused keeps its process."""
     return state.is_paused() and (state.name == "Suspended" or state.state_details.pause_reschedule)
 
 
 async def _state_of(run_id: str) -> State | None:
-    """A run's state at the server; None if the server does not say."""
+    """Returns a run's state from the server; None if the server does not answer."""
     try:
         with anyio.fail_after(ANSWER_SECONDS):
             async with get_client() as client:
@@ -90,10 +90,10 @@ async def _state_of(run_id: str) -> State | None:
 
 @asynccontextmanager
 async def cancelled_with_run(run_ids: Sequence[str]) -> AsyncIterator[None]:
-    """Cancel the block when the run is being cancelled, so that it can say what becomes of its job.
+    """Cancel the block when the run is being cancelled, so that it can report what happens to its job.
 
-    A task of the main thread is cancelled by Prefect. Tasks that were given to `.submit` or `.map`, which are all tasks
-    of synchronous flows, run in threads that see nothing until they are killed.
+    Prefect cancels tasks of the main thread. Tasks started with `.submit` or `.map`, which all tasks of synchronous
+    flows are, run in threads that get no signal before they are killed.
 
     Parameters:
         run_ids: the run, and its root run.
@@ -119,10 +119,10 @@ async def cancelled_with_run(run_ids: Sequence[str]) -> AsyncIterator[None]:
 
 
 async def restarted_by_person_at(run_id: str) -> float | None:
-    """When a person last started a run again that had ended, in seconds since 1970; None if nobody did.
+    """Returns when a person last restarted a run that had ended, in seconds since 1970; None if nobody did.
 
-    Automatic retries do not end the run first. What ends as Crashed may be started again by an automation or by
-    `reconcile_jobs`, so there only the state that Prefect's UI and command line give counts.
+    Automatic retries do not end the run first. A crashed run may be restarted by an automation or by `reconcile_jobs`;
+    there only the state that Prefect's UI and command line set counts.
 
     Parameters:
         run_id: the run.

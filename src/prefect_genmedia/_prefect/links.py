@@ -1,7 +1,7 @@
-"""Links to delivered files that a browser plays: the public URL of a file, or the address of `prefect-genmedia serve`.
+"""Links to delivered files for browsers: the public URL of a file, or its address at `prefect-genmedia serve`.
 
-A storage's signed URL is never one of them: artifacts, tables and logs are kept, and it opens the file for whoever
-reads them. `prefect-genmedia serve` signs a fresh one each time somebody follows a link.
+A storage's signed URL is never used: artifacts, tables and logs are stored, and everyone who reads them could open the
+file with it. `prefect-genmedia serve` signs a new URL each time a link is opened.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from prefect_genmedia._media.public import checked_base, public_url
 from prefect_genmedia.settings import current_settings
 
 POSTER = "poster"
-"""How the address of a poster frame ends at `prefect-genmedia serve`."""
+"""The last part of a poster frame's address at `prefect-genmedia serve`."""
 
 
 def watch_url(uri: str | None, job_key: str | None, number: int = 1) -> str | None:
-    """The link to a delivered video; None if the settings name no address for it.
+    """Returns the link to a delivered video; None if the settings have no address for it.
 
     Parameters:
         uri: path or URL of the file; None for no file.
@@ -28,7 +28,7 @@ def watch_url(uri: str | None, job_key: str | None, number: int = 1) -> str | No
 
 
 def poster_url(uri: str | None, job_key: str | None) -> str | None:
-    """The link to a poster frame, as `watch_url`.
+    """Returns the link to a poster frame; see `watch_url`.
 
     Parameters:
         uri: path or URL of the poster frame; None for none.
@@ -38,7 +38,7 @@ def poster_url(uri: str | None, job_key: str | None) -> str | None:
 
 
 def watch_urls(delivery: Delivery) -> list[str]:
-    """The links to all files of a job that have one.
+    """Returns the links to all files of a job that have one.
 
     Parameters:
         delivery: the job's first file, with the others.
@@ -49,7 +49,7 @@ def watch_urls(delivery: Delivery) -> list[str]:
 
 
 def public_link(uri: str) -> str | None:
-    """The public URL of any file in a folder of the setting `public_base_url`; None if it has none.
+    """Returns the public URL of a file in a folder of the setting `public_base_url`; None if it has none.
 
     Parameters:
         uri: path or URL of the file.
@@ -66,7 +66,7 @@ def _link(uri: str | None, job_key: str | None, ending: str) -> str | None:
     if (public := public_link(uri)) is not None:
         return public
     if urlsplit(uri).scheme in ("http", "https"):
-        return None  # such a URL may hold a signature; it is shown by `link`, which checks it
+        return None  # such a URL may contain a signature; `link` checks and shows it
     viewer = current_settings().viewer_url
     base = checked_base(viewer) if viewer and job_key else None
     return None if base is None else f"{base}/files/{quote(job_key or '', safe='')}{ending}"

@@ -1,8 +1,8 @@
-"""Text of providers and users inside Markdown that the Prefect UI renders: shown as it is, never interpreted.
+"""Escapes text of providers and users for Markdown in the Prefect UI: shown unchanged, never interpreted.
 
-The UI renders markdown artifacts, descriptions and forms as GitHub-flavoured Markdown with HTML in it, and its first
-version the text cells of table artifacts as well. A link in a provider's text would be a link of the page, and an
-image in it is requested as soon as somebody looks at the page.
+The UI renders markdown artifacts, descriptions and forms as GitHub-flavoured Markdown with HTML; its first version also
+renders the text cells of table artifacts. A link in a provider's text would become a link of the page, and an image
+would be requested as soon as somebody opens the page.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from collections.abc import Iterable
 from typing import Any, TypeAlias
 from urllib.parse import quote, urlsplit
 
-# Invisible characters that reorder or hide what is around them. U+200C and U+200D stay: scripts and emoji need them.
+# Invisible characters that reorder or hide text. U+200C and U+200D stay, because scripts and emoji need them.
 _HIDDEN = re.compile(
     "[\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 _BREAKS = re.compile("[\t-\r\x1c-\x1f\x85\u2028\u2029]+")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\ud800-\udfff]")
 
-# A word has every character that an address can have, but for those that end or bend a code span.
+# A word has every character that an address can have, except those that end or break a code span.
 _WORD_OR_MARK = re.compile(r"[!-\[\]-_a-{}~]+|[\\`|]")
 _ADDRESS = re.compile(r"://|@|www\.", re.IGNORECASE)
 # Inside a word, `_` is an emphasis mark only at an edge; `#` is a mark only where a word begins.
@@ -31,49 +31,49 @@ Cell: TypeAlias = str | list[str]
 """A text in a table artifact."""
 
 _MARKS = frozenset("*<>[]()|`\\ ")
-"""Characters that could end a bare URL in Markdown, or bend it into something else."""
+"""Characters that could end a bare URL in Markdown, or change its meaning."""
 
 _KEPT_IN_URLS = "/:?#@!$&=+,%~"
-"""Characters of a link's target that stay as they are: none of them ends it, and no entity is made of them."""
+"""Characters of a link's target that are not escaped: none of them ends it or forms an entity."""
 
 
 def clean(text: Any) -> str:
-    """The text on one line, without control, bidirectional and hidden characters.
+    """Returns the text on one line, without control, bidirectional and hidden characters.
 
     Parameters:
-        text: what is to be shown; the items of a list are joined by commas.
+        text: the text to show; the items of a list are joined by commas.
     """
     joined = ", ".join(map(str, text)) if isinstance(text, list | tuple) else str(text)
     return _CONTROLS.sub("\ufffd", _BREAKS.sub(" ", _HIDDEN.sub("", joined))).strip()
 
 
 def escape(text: Any) -> str:
-    """Markdown that renders as the cleaned text itself, in paragraphs, headings, table cells and link texts.
+    """Returns Markdown that renders as the cleaned text, in paragraphs, headings, table cells and link texts.
 
-    Addresses become code: the UI makes links of them elsewhere, even where all their characters are escaped.
+    Addresses become code: otherwise the UI turns them into links, even if all their characters are escaped.
 
     Parameters:
-        text: what is to be shown.
+        text: the text to show.
     """
     return _LINE_START.sub(r"\1\\", _inline(clean(text)))
 
 
 def code(text: Any) -> str:
-    """Markdown that shows the cleaned text as code, or just as text where a code span cannot hold it.
+    """Returns Markdown that shows the cleaned text as code, or as plain text if a code span cannot contain it.
 
     Parameters:
-        text: what is to be shown.
+        text: the text to show.
     """
     cleaned = clean(text)
-    # A pipe cannot stand in a code span of a table for sure: there `\\|` has more than one meaning.
+    # A pipe is not safe in a code span of a table: `\\|` has more than one meaning there.
     return f"`{cleaned}`" if cleaned and not set("`|") & set(cleaned) else escape(cleaned)
 
 
 def prose(text: str) -> str:
-    """As `escape`, but what stands between two backticks is shown as code: our own sentences have commands in them.
+    """As `escape`, but text between two backticks is shown as code: messages of this package contain commands.
 
     Parameters:
-        text: what is to be shown; no value in it can do more than be shown as code.
+        text: the text to show; a value in it can at most be shown as code.
     """
     parts = _CODE.split(clean(text))
     shown = (code(part) if number % 2 else _inline(part) for number, part in enumerate(parts))
@@ -81,7 +81,7 @@ def prose(text: str) -> str:
 
 
 def link(uri: str) -> str:
-    """Markdown that links to a file where a browser may open it, and shows its path or URL as code elsewhere.
+    """Returns Markdown that links to a file if a browser may open it, and otherwise shows its path or URL as code.
 
     Parameters:
         uri: a path or URL; only http and https URLs without user and password become links.
@@ -91,10 +91,10 @@ def link(uri: str) -> str:
 
 
 def linked(text: str, url: str) -> str:
-    """Markdown that links a text to a URL; the text alone where the URL cannot be linked to.
+    """Returns Markdown that links a text to a URL; only the text if the URL cannot be a link.
 
     Parameters:
-        text: what is to be shown.
+        text: the text to show.
         url: an http or https URL.
     """
     target = _link_target(url)
@@ -102,49 +102,49 @@ def linked(text: str, url: str) -> str:
 
 
 def link_cell(url: str) -> Cell:
-    """The value for a table artifact that shows a URL of ours, as a link in the UI that renders cells as Markdown.
+    """Returns a table artifact's value for a URL of this package: a link in the UI that renders cells as Markdown.
 
     Parameters:
-        url: an http or https URL; anything else is shown as it is.
+        url: an http or https URL; anything else is shown unchanged.
     """
     return url if _link_target(url) == url and not set(url) & _MARKS else cell(url)
 
 
 def bullets(texts: Iterable[str]) -> list[str]:
-    """Markdown of a list, a line each.
+    """Returns the lines of a Markdown list.
 
     Parameters:
-        texts: what is to be shown.
+        texts: the texts to show.
     """
     return [f"- {escape(text)}" for text in texts]
 
 
 def cell(text: str) -> Cell:
-    """The value for a table artifact that shows the cleaned text.
+    """Returns a table artifact's value that shows the cleaned text.
 
     Parameters:
-        text: what is to be shown.
+        text: the text to show.
     """
     return verbatim(clean(text))
 
 
 def verbatim(text: str) -> Cell:
-    """The value for a table artifact that a program reads again, with `read_cell`: nothing is cleaned.
+    """Returns a table artifact's value that a program reads back with `read_cell`; the text is not cleaned.
 
-    One of Prefect's two UIs renders cells as Markdown, and the other one shows them as they are: no escaped text is
-    right in both. What could be taken for Markdown is put into a list, which neither of them interprets.
+    One of Prefect's two UIs renders cells as Markdown, and the other shows them unchanged, so no escaped text is right
+    in both. Text that could be taken for Markdown is put into a list, which neither UI interprets.
 
     Parameters:
-        text: what is to be shown.
+        text: the text to show.
     """
     return text if text in (escape(text), prose(text)) else [text]
 
 
 def read_cell(value: Cell) -> str:
-    """The text in a table artifact's value.
+    """Returns the text in a table artifact's value.
 
     Parameters:
-        value: what `cell` or `verbatim` has made.
+        value: a value from `cell` or `verbatim`.
     """
     return value if isinstance(value, str) else value[0]
 

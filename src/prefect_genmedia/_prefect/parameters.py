@@ -1,4 +1,4 @@
-"""A run's parameters are stored by Prefect as they were given: no file's content may stay in them."""
+"""Keeps file contents out of a run's parameters, which Prefect stores unchanged."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ WHY = (
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\r\n-]+={0,2}\s*")
 _FILE_CHARACTERS = 1000
-"""Base64 text of so many characters, without a space or a dot, is neither a key, a URL, a path nor a prompt."""
+"""Base64 text of this many characters without a space or a dot is not a key, URL, path or prompt."""
 
 
 async def refuse_base64() -> None:
-    """Refuse files that stand in the run's parameters as base64 text, and take them out of what Prefect has stored.
+    """Refuse files that are in the run's parameters as base64 text, and remove them from what Prefect has stored.
 
     Raises:
-        InvalidRequest: there are some; each one's place is named, and nothing was sent.
+        InvalidRequest: there are such files; the message has the path of each, and nothing was sent.
     """
     problems = [FieldProblem(place, WHY) for place in base64_places(flow_run.parameters)]
     if not problems:
@@ -40,7 +40,7 @@ async def refuse_base64() -> None:
 
 
 def base64_places(value: Any, place: str = "") -> Iterator[str]:
-    """The paths of all files that stand in a value as base64 text.
+    """Yields the paths of all files that are in a value as base64 text.
 
     Parameters:
         value: any value, such as a run's parameters.
@@ -53,7 +53,7 @@ def base64_places(value: Any, place: str = "") -> Iterator[str]:
 
 
 def _emptied(value: Any, place: str = "") -> Any:
-    """The same parameters, with each file's text replaced by its length."""
+    """Returns the parameters with each file's text replaced by its length."""
     if _is_inline(value, place):
         return f"{len(value)} characters of base64, not stored"
     if isinstance(value, dict):
@@ -71,7 +71,7 @@ def _within(value: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def _is_inline(value: Any, place: str) -> bool:
-    """Whether a text is a file: a `data:` URI, also inside of JSON text, or base64 too long for anything else."""
+    """Whether a text is a file: a `data:` URI, also within JSON text, or base64 too long to be anything else."""
     if not isinstance(value, str):
         return False
     if value[:5].lower() == "data:" or place.endswith("base64") or ";base64," in value.lower():

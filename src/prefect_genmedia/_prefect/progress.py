@@ -1,4 +1,4 @@
-"""How far a wait is: a progress bar on the run's page, and one in the terminal of whoever runs the flow by hand."""
+"""Shows the progress of a wait: a bar on the run's page, and a bar in an interactive terminal."""
 
 from __future__ import annotations
 
@@ -30,28 +30,27 @@ from prefect_genmedia.text import shown_id
 KEY = "genmedia-progress"
 
 CAP = 95.0
-"""Percent: nothing is done before it is delivered, whatever the clock or the provider says."""
+"""Maximum percentage before delivery, even if the elapsed time or the provider says more."""
 
 NOTICEABLE = 5.0
-"""Percent by which the bar on the run's page must have moved to be drawn anew: an update costs 7 ms."""
+"""Minimum change in percent for an update of the bar on the run's page: an update costs 7 ms."""
 
 FIRST_SHOWN_SECONDS = 2.0
-"""What is over sooner, in seconds, needs no bar on the run's page."""
+"""A wait that ends sooner than this, in seconds, gets no bar on the run's page."""
 
 TICK_SECONDS = 0.5
 PATIENCE_SECONDS = 5.0
-"""How long, in seconds, a paid result waits for a picture of it to be drawn."""
+"""How long a paid result is delayed at most by showing its progress, in seconds."""
 
 
 class Gauge:
-    """How far a job is: what the provider tells, or else the time it took so far of the time such jobs usually take.
+    """A job's progress: the provider's percentage, or else the elapsed share of the typical duration.
 
     Parameters:
-        clock: the time.
+        clock: the time source.
     """
 
     def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
-        """Know nothing yet."""
         self.job: Job | None = None
         self._clock = clock
         self._origin = clock.monotonic()
@@ -60,12 +59,12 @@ class Gauge:
         self._word = "waiting"
 
     def expect(self, job: Job, elapsed: float, typical: float | None) -> None:
-        """Such jobs usually take `typical` seconds, of which `elapsed` have passed.
+        """Set the expectation: such jobs usually take `typical` seconds, of which `elapsed` have passed.
 
         Parameters:
             job: the job that is waited for.
             elapsed: seconds since it was accepted.
-            typical: seconds that such a job usually takes; None where nobody knows yet.
+            typical: seconds that such a job usually takes; None if not known yet.
         """
         self.job = job
         self._origin = self._clock.monotonic() - elapsed
@@ -73,18 +72,18 @@ class Gauge:
         self._word = job.provider_status or self._word
 
     def hear(self, word: str, percent: float | None) -> None:
-        """The provider says where the job is.
+        """Set what the provider reports about the job.
 
         Parameters:
-            word: the provider's word for where the job is.
-            percent: how far it is, from 0 to 100; None where the provider does not tell.
+            word: the provider's status word.
+            percent: the progress from 0 to 100; None if the provider does not report it.
         """
         self._word = word or self._word
-        self._reported = percent or None  # some say 0 until they say 100
+        self._reported = percent or None  # some providers report 0 until they report 100
 
     @property
     def percent(self) -> float | None:
-        """From 0 to 95; None where nobody knows."""
+        """The progress from 0 to 95; None if not known."""
         if self._reported is not None:
             return min(self._reported, CAP)
         if not self._typical:
@@ -93,31 +92,30 @@ class Gauge:
 
     @property
     def words(self) -> str:
-        """The job, the provider's word for it, and how long such jobs usually take."""
+        """Returns the job, the provider's status word, and the typical duration."""
         usual = f" · usually {self._typical:.0f} s" if self._typical else ""
         return f"{title_of(self.job)} · {self._word}{usual}" if self.job is not None else self._word
 
     @property
     def brief(self) -> str:
-        """The same for a terminal's line, which has a log above it."""
+        """Returns the same in short form for a terminal, which shows the log above the bar."""
         return f"{self.job.label or self.job.kind} · {self._word}" if self.job is not None else self._word
 
 
 class PageBar:
-    """The progress artifact of a job on its run's page; the same one when the run is tried again."""
+    """The progress artifact of a job on its run's page; retries of the run reuse it."""
 
     def __init__(self) -> None:
-        """Show nothing yet."""
         self._artifact: UUID | None = None
         self._shown: tuple[float, str] | None = None
 
     async def show(self, job: Job, percent: float | None, words: str) -> None:
-        """Bring it up to date, if that would be noticed.
+        """Update the bar if the change is noticeable.
 
         Parameters:
             job: the job that is waited for.
-            percent: how far it is, from 0 to 100; None is shown as 0.
-            words: what stands beside the bar.
+            percent: the progress from 0 to 100; None is shown as 0.
+            words: the text beside the bar.
         """
         now = (float(round(percent or 0.0)), words)
         if self._shown is not None and words == self._shown[1] and abs(now[0] - self._shown[0]) < NOTICEABLE:
@@ -130,11 +128,11 @@ class PageBar:
         self._shown = now
 
     async def end(self, job: Job, percent: float | None, words: str) -> None:
-        """Say how the wait ended, where there is a bar.
+        """Show how the wait ended, if there is a bar.
 
         Parameters:
             job: the job that was waited for.
-            percent: how far it came, from 0 to 100; None leaves the bar where it is.
+            percent: the progress from 0 to 100; None leaves the bar unchanged.
             words: how the wait ended.
         """
         if self._shown is not None:
@@ -142,31 +140,30 @@ class PageBar:
 
 
 class ShowingListener(RunListener):
-    """Tells a job's progress in the run's log, as events, and to a gauge."""
+    """Reports a job's progress in the run's log, as events, and to a gauge."""
 
     def __init__(self, gauge: Gauge) -> None:
-        """Listen for the gauge, too."""
         super().__init__()
         self._gauge = gauge
 
     def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
-        """The wait begins."""
+        """Handle the beginning of the wait."""
         super().expecting(job, elapsed, typical)
         self._gauge.expect(job, elapsed, typical)
 
     def changed(self, job: Job, observation: Observation) -> None:
-        """The provider's word for the job is a new one."""
+        """Handle a new status word."""
         super().changed(job, observation)
         self._gauge.hear(observation.status, observation.progress)
 
     def advanced(self, job: Job, percent: float) -> None:
-        """The provider's percentage is a new one."""
+        """Handle a new percentage."""
         self._gauge.hear("", percent)
 
 
 @asynccontextmanager
 async def shown_progress() -> AsyncIterator[ShowingListener]:
-    """Show how far a wait is while the block runs; yields who must be told."""
+    """Show the progress of a wait while the block runs; yields the listener to notify."""
     gauge, page, over = Gauge(), PageBar(), asyncio.Event()
     ending: tuple[float | None, str] = (None, "the wait failed")
     with terminal_bar(gauge.brief) as bar:
@@ -189,7 +186,7 @@ async def shown_progress() -> AsyncIterator[ShowingListener]:
 
 @asynccontextmanager
 async def shown_delivery() -> AsyncIterator[None]:
-    """Say on a job's bar that its file did not come, where the block ends so."""
+    """Show on a job's bar that its delivery failed, if the block raises."""
     try:
         yield
     except GenMediaError as error:
@@ -199,12 +196,12 @@ async def shown_delivery() -> AsyncIterator[None]:
 
 
 async def show_delivered(job: Job) -> None:
-    """Fill the bar of a job that is delivered, where this run has one."""
+    """Fill the bar of a delivered job, if this run has one."""
     await _whatever(_end(job.shown_id, 100.0, f"{title_of(job)} · delivered"))
 
 
 def title_of(job: Job) -> str:
-    """What a bar calls a job; it holds the provider's id, which finds the bar again."""
+    """Returns the job's name beside a bar. It contains the provider's id, by which the bar is found again."""
     return f"{job.kind} · {job.label or job.key} · {job.shown_id}"
 
 
@@ -229,7 +226,7 @@ async def _end(job_id: str, percent: float, words: str) -> None:
 
 
 async def _bar_of(job_id: str) -> UUID | None:
-    """The job's bar among those of this run; it has the provider's id as people see it."""
+    """Returns the job's bar among the bars of this run, found by the provider's id as displayed."""
     if not flow_run.id or not job_id:
         return None
     ours = ArtifactFilter(
@@ -237,12 +234,12 @@ async def _bar_of(job_id: str) -> UUID | None:
     )
     async with get_client() as client:
         found = await client.read_artifacts(artifact_filter=ours)
-    shown = escape(f"· {job_id}").removeprefix("· ")  # as it is in the middle of a line
+    shown = escape(f"· {job_id}").removeprefix("· ")  # escaped as in the middle of a line
     return next((each.id for each in found if shown in (each.description or "")), None)
 
 
 async def _whatever(showing: Awaitable[object]) -> None:
-    """Wait for something to be shown, not long, and whatever comes of it: no paid job fails for its picture."""
+    """Wait briefly for something to be shown, and ignore failures: display must not make a paid job fail."""
     try:
         await asyncio.wait_for(showing, PATIENCE_SECONDS)
     except Exception as error:

@@ -1,7 +1,7 @@
-"""A round of reconcile: what was paid for and left behind is taken over, and runs that nobody else wakes are woken.
+"""A round of reconcile: takes over paid jobs that no run handles, and resumes suspended runs.
 
-A round runs inside a flow run, or in a process of its own (`prefect-genmedia reconcile`). That process goes on without
-a Prefect server: then the ledger alone tells which jobs were left behind.
+A round runs inside a flow run, or in its own process (`prefect-genmedia reconcile`). That process also works without a
+Prefect server: it then uses only the ledger to find stalled jobs.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ from prefect_genmedia.text import counted
 T = TypeVar("T")
 
 PART_SECONDS = 300.0
-"""The longest that a round waits for each of its parts that need Prefect, in seconds."""
+"""Timeout of each part of a round that needs Prefect, in seconds."""
 
 STORAGE_SECONDS = 60.0
-"""The longest that a round waits for a storage to remove stale files, in seconds."""
+"""Timeout for removing stale files from a storage, in seconds."""
 
 SERVER_SECONDS = 10.0
-"""How long the Prefect server may take to say that it is there, in seconds; a round goes on without it."""
+"""Timeout for the Prefect server's answer, in seconds; without one, the round continues without the server."""
 
 
 @dataclass
 class RoundReport:
-    """What a round has done.
+    """The result of a round.
 
     Parameters:
-        findings: what was found and done, one entry a job.
-        at_work: the other round that is at work; this one then did nothing.
-        runs: a line for each flow run that was woken or started again.
+        findings: what was found and done, one entry per job.
+        at_work: another running round; this round then did nothing.
+        runs: one line per flow run that was resumed or restarted.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -70,24 +70,24 @@ class RoundReport:
 
     @property
     def need_person(self) -> int:
-        """How many jobs need a person."""
+        """Returns the number of jobs that need a person."""
         return sum(bool(finding.next_step) for finding in self.findings)
 
 
 async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
-    """Deliver the jobs whose runs are gone, closest expiry first, and list those that need a person.
+    """Deliver the jobs whose runs have ended, nearest expiry first, and list those that need a person.
 
     Parameters:
-        credentials: names of credentials Blocks, of any provider; a job is taken up with the one of its account.
+        credentials: names of credentials Blocks, of any provider; a job is taken over with the Block of its account.
 
     Returns:
-        What was found and done, one entry a job.
+        What was found and done, one entry per job.
     """
     return (await run_round(await stored_blocks(credentials), scope_of(credentials))).findings
 
 
 def scope_of(credentials: Sequence[str]) -> str:
-    """What two rounds must not share to run at once.
+    """Returns the scope of a round: two rounds of the same scope must not run concurrently.
 
     Parameters:
         credentials: names of credentials Blocks.
@@ -96,15 +96,15 @@ def scope_of(credentials: Sequence[str]) -> str:
 
 
 async def run_round(blocks: Sequence[ProviderCredentials], scope: str, *, server: bool = True) -> RoundReport:
-    """Do one round, unless another one of the same scope is at work; the ledger has its start and its success.
+    """Run one round, unless another one of the same scope is running. The ledger records its start and success.
 
     Parameters:
-        blocks: the credentials at hand; a job is taken over with those of its account.
+        blocks: the available credentials; a job is taken over with those of its account.
         scope: see `scope_of`.
-        server: whether a Prefect server answers; without one the ledger alone is reconciled.
+        server: whether a Prefect server is available; without one, only the ledger is reconciled.
 
     Raises:
-        LedgerError: the ledger is away, or the round stood still and another one has begun.
+        LedgerError: the ledger is unavailable, or the round stalled and another one has begun.
     """
     async with open_ledger(current_settings().ledger) as ledger:
         async with begin_round(ledger, scope, _holder()) as begun:
@@ -126,7 +126,7 @@ async def emit_reconcile_event(what: str, ledger: Ledger, **payload: Any) -> Non
     Parameters:
         what: the last part of the event's name.
         ledger: the ledger.
-        **payload: what else the event says.
+        **payload: further facts of the event.
     """
     resource = f"genmedia.reconcile.{await ledger.fingerprint()}"
     names = {"prefect.resource.id": resource, "prefect.resource.name": "reconcile"}
@@ -134,17 +134,17 @@ async def emit_reconcile_event(what: str, ledger: Ledger, **payload: Any) -> Non
 
 
 async def emit_overdue(ledger: Ledger, health: Health) -> None:
-    """Emit `genmedia.reconcile.overdue`: the automation on reconcile waits for a success from then on.
+    """Emit `genmedia.reconcile.overdue`, after which the automation on reconcile waits for a success.
 
     Parameters:
         ledger: the ledger.
-        health: what it tells about reconcile.
+        health: the health of reconcile.
     """
     await emit_reconcile_event("overdue", ledger, message=str(health), succeeded_at=health.succeeded_at)
 
 
 async def server_answers() -> bool:
-    """Whether a Prefect server is set, and answers."""
+    """Whether a Prefect server is configured and answers."""
     if get_current_settings().api.url is None:
         return False
 
@@ -154,15 +154,15 @@ async def server_answers() -> bool:
 
     try:
         return await asyncio.wait_for(ask(), SERVER_SECONDS)
-    except Exception:  # whatever it is, the server cannot be used now
+    except Exception:  # any error means that the server cannot be used now
         return False
 
 
 async def _round(ledger: Ledger, blocks: Sequence[ProviderCredentials], server: bool) -> RoundReport:
-    """The ledger first, then each part that needs Prefect; a part that fails does not keep the others from their turn.
+    """Reconcile the ledger, then run each part that needs Prefect; a failed part does not prevent the others.
 
     Raises:
-        Exception: what the first part that failed has raised, when all had their turn.
+        Exception: the error of the first failed part, after all parts have run.
     """
     report = RoundReport()
     parts: list[tuple[str, Callable[[], Awaitable[None]]]] = [
@@ -175,7 +175,7 @@ async def _round(ledger: Ledger, blocks: Sequence[ProviderCredentials], server: 
             ("crashed runs", lambda: _bounded(_restart(report))),
             ("plug-ins", lambda: _bounded(_reconcile_plugins())),
         ]
-    # Last: a storage that hangs must not keep a job from being collected.
+    # Last: a storage that hangs must not prevent jobs from being collected.
     parts.append(("stale files", lambda: _remove_stale(ledger, target_of if server else _target_without_server)))
     failed: Exception | None = None
     for name, part in parts:
@@ -209,7 +209,7 @@ async def _reconcile_ledger(
 
 
 async def _standing_without_server(job: Job) -> Standing:
-    """Nobody can say what became of a run: its job counts as left behind when its heartbeat in the ledger stops."""
+    """Without a server the run's state is unknown: a job is stalled when its heartbeat in the ledger stops."""
     return "alive"
 
 
@@ -232,26 +232,26 @@ async def _restart(report: RoundReport) -> None:
 
 
 def _holder() -> str:
-    """Who reconciles, for people."""
+    """Returns who reconciles, for display."""
     return flow_run.name or f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def _logger() -> logging.Logger | logging.LoggerAdapter[Any]:
     try:
         return get_run_logger()
-    except MissingContextError:  # a process of its own
+    except MissingContextError:  # not inside a flow run
         return logging.getLogger(__name__)
 
 
 async def _remove_stale(ledger: Ledger, target: Callable[[str], Awaitable[Target]]) -> None:
-    """Remove staged files of processes that are gone, where the jobs that are not delivered go."""
+    """Remove staged files of ended processes from the outputs of undelivered jobs."""
     jobs = await ledger.jobs({JobState.SENDING, *AT_PROVIDER, JobState.UNDELIVERABLE})
     folder = await lasting_place(None, current_settings())
     removed = 0
     for output in {folder, *(job.output for job in jobs if job.output)}:
         try:
             removed += await _bounded(_removed_at(output, target), STORAGE_SECONDS)
-        except Exception as error:  # whatever a storage raises: it is tried again by the next round
+        except Exception as error:  # any error of a storage: the next round tries again
             _logger().warning("Stale files of an output cannot be removed: %s", type(error).__name__)
     removed += await to_thread.run_sync(remove_stale_here)
     if removed:
@@ -264,12 +264,12 @@ async def _removed_at(output: str, target: Callable[[str], Awaitable[Target]]) -
 
 
 async def _bounded(work: Coroutine[Any, Any, T], seconds: float = PART_SECONDS) -> T:
-    """A part that hangs would keep the lease, and with it every other round, for ever."""
+    """Run a part with a timeout: a part that hangs would hold the lease forever and block every other round."""
     return await asyncio.wait_for(work, seconds)
 
 
 async def _reconcile_plugins() -> None:
-    """What the plug-ins do at the end of a reconcile. What was reconciled stays so, whatever one of them does."""
+    """Run the plug-ins' steps at the end of a reconcile. A failure of a plug-in does not affect the results."""
     logger = _logger()
     for name, hook in loaded_parts("reconcile").items():
         try:
@@ -280,7 +280,7 @@ async def _reconcile_plugins() -> None:
 
 
 async def stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
-    """The stored credentials Blocks of these names, of every provider.
+    """Returns the stored credentials Blocks with these names, of every provider.
 
     Parameters:
         names: their names.
@@ -292,7 +292,7 @@ async def stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
                 block = await block_type.aload(name)
             except ValueError:  # this provider has no Block of that name
                 continue
-            assert isinstance(block, ProviderCredentials)  # tells the type checker
+            assert isinstance(block, ProviderCredentials)  # for the type checker
             found.append(block)
     if not found:
         # Not a failure: a fresh server has no jobs either, and a job without credentials is reported as such.

@@ -1,7 +1,7 @@
-"""Starting again the runs that crashed before they began: their image was not pulled, or their machine was gone.
+"""Restarts runs that crashed before they began, because of a failed image pull or a lost machine.
 
-Such runs have a run count of 0 however often they were started, so an automation on that count would start a run with a
-broken image again for ever. The history of the run's states tells how often it has crashed.
+Such runs always have a run count of 0, so an automation on that count would restart a run with a broken image forever.
+The history of the run's states shows how often it has crashed.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Scheduled
 
 TAG = "genmedia"
-"""Runs of deployments with this tag are started again; a batch sees to its shards by itself."""
+"""Runs of deployments with this tag are restarted; a batch restarts its own shards."""
 
 RECENT = timedelta(hours=6)
-"""A run that crashed longer ago is left to a person: nobody may expect it any more."""
+"""A run that crashed longer ago is not restarted, because its result may no longer be needed."""
 
 _MESSAGE = "Started again by reconcile: it had crashed before it began."
 _PAGE = 200
 
 
 async def restart_unbegun() -> list[str]:
-    """Start each run again, as the same run, that has crashed once and never began.
+    """Restart each run (as the same run) that has crashed once and never began.
 
     Returns:
         The names of the runs.
@@ -53,7 +53,7 @@ async def restart_unbegun() -> list[str]:
 
 
 def may_restart(history: Sequence[State[Any]]) -> bool:
-    """Whether a run has crashed just now, for the first time, and has never run.
+    """Whether a run's last state is its first crash, and it has never run.
 
     Parameters:
         history: all states that it had.

@@ -1,4 +1,4 @@
-"""What the tasks share: when a retry is safe, whose run this is, and how a job's progress is told."""
+"""Functions shared by the tasks: safe retries, the run context, and reports of a job's progress."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import clean_text, shown_id
 
 RETRIES = 3
-"""How often a task is tried again where its error allows that."""
+"""Maximum number of retries of a task, if its error allows them."""
 
 RETRY_DELAYS = [2.0, 10.0, 30.0]
-"""Seconds between a task's attempts."""
+"""Delays between a task's attempts, in seconds."""
 
 
 def retry_if_safe(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether the same call may be made again without a person: the error says so itself.
+    """Whether the same call may be retried automatically, according to the error.
 
-    A plain function, since Prefect never retries on callable objects or partials.
+    A plain function, because Prefect does not accept callable objects or partials here.
 
     Parameters:
         task: the task that failed.
         run: its run.
-        state: how it failed.
+        state: its failed state.
     """
     error = state.data
     return isinstance(error, GenMediaError) and error.retryable
@@ -70,17 +70,17 @@ async def explained() -> AsyncIterator[None]:
 
 
 async def is_retried(error: GenMediaError) -> bool:
-    """Whether Prefect runs the current task again after this error, by the options that the task really has.
+    """Whether Prefect retries the current task after this error, according to the task's actual options.
 
     Parameters:
-        error: what the task is about to raise.
+        error: the error that the task is about to raise.
     """
     context, flow_context = TaskRunContext.get(), FlowRunContext.get()
     if context is None:
         return False
     flow_run_id = flow_context.flow_run.id if flow_context is not None and flow_context.flow_run is not None else None
     if context.task_run.flow_run_id != flow_run_id:
-        return False  # the task around a subflow: not what fails here
+        return False  # the task that wraps a subflow: it is not what fails here
     if context.task_run.run_count > (context.task.retries or 0):
         return False
     condition = context.task.retry_condition_fn
@@ -108,14 +108,14 @@ async def _recorded(key: str | None) -> tuple[Job | None, Rerun | None]:
         async with open_ledger(current_settings().ledger) as ledger:
             job = await ledger.get(key)
             return job, None if job is None else await rerun_after(ledger, job, ledger.now())
-    except Exception as trouble:  # what is displayed is useful without it
+    except Exception as trouble:  # the display is useful without it
         get_run_logger().debug("Job %s cannot be read from the ledger: %r", key, trouble)
         return None, None
 
 
 @asynccontextmanager
 async def patience() -> AsyncIterator[None]:
-    """Spend the time that a provider asked for before a failed call is tried again."""
+    """Wait for the time that a provider asked for before a failed call is retried."""
     try:
         yield
     except RateLimited as error:
@@ -124,15 +124,15 @@ async def patience() -> AsyncIterator[None]:
 
 
 def run_context() -> RunContext:
-    """The running flow or task, as the job lifecycle sees it."""
+    """Returns the running flow or task as a `RunContext`."""
     return RunContext(flow_run.id, root_run_id(), restarted_at, suspension_check(), attribution=RunAttribution())
 
 
 def root_run_id() -> str:
-    """The root flow run: what a rerun of a failed child flow shares with it.
+    """Returns the id of the root flow run, which a failed subflow and its rerun share.
 
-    Where there is no flow, the task run that called this package's task: its retries are the same run, and those tasks
-    are new runs each time.
+    Outside of flows, this is the task run that called this package's task: its retries are the same run, whereas this
+    package's tasks are new runs each time.
     """
     if flow_run.id:
         return str(flow_run.root_flow_run_id)
@@ -142,27 +142,27 @@ def root_run_id() -> str:
 
 
 async def restarted_at() -> float | None:
-    """When a person last started the root flow run again; see `restarted_by_person_at`."""
+    """Returns when a person last restarted the root flow run; see `restarted_by_person_at`."""
     return await restarted_by_person_at(root_run_id()) if flow_run.id else None
 
 
 async def retried_by_person() -> bool:
-    """Whether the root flow run was started again by a person."""
+    """Whether a person restarted the root flow run."""
     return await restarted_at() is not None
 
 
 def suspension_check() -> SuspensionCheck:
-    """What ends this process's part of the flow run if the run was suspended from outside."""
+    """Returns the check that ends the flow run in this process if the run was suspended from outside."""
     return SuspensionCheck(own_runs())
 
 
 def own_runs() -> list[str]:
-    """The flow run and its root run; empty outside of flows."""
+    """Returns the ids of the flow run and its root run; empty outside of flows."""
     return [str(flow_run.id), root_run_id()] if flow_run.id else []
 
 
 def label_of(url: str) -> str:
-    """The file name in a URL: what people call the input; never its query, which may hold a signature."""
+    """Returns the file name in a URL as a name for the input, without the query, which may contain a signature."""
     if url[:5].lower() == "data:":
         return "data"
     path = None if is_public(url) else local_path(url)  # `#` and `?` belong to a path
@@ -171,10 +171,10 @@ def label_of(url: str) -> str:
 
 
 def run_name(verb: str, parameter: str) -> Callable[..., str]:
-    """Make a `task_run_name` of a verb and what a parameter is called, such as `wait 4711`.
+    """Returns a `task_run_name` function that joins a verb and a parameter's name or id, such as `wait 4711`.
 
-    Prefect gives a callback that takes `parameters` their resolved values. `prefect.runtime` has the futures that were
-    passed to `.submit` and `.map`.
+    A callback with an argument `parameters` gets resolved values from Prefect. `prefect.runtime` has unresolved futures
+    that were passed to `.submit` and `.map`.
 
     Parameters:
         verb: what the task does.
@@ -187,7 +187,7 @@ def run_name(verb: str, parameter: str) -> Callable[..., str]:
             value = value.shown_id or value.key
         elif isinstance(value, GenerationRequest | PreparedRequest):
             value = value.kind
-        # Anything else is a future that is not resolved: a paid job must not fail because of a name.
+        # Anything else is an unresolved future: a paid job must not fail because of a name.
         return f"{verb} {shown_id(str(value))}" if isinstance(value, str | int) else verb
 
     return name
@@ -199,7 +199,7 @@ def emit_job_event(what: str, job: Job, **payload: Any) -> None:
     Parameters:
         what: the last part of the event's name.
         job: the job.
-        **payload: what else the event says; no secrets.
+        **payload: further facts of the event; no secrets.
     """
     emit_event(
         event=f"genmedia.job.{what}",
@@ -217,7 +217,7 @@ def emit_job_event(what: str, job: Job, **payload: Any) -> None:
 
 
 def emit_budget_event(what: str, facts: Facts) -> None:
-    """Log that a limit is nearly reached or does not hold a job, and emit `genmedia.budget.…` for automations.
+    """Log that a limit is nearly reached or would be exceeded, and emit `genmedia.budget.…` for automations.
 
     Parameters:
         what: `warning` or `reached`.
@@ -246,7 +246,7 @@ def emit_budget_event(what: str, facts: Facts) -> None:
 
 
 async def tell_detached(job: Job) -> None:
-    """Say, in the log, as an event and on the run's page, that a cancelled run leaves its paid job to be collected."""
+    """Report in the log, as an event and on the run's page that a cancelled run's paid job is left to reconcile."""
     get_run_logger().warning(
         "This run was stopped, but job %s lives on at the provider and is paid; run again or let reconcile_jobs "
         "collect it (key %s)",
@@ -254,18 +254,18 @@ async def tell_detached(job: Job) -> None:
         job.key,
     )
     emit_job_event("detached", job)
-    # The card needs the server's answer, which a run that is being killed may not live to get.
+    # The card needs the server's answer, and the run may be killed before it arrives.
     await asyncio.shield(asyncio.ensure_future(publish_detached_card(job)))
 
 
 class RunListener:
-    """Tells a job's progress in the run's log and as events; only on change."""
+    """Reports changes of a job's progress in the run's log and as events."""
 
     def __init__(self) -> None:
         self.logger: logging.Logger | logging.LoggerAdapter[Any] = get_run_logger()
 
     def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
-        """The wait begins."""
+        """Handle the beginning of the wait."""
         if typical is not None:
             left = max(typical - elapsed, 0.0)
             self.logger.info(
@@ -273,7 +273,7 @@ class RunListener:
             )
 
     def changed(self, job: Job, observation: Observation) -> None:
-        """The provider's word for the job is a new one."""
+        """Handle a new status word."""
         word = observation.status
         if not observation.recognized:
             self.logger.warning("Job %s: unknown status %r, taken as still running", job.shown_id, word)
@@ -284,10 +284,10 @@ class RunListener:
         emit_job_event("changed", job, provider_status=word, phase=observation.phase.value)
 
     def advanced(self, job: Job, percent: float) -> None:
-        """The provider's percentage is a new one: not worth a line of the log."""
+        """Ignore a new percentage: it is not logged."""
 
     def troubled(self, job: Job, error: GenMediaError) -> None:
-        """A look failed; the job is not to blame."""
+        """Handle a failed poll, which says nothing about the job."""
         self.logger.warning("Job %s: a look failed and is repeated: %s", job.shown_id, error.message)
 
 
@@ -295,11 +295,10 @@ class RunHooks(JobHooks):
     """Reports jobs in the run's log and as Prefect events.
 
     Parameters:
-        progress: who is notified of a job's progress; None logs it.
+        progress: the listener for a job's progress; None logs it.
     """
 
     def __init__(self, progress: WaitListener | None = None) -> None:
-        """Report nothing yet."""
         self._progress = progress
 
     def event(self, what: str, job: Job, **payload: Any) -> None:
@@ -319,5 +318,5 @@ class RunHooks(JobHooks):
         await tell_detached(job)
 
     def listener(self) -> WaitListener:
-        """Who is notified of a job's progress."""
+        """Returns the listener for a job's progress."""
         return self._progress or RunListener()

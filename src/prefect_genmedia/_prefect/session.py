@@ -1,6 +1,6 @@
-"""Opening a session inside a Prefect run: the one place that loads a Block, and opens its client and the ledger.
+"""Opens sessions inside Prefect runs. Only this module loads a Block and opens its client and the ledger.
 
-Flows and tasks take a Block or its name, never a secret. Pausing an account is here too, with its event."""
+Flows and tasks take a Block or its name, never a secret. This module also pauses accounts and emits the event."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ from prefect_genmedia.providers.protocol import ProviderClient
 from prefect_genmedia.settings import GenMediaSettings, current_settings
 
 CALLBACK_POLL_SECONDS = 0.5
-"""How often a wait reads in the ledger whether the provider's callback has come, in seconds."""
+"""Interval at which a wait checks the ledger for the provider's callback, in seconds."""
 
 
 @asynccontextmanager
 async def open_session(
     provider: str, credentials: ProviderCredentials | str, hooks: JobHooks | None = None
 ) -> AsyncIterator[Session]:
-    """Open the client of an account and the ledger, by the settings, for the running flow or task.
+    """Open an account's client and the ledger, according to the settings, for the running flow or task.
 
     Parameters:
         provider: the provider's name.
         credentials: the provider's Block, or its name.
-        hooks: what is reported about the jobs; None for logs and events of the run.
+        hooks: receives reports about the jobs; None for logs and events of the run.
 
     Raises:
         CredentialsError: there is no such Block, or it belongs to another provider.
@@ -65,12 +65,12 @@ async def open_session(
 async def open_session_of(
     job: Job | str, credentials: ProviderCredentials | str, hooks: JobHooks | None = None
 ) -> AsyncIterator[tuple[Session, Job]]:
-    """Open the session of a job's account; yields it with the job as the ledger has it now.
+    """Open the session of a job's account; yields the session and the job's current state from the ledger.
 
     Parameters:
-        job: the job, or its key, or the provider's id of it.
+        job: the job, its key, or its provider id.
         credentials: the provider's Block, or its name.
-        hooks: what is reported about the job; None for logs and events of the run.
+        hooks: receives reports about the job; None for logs and events of the run.
 
     Raises:
         InvalidRequest: the ledger has no such job, or it was not submitted.
@@ -92,15 +92,15 @@ async def session_of(
     hooks: JobHooks | None = None,
     sends: bool = True,
 ) -> Session:
-    """The session over what is open already.
+    """Returns a session from an open client and ledger.
 
     Parameters:
         block: the account's Block.
         client: its client.
         ledger: the ledger.
         settings: the settings.
-        hooks: what is reported about the jobs; None for logs and events of the run.
-        sends: whether the session may submit; waiting and delivery go on even where the account is in doubt.
+        hooks: receives reports about the jobs; None for logs and events of the run.
+        sends: whether the session may submit. If False, it only waits and delivers, even if the account is ambiguous.
 
     Raises:
         AccountConflict: the Block's name and its key belong to two accounts of the ledger.
@@ -131,7 +131,7 @@ async def session_of(
 
 
 def publication_of(settings: GenMediaSettings) -> Publication:
-    """Where users' own files are published, by the settings."""
+    """Returns where users' local files are published, according to the settings."""
     secret = settings.publish_authorization
     return Publication(
         settings.publish_url,
@@ -142,7 +142,7 @@ def publication_of(settings: GenMediaSettings) -> Publication:
 
 
 def caps_of(block: ProviderCredentials) -> Caps:
-    """What a Block lets its account spend; a Block of another package may have none of the fields.
+    """Returns a Block's caps; a Block of another package may not have these fields.
 
     Parameters:
         block: the Block.
@@ -158,7 +158,7 @@ def caps_of(block: ProviderCredentials) -> Caps:
 
 
 def prices_of(settings: GenMediaSettings) -> PriceTable:
-    """What results probably cost: the providers' list prices, and the user's own in their place.
+    """Returns the estimated prices: the providers' list prices, overridden by the user's prices.
 
     Parameters:
         settings: the settings.
@@ -167,7 +167,7 @@ def prices_of(settings: GenMediaSettings) -> PriceTable:
 
 
 def poll_policy(settings: GenMediaSettings) -> PollPolicy:
-    """How often jobs are polled, by the settings.
+    """Returns how often jobs are polled, according to the settings.
 
     Parameters:
         settings: the settings.
@@ -212,7 +212,7 @@ async def resume(ledger: Ledger, account: str) -> AccountRecord:
 
 def _emit(what: str, record: AccountRecord) -> None:
     if not get_current_settings().api.url:
-        return  # Prefect would start a temporary server for it, which nobody asks afterwards
+        return  # without a server, Prefect would start a temporary one, which nobody would read
     emit_event(
         event=f"genmedia.account.{what}",
         resource={
@@ -225,19 +225,19 @@ def _emit(what: str, record: AccountRecord) -> None:
 
 
 def credentials_types() -> dict[str, type[ProviderCredentials]]:
-    """The Block type of each provider whose plug-in can be loaded, by the provider's name."""
+    """Returns the Block type of each provider whose plug-in can be loaded, by the provider's name."""
     return loaded_parts("credentials")
 
 
 if TYPE_CHECKING:
     AnyCredentials = ProviderCredentials
 else:
-    # A run form offers the stored Blocks of the types that a parameter names, not those of their common base.
+    # A run form offers only stored Blocks of the types that a parameter names, not of their common base.
     AnyCredentials = Union[tuple(credentials_types().values()) or (ProviderCredentials,)]  # noqa: UP007 - of a tuple
 
 
 def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:
-    """Opens the client of a job's account with the stored Block that has a key of it.
+    """Opens the client of a job's account with a stored Block that has one of the account's keys.
 
     Parameters:
         ledger: where accounts are recorded.
@@ -249,7 +249,7 @@ def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:
         await ledger.transact(learn_accounts)  # of workers of earlier versions
         blocks = []
         for name in names or await _block_names(job.provider):
-            with suppress(CredentialsError):  # a Block of another provider may have the name
+            with suppress(CredentialsError):  # the name may be one of another provider's Block
                 blocks.append(await load_credentials(job.provider, name))
         async with client_of(ledger, job, blocks) as client:
             yield client
@@ -261,7 +261,7 @@ def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:
 async def client_of(
     ledger: Ledger, job: Job, blocks: Sequence[ProviderCredentials]
 ) -> AsyncIterator[ProviderClient | None]:
-    """Open the client of the account that pays for a job; None if none of the Blocks has a key of it.
+    """Open the client of the account that pays for a job; yields None if no Block has one of the account's keys.
 
     Parameters:
         ledger: where accounts are recorded.
@@ -269,7 +269,7 @@ async def client_of(
         blocks: credentials, of any provider.
     """
     for block in blocks:
-        if block.provider != job.provider:  # its trouble is none of this job's
+        if block.provider != job.provider:  # its errors do not concern this job
             continue
         async with block.client() as client:
             share_locks(client, ledger)
@@ -291,10 +291,10 @@ async def _block_names(provider: str) -> list[str]:
 
 
 async def load_credentials(provider: str, credentials: ProviderCredentials | str) -> ProviderCredentials:
-    """The Block itself: loaded where only its name is given.
+    """Returns the Block; loads it if only its name is given.
 
     Parameters:
-        provider: the provider it must belong to.
+        provider: the provider that it must belong to.
         credentials: a Block, or the name of a stored one.
 
     Raises:
@@ -309,7 +309,7 @@ async def load_credentials(provider: str, credentials: ProviderCredentials | str
                 f"There is no {block_type.get_block_type_slug()} Block named {credentials!r}.",
                 next_step=f"create it in the UI under Blocks, or in code with {block_type.__name__}(…).save(…).",
             ) from None
-        assert isinstance(loaded, ProviderCredentials)  # tells the type checker
+        assert isinstance(loaded, ProviderCredentials)  # for the type checker
         return loaded
     if credentials.provider != provider:
         raise CredentialsError(f"{type(credentials).__name__} does not open {provider}.")

@@ -1,4 +1,4 @@
-"""The report of `report_spend`: the month to date against the caps, as a chart and as events."""
+"""The report of `report_spend`: the month's spending so far and the caps, as a chart and as events."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEY = "genmedia-spend"
 BAR_CHARACTERS = 30
 
 MOST_LINES = 40
-"""Lines of a chart; what is smaller is one line together."""
+"""Maximum number of lines in a chart; smaller sums are combined into one line."""
 
 
 class SpendReport(BaseModel):
@@ -49,19 +49,19 @@ class SpendReport(BaseModel):
 
     @property
     def totals(self) -> list[SpendLine]:
-        """One line for each currency."""
+        """Returns one line per currency."""
         return totals(self.lines)
 
 
 async def make_report(by: SpendBy, zone: str) -> SpendReport:
-    """Read the month to date, show it as a chart, and emit an event for each monthly cap that is nearly reached.
+    """Read the month's spending so far, publish a chart, and emit an event for each monthly cap that is nearly reached.
 
     Parameters:
-        by: what the chart's bars are about.
-        zone: the time zone in which the month and its days begin. Caps have their own.
+        by: what the chart's bars are grouped by.
+        zone: the time zone in which the month and its days begin. Caps have their own time zones.
 
     Raises:
-        InvalidRequest: this machine does not know the time zone.
+        InvalidRequest: this machine has no data for the time zone.
     """
     settings = current_settings()
     async with open_ledger(settings.ledger) as ledger:
@@ -79,7 +79,7 @@ async def make_report(by: SpendBy, zone: str) -> SpendReport:
 
 
 async def _warned(ledger: Ledger, caps: Sequence[CapLine]) -> list[str]:
-    """Emit `genmedia.budget.warning` for each monthly cap from 80 % on, unless a run has in this month."""
+    """Emit `genmedia.budget.warning` for each monthly cap from 80 % on, unless a run has done so this month."""
     warned = []
     for cap in caps:
         if cap.problem or not is_of_month(cap.facts) or cap.share < float(WARNING_SHARE):
@@ -91,7 +91,7 @@ async def _warned(ledger: Ledger, caps: Sequence[CapLine]) -> list[str]:
 
 
 def summary(report: SpendReport) -> str:
-    """The report in a sentence.
+    """Returns the report in one sentence.
 
     Parameters:
         report: the report.
@@ -101,7 +101,7 @@ def summary(report: SpendReport) -> str:
 
 
 def chart(report: SpendReport) -> str:
-    """The report as Markdown: the charts are text, which every version of the UI shows.
+    """Returns the report as Markdown. Charts are text, which every version of the UI can show.
 
     Parameters:
         report: the report.
@@ -124,7 +124,7 @@ def chart(report: SpendReport) -> str:
 
 
 def _fenced(lines: Iterator[str]) -> list[str]:
-    # Each line begins with a bar: no name in it can end the block.
+    # Each line begins with a bar, so no name in it can end the code block.
     return ["```text", *lines, "```"]
 
 

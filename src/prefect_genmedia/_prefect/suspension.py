@@ -1,4 +1,4 @@
-"""Waiting without a process: the run suspends after submitting, and is resumed when its job is done."""
+"""Waits without a process: the run suspends after submitting, and is resumed when its job is done."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ Resumed = Literal["resumed", "not waiting"]
 
 _PAUSE = "genmedia-job-"
 _PAGE = 200
-"""Runs that Prefect's server gives at once."""
+"""Number of runs per page of Prefect's server."""
 
 
 def pause_key(job: Job) -> str:
-    """The name of a run's suspension for this job; a run suspends for each job once."""
+    """Returns the key of a run's suspension for this job; a run suspends once per job."""
     return f"{_PAUSE}{job.key}"
 
 
 async def check_can_suspend(**asked: bool) -> None:
-    """Make sure that a run which shall suspend can; call it in a flow, before anything is sent.
+    """Check that a run that will suspend can do so; call it in a flow, before anything is sent.
 
     Parameters:
-        **asked: the flow's parameters that suspend it, by name, and whether they do.
+        **asked: whether each of the flow's suspending parameters is set, by name.
 
     Raises:
-        InvalidRequest: the run has no deployment, or another run's process waits for it: nothing could start it again.
+        InvalidRequest: the run has no deployment, or another run's process waits for it, so nothing could restart it.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
@@ -54,11 +54,11 @@ async def check_can_suspend(**asked: bool) -> None:
 
 
 async def must_suspend() -> bool:
-    """Whether the flow run would not survive a pause, and has to suspend to wait for a person.
+    """Whether the flow run would not survive a pause, and must suspend to wait for a person.
 
-    A run that pauses gives its deployment's concurrency slot back. Its process still renews the slot's lease, fails,
-    and ends the run some minutes later. A suspended run has no process, and takes a slot again when it is resumed. The
-    slot of a subflow is its parent's, which goes on running.
+    A run that pauses releases its deployment's concurrency slot. Its process still renews the slot's lease, fails, and
+    ends the run some minutes later. A suspended run has no process, and takes a slot again when it is resumed. A
+    subflow uses the slot of its parent, which continues to run.
     """
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
@@ -68,7 +68,7 @@ async def must_suspend() -> bool:
         now = await client.read_flow_run(run.id)
         if now.state is not None and now.state.state_details.deployment_concurrency_lease_id is not None:
             return True
-        # The lease is not in the states after an earlier pause.
+        # After an earlier pause, the states no longer contain the lease.
         deployment = await client.read_deployment(run.deployment_id)
     return deployment.global_concurrency_limit is not None
 
@@ -77,11 +77,11 @@ async def suspend_until_done(job: Job) -> None:
     """Suspend the flow run until its job is done; call it in a deployed flow, between submitting and waiting.
 
     `reconcile_jobs` (on a schedule) and `prefect-genmedia callbacks` resume the run. It then starts from its beginning
-    in a new process, finds its job in the ledger, and goes on. A run that is resumed before its job is done just waits,
-    and so does one whose job's callback has come.
+    in a new process, finds its job in the ledger, and continues. A run that is resumed before its job is done just
+    waits, and so does a run whose job's callback has arrived.
 
     Raises:
-        RuntimeError: the run has no deployment; `check_can_suspend` says so before the job is paid.
+        RuntimeError: the run has no deployment; `check_can_suspend` detects this before the job is paid.
     """
     if await _has_news(job):
         return
@@ -89,13 +89,13 @@ async def suspend_until_done(job: Job) -> None:
     try:
         await asuspend_flow_run(timeout=int(FORGOTTEN_SECONDS), key=pause_key(job))
     except Pause:
-        # Whoever had news until now found the run awake, and resumed nothing; it stands in the ledger, so look again.
+        # A change before now found the run not yet suspended, so nothing was resumed; check the ledger again.
         await _resume_if_news(job)
         raise
 
 
 async def _has_news(job: Job) -> bool:
-    """Whether the job is past being made, or the provider has called back: then waiting finds out at once."""
+    """Whether the job is no longer being made, or the provider has called back, so that a wait would end at once."""
     async with open_ledger(current_settings().ledger) as ledger:
         return _is_news(await ledger.get(job.key))
 
@@ -108,12 +108,12 @@ async def _resume_if_news(job: Job) -> None:
     try:
         if await _has_news(job):
             await resume_run_of(job)
-    except Exception as error:  # the run sleeps, and reconcile_jobs looks as well
+    except Exception as error:  # the run stays suspended; reconcile_jobs checks it, too
         get_run_logger().warning("Job %s was not looked at once more: %s", job.key, type(error).__name__)
 
 
 async def standing_of(job: Job) -> Standing:
-    """What became of the run that takes care of a job."""
+    """Returns the state of the run that handles a job."""
     try:
         async with get_client() as client:
             run = await client.read_flow_run(UUID(job.flow_run_id or ""))
@@ -127,13 +127,13 @@ async def standing_of(job: Job) -> Standing:
 
 
 async def wake_sleepers(ledger: Ledger) -> list[str]:
-    """Resume every run that sleeps although there is news of its job.
+    """Resume every suspended run whose job is no longer being made, or whose provider has called back.
 
-    A job knows the run that last took it up. Another one may sleep for the same job, having joined it; or a run was not
-    resumed when the news came, since the server did not answer.
+    A job records only the run that last took it over. Another run may be suspended after joining the same job, or a run
+    was not resumed because the server did not answer.
 
     Parameters:
-        ledger: tells what became of the jobs; runs that sleep for jobs of other ledgers are left alone.
+        ledger: where jobs are recorded; runs suspended for jobs of other ledgers are not resumed.
 
     Returns:
         The names of the runs that were resumed.
@@ -147,10 +147,10 @@ async def wake_sleepers(ledger: Ledger) -> list[str]:
 
 
 async def sleeping_runs(pause: str) -> list[FlowRun]:
-    """The runs that sleep for one reason.
+    """Returns the runs that are suspended for one reason.
 
     Parameters:
-        pause: how the key of their suspension begins.
+        pause: the prefix of their suspension's key.
     """
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
     found: list[FlowRun] = []
@@ -171,11 +171,11 @@ async def resume_run_of(job: Job) -> Resumed:
 
 
 async def resumed(run_id: UUID, answer: dict[str, str] | None = None) -> bool:
-    """Resume a run; False where somebody else was faster, or it is too late.
+    """Resume a run; returns False if it was resumed already, or it is too late.
 
     Parameters:
         run_id: the run.
-        answer: what its form asks for, where it waits for that.
+        answer: the values of its form, if it waits for one.
     """
     try:
         await aresume_flow_run(run_id, run_input=answer)

@@ -1,4 +1,4 @@
-"""Running coroutines for synchronous callers, so that a run that is stopped still says what becomes of its job."""
+"""Runs coroutines for synchronous callers, so that a stopped run still reports what happens to its job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAREWELL_SECONDS = 20.0
 """How long a cancelled coroutine may take to end. Prefect kills the process 30 s after its signal."""
 
 SIGNAL_SECONDS = 30.0
-"""How long the signal of Prefect's runner is waited for, once the server says that the run is being cancelled."""
+"""How long to wait for the signal of Prefect's runner after the server reports a cancellation, in seconds."""
 
 
 def is_run_async() -> bool | None:
@@ -41,12 +41,12 @@ def is_loop_running() -> bool:
 
 
 def run_where_called(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The coroutine's result for synchronous callers, and the coroutine itself for those that can await it.
+    """Returns the coroutine's result to synchronous callers, and the coroutine itself to callers that can await it.
 
-    Prefect's own Blocks do the same with methods that have an asynchronous twin. The annotation names the result.
+    Prefect's own Blocks do the same for methods with an asynchronous twin. The annotation is the result's type.
 
     Parameters:
-        coroutine: what to run.
+        coroutine: the coroutine to run.
     """
     if is_loop_running() and is_run_async() is not False:
         return cast(T, coroutine)
@@ -54,14 +54,14 @@ def run_where_called(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine in a thread and an event loop of its own, in the caller's run context, and wait for its result.
+    """Run a coroutine in a separate thread and event loop, in the caller's run context, and wait for its result.
 
-    The caller's thread only waits. A signal, such as Prefect's SIGTERM to a cancelled run or Ctrl-C, is raised there,
-    and never in the middle of a step: the coroutine is cancelled, has `FAREWELL_SECONDS` to clean up, and the exception
-    of the signal goes on.
+    The caller's thread only waits. A signal, such as Prefect's SIGTERM to a cancelled run or Ctrl-C, is raised there
+    and never in the middle of a step. The coroutine is then cancelled and has `FAREWELL_SECONDS` to clean up, and the
+    signal's exception propagates.
 
     Parameters:
-        coroutine: what to run.
+        coroutine: the coroutine to run.
     """
     work = _Work(coroutine)
     thread = threading.Thread(target=copy_context().run, args=(work.run,), name="genmedia-sync", daemon=True)
@@ -79,10 +79,10 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 def _wait_for_signal() -> None:
-    """Let the runner's signal come first: with it Prefect records the run as cancelled, without it as crashed.
+    """Wait for the runner's signal: with it Prefect records the run as cancelled, without it as crashed.
 
-    `cancelled_with_run` may see the cancellation before the runner does. Only the main thread gets signals, and only a
-    run that a runner started has one.
+    `cancelled_with_run` may detect the cancellation before the runner does. Only the main thread gets signals, and only
+    runs that were started by a runner get one.
     """
     if "PREFECT__FLOW_RUN_ID" in os.environ and threading.current_thread() is threading.main_thread():
         time.sleep(SIGNAL_SECONDS)
@@ -101,7 +101,7 @@ class _Work:
     def run(self) -> None:
         try:
             result = asyncio.run(self._noted())
-        except BaseException as error:  # also CancelledError, and Prefect's Pause: the caller's thread raises it
+        except BaseException as error:  # including CancelledError and Prefect's Pause: the caller's thread raises it
             self._begun.set()
             self.outcome.set_exception(error)
         else:
@@ -115,5 +115,5 @@ class _Work:
     def cancel(self) -> None:
         self._begun.wait(FAREWELL_SECONDS)
         if self._loop is not None and self._task is not None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: it has ended by itself
+            with contextlib.suppress(RuntimeError):  # the loop is closed: the work has ended
                 self._loop.call_soon_threadsafe(self._task.cancel)

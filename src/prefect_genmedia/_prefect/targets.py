@@ -1,4 +1,4 @@
-"""Where a run's files go: a folder, an fsspec URL, or a Prefect filesystem Block by its name."""
+"""Resolves a run's output: a folder, an fsspec URL, or the name of a Prefect filesystem Block."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ async def target_of(output: str, what: str = "The output") -> Target:
         what: what it is, for errors about the Block.
 
     Raises:
-        InvalidRequest: there is no such Block, it holds no files, or the path leads out of it; nothing here opens such
-            a URL, or it holds a password.
+        InvalidRequest: there is no such Block, it does not store files, or the path leads out of it; or no installed
+            package opens such a URL, or it contains a password.
         StorageError: the storage cannot be reached.
     """
     quota, level = current_settings().quarantine_bytes, verify_level("auto")
@@ -77,11 +77,11 @@ async def target_of(output: str, what: str = "The output") -> Target:
 
 
 async def read_file(uri: str) -> bytes | None:
-    """The bytes of a delivered small file, such as a poster; None where it cannot be read."""
+    """Returns the content of a small delivered file, such as a poster frame; None if it cannot be read."""
     try:
         if uri.startswith(SCHEME):
             target = await target_of(uri.rpartition("/")[0])
-            assert isinstance(target.storage, BlockFolder)  # the scheme says so
+            assert isinstance(target.storage, BlockFolder)  # because of its scheme
             return await to_thread.run_sync(target.storage.read, uri)
         return await to_thread.run_sync(_read_anywhere, uri)
     except (OSError, ValueError, InvalidRequest):
@@ -95,9 +95,9 @@ def _read_anywhere(uri: str) -> bytes:
 
 
 class BlockFolder:
-    """A folder inside a Prefect filesystem Block; its calls block, and run in threads like any storage's.
+    """A folder inside a Prefect filesystem Block. Its calls block; run them in threads, as for any storage.
 
-    The Block's interface takes a file as a whole, so each file passes through memory once.
+    The Block's interface accepts only whole files, so each file is held in memory once.
     """
 
     def __init__(self, block: WritableFileSystem, url: str, folder: str) -> None:
@@ -107,11 +107,11 @@ class BlockFolder:
         self._bucket = _bucket_folder(block, folder)
 
     def staging(self) -> contextlib.AbstractContextManager[Path]:
-        """A private file of this machine: what is written to the Block is verified before."""
+        """Yields a private local file: files are verified before they are written to the Block."""
         return staged_here()
 
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
-        """Write each file as a whole into the Block; returns `block://…`."""
+        """Write each file into the Block; returns `block://…`."""
         if self._bucket is not None:
             self._bucket.publish(staged, name, beside)
             return self.uri_of(name)
@@ -121,10 +121,10 @@ class BlockFolder:
         return self.uri_of(name)
 
     def size(self, name: str) -> int | None:
-        """Bytes of what stands under a name; None if nothing does, or the Block cannot read.
+        """Returns the size of a file in bytes; None if it does not exist, or the Block cannot read.
 
-        A Block's interface tells of a file only by reading it. Whatever it raises is taken as "not there": else a Block
-        that may only be written to would never get a file.
+        A Block's interface can detect a file only by reading it. Any error counts as "does not exist": otherwise a
+        write-only Block would never get a file.
         """
         try:
             return len(self.read(self.uri_of(name)))
@@ -132,29 +132,29 @@ class BlockFolder:
             return None
 
     def is_folder(self, name: str) -> bool:
-        """False: a Block's interface does not tell, except where it is a bucket, which has none."""
+        """Returns False: a Block's interface does not report folders, and a bucket has none."""
         return False
 
     def free_bytes(self) -> int:
-        """Free bytes of this machine's temporary disk, where downloads are verified."""
+        """Returns the free bytes of the local temporary disk, where downloads are verified."""
         return shutil.disk_usage(tempfile.gettempdir()).free
 
     @contextlib.contextmanager
     def local_copy(self, uri: str) -> Iterator[Path]:
-        """A private copy."""
+        """Yields a private copy."""
         with self.staging() as path:
             path.write_bytes(self.read(uri))
             yield path
 
     def uri_of(self, name: str) -> str:
-        """`block://…` of a file in the folder."""
+        """Returns the `block://…` URI of a file in the folder."""
         return f"{self._url}/{self._path_of(name)}"
 
     def _path_of(self, name: str) -> str:
         return f"{self._folder}/{name}" if self._folder else name
 
     def signed_url(self, name: str, seconds: int) -> str | None:
-        """A URL that opens a file of a bucket for a while; None for other Blocks.
+        """Returns a signed URL of a file in a bucket; None for other Blocks.
 
         Parameters:
             name: the file's name in the folder.
@@ -163,10 +163,10 @@ class BlockFolder:
         return None if self._bucket is None else self._bucket.signed_url(name, seconds)
 
     def digest(self, uri: str) -> str | None:
-        """SHA-256 of a written file; None if it is not there, or the Block cannot read.
+        """Returns the SHA-256 of a written file; None if it does not exist, or the Block cannot read.
 
         Raises:
-            StorageError: nobody can tell; what cannot be read now is not lost.
+            StorageError: this cannot be determined: a file that cannot be read now is not lost.
         """
         with storing():
             try:
@@ -177,21 +177,21 @@ class BlockFolder:
                 raise
 
     def stamp(self, uri: str) -> str | None:
-        """The stamp in the bucket; None for other Blocks, whose interface tells of a file only by reading it."""
+        """Returns the stamp in the bucket; None for other Blocks, whose interface can only read whole files."""
         if self._bucket is None:
             return None
         return self._bucket.stamp(self._bucket.uri_of(uri.removeprefix(f"{self.uri_of('')}")))
 
     def quarantined(self) -> int | None:
-        """None: a Block's interface does not list files."""
+        """Returns None: a Block's interface cannot list files."""
         return None
 
     def remove_stale(self) -> int:
-        """Remove files of this machine that were to be written to the Block, and whose processes are gone."""
+        """Remove local files of ended processes that were to be written to the Block."""
         return remove_stale_here()
 
     def probe(self, name: str | None = None) -> None:
-        """Write a small file and remove it; a Block whose files cannot be removed keeps it, and the next one."""
+        """Write and remove a small file; a Block that cannot remove files keeps it."""
         inside(name or PROBE)
         if self._bucket is not None:
             self._bucket.probe()
@@ -207,13 +207,13 @@ class BlockFolder:
             _logger.warning("%s cannot be removed: %s", self.uri_of(PROBE), type(error).__name__)
 
     def read(self, uri: str) -> bytes:
-        """The bytes of a written file.
+        """Returns the content of a written file.
 
         Raises:
-            OSError, ValueError: it is not there, or the Block cannot read.
+            OSError, ValueError: it does not exist, or the Block cannot read.
         """
         path = uri.removeprefix(f"{self._url}/")
-        read = getattr(self._block, "read_path", None)  # a Block may only write
+        read = getattr(self._block, "read_path", None)  # a Block may be write-only
         if path == uri or read is None:
             raise ValueError(f"{uri} is not in a Block that can be read")
         content: bytes = _waited_for(read(path))
@@ -221,7 +221,7 @@ class BlockFolder:
 
 
 def _bucket_folder(block: WritableFileSystem, folder: str) -> RemoteFolder | None:
-    """The folder of a Block that is in a bucket, where the Block's own `write_path` would create the bucket."""
+    """Returns the bucket folder of a Block whose `write_path` would create the bucket; None for other Blocks."""
     if not isinstance(block, RemoteFileSystem) or urlsplit(block.basepath).scheme not in OBJECT_STORES:
         return None
     with storing(paid="nothing"):
@@ -229,11 +229,11 @@ def _bucket_folder(block: WritableFileSystem, folder: str) -> RemoteFolder | Non
 
 
 def _remove(block: Any, written: str) -> None:
-    """Remove a file of a Block, as far as Blocks of its type can.
+    """Remove a file of a Block, if its type supports that.
 
     Parameters:
         block: a filesystem Block.
-        written: what its `write_path` has returned.
+        written: the return value of its `write_path`.
     """
     if isinstance(block, LocalFileSystem):
         check_space(Path(written).parent)
@@ -245,7 +245,7 @@ def _remove(block: Any, written: str) -> None:
 
 
 def _says_absent(error: Exception) -> bool:
-    """Whether a Block's own error means that there is no such file: each storage has its own words for it."""
+    """Whether a Block's error means that the file does not exist: each storage reports this differently."""
     if isinstance(error, FileNotFoundError | ValueError):
         return True
     words = f"{type(error).__name__} {error}"
@@ -253,7 +253,7 @@ def _says_absent(error: Exception) -> bool:
 
 
 def _waited_for(result: Any) -> Any:
-    """The value of a Block's call: its methods wait by themselves in a thread, or hand out a coroutine."""
+    """Returns the result of a Block's call: its methods either block in a thread or return a coroutine."""
     return run_coro_as_sync(result) if hasattr(result, "__await__") else result
 
 

@@ -1,4 +1,4 @@
-"""Bars in the terminal, for whoever runs a flow by hand; nothing anywhere else."""
+"""Progress bars in interactive terminals, for flows that are run by hand."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _BESIDE_BAR = len("  100 % 0:00:00  ")
 
 
 class Bar(Protocol):
-    """One line that tells how far something is."""
+    """A line that shows progress."""
 
     def show(self, percent: float | None, words: str) -> None:
-        """Bring the line up to date; None where nobody knows how far it is.
+        """Update the line.
 
         Parameters:
-            percent: how far it is, from 0 to 100; None where nobody knows.
-            words: what stands beside the bar.
+            percent: the progress from 0 to 100; None if not known.
+            words: the text beside the bar.
         """
         ...
 
@@ -53,7 +53,7 @@ class _RichBar:
 
 
 class _Display:
-    """The one display of the process: however many jobs are waited for at once, in however many threads."""
+    """The process's single display, for any number of concurrent jobs and threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -83,13 +83,13 @@ _DISPLAY = _Display()
 
 @contextmanager
 def terminal_bar(words: str) -> Iterator[Bar]:
-    """Show a bar below Prefect's log while the block runs, where that log goes to an interactive terminal.
+    """Show a bar below Prefect's log while the block runs, if that log goes to an interactive terminal.
 
-    It is drawn by the console that prints the log, so that lines of the log stay whole and stand above it. It is gone
-    when the block ends. With `TERM=dumb`, in a pipe, a worker or a test there is none.
+    The console that prints the log draws it, so that log lines stay intact and appear above it. It is removed when the
+    block ends. There is no bar with `TERM=dumb`, in a pipe, in a worker or in a test.
 
     Parameters:
-        words: what it says first.
+        words: its initial text.
     """
     console = log_console()
     if console is None or not (console.is_interactive and console.file.isatty()):
@@ -104,7 +104,7 @@ def terminal_bar(words: str) -> Iterator[Bar]:
 
 
 def log_console() -> Console | None:
-    """The console that Prefect prints its log with; None where the log goes elsewhere."""
+    """Returns the console to which Prefect prints its log; None if the log goes elsewhere."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
             return handler.console
@@ -117,7 +117,7 @@ def _bar_width(columns: int) -> int:
 
 def _progress_on(console: Console) -> Progress:
     return Progress(
-        # Prefect's console knows no styles but its own, so each is named by its colour.
+        # Prefect's console has only its own styles, so each style is given as a colour.
         TextColumn("{task.description}", markup=False),
         BarColumn(
             _bar_width(console.width),
@@ -130,7 +130,7 @@ def _progress_on(console: Console) -> Progress:
         TimeElapsedColumn(),
         console=console,
         transient=True,
-        # What a script prints into a file must not come out on the terminal instead.
+        # Output that a script prints to a file must not be redirected to the terminal.
         redirect_stdout=sys.stdout.isatty(),
         redirect_stderr=sys.stderr.isatty(),
     )

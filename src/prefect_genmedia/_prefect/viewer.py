@@ -1,8 +1,8 @@
-"""The viewer: an address for each delivered file, which a browser plays. `prefect-genmedia serve` serves it.
+"""The viewer: an address for each delivered file, for playback in a browser. `prefect-genmedia serve` runs it.
 
-A file of this machine's disk is sent, in ranges as players ask for it. For a file in a bucket the browser is redirected
-to a URL that was signed for this one request: no signed URL is ever stored. Whoever reaches the viewer may watch what
-the ledger has, as whoever reaches the Prefect UI sees its artifacts: give both the same access control.
+A local file is sent in the ranges that players request. For a file in a bucket, the browser is redirected to a URL that
+is signed for this request; no signed URL is ever stored. Everyone who can reach the viewer can watch the ledger's
+files, just as everyone who can reach the Prefect UI can see its artifacts: apply the same access control to both.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from prefect_genmedia.providers.inputs import local_path
 from prefect_genmedia.settings import current_settings
 
 SIGNED_SECONDS = 3600
-"""How long a signed URL that a browser is redirected to is valid, in seconds: longer than any result plays."""
+"""How long the signed URL of a redirect is valid, in seconds: longer than the duration of any result."""
 
 SIGNING_SECONDS = 20.0
-"""How long opening a storage and signing may take, in seconds."""
+"""Timeout for opening a storage and signing a URL, in seconds."""
 
 _HEADERS = {
     "Cache-Control": "private, no-store",
@@ -41,16 +41,16 @@ _HEADERS = {
 }
 
 _TYPES = {".mp4": "video/mp4", ".jpg": "image/jpeg"}
-"""What is served, and as what: nothing else is a result or its poster frame."""
+"""Served file suffixes and their media types: only results and their poster frames."""
 
 logger = logging.getLogger(__name__)
 
 
 def viewer_app(ledger_url: str) -> Starlette:
-    """The viewer as an ASGI application, to serve or to mount.
+    """Returns the viewer as an ASGI application, to serve or to mount.
 
     Parameters:
-        ledger_url: the ledger that knows where each job's files are.
+        ledger_url: the ledger that has the location of each job's files.
     """
 
     @asynccontextmanager
@@ -78,12 +78,12 @@ def viewer_app(ledger_url: str) -> Starlette:
 
 
 def viewer() -> Starlette:
-    """The viewer of the ledger that the settings name."""
+    """Returns the viewer of the ledger in the settings."""
     return viewer_app(current_settings().ledger)
 
 
 def _uri_of(job: Job | None, part: str) -> str | None:
-    """Path or URL of one of a job's delivered files: its number from 1, or its poster frame."""
+    """Returns the path or URL of one of a job's delivered files (by its number from 1), or of its poster frame."""
     if job is None or job.state is not JobState.DELIVERED or job.delivery is None:
         return None
     if part == POSTER:
@@ -106,7 +106,7 @@ async def _sent(uri: str) -> Response:
 
 
 async def _redirected(uri: str) -> Response:
-    """Redirect to a signed URL; it stands in the answer's header and nowhere else."""
+    """Redirect to a signed URL, which appears only in the response header."""
     folder, _, name = uri.rpartition("/")
     signed: str | None = None
     try:
@@ -115,7 +115,7 @@ async def _redirected(uri: str) -> Response:
             sign = getattr(storage, "signed_url", None)
             if sign is not None:
                 signed = await to_thread.run_sync(sign, name, SIGNED_SECONDS, abandon_on_cancel=True)
-    except (GenMediaError, TimeoutError, OSError) as error:  # a storage's own words may hold what it was asked with
+    except (GenMediaError, TimeoutError, OSError) as error:  # a storage's message may contain the request
         logger.warning("A file cannot be signed: %s", type(error).__name__)
         return PlainTextResponse("The storage does not answer now.", status_code=503, headers=_HEADERS)
     if signed is None:

@@ -1,4 +1,4 @@
-"""Batches: a table of wanted results, each paid once and verified, within limits of money and of jobs in flight."""
+"""Batches: a table of requested results, each paid once and verified, within limits on cost and in-flight jobs."""
 
 from prefect_genmedia.batch.runner import run_batch
 from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Limits, Money, Sharding, ShardJob

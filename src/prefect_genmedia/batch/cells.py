@@ -1,4 +1,4 @@
-"""A table's cells as the fields of requests want them: CSV has text only, Parquet may have 5.0 for 5."""
+"""Converts a table's cells to request fields: CSV has only text, and Parquet may have 5.0 for 5."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import clean_text, escaped, storable
 
 _MISSING_WORDS = frozenset({"null", "none", "nil", "n/a", "#n/a", "na", "#na", "<na>", "nan", "-nan", "nat", "\\n"})
-"""How databases, spreadsheets and pandas write an empty cell, in lower case. In a text they are words like others."""
+"""How databases, spreadsheets and pandas write an empty cell, in lower case. In text fields they are normal words."""
 
 _LARGEST_EXACT = 2.0**53
-"""Whole numbers of this size and more are not exact as floats: spreadsheets and pandas have rounded them."""
+"""Integers from this size on are not exact as floats: spreadsheets and pandas have rounded them."""
 
 _SEPARATORS = (r"[\r\n]+", r"\s+", r",", r";", r"\|", r"[\s,;|]+")
-"""What may separate several files in a cell; the first one does that gives files or URLs only."""
+"""Possible separators of several files in a cell; the first one that yields only files or URLs is used."""
 
 
 _LISTED = re.compile(r"[\s,;|]")
-"""What a URL alone does not have in it, and a list has."""
+"""Characters that occur in a list of URLs, but not in a single URL."""
 
 
 class _Empty:
-    """Stands for a cell that says nothing."""
+    """The type of the value that represents an empty cell."""
 
 
 EMPTY = _Empty()
@@ -43,11 +43,11 @@ class SortedCells:
     """The cells of a row.
 
     Parameters:
-        kind: the kind of its request.
+        kind: the kind of the row's request.
         model: the request's model; None if there is no such kind.
         inputs: values of the request's fields.
         extra: cells of the user's own columns, which are not sent.
-        problems: what is wrong with the cells.
+        problems: the problems of the cells.
     """
 
     kind: str
@@ -58,14 +58,13 @@ class SortedCells:
 
 
 class CellSorter:
-    """Sorts the cells of rows into fields of requests and columns of the user's own.
+    """Sorts the cells of rows into request fields and the user's own columns.
 
     Parameters:
-        kind: the kind of rows that name none.
+        kind: the kind for rows that name none.
     """
 
     def __init__(self, kind: str) -> None:
-        """Look up the kinds once for the whole table."""
         self._kind = kind
         self._kinds = kinds()
         self._by_word = {name.casefold(): name for name in self._kinds}
@@ -75,7 +74,7 @@ class CellSorter:
         """Sort the cells of a row.
 
         Parameters:
-            cells: its cells that are not empty, by column.
+            cells: the row's non-empty cells, by column.
         """
         word = bare(cells.get("kind", self._kind))
         word = self._kind if word.casefold() in _MISSING_WORDS else word
@@ -111,7 +110,7 @@ class CellSorter:
             row.inputs[name] = taken
 
     def _problem(self, row: SortedCells, name: str, value: Any, cells: Mapping[str, Any]) -> str | None:
-        """Why a filled column that is no field of the row's kind is a mistake; None if it is the user's own."""
+        """Returns why a filled column that is not a field of the row's kind is a mistake; None for a user's column."""
         if row.model is None or (isinstance(value, str) and not bare(value)):
             return None
         meant = _meant(row.model, name, tuple(cells))
@@ -126,16 +125,16 @@ class CellSorter:
 
 @lru_cache(maxsize=4096)
 def _meant(model: type[GenerationRequest], name: str, columns: tuple[str, ...]) -> str | None:
-    """The field that a column's name is a slip of, of those that the row does not have."""
+    """Returns the field, among those missing in the row, of which a column's name is a misspelling."""
     return near_miss(name, tuple(each for each in (*model.model_fields, "kind") if each not in columns))
 
 
 _VISIBLE = frozenset(map(chr, range(33, 127)))
-"""The characters of ASCII that can be seen."""
+"""The visible ASCII characters."""
 
 
 def bare(value: Any) -> str:
-    """A cell as a word: without blanks and invisible characters around it.
+    """Returns a cell as a word, without surrounding white space and invisible characters.
 
     Parameters:
         value: the cell's value.
@@ -151,7 +150,7 @@ def bare(value: Any) -> str:
 
 
 def whole(value: Any) -> Any:
-    """The value; of a float that is a whole number, the integer.
+    """Converts a float that is a whole number to an integer; returns any other value unchanged.
 
     Parameters:
         value: a cell's value.
@@ -160,7 +159,7 @@ def whole(value: Any) -> Any:
 
 
 def id_text(value: Any) -> str:
-    """A row's id as text; empty where it has none.
+    """Returns a row's id as text; empty if it has none.
 
     Parameters:
         value: the cell's value.
@@ -169,7 +168,7 @@ def id_text(value: Any) -> str:
 
 
 def id_problem(value: Any) -> str | None:
-    """Why an id cannot be taken as it stands; None where it can.
+    """Returns why an id cannot be used as it is; None if it can.
 
     Parameters:
         value: the cell's value.
@@ -192,9 +191,10 @@ def _unstorable(text: str) -> str | None:
 
 
 def cell_value(model: type[GenerationRequest], name: str, value: Any) -> Any:
-    """A cell as its field wants it; `EMPTY` if it says nothing.
+    """Converts a cell to the type of its field; returns `EMPTY` for an empty cell.
 
-    Texts are taken to the letter. Blanks around anything else do not count, and words such as NULL mean nothing there.
+    Text fields keep the cell unchanged. For other fields, surrounding white space is ignored, and words such as NULL
+    count as empty.
 
     Parameters:
         model: the request's model.
@@ -202,14 +202,14 @@ def cell_value(model: type[GenerationRequest], name: str, value: Any) -> Any:
         value: the cell's value.
 
     Raises:
-        ValueError: it cannot be meant so; the sentence says why.
+        ValueError: the value is invalid; the message says why.
     """
     return _reader(model, name)(whole(value))
 
 
 @lru_cache(maxsize=1024)
 def _reader(model: type[GenerationRequest], name: str) -> Callable[[Any], Any]:
-    """What reads the cells of a field, by the field's type."""
+    """Returns the function that converts cells of a field, chosen by the field's type."""
     described = model.model_fields[name]
     annotation = described.annotation
     if _is_sequence(annotation):
@@ -233,7 +233,7 @@ def _text(value: Any) -> Any:
 
 
 def _word(value: Any) -> str | None:
-    """What a cell says outside of texts; None if nothing."""
+    """Returns a cell of a non-text field as a word; None if it is empty."""
     word = bare(value)
     return None if not word or word.casefold() in _MISSING_WORDS else word
 
@@ -253,7 +253,7 @@ def _json_value(value: Any) -> Any:
         return EMPTY
     try:
         return whole(json.loads(value))
-    except (ValueError, RecursionError):  # no JSON, or nested beyond reading
+    except (ValueError, RecursionError):  # not JSON, or nested too deeply
         return word
 
 
@@ -283,11 +283,11 @@ def _several(value: Any, is_files: bool) -> Any:
         return files
     if re.search(r"[,;|]", word) and not is_public(word):
         raise ValueError(f"{word[:120]!r} is neither a file nor a list of URLs and files; separate them by spaces")
-    return word.split()  # URLs hold no spaces; which file is missing is told when they are inspected
+    return word.split()  # URLs contain no spaces; the inspection reports missing files
 
 
 def _files(text: str) -> list[str] | None:
-    """The URLs and existing files that a cell names; None if it cannot be read so."""
+    """Returns the URLs and existing files that a cell names; None if it names anything else."""
     if is_public(text) and not _LISTED.search(text):
         return [text]
     if _exists(text):
@@ -295,7 +295,7 @@ def _files(text: str) -> list[str] | None:
     for separator in _SEPARATORS:
         parts = [part.strip() for part in re.split(separator, text) if part.strip()]
         if len(parts) > 1 and all(_is_url(part) or _exists(part) for part in parts):
-            # A further separator in a part, such as a comma after a URL, may be a list inside of the list.
+            # A further separator in a part, such as a comma after a URL, may form a list within the list.
             return [file for part in parts for file in (_files(part) or [part])]
     return [text] if _is_url(text) and not re.search(r"\s", text) else None
 
@@ -308,7 +308,7 @@ def _exists(text: str) -> bool:
     path = None if is_public(text) else local_path(text)
     try:
         return path is not None and path.is_file()
-    except (OSError, ValueError):  # the name is too long, or holds NUL
+    except (OSError, ValueError):  # the name is too long, or contains NUL
         return False
 
 
@@ -322,7 +322,7 @@ def _takes_text(annotation: Any) -> bool:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The texts that a field takes where it takes no others."""
+    """Returns the only texts that a field accepts, if it has such a list."""
     if get_origin(annotation) is Literal:
         return [choice for choice in get_args(annotation) if isinstance(choice, str)]
     inner = list(_inner(annotation))

@@ -1,4 +1,4 @@
-"""Which rows of a table a run does, and which of them it does anew."""
+"""Selects the rows of a table that a run processes, and those that it regenerates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from prefect_genmedia.errors import FieldProblem, InvalidRequest
 
 
 def given_fields(spec: BatchSpec, left_out: Set[int]) -> list[dict[str, Any]]:
-    """The rows that the runs of shards are given: none where they read the table themselves.
+    """Returns the rows that are passed to the runs of shards; none if they read the table themselves.
 
     Parameters:
         spec: the batch.
-        left_out: positions of the rows that are not done.
+        left_out: positions of the rows that are skipped.
     """
     if spec.sharding.shards == 1 or isinstance(spec.table, str):
         return []
@@ -28,11 +28,11 @@ def given_fields(spec: BatchSpec, left_out: Set[int]) -> list[dict[str, Any]]:
 def chosen_rows(
     spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow]
 ) -> tuple[list[Row], list[Row], list[BadRow]]:
-    """The rows to do, the others, and the invalid ones among those to do.
+    """Returns the selected rows, the other rows, and the invalid rows among the selected ones.
 
     Parameters:
         spec: the batch.
-        rows: the good rows of the table.
+        rows: the valid rows of the table.
         bad: its invalid rows.
 
     Raises:
@@ -49,14 +49,14 @@ def chosen_rows(
 
 
 def rows_anew(spec: BatchSpec, rows: Sequence[Row]) -> set[str]:
-    """Ids of the rows to generate anew.
+    """Returns the ids of the rows to regenerate.
 
     Parameters:
         spec: the batch.
-        rows: the rows that the run does.
+        rows: the rows that the run processes.
 
     Raises:
-        InvalidRequest: `regenerate` names rows that this run does not do, or the batch is split.
+        InvalidRequest: `regenerate` names rows that this run does not process, or the batch is split into shards.
     """
     wanted = {id_text(each) for each in spec.regenerate or ()}
     if wanted and spec.sharding.shards > 1:

@@ -1,4 +1,4 @@
-"""A table's columns: which of them are fields of requests, which are the user's own, and which are an index."""
+"""Classifies a table's columns: request fields, the user's own columns, and indexes."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from prefect_genmedia.providers.plugin import kinds
 from prefect_genmedia.text import clean_text
 
 OWN = ("id", "kind")
-"""Columns of every row that are no fields of its request."""
+"""Columns of every row that are not fields of its request."""
 
 ATTRIBUTION = ("project", "tags")
-"""Columns that say whom a row is paid for. They are carried into the results as the user's own columns are."""
+"""Columns that say what a row is charged to. They are copied into the results like the user's own columns."""
 
 _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*(_level_\d+)?|__index_level_\d+__")
-"""Names that pandas gives to an index without a name."""
+"""Names that pandas gives to an unnamed index."""
 
 
 def refusal(problem: str) -> InvalidRequest:
-    """The error that says why a table cannot be read.
+    """Returns the error that says why a table cannot be read.
 
     Parameters:
-        problem: what is wrong with it.
+        problem: the problem.
     """
     return InvalidRequest.of("The table", [FieldProblem("rows", problem)])
 
 
 def known_fields() -> frozenset[str]:
-    """The names of all fields of all kinds of requests."""
+    """Returns the names of all fields of all kinds of requests."""
     return frozenset(name for model in kinds().values() for name in model.model_fields)
 
 
 def is_known(name: str) -> bool:
-    """Whether a header names a field of some kind, `id` or `kind`.
+    """Whether a header names `id`, `kind` or a field of some kind of request.
 
     Parameters:
-        name: the header, as the file has it.
+        name: the header as it is in the file.
     """
     return column_name(name) in (*OWN, *ATTRIBUTION, *known_fields())
 
 
 def column_name(name: Any) -> str:
-    """A header's name: trimmed, without invisible characters, and spelled as the field it names, if it does.
+    """Returns a header's name: trimmed, without invisible characters, and in the spelling of the field that it names.
 
     Parameters:
-        name: the header, as the file has it.
+        name: the header as it is in the file.
     """
     return _column_name(str(name), (*OWN, *ATTRIBUTION, *sorted(known_fields())))
 
@@ -63,7 +63,7 @@ def _column_name(name: str, known: tuple[str, ...]) -> str:
 
 
 def is_index(name: str) -> bool:
-    """Whether a column is an index that nobody has named.
+    """Whether a column is an unnamed index.
 
     Parameters:
         name: the column's name.
@@ -89,21 +89,21 @@ class Header:
             cells: the line's cells.
 
         Raises:
-            InvalidRequest: a column stands there twice.
+            InvalidRequest: a column occurs twice.
         """
         names = tuple(column_name("" if cell is None else cell) for cell in cells)
         _refuse_doubles(names)
         return cls(names)
 
     def row(self, cells: Sequence[Any], place: str) -> dict[str, Any]:
-        """A line's cells by column. Leading columns without a name are an index, and are left out.
+        """Returns a line's cells by column. Leading unnamed columns are an index and are skipped.
 
         Parameters:
             cells: the line's cells.
-            place: where the line is, for errors.
+            place: the position of the line, for error messages.
 
         Raises:
-            InvalidRequest: there is a cell under no header.
+            InvalidRequest: a cell has no header.
         """
         row: dict[str, Any] = {}
         for number, (name, cell) in enumerate(zip_longest(self.names, cells, fillvalue=""), 1):
@@ -127,14 +127,13 @@ def _refuse_doubles(names: Sequence[str]) -> None:
 
 
 class ColumnNames:
-    """The names of the columns of a table whose rows have headers of their own; each set of headers is read once."""
+    """Column names of a table in which each row has its own headers; each set of headers is processed once."""
 
     def __init__(self) -> None:
-        """Read nothing yet."""
         self._names: dict[tuple[Any, ...], tuple[str | None, ...]] = {}
 
     def row(self, row: Mapping[Any, Any]) -> dict[str, Any]:
-        """A row under its columns' names, without an index that nobody has named.
+        """Returns a row by column name, without unnamed indexes.
 
         Parameters:
             row: values by header.
@@ -153,7 +152,7 @@ class ColumnNames:
 
 @lru_cache(maxsize=4096)
 def near_miss(name: str, fields: tuple[str, ...]) -> str | None:
-    """The field whose name a column's name is a slip of; None if it is a name of its own.
+    """Returns the field of which a column's name is a misspelling; None if there is none.
 
     Parameters:
         name: the column's name.
@@ -169,12 +168,12 @@ def _compact(name: str) -> str:
 
 
 def _slips(name: str, field: str) -> int | None:
-    """How many letters were missed, doubled, swapped or mistaken; None for more than a slip."""
+    """Returns the number of missed, doubled, swapped or wrong letters; None if too many for a misspelling."""
     if len(field) < 3 or abs(len(name) - len(field)) > 2:
         return None
     distance = _distance(name, field)
     if len(field) < 5 and len(name) == len(field) and sorted(name) != sorted(field):
-        return None  # `site` is no slip of `size`
+        return None  # `site` is not a misspelling of `size`
     return distance if distance <= (1 if len(field) < 8 else 2) else None
 
 

@@ -1,4 +1,4 @@
-"""Asking a person before a batch sends rows that would cost much."""
+"""Asks a person for confirmation before a batch sends expensive rows."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
 
 
 async def confirm_batch(batch: OpenBatch, spec: BatchSpec) -> None:
-    """Ask a person, with the plan, if the rows that are to be sent would cost too much, or one has no price.
+    """Show the plan and ask for confirmation if the rows to send exceed the cost threshold, or one has no price.
 
     The run that splits a batch asks for all of its shards.
 
     Parameters:
-        batch: the batch, with what earlier runs have left.
+        batch: the batch, with the jobs of earlier runs.
         spec: its options.
 
     Raises:
-        NotConfirmed: a person said no, or nobody answered in time. Nothing was sent.
+        NotConfirmed: a person refused, or nobody answered in time. Nothing was sent.
     """
     above = confirm_limit(spec.money.confirm_above)
     if above is None or spec.sharding.shard is not None:

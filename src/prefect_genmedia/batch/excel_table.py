@@ -12,25 +12,25 @@ from prefect_genmedia.batch.frames import plain
 from prefect_genmedia.text import MASKED
 
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
-"""Characters that XML, and so a workbook, cannot hold."""
+"""Characters that XML, and therefore a workbook, cannot contain."""
 
 _LONGEST_CELL = 32_767
-"""Characters that Excel takes in a cell (Microsoft, "Excel specifications and limits")."""
+"""Maximum number of characters in an Excel cell (Microsoft, "Excel specifications and limits")."""
 
 
 def read_excel(content: bytes) -> Iterator[dict[str, Any]]:
-    """The rows of a workbook's first visible sheet; its first row that is not empty has the columns' names.
+    """Yields the rows of a workbook's first visible sheet. Its first non-empty row contains the column names.
 
     Parameters:
         content: the file's bytes.
 
     Raises:
-        InvalidRequest: it is no workbook, has a column twice, or a cell under no header.
+        InvalidRequest: it is not a workbook, a column occurs twice, or a cell has no header.
     """
     openpyxl, reason = _openpyxl(), ""
     try:
         workbook = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
-    except Exception as error:  # openpyxl raises whatever the zip file or its XML makes of it
+    except Exception as error:  # openpyxl passes on any error of its zip and XML parsers
         reason = f"this is no Excel workbook that can be read: {type(error).__name__}: {error}"
     if reason:
         raise refusal(reason)
@@ -46,7 +46,7 @@ def read_excel(content: bytes) -> Iterator[dict[str, Any]]:
 
 
 def write_excel(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    """A workbook's bytes: text stays text, so that no id becomes a number and nothing runs as a formula.
+    """Returns a workbook's bytes. Text stays text, so that no id becomes a number and no cell runs as a formula.
 
     Parameters:
         rows: values by column.
@@ -75,7 +75,7 @@ def write_excel(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> by
 
 
 def check_excel() -> None:
-    """Make sure that workbooks can be written.
+    """Check that workbooks can be written.
 
     Raises:
         InvalidRequest: openpyxl is not installed.

@@ -1,4 +1,4 @@
-"""Tables that a program holds: rows, pandas and polars frames, and everything with an Arrow stream."""
+"""Tables in memory: rows, pandas and polars frames, and any object with an Arrow stream."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from prefect_genmedia.batch.columns import Header, refusal
 
 
 class ArrowStream(Protocol):
-    """What exports an Arrow stream: frames of pandas and polars, Arrow tables, DuckDB relations, and others."""
+    """An object that exports an Arrow stream: pandas and polars frames, Arrow tables, DuckDB relations, and others."""
 
     def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
-        """The stream, as a PyCapsule."""
+        """Returns the stream as a PyCapsule."""
         ...
 
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def pyarrow() -> tuple[Any, Any]:
-    """The modules `pyarrow` and `pyarrow.parquet`.
+    """Imports and returns the modules `pyarrow` and `pyarrow.parquet`.
 
     Raises:
         InvalidRequest: it is not installed.
     """
     try:
-        import pyarrow  # imported here: 0.2 s, and an optional extra
+        import pyarrow  # imported here: takes 0.2 s, and is an optional extra
         from pyarrow import parquet
     except ImportError:
         pass
@@ -42,13 +42,13 @@ def pyarrow() -> tuple[Any, Any]:
 
 
 def plain_table(table: Any) -> Any:
-    """A table as a run's parameter has it: a path or URL, or rows of JSON's own types; empty cells are None.
+    """Converts a table to a form for run parameters: a path or URL, or rows of JSON types; empty cells are None.
 
     Parameters:
         table: a path or URL; rows; a frame of pandas or polars; or anything else with an Arrow stream.
 
     Raises:
-        InvalidRequest: it is none of these, or has a column twice.
+        InvalidRequest: it is none of these, or a column occurs twice.
     """
     if isinstance(table, str):
         return table
@@ -58,16 +58,16 @@ def plain_table(table: Any) -> Any:
 
 
 def given_rows(table: Any) -> Iterable[Mapping[Any, Any]]:
-    """The rows of what a program gives as a table, with the values that they have there.
+    """Returns the rows of an in-memory table, with their original values.
 
     Parameters:
-        table: see `plain_table`; no path or URL.
+        table: see `plain_table`; not a path or URL.
 
     Raises:
-        InvalidRequest: it has no rows, can be read once only, or has a column twice.
+        InvalidRequest: it has no rows, can be read only once, or a column occurs twice.
     """
     if hasattr(table, "__next__") or hasattr(table, "read_next_batch"):
-        # Whatever looks at a run's parameters takes rows out of it, and they would be missing without a word.
+        # Any code that inspects a run's parameters would consume rows of it, which would then be silently missing.
         raise refusal(f"a {type(table).__name__} can be read once only: give a list or a table of its rows")
     if hasattr(table, "collect") and not hasattr(table, "__arrow_c_stream__"):
         table = table.collect()  # a lazy frame
@@ -75,7 +75,7 @@ def given_rows(table: Any) -> Iterable[Mapping[Any, Any]]:
         Header.of(list(table.columns))
     if hasattr(table, "to_dicts"):  # polars
         return list(table.to_dicts())
-    if hasattr(table, "to_dict") and hasattr(table, "index"):  # pandas: its columns of mixed types have no Arrow type
+    if hasattr(table, "to_dict") and hasattr(table, "index"):  # pandas: columns of mixed types have no Arrow type
         levels = [name for name in table.index.names if name is not None]
         return list((table.reset_index(level=levels) if levels else table).to_dict("records"))
     if hasattr(table, "__arrow_c_stream__"):
@@ -93,20 +93,20 @@ def _arrow_rows(table: Any) -> list[Mapping[Any, Any]]:
     try:
         reader = arrow.RecordBatchReader.from_stream(table)
         return list(rows_of_arrow(reader.schema.names, reader))
-    except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's own are ValueErrors
+    except (TypeError, ValueError, NotImplementedError) as error:  # Arrow's errors are ValueErrors
         reason = f"the Arrow stream cannot be read: {error}"
     raise refusal(reason)
 
 
 def rows_of_arrow(names: Sequence[str], batches: Iterable[Any]) -> Iterator[Mapping[Any, Any]]:
-    """The rows of Arrow batches, whose structs have no nulls: each of them has every field that any of them has.
+    """Yields the rows of Arrow batches. An Arrow struct always has all fields, so fields that are null are left out.
 
     Parameters:
         names: the columns.
         batches: each a `pyarrow.RecordBatch`.
 
     Raises:
-        InvalidRequest: it has a column twice.
+        InvalidRequest: a column occurs twice.
     """
     Header.of(names)
     for batch in batches:
@@ -121,7 +121,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a value is a typed "nothing": None, NaN, NaT or NA of any library.
+    """Whether a value is missing: None, NaN, NaT or NA of any library.
 
     Parameters:
         value: a cell's value.
@@ -134,17 +134,17 @@ def is_missing(value: Any) -> bool:
         return value.is_nan()
     try:
         return bool(value != value)
-    except TypeError:  # NA is neither true nor false
+    except TypeError:  # NA has no truth value
         return type(value).__name__ == "NAType"
     except ValueError:  # an array
         return False
 
 
 def plain(value: Any) -> Any:
-    """A cell's value in JSON's own types; None if it is missing.
+    """Converts a cell's value to JSON types; None if it is missing.
 
     Parameters:
-        value: a cell's value, such as a number of numpy, a timestamp of pandas, or a decimal.
+        value: a cell's value, such as a numpy number, a pandas timestamp, or a decimal.
     """
     if type(value) in (str, int, bool) or value is None:
         return value
@@ -170,7 +170,7 @@ def _plain_scalar(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, timedelta | os.PathLike):
         return str(value)
-    if hasattr(value, "tolist"):  # an array or scalar of numpy
+    if hasattr(value, "tolist"):  # a numpy array or scalar
         return plain(value.tolist())
     if hasattr(value, "to_list"):  # a series
         return plain(value.to_list())
@@ -178,7 +178,7 @@ def _plain_scalar(value: Any) -> Any:
 
 
 if not TYPE_CHECKING:
-    # What a run form offers is a path or rows; a program may give whatever `plain_table` reads.
+    # A run form offers a path or rows; a program may pass anything that `plain_table` accepts.
     Rows = Annotated[Union[str, list[dict[str, Any]]], BeforeValidator(plain_table)]  # noqa: UP007
 
 __all__ = ["ArrowStream", "Rows", "given_rows", "is_missing", "plain", "plain_table", "pyarrow", "rows_of_arrow"]

@@ -1,6 +1,6 @@
-"""The gallery of a batch in the Prefect UI: each delivered file's poster frame, linked to the file and to its row.
+"""The gallery of a batch in the Prefect UI: each delivered file's poster frame, linked to the file and its row.
 
-It stands on pages whose size is bounded.
+It is divided into pages of bounded size.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from prefect_genmedia.batch.results import Result, words_of
 from prefect_genmedia.text import cut_at_word
 
 KEY = "genmedia-batch-gallery"
-"""Artifact key of the first page; the second one's ends in -2, and so on."""
+"""Artifact key of the first page; the key of the second page ends in -2, and so on."""
 
 PAGE_FRAMES = 48
-"""Poster frames on a page: its text holds the pictures, some 12 kB each."""
+"""Poster frames per page: the page's text contains the pictures, about 12 kB each."""
 
 PAGE_BYTES = 1_000_000
-"""A page's text is no larger: pictures that would not fit begin another page."""
+"""Maximum size of a page's text; further pictures go to the next page."""
 
 MOST_PAGES = 21
-"""A thousand frames: nobody looks at more, and the server keeps them all."""
+"""Limits the gallery to a thousand frames: nobody views more, and the server stores them all."""
 
 COLUMNS = 3
 SIDE = 240
-"""Pixels of a frame, in width and height at most: three of them fit into a window of 1440 pixels, in both UIs."""
+"""Maximum width and height of a frame in pixels: three frames fit into a 1440-pixel window in both UIs."""
 
 _LINE = 34
-"""Characters of a line below a frame: the first UI does not wrap what stands in a table."""
+"""Characters per line below a frame: the first UI does not wrap text in tables."""
 
 _SHOWN_NAME = 16
-"""Characters of a row's id below its frame; the picture's own name has all of it."""
+"""Characters of a row's id below its frame; the picture's name contains the full id."""
 
 _SHOWN_COLUMNS = 3
-"""How many of the user's own columns stand below a frame."""
+"""How many of the user's own columns are shown below a frame."""
 
 _READ_AT_ONCE = 8
 
@@ -50,12 +50,12 @@ _READ_AT_ONCE = 8
 async def publish_gallery(
     batch_id: str, summary: str, delivered: Sequence[Result], location: str | None, report: str | None = None
 ) -> None:
-    """Show the delivered files' poster frames, an artifact a page.
+    """Publish the poster frames of the delivered files, one artifact per page.
 
     Parameters:
         batch_id: the batch's name.
-        summary: what became of it, in a line.
-        delivered: the rows with a file, in the order to show them in.
+        summary: one line about the batch's outcome.
+        delivered: the rows with a file, in display order.
         location: where the table of results is.
         report: path or URL of the report page, if one was written.
     """
@@ -103,7 +103,7 @@ async def _cell(result: Result) -> str:
     picture = await to_thread.run_sync(thumbnail, content, SIDE, SIDE) if content else None
     frame = f"![{escape(result.id)}]({picture})" if picture else ""
     words = [escape(cut_at_word(result.id, _SHOWN_NAME)), f"{result.seconds or 0.0:.1f} s"]
-    if result.watch_url:  # beside the picture: the first UI shows no picture inside of a link
+    if result.watch_url:  # beside the picture: the first UI does not show pictures inside links
         words.append(linked("play", result.watch_url))
     if page := _page_of(result):
         words.append(linked("row", page))
@@ -115,13 +115,13 @@ async def _cell(result: Result) -> str:
 
 
 def _page_of(result: Result) -> str | None:
-    """The page of the row's task run in the Prefect UI; None where this run did not have to do the row."""
+    """Returns the page of the row's task run in the Prefect UI; None if this run did not process the row."""
     return url_for("task-run", obj_id=result.task_run_id) if result.task_run_id else None
 
 
 def _table(page: Sequence[str]) -> list[str]:
     first, *others = (page[begin : begin + COLUMNS] for begin in range(0, len(page), COLUMNS))
-    # The first files are the table's head: an empty one shows as a bar.
+    # The first files form the table's header: an empty header is shown as a bar.
     return [_line(first), _line(["---"] * len(first)), *map(_line, others)]
 
 

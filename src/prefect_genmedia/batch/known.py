@@ -1,4 +1,4 @@
-"""The jobs of a batch's rows in the ledger."""
+"""Finds the jobs of a batch's rows in the ledger."""
 
 from __future__ import annotations
 
@@ -23,17 +23,16 @@ _READ_AT_ONCE = 4
 
 
 class Known:
-    """The jobs of a batch's rows, as the ledger has them.
+    """The ledger's jobs for the rows of a batch.
 
     Parameters:
         batch_id: the batch's name.
         rows: its rows.
-        sessions: by provider.
-        ledger: where the jobs are.
+        sessions: the sessions, by provider.
+                ledger: where jobs are recorded.
     """
 
     def __init__(self, batch_id: str, rows: Sequence[Row], sessions: Mapping[str, Session], ledger: Ledger) -> None:
-        """Read nothing yet."""
         self._prefix = batch_scope(batch_id)
         self._rows = rows
         self._sessions = sessions
@@ -46,21 +45,21 @@ class Known:
         self._reading = asyncio.Semaphore(_READ_AT_ONCE)
 
     def scope(self, row: Row) -> str:
-        """What bounds "the same result" for a row, in every run."""
+        """Returns the scope of a row, which is the same in every run."""
         return f"{self._prefix}{row.id}"
 
     def identity(self, row: Row) -> str | None:
-        """The identity of the row's job in the ledger; None where that needs bytes which have not been read."""
+        """Returns the identity of the row's job in the ledger; None if it depends on files that have not been read."""
         identities = self._identities_of(row)
         return None if identities is None else self._found.get(row.id, identities.new)
 
     async def begin(self, anew: Collection[str] = (), root_run_id: str = "", *, fix: bool = True) -> dict[str, Job]:
-        """What earlier runs have left, by row id: one query for the whole batch, and the files it cannot do without.
+        """Returns the jobs of earlier runs, by row id. Makes one query for the batch, and reads only required files.
 
         Parameters:
-            anew: ids of the rows that this run asks for anew.
+            anew: ids of the rows that this run regenerates.
             root_run_id: the root flow run.
-            fix: whether their variants are fixed in the ledger; a dry run only looks.
+            fix: whether to record their variants in the ledger; False for a dry run.
         """
         jobs = await self._newest()
         for job in jobs.values():
@@ -77,11 +76,11 @@ class Known:
         return self._of_rows(jobs)
 
     def is_anew(self, row: Row) -> bool:
-        """Whether this run asks for the row anew."""
+        """Whether this run regenerates the row."""
         return row.id in self._anew
 
     def variant(self, row: Row) -> int:
-        """The variant of the row that this run asks for: that of its last job, or a new one."""
+        """Returns the variant of the row that this run requests: that of its last job, or a new one."""
         return self._anew.get(row.id) or self._variants.get(row.id, 0)
 
     def _last_variant(self, row: Row, request: GenerationRequest | PreparedRequest[GenerationRequest]) -> int:
@@ -99,11 +98,11 @@ class Known:
         return max((job.variant for job in self._jobs_by_scope.get(scope, ())), default=0)
 
     async def look(self) -> dict[str, Job]:
-        """What there is now, by row id; nothing but the ledger is read."""
+        """Returns the current jobs by row id; reads only the ledger."""
         return self._of_rows(await self._newest())
 
     async def newest(self, row: Row) -> Job | None:
-        """The last attempt at a row."""
+        """Returns the last attempt at a row."""
         identities = self._identities_of(row)
         if identities is not None:
             return await self.ledger.newest_of(identities)
@@ -118,9 +117,9 @@ class Known:
         found = {}
         for row in self._rows:
             if self.scope(row) not in by_scope:
-                continue  # an identity has the row's scope in it: none of these jobs is the row's
+                continue  # an identity includes the row's scope, so none of these jobs belongs to the row
             identities = self._identities_of(row)
-            if identities is None:  # what had no job when the batch began can only have this batch's
+            if identities is None:  # a row without a job when the batch began can only have a job of this batch
                 job = by_scope.get(self.scope(row))
             else:
                 its = [jobs[identity] for identity in identities.lookup if identity in jobs]
@@ -137,7 +136,7 @@ class Known:
             identities = self._made(row, known)
             try:
                 joined = await job_by_url(session, known, self.scope(row), self.variant(row))
-            except GenMediaError:  # the row itself fails with it
+            except GenMediaError:  # the row itself will fail with this error
                 joined = None
             self._identities[row.id] = identities if joined is None else Identities(joined.identity, (joined.identity,))
 
@@ -153,9 +152,9 @@ class Known:
 
 
 def _needs_reading(request: GenerationRequest) -> bool:
-    """Whether a file is behind a storage's URL, or a URL may have another identity in the ledger.
+    """Whether an input is behind a storage URL, or a URL may have another identity in the ledger.
 
-    What is on this machine is read where the identity is made.
+    Local files are read when the identity is computed.
     """
     if not follows_version_1(request, AS_GIVEN):
         return True

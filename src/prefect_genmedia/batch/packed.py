@@ -1,4 +1,4 @@
-"""Requests and cells of a table's rows, held in little memory: a large table has a hundred thousand of them."""
+"""Compact in-memory forms of a row's request and cells: a large table has a hundred thousand rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """What requests of a kind have in common whose users set the same fields."""
+    """The common parts of requests of one kind with the same set of fields."""
 
     model: type[GenerationRequest]
     names: Names
@@ -22,7 +22,7 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class PackedCells:
-    """Cells of a row by column.
+    """Cells of a row, by column.
 
     Parameters:
         names: the columns.
@@ -33,7 +33,7 @@ class PackedCells:
     values: tuple[Any, ...] = ()
 
     def unpack(self) -> dict[str, Any]:
-        """The cells by column."""
+        """Returns the cells by column."""
         return dict(zip(self.names, self.values, strict=True))
 
 
@@ -42,7 +42,7 @@ _NO_CELLS = PackedCells()
 
 @dataclass(frozen=True, slots=True)
 class PackedRequest:
-    """A request without the dictionaries that every model holds; `unpack` makes it anew, which takes some microseconds.
+    """A request without the dictionaries of a pydantic model; `unpack` rebuilds it within a few microseconds.
 
     Parameters:
         shape: its type and the names of its fields.
@@ -55,7 +55,7 @@ class PackedRequest:
     private: PackedCells = field(default=_NO_CELLS, compare=False)
 
     def unpack(self) -> GenerationRequest:
-        """The request. Nothing is validated again."""
+        """Returns the request, without validating it again."""
         request = self.shape.model.__new__(self.shape.model)
         request.__setstate__(
             {
@@ -69,15 +69,14 @@ class PackedRequest:
 
 
 class Packer:
-    """Packs what rows of one table hold: names that many of them share are held once."""
+    """Packs requests and cells of one table; names that rows share are stored once."""
 
     def __init__(self) -> None:
-        """Share nothing yet."""
         self._shapes: dict[tuple[Any, ...], _Shape] = {}
         self._names: dict[Names, Names] = {}
 
     def request(self, request: GenerationRequest) -> PackedRequest | GenerationRequest:
-        """Pack a request; one that holds more than fields stays as it is.
+        """Pack a request; a request that holds more than fields is returned unchanged.
 
         Parameters:
             request: the request.

@@ -11,15 +11,15 @@ from prefect_genmedia.batch.text_table import PLAIN, Dialect
 from prefect_genmedia.text import storable
 
 _ROWS_AT_ONCE = 4096
-"""Rows that are held in Arrow's and Python's form at once."""
+"""Number of rows that are held in both Arrow and Python form at a time."""
 
 
 def read_parquet(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
-    """The rows of a file, as they are taken, and how text tables beside it are written.
+    """Returns a lazy iterable of a file's rows, and the dialect for text tables beside it.
 
     Parameters:
         content: the file.
-        encoding: of no use here; readers of text need it.
+        encoding: ignored; it exists for the readers of text formats.
     """
     _, parquet = pyarrow()
     file = parquet.ParquetFile(io.BytesIO(content))
@@ -27,7 +27,7 @@ def read_parquet(content: bytes, encoding: str | None) -> tuple[Iterable[Any], D
 
 
 def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    """The file of some rows.
+    """Returns the bytes of a file with some rows.
 
     Parameters:
         rows: values by column.

@@ -1,4 +1,4 @@
-"""The plan of a batch: what a run would do with each row now, and what that probably costs."""
+"""The plan of a batch: what a run would do with each row now, and the estimated cost."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _MEANINGS = {
 _SENT = ("submit", "regenerate")
 
 PLAN_ROWS = 1000
-"""Rows that the table of a dry run spells out."""
+"""Maximum number of rows in the table of a dry run."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,13 @@ class PlannedRow:
 
     Parameters:
         id: the row's id.
-        what: one word for it, as the batch's report counts it.
-        kind: what it asks for.
-        model: `provider/model`; empty where the row is invalid.
-        cost: what it probably costs, in CNY; None where no price is known.
+        what: one word for the action, as counted in the batch's report.
+        kind: the kind of its request.
+        model: `provider/model`; empty if the row is invalid.
+        cost: the estimated cost in CNY; None if no price is known.
         job: the key of its job, if it has one.
-        problems: what is wrong with it, in words.
-        not_sent: the cells of the user's own columns, in words; None if the table has none.
+        problems: a description of its problems.
+        not_sent: a description of the user's own cells; None if the table has no such columns.
     """
 
     id: str
@@ -64,7 +64,7 @@ class PlannedRow:
     not_sent: str | None = None
 
     def line(self) -> dict[str, object]:
-        """The row as the plan's table on the run's page has it."""
+        """Returns the row for the plan's table on the run's page."""
         line: dict[str, object] = {
             "row": self.id,
             "plan": _MEANINGS[self.what],
@@ -78,18 +78,17 @@ class PlannedRow:
 
 
 class Plan:
-    """What a run would do: counts and costs of all rows, and the first rows themselves."""
+    """What a run would do: counts and costs of all rows, and the first rows in detail."""
 
     def __init__(self) -> None:
-        """Plan nothing yet."""
         self.first: list[PlannedRow] = []
         self._groups: dict[tuple[str, str], Costs] = {}
 
     def add(self, row: PlannedRow) -> None:
-        """Plan a row.
+        """Add a row to the plan.
 
         Parameters:
-            row: what would be done with it.
+            row: the row, with what would be done.
         """
         if len(self.first) < PLAN_ROWS:
             self.first.append(row)
@@ -97,12 +96,12 @@ class Plan:
         self._groups[group] = self._groups.get(group, Costs()) + Costs.of([row.cost])
 
     def __len__(self) -> int:
-        """How many rows there are."""
+        """The number of rows."""
         return sum(costs.jobs for costs in self._groups.values())
 
     @property
     def counts(self) -> Counter[str]:
-        """How many rows there are of each sort."""
+        """The number of rows per action."""
         counts: Counter[str] = Counter()
         for (_, what), costs in self._groups.items():
             counts[what] += costs.jobs
@@ -110,20 +109,20 @@ class Plan:
 
     @property
     def cost(self) -> Decimal:
-        """What it probably costs, in CNY; rows without a known price count as nothing."""
+        """The estimated cost in CNY; rows without a known price count as 0."""
         return from_micros(sum(costs.micros for costs in self._groups.values()))
 
     @property
     def due(self) -> Costs:
-        """What the rows cost that are to be sent."""
+        """The costs of the rows that would be sent."""
         return sum((costs for (_, what), costs in self._groups.items() if what in _SENT), Costs())
 
     def words(self) -> str:
-        """Counts and the estimate in one line."""
+        """Returns the counts and the estimate in one line."""
         return f"{plan_counts(self.counts)}; about {self.cost:.2f} {CURRENCY} (estimate)"
 
     def text(self) -> str:
-        """The plan by model and by what would be done, for a log: a few lines, however many rows there are."""
+        """Returns the plan grouped by model and action, for a log: a few lines for any number of rows."""
         table = Table(box=SIMPLE_HEAD, show_footer=True)
         table.add_column("model", "total")
         table.add_column("what would be done")
@@ -139,11 +138,11 @@ class Plan:
 
 
 async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> Plan:
-    """What the run would do now; nothing is sent to a provider.
+    """Returns what the run would do now; nothing is sent to a provider.
 
     Parameters:
         run: the batch.
-        bad: the rows that it leaves out.
+        bad: the rows that it skips.
     """
     plan, carried = Plan(), run.results.carried
     for row in run.rows:
@@ -171,9 +170,9 @@ def _what(run: BatchScheduler, known: Job | None) -> str:
 
 
 def plan_counts(counts: Mapping[str, int]) -> str:
-    """How many rows there are of each sort, in one line.
+    """Returns the number of rows per action in one line.
 
     Parameters:
-        counts: numbers by word.
+        counts: the number of rows by action.
     """
     return ", ".join(f"{number} {what}" for what, number in counts.items())

@@ -1,4 +1,4 @@
-"""Preflight of a table: what the rows would be made of is looked at, each input once, before anything is submitted."""
+"""Preflight of a table: inspects the inputs of all rows, each input once, before anything is submitted."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import counted
 
 LOOKS_AT_ONCE = 8
-"""Inputs that are looked at at once: recordings are decoded, and there may be a whole table of them."""
+"""Number of concurrent inspections: recordings are decoded, and a table may have many of them."""
 
 GIVEN_UP_AFTER = 8
-"""A host or storage that did not answer so many times in a row is not asked for the rest of the table: each would take
-a timeout."""
+"""After this many consecutive unanswered requests, the other inputs on a host or storage are skipped: each would take a
+full timeout."""
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """What the inspection of the inputs of a batch's rows has found.
+    """The result of inspecting the inputs of a batch's rows.
 
     Parameters:
-        bad: the rows that cannot be right, with everything that is wrong with their inputs.
-        results: what was seen of each row's inputs, by the row's id and the input's URL.
-        seconds: how long recordings play, by URL, in seconds; None where that cannot be told from here.
-        unfit: ids of the rows that are left out for what is in their inputs.
+        bad: the rows with invalid inputs, with all problems of their inputs.
+        results: the inspection results, by row id and input URL.
+        seconds: durations of recordings in seconds, by URL; None if they cannot be determined from this machine.
+        unfit: ids of the rows that are skipped because of their inputs.
     """
 
     bad: list[BadRow] = field(default_factory=list)
@@ -47,14 +47,14 @@ class Inspected:
 
 
 async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], preflight: bool) -> Inspected:
-    """Check what is documented about the inputs of rows that are to be submitted; nothing is sent to a provider.
+    """Check the documented limits for inputs of the rows to submit; nothing is sent to a provider.
 
-    What cannot be looked at from here is told in one line, and is no problem.
+    Inputs that cannot be inspected from this machine are logged in one line and do not count as a problem.
 
     Parameters:
         rows: the rows.
-        sessions: by provider.
-        preflight: whether documented limits are checked; if not, only whether local files exist.
+        sessions: the sessions, by provider.
+                preflight: whether documented limits are checked; if False, only that local files exist.
     """
     if not preflight:
         return Inspected(
@@ -100,7 +100,7 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
 
 
 def _wanted(request: GenerationRequest, converts: bool) -> dict[str, Wanted]:
-    """What is looked at for a request; of http(s) inputs without documented limits, only whether they are there."""
+    """Returns what to inspect for a request; for http(s) inputs without documented limits, only that they exist."""
     asked = dict.fromkeys(asked_inputs(request), Wanted(max_bytes=0))
     return asked | looks_wanted(request, preflight=True, convert=converts)
 
@@ -110,7 +110,7 @@ def _sleep_of(sessions: Mapping[str, Session]) -> Sleep:
 
 
 class _Looks:
-    """Looks at inputs, each once for all the rows that name it, some at a time."""
+    """Inspects inputs with limited concurrency, each input once for all rows that name it."""
 
     def __init__(self) -> None:
         self.results: dict[str, InspectionResult] = {}
@@ -123,18 +123,18 @@ class _Looks:
         return len(self._wanted)
 
     def want(self, wanted: Mapping[str, Wanted], rules: FetchRules) -> None:
-        """Note what one row wants to be looked at."""
+        """Add the inspections that one row needs."""
         for url, look in wanted.items():
             self._wanted[url] = self._wanted[url] | look if url in self._wanted else look
             self._rules.setdefault(url, rules)
 
     async def all(self) -> None:
-        """Look at everything that is wanted."""
+        """Run all added inspections."""
         todo = iter(self._wanted.items())
         await asyncio.gather(*(self._work(todo) for _ in range(LOOKS_AT_ONCE)))
 
     async def confirm(self, urls: Sequence[str], sleep: Sleep) -> None:
-        """Ask again for the inputs that have said that they are gone."""
+        """Request inputs again that were reported not to exist."""
         self.results |= await confirm_gone(urls, self.results, self._rules.__getitem__, sleep)
 
     async def _work(self, todo: Iterator[tuple[str, Wanted]]) -> None:
@@ -154,5 +154,5 @@ class _Looks:
 
 
 def _place_of(url: str) -> str:
-    """The host or storage that an input comes from; empty for this machine, and what a request holds itself."""
+    """Returns the host or storage of an input; empty for local files and for data within the request."""
     return "" if url.startswith("data:") else urlsplit(url).netloc

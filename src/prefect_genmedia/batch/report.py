@@ -1,6 +1,6 @@
-"""The report of a batch: an `index.html` beside its files that plays, filters and sums up what became of its rows.
+"""The report of a batch: an `index.html` beside its files that plays, filters and summarizes the results.
 
-It is made from the ledger and the table of results, so that it can be made again at any time.
+It is made from the ledger and the table of results, so it can be made again at any time.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ if TYPE_CHECKING:
 NAME = "index.html"
 
 HEAD_BYTES = 4096
-"""Where a report says what it is."""
+"""The first bytes of a report, which contain its generator and batch marks."""
 
 VALUE_CHARACTERS = 1000
-"""Characters of a value that the page shows."""
+"""Maximum number of characters of a value on the page."""
 
 _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', re.DOTALL)
 
 
 @dataclass(frozen=True)
 class ReportSource:
-    """What a report is made from.
+    """The data that a report is made from.
 
     Parameters:
         batch_id: the batch's name.
         folder: the folder of the batch's files, where the report goes.
         jobs: the newest job of each row that has one, by row id.
-        results: the table of results: a row's cells by column, by row id; rows without a job stand in it alone.
+        results: the table of results: each row's cells by column, by row id; the only source for rows without a job.
         columns: the user's own columns in the table of results.
         location: path or URL of the table of results; empty if there is none.
     """
@@ -73,9 +73,9 @@ class ReportSource:
 
 
 async def report_of(run: BatchScheduler) -> str | None:
-    """Write the report of a batch that has ended, or was interrupted; returns its path or URL, or its public link.
+    """Write the report of a batch that has ended or was interrupted; returns its path or URL, or its public link.
 
-    Where it cannot be written, the batch goes on without it: its files and its table of results are there.
+    If it cannot be written, the batch continues without it: the files and the table of results exist.
 
     Parameters:
         run: the batch.
@@ -87,7 +87,7 @@ async def report_of(run: BatchScheduler) -> str | None:
         jobs = {row_id: job for row_id, job in (await run.jobs.look()).items() if row_id in cells}
         columns, location = [*carried.columns.values()], run.results.location or ""
         uri = await write_report(ReportSource(run.name, run.output, jobs, cells, columns, location))
-    except Exception as error:  # paid jobs and a whole table of results do not fail for a page about them
+    except Exception as error:  # a report must not make a batch with paid jobs fail
         logger.warning("The report of batch %s cannot be written: %s", run.name, _words(error))
         return None
     shown = public_link(uri) or uri
@@ -96,23 +96,23 @@ async def report_of(run: BatchScheduler) -> str | None:
 
 
 async def jobs_of_batch(ledger: Ledger, batch_id: str) -> dict[str, Job]:
-    """The newest job of each row of a batch, by row id.
+    """Returns the newest job of each row of a batch, by row id.
 
     Parameters:
-        ledger: where they are.
+        ledger: where jobs are recorded.
         batch_id: the batch's name.
     """
     prefix = batch_scope(batch_id)
     newest = sorted((await ledger.newest_in(prefix)).values(), key=lambda job: job.created_at)
-    # A batch's name may begin with that of another one.
+    # The name of one batch may be a prefix of another's.
     return {job.label: job for job in newest if job.scope == f"{prefix}{job.label}"}
 
 
 def folder_of_jobs(jobs: Mapping[str, Job]) -> str | None:
-    """The folder that most of a batch's files go to; None if no job names one.
+    """Returns the folder that most of a batch's files go to; None if no job names one.
 
     Parameters:
-        jobs: its jobs, by row id.
+        jobs: the batch's jobs, by row id.
     """
     folders = Counter(posixpath.dirname(job.output.replace("\\", "/")) for job in jobs.values() if job.output)
     return folders.most_common(1)[0][0] if folders else None
@@ -121,10 +121,10 @@ def folder_of_jobs(jobs: Mapping[str, Job]) -> str | None:
 async def write_report(source: ReportSource) -> str:
     """Write the report's page into the folder of the batch's files; returns its path or URL.
 
-    Its name is `index.html`. Where another file has that name, it is the batch's own name with `.html`.
+    Its name is `index.html`. If another file has that name, the batch's name with `.html` is used.
 
     Parameters:
-        source: what it is made from.
+        source: the data that it is made from.
 
     Raises:
         StorageError: both names are taken by other files.
@@ -142,7 +142,7 @@ async def write_report(source: ReportSource) -> str:
 
 
 async def results_named_in(folder: str, batch_id: str) -> str | None:
-    """The table of results that a batch's earlier report was made from; None if there is no such report.
+    """Returns the table of results that a batch's earlier report was made from; None if there is no such report.
 
     Parameters:
         folder: the folder of the batch's files.
@@ -163,7 +163,7 @@ async def results_named_in(folder: str, batch_id: str) -> str | None:
 
 
 def own_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns of a table of results that are the user's own.
+    """Returns the user's own columns of a table of results.
 
     Parameters:
         rows: its rows.
@@ -188,7 +188,7 @@ def _is_ours(storage: Storage, name: str, batch_id: str) -> bool:
     try:
         with storage.local_copy(storage.uri_of(name)) as path, path.open("rb") as file:
             head = file.read(HEAD_BYTES).decode("utf-8", "replace")
-    except Exception:  # each storage has errors of its own; a file that cannot be read is left alone
+    except Exception:  # storages raise errors of their own; an unreadable file is not replaced
         return False
     return f'content="{GENERATOR}"' in head and f'content="{batch_mark(batch_id)}"' in head
 
@@ -211,7 +211,7 @@ def _page(source: ReportSource, folder: str) -> ReportPage:
 
 
 def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequence[str], folder: str) -> dict[str, Any]:
-    """A row as the page's script takes it. What the ledger has of its job is newer than the table."""
+    """Returns a row for the page's script. The ledger's data about its job is newer than the table's."""
     delivery = job.delivery if job is not None else None
     uri = delivery.uri if delivery else cells.get("path")
     state = job.state.value if job is not None else str(cells.get("state") or NOT_SENT)
@@ -242,7 +242,7 @@ def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequen
 
 
 def _cost(job: Job, cells: Mapping[str, Any]) -> float | None:
-    """What a job probably costs: what the table says, as the batch's sum has it, or else the ledger."""
+    """Returns a job's estimated cost from the table, which the batch's sum uses, or else from the ledger."""
     written = _number(cells.get("estimated_cost"))
     return written if written is not None or job.state not in _COST_STATES else job.estimated_cost
 
@@ -298,12 +298,12 @@ def _details(job: Job | None, cells: Mapping[str, Any], uri: str | None) -> list
 
 
 def _address(uri: str | None, link: str | None, folder: str) -> str | None:
-    """Where the page finds a file: relative to it where both are on one disk or in one bucket, else by its link."""
+    """Returns a file's address for the page: a relative path on the same disk or bucket, otherwise its link."""
     if not uri:
         return None
     path, beside = local_path(uri), local_path(folder)
     if path is not None and beside is not None:
-        with suppress(ValueError):  # another drive
+        with suppress(ValueError):  # the file is on another drive
             relative = Path(os.path.relpath(path, beside)).as_posix()
             return quote(relative if relative.startswith("../") else f"./{relative}", errors="surrogateescape")
     if link is not None:

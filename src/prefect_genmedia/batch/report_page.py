@@ -1,7 +1,7 @@
-"""The report's page: one HTML file without anything from elsewhere, and every value in it as text.
+"""The report's page: one self-contained HTML file in which every value is text.
 
-Values stand in two places. In JSON, no character of theirs can end the script element, and the page's own script sets
-them as text. In HTML and SVG they are escaped. A policy in the page lets nothing else run or load.
+Values occur in two places. In JSON, they cannot end the script element, and the page's script inserts them as text. In
+HTML and SVG, they are escaped. The page's content security policy prevents anything else from running or loading.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.text import clean_text, counted
 
 GENERATOR = "prefect-genmedia report"
-"""What a report says it was made by: no other file is replaced by one."""
+"""The generator named in a report: only files with this generator are replaced by a new report."""
 
 MOST_BARS = 14
-"""Bars of a chart: the largest ones, or the last days."""
+"""Maximum number of bars in a chart: the largest values, or the last days."""
 
 _LABEL, _BAR, _HEIGHT = 250, 240, 22
-"""Pixels of a chart: the width of its names and of its longest bar, and the height of a line."""
+"""Sizes in a chart, in pixels: width of the names, width of the longest bar, height of a line."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class ReportPage:
 
     Parameters:
         batch_id: the batch's name.
-        summary: counts and cost in a line.
+        summary: counts and cost in one line.
         made_at: when it was made, as text.
-        rows: what became of each row, as the page's script takes it; `cost`, `model` and `day` are charted.
+        rows: the result of each row, for the page's script; `cost`, `model` and `day` are charted.
         results: path or URL of the table of results.
         columns: names of the user's own columns, as the table of results has them.
     """
@@ -51,7 +51,7 @@ class ReportPage:
     columns: Sequence[str] = field(default=())
 
     def html(self) -> str:
-        """The whole file."""
+        """Returns the content of the file."""
         script, style = _asset("report.js"), _asset("report.css")
         delivered = sum(bool(row["delivered"]) for row in self.rows)
         name = _text(self.batch_id)
@@ -104,7 +104,7 @@ class ReportPage:
         )
 
     def _policy(self, script: str, style: str) -> str:
-        """What the page may run and load: its own script and style, and media beside it or at the links' hosts."""
+        """Returns the content security policy: own script and style, media beside the page or on the links' hosts."""
         links = (str(row[name]) for row in self.rows for name in ("play", "poster") if row.get(name))
         hosts = sorted({f"{parts.scheme}://{parts.netloc}" for each in links if (parts := urlsplit(each)).netloc})
         media = " ".join(["'self'", "file:", *hosts])
@@ -122,10 +122,10 @@ class ReportPage:
 
 
 def script_json(value: Any) -> str:
-    """JSON that can stand in a script element: nothing in it ends the element, or begins a comment.
+    """Returns JSON that is safe in a script element: it cannot end the element or begin a comment.
 
     Parameters:
-        value: what `json.dumps` takes.
+        value: a value that `json.dumps` accepts.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
@@ -134,7 +134,7 @@ def script_json(value: Any) -> str:
 
 
 def batch_mark(batch_id: str) -> str:
-    """What tells the reports of batches apart in a file's head: any name becomes hexadecimal digits."""
+    """Returns the mark of a batch in a report's first bytes: hexadecimal digits for any name."""
     return sha256(batch_id.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
@@ -160,7 +160,7 @@ def _sums(costs: Iterable[tuple[str, float | None]]) -> dict[str, float]:
 
 
 def _chart(title: str, sums: Mapping[str, float]) -> str:
-    """Horizontal bars with their names and sums, as SVG."""
+    """Returns horizontal bars with names and sums, as SVG."""
     heading = f"<h2>{_text(title)}</h2>"
     if not sums:
         return f'<section class="chart">{heading}<p class="quiet">Nothing was paid, or no price is known.</p></section>'

@@ -1,4 +1,4 @@
-"""The table of results: one line a row, true at every moment, written as the batch goes."""
+"""The table of results: one line per row, always up to date, written while the batch runs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import BULLET, WORDS_CHARACTERS, clean_text, escaped, json_text
 
 NOT_SENT = "not_sent"
-"""State of a row that nothing was submitted for (yet): not its turn, or the batch was stopped before."""
+"""State of a row that was not submitted (yet): it waits for its turn, or the batch was stopped before."""
 
 IN_FLIGHT = "in_flight"
-"""State of a row that is being worked on."""
+"""State of a row in progress."""
 
 INVALID = "invalid"
-"""State of a row that was left out because it cannot be right."""
+"""State of a row that was skipped because it is invalid."""
 
 SAVE_SECONDS = 2.0
-"""The table is written at most this often, in seconds; less often where writing it takes long."""
+"""Minimum interval between two writes of the table, in seconds; longer if writing takes long."""
 
 _WRITING_SHARE = 20
-"""The table is written for a twentieth of the time at most, however long that takes with many rows."""
+"""Writing the table takes at most a twentieth of the time, however many rows it has."""
 
 
 @dataclass
@@ -68,16 +68,16 @@ class Result:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def take_job(self, job: Job, request: GenerationRequest, prices: PriceTable) -> None:
-        """Write down where the row's job stands.
+        """Record the state of the row's job.
 
         Parameters:
             job: the row's job.
-            request: what it asks for.
-            prices: what results probably cost.
+            request: the job's request.
+            prices: the price table.
         """
         self.state = job.state.value
         self.attempts = job.attempt
-        self.provider_job_id = escaped(job.provider_job_id) if job.provider_job_id else None  # whole: tables are joined
+        self.provider_job_id = escaped(job.provider_job_id) if job.provider_job_id else None  # not cut: a join key
         self.job_key = job.key
         self.queued_seconds = _between(job.submitted_at, job.running_at)
         self.running_seconds = _between(job.running_at, job.succeeded_at)
@@ -88,12 +88,12 @@ class Result:
             self.poster_uri, self.verified = job.delivery.poster_uri, job.delivery.verified
             self.watch_url = watch_url(job.delivery.uri, job.key)
         if job.state in _COSTS:
-            # By the expected length, as the ledger and the budget have it.
+            # From the expected duration, as in the ledger and the budget.
             cost = estimated_cost(request, prices, job.expectation.seconds or self.seconds)
             self.estimated_cost, self.currency = (None, None) if cost is None else (float(cost), CURRENCY)
 
     def take_error(self, error: BaseException) -> None:
-        """Write down why the row has no file."""
+        """Record why the row has no file."""
         self.error_kind = error.kind if isinstance(error, GenMediaError) else type(error).__name__
         self.error_message = (
             error.message if isinstance(error, GenMediaError) else clean_text(unsigned_text(str(error)))
@@ -109,10 +109,10 @@ COLUMNS = tuple(field.name for field in fields(Result) if field.name not in ("po
 
 @dataclass(frozen=True)
 class Carried:
-    """What a table of results has of the table it is about: the user's own columns, and how its text is written.
+    """What a table of results takes from the input table: the user's own columns, and the text dialect.
 
     Parameters:
-        columns: names of the user's own columns in the table of results, by their names in the table.
+        columns: names of the user's own columns in the table of results, by their names in the input table.
         cells: cells of these columns, by row id.
         dialect: how CSV is written.
     """
@@ -123,11 +123,11 @@ class Carried:
 
     @classmethod
     def from_rows(cls, rows: Sequence[Row | BadRow], dialect: Dialect) -> Carried:
-        """Collect the columns that rows have of their own. One that has the name of a result's gets a prefix.
+        """Collect the user's own columns of rows. A column with the name of a result column gets a prefix.
 
         Parameters:
             rows: the rows of the table.
-            dialect: how its text is written.
+            dialect: the dialect of its text.
         """
         names = dict.fromkeys(name for names in dict.fromkeys(row.cells.names for row in rows) for name in names)
         if set(names) >= _RESULT_ONLY:  # an earlier table of results
@@ -143,7 +143,7 @@ class Carried:
         return cls(columns, dialect=dialect)
 
     def with_cells(self, rows: Iterable[Row]) -> Carried:
-        """The same, with the cells of rows whose results are to be written.
+        """Returns a copy with the cells of rows whose results are to be written.
 
         Parameters:
             rows: rows of the table.
@@ -155,7 +155,7 @@ class Carried:
         return replace(self, cells=cells)
 
     def of(self, extra: Mapping[str, Any]) -> dict[str, Any]:
-        """A row's own cells as text, by the columns of the table of results.
+        """Returns the user's own cells of a row as text, by the columns of the table of results.
 
         Parameters:
             extra: the cells by the table's columns.
@@ -163,7 +163,7 @@ class Carried:
         return {shown: cell_text(extra[name]) for name, shown in self.columns.items() if name in extra}
 
     def words(self, extra: Mapping[str, Any]) -> str | None:
-        """A row's own cells in a line; None if the table has no columns of the user's own.
+        """Returns the user's own cells of a row in one line; None if the table has no such columns.
 
         Parameters:
             extra: the cells by the table's columns.
@@ -173,7 +173,7 @@ class Carried:
 
 
 def words_of(extra: Mapping[str, Any]) -> str:
-    """Cells of the user's own columns in a line.
+    """Returns cells of the user's own columns in one line.
 
     Parameters:
         extra: the cells, by column.
@@ -182,7 +182,7 @@ def words_of(extra: Mapping[str, Any]) -> str:
 
 
 def cell_text(value: Any) -> str:
-    """A cell of any type as text: a column of them has one type in every format. URLs are without signatures.
+    """Returns a cell of any type as text, so that a column has one type in every format. URL signatures are removed.
 
     Parameters:
         value: the cell's value.
@@ -194,15 +194,15 @@ _RESULT_ONLY = frozenset({"job_key", "provider_job_id", "error_kind"})
 
 
 class Results:
-    """The results of one batch, in the table's order, and the file they are written to.
+    """The results of one batch, in the table's order, and the file that they are written to.
 
     Parameters:
         ids: every row's id.
-        bad: the rows that were left out.
-        location: path or fsspec URL of the table of results; None where another run writes it.
-        storage: the folder in a Block that it stands in, or its database; None for neither.
-        carried: what the table of results has of the table.
-        others: ids of rows that this run does not do; they stand in the table of results only.
+        bad: the rows that were skipped as invalid.
+        location: path or fsspec URL of the table of results; None if another run writes it.
+        storage: the Block folder that contains it, or its database; None for neither.
+        carried: what the table of results takes from the input table.
+        others: ids of rows that this run does not process; they appear only in the table of results.
     """
 
     def __init__(
@@ -214,7 +214,6 @@ class Results:
         carried: Carried | None = None,
         others: Set[str] = frozenset(),
     ) -> None:
-        """Start with nothing sent."""
         self.carried = carried or Carried()
         self._others = others
         self._rows = {row_id: Result(row_id, extra=self.carried.cells.get(row_id, {})) for row_id in ids}
@@ -237,27 +236,27 @@ class Results:
         self._pause = SAVE_SECONDS
         self.location = location
         self.unwritten: str | None = None
-        """Why the table could not be written when the batch ended; None where it was."""
+        """Why the table could not be written when the batch ended; None if it was written."""
 
     def of(self, row_id: str) -> Result:
-        """One row's result, to be read, or to be changed at once: the next `save` takes it as it is then."""
+        """Returns one row's result. Change it without awaiting in between: the next `save` writes its current state."""
         self._changed.add(row_id)
         return self._rows[row_id]
 
     def all(self) -> list[Result]:
-        """Every result: the good rows first, then those that were left out."""
+        """Returns every result: valid rows first, then skipped rows."""
         return [*self._rows.values(), *self._bad]
 
     def asked_for(self) -> list[Result]:
-        """The results of the rows that this run does, and of those that it leaves out."""
+        """Returns the results of the rows that this run processes, and of the invalid rows."""
         return list(self._asked())
 
     def counts(self) -> Counter[str]:
-        """How many rows of this run are in each state."""
+        """Returns the number of rows of this run per state."""
         return Counter(result.state for result in self._asked())
 
     def cost(self) -> float:
-        """What the accepted jobs cost together, in CNY, estimated."""
+        """Returns the estimated total cost of the accepted jobs, in CNY."""
         return sum(result.estimated_cost or 0.0 for result in self._asked())
 
     def _asked(self) -> Iterator[Result]:
@@ -265,7 +264,7 @@ class Results:
         return (result for result in every if result.id not in self._others) if self._others else every
 
     async def save(self, now: bool = False) -> None:
-        """Write the table if something has changed and it is time, or `now`."""
+        """Write the table if something has changed and the interval has passed, or if `now` is set."""
         begun = time.monotonic()
         if self._file is None:
             return
@@ -289,15 +288,15 @@ class Results:
         return vars(result) | self.carried.of(result.extra)
 
     def _write_lines(self, ids: Sequence[str], changed: Sequence[Mapping[str, Any]]) -> str:
-        """Encode the rows that have changed, and write all: encoding takes longer by far."""
+        """Encode only the rows that have changed, and write all rows: encoding takes far longer than writing."""
         file = self._file
-        assert isinstance(file, TableFile)  # only files have lines
+        assert isinstance(file, TableFile)  # only files consist of lines
         self._lines.update(zip(ids, file.lines(changed), strict=True))
         self._bad_lines = self._bad_lines or list(file.lines(map(self._cells, self._bad)))
         return file.write_lines([*(self._lines[row_id] for row_id in self._rows), *self._bad_lines])
 
     def _write_whole(self, ids: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-        assert self._file is not None  # `save` has looked
+        assert self._file is not None  # checked in `save`
         return self._file.write([*rows, *map(self._cells, self._bad)])
 
 

@@ -1,4 +1,4 @@
-"""One row inside its task run: the job pipeline, with each step repeated if that is safe."""
+"""One row inside its task run: the job pipeline, with each step retried if that is safe."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from prefect_genmedia.errors import GenMediaError, RateLimited
 from prefect_genmedia.providers.protocol import Observation
 
 DELIVERIES_AT_ONCE = 4
-"""Downloads that are verified at once: decoding keeps the processors busy, and forty threads of it starve the rest."""
+"""Number of concurrent deliveries: decoding is CPU-bound, and forty decoding threads would starve everything else."""
 
 ROW_TASK = "generate_row"
 
@@ -33,53 +33,52 @@ Step = Callable[[], Awaitable[Job]]
 
 
 class Slot:
-    """A row's in-flight slot: released once, whoever releases it first."""
+    """A row's in-flight slot. Only the first release has an effect."""
 
     def __init__(self, slots: Slots) -> None:
-        """Take over a slot that was acquired already."""
         self.slots = slots
         self._held = True
 
     def release(self) -> None:
-        """Give the slot back, if it is still held."""
+        """Release the slot if it is still held."""
         if self._held:
             self._held = False
             self.slots.release()
 
     async def acquire_again(self) -> None:
-        """Wait for a slot, before rows that have not begun."""
+        """Wait for a slot, with priority over rows that have not begun."""
         await self.slots.acquire(first=True)
         self._held = True
 
 
 class RowListener(RunListener):
-    """Leaves out what nobody looks for among thousands of jobs: each word of the provider as an event of its own.
+    """Does not emit an event for each of the provider's status words, which nobody reads for thousands of jobs.
 
-    Handling an event costs Prefect's server as much as a request.
+    An event costs Prefect's server as much as a request.
     """
 
     def changed(self, job: Job, observation: Observation) -> None:
-        """Only an unknown word is worth a line."""
+        """Logs only unknown status words."""
         if not observation.recognized:
             super().changed(job, observation)
 
 
 class RowHooks(RunHooks):
-    """Reports a row's job: only what goes wrong."""
+    """Reports only problems of a row's job."""
 
     def listener(self) -> WaitListener:
-        """Who is notified of a job's progress."""
+        """Returns the listener for a job's progress."""
         return RowListener()
 
 
 @dataclass
 class SharedLimits:
-    """What all rows of a batch share.
+    """State shared by all rows of a batch.
 
     Parameters:
         accepted: called when the provider has accepted a row's job.
         stopped: whether nothing more may be submitted.
-        delivering: bounds the deliveries under way.
+        delivering: limits the concurrent deliveries.
     """
 
     accepted: Callable[[], None]
@@ -88,16 +87,16 @@ class SharedLimits:
 
 
 class RowRun(JobSteps):
-    """One row's way from request to file.
+    """The execution of one row, from request to file.
 
-    Not a dataclass: Prefect looks through the parameters of a task for futures, and into dataclasses.
+    Not a dataclass: Prefect searches the parameters of a task for futures, and descends into dataclasses.
 
     Parameters:
         session: the account that pays; shared by all of its rows.
         spec: the row's job.
-        known: its job, if an earlier run has left one.
+        known: its job from an earlier run, if there is one.
         slot: its in-flight slot.
-        shared: what all rows share.
+        shared: the state shared by all rows.
     """
 
     def __init__(self, session: Session, spec: JobSpec, known: Job | None, slot: Slot, shared: SharedLimits) -> None:
@@ -109,7 +108,7 @@ class RowRun(JobSteps):
         self.task_run_id: str | None = None
 
     async def run(self) -> Job:
-        """Go the whole way; returns the delivered job."""
+        """Run the whole lifecycle; returns the delivered job."""
         if self._known is not None and self._known.state is JobState.DELIVERED:
             self._slot.release()
             return await deliver_job(self._session, self._spec, self._known, self)
@@ -117,7 +116,7 @@ class RowRun(JobSteps):
 
     @asynccontextmanager
     async def in_flight(self) -> AsyncIterator[None]:
-        """Hold the global concurrency limit as well; afterwards a download takes nothing from the jobs in flight."""
+        """Hold the global concurrency limit as well. The slot is released afterwards: a download does not need it."""
         limit = self._session.concurrency_limit
         joins = self._known is not None and self._known.state in AT_PROVIDER  # see `holding_limit`
         until = Deadline(self._spec.timeout_seconds)
@@ -126,13 +125,13 @@ class RowRun(JobSteps):
         self._slot.release()
 
     def delivering(self) -> AbstractAsyncContextManager[Any]:
-        """Bound the deliveries under way."""
+        """Limit the concurrent deliveries."""
         return self._shared.delivering
 
     async def submitting(self, step: Step) -> Job:
-        """Repeat while the provider asks to slow down, until the row's time is over or the batch stops.
+        """Retry while the provider asks to slow down, until the row's time is over or the batch stops.
 
-        The step itself spends the time that the provider asks for.
+        The step itself waits for the time that the provider asks for.
         """
         begun, pauses = time.monotonic(), iter(RETRY_DELAYS)
         while True:
@@ -147,13 +146,13 @@ class RowRun(JobSteps):
                 self._slot.slots.faster()
                 self._shared.accepted()
                 return job
-            # Others that are in flight must end before the provider takes this one.
+            # Other in-flight jobs must end before the provider accepts this one.
             self._slot.release()
             await asyncio.sleep(pause)
             await self._slot.acquire_again()
 
     async def fetching(self, step: Step) -> Job:
-        """Repeat a step whose error says that this is safe; a request to slow down is left to the caller."""
+        """Retry a step if its error is marked as retryable; a request to slow down is passed to the caller."""
         for pause in [*RETRY_DELAYS, None]:
             try:
                 return await step()
@@ -167,7 +166,7 @@ class RowRun(JobSteps):
 
 
 ROW: ContextVar[str] = ContextVar("genmedia_row", default="")
-"""The row that is being done: lines of the flow run's log name it, see `quiet_rows`."""
+"""The current row, which is named in the lines of the flow run's log; see `quiet_rows`."""
 
 
 @task(task_run_name="{row_id}", cache_policy=NO_CACHE, persist_result=False)

@@ -1,4 +1,4 @@
-"""From a table's rows to checked requests, with all problems of every row, and to their jobs in the ledger."""
+"""Converts a table's rows to validated requests, and collects all problems of every row."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import counted, escaped
 
 SHOWN_PROBLEMS = 50
-"""How many problems an error's message spells out; its `problems` always has all of them."""
+"""Maximum number of problems in an error's message; its `problems` always has all of them."""
 
 SHOWN_ROWS = 10
-"""How many rows a message names of those that have the same problem."""
+"""Maximum number of rows that a message names for the same problem."""
 
 _ALIKE = 4
-"""So many rows with the same kind of problem in a column are told in one sentence."""
+"""From this many rows on, problems of the same kind in the same column are combined into one sentence."""
 
 _OF_THE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:[.,]\d+)*")
-"""What differs between problems of a kind: quoted texts and numbers."""
+"""The parts that differ between problems of one kind: quoted texts and numbers."""
 
 _EMPTY = frozenset({"is missing", "Field required"})
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One wanted result.
+    """A valid row: one requested result.
 
     Parameters:
-        id: the row's own name, unique in its table.
-        position: which row of the table it is, from 0.
-        packed: what is asked for.
+        id: the row's id, unique in its table.
+        position: its index in the table, from 0.
+        packed: the packed request.
         cells: cells of the user's own columns, which are not sent.
     """
 
@@ -49,12 +49,12 @@ class Row:
 
     @property
     def request(self) -> GenerationRequest:
-        """What is asked for; made anew each time."""
+        """The request, rebuilt on each call."""
         return self.packed.unpack() if isinstance(self.packed, PackedRequest) else self.packed
 
     @property
     def provider(self) -> str:
-        """Who is asked."""
+        """The provider's name."""
         packed = self.packed
         return packed.shape.model.provider if isinstance(packed, PackedRequest) else packed.provider
 
@@ -65,23 +65,23 @@ class Row:
 
     @property
     def attribution(self) -> Attribution:
-        """Whom the row is paid for, by its own columns."""
+        """The row's attribution, from its own columns."""
         return Attribution.of(self.extra.get("project"), self.extra.get("tags"))
 
     @property
     def file_name(self) -> str:
-        """The name of the row's file: its id where that can stand in a file name, else a likeness with a digest."""
+        """The name of the row's file: its id if valid in file names, else an adapted form with a digest."""
         return f"{file_stem(self.id)}.mp4"
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """A row that cannot be right, and everything that is wrong with it.
+    """An invalid row, with all of its problems.
 
     Parameters:
-        id: the row's id, or where it stands in the table.
-        position: which row of the table it is, from 0.
-        wrong: what is wrong with its fields: of each problem the field, and a sentence.
+        id: the row's id, or its position in the table.
+        position: its index in the table, from 0.
+        wrong: the problems of its fields: for each, the field and a sentence.
         cells: cells of the user's own columns.
     """
 
@@ -92,18 +92,18 @@ class BadRow:
 
     @classmethod
     def of(cls, name: str, position: int, problems: Sequence[FieldProblem]) -> BadRow:
-        """The row by this name.
+        """Returns an invalid row with this name.
 
         Parameters:
-            name: its id, or where it stands in the table.
-            position: which row of the table it is, from 0.
-            problems: what is wrong with its fields.
+            name: its id, or its position in the table.
+            position: its index in the table, from 0.
+            problems: the problems of its fields.
         """
         return cls(name, position, tuple((intern(each.field), each.problem) for each in problems))
 
     @property
     def problems(self) -> tuple[FieldProblem, ...]:
-        """What is wrong, each problem with the row's name."""
+        """The problems, each with the row's name."""
         return tuple(FieldProblem(f"row {self.id}.{name}".rstrip("."), problem) for name, problem in self.wrong)
 
     @property
@@ -115,15 +115,15 @@ class BadRow:
 def check_rows(
     table: Iterable[Mapping[str, Any]], kind: str, has: Callable[[str], bool] | None = None
 ) -> tuple[list[Row], list[BadRow]]:
-    """Make a request of each row.
+    """Build a request from each row.
 
     Parameters:
         table: rows with `id`, `kind` and the fields of that kind of request.
         kind: the kind of rows that name none.
-        has: tells by its id whether a row is wanted; None wants all. Ids are compared with those of the whole table.
+        has: returns whether the row with an id is selected; None selects all. Ids must be unique in the whole table.
 
     Returns:
-        The good rows and the bad ones, each in the table's order.
+        The valid rows and the invalid rows, each in the table's order.
     """
     good: list[Row] = []
     bad: list[BadRow] = []
@@ -174,11 +174,11 @@ class _Alike:
     """Problems of one kind in one column.
 
     Parameters:
-        column: the column; empty if it is none.
-        first: the sentence of the first one.
-        count: how many there are.
+        column: the column; empty if there is none.
+        first: the sentence of the first problem.
+        count: the number of problems.
         is_same: whether all have the same sentence.
-        shown: the rows and sentences of the first ones.
+        shown: the rows and sentences of the first problems.
     """
 
     column: str
@@ -205,7 +205,7 @@ class _Alike:
 
 
 def _grouped(bad: Sequence[BadRow]) -> list[FieldProblem]:
-    """The problems of all rows; those of the same kind in the same column are one, with the rows that have it."""
+    """Returns the problems of all rows; problems of the same kind in the same column become one that names the rows."""
     groups: dict[tuple[str, str], _Alike] = {}
     for row in bad:
         for column, problem in row.wrong:
@@ -215,12 +215,12 @@ def _grouped(bad: Sequence[BadRow]) -> list[FieldProblem]:
 
 
 def id_of(fields: Mapping[str, Any]) -> str:
-    """A row's id as text; empty where it has none."""
+    """Returns a row's id as text; empty if it has none."""
     return id_text(fields.get("id", ""))
 
 
 def _id_problems(row_id: str, value: Any, used: dict[str, str]) -> Iterator[FieldProblem]:
-    """What is wrong with an id; `used` has the earlier ones, by what their files are called on any disk."""
+    """Yields the problems of an id. `used` has the earlier ids, by file names as compared on case-insensitive disks."""
     if not row_id:
         yield FieldProblem("id", "is missing")
         return
@@ -229,7 +229,7 @@ def _id_problems(row_id: str, value: Any, used: dict[str, str]) -> Iterator[Fiel
         return
     name = file_stem(row_id).casefold()
     if name not in used:
-        used[row_id if name == row_id else name] = row_id  # the same text, not a copy of it
+        used[row_id if name == row_id else name] = row_id  # share the string if both are equal
     elif used[name] == row_id:
         yield FieldProblem("id", "is the id of another row, too")
     else:
@@ -245,6 +245,6 @@ def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequ
     except InvalidRequest as refusal:
         reported = {problem.field for problem in cells.problems}
         if reported:
-            reported.add("")  # what does not fit together may only be short of the cells that are wrong
+            reported.add("")  # a conflict between fields may only result from the invalid cells
         problems.extend(problem for problem in refusal.problems if problem.field not in reported)
     return None

@@ -1,4 +1,4 @@
-"""Running a batch: check the table, open what it needs, run it, and show it while it goes."""
+"""Runs a batch: checks the table, opens sessions, runs the rows, and shows progress."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ from prefect_genmedia.settings import current_settings, verify_level
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted
 
 LOOK_SECONDS = 0.5
-"""How often it is seen whether progress and results are due, in seconds."""
+"""Interval at which to check whether progress and results are due, in seconds."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What earlier runs have left of a batch's rows, who asks for them now, and where their files go."""
+    """The jobs of a batch's rows from earlier runs, the requesting run, and the output."""
 
     known: Mapping[str, Job]
     asker: Asker
@@ -67,15 +67,15 @@ class Found:
 
 @dataclass(frozen=True)
 class OpenBatch:
-    """A batch whose table is checked, and whose sessions are open.
+    """A batch with a checked table and open sessions.
 
     Parameters:
         name: the batch's name.
         scheduler: runs its rows.
-        rows: the rows to do.
-        bad: the rows that are left out.
-        fit: the rows to do as they were given; empty if the table is not split, or is read from a file.
-        unfit: ids of rows that are left out for what is in their inputs.
+        rows: the rows to process.
+        bad: the rows that are skipped.
+        fit: the rows to process in their original form; empty if the table is not split, or is read from a file.
+        unfit: ids of rows that are skipped because of their inputs.
     """
 
     name: str
@@ -87,14 +87,14 @@ class OpenBatch:
 
 
 async def run_batch(spec: BatchSpec) -> BatchReport:
-    """Do a whole batch, or one shard of it, inside a flow run; see the flow `generate_batch`.
+    """Run a whole batch, or one shard of it, inside a flow run; see the flow `generate_batch`.
 
     Parameters:
         spec: the batch.
 
     Raises:
-        InvalidRequest: rows cannot be right, or settings contradict each other; nothing was submitted.
-        BudgetStop: the budget did not hold every row; those that it held are done.
+        InvalidRequest: rows are invalid, or settings contradict each other; nothing was submitted.
+        BudgetStop: the budget did not allow every row; the allowed rows are done.
         BatchIncomplete: some rows have no file; the others are done.
     """
     shard = spec.sharding.shard
@@ -119,7 +119,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
 
 
 async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
-    """Read and check the table, open what its rows need, and find out what earlier runs have left."""
+    """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs."""
     settings, shard = current_settings(), spec.sharding.shard
     read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
     await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
@@ -180,7 +180,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
 async def _inspected(
     spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow], sessions: Mapping[str, Session], found: Found
 ) -> Inspected:
-    """Inspect the inputs of the rows that are to be submitted; all problems of all rows make one error."""
+    """Inspect the inputs of the rows to submit; the problems of all rows are raised as one error."""
     now = SYSTEM_CLOCK.now()
     to_submit = [row for row in rows if next_attempt(found.known.get(row.id), found.asker, now) is not None]
     inspected = await inspect_inputs(to_submit, sessions, spec.preflight)
@@ -196,7 +196,7 @@ async def _inspected(
 async def _output_problems(
     folder: str, sessions: Mapping[str, Session], senders: Set[str], dry_run: bool
 ) -> list[FieldProblem]:
-    """What is wrong with the folder of a batch that is to submit rows; it is probed once for all of them."""
+    """Returns the problems of a batch's output folder, which is tested once for all rows to submit."""
     if not sessions:
         return []
     first, *others = sessions.values()
@@ -215,7 +215,7 @@ async def _output_problems(
 async def _sessions(
     stack: AsyncExitStack, rows: Sequence[Row], spec: BatchSpec, prices: PriceTable, ledger: Ledger
 ) -> dict[str, Session]:
-    """One session of each account around the whole batch: its rows share the client."""
+    """Opens one session per account for the whole batch; the account's rows share its client."""
     sessions, settings = {}, current_settings()
     for provider in sorted({row.provider for row in rows}):
         block = await load_credentials(provider, spec.credentials)
@@ -277,12 +277,12 @@ def _report(run: BatchScheduler) -> BatchReport:
 
 @asynccontextmanager
 async def _shown(run: BatchScheduler, bar: Bar, shard: Shard | None) -> AsyncIterator[None]:
-    """Progress and the table of results while the block runs, and all that a person looks at when it has ended."""
+    """Shows progress and the table of results while the block runs, and publishes the artifacts when it has ended."""
     name, results = run.name, run.results
     progress = show.Progress(name, results, bar)
     if shard is not None:
         progress = show.Progress(f"{name}, {shard}", results, bar, HEARTBEAT_KEY, HEARTBEAT_SECONDS)
-    await results.save(now=True)  # before anything is paid: a table that cannot be written must stop the batch here
+    await results.save(now=True)  # before paying: if the table cannot be written, the batch must stop here
     await progress.show(now=True)
 
     async def keep_showing() -> None:
@@ -303,7 +303,7 @@ async def _shown(run: BatchScheduler, bar: Bar, shard: Shard | None) -> AsyncIte
             await showing
         await _save_at_last(results)
         await progress.show(now=True)
-        if shard is None:  # else the run that waits for it shows them
+        if shard is None:  # otherwise the run that waits for the shard shows them
             report = await report_of(run)
             delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
             await publish_gallery(name, show.summary_of(results), delivered, results.location, report)
@@ -312,7 +312,7 @@ async def _shown(run: BatchScheduler, bar: Bar, shard: Shard | None) -> AsyncIte
 
 
 async def _save_at_last(results: Results) -> None:
-    """Write the table for the last time; where that fails, the batch is reported without it, not lost."""
+    """Write the table for the last time; if that fails, the batch still reports its results."""
     try:
         await results.save(now=True)
     except Exception as error:
@@ -326,7 +326,7 @@ def _words(error: Exception) -> str:
 
 
 async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:
-    """Show what a run would do now; nothing is sent to a provider."""
+    """Publish the plan; nothing is sent to a provider."""
     plan = await plan_of(run, bad)
     words = plan.words()
     get_run_logger().info("Dry run of batch %s: %s\n%s", run.name, words, plan.text())
@@ -360,7 +360,7 @@ async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
 
 
 def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str) -> None:
-    """A limit on cost that some rows cannot be counted against would be no limit."""
+    """Refuse a cost limit if some rows have no price, because they could not be counted against it."""
     found = {(priced_as(row.request), _price_problem(row.request, prices, limit)) for row in rows}
     problems = [FieldProblem(f"prices.{name}", problem) for name, problem in sorted(found) if problem]
     if problems:
@@ -386,7 +386,7 @@ def _check_location(location: str, table: Rows) -> None:
 
 
 def _beside(table: Rows, folder: str, name: str) -> str:
-    """Where results go that nobody named a place for: beside the table, in its format."""
+    """Returns the default location of the table of results: beside the input table, in its format."""
     if isinstance(table, str) and not is_sql(table):
         return f"{folder_of(table)}/{stem_of(table)}.results.{format_of(table)}"
     return f"{folder.rstrip('/')}/{file_stem(name)}.results.jsonl"

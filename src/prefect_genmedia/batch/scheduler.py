@@ -1,4 +1,4 @@
-"""Running a batch: rows in their turn, within the limits; and what is known at each moment."""
+"""Schedules a batch: runs rows in order, within the limits, and keeps their current results."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ from prefect_genmedia.text import counted
 _MEASURED_AT_ONCE = 4
 
 _ROWS_AT_ONCE = 100
-"""Delivered rows whose files are looked at in one trip to a thread."""
+"""Number of delivered rows whose files are checked in one call in a thread."""
 
 
 @dataclass(frozen=True)
 class _AccountRows:
-    """What rows of one account wait for: nothing that another account's rows hold.
+    """The limits that rows of one account wait for, independent of other accounts.
 
     Parameters:
-        slots: its jobs in flight.
-        begun: its rows under way. Downloads that fall behind must not pile up.
+        slots: its in-flight slots.
+        begun: limits its running rows, so that slow downloads do not pile up.
     """
 
     slots: Slots
@@ -65,18 +65,18 @@ class BatchScheduler:
     """Runs the rows of a batch within its limits.
 
     Parameters:
-        name: the batch's name; rows of the same name and content are the same wanted result.
-        rows: what is wanted.
+        name: the batch's name; rows with the same batch name and content are the same requested result.
+        rows: the rows.
         sessions: the session of each account, by provider.
-        jobs: which jobs of the ledger are its rows.
-        asker: which run asks for them.
+        jobs: finds the rows' jobs in the ledger.
+        asker: the requesting run.
         output: folder for the files.
-        prices: what results probably cost.
+        prices: the price table.
         spec: the batch's options.
-        results: what became of each row.
-        known: what earlier runs have left, by row id.
-        inspected: what the inspection of the inputs has found.
-        budgets: by account (its first identity token); empty if nothing limits the money.
+        results: the result of each row.
+        known: the jobs of earlier runs, by row id.
+        inspected: the inspection results of the inputs.
+        budgets: the budgets by account (its first identity token); empty if costs are not limited.
     """
 
     name: str
@@ -94,7 +94,7 @@ class BatchScheduler:
     stop: GenMediaError | None = None
 
     def __post_init__(self) -> None:
-        """Start with every slot free."""
+        """Set up the limits of each account, with all slots free."""
         self._accounts = {name: _AccountRows.of(each, self.spec.limits) for name, each in self.sessions.items()}
         self.breaker = Breaker(self.spec.limits.breaker)
         self._shared = SharedLimits(self.breaker.accepted, lambda: self.stop is not None)
@@ -104,15 +104,15 @@ class BatchScheduler:
         self.has_task_runs = has_task_runs(self.spec.row_task_runs, of_setting, len(self.rows))
 
     async def go(self) -> None:
-        """Do every row that the limits allow; results and `stop` tell the rest."""
+        """Run every row that the limits allow; `results` and `stop` hold the outcome."""
         await self._all(await self.go_ahead())
 
     async def go_ahead(self) -> list[Row]:
-        """Do the canary rows; returns the rest, in its turn, which `stop` may say must not be begun."""
+        """Run the canary rows; returns the other rows in order, which must not be started if `stop` is set."""
         canary = self.rows[: self.spec.limits.canary]
         rest = sorted(self.rows[self.spec.limits.canary :], key=self._turn)
         if canary:
-            # Jobs that are at the provider already may hold the places in flight that the canary waits for.
+            # Jobs that are already at the provider may hold the in-flight slots that the canary waits for.
             joined = [row for row in rest if self._turn(row) == 0]
             rest = rest[len(joined) :]
             await self._all([*joined, *canary])
@@ -128,7 +128,7 @@ class BatchScheduler:
         return rest
 
     def _turn(self, row: Row) -> int:
-        """What is at the provider first, since it expires there; then what is new; then what only has to be seen."""
+        """Returns a row's rank: jobs at the provider first, because they expire; then new rows; then delivered rows."""
         known = self.known.get(row.id)
         if known is None or self.next_attempt(known) is not None:
             return 1
@@ -137,7 +137,7 @@ class BatchScheduler:
         return 0
 
     async def _all(self, rows: Sequence[Row]) -> None:
-        """Do rows, those of each account in their turn: an account that is slow holds up nobody else's."""
+        """Run rows, in order within each account: a slow account does not delay the others."""
         under_way: set[asyncio.Task[None]] = set()
         by_provider: dict[str, list[Row]] = {}
         for row in rows:
@@ -149,11 +149,11 @@ class BatchScheduler:
         except BaseException:
             for doing in under_way:
                 doing.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)  # each says that its job lives on
+            await asyncio.gather(*under_way, return_exceptions=True)  # each logs that its job continues at the provider
             raise
 
     async def _begin(self, rows: Sequence[Row], account: _AccountRows, under_way: set[asyncio.Task[None]]) -> None:
-        """Begin rows of one account as places become free."""
+        """Start rows of one account as slots become free."""
         delivered: list[Row] = []
         for row in rows:
             if self._is_delivered(row):
@@ -167,7 +167,7 @@ class BatchScheduler:
             _keep(under_way, asyncio.create_task(self._see(delivered, account, under_way)))
 
     async def _begin_one(self, row: Row, account: _AccountRows, under_way: set[asyncio.Task[None]]) -> bool:
-        """Begin a row when there is a place; False if the batch has stopped."""
+        """Start a row when a slot is free; returns False if the batch has stopped."""
         await account.begun.acquire()
         await account.slots.acquire()
         if self.stop is not None:
@@ -182,7 +182,7 @@ class BatchScheduler:
         return known is not None and known.state is JobState.DELIVERED and known.delivery is not None
 
     async def _see(self, rows: Sequence[Row], account: _AccountRows, under_way: set[asyncio.Task[None]]) -> None:
-        """Take delivered rows whose files are there as they are, with nothing to do or to show; begin the others."""
+        """Accept delivered rows whose files are unchanged without running them; start the others."""
         storage = (await target_of(self.output)).storage
         deliveries = [self.known[row.id].delivery for row in rows]
         async with self._shared.delivering:
@@ -197,7 +197,7 @@ class BatchScheduler:
                 return
 
     async def _one(self, row: Row, account: _AccountRows) -> None:
-        ROW.set(row.id)  # in the context of the row's own task
+        ROW.set(row.id)  # set in the context of the row's task
         slot = Slot(account.slots)
         known = self.known.pop(row.id, None)
         session = self.sessions[row.request.provider]
@@ -289,10 +289,10 @@ class BatchScheduler:
         )
 
     async def _give_back(self, row: Row, attempt: int | None, job: Job | None) -> None:
-        """Give back what was reserved for the row, and was not sent or cost nothing."""
+        """Release the row's reservation if its job was not sent or cost nothing."""
         budget, identity = self._budget(row), job.identity if job else self.jobs.identity(row)
         if budget is not None and identity is not None:
-            # Another run may have gone on to a further attempt than the foreseen one.
+            # Another run may have made a later attempt than the planned one.
             for each in {attempt or 1, job.attempt if job else 1}:
                 await budget.release(identity, each)
 
@@ -300,11 +300,11 @@ class BatchScheduler:
         return self.budgets.get(self.sessions[row.request.provider].tokens[0])
 
     async def _reserve(self, row: Row, known: Job | None) -> tuple[int | None, Spend | None]:
-        """Reserve the row's cost where a new submission is to come, before anything is done for it.
+        """Reserve the row's cost before any work on it, if it will be submitted.
 
         Returns:
-            The attempt that it is for, and what makes sure of it when it is sent: this run's reservation is also that
-            of any other run of the row, which may give it back meanwhile.
+            The attempt that it is for, and the function that ensures the reservation when the job is sent: other runs
+            of the row share this reservation and may release it in the meantime.
         """
         budget, identity, attempt = self._budget(row), self.jobs.identity(row), self.next_attempt(known)
         if budget is None:
@@ -312,7 +312,7 @@ class BatchScheduler:
         if attempt is None or identity is None:
             return None, budget.spender(None)
         if known is not None and known.attempt < attempt:
-            # A run that was killed between the job's failure and this may have left it reserved.
+            # A run that was killed after the job's failure may not have released the reservation.
             await budget.release(identity, known.attempt)
         cost = await self.estimate(row.request)
         near = await budget.reserve(holder_of(identity, attempt), cost)
@@ -320,17 +320,17 @@ class BatchScheduler:
         return attempt, budget.spender(cost)
 
     def next_attempt(self, known: Job | None) -> int | None:
-        """The attempt that `submit_once` sends for a row; None if it sends nothing. See `jobs.attempts`."""
+        """Returns the attempt that `submit_once` sends for a row; None if it sends nothing. See `_core.attempts`."""
         return next_attempt(known, self.asker, SYSTEM_CLOCK.now())
 
     async def estimate(self, request: GenerationRequest) -> Decimal | None:
-        """CNY that a request probably costs; at the longest it may play where its length cannot be measured."""
+        """Returns a request's estimated cost in CNY; uses the maximum duration if the duration cannot be measured."""
         price = self.prices.get(priced_as(request))
         is_by_length = price is not None and price.per_second > 0
         return estimated_cost(request, self.prices, await self._length(request) if is_by_length else None)
 
     async def _length(self, request: GenerationRequest) -> float | None:
-        """Seconds that the input plays which decides the result's length; None if it cannot be measured."""
+        """Returns the seconds of the input that determines the result's duration; None if not measurable."""
         source = request.duration_source()
         if source is None or request.length_is_extra:
             return None
@@ -342,7 +342,7 @@ class BatchScheduler:
 
 
 def _standing(deliveries: Sequence[Delivery | None], storage: Storage, reverify: bool) -> list[bool | Exception]:
-    """Which delivered files are still there; an error where nobody can tell. Blocks."""
+    """Returns which delivered files still exist, or an error if that cannot be determined. Blocks."""
     found: list[bool | Exception] = []
     for delivery in deliveries:
         try:

@@ -1,8 +1,8 @@
-"""A batch on several machines: which rows are whose, and what the run of one part tells the run that started it.
+"""A batch on several machines: the assignment of rows to shards, and each shard's reports to the run that started it.
 
-The parts tell of themselves by Prefect artifacts, since the Prefect server is the one place that all machines reach:
-a progress bar that is touched every few seconds while the run lives, and at its end a table of what went wrong. A run
-that has ended without that table was lost, and so was one whose bar is no longer touched.
+Shards report through Prefect artifacts, because all machines can reach the Prefect server: a progress bar that is
+updated every few seconds while the run is alive, and a final table of problems. A run counts as lost if it has ended
+without that table, or if its progress bar is no longer updated.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ HEARTBEAT_KEY = "genmedia-batch-shard"
 """Artifact key of a shard's progress bar."""
 
 END_KEY = "genmedia-batch-shard-end"
-"""Artifact key of the table that a shard leaves at its end."""
+"""Artifact key of a shard's final table."""
 
 HEARTBEAT_SECONDS = 10.0
-"""A living shard touches its progress bar at least this often, in seconds."""
+"""Maximum interval between two updates of a running shard's progress bar, in seconds."""
 
 _SHOWN_MESSAGE = 1000
-"""Characters of an error's message that travel with a row."""
+"""Maximum characters of an error's message in a row of the final table."""
 
 
 class Shard(BaseModel):
@@ -63,22 +63,22 @@ class Shard(BaseModel):
         return self
 
     def __str__(self) -> str:
-        """The shard as people call it."""
+        """Returns the shard's name for display."""
         return f"shard {self.number} of {self.of}"
 
     def has(self, row_id: str) -> bool:
-        """Whether a row is in this part, and to be done."""
+        """Whether a row belongs to this shard and is to be processed."""
         return row_id not in self.unfit and _part_of(row_id, self.of) == self.number
 
     def part_of(self, table: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-        """The table's rows that are in this part."""
+        """Returns the table's rows that belong to this shard."""
         return [fields for fields in table if self.has(id_of(fields))]
 
     async def check_ledger(self, ledger: Ledger) -> None:
-        """Make sure that this machine writes down what it pays where the others look.
+        """Check that this machine uses the same ledger as the others.
 
         Raises:
-            InvalidRequest: its ledger is another one.
+            InvalidRequest: it uses another ledger.
         """
         if await ledger.fingerprint() != self.ledger:
             problem = FieldProblem(
@@ -90,12 +90,12 @@ class Shard(BaseModel):
 
 
 def shards_of(count: int, ledger: str, unfit: Set[str] = frozenset()) -> list[Shard]:
-    """Every part of a batch that is split.
+    """Returns every shard of a split batch.
 
     Parameters:
-        count: how many parts there are.
+        count: the number of shards.
         ledger: the digest of the batch's ledger.
-        unfit: ids of rows that are left out for what is in their inputs.
+        unfit: ids of rows that are skipped because of their inputs.
     """
     return [
         Shard(
@@ -109,20 +109,20 @@ def shards_of(count: int, ledger: str, unfit: Set[str] = frozenset()) -> list[Sh
 
 
 def _part_of(row_id: str, count: int) -> int:
-    """In which part a row is: by its id alone, so that a table may grow and each row stays where it is."""
+    """Returns the shard of a row. It depends only on the row's id, so it does not change when the table grows."""
     digest = hashlib.sha256(row_id.encode()).digest()
     return int.from_bytes(digest[:8], "big") % count + 1
 
 
 def share_of(total: int, shard: Shard) -> int:
-    """A shard's share of a number of places: all shares together are the number, and differ by at most one.
+    """Returns a shard's share of a number of slots. The shares add up to the number and differ by at most one.
 
     Parameters:
-        total: how many places there are.
+        total: the number of slots.
         shard: the shard.
 
     Raises:
-        InvalidRequest: there are fewer places than shards.
+        InvalidRequest: there are fewer slots than shards.
     """
     if total < shard.of:
         raise refused("shards", f"must not be more than max_in_flight, which is {total} and is split among them")
@@ -130,17 +130,17 @@ def share_of(total: int, shard: Shard) -> int:
 
 
 def refused(field: str, problem: str) -> InvalidRequest:
-    """A batch cannot be split as it is asked for: the parameter `field` has a `problem`, in words."""
+    """Returns the error for a batch that cannot be split because the parameter `field` has a `problem`."""
     return InvalidRequest.of("The batch", [FieldProblem(field, problem)])
 
 
 @dataclass(frozen=True)
 class ShardTarget:
-    """The deployment whose runs do the shards.
+    """The deployment that runs the shards.
 
     Parameters:
-        id: the deployment.
-        takes_job: whether it is one of `generate_shard`, which takes a `ShardJob`; else one of `generate_batch`.
+        id: the deployment's id.
+        takes_job: whether it belongs to `generate_shard`, which takes a `ShardJob`; otherwise to `generate_batch`.
     """
 
     id: UUID
@@ -148,14 +148,14 @@ class ShardTarget:
 
 
 async def deployment_for(runs: int, name: str | None) -> ShardTarget:
-    """The deployment whose runs do the shards.
+    """Returns the deployment that runs the shards.
 
     Parameters:
-        runs: how many of them there will be at once.
-        name: `flow/deployment`; None for the one that this run is of.
+        runs: the number of concurrent runs.
+        name: `flow/deployment`; None for the current run's deployment.
 
     Raises:
-        InvalidRequest: there is none, it is of another flow, or its runs would wait for each other.
+        InvalidRequest: there is no such deployment, it belongs to another flow, or its runs would wait for each other.
     """
     own: str | None = deployment.id
     if name is None and own is None:
@@ -169,7 +169,7 @@ async def deployment_for(runs: int, name: str | None) -> ShardTarget:
             pool = await client.read_work_pool(found.work_pool_name) if found.work_pool_name else None
         except ObjectNotFound:
             raise refused("shard_deployment", f"there is no deployment {name!r}, or it has no work pool") from None
-    # The shipped flows leave these parameters out of their forms; a user's own flow may have them.
+    # The included flows omit these parameters from their forms; a user's own flow may have them.
     parameters = {flow.name, *(found.parameter_openapi_schema or {}).get("properties", {})}
     takes_job = not parameters.isdisjoint(("generate-shard", "job"))
     if not takes_job and parameters.isdisjoint(("generate-batch", "shard")):
@@ -190,11 +190,11 @@ def _check_places(whose: str, limit: int | None, wanted: int) -> None:
 
 @dataclass
 class ShardEnd:
-    """How a shard ended: why it stopped before its end, if it did, and every row that something is wrong with.
+    """How a shard ended: the error that stopped it early, if any, and every row with a problem.
 
     Parameters:
         stop: the error that stopped it.
-        rows: results with an error, by row id; of each `state`, `error_kind` and `error_message` count.
+        rows: results with an error, by row id; only `state`, `error_kind` and `error_message` are used.
     """
 
     stop: GenMediaError | None = None
@@ -202,17 +202,17 @@ class ShardEnd:
 
     @classmethod
     def read(cls, artifact: Artifact) -> ShardEnd:
-        """Read what `publish` wrote."""
+        """Parses an artifact written by `publish`."""
         return cls.of(json.loads(str(artifact.data)))
 
     @classmethod
     def of(cls, lines: Sequence[Mapping[str, Cell]]) -> ShardEnd:
-        """Read the table's lines."""
+        """Parses the table's lines."""
         end = cls()
         for line in lines:
             row, state, kind, message = (read_cell(line[name]) for name in ("row", "state", "error", "message"))
             if row:
-                # What the whole table's check had let through was not refused by it: it is only wrong over there.
+                # The check of the whole table accepted this row, so it is invalid only on the shard's machine.
                 state = NOT_SENT if state == INVALID else state
                 end.rows[row] = Result(row, state, error_kind=kind, error_message=message)
             elif kind:
@@ -220,7 +220,7 @@ class ShardEnd:
         return end
 
     def lines(self) -> list[dict[str, Cell]]:
-        """The table: the shard itself in the first line, then every row that something is wrong with."""
+        """Returns the table: the shard itself in the first line, then every row with a problem."""
         whole = Result(
             "",
             "stopped" if self.stop else "done",
@@ -240,20 +240,20 @@ class ShardEnd:
         ]
 
     async def publish(self, shard: Shard) -> None:
-        """Leave it on the run's page, where the run that waits for it reads it."""
+        """Publish it on the run's page, where the waiting run reads it."""
         await acreate_table_artifact(key=END_KEY, table=self.lines(), description=escape(shard))
 
     def take(self, results: Results) -> None:
-        """Remember every row that something is wrong with."""
+        """Collect every row with a problem."""
         self.rows = {result.id: result for result in results.all() if result.error_kind}
 
 
 @asynccontextmanager
 async def report_end(shard: Shard | None) -> AsyncIterator[ShardEnd]:
-    """Let whoever waits for a shard know how it ended; not where it is cancelled, or fails so that it may be repeated.
+    """Publish how a shard ended, for the waiting run; not if it is cancelled, or fails with a retryable error.
 
     Parameters:
-        shard: the part that this run does; None where it does the whole table, and nobody waits.
+        shard: the shard that this run processes; None if it processes the whole table and no run waits.
     """
     end = ShardEnd()
     try:
@@ -262,7 +262,7 @@ async def report_end(shard: Shard | None) -> AsyncIterator[ShardEnd]:
         if error.retryable or shard is None:
             raise
         if not end.rows:
-            end.stop = end.stop or error  # it never began
+            end.stop = end.stop or error  # the shard did not begin
         await end.publish(shard)
         raise
     if shard is not None:

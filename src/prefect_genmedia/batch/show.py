@@ -1,4 +1,4 @@
-"""What a batch shows in the Prefect UI beside its gallery: a progress bar, and tables of failures, results and plan."""
+"""A batch's artifacts in the Prefect UI besides its gallery: a progress bar; tables of failures, results and plan."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, cut_at_word, escaped
 
 PROGRESS_SECONDS = 2.0
-"""The progress bar moves at most this often, in seconds: an update costs 7 ms."""
+"""Minimum interval between two updates of the progress bar, in seconds: an update costs 7 ms."""
 
 _COUNTING_SHARE = 100
-"""The rows are counted for a hundredth of the time at most, however many there are."""
+"""Counting rows takes at most a hundredth of the time, however many there are."""
 
 QUIET_FROM = 100
-"""From so many rows on, rows log warnings and errors only: nobody reads a thousand times that all is well."""
+"""From this many rows on, rows log only warnings and errors: nobody reads a thousand lines of success."""
 
 RESULT_ROWS = 1000
-"""Rows that the table of results on the run's page spells out; its file has all of them."""
+"""Maximum number of rows in the table of results on the run's page; its file has all of them."""
 
 SHOWN_MESSAGE = 160
-"""Characters of an error's sentence in the table of failures."""
+"""Maximum characters of an error's message in the table of failures."""
 
 SHOWN_ERROR = 60
-"""Characters of an error in the table of results: a page of the UI shows the columns beside it, too."""
+"""Maximum characters of an error in the table of results, so that the other columns stay visible in the UI."""
 
 _NAME_IN_TERMINAL = 24
 """Characters of the batch's name beside the bar in a terminal: the counts need the room."""
@@ -51,11 +51,11 @@ class Progress:
     """A progress bar, updated only when something has changed.
 
     Parameters:
-        name: whose progress it is.
-        results: what is counted.
-        bar: the one in the terminal, if there is one.
+        name: the name shown beside the bar.
+        results: the results to count.
+        bar: the progress bar in the terminal.
         key: the artifact's key.
-        heartbeat_seconds: it is also updated at least this often, in seconds, to show that the run lives.
+        heartbeat_seconds: maximum interval between two updates, in seconds, which show that the run is alive.
     """
 
     def __init__(
@@ -66,7 +66,6 @@ class Progress:
         key: str = "genmedia-batch",
         heartbeat_seconds: float = float("inf"),
     ) -> None:
-        """Show nothing yet."""
         self._name = name
         self._bar = bar
         self._results = results
@@ -78,7 +77,7 @@ class Progress:
         self._pause = PROGRESS_SECONDS
 
     async def show(self, now: bool = False) -> None:
-        """Bring the bar up to date, if it is time or `now`."""
+        """Update the bar if the interval has passed, or if `now` is set."""
         begun = time.monotonic()
         age = begun - self._shown_at
         if not now and age < self._pause:
@@ -125,11 +124,11 @@ def counts_of(results: Results) -> str:
 
 
 async def publish_failures(batch_id: str, results: Results) -> None:
-    """Show what went wrong, grouped by error, most frequent first.
+    """Publish the failures, grouped by error, most frequent first.
 
     Parameters:
         batch_id: the batch's name.
-        results: what became of its rows.
+        results: the results of its rows.
     """
     groups: dict[tuple[str, str], list[Result]] = {}
     for result in results.all():
@@ -157,10 +156,10 @@ async def publish_failures(batch_id: str, results: Results) -> None:
 
 
 def _next_step(kind: str, state: str, job_keys: Sequence[str | None]) -> str:
-    """What a person does about rows that ended with an error of this kind, their jobs in this state."""
+    """Returns the next step for rows that ended with an error of this kind and with jobs in this state."""
     error = getattr(errors, kind, None)
     if not (isinstance(error, type) and issubclass(error, GenMediaError)):
-        return ""  # not one of ours
+        return ""  # not an error of this package
     ended: GenMediaError = error()
     is_at_provider = state in {each.value for each in AT_PROVIDER}
     ended.next_step = agreed_step(ended, Rerun.JOINED if is_at_provider else None)
@@ -168,11 +167,11 @@ def _next_step(kind: str, state: str, job_keys: Sequence[str | None]) -> str:
 
 
 async def publish_results(batch_id: str, results: Results) -> None:
-    """Show what became of each row, those without a file first; of very many rows the first ones.
+    """Publish the result of each row, rows without a file first; for large batches only the first rows.
 
     Parameters:
         batch_id: the batch's name.
-        results: what became of its rows.
+        results: the results of its rows.
     """
     rows = sorted(results.all(), key=lambda row: row.state == JobState.DELIVERED.value)
     if not rows:
@@ -204,13 +203,13 @@ def _result_line(row: Result, results: Results) -> dict[str, object]:
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str, more: int = 0) -> None:
-    """Show what a dry run found; of very many rows the first ones.
+    """Publish the plan of a dry run; for large batches only the first rows.
 
     Parameters:
         batch_id: the batch's name.
         plan: the table's rows, one for each of the batch's first rows.
-        words: what stands above the table.
-        more: how many rows the batch has besides.
+        words: the text above the table.
+        more: the number of further rows in the batch.
     """
     table = [{name: cell(value) if isinstance(value, str) else value for name, value in line.items()} for line in plan]
     if more:
@@ -224,10 +223,10 @@ async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: 
 
 @contextmanager
 def quiet_rows(count: int) -> Iterator[None]:
-    """Give each failed row one line of the log, with a traceback only where the log shows debug lines.
+    """Log one line per failed row, with a traceback only if the log level is debug.
 
-    In a batch of many rows, what goes well is not logged: events and the table of results have it. A row's lines in the
-    flow run's log begin with the row's id: they are among those of all rows.
+    In a batch of many rows, successes are not logged: they are in the events and the table of results. A row's lines in
+    the flow run's log begin with the row's id, because the log contains the lines of all rows.
     """
     loggers = [logging.getLogger(name) for name in ("prefect.task_runs", "prefect.flow_runs")]
 
@@ -243,7 +242,7 @@ def quiet_rows(count: int) -> Iterator[None]:
                 record.exc_info = record.exc_text = None
         if task_name is None:
             record.msg, record.args = f"{escaped(row)}: {record.getMessage()}", None
-        return not record.getMessage().startswith("Finished in state")  # the line before has said why
+        return not record.getMessage().startswith("Finished in state")  # the previous line says why
 
     for logger in loggers:
         logger.addFilter(is_worth_it)
@@ -255,7 +254,6 @@ def quiet_rows(count: int) -> Iterator[None]:
 
 
 def _failed_line(record: logging.LogRecord, error: BaseException) -> str:
-    """The line of a failed row."""
     kind, words = type(error).__name__, str(error)
     if isinstance(error, GenMediaError):
         kind, words = error.kind, error.message

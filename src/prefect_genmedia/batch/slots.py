@@ -1,4 +1,4 @@
-"""How many jobs may be in flight: fewer after "slow down", more while all goes well, none after many equal failures."""
+"""Limits in-flight jobs: fewer after "slow down", more after successes, none after repeated equal errors."""
 
 from __future__ import annotations
 
@@ -18,16 +18,15 @@ from prefect_genmedia.errors import (
 
 
 class Slots:
-    """Places for jobs in flight; halved by a 429, raised by one after about as many successes as there are places.
+    """In-flight slots: halved by a 429, and raised by one after about as many successes as there are slots.
 
     Parameters:
-        limit: the most places.
-        calm_seconds: answers that say "slow down" within this time of each other count once: they are about the same
-            moment, and halving for each of them would leave one place after every burst.
+        limit: the maximum number of slots.
+        calm_seconds: "slow down" answers within this time count once: they have the same cause, and halving for each of
+            them would leave one slot after every burst.
     """
 
     def __init__(self, limit: int, calm_seconds: float = 2.0) -> None:
-        """Start with every place free."""
         self.limit = limit
         self.allowed = float(limit)
         self.used = 0
@@ -36,7 +35,7 @@ class Slots:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     async def acquire(self, first: bool = False) -> None:
-        """Take a place; `first` goes before all others that wait."""
+        """Acquire a slot; `first` gives priority over all other waiters."""
         if self._has_place() and (first or not self._waiting):
             self.used += 1
             return
@@ -49,23 +48,23 @@ class Slots:
             await ticket
         except asyncio.CancelledError:
             if ticket.done() and not ticket.cancelled():
-                self.release()  # the place was given to us at the very moment
+                self.release()  # the slot was granted at the time of the cancellation
             raise
 
     def release(self) -> None:
-        """Give a place back."""
+        """Release a slot."""
         self.used -= 1
         self._wake()
 
     def slower(self) -> None:
-        """The provider asked to slow down."""
+        """Handle a "slow down" answer of the provider."""
         now = time.monotonic()
         if now - self._slowed_at >= self._calm_seconds:
             self._slowed_at = now
             self.allowed = max(1.0, self.allowed / 2)
 
     def faster(self) -> None:
-        """The provider accepted a job."""
+        """Handle an accepted job."""
         if self.allowed < self.limit:
             self.allowed = min(float(self.limit), self.allowed + 1 / self.allowed)
             self._wake()
@@ -85,19 +84,18 @@ BREAKING = frozenset(
     error.__name__
     for error in (AccountConflict, AccountPaused, CredentialsError, QuotaError, SubmissionUnknown, StorageError)
 )
-"""Errors that the next row will very probably meet as well: the account's, the provider's or the storage's, not the
-row's."""
+"""Errors that the next row will probably get too: they concern the account, the provider or the storage, not the
+row."""
 
 
 class Breaker:
-    """Counts the same breaking error in a row.
+    """Counts consecutive errors of the same breaking kind.
 
     Parameters:
-        streak: how many in a row stop the batch; 0 for never.
+        streak: how many consecutive errors stop the batch; 0 for never.
     """
 
     def __init__(self, streak: int) -> None:
-        """Start closed."""
         self._streak = streak
         self._kind: str | None = None
         self._count = 0
@@ -109,18 +107,18 @@ class Breaker:
         return self.reason is not None
 
     def accepted(self) -> None:
-        """A row's submission was accepted: the account is fine, of the storage it says nothing."""
+        """Handle an accepted submission, which resets errors of the account but not those of the storage."""
         if self._kind != StorageError.__name__:
             self.delivered()
 
     def delivered(self) -> None:
-        """A row's job was delivered."""
+        """Handle a delivered job."""
         self._kind, self._count = None, 0
 
     def failed(self, error: GenMediaError) -> None:
-        """A row ended with this error."""
+        """Handle a row that ended with this error."""
         if error.kind not in BREAKING:
-            return  # says nothing about the account either way
+            return  # neither a sign of a working account nor of a broken one
         self._count = self._count + 1 if error.kind == self._kind else 1
         self._kind = error.kind
         if self._streak and self._count >= self._streak and self.reason is None:

@@ -19,14 +19,14 @@ from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.settings import Verify
 
 AUTO_ROWS = 2000
-"""Up to so many rows a batch has a task run for each by default: more are not looked at one by one, and each costs
-Prefect's server 13 ms of CPU time."""
+"""Up to this many rows, a batch has a task run per row by default: nobody views more of them individually, and each
+costs Prefect's server 13 ms of CPU time."""
 
 _SWITCH = {True: "on", False: "off"}
 
 
 def _word(value: Any) -> Any:
-    """YAML reads `on` and `off` as booleans."""
+    """Convert booleans back to words: YAML reads `on` and `off` as booleans."""
     return _SWITCH[value] if isinstance(value, bool) else value
 
 
@@ -38,8 +38,8 @@ def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bo
     """Whether each row of a batch has a task run of its own.
 
     Parameters:
-        wanted: what the batch says; `auto` leaves it to the setting.
-        by_setting: what the setting says; `auto` has them for up to `AUTO_ROWS` rows.
+        wanted: the batch's option; `auto` uses the setting.
+        by_setting: the setting; `auto` enables them for up to `AUTO_ROWS` rows.
         rows: the number of rows in the whole batch.
     """
     word = by_setting if wanted == "auto" else wanted
@@ -48,12 +48,12 @@ def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bo
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What a batch may do. Times in seconds.
+    """The limits of a batch. Times are in seconds.
 
     Parameters:
-        max_in_flight: jobs of each account at its provider at once.
-        canary: how many rows must pass before the rest is begun.
-        breaker: how many of the same breaking error in a row stop it; 0 for never.
+        max_in_flight: the maximum number of in-flight jobs per account.
+        canary: how many rows must succeed before the others start.
+        breaker: how many consecutive errors of the same breaking kind stop it; 0 for never.
         timeout_seconds: how long to wait for a result.
         concurrency_limit: a Prefect global concurrency limit held by each job, or None.
     """
@@ -67,7 +67,7 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Money:
-    """What a batch may cost. See the flow `generate_batch` for each."""
+    """What a batch may cost. The flow `generate_batch` describes each option."""
 
     prices: Mapping[str, float | Price] | None = None
     max_jobs: int | None = None
@@ -78,7 +78,7 @@ class Money:
     per_account: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse limits that would limit nothing, or cannot be counted.
+        """Refuse limits that have no effect or are not valid amounts.
 
         Raises:
             InvalidRequest: one of them is infinite, not a number, negative or too large.
@@ -93,15 +93,15 @@ class Money:
 
     @property
     def limited(self) -> bool:
-        """Whether anything is to be reserved."""
+        """Whether costs or jobs are limited, so that reservations are needed."""
         return self.max_jobs is not None or self.max_cost is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """How a batch is split over machines. See the flow `generate_batch` for each.
+    """How a batch is split over machines. The flow `generate_batch` describes each option.
 
-    The runs of the shards get the parameters of the flow run that starts them, but for their own part.
+    The runs of the shards get the parameters of the flow run that starts them, limited to their shard.
     """
 
     shards: int = 1
@@ -115,27 +115,28 @@ class BatchSpec:
 
     Parameters:
         table: rows, a frame, or the URL or path of a table.
-        kind: the kind of the rows that name none.
+        kind: the kind for rows that name none.
         credentials: the provider's Block, or its name.
-        batch_id: what the batch is called; None takes the table's name, or the root flow run.
-        output: folder for the files; None takes the setting.
-        results: path or URL of the table of results; None puts it beside the table, or with the files of given rows.
+        batch_id: the batch's name; None uses the table's name, or the root flow run.
+        output: folder for the files; None uses the setting.
+        results: path or URL of the table of results; None places it beside the table or, for in-memory rows, with the
+            files.
         encoding: encoding of a text table; None to detect it.
-        limits: what may be done at once, and when to stop.
-        money: what may be spent.
-        skip_invalid: leave out rows that cannot be right, instead of ending.
-        preflight: inspect the inputs of all rows before anything is submitted.
-        dry_run: check and estimate only; nothing is submitted.
-        overwrite: whether delivered files that were edited since are replaced by the provider's.
-        convert_inputs: whether local pictures are converted to what the providers take.
-        verify: how results are verified; `auto` takes the setting, and else `structure`.
-        only: ids of the rows to do; None for all.
-        regenerate: ids of rows whose results are asked for anew, and paid again, once a root flow run.
+        limits: limits on concurrency, and conditions for stopping.
+        money: limits on cost.
+        skip_invalid: whether to skip invalid rows instead of refusing the batch.
+        preflight: whether to inspect the inputs of all rows before anything is submitted.
+        dry_run: whether only to check and estimate, without submitting.
+        overwrite: whether delivered files that the user has edited are replaced by the provider's files.
+        convert_inputs: whether local pictures are converted to formats that the providers accept.
+        verify: how results are verified; `auto` uses the setting, or `structure` if that is not set.
+        only: ids of the rows to process; None for all.
+        regenerate: ids of rows whose results are regenerated, and paid again, once per root flow run.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
-        attribution: whom rows are paid for that do not say, and the tags of all of them.
-        row_task_runs: whether each row has a task run of its own.
-        reverify: whether delivered files are read again, instead of trusting their size and time.
-        sharding: which part of the batch this is, or into how many it is split.
+        attribution: the project of rows without their own, and tags for all rows.
+        row_task_runs: whether each row has its own task run.
+        reverify: whether to read delivered files again instead of trusting their size and modification time.
+        sharding: the shard that this is, or the number of shards to split into.
     """
 
     table: Rows
@@ -194,7 +195,7 @@ class ShardJob(BaseModel):
     reverify: bool = Field(default=False, description="Read delivered files again, instead of trusting size and time.")
 
     def spec(self) -> BatchSpec:
-        """The options of the batch that does this part. The whole table was checked and inspected before."""
+        """Returns the batch options for this shard. The whole table was checked and inspected before."""
         return BatchSpec(
             table=self.table,
             kind=self.kind,

@@ -1,7 +1,7 @@
-"""Tables of databases (extra `sql`): `sql://BLOCK/TABLE` or `sql://BLOCK/SELECT …`, by a Block of prefect-sqlalchemy.
+"""Database tables (extra `sql`): `sql://BLOCK/TABLE` or `sql://BLOCK/SELECT …`, through a prefect-sqlalchemy Block.
 
-What is read is read in a transaction that writes nothing. The connection is the Block's: no URL, user or password is in
-a parameter, a name, a log or an error.
+Reads use a read-only transaction. The connection comes from the Block: no parameter, name, log or error contains a URL,
+user or password.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _WITHOUT_WRITES = {
     "mariadb": "SET TRANSACTION READ ONLY",
     "oracle": "SET TRANSACTION READ ONLY",
 }
-"""What lets a database refuse writes in a transaction, by SQLAlchemy's name of its dialect."""
+"""The statement that makes a transaction read-only, by SQLAlchemy's dialect name."""
 
 _FAILURES = (SQLAlchemyError, OSError, ImportError, ValueError)
 _NUMBERS: dict[str, type[Integer] | type[Float[Any]]] = {
@@ -52,7 +52,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SqlLocation:
-    """Where a table is, or what gives it.
+    """The location of a table, or a query.
 
     Parameters:
         block: name of the Block.
@@ -66,7 +66,7 @@ class SqlLocation:
 
     @classmethod
     def of(cls, location: str) -> SqlLocation:
-        """Read a location.
+        """Parses a location.
 
         Parameters:
             location: `sql://BLOCK/TABLE` or `sql://BLOCK/SELECT …`.
@@ -86,17 +86,17 @@ class SqlLocation:
 
     @property
     def stem(self) -> str:
-        """The table's name without schema, which names a batch.
+        """Returns the table's name without its schema, for use as a batch's name.
 
         Raises:
-            InvalidRequest: a query has none.
+            InvalidRequest: the location is a query, which has no name.
         """
         if not self.table:
             raise InvalidRequest.of("The batch", [FieldProblem("batch_id", "is needed: a query has no name")])
         return self.table.rpartition(".")[2]
 
     def __str__(self) -> str:
-        """What people call it: nothing of the query, which may hold anything."""
+        """Returns a name for display, without the query, which may contain sensitive values."""
         return f"{SQL}{self.block}/{self.table or '…'}"
 
 
@@ -110,7 +110,7 @@ def is_sql(location: object) -> bool:
 
 
 class SqlDatabase:
-    """A database, by a stored Block; get one from `load`. Its calls block: run them in a thread.
+    """A database, from a stored Block; use `load` to get one. Its calls block; run them in a thread.
 
     Parameters:
         block: the Block.
@@ -118,7 +118,6 @@ class SqlDatabase:
     """
 
     def __init__(self, block: Any, where: SqlLocation) -> None:
-        """Connect to nothing yet."""
         self._block = block
         self.where = where
 
@@ -149,10 +148,10 @@ class SqlDatabase:
         raise refusal(f"there is no Block {' or '.join(f'{slug}/{where.block}' for slug in _SLUGS)}")
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The rows of the table or query, as the database gives them; taken once, in one thread.
+        """Yields the rows of the table or query, as the database returns them. Consume them once, in one thread.
 
         Raises:
-            InvalidRequest: the database refuses the query or cannot be reached, or a column stands twice.
+            InvalidRequest: the database refuses the query or cannot be reached, or a column occurs twice.
         """
         try:
             yield from self._fetched() if self._is_async() else self._streamed()
@@ -163,15 +162,15 @@ class SqlDatabase:
         raise refusal(reason)
 
     def replace(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Let the table hold these rows and no others, in one transaction; it is created if there is none.
+        """Replace all rows of the table in one transaction; the table is created if it does not exist.
 
         Parameters:
             columns: its columns.
             rows: values by column.
 
         Raises:
-            InvalidRequest: there is a table of this name with other columns.
-            StorageError: the database does not take it.
+            InvalidRequest: a table of this name with other columns exists.
+            StorageError: the database refuses the write.
         """
         try:
             self._with_connection(lambda connection: self._write(connection, columns, rows), commit=True)
@@ -249,7 +248,7 @@ class SqlDatabase:
         return str(self._block.get_block_type_slug()).startswith("async")
 
     def _said(self, error: Exception) -> str:
-        """The driver's words without the statement, and without the password."""
+        """Returns the driver's message without the statement and the password."""
         original = getattr(error, "orig", None) or error
         if isinstance(original, ModuleNotFoundError) and original.name:
             return f"the database's driver is missing: pip install {original.name}"
@@ -273,7 +272,6 @@ class SqlResults:
     """
 
     def __init__(self, database: SqlDatabase, columns: Sequence[str]) -> None:
-        """Look at the name only."""
         if not database.where.table:
             raise InvalidRequest.of("The batch", [FieldProblem("results", "must name a table, not a query")])
         self.columns = tuple(columns)

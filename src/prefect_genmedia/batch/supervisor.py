@@ -1,7 +1,7 @@
-"""Keeping a batch that is split: a run for each shard, begun again where it was lost, and one table of them all.
+"""Supervises a split batch: one run per shard, restarted if it was lost, and one common table of results.
 
-Whatever becomes of a shard's run, nothing is paid twice: the rows' scope is the batch's, so another run of the same
-shard, even beside the first one, joins what the ledger has.
+Nothing is paid twice, even if a shard's run is lost: the rows' scope is the batch's, so another run of the same shard,
+even a concurrent one, joins the jobs in the ledger.
 """
 
 from __future__ import annotations
@@ -51,55 +51,55 @@ if TYPE_CHECKING:
     from prefect_genmedia.batch.runner import OpenBatch
 
 LOOK_SECONDS = 2.0
-"""How often the shards' runs are looked at, in seconds."""
+"""Interval between two checks of the shards' runs, in seconds."""
 
 SILENT_SECONDS = 90.0
-"""A run that has not touched its progress bar for so long is lost: nine beats, in seconds."""
+"""A run that has not updated its progress bar for this long, in seconds, is stalled: nine heartbeats."""
 
 STARTING_SECONDS = 600.0
-"""How long a run may take from a worker's taking it up to its first beat, in seconds: images are pulled meanwhile."""
+"""How long a run may take from its start by a worker to its first heartbeat, in seconds; includes image pulls."""
 
 MOST_LIVES = 3
-"""How many runs a shard is given."""
+"""Maximum number of runs per shard."""
 
 _MOST_RUNS = 100
-"""How many runs of one shard one flow run may begin in all of its lives."""
+"""Maximum number of runs of one shard that one flow run may start, including its restarts."""
 
 _LEDGER_SHARE = 20
-"""The ledger is read for a twentieth of the time at most, however long that takes with many rows."""
+"""Reading the ledger takes at most a twentieth of the time, however many rows there are."""
 
 _UNDER_WAY = AT_PROVIDER | {JobState.RESERVED, JobState.SENDING}
 
 _ENDED = frozenset({JobState.DELIVERED, JobState.FAILED, JobState.UNKNOWN, JobState.ABANDONED})
-"""States in which another run of the row's shard finds nothing to do, unless it may send another attempt."""
+"""States in which another run of the shard has nothing to do for a row, unless it may send another attempt."""
 
 
 @dataclass
 class Kept:
-    """One shard, and the run that does it now."""
+    """One shard and its current run."""
 
     shard: Shard
     parameters: dict[str, Any]
     lives: int = 0
     run_id: UUID | None = None
     heartbeat: object = None
-    """When its bar was last touched, by the server's clock: only that it changes counts."""
+    """When its progress bar was last updated, by the server's clock; used only to detect changes."""
     reported_at: float = 0.0
-    """When that was seen to change, by our own."""
+    """When `heartbeat` last changed, by this process's monotonic clock."""
     end: ShardEnd | None = None
 
     def is_silent(self, now: float) -> bool:
-        """Whether nothing was heard of its run for too long."""
+        """Whether its run has stalled."""
         return now - self.reported_at > (STARTING_SECONDS if self.heartbeat is None else SILENT_SECONDS)
 
 
 @dataclass
 class ShardSupervisor:
-    """Runs every shard of a batch to its end, and brings what became of the rows into the batch's results.
+    """Runs every shard of a batch to its end, and collects the rows' results.
 
     Parameters:
-        run: the whole batch; nothing but its canary rows is done by this process.
-        deployment: what to run.
+        run: the whole batch; this process runs only its canary rows.
+        deployment: the deployment to run.
         shards: every shard with rows, and the parameters of its run.
     """
 
@@ -109,10 +109,10 @@ class ShardSupervisor:
     _read_next: float = float("-inf")
 
     async def go(self) -> None:
-        """Do the canary rows here, then all shards; results and the run's `stop` tell the rest.
+        """Run the canary rows in this process, then all shards; the results and the run's `stop` hold the outcome.
 
         Raises:
-            CancelledError: the batch was cancelled, and so were the shards' runs; their jobs live on.
+            CancelledError: the batch was cancelled, and so were the shards' runs; their jobs continue at the providers.
         """
         await self.run.go_ahead()
         if self.run.stop is not None:
@@ -127,7 +127,7 @@ class ShardSupervisor:
                     try:
                         await self._look(client, open_ones)
                         await self._read(before)
-                    except Exception as error:  # the shards go on while the server or the ledger does not answer
+                    except Exception as error:  # the shards continue while the server or the ledger does not answer
                         get_run_logger().warning(
                             "The shards cannot be looked at now: %s: %s", type(error).__name__, error
                         )
@@ -138,7 +138,7 @@ class ShardSupervisor:
         await self._finish()
 
     async def _begin(self, client: PrefectClient, kept: Kept) -> None:
-        """Give the shard a run, or take up what an earlier life of this flow run has begun, or has done."""
+        """Start a run for the shard, or take over a run that an earlier start of this flow run created."""
         kept.lives += 1
         keys = [f"{flow_run.id}:{kept.shard.number}/{kept.shard.of}:{number}" for number in range(1, _MOST_RUNS + 1)]
         earlier = await client.read_flow_runs(
@@ -155,9 +155,9 @@ class ShardSupervisor:
         get_run_logger().info("Batch %s: %s is run %s", self.run.name, kept.shard, run.name)
 
     async def _end_of(self, client: PrefectClient, kept: Kept, earlier: Sequence[FlowRun]) -> ShardEnd | None:
-        """The end of a shard that earlier runs have completed; None if something of it is left to do.
+        """Returns the end of a shard that earlier runs have completed; None if work is left.
 
-        The ledger has the last word: rows may have been added since, or may be asked for again.
+        The ledger decides: rows may have been added since, or may be requested again.
         """
         ends = await _artifacts(client, END_KEY, [run.id for run in earlier]) if earlier else {}
         if not ends:
@@ -181,9 +181,9 @@ class ShardSupervisor:
         )
 
     async def _look(self, client: PrefectClient, open_ones: Sequence[Kept]) -> None:
-        """See which shards have ended, and begin those anew whose run was lost."""
+        """Check which shards have ended, and restart those whose run was lost."""
         ids = [kept.run_id for kept in open_ones if kept.run_id is not None]
-        # The runs first: what they leave behind is there before they end.
+        # Read the runs first: their artifacts exist before they end.
         runs = {run.id: run for run in await client.read_flow_runs(flow_run_filter=_these(ids))}
         heartbeats = await _artifacts(client, HEARTBEAT_KEY, ids)
         ended = [run.id for run in runs.values() if run.state and run.state.is_final()]
@@ -198,7 +198,7 @@ class ShardSupervisor:
             if heartbeat is not None and heartbeat.updated != kept.heartbeat:
                 kept.heartbeat, kept.reported_at = heartbeat.updated, now
             if run is not None and run.state is not None and run.state.is_scheduled():
-                kept.reported_at = now  # it waits for a worker, however long that takes
+                kept.reported_at = now  # it waits for a worker, which may take any time
             if (why := why_lost(kept, run, now)) is not None:
                 await self._take_up(client, kept, run, why)
 
@@ -221,7 +221,7 @@ class ShardSupervisor:
         self.run.stop = self.run.stop or end.stop
 
     async def _read(self, before: dict[str, Job]) -> None:
-        """Bring the results up to date while the shards run."""
+        """Update the results while the shards run."""
         begun = time.monotonic()
         if begun < self._read_next:
             return
@@ -237,7 +237,7 @@ class ShardSupervisor:
         self._read_next = time.monotonic() + _LEDGER_SHARE * (time.monotonic() - begun)
 
     async def _finish(self) -> None:
-        """The last word on every row: the ledger's, and what only the row's own shard knows."""
+        """Set every row's final result: from the ledger, and from what only the row's shard reported."""
         left_out = {result.id for result in self.run.results.all() if result.state == INVALID}
         jobs = await self.run.jobs.look()
         for row in self.run.rows:
@@ -256,7 +256,7 @@ class ShardSupervisor:
                     result.state = NOT_SENT
 
     async def _cancel(self) -> None:
-        """Cancel the shards' runs; what they have submitted lives on and is joined by the next run."""
+        """Cancel the shards' runs. Their submitted jobs continue, and the next run joins them."""
         async with get_client() as client:
             for kept in self.shards:
                 if kept.end is None and kept.run_id is not None:
@@ -267,20 +267,20 @@ class ShardSupervisor:
 
     @staticmethod
     def _forgive(open_ones: Sequence[Kept]) -> None:
-        """Count silence anew: while we heard nothing of the server, it may have heard nothing of the shards."""
+        """Restart the stall timers: while the server was unreachable from here, it may have been so for the shards."""
         for kept in open_ones:
             kept.reported_at = time.monotonic()
 
 
 async def supervisor_of(batch: OpenBatch, spec: BatchSpec) -> ShardSupervisor:
-    """Prepare a batch to be split.
+    """Prepare the supervision of a split batch.
 
     Parameters:
         batch: the whole batch.
         spec: its options.
 
     Raises:
-        InvalidRequest: it cannot be split so; nothing was submitted.
+        InvalidRequest: the batch cannot be split in this way; nothing was submitted.
     """
     if spec.sharding.shard is not None:
         raise refused("shards", "cannot be split again")
@@ -296,7 +296,7 @@ async def supervisor_of(batch: OpenBatch, spec: BatchSpec) -> ShardSupervisor:
 
 
 def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
-    """A shard's part of the rows, the slots and the budget."""
+    """Returns a shard's job: its share of the rows, the slots and the budget."""
     is_read = isinstance(spec.table, str)
     return ShardJob(
         shard=shard,
@@ -328,18 +328,18 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
 
 
 def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
-    """The job as the parameters of the flow that runs the shards: `generate_shard`, or `generate_batch`."""
-    # Workers of earlier versions know neither.
+    """Converts the job to parameters of the flow that runs the shards: `generate_shard` or `generate_batch`."""
+    # Workers of earlier versions have neither parameter.
     unsaid = {name for name in ("project", "tags") if not getattr(job, name)}
     values = job.model_dump(mode="json", exclude=unsaid)
     if target.takes_job:
         return {"job": values}
-    given = {name: value for name, value in values.items() if value is not None}  # the form knows no null
+    given = {name: value for name, value in values.items() if value is not None}  # the form does not allow null
     return given | {"skip_invalid": True, "preflight": False}
 
 
 def _name_of(credentials: Any) -> str:
-    """The name of a Block: what is in it never travels as a parameter."""
+    """Returns the name of a Block: its content is never passed as a parameter."""
     name = credentials if isinstance(credentials, str) else credentials._block_document_name
     if name is None:
         raise refused("credentials", "must be a Block that is saved, or its name: shards run on other machines")
@@ -347,12 +347,12 @@ def _name_of(credentials: Any) -> str:
 
 
 def why_lost(kept: Kept, run: FlowRun | None, now: float) -> str | None:
-    """Why a shard without an end must be begun again; None while its run may be alive.
+    """Returns why a shard without an end must be restarted; None while its run may be alive.
 
     Parameters:
         kept: the shard.
-        run: its run, as the server has it; None where the server has none.
-        now: the present time of the monotonic clock, in seconds.
+        run: its run from the server; None if the server has none.
+        now: the current time of the monotonic clock, in seconds.
     """
     if run is None or run.state is None:
         return "is gone"
@@ -368,7 +368,7 @@ def _these(ids: Sequence[UUID]) -> FlowRunFilter:
 
 
 async def _artifacts(client: PrefectClient, key: str, ids: Sequence[UUID]) -> dict[UUID | None, Artifact]:
-    """The last artifact with this key of each run."""
+    """Returns the last artifact with this key of each run."""
     wanted = ArtifactFilter(key=ArtifactFilterKey(any_=[key]), flow_run_id=ArtifactFilterFlowRunId(any_=list(ids)))
     found: dict[UUID | None, Artifact] = {}
     for artifact in await client.read_artifacts(artifact_filter=wanted):
@@ -380,5 +380,5 @@ async def _artifacts(client: PrefectClient, key: str, ids: Sequence[UUID]) -> di
 
 def _when(artifact: Artifact) -> datetime:
     when = artifact.updated or artifact.created
-    assert when is not None  # what the server has, it has stamped
+    assert when is not None  # the server sets it on every artifact
     return when

@@ -1,4 +1,4 @@
-"""Tables in and out: CSV, TSV, JSON lines, Parquet and Excel, in a local file or behind any fsspec URL; or rows."""
+"""Reads and writes tables: CSV, TSV, JSON lines, Parquet and Excel, in local files or behind fsspec URLs; or rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _FORMATS: dict[str, TableFormat] = {
 }
 
 _EXTRAS = {"s3fs": "prefect-genmedia[s3]", "pyarrow": "prefect-genmedia[parquet]"}
-"""Extras that bring a package; another package is installed by its own name."""
+"""Extras that install a package; other packages are installed by their own name."""
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,8 @@ class ReadTable:
     """A table that is being read.
 
     Parameters:
-        rows: its rows in order, to be taken once; empty cells are left out. Taking them may raise `InvalidRequest`.
-        dialect: how its text was written; of a table that is no text, how a spreadsheet reads text best.
+        rows: its rows in order, without empty cells; iterate once. Iterating may raise `InvalidRequest`.
+        dialect: the dialect of its text; for a non-text table, the dialect that spreadsheets read best.
     """
 
     rows: Iterator[dict[str, Any]]
@@ -69,10 +69,10 @@ class ReadTable:
 
 
 def format_of(location: str) -> TableFormat:
-    """The format that a path's or URL's ending names.
+    """Returns the format for the suffix of a path or URL.
 
     Raises:
-        InvalidRequest: it names none that can be read.
+        InvalidRequest: the suffix is not one of a supported format.
     """
     ending = _path_of(location).suffix.lower()
     if ending not in _FORMATS:
@@ -82,14 +82,14 @@ def format_of(location: str) -> TableFormat:
 
 
 def name_of(location: str) -> str:
-    """The file's name without folder; nothing of a URL's query, which may hold a signature, or of a database's."""
+    """Returns the file's name without its folder, a URL's query (may contain a signature) or an SQL query."""
     if is_sql(location):
         return str(SqlLocation.of(location)).removeprefix(SQL)
     return _path_of(location).name
 
 
 def stem_of(location: str) -> str:
-    """The file's name without folder and ending; a table's name in a database."""
+    """Returns the file's name without folder and suffix; for a database, the table's name."""
     if is_sql(location):
         return SqlLocation.of(location).stem
     return _path_of(location).stem
@@ -99,11 +99,11 @@ def read_table(source: Rows, encoding: str | None = None) -> list[dict[str, Any]
     """Read every row of a table into memory. Blocks; run it in a thread.
 
     Parameters:
-        source: a path or fsspec URL with a known ending; or the rows, see `plain_table`.
+        source: a path or fsspec URL with a known suffix; or the rows, see `plain_table`.
         encoding: encoding of a text table; None to detect it.
 
     Returns:
-        The rows in order; empty cells are left out.
+        The rows in order, without empty cells.
 
     Raises:
         InvalidRequest: it cannot be read, or its format is not known.
@@ -137,7 +137,7 @@ def _parsed(location: str, encoding: str | None, content: Callable[[], bytes]) -
 
 
 _UNREADABLE = (ImportError, OSError, ValueError, csv.Error)
-"""What reading a file raises; a Parquet file's own errors are ValueErrors."""
+"""Errors that reading a file can raise; Parquet errors are ValueErrors."""
 
 
 def _taken(location: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -157,7 +157,7 @@ def _why(location: str, error: Exception) -> str:
 
 
 def _missing_package(error: ImportError) -> str:
-    """What to install: fsspec's error has the import that failed as its cause."""
+    """Returns what to install: the cause of fsspec's error is the failed import."""
     missing: BaseException | None = error
     while missing is not None and not isinstance(missing, ModuleNotFoundError):
         missing = missing.__cause__ or missing.__context__
@@ -168,14 +168,14 @@ def _missing_package(error: ImportError) -> str:
 
 
 async def read_rows(source: Rows, encoding: str | None = None) -> ReadTable:
-    """Begin to read a table that may also be in a Block: `block://SLUG/NAME/path`. Rows are parsed as they are taken.
+    """Open a table, which may also be in a Block: `block://SLUG/NAME/path`. Rows are parsed during iteration.
 
     Parameters:
         source: see `read_table`.
         encoding: encoding of a text table; None to detect it.
 
     Raises:
-        InvalidRequest: it cannot be read, its format is not known, or, when its rows are taken, it has none.
+        InvalidRequest: it cannot be read, its format is not known, or (raised during iteration) it has no rows.
     """
     if is_sql(source):
         database = await SqlDatabase.load(str(source))
@@ -183,7 +183,7 @@ async def read_rows(source: Rows, encoding: str | None = None) -> ReadTable:
     if isinstance(source, str) and source.startswith(SCHEME):
         format_of(source)
         storage = await storage_of(source)
-        assert isinstance(storage, BlockFolder)  # the scheme says so
+        assert isinstance(storage, BlockFolder)  # because of its scheme
         found = await to_thread.run_sync(_parsed, source, encoding, partial(storage.read, source))
     else:
         found = await to_thread.run_sync(_read, source, encoding)
@@ -199,13 +199,13 @@ def _not_empty(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 async def storage_of(location: str) -> Storage | SqlDatabase | None:
-    """The folder in a Block that a table stands in, or its database; None where a path or URL says all.
+    """Returns the Block folder that contains a table, or its database; None if a path or URL is sufficient.
 
     Parameters:
         location: path or URL of the table.
 
     Raises:
-        InvalidRequest: there is no such Block, or it holds no files.
+        InvalidRequest: there is no such Block, or it does not store files.
     """
     if is_sql(location):
         return await SqlDatabase.load(location)
@@ -217,11 +217,11 @@ async def storage_of(location: str) -> Storage | SqlDatabase | None:
 def encode_table(
     rows: Sequence[Mapping[str, Any]], columns: Sequence[str], table_format: TableFormat, dialect: Dialect = PLAIN
 ) -> bytes:
-    """A table's bytes; every row has every column, in order.
+    """Returns a table's bytes; every row has every column, in order.
 
     Parameters:
         rows: values by column.
-        columns: the columns, in order; what a row lacks stays empty.
+        columns: the columns, in order; missing cells are empty.
         table_format: CSV, TSV, JSON lines, Parquet or Excel.
         dialect: how CSV and TSV are written.
 
@@ -234,22 +234,21 @@ def encode_table(
 
 
 class TableFile:
-    """A table that is rewritten as a whole, so that at every moment a whole one stands under its name.
+    """A table that is replaced atomically, so that its file is complete at any time.
 
     Parameters:
-        location: a path or fsspec URL with a known ending.
+        location: a path or fsspec URL with a known suffix.
         columns: the columns, in order.
-        storage: the folder that it stands in, see `storage_of`; by default that of the path or URL.
+        storage: its folder, see `storage_of`; by default that of the path or URL.
         dialect: how CSV is written.
 
     Raises:
-        InvalidRequest: the ending is not known, or the package that writes the format is not installed.
+        InvalidRequest: the suffix is not known, or the package that writes the format is not installed.
     """
 
     def __init__(
         self, location: str, columns: Sequence[str], storage: Storage | None = None, dialect: Dialect = PLAIN
     ) -> None:
-        """Look at the name only."""
         self.format = format_of(location)
         if self.format == "parquet":
             pyarrow()
@@ -264,11 +263,11 @@ class TableFile:
 
     @property
     def has_lines(self) -> bool:
-        """Whether a row that has changed can be encoded anew without the others."""
+        """Whether a changed row can be encoded without the other rows."""
         return self.format in ("csv", "tsv", "jsonl")
 
     def lines(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-        """The text of each row in a format that has lines.
+        """Yields the text of each row in a line-based format.
 
         Parameters:
             rows: values by column.
@@ -278,7 +277,7 @@ class TableFile:
         return csv_lines(rows, self.columns, self._dialect)
 
     def write_lines(self, lines: Iterable[str]) -> str:
-        """Write a table of lines that are there already; see `write`.
+        """Write a table from encoded lines; see `write`.
 
         Parameters:
             lines: the text of every row, in order.
@@ -288,7 +287,7 @@ class TableFile:
         return self._publish("".join([csv_head(self.columns, self._dialect), *lines]).encode(self._dialect.encoding))
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Write the table beside its name and rename it; returns its path or URL. Blocks; run it in a thread.
+        """Write the table to a temporary file and rename it; returns its path or URL. Blocks; run it in a thread.
 
         Parameters:
             rows: values by column.
@@ -307,12 +306,12 @@ class TableFile:
 def results_table(
     location: str, columns: Sequence[str], storage: Storage | SqlDatabase | None, dialect: Dialect
 ) -> TableFile | SqlResults:
-    """The table of results at a location: a file, or a table of a database.
+    """Returns the table of results at a location: a file or a database table.
 
     Parameters:
         location: see `TableFile`, or `sql://BLOCK/TABLE`.
         columns: the columns, in order.
-        storage: what `storage_of` found there.
+        storage: the result of `storage_of`.
         dialect: how CSV is written.
     """
     if isinstance(storage, SqlDatabase):
@@ -338,7 +337,7 @@ def _read_excel(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Di
 
 
 def all_filled(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows that are not empty, under their columns' names, without their empty cells.
+    """Yields the non-empty rows by column name, without their empty cells.
 
     Parameters:
         rows: values by header.
@@ -353,7 +352,7 @@ def all_filled(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's cells that are not empty."""
+    """Returns a row's non-empty cells."""
     found = {}
     for name, cell in row.items():
         value = cell if type(cell) is str else plain(cell)
@@ -377,7 +376,7 @@ _WRITERS: dict[TableFormat, Callable[[Sequence[Mapping[str, Any]], Sequence[str]
 
 
 def folder_of(location: str) -> str:
-    """The folder that a table stands in, where it is one that can be written into; the present one otherwise."""
+    """Returns a table's folder; for http(s) URLs, which cannot be written to, the current folder."""
     if "://" in location and urlsplit(location).scheme in ("http", "https"):
         return str(Path.cwd())
     path = location.partition("?")[0] if "://" in location else location

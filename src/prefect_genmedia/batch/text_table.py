@@ -1,4 +1,4 @@
-"""Tables of text: the encoding and the CSV dialect that a file has, and tables of results in the same."""
+"""Text tables: detects a file's encoding and CSV dialect, and writes tables of results in the same dialect."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from prefect_genmedia.batch.columns import Header, is_known, refusal
 from prefect_genmedia.text import csv_cell, csv_value, json_text
 
 _PIECE_BYTES = 1024**2
-"""Bytes that are decoded at once."""
+"""Number of bytes decoded at a time."""
 
 _BEGINNING = 65_536
-"""Characters of a table in which its delimiter is looked for."""
+"""Characters of a table that are searched for its delimiter."""
 
 DELIMITERS = ",;\t|"
-"""What may separate the cells of a CSV file; on a tie the first one does."""
+"""Possible delimiters of a CSV file; the first one wins a tie."""
 
 _OURS = frozenset({"job_key", "provider_job_id", "error_kind"})
-"""Columns that only a table of results has: its cells were guarded by `csv_cell`, and those of users were not."""
+"""Columns that only a table of results has. Its cells were escaped by `csv_cell`; those of users' tables were not."""
 
-_BOMS = {  # UTF-32 first: its mark begins with that of UTF-16
+_BOMS = {  # UTF-32 first: its BOM begins with that of UTF-16
     BOM_UTF32_LE: "utf-32",
     BOM_UTF32_BE: "utf-32",
     BOM_UTF8: "utf-8-sig",
@@ -37,17 +37,17 @@ _BOMS = {  # UTF-32 first: its mark begins with that of UTF-16
 _SPREADSHEET_ENCODINGS = frozenset({"utf-8-sig", "utf-16", "gb18030"})
 _SEPARATOR_LINE = re.compile(r"\s*\"?sep=([^\r\n])\"?[ \t]*(?:\r\n|\r|\n)", re.IGNORECASE)
 _NUMBER_LIKE = re.compile(r"0\d+|\d{12,}|\d+[eE]\d+")
-"""Ids that a spreadsheet shows as another number: it drops leading zeros, and keeps 15 digits."""
+"""Ids that a spreadsheet would change: it drops leading zeros and keeps only 15 digits."""
 _GUARDED_NUMBER = re.compile(rf"\t({_NUMBER_LIKE.pattern})")
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """How a text table is written.
+    """The format of a text table.
 
     Parameters:
         encoding: name of the codec.
-        delimiter: what separates the cells of a line.
+        delimiter: the delimiter of cells.
         spreadsheet: whether a spreadsheet wrote it, and is likely to open the table of results.
     """
 
@@ -60,7 +60,7 @@ PLAIN = Dialect()
 
 
 def codec_of(content: bytes, encoding: str | None = None) -> str:
-    """The codec that a table's text is in.
+    """Returns the codec of a table's text.
 
     Without `encoding`: the one that a byte order mark names, else UTF-16 if every other byte of the beginning is zero,
     else UTF-8, else GB18030 if that gives ordinary Chinese text.
@@ -70,7 +70,7 @@ def codec_of(content: bytes, encoding: str | None = None) -> str:
         encoding: name of the codec, if the user gives one.
 
     Raises:
-        InvalidRequest: the bytes are in none of these.
+        InvalidRequest: the bytes are not text in any of these codecs.
     """
     named = encoding or next((codec for mark, codec in _BOMS.items() if content.startswith(mark)), None)
     if named is not None and named.lower().replace("_", "-") in ("utf-8", "utf8") and content.startswith(BOM_UTF8):
@@ -92,10 +92,10 @@ def codec_of(content: bytes, encoding: str | None = None) -> str:
 
 
 def _undecodable(content: bytes, codec: str) -> int | None:
-    """Where the bytes are no text in a codec; None where all of them are. The text is not kept.
+    """Returns the position of the first byte that a codec cannot decode; None if there is none. The text is discarded.
 
     Raises:
-        LookupError: there is no such codec, or it is not one of text.
+        LookupError: there is no such codec, or it is not a text codec.
     """
     io.TextIOWrapper(io.BytesIO(), codec)
     decoder = codecs.getincrementaldecoder(codec)()
@@ -117,7 +117,7 @@ def _pieces(content: bytes) -> Iterator[bytes]:
 
 
 def _utf_16(beginning: bytes) -> str | None:
-    """UTF-16 without a byte order mark: a header's letters have a zero byte each."""
+    """Detects UTF-16 without a byte order mark: each letter of a header has a zero byte."""
     half = len(beginning) // 2
     if half and beginning[1::2].count(0) > half // 2:
         return "utf-16-le"
@@ -125,13 +125,13 @@ def _utf_16(beginning: bytes) -> str | None:
 
 
 def _text(content: bytes, codec: str, newline: str = "") -> TextIO:
-    """The text, decoded as it is read, without a byte order mark."""
+    """Returns a text stream that decodes during reading, without a byte order mark."""
     text = io.TextIOWrapper(io.BytesIO(content), codec, newline=newline)
     return text if text.read(1) == "\ufeff" else io.TextIOWrapper(io.BytesIO(content), codec, newline=newline)
 
 
 def _is_chinese(content: bytes) -> bool:
-    """Whether it is GB18030 text. Western text decodes too, but into rare characters."""
+    """Whether the content is GB18030 text. Western text decodes too, but into rare characters."""
     foreign = common = 0
     try:
         for text in codecs.iterdecode(_pieces(content), "gb18030"):
@@ -145,15 +145,15 @@ def _is_chinese(content: bytes) -> bool:
 def read_csv(
     content: bytes, encoding: str | None = None, delimiter: str | None = None
 ) -> tuple[Iterator[dict[str, Any]], Dialect]:
-    """A CSV file's rows, one after another, and its dialect.
+    """Returns a lazy iterator of a CSV file's rows, and its dialect.
 
     Parameters:
         content: the file's bytes.
         encoding: name of its codec; None to detect it.
-        delimiter: what separates its cells; None to detect it.
+        delimiter: the delimiter of its cells; None to detect it.
 
     Raises:
-        InvalidRequest: it cannot be read; the line is named.
+        InvalidRequest: it cannot be read; the error names the line.
     """
     codec = codec_of(content, encoding)
     beginning, text = _text(content, codec).read(_BEGINNING), _text(content, codec)
@@ -167,7 +167,7 @@ def read_csv(
 
 
 def _written(codec: str) -> str:
-    """The encoding of results beside a table: the table's own where that has every character."""
+    """Returns the encoding for results beside a table: the table's own if it can encode every character."""
     name = codec.lower().replace("_", "-")
     if name.startswith("utf"):
         return "utf-16" if name.startswith("utf-16") else codec
@@ -175,7 +175,7 @@ def _written(codec: str) -> str:
 
 
 def _delimiter(text: str) -> str:
-    """The delimiter that gives the first line the most columns whose names are known."""
+    """Returns the delimiter that gives the first line the most known column names."""
 
     def score(delimiter: str) -> tuple[int, int]:
         try:
@@ -192,7 +192,7 @@ def _rows(text: TextIO, delimiter: str, first_line: int) -> Iterator[dict[str, A
     guarded = False
     for line, cells in _records(text, delimiter, first_line):
         if not any(cells):
-            continue  # a spreadsheet leaves such rows at the end
+            continue  # spreadsheets leave empty rows at the end
         if header is None:
             header = Header.of(cells)
             guarded = set(header.names) >= _OURS
@@ -202,7 +202,7 @@ def _rows(text: TextIO, delimiter: str, first_line: int) -> Iterator[dict[str, A
 
 
 def _records(text: TextIO, delimiter: str, first_line: int) -> Iterator[tuple[int, list[str]]]:
-    """Each record, and the line that it begins in."""
+    """Yields each record with the number of its first line."""
     reader = csv.reader(text, delimiter=delimiter, strict=True)
     while True:
         line = first_line + reader.line_num
@@ -216,22 +216,22 @@ def _records(text: TextIO, delimiter: str, first_line: int) -> Iterator[tuple[in
 
 
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], dialect: Dialect = PLAIN) -> bytes:
-    """A CSV file's bytes, in a dialect.
+    """Returns a CSV file's bytes in a dialect.
 
     Parameters:
         rows: values by column.
         columns: the columns, in order.
-        dialect: how it is written.
+        dialect: the dialect to write in.
     """
     return "".join([csv_head(columns, dialect), *csv_lines(rows, columns, dialect)]).encode(dialect.encoding)
 
 
 def csv_head(columns: Sequence[str], dialect: Dialect) -> str:
-    """The first line of a CSV file, with its end.
+    """Returns the header line of a CSV file, with its line ending.
 
     Parameters:
         columns: the columns, in order.
-        dialect: how it is written.
+        dialect: the dialect to write in.
     """
     text = io.StringIO(newline="")
     csv.writer(text, delimiter=dialect.delimiter).writerow(columns)
@@ -239,12 +239,12 @@ def csv_head(columns: Sequence[str], dialect: Dialect) -> str:
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], dialect: Dialect) -> Iterator[str]:
-    """The text of each row, with its end; it may have line feeds in it.
+    """Yields the text of each row, with its line ending; the text may contain line feeds.
 
     Parameters:
         rows: values by column.
         columns: the columns, in order.
-        dialect: how it is written.
+        dialect: the dialect to write in.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text, delimiter=dialect.delimiter)
@@ -257,7 +257,7 @@ def csv_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], dialect
 
 
 def _number_guarded(value: Any) -> Any:
-    """A cell that a spreadsheet runs as no formula, and that it does not take for a number if it is text."""
+    """Escapes a cell so that a spreadsheet neither runs it as a formula nor converts text to a number."""
     if isinstance(value, str) and _NUMBER_LIKE.fullmatch(value):
         return f"\t{value}"
     return csv_cell(value)
@@ -269,14 +269,14 @@ def _unguarded(cell: str) -> str:
 
 
 def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[Iterator[dict[str, Any]], Dialect]:
-    """A JSON lines file's rows, one after another: an object a line. Only a line feed ends a line.
+    """Returns a lazy iterator of a JSON lines file's rows: one object per line. Only a line feed ends a line.
 
     Parameters:
         content: the file's bytes.
         encoding: name of its codec; None to detect it.
 
     Raises:
-        InvalidRequest: it cannot be read; the line is named.
+        InvalidRequest: it cannot be read; the error names the line.
     """
     return _objects(_text(content, codec_of(content, encoding), newline="\n")), PLAIN
 
@@ -306,20 +306,20 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_jsonl(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
-    """A JSON lines file's bytes.
+    """Returns a JSON lines file's bytes.
 
     Parameters:
         rows: values by column.
-        columns: the columns, in order; what a row lacks is null.
+        columns: the columns, in order; missing cells are null.
     """
     return "".join(jsonl_lines(rows, columns)).encode()
 
 
 def jsonl_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    """The text of each row, with its end.
+    """Yields the text of each row, with its line ending.
 
     Parameters:
         rows: values by column.
-        columns: the columns, in order; what a row lacks is null.
+        columns: the columns, in order; missing cells are null.
     """
     return (f"{json_text({name: row.get(name) for name in columns})}\n" for row in rows)
