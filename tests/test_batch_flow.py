@@ -430,7 +430,7 @@ async def test_a_batch_shows_one_task_run_a_row_one_progress_and_one_gallery(bat
         artifacts = await client.read_artifacts(flow_run_filter=run)
     assert sorted(each.name for each in found) == ["row-0", "row-1", "row-2"]
     shown = {artifact.key: artifact for artifact in artifacts if (artifact.key or "").startswith("genmedia-batch")}
-    assert sorted(shown) == ["genmedia-batch", "genmedia-batch-gallery"]
+    assert sorted(shown) == ["genmedia-batch", "genmedia-batch-gallery", "genmedia-batch-results"]
     assert shown["genmedia-batch"].data == 100
     assert "3 of 3 delivered" in (shown["genmedia-batch"].description or "")
     assert shown["genmedia-batch-gallery"].data.count("data:image/jpeg") == 3

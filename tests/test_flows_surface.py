@@ -128,7 +128,7 @@ def test_a_run_form_begins_with_what_most_people_set(flow: Flow[..., object]) ->
     assert ordered[: len(common)] == common
 
 
-@pytest.mark.parametrize("name", ["determined-hoatzin", "psi-aquarii-cluster", "alpha5-lupi", "Rustic-Zebra"])
+@pytest.mark.parametrize("name", ["determined-hoatzin", "psi-aquarii-cluster", "alpha5-lupi", "Awesome-Vicuña"])
 def test_a_name_that_prefect_makes_up_is_known_as_such(name: str) -> None:
     assert is_made_up(name)
 

@@ -24,7 +24,7 @@ _ADJECTIVES = (
     "Awesome Rustic Small Gorgeous Fantastic Sleek Intelligent Unbranded Refined Licensed Generic Practical Ergonomic "
     "Handcrafted Tasty Handmade Incredible"
 ).split()
-_BY_THE_UI = re.compile(rf"(?:{'|'.join(_GREEK)})\d*-[a-z][a-z-]*|(?:{'|'.join(_ADJECTIVES)})-[A-Z][A-Za-z .'-]*")
+_BY_THE_UI = re.compile(rf"(?:{'|'.join(_GREEK)})\d*-[a-z][a-z-]*|(?:{'|'.join(_ADJECTIVES)})-[A-Z][\w .'’-]*")
 """Names that run forms generate: `psi-aquarii-cluster` in the first UI, `Rustic-Zebra` in the second."""
 
 
