@@ -22,7 +22,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "build" / "release"
 PACKAGE = "prefect-genmedia"
-EXTRAS = ("excel", "heic", "parquet", "s3", "socks")
+EXTRAS = ("excel", "heic", "parquet", "s3", "socks", "sql")
 """What users may install beside the package; the other extras are for those who change it."""
 
 LICENCES = {
