@@ -46,7 +46,7 @@ def batch(
         A path, fsspec URL or block://SLUG/NAME/path ending in .csv, .tsv, .jsonl, .parquet or .xlsx, or
         sql://BLOCK/TABLE: rows with an id, a kind, and the fields of that kind.
     kind
-        Kind of the rows that do not name one, such as jimeng; omnihuman by default.
+        Kind of the rows that do not name one; by default the one that the flow `generate_batch` has.
     dry_run
         Only show what would be done, and its estimated cost. Nothing is sent.
     credentials
