@@ -76,7 +76,7 @@ def closure() -> dict[str, Distribution]:
 
 
 def licence_of(found: Distribution) -> tuple[str, str]:
-    """The family of a distribution's licence, and the words that say so; the family is empty if nobody can tell.
+    """The family of a distribution's licence, and the text that states it; the family is empty if it is unknown.
 
     Parameters:
         found: the distribution.

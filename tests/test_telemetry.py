@@ -212,6 +212,23 @@ async def test_a_delivered_job_has_spans_outcomes_durations_and_spend(
     assert spans["genmedia.deliver"].attributes["genmedia.state"] == "delivered"
 
 
+async def test_a_meter_that_fails_changes_nothing_about_the_job(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing:
+        def add(self, *_: Any) -> None:
+            raise RuntimeError("no such exporter")
+
+    monkeypatch.setattr(module, "_transitions", Failing())
+    job = await ledger.reserve(Job(key="", identity="x", provider="tokenops"))
+    sending = await ledger.start_sending(job, None)
+    assert isinstance(sending, Job)
+    accepted = await ledger.move(sending, JobState.SUBMITTED, provider_job_id="1")
+    assert accepted is not None
+    assert accepted.state is JobState.SUBMITTED
+    assert "A metric was not recorded: RuntimeError" in caplog.text
+
+
 async def test_a_step_that_fails_records_the_kind_of_its_error_alone(
     ledger: Ledger, credentials: TokenOpsCredentials, simulator: RunningSimulator, recorded: Recorder
 ) -> None:

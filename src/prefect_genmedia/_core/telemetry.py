@@ -7,6 +7,7 @@ names from small sets, job keys and account ids. They never contain a prompt, UR
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -25,6 +26,8 @@ from prefect_genmedia.prices import from_micros
 
 T = TypeVar("T")
 P = ParamSpec("P")
+
+logger = logging.getLogger(__name__)
 
 _NAME, _VERSION = "prefect_genmedia", version("prefect-genmedia")
 _tracer = trace.get_tracer(_NAME, _VERSION)
@@ -72,6 +75,19 @@ def plain_name(text: str | None) -> str:
     return text if text and "//" not in text and _PLAIN.fullmatch(text) else "other"
 
 
+def _harmless(record: Callable[P, None]) -> Callable[P, None]:
+    """Returns the function, whose errors are only logged: an exporter that fails must not fail a paid job's step."""
+
+    @functools.wraps(record)
+    def recorded(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            record(*args, **kwargs)
+        except Exception as error:
+            logger.warning("A metric was not recorded: %s", type(error).__name__)
+
+    return recorded
+
+
 # --- transitions ---
 
 
@@ -82,8 +98,13 @@ def changed(before: JobState | None, job: T) -> T:
         before: the state before; None for a new job.
         job: the job as it is now. Any other value is no change, and is returned unchanged.
     """
-    if not isinstance(job, Job):
-        return job
+    if isinstance(job, Job):
+        _record_change(before, job)
+    return job
+
+
+@_harmless
+def _record_change(before: JobState | None, job: Job) -> None:
     about = _about(job)
     move = {**about, "genmedia.from": before.value if before else "none", "genmedia.to": job.state.value}
     if job.error_kind and job.state not in (JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED):
@@ -97,7 +118,6 @@ def changed(before: JobState | None, job: T) -> T:
     if job.state is JobState.SUBMITTED and job.micros:
         _spend.add(float(from_micros(job.micros)), {**about, "genmedia.currency": plain_name(job.currency)})
     _measure(before, job, about)
-    return job
 
 
 def _measure(before: JobState | None, job: Job, about: dict[str, str]) -> None:
@@ -117,11 +137,17 @@ def joined(job: Job) -> Job:
     Parameters:
         job: the job.
     """
-    _joins.add(1, _about(job))
-    trace.get_current_span().add_event("genmedia.job.join", _identity(job))
+    _record_join(job)
     return job
 
 
+@_harmless
+def _record_join(job: Job) -> None:
+    _joins.add(1, _about(job))
+    trace.get_current_span().add_event("genmedia.job.join", _identity(job))
+
+
+@_harmless
 def polled(job: Job, late_seconds: float) -> None:
     """Record the delay of a poll.
 
