@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from clocks import QuickClock
 from servers import PATIENCE
 from sqlalchemy import select, update
 
 from prefect_genmedia._core import Job, JobHooks, JobSpec, Ledger, RunContext, Session, open_ledger, schema, submit_once
 from prefect_genmedia._core import pace as pace_module
 from prefect_genmedia._core import submit as submit_module
-from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.pace import Refused, Turn, ask, cool_down, grant
 from prefect_genmedia.errors import QuotaError, RateLimited
 from prefect_genmedia.providers.tokenops import JimengVideo
@@ -48,27 +48,6 @@ async def main(url, base_url, key, *names):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-
-
-class QuickClock(Clock):
-    """Only waiting moves it, and takes no time."""
-
-    def __init__(self) -> None:
-        self.begun = super().now()
-        self.passed = 0.0
-
-    def now(self) -> float:
-        return self.begun + self.passed
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    def boottime(self) -> float:
-        return self.passed
-
-    async def sleep(self, seconds: float) -> None:
-        self.passed += max(seconds, 0.0)
-        await asyncio.sleep(0)
 
 
 async def submit_all(url: str, simulator: RunningSimulator, *names: str, at_once: bool = False) -> None:

@@ -115,12 +115,13 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 
 @contextmanager
-def worker(team: Team, pool: str) -> Iterator[Member]:
-    """A process worker."""
+def worker(team: Team, pool: str, ledger: str = "team.db") -> Iterator[Member]:
+    """A process worker, whose runs use this ledger."""
+    env = {**team.server.env, f"{PREFIX}LEDGER_URL": f"sqlite:///{team.folder.parent / ledger}"}
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool]
     path = team.folder.parent / f"worker-{uuid4().hex[:6]}.log"
     with path.open("wb") as log:
-        started = subprocess.Popen(command, env=dict(team.server.env), cwd=team.folder, stdout=log, stderr=log)
+        started = subprocess.Popen(command, env=env, cwd=team.folder, stdout=log, stderr=log)
     try:
         yield Member(started, path)
     finally:
@@ -285,7 +286,8 @@ def test_a_scheduled_run_fires_on_a_process_worker_in_an_empty_directory(team: T
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
     }
     try:
-        with worker(team, "scheduled"):
+        # A ledger of its own: a round that is stopped with its worker would hold the lease of the other tests' rounds.
+        with worker(team, "scheduled", ledger="scheduled.db"):
             until(lambda: team.call("POST", "/flow_runs/filter", mine), "a scheduled run completed")
         run = team.call("POST", "/flow_runs/filter", mine)[0]
     finally:  # its runs would keep the server busy

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import secrets
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import boto3
 import httpx
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 from PIL import Image
 from test_omnihuman_flow import prefect_database_files
 
@@ -31,15 +29,6 @@ from prefect_genmedia.simulator.media import CLIP, asset
 SETTING = "PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL"
 PORTRAIT = hashlib.sha256(asset("portrait.jpg")).hexdigest()
 SPEECH = hashlib.sha256(asset("speech.mp3")).hexdigest()
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

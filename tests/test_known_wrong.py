@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ import s3fs
 import yaml
 from botocore.exceptions import ClientError, ParamValidationError
 from jobs import session as session_of
-from moto.server import ThreadedMotoServer
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem, WritableFileSystem
 
 from prefect_genmedia import TokenOpsCredentials, errors
@@ -356,15 +355,6 @@ def test_a_storage_is_only_tried_again_where_that_can_help(error: Exception, ret
 
 
 # --- S3 ---
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import QuickClock
 from servers import postgres, postgres_tools
 from sqlalchemy import Connection, create_engine, inspect
 
@@ -23,24 +24,6 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.providers.protocol import Observation, Phase
 
 OUTAGE_SECONDS = 240.0
-
-
-class QuickClock(Clock):
-    """Only waiting moves it, and takes no time."""
-
-    def __init__(self) -> None:
-        self.begun = super().now()
-        self.passed = 0.0
-
-    def now(self) -> float:
-        return self.begun + self.passed
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    async def sleep(self, seconds: float) -> None:
-        self.passed += max(seconds, 0.0)
-        await asyncio.sleep(0)
 
 
 class Flaky:

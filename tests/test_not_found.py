@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
+from clocks import QuickClock
 
 from prefect_genmedia._core import Job, JobState, Ledger, wait_for_job
 from prefect_genmedia._core.attempts import Asker, next_attempt
@@ -19,24 +19,6 @@ ANOTHER_RUN = Asker("another")
 NOT_FOUND = JobExpired("GET answered 404.", http_status=404)
 DONE = Observation(Phase.SUCCEEDED, "completed")
 NOT_FOUND_BY_WORD = Observation(Phase.FAILED, "not_found", failure=JobExpired("The provider reports 'not_found'."))
-
-
-class QuickClock(Clock):
-    """Stands at the moment it was made; only waiting moves it, and takes no time."""
-
-    def __init__(self) -> None:
-        self.begun = super().now()
-        self.passed = 0.0
-
-    def now(self) -> float:
-        return self.begun + self.passed
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    async def sleep(self, seconds: float) -> None:
-        self.passed += max(seconds, 0.0)
-        await asyncio.sleep(0)
 
 
 class Provider:

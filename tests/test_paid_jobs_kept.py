@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import QuickClock
 from jobs import submit_once
 
 from prefect_genmedia import TokenOpsCredentials
@@ -25,24 +26,6 @@ from prefect_genmedia.simulator import RunningSimulator
 REQUEST = JimengVideo(prompt="a lake at dawn", model="jimeng-video-3.0-720P")
 HOUR = 3600.0
 ANOTHER_RUN = Asker("another")
-
-
-class QuickClock(Clock):
-    """A clock that stands at the moment it was made: only waiting moves it, and takes no time."""
-
-    def __init__(self) -> None:
-        self.begun = super().now()
-        self.passed = 0.0
-
-    def now(self) -> float:
-        return self.begun + self.passed
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    async def sleep(self, seconds: float) -> None:
-        self.passed += max(seconds, 0.0)
-        await asyncio.sleep(0)
 
 
 @pytest.fixture

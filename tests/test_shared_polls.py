@@ -9,28 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clocks import QuickClock
 from pydantic import SecretStr
 
 from prefect_genmedia import HiDreamCredentials
-from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.shared_polls import APART_SECONDS, MAX_IDS, poll
 from prefect_genmedia.errors import CredentialsError, ProviderError
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.providers.protocol import Observation, Phase
 from prefect_genmedia.simulator import RunningSimulator
-
-
-class QuickClock(Clock):
-    """Only waiting moves it, and takes no time."""
-
-    passed = 0.0
-
-    def monotonic(self) -> float:
-        return self.passed
-
-    async def sleep(self, seconds: float) -> None:
-        self.passed += seconds
-        await asyncio.sleep(0)
 
 
 def observed(name: str) -> Observation:

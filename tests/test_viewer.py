@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import boto3
 import httpx
 import pytest
 import s3fs
-from moto.server import ThreadedMotoServer
 
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Delivery, Job, JobState
@@ -150,15 +149,6 @@ async def test_nothing_is_served_but_delivered_results_of_the_ledger(
     assert {each.status_code for each in answers} == {404}
     assert not any("secret" in each.text for each in answers)
     assert (await browser.post(f"/files/{key}")).status_code == 405
-
-
-@pytest.fixture(scope="module")
-def s3_server() -> Iterator[str]:
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 async def test_a_file_in_a_bucket_is_reached_through_an_address_that_is_signed_for_one_request(
