@@ -18,7 +18,7 @@ deploy: $(INSTALLED)
 	$(BIN)/prefect-genmedia deploy $(ARGS)
 
 # Everything, in two processes; which files go together is said in tests/conftest.py.
-# ARGS="tests/test_errors.py -k pickle" runs a part.
+# ARGS="tests/unit/core/test_errors.py -k pickle" runs a part.
 test: $(READY)
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
@@ -38,11 +38,12 @@ coverage: $(READY)
 	$(BIN)/coverage report --format=total
 
 # The oldest Python and the oldest packages that pyproject.toml allows. ARGS as above, -m "not server" for nearly all.
-LOWEST := test_conformance test_ledger_model test_paid_once test_inputs test_inputs_s3 test_preflight \
-          test_batch_tables test_flows_surface test_tokenops_requests test_transport_api
+LOWEST := unit integration/core/test_paid_once.py integration/inputs/test_inputs.py integration/inputs/test_inputs_s3.py \
+          integration/inputs/test_preflight.py integration/providers/test_conformance.py \
+          prefect/test_flows_surface.py
 test-lowest:
 	$(MAKE) test VENV=.venv-lowest PYTHON=$(or $(LOWEST_PYTHON),python3.10) CONSTRAINTS=constraints-lowest.txt \
-	    EXTRAS=test,parquet,s3 ARGS='$(or $(ARGS),-n 2 --dist loadfile $(LOWEST:%=tests/%.py))'
+	    EXTRAS=test,parquet,s3 ARGS='$(or $(ARGS),-n 2 --dist loadfile $(addprefix tests/,$(LOWEST)))'
 	.venv-lowest/bin/prefect-genmedia demo
 
 # Which cases of tests/integration/field fail with an earlier version: a wheel of that commit, in an environment of its own.
@@ -61,10 +62,10 @@ field-before: $(READY)
 OLDER := .venv-prefect-3.8
 SURFACE := test_flows_surface test_own_flows test_ask test_suspend test_suspending_flows test_long_pauses test_retries \
            test_waiting_for_limits test_deployments test_deploy_command test_workers test_blocks_standard \
-           prefect/test_known_failures
+           test_known_failures
 test-prefect-3.8: $(OLDER)/constraints.txt
 	$(MAKE) test VENV=$(OLDER) CONSTRAINTS=$< EXTRAS=test,parquet,s3 \
-	    ARGS='$(or $(ARGS),-n 2 --dist loadfile $(SURFACE:%=tests/%.py))'
+	    ARGS='$(or $(ARGS),-n 2 --dist loadfile $(SURFACE:%=tests/prefect/%.py))'
 
 $(OLDER)/constraints.txt: constraints.txt
 	mkdir -p $(OLDER)
@@ -74,12 +75,12 @@ $(OLDER)/constraints.txt: constraints.txt
 # what is counted by the simulator. Writes bench-output/kill-test.json. SEED repeats a plan, KILLS=50 is a short one.
 KILLS ?= 1000
 kill-test: $(READY)
-	$(BIN)/python tests/kill_storm.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python tests/support/kill_storm.py --kills $(KILLS) $(if $(SEED),--seed $(SEED))
 
 # Damaged videos by the thousand: whether `structure` says of each what `full` says. Writes bench-output/verify-corpus.json.
 FILES ?= 1200
 verify-corpus: $(READY)
-	$(BIN)/python tests/structure_corpus.py --files $(FILES) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python tests/support/structure_corpus.py --files $(FILES) $(if $(SEED),--seed $(SEED))
 
 # The whole package under the names that users know, flows included: what reads files cannot see into an editable install.
 AS_INSTALLED := $(VENV)/as-installed
@@ -90,16 +91,16 @@ check: $(READY)
 	rm -rf $(AS_INSTALLED) && mkdir -p $(AS_INSTALLED)/prefect_genmedia
 	ln -s "$(CURDIR)"/src/prefect_genmedia/* "$(CURDIR)"/flows "$(CURDIR)"/deployments $(AS_INSTALLED)/prefect_genmedia
 	ln -s "$(CURDIR)"/blocks $(AS_INSTALLED)/prefect_genmedia/block_documents
-	MYPYPATH=$(AS_INSTALLED) $(BIN)/mypy --config-file= --strict --follow-imports=silent --cache-dir .mypy_cache/user tests/user_code.py tests/user_code_sync.py
+	MYPYPATH=$(AS_INSTALLED) $(BIN)/mypy --config-file= --strict --follow-imports=silent --cache-dir .mypy_cache/user tests/support/user_code.py tests/support/user_code_sync.py
 	PYTHONPATH=$(AS_INSTALLED) $(BIN)/lint-imports --no-cache
-	$(BIN)/pytest --noconftest tests/test_docstrings.py
+	$(BIN)/pytest --noconftest tests/docs/test_docstrings.py
 
 # The same code by another type checker, in an environment of its own. Run `make check` before: it links the package.
 check-pyright: $(READY)
 	$(PYTHON) -m venv .venv-pyright
 	.venv-pyright/bin/pip install --quiet --disable-pip-version-check 'basedpyright==1.40.2'
 	printf '{"include": ["%s"], "extraPaths": ["%s"], "venvPath": "%s", "venv": "%s", "typeCheckingMode": "strict"}' \
-	    "$(CURDIR)/tests/user_code_sync.py" "$(CURDIR)/$(AS_INSTALLED)" "$(CURDIR)" "$(VENV)" >.venv-pyright/config.json
+	    "$(CURDIR)/tests/support/user_code_sync.py" "$(CURDIR)/$(AS_INSTALLED)" "$(CURDIR)" "$(VENV)" >.venv-pyright/config.json
 	.venv-pyright/bin/basedpyright -p .venv-pyright/config.json
 
 # Every benchmark; BENCH=batch for one of them. Each writes its figures to bench-output/; the last line writes those of
@@ -133,12 +134,12 @@ build: $(BIN)/python
 # What is about to be published: the archives and their contents, metadata, documents, links, version, licences, SBOM.
 # The SBOM and the table of licences are written to build/release/.
 release-check: $(READY)
-	$(BIN)/pytest tests/test_repository.py tests/test_docs.py \
-	    tests/test_packaging.py::test_the_wheel_has_every_module_and_asset_and_nothing_else \
-	    tests/test_packaging.py::test_the_source_archive_has_what_the_wheel_is_built_from_and_nothing_else \
-	    tests/test_packaging.py::test_no_cache_no_machine_and_no_key_is_in_what_is_published \
-	    tests/test_packaging.py::test_the_metadata_is_complete \
-	    tests/test_packaging.py::test_the_command_and_prefects_entry_point_are_declared
+	$(BIN)/pytest tests/docs/test_repository.py tests/docs/test_docs.py \
+	    tests/docs/test_packaging.py::test_the_wheel_has_every_module_and_asset_and_nothing_else \
+	    tests/docs/test_packaging.py::test_the_source_archive_has_what_the_wheel_is_built_from_and_nothing_else \
+	    tests/docs/test_packaging.py::test_no_cache_no_machine_and_no_key_is_in_what_is_published \
+	    tests/docs/test_packaging.py::test_the_metadata_is_complete \
+	    tests/docs/test_packaging.py::test_the_command_and_prefects_entry_point_are_declared
 	$(BIN)/python .ci/release_check.py
 
 clean:

@@ -89,7 +89,7 @@ def team(running_simulator: RunningSimulator, home: Path) -> Iterator[Team]:
         prefect = [sys.executable, "-m", "prefect"]
         create = [*prefect, "work-pool", "create", "local", "--type", "process"]
         subprocess.run(create, env=dict(server.env), check=True, stdout=subprocess.DEVNULL)
-        flows = str(Path(__file__).parent.parent / "flows")
+        flows = str(Path(__file__).parents[2] / "flows")
         arguments = [running_simulator.key, running_simulator.tokenops_url, flows]
         subprocess.run([sys.executable, "-c", SETUP, *arguments], env=dict(server.env), check=True)
         with process([*prefect, "worker", "start", "--pool", "local"], server, home / "worker.log"):

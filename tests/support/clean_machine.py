@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PATIENCE = 1200.0
 """Seconds that a command may take: it may install everything, on a slow machine."""
 TOOLS = ("bash", "cat", "env", "ls", "make", "mkdir", "rm", "sh", "touch", "uname")

@@ -45,7 +45,7 @@ from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
 
 ROWS = 24
-FLOWS = str(Path(__file__).parent.parent / "flows")
+FLOWS = str(Path(__file__).parents[3] / "flows")
 PREFECT = [sys.executable, "-m", "prefect"]
 SETUP = """
 import sys

@@ -1,7 +1,7 @@
 """A provider in a wheel of its own does all that the shipped ones do, with nothing changed in this package.
 
-`tests/plugin_provider` is built and installed beside this package. Everything then runs in processes of its own: a
-Prefect server, a worker, the simulator, the callback receiver, and the command line.
+`tests/support/plugin_provider` is built and installed beside this package. Everything then runs in own processes:
+a Prefect server, a worker, the simulator, the callback receiver, and the command line.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from prefect_genmedia.cli.local_server import LocalServer, free_port, local_serv
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
-PACKAGE = Path(__file__).parent / "plugin_provider"
-EXAMPLE = Path(__file__).parent.parent / "examples" / "openai_videos"
+PACKAGE = Path(__file__).parents[2] / "support" / "plugin_provider"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "openai_videos"
 PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
 KEY = "sk-simulator"
 DOCUMENTS = """

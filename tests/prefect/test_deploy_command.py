@@ -24,7 +24,7 @@ from prefect_genmedia.simulator import RunningSimulator
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1200)]
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SECRET = "sk-never-to-be-shown-4711"
 PASSWORD = "hunter2-of-the-ledger"
 PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"

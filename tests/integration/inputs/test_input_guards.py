@@ -232,7 +232,7 @@ def test_the_command_serves_with_deadlines_and_bounds(monkeypatch: pytest.Monkey
 
 
 def test_compose_gives_the_receiver_no_key_of_a_storage_or_provider() -> None:
-    compose = Path(__file__).parent.parent / "deployments" / "compose.yaml"
+    compose = Path(__file__).parents[3] / "deployments" / "compose.yaml"
     services = yaml.safe_load(compose.read_text("utf-8"))["services"]
     given = services["callbacks"]["environment"]
     assert "PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET" in given

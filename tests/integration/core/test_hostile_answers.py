@@ -60,7 +60,7 @@ BOMBS = {
 def test_no_bomb_takes_more_memory_than_a_run_may(
     simulator: RunningSimulator, record_property: Callable[[str, object], None], tmp_path: Path
 ) -> None:
-    runs = Path(__file__).with_name("hostile_runs.py")
+    runs = Path(__file__).parents[2] / "support" / "hostile_runs.py"
     env = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value()}
     with (tmp_path / "log").open("w+") as log:
         ended = subprocess.run(

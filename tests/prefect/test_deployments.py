@@ -31,7 +31,7 @@ from prefect_genmedia.deploy.files import (
 )
 from prefect_genmedia.errors import InvalidRequest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DECLARED = read_spec(PrefectFile, DEPLOYMENTS, "prefect.yaml")
 PAID = {"omnihuman", "jimeng", "posters", "stylize", "batch", "batch-shard"}
 

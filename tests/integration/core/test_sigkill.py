@@ -101,7 +101,7 @@ def lab(running_simulator: RunningSimulator, simulator: RunningSimulator, tmp_pa
         subprocess.run([sys.executable, "-c", create], env=dict(server.env), check=True)
         with (tmp_path / "runs.log").open("w") as log:
             fork_server = subprocess.Popen(
-                [sys.executable, str(Path(__file__).parent / "fork_server.py")],
+                [sys.executable, str(Path(__file__).parents[2] / "support" / "fork_server.py")],
                 env=dict(server.env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

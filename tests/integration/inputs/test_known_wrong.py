@@ -469,7 +469,7 @@ def test_a_local_block_is_probed_too(tmp_path: Path) -> None:
 
 
 def test_no_deployment_has_a_placeholder_for_an_input_that_is_required() -> None:
-    text = (Path(__file__).parent.parent / "deployments" / "prefect.yaml").read_text("utf-8")
+    text = (Path(__file__).parents[3] / "deployments" / "prefect.yaml").read_text("utf-8")
     declared = yaml.safe_load(text)["deployments"]
     for each in declared:
         given = [each.get("parameters", {}), *(one.get("parameters", {}) for one in each.get("schedules", []))]

@@ -23,7 +23,7 @@ from prefect.settings import get_current_settings
 
 from prefect_genmedia._prefect.session import credentials_types
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 MAPPED = {"flows": "flows", "deployments": "deployments", "blocks": "block_documents"}
 """Folders at the top level, and what the wheel calls them."""
 BUILT_FROM = {

@@ -100,7 +100,7 @@ def until_done(
 ) -> tuple[int, int]:
     """Start the batch, kill it at a random moment, and again, until a run ends with nothing left to do."""
     kills = 0
-    command = [sys.executable, str(Path(__file__).parent / "batch_fork_server.py")]
+    command = [sys.executable, str(Path(__file__).parents[2] / "support" / "batch_fork_server.py")]
     with (
         (folder / "runs.log").open("w") as log,
         subprocess.Popen(

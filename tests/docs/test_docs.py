@@ -1,7 +1,7 @@
 """The documentation is true: its links lead somewhere, and its tables match the code.
 
 Tables between `<!-- generated: … -->` and `<!-- end -->` are made from the code, and written anew by
-`UPDATE_DOCS=1 pytest tests/test_docs.py`. (`test_docs_code.py` runs the code, `test_getting_started.py` types it.)
+`UPDATE_DOCS=1 pytest tests/docs/test_docs.py`. (`test_docs_code.py` runs the code, `test_getting_started.py` types it.)
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def test_tables_that_are_made_from_the_code_are_up_to_date() -> None:
         if wanted != text and os.environ.get("UPDATE_DOCS"):
             page.write_text(wanted, "utf-8")
             text = wanted
-        assert text == wanted, f"{name_of(page)} is behind the code: UPDATE_DOCS=1 pytest tests/test_docs.py"
+        assert text == wanted, f"{name_of(page)} is behind the code: UPDATE_DOCS=1 pytest tests/docs/test_docs.py"
     assert used == set(tables), "a table stands in no page"
 
 

@@ -143,7 +143,7 @@ def test_no_bomb_takes_more_than_300_mb_and_none_is_delivered(
     record_property: Callable[[str, object], None],
 ) -> None:
     simulator.order(fault)
-    child = Path(__file__).with_name("hostile_child.py")
+    child = Path(__file__).parents[2] / "support" / "hostile_child.py"
     command = [sys.executable, str(child), simulator.tokenops_url, simulator.key, str(tmp_path)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=500)
     reported = json.loads(done.stdout)

@@ -13,7 +13,7 @@ from prefect_genmedia._prefect.session import credentials_types
 from prefect_genmedia.providers.plugin import ProviderPlugin, plugins
 from prefect_genmedia.providers.protocol import GenerationRequest, MediaExpectation
 
-SOURCE = Path(__file__).parent.parent / "src" / "prefect_genmedia"
+SOURCE = Path(__file__).parents[2] / "src" / "prefect_genmedia"
 SHIPPED = [plugin for plugin in plugins() if plugin.requests[0].__module__.startswith("prefect_genmedia.")]
 MAY_NAME_PROVIDERS = {SOURCE / name for name in ("__init__.py", "sync.py", "_compat.py", "cli/app.py", "cli/init.py")}
 """Public names, paths of earlier versions, and the examples of the command line."""

@@ -21,7 +21,7 @@ from servers import HTTP, PATIENCE, ask_api, postgres, postgres_tools, redis, st
 from prefect_genmedia.cli.local_server import free_port
 from prefect_genmedia.settings import GenMediaSettings
 
-FOLDER = Path(__file__).parent.parent / "deployments"
+FOLDER = Path(__file__).parents[2] / "deployments"
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text("utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OUR_PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"

@@ -39,7 +39,7 @@ SWITCHES = [
     "--disable-sync",
 ]
 SPEAKERS = ["1 · right, largest", "2 · left"]
-PHOTOGRAPHS = Path(__file__).parent.parent / "test-output" / "ui"
+PHOTOGRAPHS = Path(__file__).parents[2] / "test-output" / "ui"
 
 pytestmark = [
     pytest.mark.server,

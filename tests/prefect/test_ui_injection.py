@@ -118,7 +118,7 @@ def browser(server: LocalServer) -> Iterator[Browser]:
 
 def published(server: LocalServer, *arguments: str) -> list[dict[str, Any]]:
     """What a run of `hostile_run.py` has published: one artifact of each key and kind of value."""
-    program = Path(__file__).with_name("hostile_run.py")
+    program = Path(__file__).parents[1] / "support" / "hostile_run.py"
     done = subprocess.run(
         [sys.executable, str(program), *arguments], env=dict(server.env), check=False, capture_output=True, text=True
     )
