@@ -160,7 +160,7 @@ def current_settings() -> GenMediaSettings:
     Reading them takes milliseconds, several times a job, and a batch has thousands of jobs. Files are read once a
     process, as Prefect reads its own.
     """
-    return _read(tuple(os.environ.get(name) for name in _VARIABLES), str(Path.cwd()))
+    return _read(tuple(os.environ.get(name) for name in _VARIABLES))
 
 
 def verify_level(wanted: Verify, by_default: Level = "full") -> Level:
@@ -175,8 +175,8 @@ def verify_level(wanted: Verify, by_default: Level = "full") -> Level:
 
 
 @functools.lru_cache(maxsize=8)
-def _read(environment: tuple[str | None, ...], folder: str) -> GenMediaSettings:
-    """Read the settings; the arguments are what they depend on."""
+def _read(environment: tuple[str | None, ...]) -> GenMediaSettings:
+    """Read the settings; the argument is what they depend on."""
     return GenMediaSettings()
 
 

@@ -34,6 +34,12 @@ MAX_REDIRECTS = 5
 FETCH_SECONDS = 60.0
 """The longest a fetch may take until the body begins, redirects and name resolution included, in seconds."""
 
+GATHER_BYTES = 256 * 1024
+"""So many bytes of a body are handed on together, if they come at once."""
+
+GATHER_SECONDS = 0.05
+"""How long what has come of a body is held back for more, in seconds."""
+
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 """From a host name and port to its IP addresses."""
 
@@ -159,7 +165,7 @@ async def _paced(pieces: AsyncIterator[bytes], bounds: BodyBounds, redactor: Red
         piece = None
         # The whole window for one piece: httpx's own timeouts start anew with each byte that arrives.
         with anyio.move_on_after(min(bounds.window, ends_at - began)) as waiting, redacted_logs(redactor):
-            piece = await anext(pieces, None)
+            piece = await _gathered(pieces)
         if waiting.cancelled_caught:
             late = bounds.seconds if ends_at - began < bounds.window else bounds.window
             raise UnreadableBody(f"it was too slow, and given up after {late:g} s")
@@ -171,6 +177,17 @@ async def _paced(pieces: AsyncIterator[bytes], bounds: BodyBounds, redactor: Red
                 raise UnreadableBody(f"it was too slow: fewer than {bounds.min_rate:g} bytes a second arrived")
             received, waited = 0, 0.0
         yield piece
+
+
+async def _gathered(pieces: AsyncIterator[bytes]) -> bytes | None:
+    """As many pieces as come within a moment, as one; None at the end. Each one alone costs more than its bytes."""
+    gathered, size, until = list[bytes](), 0, time.monotonic() + GATHER_SECONDS
+    async for piece in pieces:
+        gathered.append(piece)
+        size += len(piece)
+        if size >= GATHER_BYTES or time.monotonic() >= until:
+            break
+    return b"".join(gathered) if gathered else None
 
 
 async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules, routes: Routes) -> httpx.Response:
