@@ -47,7 +47,7 @@ def flow_runs() -> tuple[float, float]:
     from prefect_genmedia.cli.local_server import local_server
 
     folder = Path(tempfile.mkdtemp(prefix="genmedia-bench-"))
-    command = [sys.executable, str(Path(__file__).parent / "simulator.py")]
+    command = [sys.executable, str(Path(__file__).parent / "simulator.py"), "ordinary", str(JOB_SECONDS)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as simulator:
         assert simulator.stdout
         url = simulator.stdout.readline().strip()

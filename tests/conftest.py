@@ -125,6 +125,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(f"{report.nodeid.split('::')[0]}: {name}: {value}")
 
 
+BESIDE = frozenset(
+    {"test_first_hour.py", "test_getting_started.py", "test_run_forms.py", "test_ui.py", "test_ui_injection.py"}
+)
+
+
 @cache
 def starts_servers(file: Path) -> bool:
     return "mark.server" in file.read_text("utf-8")
@@ -140,7 +145,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Files that start servers, and kill them, go to one process: no two of them run at once.
 
-    But for `test_getting_started.py`, which mostly installs.
+    Those in `BESIDE` only wait for browsers and installations, and go with the others to the other process.
     """
     if config.getoption("dist") != "loadfile":
         return None
@@ -149,7 +154,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Dealer(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            alone = starts_servers(config.rootpath / file) and not file.endswith("test_getting_started.py")
+            alone = starts_servers(config.rootpath / file) and Path(file).name not in BESIDE
             return "servers" if alone else file
 
     config.option.loadscopereorder = False  # the order is made above
