@@ -50,12 +50,14 @@ REPLAY_SECONDS = 600.0
 REMEMBERED_JOBS = 10_000
 """Of how many jobs the callbacks are counted: those that called last."""
 
-Heard = Callable[[Job, str], Awaitable[None]]
+OnCallback = Callable[[Job, str], Awaitable[None]]
 """Awaited with the job as it was, and the provider's words for its state, each time a callback for it comes; after the
 provider has its answer, so that it may take its time. The first time the job has no `notified_at` yet."""
 
 
-def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock: Clock = SYSTEM_CLOCK) -> Starlette:
+def callback_app(
+    ledger_url: str, secret: str, heard: OnCallback | None = None, clock: Clock = SYSTEM_CLOCK
+) -> Starlette:
     """The receiver, as an ASGI application to serve or to mount; `callback_receiver` is one that tells Prefect, too.
 
     Parameters:
@@ -192,10 +194,10 @@ def callback_receiver() -> Starlette:
     if settings.callback_secret is None:
         problem = "set PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET to a long random text first"
         raise InvalidRequest.of("The callback receiver", [FieldProblem("callback_secret", problem)])
-    return callback_app(settings.ledger, settings.callback_secret.get_secret_value(), tell_prefect)
+    return callback_app(settings.ledger, settings.callback_secret.get_secret_value(), notify_prefect)
 
 
-async def tell_prefect(job: Job, words: str) -> None:
+async def notify_prefect(job: Job, words: str) -> None:
     """Emit `genmedia.job.notified` for a job's first callback, and wake the run that sleeps for it, if one does.
 
     Parameters:

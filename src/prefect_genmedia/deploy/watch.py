@@ -32,7 +32,7 @@ async def reconcile_change(client: PrefectClient) -> Change:
     Parameters:
         client: the server.
     """
-    if await _heard_of_success(client):
+    if await _server_has_success(client):
         return Change("reconcile", "rounds", Outcome.WORKING, "succeeded within the last 20 minutes")
     try:
         found = await _health_of_ledger()
@@ -46,7 +46,7 @@ async def reconcile_change(client: PrefectClient) -> Change:
     return Change("reconcile", "rounds", Outcome.WORKING, str(found))
 
 
-async def _heard_of_success(client: PrefectClient) -> bool:
+async def _server_has_success(client: PrefectClient) -> bool:
     since = datetime.now(timezone.utc) - timedelta(seconds=OVERDUE_SECONDS)
     wanted = {
         "event": {"name": ["genmedia.reconcile.succeeded"]},
