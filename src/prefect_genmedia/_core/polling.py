@@ -181,7 +181,7 @@ class _Wait:
             if age + self.clock.monotonic() - begun >= timeout_seconds - reserve - _ROUNDING:
                 raise JobTimeout(
                     f"No result within {timeout_seconds:.0f} s; the provider's last word was "
-                    f"{self.last_word or 'never heard'!r}."
+                    f"{self.last_word or 'no answer'!r}."
                 ).about(self.job.key, self.job.provider_job_id)
 
     async def _typical_seconds(self) -> float | None:

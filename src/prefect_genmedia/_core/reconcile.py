@@ -226,7 +226,7 @@ async def _wake(ledger: Ledger, client: ProviderClient, around: ReconcileContext
     except JobTimeout:
         return await _still_there(ledger, job)
     except GenMediaError as error:
-        logger.info("Job %s failed, which its run will tell: %s", job.shown_id, error)
+        logger.info("Job %s failed; its run will report it: %s", job.shown_id, error)
     await around.resume(job)
     return Finding(await _present(ledger, job), "its run was resumed")
 

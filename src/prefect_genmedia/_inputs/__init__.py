@@ -1,4 +1,4 @@
-"""Inputs from where people have them: looked at before anything is paid, and brought to where a provider takes them.
+"""Inputs: inspected before anything is paid, and published where a provider can fetch them.
 
 Knows requests only by what they say of their inputs, and nothing of Prefect.
 """

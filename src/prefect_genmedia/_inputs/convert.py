@@ -56,7 +56,7 @@ def converted(each: RequestInput, inspection: InspectionResult | None, held: Loc
 
     Parameters:
         each: the input.
-        inspection: what was seen in it.
+        inspection: its inspection result.
         held: its bytes.
 
     Raises:
@@ -95,7 +95,7 @@ def how_to_convert(each: RequestInput, inspection: Inspection) -> str:
 
     Parameters:
         each: the input.
-        inspection: what was seen in it.
+        inspection: its inspection result.
     """
     if not _is_convertible(each, inspection) or (
         _planned(inspection, each.picture) is inspection and not _is_heic(inspection)
@@ -119,7 +119,7 @@ def _lacks_heic(inspection: Inspection) -> bool:
 
 
 def _planned(inspection: Inspection, documented: PictureLimits | None) -> Inspection | Unusable:
-    """What the picture will be; the look itself if it stays as it is."""
+    """What the picture will be; the same inspection if it stays as it is."""
     if _lacks_heic(inspection):
         return Unusable(f"is HEIC, and converting it {_EXTRA}")
     picture, limits = inspection.picture, documented or _UNLIMITED

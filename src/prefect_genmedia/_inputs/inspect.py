@@ -1,4 +1,4 @@
-"""Looking at inputs: what has to be read of each, and what is seen in it; the bytes need not stay for that."""
+"""Inspecting inputs: how much of each has to be read, and what is found in it. The bytes are not kept."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a look at an input is for.
+    """What to inspect of an input.
 
     Parameters:
         max_bytes: how many bytes are read of it at most.
@@ -69,7 +69,7 @@ class Wanted:
     as_media: bool = False
 
     def __or__(self, other: Wanted) -> Wanted:
-        """One look that serves both."""
+        """Returns one inspection that covers both."""
         return Wanted(
             max(self.max_bytes, other.max_bytes),
             self.as_picture or other.as_picture,
@@ -80,17 +80,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was seen in an input.
+    """What was found in an input.
 
     Parameters:
         size: bytes that were read of it; all of a user's own file.
-        sha256: their digest, in hex; empty where nothing but its size was looked at.
-        picture: what its header says; None where it is no picture, or was not looked at as one.
-        sound: whether there is sound in it; None where nothing plays, or it was not looked at as a recording.
+        sha256: their digest, in hex; empty if only its size was read.
+        picture: what its header says; None if it is no picture, or was not inspected as one.
+        sound: whether there is sound in it; None if nothing plays, or it was not inspected as a recording.
         seconds: how long it plays; None as for `sound`.
-        is_silent: whether nothing is to be heard in its sound.
+        is_silent: whether its sound has no audible sample.
         is_exact: whether `seconds` has nothing in it that an encoder added.
-        content: what it is; None if that was not looked at, or cannot be told from what was read.
+        content: what it is; None if that was not inspected, or what was read does not decide it.
     """
 
     size: int
@@ -104,11 +104,11 @@ class Inspection:
 
 
 InspectionResult = Inspection | Unusable | GenMediaError
-"""What came of looking at an input: what was seen, a problem of the user's, or a failure on the way."""
+"""Result of inspecting an input: what was found, a problem that the user can correct, or a failure to read it."""
 
 
 def inspections_wanted(request: GenerationRequest, preflight: bool, convert: bool = False) -> dict[str, Wanted]:
-    """What has to be looked at of a request's inputs, by URL; what need not be looked at is not fetched.
+    """Returns what to inspect of a request's inputs, by URL; an input that need not be inspected is not fetched.
 
     Parameters:
         request: what is asked for.
@@ -162,13 +162,13 @@ def contents_of(request: GenerationRequest, results: Mapping[str, InspectionResu
 
 
 async def inspect_url(url: str, wanted: Wanted, rules: FetchRules) -> InspectionResult:
-    """Look at one input, and keep none of its bytes; nothing is raised.
+    """Inspect one input and keep none of its bytes. Never raises.
 
-    Of a user's own file in which nothing is to be seen, only the size is asked for, and its beginning read.
+    Of a user's own file that is neither a picture nor a recording, only the size and the first bytes are read.
 
     Parameters:
-        url: where the user has it.
-        wanted: what the look is for.
+        url: its path or URL.
+        wanted: what to inspect.
         rules: what a fetch may do.
     """
     if is_own(url) and not (wanted.as_picture or wanted.as_recording):
@@ -195,23 +195,23 @@ def _size_and_type(url: str, wanted: Wanted) -> InspectionResult:
 def inspect_all(
     readings: Mapping[str, Reading], wanted: Mapping[str, Wanted], before: Mapping[str, InspectionResult]
 ) -> dict[str, InspectionResult]:
-    """What is seen in inputs that were read, by URL. Blocks; run it in a thread.
+    """Inspect inputs that were read; returns the results by URL. Blocks: run it in a thread.
 
     Parameters:
         readings: what was read.
         wanted: what each was read for.
-        before: what was seen in earlier looks for the same: bytes that are still the same are not looked at again.
+        before: earlier results for the same `wanted`: unchanged bytes are not inspected again.
     """
     return {url: inspect_reading(reading, wanted[url], before.get(url)) for url, reading in readings.items()}
 
 
 def inspect_reading(reading: Reading, wanted: Wanted, before: InspectionResult | None = None) -> InspectionResult:
-    """What is seen in one input that was read. Blocks; run it in a thread.
+    """Inspect one input that was read. Blocks: run it in a thread.
 
     Parameters:
-        reading: what came of reading it.
+        reading: the result of reading it.
         wanted: what it was read for.
-        before: what was seen in an earlier look for the same.
+        before: an earlier result for the same `wanted`.
     """
     if not isinstance(reading, LocalCopy):
         return reading

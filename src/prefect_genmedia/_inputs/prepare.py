@@ -92,7 +92,7 @@ async def prepare_inputs(
         convert: whether the user's own pictures are converted to what the provider takes; see `_inputs.convert`.
         before: what was seen of its inputs in an earlier look, by URL, of which everything was told then: nothing of it
             is fetched again. The user's own files are read, to be sent, and looked at where their bytes have changed.
-        warn: told what cannot be checked from here.
+        warn: called with each thing that cannot be checked from here.
         submission: what the request is prepared for. None if that is not known: then http(s) inputs of which nothing
             is documented are not asked for.
 

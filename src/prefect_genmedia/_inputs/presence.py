@@ -55,7 +55,7 @@ async def ask(url: str, rules: FetchRules) -> InspectionResult:
         rules: what a fetch may do.
 
     Returns:
-        An empty look if it is there, or if nobody could have it: see `_is_example`.
+        An empty inspection if it is there, or if nobody could have it: see `_is_example`.
     """
     if _is_example(url, rules):
         return Inspection(0)
@@ -86,7 +86,7 @@ async def confirm_gone(
 
     Parameters:
         urls: the inputs that matter.
-        results: what came of the first look at each.
+        results: the first inspection result of each.
         rules_of: what a fetch of each may do.
         sleep: waits.
 

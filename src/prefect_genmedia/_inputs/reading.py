@@ -25,7 +25,7 @@ MAX_INPUT_BYTES = 100 * 1024**2
 """The largest input that is read, in bytes."""
 
 FETCH_SECONDS = 120.0
-"""How long a fetch of an http(s) input may take before the look at it is given up: it only serves to check it."""
+"""Timeout for fetching an http(s) input, in seconds: it is fetched only to inspect it."""
 
 OWN_SECONDS = 600.0
 """How long reading a user's own file from its storage may take, in seconds; after that the storage is given up."""
@@ -35,10 +35,10 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True)
 class LocalCopy:
-    """An input's bytes on this machine.
+    """A copy of an input on this machine.
 
     Parameters:
-        path: a private copy: what is looked at is what is sent, even if the user's file changes meanwhile.
+        path: a private copy: what is inspected is what is sent, even if the user's file changes meanwhile.
         size: how many bytes were read.
         sha256: their digest, in hex.
     """

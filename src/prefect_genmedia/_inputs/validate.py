@@ -1,7 +1,7 @@
 """Preflight: what is documented about inputs is checked before anything is paid (docs/providers/, and the catalogs).
 
-Only what a provider documents is a problem; everything else is left to the provider. Where it cannot be looked from
-here, that is told, and the submission goes on.
+Only what a provider documents is a problem; everything else is left to the provider. What cannot
+be inspected from here is logged, and the submission goes on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Warn = Callable[[str], None]
 
 @dataclass
 class Findings:
-    """What the look at all inputs of a request found.
+    """The result of checking all inputs of a request.
 
     Parameters:
         problems: what is wrong with them.
@@ -59,10 +59,10 @@ def validate_inputs(
 
     Parameters:
         request: what is asked for.
-        results: what was seen of its inputs, by URL.
+        results: the inspection results of its inputs, by URL.
         publication: where own files are published.
         preflight: whether documented limits are checked.
-        warn: told what cannot be checked from here.
+        warn: called with each thing that cannot be checked from here.
     """
     inputs, source = request.inputs(), request.duration_source()
     problems = _unusable(inputs, results)
@@ -88,7 +88,7 @@ def travels_inline(inputs: Sequence[RequestInput], results: Mapping[str, Inspect
 
     Parameters:
         inputs: the request's files.
-        results: what was seen of them, by URL.
+        results: their inspection results, by URL.
     """
     own = [results.get(each.url) for each in inputs if is_own(each.url)]
     fits = all(not isinstance(each, Inspection) or each.size <= MAX_INLINE_BYTES for each in own)
@@ -99,7 +99,7 @@ def picture_problems(inspection: Inspection, limits: PictureLimits) -> list[str]
     """In what a picture is not as documented, in words.
 
     Parameters:
-        inspection: what was seen in it.
+        inspection: its inspection result.
         limits: what the provider documents.
     """
     problems = []
@@ -128,8 +128,8 @@ def check_pictures(
 
     Parameters:
         inputs: the request's files.
-        results: what was seen of them, by URL.
-        warn: told what could not be checked.
+        results: their inspection results, by URL.
+        warn: called with each thing that cannot be checked from here.
     """
     problems = []
     for each in inputs:
@@ -138,11 +138,11 @@ def check_pictures(
             continue
         if isinstance(inspection, GenMediaError):
             if not is_own(each.url):
-                warn(f"{each.field} cannot be looked at from here, so it is not checked: {inspection.message}")
+                warn(f"{each.field} cannot be inspected from here, so it is not checked: {inspection.message}")
         elif isinstance(inspection, Inspection):
             if is_public(each.url) and inspection.picture is None:
                 # It may be a page that only we are shown.
-                warn(f"{each.field} cannot be looked at from here, so it is not checked: the URL gave no picture.")
+                warn(f"{each.field} cannot be inspected from here, so it is not checked: the URL gave no picture.")
                 continue
             found = picture_problems(inspection, each.picture)
             if found:
@@ -159,9 +159,9 @@ def check_recording(
 
     Parameters:
         source: the input, and what is documented about it.
-        inspection: what was seen in it.
+        inspection: its inspection result.
         preflight: whether anything is checked; it is measured in any case, since the result is compared with it.
-        warn: told if it cannot be measured.
+        warn: called if it cannot be measured.
     """
     if isinstance(inspection, GenMediaError):
         if not is_own(source.url):
@@ -179,7 +179,7 @@ def check_recording(
         warn(f"{_NOT_MEASURED}: The file holds no sound or picture that plays.")
         return Findings()
     if preflight and inspection.is_silent:
-        warn(f"{source.field} is silent: nothing is to be heard in it.")
+        warn(f"{source.field} is silent: its sound has no audible sample.")
     return Findings(_too_long(source, inspection, inspection.seconds, warn) if preflight else [], inspection.seconds)
 
 
@@ -204,7 +204,7 @@ def check_media(
 
     Parameters:
         inputs: the request's files.
-        results: what was seen of them, by URL.
+        results: their inspection results, by URL.
         found: fields in which something is wrong already: one sentence about a file is enough.
     """
     problems = []
@@ -222,8 +222,8 @@ def check_presence(request: GenerationRequest, results: Mapping[str, InspectionR
 
     Parameters:
         request: what is asked for.
-        results: what was seen of its inputs, by URL.
-        warn: told of each.
+        results: the inspection results of its inputs, by URL.
+        warn: called with a sentence for each.
     """
     source = request.duration_source()
     for each in request.inputs():

@@ -218,7 +218,7 @@ class RemoteFolder:
                 self._check_bucket()
                 return None
             except PermissionError:
-                closed = f"{unsigned_text(uri)} is there cannot be told: the storage refuses to list and to read."
+                closed = f"{unsigned_text(uri)} exists cannot be checked: the storage refuses to list and to read."
         raise StorageError(f"Whether {closed}", retryable=False, next_step=_LET_IT_BE_READ)
 
     def stamp(self, uri: str) -> str | None:

@@ -288,7 +288,7 @@ class RunListener:
 
     def troubled(self, job: Job, error: GenMediaError) -> None:
         """Handle a failed poll, which says nothing about the job."""
-        self.logger.warning("Job %s: a look failed and is repeated: %s", job.shown_id, error.message)
+        self.logger.warning("Job %s: a poll failed and is repeated: %s", job.shown_id, error.message)
 
 
 class RunHooks(JobHooks):

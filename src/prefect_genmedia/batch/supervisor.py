@@ -129,7 +129,7 @@ class ShardSupervisor:
                         await self._read(before)
                     except Exception as error:  # the shards continue while the server or the ledger does not answer
                         get_run_logger().warning(
-                            "The shards cannot be looked at now: %s: %s", type(error).__name__, error
+                            "The state of the shards cannot be read now: %s: %s", type(error).__name__, error
                         )
                         self._forgive(open_ones)
         except BaseException:

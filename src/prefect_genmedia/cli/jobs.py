@@ -53,7 +53,7 @@ def list_all(
     prefect-genmedia jobs list --state unknown --state failed
     prefect-genmedia jobs list --batch spring-campaign --since 2h
     ```
-    Next: `prefect-genmedia jobs show KEY` tells all about one of them.
+    Next: `prefect-genmedia jobs show KEY` shows all about one of them.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def list_all(
 
 
 async def _health(ledger: Ledger) -> tuple[Health, bool]:
-    """What the ledger tells about reconcile, and whether the Prefect server was told that it is overdue.
+    """Health of reconcile as the ledger has it, and whether the Prefect server has the event that it is overdue.
 
     It is not overdue where no job waits to be collected.
     """

@@ -47,7 +47,7 @@ def name_ledger() -> str:
 
 
 def print_ledger_url() -> None:
-    """Say on standard error which ledger was read: standard output is for programs."""
+    """Print on standard error which ledger was read: standard output is for programs."""
     console = command_console(stderr=True)
     console.print(f"Ledger: {name_ledger()}", style="dim", markup=False, highlight=False, soft_wrap=True)
 

@@ -162,13 +162,13 @@ async def apply_automation(client: PrefectClient, declared: dict[str, Any], aler
         await client.create_automation(wanted)
     if not dry and existing is not None and outcome is Outcome.UPDATED:
         await client.update_automation(existing.id, wanted)
-    notes = ["" if wanted.enabled else "switched off", "tells nobody: give --alerts TYPE/NAME" if is_muted else ""]
+    notes = ["" if wanted.enabled else "switched off", "notifies nobody: give --alerts TYPE/NAME" if is_muted else ""]
     off = () if wanted.enabled else ("alerts" if is_muted else "automation",)
     return Change("automation", wanted.name, outcome, "; ".join(filter(None, notes)), off)
 
 
 def _enabled(wanted: AutomationCore, existing: Automation | None, is_muted: bool) -> bool:
-    """Whether an automation is switched on: as it is on the server, but for one that had nobody to tell until now."""
+    """Whether an automation is switched on: as it is on the server, but for one that had nobody to notify until now."""
     if existing is None:
         return wanted.enabled and not is_muted
     had_nobody = not existing.enabled and any(isinstance(action, DoNothing) for action in existing.actions)

@@ -146,10 +146,10 @@ async def test_what_cannot_be_inspected_from_here_is_reported_in_one_line_and_go
         report = await table.run([*rows, table.row("text")])
     assert report.delivered == 4
     assert fetched == dict.fromkeys(gone, 1)
-    reported = [record.getMessage() for record in caplog.records if "looked at from here" in record.getMessage()]
+    reported = [record.getMessage() for record in caplog.records if "inspected from here" in record.getMessage()]
     assert len(reported) == 1
     assert reported[0].startswith("3 of 3 rows cannot be inspected from here")
-    assert "row lake-0: image_urls.0 cannot be looked at from here" in reported[0]
+    assert "row lake-0: image_urls.0 cannot be inspected from here" in reported[0]
 
 
 async def test_a_host_that_does_not_answer_is_not_asked_for_a_whole_table(

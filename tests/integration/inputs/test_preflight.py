@@ -196,8 +196,8 @@ async def test_what_cannot_be_reached_from_here_is_reported_and_goes_on() -> Non
     reported: list[str] = []
     assert await problems_of(Web(page=b"<html>Log in</html>"), "gone", "page", said=reported) == []
     assert reported == [
-        "image_urls.0 cannot be looked at from here, so it is not checked: The URL answered 404.",
-        "image_urls.1 cannot be looked at from here, so it is not checked: the URL gave no picture.",
+        "image_urls.0 cannot be inspected from here, so it is not checked: The URL answered 404.",
+        "image_urls.1 cannot be inspected from here, so it is not checked: the URL gave no picture.",
     ]
     ready = await prepare_inputs(omnihuman(), Web().rules, Publication(), warn=reported.append)
     assert ready.expectation().seconds is None

@@ -27,7 +27,7 @@ EXCHANGE_SECONDS = 300.0
 """After so long an exchange counts as lost with its event loop: longer than one takes, with its wait for the lock."""
 
 CHECK_SECONDS = 0.05
-"""How often those that wait for an exchange in another event loop look whether it has ended."""
+"""Interval at which other event loops check whether an exchange has ended, in seconds."""
 
 RETRY_SECONDS = 30.0
 """How long a token near its end is used on after it could not be renewed, before the next try."""

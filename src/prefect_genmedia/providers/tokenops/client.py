@@ -1,4 +1,4 @@
-"""TokenOps over HTTP: create a video, look at it, open its content, detect and recognize subjects (TokenOps' page)."""
+"""TokenOps over HTTP: create a video, poll it, open its content, detect and recognize subjects (TokenOps' page)."""
 
 from __future__ import annotations
 
