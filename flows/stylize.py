@@ -58,7 +58,7 @@ async def stylize_video(
         video_url: URL, path or storage URL (s3://…) of the video.
         style: The style, or none with a prompt alone: barbie_doll 芭比, ink_wash 水墨, van_goph 梵高, hayao_miyazaki
             宫崎骏, cyber_punk 赛博朋克, cartoon 卡通, anime 动漫, vector_art 矢量艺术, abstract 抽象, watercolor 水彩.
-        prompt: What the video shall look like; in place of a style, or beside it.
+        prompt: Describes how the video is to look; instead of a style, or in addition to it.
         credentials: HiDream credentials: a Block, or the name of one.
         output: Folder, file name ending in .mp4, or fsspec URL for the video; the settings' folder if left empty.
         api_user_id: Your user that this call is for, sent as API-User-ID with it and with the polls of its job; the

@@ -25,26 +25,26 @@ class GenMediaSettings(PrefectBaseSettings):
 
     ledger_url: str | None = Field(
         default=None,
-        description="Database of the job ledger: `sqlite:///path` or `postgresql://user:password@host/name`. "
-        "By default a SQLite file in Prefect's home.",
+        description="URL of the job ledger's database: `sqlite:///path` or "
+        "`postgresql://user:password@host/name`. Default: a SQLite file in Prefect's home folder.",
     )
     output: str | None = Field(
         default=None,
-        description="Folder or fsspec URL for delivered files, where a run names none. "
-        "By default a folder in Prefect's home.",
+        description="Folder or fsspec URL for delivered files, used if a run has no `output`. Default: a folder "
+        "in Prefect's home folder.",
     )
     quarantine_bytes: int = Field(
         default=2 * 1024**3,
         ge=0,
-        description="What the `quarantine` folder of an output may hold, in bytes. A file that does not fit is not "
-        "kept: its error tells its SHA-256 and size, and it can be downloaded again while the provider has it. Nothing "
-        "is deleted to make room. 0 keeps none.",
+        description="Maximum size of the folder `quarantine` of an output, in bytes; 0 keeps no file. A file "
+        "that would exceed it is not kept: the error has its SHA-256 and size, and it can be "
+        "downloaded again while the provider has it. No older file is deleted to make room.",
     )
     verify: Verify = Field(
         default="auto",
-        description="How results are verified where a run does not say it: `full` decodes every frame, `structure` "
-        "walks through the container and decodes the sound and a key frame, `none` believes the file. `auto` is "
-        "`structure` in batches, and `full` elsewhere.",
+        description="How delivered files are verified if a run says `auto`. `full` decodes every frame; "
+        "`structure` checks the container, and decodes the sound and one key frame; `none` does not "
+        "verify. `auto` means `structure` in batches, otherwise `full`.",
     )
     allow_private_hosts: bool = Field(
         default=False,
@@ -52,93 +52,100 @@ class GenMediaSettings(PrefectBaseSettings):
     )
     publish_url: str | None = Field(
         default=None,
-        description="Folder of a storage that can sign URLs, such as `s3://bucket/inputs`: local files and fsspec URLs "
-        "that are given as inputs are put there for the provider to fetch, under their digest. Or any folder, with "
-        "`publish_base_url`; or an http(s) URL that takes files by PUT. Credentials "
-        "for the storage are taken from where fsspec and the storage's library look for them. Let the storage delete "
-        "what is some days old.",
+        description="Where local files and storage URLs are published so that the provider can fetch them, named "
+        "by their digest: a folder of a storage that signs URLs, such as `s3://bucket/inputs`; any "
+        "folder, with `publish_base_url`; or an http(s) URL that accepts PUT. fsspec and the "
+        "storage's own library find the credentials. Nothing is deleted there: give the storage a "
+        "rule that deletes files after a few days.",
     )
     publish_base_url: str | None = Field(
         default=None,
-        description="The http(s) URL under which the files of `publish_url` are public, such as "
-        "`https://files.example.com/in`: then nothing is signed.",
+        description="Public http(s) URL of the files in `publish_url`, such as `https://files.example.com/in`. "
+        "No URL is signed then.",
     )
     publish_authorization: SecretStr | None = Field(
         default=None,
-        description="The `Authorization` header for a `publish_url` that takes files by PUT, such as `Bearer …`.",
+        description="`Authorization` header for a `publish_url` that accepts PUT, such as `Bearer …`.",
     )
     publish_seconds: int = Field(
         default=24 * 3600,
         ge=12 * 3600,
         le=7 * 24 * 3600,
-        description="How long the signed URL of a published input is valid, in seconds: from 12 hours (a provider may "
-        "fetch it late) to 7 days (storages sign for no longer).",
+        description="How long the signed URL of a published input is valid, in seconds: at least 12 hours, "
+        "because a provider may fetch it late; at most 7 days, because storages sign for no longer.",
     )
 
     public_base_url: str | dict[str, str] | None = Field(
         default=None,
-        description="The http(s) URL under which a web server or CDN serves the files of `output`, such as "
-        "`https://media.example.com`: cards, galleries, reports, tables and commands then link to each file. For "
-        'several folders, JSON by path or fsspec URL: `{"s3://bucket/media": "https://media.example.com"}`.',
+        description="Public http(s) URL under which a web server or CDN serves the files of `output`, such as "
+        "`https://media.example.com`. Cards, galleries, reports, tables and commands then link to "
+        'each file. For several outputs, JSON by path or fsspec URL: `{"s3://bucket/media": '
+        '"https://media.example.com"}`.',
     )
     viewer_url: str | None = Field(
         default=None,
-        description="How browsers reach `prefect-genmedia serve`, such as https://videos.example.com: links to files "
-        "without a public URL lead there. It plays files of its disk, and redirects to a fresh signed URL of a "
-        "bucket.",
+        description="URL at which browsers reach `prefect-genmedia serve`, such as `https://videos.example.com`. "
+        "It is used for files without a public URL: the viewer plays files on its disk, and "
+        "redirects to a fresh signed URL for files in a bucket.",
     )
 
     poll_shortest_seconds: float = Field(
-        default=0.75, gt=0, description="A job is never looked at more often than this, in seconds."
+        default=0.75, gt=0, description="Shortest interval between two polls of a job, in seconds."
     )
     poll_longest_seconds: float = Field(
         default=60.0,
         gt=0,
-        description="Once its usual duration has nearly passed, a job is looked at at least this often, in seconds.",
+        description="Longest interval between two polls, in seconds, once a job has nearly reached its usual duration.",
     )
 
     prices: dict[str, float | Price] | None = Field(
         default=None,
-        description="Your prices in CNY by `provider/model`, over the list prices, as JSON: a number is per second, "
-        '`{"per_job": 2.0}` is per result. Every sum made of them is an estimate.',
+        description="Your prices in CNY by `provider/model`, as JSON; they replace the list prices. A number is "
+        'the price per second, `{"per_job": 2.0}` the price per result. All amounts computed from '
+        "prices are estimates.",
     )
 
     confirm_above: Decimal | None = Field(
         default=None,
         ge=0,
         le=MOST_CNY,
-        description="CNY, estimated, above which a person must confirm what a run or batch would cost, before anything "
-        "is sent. Jobs without a price are asked about, too. Not set: nobody is asked.",
+        description="Estimated cost in CNY above which a person must approve a run or batch before anything is "
+        "sent. A job without a price also needs approval. Default: no approval is needed.",
     )
     confirm_timeout_seconds: float = Field(
         default=24 * 3600.0,
         gt=0,
-        description="How long a person may take to confirm, in seconds; then the answer is no.",
+        description="How long to wait for an approval, in seconds. Without an answer the run ends with `NotConfirmed`.",
     )
     row_task_runs: Literal["auto", "on", "off"] = Field(
         default="auto",
-        description="Whether each row of a batch has a task run of its own, if the batch says `auto`: `auto` for up to "
-        "2,000 rows. Without them its table of results, gallery, failures and progress are the record.",
+        description="Whether each row of a batch has its own task run, if the batch says `auto`. `auto` means "
+        "yes for up to 2,000 rows. Without task runs, the table of results, the gallery, the "
+        "failures and the progress bar are the only record.",
     )
 
     allow_second_account: bool = Field(
         default=False,
-        description="Whether a request may be sent although another account of the same provider and base URL has it "
-        "in flight, or was charged for its result. Set it for one run, never for a worker.",
+        description="Whether a request may be sent although another account of the same provider and base URL "
+        "has it in flight, or was charged for its result. Set it for a single run, never for a "
+        "worker.",
     )
 
     callback_url: str | None = Field(
         default=None,
-        description="How providers reach `prefect-genmedia callbacks`, such as https://callbacks.example.com.",
+        description="URL at which providers reach `prefect-genmedia callbacks`, such as "
+        "`https://callbacks.example.com`.",
     )
     callback_secret: SecretStr | None = Field(
-        default=None, description="Makes each job's callback address unguessable; the same for workers and receiver."
+        default=None,
+        description="Secret from which the unguessable callback URL of each job is made. Workers and the "
+        "receiver need the same one.",
     )
 
     @field_validator("*", mode="before")
     @classmethod
     def _empty_is_not_set(cls, value: Any, info: ValidationInfo) -> Any:
-        """Compose files and `.env` templates name a variable that nobody filled in: it is there, and empty."""
+        """Use the default for an empty variable: compose files and `.env` templates may leave one empty."""
         if isinstance(value, str) and not value.strip():
             return cls.model_fields[info.field_name or ""].default
         return value
@@ -150,25 +157,24 @@ class GenMediaSettings(PrefectBaseSettings):
 
     @property
     def media_folder(self) -> str:
-        """Where files go that a run names no place for."""
+        """The output of runs that name none."""
         return self.output or str(_home() / "media")
 
 
 def current_settings() -> GenMediaSettings:
-    """The settings as they are now, read anew only where the environment has changed.
+    """Returns the current settings, read again only if the environment has changed.
 
-    Reading them takes milliseconds, several times a job, and a batch has thousands of jobs. Files are read once a
-    process, as Prefect reads its own.
+    Reading takes milliseconds, and happens several times per job. Files are read once per process, as Prefect does.
     """
     return _read(tuple(os.environ.get(name) for name in _VARIABLES))
 
 
 def verify_level(wanted: Verify, by_default: Level = "full") -> Level:
-    """The level that results are verified at.
+    """Returns the level at which results are verified.
 
     Parameters:
-        wanted: what the run says; `auto` takes the setting.
-        by_default: the level where neither names one.
+        wanted: the run's parameter; `auto` uses the setting.
+        by_default: the level if both are `auto`.
     """
     named = current_settings().verify if wanted == "auto" else wanted
     return by_default if named == "auto" else named
@@ -176,7 +182,7 @@ def verify_level(wanted: Verify, by_default: Level = "full") -> Level:
 
 @functools.lru_cache(maxsize=8)
 def _read(environment: tuple[str | None, ...]) -> GenMediaSettings:
-    """Read the settings; the argument is what they depend on."""
+    """Read the settings. The argument is only the cache key."""
     return GenMediaSettings()
 
 
@@ -186,7 +192,7 @@ _VARIABLES = (
     "PREFECT_PROFILES_PATH",
     "PREFECT_HOME",
 )
-"""Environment variables that say what the settings are, or where they are read from."""
+"""Environment variables that hold the settings, or define where they are read from."""
 
 
 def _home() -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documents import FENCE, PAGES, ROOT, Block, blocks_of, name_of, project
+from documents import FENCE, PAGES, ROOT, TRANSLATED, Block, blocks_of, name_of, project
 from prefect import Flow
 from walk import walk_table
 
@@ -65,9 +65,24 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
-def test_the_chinese_readme_shows_the_same_code() -> None:
-    english, chinese = ([bare(block) for block in blocks_of(ROOT / name)] for name in ("README.md", "README.zh-CN.md"))
+@pytest.mark.parametrize("page", TRANSLATED, ids=name_of)
+def test_a_chinese_page_shows_the_same_code(page: Path) -> None:
+    english, chinese = ([bare(block) for block in blocks_of(each)] for each in (TRANSLATED[page], page))
     assert chinese == english
+
+
+@pytest.mark.parametrize("page", [page for page in TRANSLATED if page.parent.name == "zh"], ids=name_of)
+def test_a_chinese_page_has_every_part_of_the_english_one(page: Path) -> None:
+    """The READMEs are left out: the Chinese one also lists the Chinese pages."""
+    assert parts_of(page) == parts_of(TRANSLATED[page])
+
+
+def parts_of(page: Path) -> list[str]:
+    """A page's headings by level, rows of tables by their first code, list items and pictures, in order."""
+    marks = (
+        re.match(r"(#+ |- |!\[|\| (?:`[^`]+`)?)", line) for line in FENCE.sub("", page.read_text("utf-8")).splitlines()
+    )
+    return [mark[1] for mark in marks if mark]
 
 
 def bare(block: Block) -> tuple[str, list[str]]:

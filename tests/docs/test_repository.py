@@ -73,6 +73,56 @@ def test_a_retired_word_inside_of_another_word_is_none() -> None:
     assert not words_of("HEARTBEAT_SECONDS unforeseen planes misconduct".replace(" ", "_")) & RETIRED
 
 
+# --- no code is there twice ---
+
+SHORTEST_REPEAT = 12
+REPEATED_ON_PURPOSE = (
+    ("flows/", "flows/"),
+    ("src/prefect_genmedia/providers/", "src/prefect_genmedia/providers/"),
+    ("src/prefect_genmedia/__init__.py", "src/prefect_genmedia/sync.py"),
+)
+"""Where whole runs of lines are repeated; docs/architecture.md says why."""
+
+
+def code_of(path: Path) -> list[str]:
+    """A file's lines that are not empty, without imports and without the list of its public names."""
+    text = path.read_text("utf-8")
+    left_out: set[int] = set()
+    for node in ast.parse(text).body:
+        is_names = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        if is_names or isinstance(node, ast.Import | ast.ImportFrom):
+            left_out |= set(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    lines = enumerate(text.splitlines(), 1)
+    return [line.strip() for number, line in lines if line.strip() and number not in left_out]
+
+
+def repeats(files: dict[str, list[str]]) -> set[tuple[str, str, str]]:
+    """Pairs of files that share a run of lines, and the first of these lines."""
+    first: dict[tuple[str, ...], str] = {}
+    found = {}
+    for name, lines in files.items():
+        for start in range(len(lines) - SHORTEST_REPEAT + 1):
+            run = tuple(lines[start : start + SHORTEST_REPEAT])
+            if (other := first.setdefault(run, name)) != name:
+                found.setdefault((other, name), run[0])
+    return {(*pair, line) for pair, line in found.items()}
+
+
+def test_no_twelve_lines_are_in_two_files_unless_that_is_explained() -> None:
+    found = repeats({str(path.relative_to(ROOT)): code_of(path) for path in SOURCES})
+    unexplained = [
+        pair
+        for pair in sorted(found)
+        if not any(pair[0].startswith(one) and pair[1].startswith(other) for one, other in REPEATED_ON_PURPOSE)
+    ]
+    assert unexplained == []
+
+
+def test_a_repeated_run_of_lines_is_found_wherever_it_begins() -> None:
+    run = [f"line {number}" for number in range(SHORTEST_REPEAT)]
+    assert repeats({"a.py": ["x", *run], "b.py": [*run, "y"], "c.py": run[1:]}) == {("a.py", "b.py", "line 0")}
+
+
 # --- the pages beside the documentation ---
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")

@@ -82,7 +82,7 @@ async def suspend(entrypoint: str, parameters: dict[str, Any]) -> Any:
 async def make(simulator: Any) -> dict[str, Any]:
     """Suspend every run; returns what is to be known about it."""
     import access
-    from make_ledger import ACCOUNTS
+    from ledger_items import ACCOUNTS
 
     simulator.world.settings.subjects = 2
     account = dict(ACCOUNTS["tokenops"])

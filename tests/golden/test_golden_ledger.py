@@ -19,7 +19,8 @@ import fsspec
 import httpx
 import pytest
 import wire
-from make_ledger import EXCHANGED, KEYS, rows_of
+from ledger_items import EXCHANGED, KEYS
+from make_ledger import rows_of
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("prefect_server")]
 

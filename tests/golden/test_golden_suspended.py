@@ -23,7 +23,8 @@ import httpx
 import pytest
 import wire
 from contents import contents, missing_from
-from make_ledger import KEYS, rows_of
+from ledger_items import KEYS
+from make_ledger import rows_of
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.events.worker import EventsWorker

@@ -445,9 +445,9 @@ def test_an_unknown_submission_is_reported_through_the_notification_block(team: 
     url = f"http://127.0.0.1:{receiver.server_port}/"
     subprocess.run([sys.executable, "-c", block, url], env=dict(team.server.env), check=True)
     answer = team.deploy("--alerts", "custom-webhook/team")
-    assert "tells nobody" not in answer.stdout
+    assert "notifies nobody" not in answer.stdout
     assert all(each["enabled"] for each in team.everything()["automations"]), "they have somebody to tell now"
-    assert "tells nobody" not in team.deploy().stdout  # nor is it forgotten by the next one
+    assert "notifies nobody" not in team.deploy().stdout  # nor is it forgotten by the next one
     job = {"prefect.resource.id": "genmedia.job.3f2a", "prefect.resource.name": "portrait.jpg"}
     reason_of = {"state": "unknown", "message": "POST /videos gave no answer."}
     team.tell("genmedia.job.unknown", job, payload=reason_of)

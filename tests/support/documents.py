@@ -15,6 +15,10 @@ else:
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("README*.md"), *(ROOT / "docs").rglob("*.md")])
+TRANSLATED = {ROOT / "README.zh-CN.md": ROOT / "README.md"} | {
+    page: ROOT / "docs" / page.name for page in sorted((ROOT / "docs" / "zh").glob("*.md"))
+}
+"""Each Chinese page, and the English one that it has to agree with."""
 
 FENCE = re.compile(
     r"^(?:<!-- not run: (?P<why>.+?) -->\n)?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL

@@ -178,7 +178,7 @@ class Toy(Dialect):
             hostile = {"why": HOSTILE_TEXT, "code": HOSTILE_CODE} if job.has("fail_hostile") else {}
             return {"state": self.stage(job) if odd is None else odd, **hostile}
 
-        return await self.looked_at(request, answer)
+        return await self.polled(request, answer)
 
     async def file(self, request: Request) -> Response:
         from starlette.responses import JSONResponse

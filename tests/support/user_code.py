@@ -145,7 +145,7 @@ async def what_went_wrong() -> str:
     return delivery.uri
 
 
-async def looked_at(job: Job) -> bool:
+async def polled(job: Job) -> bool:
     """Values and settings."""
     settings: GenMediaSettings = current_settings()
     state: State[str] = await steps("a lake", return_state=True)

@@ -17,7 +17,7 @@ STEPS = (
     ("tasks.py:check_inputs", "the first task run"),
     ("_core/pipeline.py:prepare_request", "does the paid job exist already?"),
     ("_inputs/prepare.py:prepare_inputs", "all inputs at once"),
-    ("_inputs/inspect.py:looks_wanted", "what is documented about it"),
+    ("_inputs/inspect.py:inspections_wanted", "what is documented about it"),
     ("_inputs/reading.py:read_all", "read once: fetched, or copied"),
     ("_inputs/inspect.py:inspect_all", "decoded"),
     ("_inputs/validate.py:validate_inputs", "all problems in one error"),

@@ -107,7 +107,7 @@ class OpenAIVideos(Dialect):
     async def retrieve(self, request: Request) -> Response:
         """GET /videos/{id}."""
         job = self._job(request)
-        return await self.looked_at(
+        return await self.polled(
             request, lambda odd: self._video(job, STATUSES[self.stage(job)] if odd is None else odd)
         )
 

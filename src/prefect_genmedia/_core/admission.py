@@ -180,7 +180,7 @@ async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedReques
     await session.ledger.transact(check)
 
 
-async def tell_of_budget(session: Session, what: str, facts: Facts) -> None:
+async def report_budget(session: Session, what: str, facts: Facts) -> None:
     """Report a cap that is nearly reached, or that a job would exceed. Only one process reports it, once per period.
 
     Parameters:

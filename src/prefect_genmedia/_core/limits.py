@@ -21,7 +21,7 @@ from prefect_genmedia._transport import LoopShared
 from prefect_genmedia.errors import RateLimited
 from prefect_genmedia.text import counted
 
-LOOK_SECONDS = (0.5, 5.0)
+CHECK_SECONDS = (0.5, 5.0)
 """Interval at which the first of a queue checks for a free slot, in seconds: initial and maximum."""
 
 LONGEST_WAIT_SECONDS = FORGOTTEN_SECONDS
@@ -31,18 +31,18 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Places:
+class InFlightSlots:
     """An account's limit of in-flight jobs, and how long a request waits for a slot.
 
     Parameters:
         limit: the maximum number of jobs that are `sending` or `submitted`; None for no limit.
         until: when waiting ends, by the monotonic clock.
-        tell: called once with a sentence, if no slot is free yet.
+        log: called once with a sentence, if no slot is free yet.
     """
 
     limit: int | None
     until: float
-    tell: Callable[[str], None] = _logger.info
+    log: Callable[[str], None] = _logger.info
 
     @asynccontextmanager
     async def line(self, ledger: Ledger, job: Job, clock: Clock) -> AsyncIterator[None]:
@@ -60,18 +60,18 @@ class Places:
             yield
             return
         async with _LINES.lease((account_key(job), self.limit), _new_line) as line:
-            is_logged = line.locked() and await self._tell_if_full(ledger, job, self.limit)
+            is_logged = line.locked() and await self._log_if_full(ledger, job, self.limit)
             async with line:
-                await self._look(ledger, job, self.limit, clock, is_logged)
+                await self._until_free(ledger, job, self.limit, clock, is_logged)
                 yield
 
-    async def _look(self, ledger: Ledger, job: Job, limit: int, clock: Clock, is_logged: bool) -> None:
-        pause, longest = LOOK_SECONDS
+    async def _until_free(self, ledger: Ledger, job: Job, limit: int, clock: Clock, is_logged: bool) -> None:
+        pause, longest = CHECK_SECONDS
         while await ledger.in_flight(job.account) >= limit:
             present = await ledger.get(job.key)
             if present is None or present.state is not JobState.RESERVED:
                 return  # another process has sent it
-            is_logged = is_logged or await self._tell_if_full(ledger, job, limit)
+            is_logged = is_logged or await self._log_if_full(ledger, job, limit)
             left = self.until - clock.monotonic()
             if left <= 0:
                 raise RateLimited(
@@ -82,10 +82,10 @@ class Places:
             await clock.sleep(min(pause * random.uniform(0.8, 1.2), left))  # noqa: S311 - spreads the checks
             pause = min(pause * 1.5, longest)
 
-    async def _tell_if_full(self, ledger: Ledger, job: Job, limit: int) -> bool:
+    async def _log_if_full(self, ledger: Ledger, job: Job, limit: int) -> bool:
         taken = await ledger.in_flight(job.account)
         if taken >= limit:
-            self.tell(f"Waiting for an in-flight slot: this account has {taken} of {counted(limit, 'job')} in flight")
+            self.log(f"Waiting for an in-flight slot: this account has {taken} of {counted(limit, 'job')} in flight")
         return taken >= limit
 
 

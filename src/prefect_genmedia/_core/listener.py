@@ -50,7 +50,7 @@ class WaitListener(Protocol):
         ...
 
 
-class Silent:
+class NullListener:
     """A listener that ignores every call."""
 
     def expecting(self, job: Job, elapsed: float, typical: float | None) -> None: ...

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from prefect_genmedia._core import telemetry
-from prefect_genmedia._core.admission import refuse_early, tell_of_budget
+from prefect_genmedia._core.admission import refuse_early, report_budget
 from prefect_genmedia._core.budgets import cost_of
 from prefect_genmedia._core.confirmations import Costs
 from prefect_genmedia._core.deliver import deliver_once as publish_verified
@@ -86,7 +86,7 @@ async def prepare_request(session: Session, spec: JobSpec, *, is_final: bool = F
         preflight=spec.preflight,
         convert=session.convert_inputs,
         before=spec.inspected,
-        tell=session.log.warning,
+        warn=session.log.warning,
         submission=Submission(
             is_due=lambda named: _is_due(session, spec, named, is_final),
             problems=lambda: _output_problems(session, spec) if is_final or spec.output else no_problems(),
@@ -210,7 +210,7 @@ async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]
             return telemetry.joined(await submitted_job(session.ledger, ready.job_key))
         job = await submit_once(session, spec, ready)
     except BudgetStop as error:
-        await tell_of_budget(session, "reached", error.facts)
+        await report_budget(session, "reached", error.facts)
         raise
     except SubmissionUnknown as error:
         unknown = await session.ledger.get(error.job_key or "")

@@ -12,7 +12,7 @@ import anyio
 from prefect_genmedia._core import telemetry
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.listener import Silent, WaitListener
+from prefect_genmedia._core.listener import NullListener, WaitListener
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.shared_polls import poll
 from prefect_genmedia.errors import (
@@ -126,11 +126,11 @@ async def wait_for_job(
         InputRefused, OutputRefused, GenerationFailed: the provider gave the job up. If it used an undocumented status
             word, the job is `undeliverable`, and `reconcile_jobs` polls it again.
     """
-    watch = _Watch(ledger, client, job, policy or PollPolicy(), listener or Silent(), clock)
-    return await watch.until_done(timeout_seconds)
+    wait = _Wait(ledger, client, job, policy or PollPolicy(), listener or NullListener(), clock)
+    return await wait.until_done(timeout_seconds)
 
 
-class _Watch:
+class _Wait:
     def __init__(
         self,
         ledger: Ledger,
@@ -166,22 +166,22 @@ class _Watch:
         typical = await self._typical_seconds()
         self.listener.expecting(self.job, age, typical)
         reserve = min(LAST_POLL_SECONDS, timeout_seconds / 10)
-        looks = 0
+        polls = 0
         while True:
             elapsed = age + self.clock.monotonic() - begun
             pause = self.hinted or self.policy.next_interval(elapsed, typical)
             await self._pause(min(pause, timeout_seconds - reserve - elapsed))
             left = timeout_seconds - (age + self.clock.monotonic() - begun)
-            observation = await self._look(left if left > 0 else SINGLE_POLL_SECONDS)
+            observation = await self._poll(left if left > 0 else SINGLE_POLL_SECONDS)
             if observation is not None and await self._take(observation):
                 return self.job
-            looks += 1
-            if typical is None and looks % 3 == 0:  # other jobs may have ended in the meantime
+            polls += 1
+            if typical is None and polls % 3 == 0:  # other jobs may have ended in the meantime
                 typical = await self._typical_seconds()
             if age + self.clock.monotonic() - begun >= timeout_seconds - reserve - _ROUNDING:
                 raise JobTimeout(
                     f"No result within {timeout_seconds:.0f} s; the provider's last word was "
-                    f"{self.last_word or 'never heard'!r}."
+                    f"{self.last_word or 'no answer'!r}."
                 ).about(self.job.key, self.job.provider_job_id)
 
     async def _typical_seconds(self) -> float | None:
@@ -219,22 +219,22 @@ class _Watch:
             noted = present if present is not None and present.state is JobState.SUBMITTED else self.job
         self.job = noted
 
-    async def _look(self, seconds: float) -> Observation | None:
+    async def _poll(self, seconds: float) -> Observation | None:
         """Poll once, for `seconds` at most; returns None if there was no usable answer."""
         self.hinted = None
         try:
             with anyio.move_on_after(seconds):
                 return await poll(client_of(self.client, self.job), self.job.provider_job_id or "", self.clock)
-            self._tell_trouble(ProviderError(f"A poll had no answer within {seconds:.0f} s."))
+            self._log_trouble(ProviderError(f"A poll had no answer within {seconds:.0f} s."))
         except CredentialsError as error:
             raise error.about(self.job.key, self.job.provider_job_id) from None
         except JobExpired as error:
             await self._missing(error)
         except RateLimited as error:
             self.hinted = error.retry_after
-            self._tell_trouble(error)
+            self._log_trouble(error)
         except GenMediaError as error:
-            self._tell_trouble(error)
+            self._log_trouble(error)
         return None
 
     async def _missing(self, error: JobExpired) -> None:
@@ -245,7 +245,7 @@ class _Watch:
         """
         facts = {"error_kind": error.kind, "error_message": error.message, "error_code": error.code}
         if self.job.is_given_up:  # keep its reason, which says that only a person can allow another attempt
-            self._tell_trouble(error)
+            self._log_trouble(error)
             return
         if self.job.is_over(self.clock.now()):
             if not await self._moved(JobState.UNDELIVERABLE, **facts):
@@ -257,9 +257,9 @@ class _Watch:
             await self._noted(**facts)
         if now - self.missing_since >= MISSING_SECONDS:
             raise self.job.describe_in(_not_found(error)) from None
-        self._tell_trouble(error)
+        self._log_trouble(error)
 
-    def _tell_trouble(self, error: GenMediaError) -> None:
+    def _log_trouble(self, error: GenMediaError) -> None:
         kind = f"{error.kind} {error.http_status}"
         if kind != self.last_trouble:
             self.last_trouble = kind
@@ -302,7 +302,7 @@ class _Watch:
                 async with client.open_result(self.job.provider_job_id or "") as stream:
                     return await is_media(stream)
         except GenMediaError as error:
-            self._tell_trouble(error)
+            self._log_trouble(error)
         return False
 
     async def _fail(self, observation: Observation) -> None:

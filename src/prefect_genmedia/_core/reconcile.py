@@ -27,7 +27,7 @@ from prefect_genmedia.text import clean_text
 
 logger = logging.getLogger(__name__)
 
-SILENT_SECONDS = 6 * HEARTBEAT_SECONDS
+STALLED_SECONDS = 6 * HEARTBEAT_SECONDS
 """A job without a heartbeat for this long, in seconds, is stalled, regardless of its run's state."""
 
 JOB_SECONDS = 2100.0
@@ -149,7 +149,7 @@ async def _in_its_time(ledger: Ledger, around: ReconcileContext, job: Job, clock
 
     The work runs in a separate task, because a storage call that hangs in a thread cannot be cancelled, only abandoned.
     """
-    work = asyncio.ensure_future(_take_up(ledger, around, job, clock))
+    work = asyncio.ensure_future(_process(ledger, around, job, clock))
     try:
         await asyncio.wait({work}, timeout=JOB_SECONDS)
     finally:
@@ -175,10 +175,10 @@ def _forget(work: asyncio.Future[Finding | None]) -> None:
         logger.warning("A job that was left ended with %s", type(error).__name__)
 
 
-async def _take_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
+async def _process(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
     """Process a job and catch every error: the jobs after it must be collected before they expire."""
     try:
-        return await _taken_up(ledger, around, job, clock)
+        return await _take_over(ledger, around, job, clock)
     except GenMediaError as error:
         present = await _present(ledger, job)
         if _may_come(present, clock):
@@ -191,7 +191,7 @@ async def _take_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: Cl
         )
 
 
-async def _taken_up(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
+async def _take_over(ledger: Ledger, around: ReconcileContext, job: Job, clock: Clock) -> Finding | None:
     if job.state is JobState.SENDING:
         await expire_stale_sending(ledger, job, clock)  # then it is listed among the unknown jobs
         return None
@@ -226,7 +226,7 @@ async def _wake(ledger: Ledger, client: ProviderClient, around: ReconcileContext
     except JobTimeout:
         return await _still_there(ledger, job)
     except GenMediaError as error:
-        logger.info("Job %s failed, which its run will tell: %s", job.shown_id, error)
+        logger.info("Job %s failed; its run will report it: %s", job.shown_id, error)
     await around.resume(job)
     return Finding(await _present(ledger, job), "its run was resumed")
 
@@ -253,5 +253,5 @@ def _described(error: Exception) -> str:
 
 async def _standing(job: Job, around: ReconcileContext, clock: Clock) -> Standing:
     standing: Standing = await around.standing_of(job) if job.flow_run_id is not None else "alive"
-    silent = clock.now() - job.updated_at > SILENT_SECONDS
-    return "over" if standing == "alive" and silent else standing
+    is_stalled = clock.now() - job.updated_at > STALLED_SECONDS
+    return "over" if standing == "alive" and is_stalled else standing

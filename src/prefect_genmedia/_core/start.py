@@ -15,7 +15,7 @@ import anyio
 
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.ledger import Ledger, Spend
-from prefect_genmedia._core.limits import Places
+from prefect_genmedia._core.limits import InFlightSlots
 from prefect_genmedia._core.model import STALE_SENDING_SECONDS, Job, JobState
 from prefect_genmedia._core.pace import ASK_SECONDS, Refused, Turn, first_in_process
 from prefect_genmedia._core.session import Session
@@ -54,18 +54,20 @@ class Started:
     start: Start
 
 
-async def start_in_line(session: Session, places: Places, waiting: Waiting, gate: AsyncExitStack) -> Started | None:
+async def start_in_line(
+    session: Session, slots: InFlightSlots, waiting: Waiting, gate: AsyncExitStack
+) -> Started | None:
     """Wait for an in-flight slot and the account's turn, and move the job to `sending`; see `start_in_turn`.
 
     Parameters:
         session: the account.
-        places: the account's in-flight slots.
+        slots: the account's in-flight slots.
         waiting: the job.
         gate: the exit stack that holds the client's `turn()` afterwards.
     """
     started: Started | None = None
     try:
-        async with places.line(session.ledger, waiting.job, session.clock):
+        async with slots.line(session.ledger, waiting.job, session.clock):
             started = await start_in_turn(session, waiting, gate)
     except asyncio.CancelledError:
         if started is not None:  # cancelled while leaving the queue: no byte was sent
@@ -97,8 +99,8 @@ async def start_in_turn(session: Session, waiting: Waiting, gate: AsyncExitStack
         async with first_in_process(turn, clock, lambda: _check_time(job, waiting.until, clock)):
             while True:
                 prepared = await completed(session, prepared)
-                async with AsyncExitStack() as held:
-                    await held.enter_async_context(session.client.turn())
+                async with AsyncExitStack() as stack:
+                    await stack.enter_async_context(session.client.turn())
                     start = Start.now(clock) if per_minute is None else Start.now(clock, waiting.begin_within)
                     asked = replace(turn, waited=clock.monotonic() - begun)
                     starting = asyncio.ensure_future(
@@ -109,7 +111,7 @@ async def start_in_turn(session: Session, waiting: Waiting, gate: AsyncExitStack
                     mine = await finish(starting)
                     if not isinstance(mine, Refused):
                         refused = False
-                        gate.push_async_exit(held.pop_all())
+                        gate.push_async_exit(stack.pop_all())
                         return None if mine is None else Started(mine, prepared, start)
                 refused = True
                 _check_time(job, waiting.until, clock)

@@ -15,14 +15,14 @@ import anyio
 from prefect_genmedia import errors
 from prefect_genmedia._core import telemetry
 from prefect_genmedia._core.accepted import accepted_otherwise, record_accepted
-from prefect_genmedia._core.admission import Admission, SentUnderOtherToken, costs_of, tell_of_budget
+from prefect_genmedia._core.admission import Admission, SentUnderOtherToken, costs_of, report_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import cost_of
 from prefect_genmedia._core.callback_url import check_callback
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.identity import IDENTITY_VERSION
 from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, Places
+from prefect_genmedia._core.limits import LONGEST_WAIT_SECONDS, InFlightSlots
 from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, JobState, adopt_step
 from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
 from prefect_genmedia._core.same_request import input_digests, names_digest
@@ -71,7 +71,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     ledger, clock = session.ledger, session.clock
     prepared = prepared or PreparedRequest(spec.request)
     pause, begin_within = JOIN_SECONDS[0], BEGIN_SECONDS[0]
-    places = Places(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
+    slots = InFlightSlots(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
     admit = Admission(session, spec, prepared)
     while True:
         job = await _newest_or_new(session, spec, prepared)
@@ -87,9 +87,9 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
         if job.not_before is not None:
             await clock.sleep(job.not_before - clock.now())
         async with AsyncExitStack() as gate:
-            waiting = Waiting(session.paying(job), prepared, admit, begin_within, places.until)
+            waiting = Waiting(session.paying(job), prepared, admit, begin_within, slots.until)
             try:
-                started = await start_in_line(session, places, waiting, gate)
+                started = await start_in_line(session, slots, waiting, gate)
             except SentUnderOtherToken as elsewhere:
                 session = replace(session, record=elsewhere.record)
                 continue
@@ -186,7 +186,7 @@ async def _sent(session: Session, started: Started, admit: Admission) -> Job:
         return await finish(_send(session, started))
     finally:
         for facts in admit.near:
-            await finish(tell_of_budget(session, "warning", facts))
+            await finish(report_budget(session, "warning", facts))
 
 
 async def _send(session: Session, started: Started) -> Job:

@@ -1,9 +1,9 @@
-"""Inputs from where people have them: looked at before anything is paid, and brought to where a provider takes them.
+"""Inputs: inspected before anything is paid, and published where a provider can fetch them.
 
 Knows requests only by what they say of their inputs, and nothing of Prefect.
 """
 
-from prefect_genmedia._inputs.inspect import InspectionResult, Look, look_at, looks_wanted
+from prefect_genmedia._inputs.inspect import Inspection, InspectionResult, inspect_url, inspections_wanted
 from prefect_genmedia._inputs.prepare import (
     Submission,
     identified,
@@ -17,14 +17,14 @@ from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._inputs.validate import validate_inputs
 
 __all__ = [
+    "Inspection",
     "InspectionResult",
-    "Look",
     "Publication",
     "Submission",
     "identified",
+    "inspect_url",
+    "inspections_wanted",
     "is_fresh",
-    "look_at",
-    "looks_wanted",
     "measured",
     "prepare_inputs",
     "prepared_url",

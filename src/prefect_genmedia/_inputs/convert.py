@@ -10,8 +10,8 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from prefect_genmedia._inputs.inspect import InspectionResult, Look, Picture
-from prefect_genmedia._inputs.reading import Held, Unusable, is_own
+from prefect_genmedia._inputs.inspect import Inspection, InspectionResult, Picture
+from prefect_genmedia._inputs.reading import LocalCopy, Unusable, is_own
 from prefect_genmedia._media.decoding import DecodeLimits, DecodingFailed, converters
 from prefect_genmedia._media.local import sha256_of
 from prefect_genmedia.providers.inputs import PictureLimits, RequestInput
@@ -45,30 +45,30 @@ def after_conversion(
     """
     found = dict(results)
     for each in inputs:
-        look = found.get(each.url)
-        if isinstance(look, Look) and _is_convertible(each, look):
-            found[each.url] = _planned(look, each.picture)
+        inspection = found.get(each.url)
+        if isinstance(inspection, Inspection) and _is_convertible(each, inspection):
+            found[each.url] = _planned(inspection, each.picture)
     return found
 
 
-def converted(each: RequestInput, look: InspectionResult | None, held: Held) -> Held:
+def converted(each: RequestInput, inspection: InspectionResult | None, held: LocalCopy) -> LocalCopy:
     """The file that is sent in place of a picture: itself if it is as the provider takes it. Blocks.
 
     Parameters:
         each: the input.
-        look: what was seen in it.
+        inspection: its inspection result.
         held: its bytes.
 
     Raises:
         Inconvertible: it does not decode, or cannot be made to fit.
         OSError: no process could be started.
     """
-    if not isinstance(look, Look) or not _is_convertible(each, look):
+    if not isinstance(inspection, Inspection) or not _is_convertible(each, inspection):
         return held
-    planned = _planned(look, each.picture)
+    planned = _planned(inspection, each.picture)
     if isinstance(planned, Unusable):
         raise Inconvertible(planned.problem)
-    if planned is look or planned.picture is None:
+    if planned is inspection or planned.picture is None:
         return held
     limits = each.picture or _UNLIMITED
     target = Path(f"{held.path}.converted")
@@ -87,50 +87,54 @@ def converted(each: RequestInput, look: InspectionResult | None, held: Held) -> 
     if failure:
         raise Inconvertible(f"cannot be converted: {failure}")
     with target.open("rb") as file:
-        return Held(target, target.stat().st_size, sha256_of(file))
+        return LocalCopy(target, target.stat().st_size, sha256_of(file))
 
 
-def how_to_convert(each: RequestInput, look: Look) -> str:
+def how_to_convert(each: RequestInput, inspection: Inspection) -> str:
     """What a refusal of a user's own picture says about its conversion; empty where that changes nothing.
 
     Parameters:
         each: the input.
-        look: what was seen in it.
+        inspection: its inspection result.
     """
-    if not _is_convertible(each, look) or (_planned(look, each.picture) is look and not _is_heic(look)):
+    if not _is_convertible(each, inspection) or (
+        _planned(inspection, each.picture) is inspection and not _is_heic(inspection)
+    ):
         return ""
     hint = "; convert_inputs=True converts it"
-    return f"{hint}, which {_EXTRA}" if _lacks_heic(look) else hint
+    return f"{hint}, which {_EXTRA}" if _lacks_heic(inspection) else hint
 
 
-def _is_convertible(each: RequestInput, look: Look) -> bool:
-    is_picture = look.picture is not None or _is_heic(look)
+def _is_convertible(each: RequestInput, inspection: Inspection) -> bool:
+    is_picture = inspection.picture is not None or _is_heic(inspection)
     return is_picture and is_own(each.url) and (each.picture is not None or each.media == "picture")
 
 
-def _is_heic(look: Look) -> bool:
-    return look.content is not None and look.content.name == "HEIC"
+def _is_heic(inspection: Inspection) -> bool:
+    return inspection.content is not None and inspection.content.name == "HEIC"
 
 
-def _lacks_heic(look: Look) -> bool:
-    return look.picture is None and _is_heic(look) and find_spec("pillow_heif") is None
+def _lacks_heic(inspection: Inspection) -> bool:
+    return inspection.picture is None and _is_heic(inspection) and find_spec("pillow_heif") is None
 
 
-def _planned(look: Look, documented: PictureLimits | None) -> Look | Unusable:
-    """What the picture will be; the look itself if it stays as it is."""
-    if _lacks_heic(look):
+def _planned(inspection: Inspection, documented: PictureLimits | None) -> Inspection | Unusable:
+    """What the picture will be; the same inspection if it stays as it is."""
+    if _lacks_heic(inspection):
         return Unusable(f"is HEIC, and converting it {_EXTRA}")
-    picture, limits = look.picture, documented or _UNLIMITED
+    picture, limits = inspection.picture, documented or _UNLIMITED
     if picture is None:
-        return look
+        return inspection
     width, height = (picture.height, picture.width) if picture.turned else (picture.width, picture.height)
     scale = _scale(width, height, limits)
-    is_as_taken = picture.format in limits.formats and picture.is_plain and scale == 1 and look.size <= limits.max_bytes
+    is_as_taken = (
+        picture.format in limits.formats and picture.is_plain and scale == 1 and inspection.size <= limits.max_bytes
+    )
     if is_as_taken:
-        return look
+        return inspection
     width, height = (max(round(side * scale), 1) for side in (width, height))
     written = next(each for each in (*limits.formats, *FORMATS) if each in FORMATS)
-    return replace(look, size=min(look.size, limits.max_bytes), picture=Picture(written, width, height))
+    return replace(inspection, size=min(inspection.size, limits.max_bytes), picture=Picture(written, width, height))
 
 
 def _scale(width: int, height: int, limits: PictureLimits) -> float:

@@ -1,4 +1,4 @@
-"""Looking at inputs: what has to be read of each, and what is seen in it; the bytes need not stay for that."""
+"""Inspecting inputs: how much of each has to be read, and what is found in it. The bytes are not kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from anyio import to_thread
 from prefect_genmedia._inputs.content import HEAD_BYTES, UNKNOWN, Content, Part, content_at, content_of
 from prefect_genmedia._inputs.reading import (
     MAX_INPUT_BYTES,
-    Held,
+    LocalCopy,
     Reading,
     Unusable,
     head_of,
@@ -54,7 +54,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a look at an input is for.
+    """What to inspect of an input.
 
     Parameters:
         max_bytes: how many bytes are read of it at most.
@@ -69,7 +69,7 @@ class Wanted:
     as_media: bool = False
 
     def __or__(self, other: Wanted) -> Wanted:
-        """One look that serves both."""
+        """Returns one inspection that covers both."""
         return Wanted(
             max(self.max_bytes, other.max_bytes),
             self.as_picture or other.as_picture,
@@ -79,18 +79,18 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What was seen in an input.
+class Inspection:
+    """What was found in an input.
 
     Parameters:
         size: bytes that were read of it; all of a user's own file.
-        sha256: their digest, in hex; empty where nothing but its size was looked at.
-        picture: what its header says; None where it is no picture, or was not looked at as one.
-        sound: whether there is sound in it; None where nothing plays, or it was not looked at as a recording.
+        sha256: their digest, in hex; empty if only its size was read.
+        picture: what its header says; None if it is no picture, or was not inspected as one.
+        sound: whether there is sound in it; None if nothing plays, or it was not inspected as a recording.
         seconds: how long it plays; None as for `sound`.
-        is_silent: whether nothing is to be heard in its sound.
+        is_silent: whether its sound has no audible sample.
         is_exact: whether `seconds` has nothing in it that an encoder added.
-        content: what it is; None if that was not looked at, or cannot be told from what was read.
+        content: what it is; None if that was not inspected, or what was read does not decide it.
     """
 
     size: int
@@ -103,12 +103,12 @@ class Look:
     is_exact: bool = True
 
 
-InspectionResult = Look | Unusable | GenMediaError
-"""What came of looking at an input: what was seen, a problem of the user's, or a failure on the way."""
+InspectionResult = Inspection | Unusable | GenMediaError
+"""Result of inspecting an input: what was found, a problem that the user can correct, or a failure to read it."""
 
 
-def looks_wanted(request: GenerationRequest, preflight: bool, convert: bool = False) -> dict[str, Wanted]:
-    """What has to be looked at of a request's inputs, by URL; what need not be looked at is not fetched.
+def inspections_wanted(request: GenerationRequest, preflight: bool, convert: bool = False) -> dict[str, Wanted]:
+    """Returns what to inspect of a request's inputs, by URL; an input that need not be inspected is not fetched.
 
     Parameters:
         request: what is asked for.
@@ -124,14 +124,14 @@ def looks_wanted(request: GenerationRequest, preflight: bool, convert: bool = Fa
         if is_own(each.url):
             as_picture |= convert and each.media == "picture"
             as_media = each.media is not None and (preflight or convert)
-            look = Wanted(MAX_INPUT_BYTES, as_picture, as_recording, as_media)
+            new = Wanted(MAX_INPUT_BYTES, as_picture, as_recording, as_media)
         elif as_recording:
-            look = Wanted(MAX_INPUT_BYTES + 1, as_picture, as_recording)
+            new = Wanted(MAX_INPUT_BYTES + 1, as_picture, as_recording)
         elif each.picture is not None and preflight:
-            look = Wanted(each.picture.max_bytes + 1, as_picture)
+            new = Wanted(each.picture.max_bytes + 1, as_picture)
         else:
             continue
-        wanted[each.url] = wanted[each.url] | look if each.url in wanted else look
+        wanted[each.url] = wanted[each.url] | new if each.url in wanted else new
     return wanted
 
 
@@ -155,30 +155,30 @@ def contents_of(request: GenerationRequest, results: Mapping[str, InspectionResu
     """
     found = ((url, results.get(url)) for url in urls_with_credentials(request))
     return tuple(
-        (url, look.sha256)
-        for url, look in found
-        if isinstance(look, Look) and look.sha256 and look.size <= MAX_INPUT_BYTES
+        (url, inspection.sha256)
+        for url, inspection in found
+        if isinstance(inspection, Inspection) and inspection.sha256 and inspection.size <= MAX_INPUT_BYTES
     )
 
 
-async def look_at(url: str, wanted: Wanted, rules: FetchRules) -> InspectionResult:
-    """Look at one input, and keep none of its bytes; nothing is raised.
+async def inspect_url(url: str, wanted: Wanted, rules: FetchRules) -> InspectionResult:
+    """Inspect one input and keep none of its bytes. Never raises.
 
-    Of a user's own file in which nothing is to be seen, only the size is asked for, and its beginning read.
+    Of a user's own file that is neither a picture nor a recording, only the size and the first bytes are read.
 
     Parameters:
-        url: where the user has it.
-        wanted: what the look is for.
+        url: its path or URL.
+        wanted: what to inspect.
         rules: what a fetch may do.
     """
     if is_own(url) and not (wanted.as_picture or wanted.as_recording):
-        return await to_thread.run_sync(_glance, url, wanted)
+        return await to_thread.run_sync(_size_and_type, url, wanted)
     with temporary_folder() as folder:
         (reading,) = (await read_all({url: wanted.max_bytes}, rules, folder)).values()
         return await to_thread.run_sync(inspect_reading, reading, wanted)
 
 
-def _glance(url: str, wanted: Wanted) -> InspectionResult:
+def _size_and_type(url: str, wanted: Wanted) -> InspectionResult:
     """Size and type of a user's own file, without reading all of it."""
     size = size_of(url, wanted.max_bytes)
     if not isinstance(size, int):
@@ -187,33 +187,35 @@ def _glance(url: str, wanted: Wanted) -> InspectionResult:
     if not isinstance(head, bytes):
         return head
     content = content_of(head) if head else None
-    return Look(size, content=None if content is UNKNOWN else content)  # a decoder may know it, which needs all of it
+    return Inspection(
+        size, content=None if content is UNKNOWN else content
+    )  # a decoder may know it, which needs all of it
 
 
 def inspect_all(
     readings: Mapping[str, Reading], wanted: Mapping[str, Wanted], before: Mapping[str, InspectionResult]
 ) -> dict[str, InspectionResult]:
-    """What is seen in inputs that were read, by URL. Blocks; run it in a thread.
+    """Inspect inputs that were read; returns the results by URL. Blocks: run it in a thread.
 
     Parameters:
         readings: what was read.
         wanted: what each was read for.
-        before: what was seen in earlier looks for the same: bytes that are still the same are not looked at again.
+        before: earlier results for the same `wanted`: unchanged bytes are not inspected again.
     """
     return {url: inspect_reading(reading, wanted[url], before.get(url)) for url, reading in readings.items()}
 
 
 def inspect_reading(reading: Reading, wanted: Wanted, before: InspectionResult | None = None) -> InspectionResult:
-    """What is seen in one input that was read. Blocks; run it in a thread.
+    """Inspect one input that was read. Blocks: run it in a thread.
 
     Parameters:
-        reading: what came of reading it.
+        reading: the result of reading it.
         wanted: what it was read for.
-        before: what was seen in an earlier look for the same.
+        before: an earlier result for the same `wanted`.
     """
-    if not isinstance(reading, Held):
+    if not isinstance(reading, LocalCopy):
         return reading
-    if isinstance(before, Look) and before.sha256 == reading.sha256:
+    if isinstance(before, Inspection) and before.sha256 == reading.sha256:
         return before
     try:
         return _inspected(reading, wanted)
@@ -221,7 +223,7 @@ def inspect_reading(reading: Reading, wanted: Wanted, before: InspectionResult |
         return StorageError(f"No decoder process could be started: {type(error).__name__}.", paid="nothing")
 
 
-def _inspected(reading: Held, wanted: Wanted) -> Look:
+def _inspected(reading: LocalCopy, wanted: Wanted) -> Inspection:
     plays = wanted.as_recording and reading.size <= MAX_INPUT_BYTES
     recording = examine_recording(reading.path) if plays else None
     # Where a recording should be, a picture is nothing that plays; anything else may be a format not known here.
@@ -230,7 +232,7 @@ def _inspected(reading: Held, wanted: Wanted) -> Look:
     if unplayable and picture is not None:
         recording = Recording(sound=False, seconds=None)
     content = _content(reading, picture) if wanted.as_media else None
-    return Look(
+    return Inspection(
         reading.size,
         reading.sha256,
         picture=picture if wanted.as_picture else None,
@@ -242,7 +244,7 @@ def _inspected(reading: Held, wanted: Wanted) -> Look:
     )
 
 
-def _content(reading: Held, picture: Picture | None) -> Content:
+def _content(reading: LocalCopy, picture: Picture | None) -> Content:
     """What a file is: by how it begins, and by what decoders find where that does not tell."""
     content = content_at(reading.path)
     if content is UNKNOWN and (picture := picture or picture_at(reading.path)) is not None:

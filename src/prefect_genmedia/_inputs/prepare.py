@@ -24,13 +24,13 @@ from prefect_genmedia._inputs.inspect import (
     contents_of,
     inspect_all,
     inspect_reading,
-    looks_wanted,
+    inspections_wanted,
     urls_with_credentials,
 )
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
 from prefect_genmedia._inputs.publish import NotPublishable, Publication, early_end, media_type_of
-from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Held, Reading, Unusable, is_own, read_all
-from prefect_genmedia._inputs.validate import Tell, travels_inline, validate_inputs
+from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, LocalCopy, Reading, Unusable, is_own, read_all
+from prefect_genmedia._inputs.validate import Warn, travels_inline, validate_inputs
 from prefect_genmedia._media.staging import temporary_folder
 from prefect_genmedia._media.verify import media_seconds
 from prefect_genmedia._transport import MASK, FetchRules, Redactor
@@ -76,7 +76,7 @@ async def prepare_inputs(
     preflight: bool = True,
     convert: bool = False,
     before: Mapping[str, InspectionResult] | None = None,
-    tell: Tell = _logger.warning,
+    warn: Warn = _logger.warning,
     submission: Submission | None = None,
 ) -> PreparedRequest[Request]:
     """Look at a request's inputs and bring the user's own files to where the provider can take them.
@@ -92,7 +92,7 @@ async def prepare_inputs(
         convert: whether the user's own pictures are converted to what the provider takes; see `_inputs.convert`.
         before: what was seen of its inputs in an earlier look, by URL, of which everything was told then: nothing of it
             is fetched again. The user's own files are read, to be sent, and looked at where their bytes have changed.
-        tell: told what cannot be checked from here.
+        warn: called with each thing that cannot be checked from here.
         submission: what the request is prepared for. None if that is not known: then http(s) inputs of which nothing
             is documented are not asked for.
 
@@ -104,12 +104,12 @@ async def prepare_inputs(
         ProviderError: a storage failed; retryable, nothing was sent.
     """
     inputs = request.inputs()
-    wanted, results = looks_wanted(request, preflight, convert), dict(before or {})
+    wanted, results = inspections_wanted(request, preflight, convert), dict(before or {})
     own = {each.url: each for each in inputs if is_own(each.url)}
     identifying = [*own, *(url for url in urls_with_credentials(request) if url not in results)]
     with temporary_folder() if inputs else nullcontext(Path()) as folder:
         readings = await read_all({url: wanted[url].max_bytes for url in identifying}, rules, folder)
-        held = {url: each for url, each in readings.items() if isinstance(each, Held)}
+        held = {url: each for url, each in readings.items() if isinstance(each, LocalCopy)}
         if submission is not None and held.keys() >= own.keys():
             named = PreparedRequest(request, _digests(request, held, results))
             if not await submission.is_due(named):
@@ -125,17 +125,17 @@ async def prepare_inputs(
             if preflight and not before:  # else all of them were asked then
                 results |= await _presence(request, results, rules, submission.sleep)
         will_be = after_conversion(inputs, results) if convert else results
-        findings = validate_inputs(request, will_be, publication, preflight, _logger.debug if before else tell)
+        findings = validate_inputs(request, will_be, publication, preflight, _logger.debug if before else warn)
         _raise_for(request, [*others, *findings.problems], readings, own)
-        files = {url: each for url, each in readings.items() if url in own and isinstance(each, Held)}
+        files = {url: each for url, each in readings.items() if url in own and isinstance(each, LocalCopy)}
         if convert:
             files = await to_thread.run_sync(_converted, request, results, files)
         sent = await _sent(request, files, publication, travels_inline(inputs, will_be))
-        digests = {url: each.sha256 for url, each in readings.items() if isinstance(each, Held)}
+        digests = {url: each.sha256 for url, each in readings.items() if isinstance(each, LocalCopy)}
         sent = {url: replace(each, sha256=digests[url]) for url, each in sent.items()}  # the original's
         for warning in (early_end(each.url, publication) for each in sent.values() if each.url):
             if warning:
-                tell(warning)
+                warn(warning)
     found = MediaExpectation(seconds=findings.seconds)
     return PreparedRequest(request, SentInputs(sent, contents_of(request, results)), found, time.time())
 
@@ -151,7 +151,7 @@ async def _presence(
 
 
 def _digests(
-    request: GenerationRequest, held: Mapping[str, Held], results: Mapping[str, InspectionResult]
+    request: GenerationRequest, held: Mapping[str, LocalCopy], results: Mapping[str, InspectionResult]
 ) -> SentInputs:
     """What the request's identity needs of its inputs."""
     own = {url: SentInput(each.sha256) for url, each in held.items() if is_own(url)}
@@ -182,7 +182,7 @@ async def identified(request: Request, rules: FetchRules) -> PreparedRequest[Req
     limits |= dict.fromkeys(urls_with_credentials(request), MAX_INPUT_BYTES + 1)
     with temporary_folder() as folder:
         readings = await read_all(limits, rules, folder)
-    held = {url: reading for url, reading in readings.items() if isinstance(reading, Held)}
+    held = {url: reading for url, reading in readings.items() if isinstance(reading, LocalCopy)}
     return PreparedRequest(request, _digests(request, held, {}))
 
 
@@ -195,7 +195,7 @@ async def measured(url: str, rules: FetchRules) -> float | None:
     """
     with temporary_folder() as folder:
         (reading,) = (await read_all({url: MAX_INPUT_BYTES + 1}, rules, folder)).values()
-        if not isinstance(reading, Held) or reading.size > MAX_INPUT_BYTES:
+        if not isinstance(reading, LocalCopy) or reading.size > MAX_INPUT_BYTES:
             return None
         return await to_thread.run_sync(media_seconds, reading.path)
 
@@ -235,10 +235,10 @@ async def prepared_url(url: str, field: str, rules: FetchRules, publication: Pub
     raise InvalidRequest.of("The input", [problem])
 
 
-def _converted_picture(url: str, held: Held) -> Held:
+def _converted_picture(url: str, held: LocalCopy) -> LocalCopy:
     """A file, converted if it is a picture. No limits of it are known here."""
-    look = inspect_reading(held, Wanted(MAX_INPUT_BYTES, as_picture=True, as_media=True))
-    return converted(RequestInput("", url, media="picture"), look, held)
+    inspection = inspect_reading(held, Wanted(MAX_INPUT_BYTES, as_picture=True, as_media=True))
+    return converted(RequestInput("", url, media="picture"), inspection, held)
 
 
 def _raise_for(
@@ -256,8 +256,8 @@ def _raise_for(
 
 
 def _converted(
-    request: GenerationRequest, results: Mapping[str, InspectionResult], held: Mapping[str, Held]
-) -> dict[str, Held]:
+    request: GenerationRequest, results: Mapping[str, InspectionResult], held: Mapping[str, LocalCopy]
+) -> dict[str, LocalCopy]:
     """The files that are sent in place of the user's own; one that is in several fields must suit the first."""
     files, problems = dict(held), []
     for each in {each.url: each for each in reversed(request.inputs()) if each.url in held}.values():
@@ -271,7 +271,7 @@ def _converted(
 
 
 async def _sent(
-    request: GenerationRequest, held: Mapping[str, Held], publication: Publication, inline: bool
+    request: GenerationRequest, held: Mapping[str, LocalCopy], publication: Publication, inline: bool
 ) -> dict[str, SentInput]:
     """How files are sent, by the URL that the user gave."""
     fields = {each.url: each.field for each in request.inputs()}
@@ -298,14 +298,14 @@ async def _sent(
     return sent
 
 
-async def _published(publication: Publication, held: Held, name: str) -> str:
+async def _published(publication: Publication, held: LocalCopy, name: str) -> str:
     with anyio.move_on_after(PUBLISH_SECONDS):
         # A storage that hangs keeps its thread; a file is published whole or not at all.
         return await to_thread.run_sync(publication.publish, held, name, abandon_on_cancel=True)
     raise ProviderError(f"Publishing an input took longer than {PUBLISH_SECONDS:.0f} s.", outcome="unsent")
 
 
-def _inline(held: Held, url: str) -> SentInput:
+def _inline(held: LocalCopy, url: str) -> SentInput:
     text = base64.b64encode(held.path.read_bytes()).decode()
     return SentInput(held.sha256, base64=text, media_type=media_type_of(held.path, url))
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from prefect_genmedia._inputs.inspect import InspectionResult, Look
+from prefect_genmedia._inputs.inspect import Inspection, InspectionResult
 from prefect_genmedia._inputs.reading import Unusable
 from prefect_genmedia._transport import FetchRules, fetch
 from prefect_genmedia._transport.hosts import refusal_of_host
@@ -55,15 +55,15 @@ async def ask(url: str, rules: FetchRules) -> InspectionResult:
         rules: what a fetch may do.
 
     Returns:
-        An empty look if it is there, or if nobody could have it: see `_is_example`.
+        An empty inspection if it is there, or if nobody could have it: see `_is_example`.
     """
     if _is_example(url, rules):
-        return Look(0)
+        return Inspection(0)
     rules = replace(rules, headers=_FIRST_BYTE, seconds=min(rules.seconds, ASK_SECONDS))
     try:
         async with fetch(url, rules) as response:
             if response.is_success:
-                return Look(0)
+                return Inspection(0)
             status = response.status_code
     except GenMediaError as error:
         return error
@@ -86,7 +86,7 @@ async def confirm_gone(
 
     Parameters:
         urls: the inputs that matter.
-        results: what came of the first look at each.
+        results: the first inspection result of each.
         rules_of: what a fetch of each may do.
         sleep: waits.
 

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 from fsspec.core import url_to_fs
 
 from prefect_genmedia._inputs.content import FILE_TYPES, content_at
-from prefect_genmedia._inputs.reading import Held
+from prefect_genmedia._inputs.reading import LocalCopy
 from prefect_genmedia._inputs.upload import UploadRefused, has_file, lacks_file, put_file
 from prefect_genmedia._media.compatible import storage_settings
 from prefect_genmedia._media.failures import is_lasting, reason_of
@@ -61,7 +61,7 @@ class Publication:
     base_url: str | None = None
     authorization: str | None = field(default=None, repr=False)
 
-    def publish(self, held: Held, name: str) -> str:
+    def publish(self, held: LocalCopy, name: str) -> str:
         """Upload the file, unless it is there already, and name its URL. Blocks; run it in a thread.
 
         Parameters:
@@ -113,7 +113,7 @@ class Publication:
             with TemporaryDirectory(prefix="genmedia-") as folder:
                 small = Path(folder) / "probe"
                 small.write_bytes(b"probe")
-                self._publish(url, Held(small, 5, sha256(b"probe").hexdigest()), PROBE)
+                self._publish(url, LocalCopy(small, 5, sha256(b"probe").hexdigest()), PROBE)
             return "takes files by PUT"
         fs, root = url_to_fs(url, **storage_settings(url, {}))
         self._signed(fs, f"{root}/try")
@@ -140,7 +140,7 @@ class Publication:
         problem = location_problem(url)
         return f"{SETTING} {problem}" if problem else None
 
-    def _publish(self, url: str, held: Held, name: str) -> str:
+    def _publish(self, url: str, held: LocalCopy, name: str) -> str:
         if not is_public(url) and self.base_url is None:
             return self._published_and_signed(url, held, name)
         parts = urlsplit(url)
@@ -155,7 +155,7 @@ class Publication:
             raise NotPublishable(f"was published, and {public} answers that there is no such file: {where}")
         return public
 
-    def _published_and_signed(self, url: str, held: Held, name: str) -> str:
+    def _published_and_signed(self, url: str, held: LocalCopy, name: str) -> str:
         fs, root = url_to_fs(url.rstrip("/"), **storage_settings(url.rstrip("/"), {}))
         target = f"{root}/{name}"
         signed = self._signed(fs, target)  # before the upload: a storage that cannot sign should not be filled
@@ -175,7 +175,7 @@ class Publication:
         return signed
 
 
-def _store(url: str, held: Held, name: str) -> None:
+def _store(url: str, held: LocalCopy, name: str) -> None:
     """Put a file into a folder whose files are public, unless it is there already."""
     path = local_path(url)
     if path is None:
@@ -191,7 +191,7 @@ def _store(url: str, held: Held, name: str) -> None:
         folder.publish(staged, name)
 
 
-def _upload(url: str, held: Held, name: str) -> None:
+def _upload(url: str, held: LocalCopy, name: str) -> None:
     with TemporaryDirectory(prefix="genmedia-") as folder:
         named = Path(folder) / name  # storages read the Content-Type off the ending
         shutil.copyfile(held.path, named)

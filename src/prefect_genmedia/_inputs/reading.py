@@ -24,8 +24,8 @@ from prefect_genmedia.providers.inputs import absence, is_public, local_path
 MAX_INPUT_BYTES = 100 * 1024**2
 """The largest input that is read, in bytes."""
 
-LOOK_SECONDS = 120.0
-"""How long a fetch of an http(s) input may take before the look at it is given up: it only serves to check it."""
+FETCH_SECONDS = 120.0
+"""Timeout for fetching an http(s) input, in seconds: it is fetched only to inspect it."""
 
 OWN_SECONDS = 600.0
 """How long reading a user's own file from its storage may take, in seconds; after that the storage is given up."""
@@ -34,11 +34,11 @@ _PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
-class Held:
-    """An input's bytes on this machine.
+class LocalCopy:
+    """A copy of an input on this machine.
 
     Parameters:
-        path: a private copy: what is looked at is what is sent, even if the user's file changes meanwhile.
+        path: a private copy: what is inspected is what is sent, even if the user's file changes meanwhile.
         size: how many bytes were read.
         sha256: their digest, in hex.
     """
@@ -55,7 +55,7 @@ class Unusable:
     problem: str
 
 
-Reading = Held | Unusable | GenMediaError
+Reading = LocalCopy | Unusable | GenMediaError
 """What came of reading an input: its bytes, a problem of the user's, or a failure on the way."""
 
 
@@ -76,8 +76,8 @@ async def read_all(limits: Mapping[str, int], rules: FetchRules, folder: Path) -
     Returns:
         What came of each; nothing is raised.
     """
-    places = [(url, folder / str(number)) for number, url in enumerate(limits)]
-    readings = await asyncio.gather(*(_read(url, limits[url], rules, path) for url, path in places))
+    paths = [(url, folder / str(number)) for number, url in enumerate(limits)]
+    readings = await asyncio.gather(*(_read(url, limits[url], rules, path) for url, path in paths))
     return dict(zip(limits, readings, strict=True))
 
 
@@ -92,15 +92,15 @@ async def _read(url: str, limit: int, rules: FetchRules, path: Path) -> Reading:
     try:
         if url.startswith("data:"):
             return await to_thread.run_sync(_decoded, url, limit, path)
-        with anyio.fail_after(LOOK_SECONDS):
+        with anyio.fail_after(FETCH_SECONDS):
             return await _fetched(url, limit, rules, path)
     except GenMediaError as error:
         return error
     except TimeoutError:
-        return ProviderError(f"The URL took longer than {LOOK_SECONDS:.0f} s.")
+        return ProviderError(f"The URL took longer than {FETCH_SECONDS:.0f} s.")
 
 
-async def _fetched(url: str, limit: int, rules: FetchRules, path: Path) -> Held:
+async def _fetched(url: str, limit: int, rules: FetchRules, path: Path) -> LocalCopy:
     digest, size = hashlib.sha256(), 0
     async with fetch(url, rules) as response:
         if not response.is_success:
@@ -113,17 +113,17 @@ async def _fetched(url: str, limit: int, rules: FetchRules, path: Path) -> Held:
                 size += len(kept)
                 if size >= limit:
                     break
-    return Held(path, size, digest.hexdigest())
+    return LocalCopy(path, size, digest.hexdigest())
 
 
-def _decoded(url: str, limit: int, path: Path) -> Held:
+def _decoded(url: str, limit: int, path: Path) -> LocalCopy:
     try:
         content = base64.b64decode(url.partition(",")[2], validate=True)
     except ValueError:  # its text is the input
         raise ProviderError("Its base64 text cannot be decoded here.") from None
     kept = content[:limit]
     path.write_bytes(kept)
-    return Held(path, len(kept), hashlib.sha256(kept).hexdigest())
+    return LocalCopy(path, len(kept), hashlib.sha256(kept).hexdigest())
 
 
 def _copied(url: str, limit: int, path: Path) -> Reading:
@@ -138,7 +138,7 @@ def _copied(url: str, limit: int, path: Path) -> Reading:
                 digest.update(piece)
     except Exception as error:
         return _trouble(url, error)
-    return Held(path, size, digest.hexdigest()) if size else Unusable("is empty")
+    return LocalCopy(path, size, digest.hexdigest()) if size else Unusable("is empty")
 
 
 def size_of(url: str, limit: int) -> int | Unusable | GenMediaError:

@@ -19,7 +19,7 @@ PUT_TIMEOUTS = httpx.Timeout(connect=10.0, read=120.0, write=120.0, pool=10.0)
 """Seconds for each step of an upload."""
 
 CHECK_TIMEOUTS = httpx.Timeout(5.0)
-"""Seconds for each step of a look at a public URL, which only the provider may reach."""
+"""Timeout in seconds for each step of a request to a public URL, which only the provider may reach."""
 
 ABSENT = frozenset({404, 410})
 """Answers that say that a file is not there."""

@@ -1,7 +1,7 @@
 """Preflight: what is documented about inputs is checked before anything is paid (docs/providers/, and the catalogs).
 
-Only what a provider documents is a problem; everything else is left to the provider. Where it cannot be looked from
-here, that is told, and the submission goes on.
+Only what a provider documents is a problem; everything else is left to the provider. What cannot
+be inspected from here is logged, and the submission goes on.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from math import log
 
 from prefect_genmedia._inputs.content import WANTED
 from prefect_genmedia._inputs.convert import how_to_convert
-from prefect_genmedia._inputs.inspect import InspectionResult, Look, Picture
+from prefect_genmedia._inputs.inspect import Inspection, InspectionResult, Picture
 from prefect_genmedia._inputs.publish import HOW_TO_PUBLISH, Publication
 from prefect_genmedia._inputs.reading import MAX_INPUT_BYTES, Unusable, is_own
 from prefect_genmedia.errors import FieldProblem, GenMediaError
@@ -31,13 +31,13 @@ ADDED_SECONDS = 0.2
 
 _NOT_MEASURED = "The recording cannot be measured from here, so its length is not checked"
 
-Tell = Callable[[str], None]
+Warn = Callable[[str], None]
 """Told what could not be checked, in one sentence."""
 
 
 @dataclass
 class Findings:
-    """What the look at all inputs of a request found.
+    """The result of checking all inputs of a request.
 
     Parameters:
         problems: what is wrong with them.
@@ -53,28 +53,28 @@ def validate_inputs(
     results: Mapping[str, InspectionResult],
     publication: Publication,
     preflight: bool,
-    tell: Tell,
+    warn: Warn,
 ) -> Findings:
     """What is wrong with a request's inputs: with each of them, and with how they can travel.
 
     Parameters:
         request: what is asked for.
-        results: what was seen of its inputs, by URL.
+        results: the inspection results of its inputs, by URL.
         publication: where own files are published.
         preflight: whether documented limits are checked.
-        tell: told what cannot be checked from here.
+        warn: called with each thing that cannot be checked from here.
     """
     inputs, source = request.inputs(), request.duration_source()
     problems = _unusable(inputs, results)
     if preflight:
-        problems += check_pictures(inputs, results, tell)
+        problems += check_pictures(inputs, results, warn)
     recording = Findings()
     if source is not None:
-        recording = check_recording(source, results.get(source.url), preflight, tell)
+        recording = check_recording(source, results.get(source.url), preflight, warn)
     problems += recording.problems
     if preflight:
         problems += check_media(inputs, results, {each.field for each in problems})
-        check_presence(request, results, tell)
+        check_presence(request, results, warn)
     own = {each.url: each for each in inputs if is_own(each.url)}
     if own and not publication.url and not travels_inline(inputs, results):
         problems += [FieldProblem(each.field, _cannot_travel(inputs, each)) for each in own.values()]
@@ -88,24 +88,24 @@ def travels_inline(inputs: Sequence[RequestInput], results: Mapping[str, Inspect
 
     Parameters:
         inputs: the request's files.
-        results: what was seen of them, by URL.
+        results: their inspection results, by URL.
     """
     own = [results.get(each.url) for each in inputs if is_own(each.url)]
-    fits = all(not isinstance(each, Look) or each.size <= MAX_INLINE_BYTES for each in own)
+    fits = all(not isinstance(each, Inspection) or each.size <= MAX_INLINE_BYTES for each in own)
     return bool(own) and fits and _may_be_inline(inputs)
 
 
-def picture_problems(look: Look, limits: PictureLimits) -> list[str]:
+def picture_problems(inspection: Inspection, limits: PictureLimits) -> list[str]:
     """In what a picture is not as documented, in words.
 
     Parameters:
-        look: what was seen in it.
+        inspection: its inspection result.
         limits: what the provider documents.
     """
     problems = []
-    if look.size > limits.max_bytes:
+    if inspection.size > limits.max_bytes:
         problems.append(f"is larger than {limits.max_bytes / 1024**2:.1f} MB")
-    picture = look.picture
+    picture = inspection.picture
     if picture is None:
         return [*problems, f"is not a {' or '.join(limits.formats)} picture"]
     if picture.format not in limits.formats:
@@ -122,72 +122,74 @@ def picture_problems(look: Look, limits: PictureLimits) -> list[str]:
 
 
 def check_pictures(
-    inputs: Sequence[RequestInput], results: Mapping[str, InspectionResult], tell: Tell
+    inputs: Sequence[RequestInput], results: Mapping[str, InspectionResult], warn: Warn
 ) -> list[FieldProblem]:
     """Check every picture whose limits are documented.
 
     Parameters:
         inputs: the request's files.
-        results: what was seen of them, by URL.
-        tell: told what could not be checked.
+        results: their inspection results, by URL.
+        warn: called with each thing that cannot be checked from here.
     """
     problems = []
     for each in inputs:
-        look = results.get(each.url)
-        if each.picture is None or look is None:
+        inspection = results.get(each.url)
+        if each.picture is None or inspection is None:
             continue
-        if isinstance(look, GenMediaError):
+        if isinstance(inspection, GenMediaError):
             if not is_own(each.url):
-                tell(f"{each.field} cannot be looked at from here, so it is not checked: {look.message}")
-        elif isinstance(look, Look):
-            if is_public(each.url) and look.picture is None:
+                warn(f"{each.field} cannot be inspected from here, so it is not checked: {inspection.message}")
+        elif isinstance(inspection, Inspection):
+            if is_public(each.url) and inspection.picture is None:
                 # It may be a page that only we are shown.
-                tell(f"{each.field} cannot be looked at from here, so it is not checked: the URL gave no picture.")
+                warn(f"{each.field} cannot be inspected from here, so it is not checked: the URL gave no picture.")
                 continue
-            found = picture_problems(look, each.picture)
+            found = picture_problems(inspection, each.picture)
             if found:
-                found[0] += how_to_convert(each, look)
+                found[0] += how_to_convert(each, inspection)
             problems += [FieldProblem(each.field, problem) for problem in found]
-            problems += _ratio_problems(each, look.picture, inputs, results)
+            problems += _ratio_problems(each, inspection.picture, inputs, results)
     return problems
 
 
-def check_recording(source: DurationSource, look: InspectionResult | None, preflight: bool, tell: Tell) -> Findings:
+def check_recording(
+    source: DurationSource, inspection: InspectionResult | None, preflight: bool, warn: Warn
+) -> Findings:
     """Check what is documented about the recording that the result is as long as.
 
     Parameters:
         source: the input, and what is documented about it.
-        look: what was seen in it.
+        inspection: its inspection result.
         preflight: whether anything is checked; it is measured in any case, since the result is compared with it.
-        tell: told if it cannot be measured.
+        warn: called if it cannot be measured.
     """
-    if isinstance(look, GenMediaError):
+    if isinstance(inspection, GenMediaError):
         if not is_own(source.url):
-            tell(f"{_NOT_MEASURED}: {look.message}")
+            warn(f"{_NOT_MEASURED}: {inspection.message}")
         return Findings()
-    if not isinstance(look, Look):
+    if not isinstance(inspection, Inspection):
         return Findings()
-    if look.size > MAX_INPUT_BYTES:
-        tell(f"{_NOT_MEASURED}: The file is larger than {MAX_INPUT_BYTES} bytes.")
+    if inspection.size > MAX_INPUT_BYTES:
+        warn(f"{_NOT_MEASURED}: The file is larger than {MAX_INPUT_BYTES} bytes.")
         return Findings()
-    is_silent = look.sound is False or (look.sound is None and not is_public(source.url))
+    is_silent = inspection.sound is False or (inspection.sound is None and not is_public(source.url))
     if preflight and source.needs_sound and is_silent:
         return Findings([FieldProblem(source.field, "has no sound in it")])
-    if look.seconds is None:
-        tell(f"{_NOT_MEASURED}: The file holds no sound or picture that plays.")
+    if inspection.seconds is None:
+        warn(f"{_NOT_MEASURED}: The file holds no sound or picture that plays.")
         return Findings()
-    if preflight and look.is_silent:
-        tell(f"{source.field} is silent: nothing is to be heard in it.")
-    return Findings(_too_long(source, look, look.seconds, tell) if preflight else [], look.seconds)
+    if preflight and inspection.is_silent:
+        warn(f"{source.field} is silent: its sound has no audible sample.")
+    return Findings(_too_long(source, inspection, inspection.seconds, warn) if preflight else [], inspection.seconds)
 
 
-def _too_long(source: DurationSource, look: Look, seconds: float, tell: Tell) -> list[FieldProblem]:
+def _too_long(source: DurationSource, inspection: Inspection, seconds: float, warn: Warn) -> list[FieldProblem]:
     """Compare a recording with the documented limit; the provider decides where the encoder's part matters."""
     limit = source.below_seconds
     if limit is None or seconds < limit:
         return []
-    if not look.is_exact and seconds < limit + ADDED_SECONDS:
-        tell(
+    if not inspection.is_exact and seconds < limit + ADDED_SECONDS:
+        warn(
             f"{source.field} plays {seconds:.2f} s with what its encoder added: whether it is shorter than "
             f"{limit:.0f} s is for the provider to decide."
         )
@@ -202,38 +204,40 @@ def check_media(
 
     Parameters:
         inputs: the request's files.
-        results: what was seen of them, by URL.
+        results: their inspection results, by URL.
         found: fields in which something is wrong already: one sentence about a file is enough.
     """
     problems = []
     for each in inputs:
-        look = results.get(each.url)
-        content = look.content if isinstance(look, Look) else None
+        inspection = results.get(each.url)
+        content = inspection.content if isinstance(inspection, Inspection) else None
         if each.media is None or content is None or each.field in found or content.suits(each.media):
             continue
         problems.append(FieldProblem(each.field, f"is {content.name}, and must be {WANTED[each.media]}"))
     return problems
 
 
-def check_presence(request: GenerationRequest, results: Mapping[str, InspectionResult], tell: Tell) -> None:
+def check_presence(request: GenerationRequest, results: Mapping[str, InspectionResult], warn: Warn) -> None:
     """Tell of http(s) inputs that were only asked for, and did not answer as a file does.
 
     Parameters:
         request: what is asked for.
-        results: what was seen of its inputs, by URL.
-        tell: told of each.
+        results: the inspection results of its inputs, by URL.
+        warn: called with a sentence for each.
     """
     source = request.duration_source()
     for each in request.inputs():
         answer = results.get(each.url)
         was_read = each.picture is not None or (source is not None and source.url == each.url)
         if is_public(each.url) and not was_read and isinstance(answer, GenMediaError):
-            tell(f"{each.field} cannot be fetched from here, and may be out of the provider's reach: {answer.message}")
+            warn(f"{each.field} cannot be fetched from here, and may be out of the provider's reach: {answer.message}")
 
 
 def _unusable(inputs: Sequence[RequestInput], results: Mapping[str, InspectionResult]) -> list[FieldProblem]:
-    looks = ((each.field, results.get(each.url)) for each in inputs)
-    return [FieldProblem(field, look.problem) for field, look in looks if isinstance(look, Unusable)]
+    inspections = ((each.field, results.get(each.url)) for each in inputs)
+    return [
+        FieldProblem(field, inspection.problem) for field, inspection in inspections if isinstance(inspection, Unusable)
+    ]
 
 
 def _may_be_inline(inputs: Sequence[RequestInput]) -> bool:
@@ -253,7 +257,7 @@ def _ratio_problems(
 ) -> list[FieldProblem]:
     first = next((other for other in inputs if other.field == each.ratio_of), None)
     other = results.get(first.url) if first is not None else None
-    wanted = other.picture if isinstance(other, Look) else None
+    wanted = other.picture if isinstance(other, Inspection) else None
     if first is None or own is None or wanted is None:
         return []
     if any(abs(log(one / two)) <= SAME_RATIO for one in own.ratios for two in wanted.ratios):

@@ -182,10 +182,10 @@ def _walked(path: str, limits: dict[str, Any], boxes: Boxes) -> dict[str, Any]:
             raise Unusual("its sound has an unusual codec")
         promised, keys = _promised(container), KeyFrames()
         headers = av.BitStreamFilterContext("trace_headers", stream)  # FFmpeg's reader of all headers: strict
-        heard = container.streams.audio[0].index if container.streams.audio else -1
+        audio_index = container.streams.audio[0].index if container.streams.audio else -1
         for packet in _packets(container):
             walk.read(packet)
-            if packet.stream.index == heard:
+            if packet.stream.index == audio_index:
                 sound.read(packet)
                 for frame in packet.decode():
                     sound.add(frame)

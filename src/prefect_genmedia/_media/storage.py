@@ -218,7 +218,7 @@ class RemoteFolder:
                 self._check_bucket()
                 return None
             except PermissionError:
-                closed = f"{unsigned_text(uri)} is there cannot be told: the storage refuses to list and to read."
+                closed = f"{unsigned_text(uri)} exists cannot be checked: the storage refuses to list and to read."
         raise StorageError(f"Whether {closed}", retryable=False, next_step=_LET_IT_BE_READ)
 
     def stamp(self, uri: str) -> str | None:
@@ -227,8 +227,8 @@ class RemoteFolder:
             path = f"{self._root}/{uri.removeprefix(self.url + '/')}"
             self._fs.invalidate_cache(path)  # others change files, too
             found = self._fs.info(path)
-            tell = next((str(found[name]) for name in _STAMPS if found.get(name)), None)
-            return None if tell is None or found["type"] != "file" else f"{found['size']}-{tell}"
+            stamp = next((str(found[name]) for name in _STAMPS if found.get(name)), None)
+            return None if stamp is None or found["type"] != "file" else f"{found['size']}-{stamp}"
         return None
 
     def _check_bucket(self) -> None:

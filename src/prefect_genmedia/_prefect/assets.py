@@ -25,7 +25,7 @@ from prefect_genmedia.providers.plugin import request_type
 MATERIALIZED = "prefect.asset.materialization.succeeded"
 
 
-def tell_assets(job: Job, made: bool = True) -> None:
+def emit_assets(job: Job, made: bool = True) -> None:
     """Emit an asset event for each file of a delivered job, and make the files upstream of tasks that get the result.
 
     Parameters:

@@ -192,7 +192,7 @@ def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
         "Job": f"{code(job.shown_id)} at the provider, {code(job.key)} in the ledger",
         "Time": _timing(job),
         "Estimated cost": _cost(job),
-        "Price": "" if job.price is None else f"{job.price:g} in {escape(job.provider)}'s own unit, as it tells",
+        "Price": "" if job.price is None else f"{job.price:g} in {escape(job.provider)}'s own unit, as it reports",
         **_paid_for(job),
         "Left on the account": "" if job.points_remaining is None else f"{job.points_remaining:g}",
     }

@@ -40,7 +40,7 @@ from prefect_genmedia.text import clean_text
 ASK_SECONDS = 1.0
 """Interval at which the first waiter of a process asks for a slot, in seconds; Prefect's own waiters wait up to 60."""
 
-TELL_SECONDS = 600.0
+LOG_SECONDS = 600.0
 """Interval between two log lines about waiting, in seconds."""
 
 _ACQUIRED, _RELEASED = "prefect.concurrency-limit.acquired", "prefect.concurrency-limit.released"
@@ -146,7 +146,7 @@ async def slot_of(limit: str, until: Deadline) -> AsyncIterator[None]:
 
 
 async def _acquire(limit: str, until: Deadline, line: _Line, held: AsyncExitStack) -> None:
-    tell_at = time.monotonic()
+    log_at = time.monotonic()
     while not await _has_slot(limit, held):
         await until.begin()
         if until.is_over(line.served_at):
@@ -156,8 +156,8 @@ async def _acquire(limit: str, until: Deadline, line: _Line, held: AsyncExitStac
                 retryable=False,
                 next_step=f"run again when one is free; `prefect gcl inspect {limit}` shows it.{holders.advice}",
             )
-        if time.monotonic() >= tell_at:
-            tell_at += TELL_SECONDS
+        if time.monotonic() >= log_at:
+            log_at += LOG_SECONDS
             get_run_logger().info(
                 "Waiting for a slot of the global concurrency limit %r. %s", limit, await Holders.of(limit)
             )

@@ -67,7 +67,7 @@ def _container() -> str | None:
     return "in a container" if Path("/.dockerenv").exists() or Path("/run/.containerenv").exists() else None
 
 
-def place_of_files(output: str | None, settings: GenMediaSettings) -> dict[str, str]:
+def named_output(output: str | None, settings: GenMediaSettings) -> dict[str, str]:
     """Returns a run's output, by the name of the parameter or setting that defines it.
 
     Parameters:
@@ -77,7 +77,7 @@ def place_of_files(output: str | None, settings: GenMediaSettings) -> dict[str, 
     return {"output": output} if output else {"the setting OUTPUT": settings.media_folder}
 
 
-async def lasting_place(output: str | None, settings: GenMediaSettings) -> str:
+async def resolved_output(output: str | None, settings: GenMediaSettings) -> str:
     """Returns a run's output as a path or URL with the same meaning in any process.
 
     Parameters:
@@ -85,9 +85,9 @@ async def lasting_place(output: str | None, settings: GenMediaSettings) -> str:
         settings: the settings.
 
     Raises:
-        InvalidRequest: see `refuse_passing`.
+        InvalidRequest: see `refuse_relative`.
     """
-    await refuse_passing(place_of_files(output, settings))
+    await refuse_relative(named_output(output, settings))
     return anywhere(output or settings.media_folder)
 
 
@@ -99,13 +99,13 @@ async def lasting_output(output: str | None, settings: GenMediaSettings) -> str 
         settings: the settings.
 
     Raises:
-        InvalidRequest: see `refuse_passing`.
+        InvalidRequest: see `refuse_relative`.
     """
-    place = await lasting_place(output, settings)
+    place = await resolved_output(output, settings)
     return place if output or place != settings.media_folder else None
 
 
-async def refuse_passing(places: Mapping[str, str | None]) -> None:
+async def refuse_relative(places: Mapping[str, str | None]) -> None:
     """Refuse relative paths in a run of a work pool: its working folder is deleted when the run ends.
 
     Runs of `.serve()` and plain scripts have no work pool and keep their folder.

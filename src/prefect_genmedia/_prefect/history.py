@@ -83,7 +83,7 @@ async def _state_of(run_id: str) -> State | None:
                 return (await client.read_flow_run(UUID(run_id))).state
     except Exception as error:
         get_run_logger().warning(
-            "Prefect's server did not tell the run's state, so the run goes on: %s", type(error).__name__
+            "The run's state cannot be read from Prefect's server, so the run goes on: %s", type(error).__name__
         )
         return None
 

@@ -71,7 +71,7 @@ class Gauge:
         self._typical = typical
         self._word = job.provider_status or self._word
 
-    def hear(self, word: str, percent: float | None) -> None:
+    def update(self, word: str, percent: float | None) -> None:
         """Set what the provider reports about the job.
 
         Parameters:
@@ -154,11 +154,11 @@ class ShowingListener(RunListener):
     def changed(self, job: Job, observation: Observation) -> None:
         """Handle a new status word."""
         super().changed(job, observation)
-        self._gauge.hear(observation.status, observation.progress)
+        self._gauge.update(observation.status, observation.progress)
 
     def advanced(self, job: Job, percent: float) -> None:
         """Handle a new percentage."""
-        self._gauge.hear("", percent)
+        self._gauge.update("", percent)
 
 
 @asynccontextmanager

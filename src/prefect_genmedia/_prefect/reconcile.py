@@ -28,9 +28,9 @@ from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._core.reconcile import Finding, ReconcileContext, Standing, reconcile
 from prefect_genmedia._core.rounds import AtWork, Health, begin_round
 from prefect_genmedia._media.storage import Target, remove_stale_here
-from prefect_genmedia._prefect.assets import tell_assets
+from prefect_genmedia._prefect.assets import emit_assets
 from prefect_genmedia._prefect.cards import publish_reconcile_table
-from prefect_genmedia._prefect.environment import lasting_place
+from prefect_genmedia._prefect.environment import resolved_output
 from prefect_genmedia._prefect.restarts import restart_unbegun
 from prefect_genmedia._prefect.run import emit_job_event
 from prefect_genmedia._prefect.session import client_of, credentials_types
@@ -194,7 +194,7 @@ async def _reconcile_ledger(
 ) -> None:
     await ledger.transact(learn_accounts)  # of workers of earlier versions
 
-    folder = await lasting_place(None, current_settings())
+    folder = await resolved_output(None, current_settings())
     target = target_of if server else _target_without_server
     standing = standing_of if server else _standing_without_server
     around = ReconcileContext(
@@ -205,7 +205,7 @@ async def _reconcile_ledger(
         _logger().info("Job %s (%s): %s", finding.job.shown_id, finding.job.key, finding.action)
         if server and finding.delivered:
             emit_job_event("delivered", finding.job, reconciled=True)
-            tell_assets(finding.job)
+            emit_assets(finding.job)
 
 
 async def _standing_without_server(job: Job) -> Standing:
@@ -246,7 +246,7 @@ def _logger() -> logging.Logger | logging.LoggerAdapter[Any]:
 async def _remove_stale(ledger: Ledger, target: Callable[[str], Awaitable[Target]]) -> None:
     """Remove staged files of ended processes from the outputs of undelivered jobs."""
     jobs = await ledger.jobs({JobState.SENDING, *AT_PROVIDER, JobState.UNDELIVERABLE})
-    folder = await lasting_place(None, current_settings())
+    folder = await resolved_output(None, current_settings())
     removed = 0
     for output in {folder, *(job.output for job in jobs if job.output)}:
         try:

@@ -25,7 +25,7 @@ from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.listener import WaitListener
 from prefect_genmedia._core.model import Job, Rerun
 from prefect_genmedia._core.session import JobHooks, RunContext
-from prefect_genmedia._prefect.assets import tell_assets
+from prefect_genmedia._prefect.assets import emit_assets
 from prefect_genmedia._prefect.attribution import RunAttribution
 from prefect_genmedia._prefect.cards import publish_detached_card, publish_failure_card
 from prefect_genmedia._prefect.history import SuspensionCheck, restarted_by_person_at
@@ -245,7 +245,7 @@ def emit_budget_event(what: str, facts: Facts) -> None:
     )
 
 
-async def tell_detached(job: Job) -> None:
+async def report_detached(job: Job) -> None:
     """Report in the log, as an event and on the run's page that a cancelled run's paid job is left to reconcile."""
     get_run_logger().warning(
         "This run was stopped, but job %s lives on at the provider and is paid; run again or let reconcile_jobs "
@@ -288,7 +288,7 @@ class RunListener:
 
     def troubled(self, job: Job, error: GenMediaError) -> None:
         """Handle a failed poll, which says nothing about the job."""
-        self.logger.warning("Job %s: a look failed and is repeated: %s", job.shown_id, error.message)
+        self.logger.warning("Job %s: a poll failed and is repeated: %s", job.shown_id, error.message)
 
 
 class RunHooks(JobHooks):
@@ -311,11 +311,11 @@ class RunHooks(JobHooks):
 
     def delivered(self, job: Job, made: bool) -> None:
         """Emit an asset event for each file."""
-        tell_assets(job, made)
+        emit_assets(job, made)
 
     async def detached(self, job: Job) -> None:
         """Log it, emit an event, and show a card: the job continues at the provider."""
-        await tell_detached(job)
+        await report_detached(job)
 
     def listener(self) -> WaitListener:
         """Returns the listener for a job's progress."""

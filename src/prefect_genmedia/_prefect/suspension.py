@@ -109,7 +109,7 @@ async def _resume_if_news(job: Job) -> None:
         if await _has_news(job):
             await resume_run_of(job)
     except Exception as error:  # the run stays suspended; reconcile_jobs checks it, too
-        get_run_logger().warning("Job %s was not looked at once more: %s", job.key, type(error).__name__)
+        get_run_logger().warning("Job %s was not polled again: %s", job.key, type(error).__name__)
 
 
 async def standing_of(job: Job) -> Standing:

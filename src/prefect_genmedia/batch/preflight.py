@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.session import Session
-from prefect_genmedia._inputs import InspectionResult, look_at, looks_wanted, validate_inputs
+from prefect_genmedia._inputs import InspectionResult, inspect_url, inspections_wanted, validate_inputs
 from prefect_genmedia._inputs.convert import after_conversion
 from prefect_genmedia._inputs.inspect import Wanted
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
@@ -21,7 +21,7 @@ from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import counted
 
-LOOKS_AT_ONCE = 8
+INSPECTED_AT_ONCE = 8
 """Number of concurrent inspections: recordings are decoded, and a table may have many of them."""
 
 GIVEN_UP_AFTER = 8
@@ -65,27 +65,27 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
     of_rows = [row for row in rows if row.id in by_row]
     if not of_rows:
         return Inspected()
-    looks = _Looks()
+    inspections = _Inspections()
     for row in of_rows:
-        looks.want(by_row[row.id], sessions[row.provider].client.fetch_rules)
-    what = f"{counted(len(looks), 'input')} of {counted(len(of_rows), 'row')}"
+        inspections.want(by_row[row.id], sessions[row.provider].client.fetch_rules)
+    what = f"{counted(len(inspections), 'input')} of {counted(len(of_rows), 'row')}"
     get_run_logger().info("Inspecting %s, before anything is submitted", what)
-    await looks.all()
-    await looks.confirm([url for row in of_rows for url in asked_inputs(row.request)], _sleep_of(sessions))
-    looked, unseen = Inspected(), []
+    await inspections.all()
+    await inspections.confirm([url for row in of_rows for url in asked_inputs(row.request)], _sleep_of(sessions))
+    inspected, unseen = Inspected(), []
     for row in of_rows:
-        results = {url: looks.results[url] for url in by_row[row.id]}
+        results = {url: inspections.results[url] for url in by_row[row.id]}
         warnings: list[str] = []
         request, publication = row.request, sessions[row.provider].publication
         will_be = after_conversion(request.inputs(), results) if converts else results
         findings = validate_inputs(request, will_be, publication, True, warnings.append)
         source = request.duration_source()
         if source is not None:
-            looked.seconds[source.url] = findings.seconds
+            inspected.seconds[source.url] = findings.seconds
         if findings.problems:
-            looked.bad.append(BadRow.of(row.id, row.position, findings.problems))
+            inspected.bad.append(BadRow.of(row.id, row.position, findings.problems))
             continue
-        looked.results[row.id] = results
+        inspected.results[row.id] = results
         warnings += [each.message for each in results.values() if isinstance(each, GenMediaError)]
         unseen += [f"row {row.id}: {warnings[0]}"] if warnings else []
     if unseen:
@@ -96,27 +96,27 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
             "goes on" if len(unseen) == 1 else "go on",
             unseen[0],
         )
-    return looked
+    return inspected
 
 
 def _wanted(request: GenerationRequest, converts: bool) -> dict[str, Wanted]:
     """Returns what to inspect for a request; for http(s) inputs without documented limits, only that they exist."""
     asked = dict.fromkeys(asked_inputs(request), Wanted(max_bytes=0))
-    return asked | looks_wanted(request, preflight=True, convert=converts)
+    return asked | inspections_wanted(request, preflight=True, convert=converts)
 
 
 def _sleep_of(sessions: Mapping[str, Session]) -> Sleep:
     return next(iter(sessions.values())).clock.sleep
 
 
-class _Looks:
+class _Inspections:
     """Inspects inputs with limited concurrency, each input once for all rows that name it."""
 
     def __init__(self) -> None:
         self.results: dict[str, InspectionResult] = {}
         self._wanted: dict[str, Wanted] = {}
         self._rules: dict[str, FetchRules] = {}
-        self._silent: Counter[str] = Counter()
+        self._unanswered: Counter[str] = Counter()
         self._trouble: dict[str, GenMediaError] = {}
 
     def __len__(self) -> int:
@@ -124,14 +124,14 @@ class _Looks:
 
     def want(self, wanted: Mapping[str, Wanted], rules: FetchRules) -> None:
         """Add the inspections that one row needs."""
-        for url, look in wanted.items():
-            self._wanted[url] = self._wanted[url] | look if url in self._wanted else look
+        for url, new in wanted.items():
+            self._wanted[url] = self._wanted[url] | new if url in self._wanted else new
             self._rules.setdefault(url, rules)
 
     async def all(self) -> None:
         """Run all added inspections."""
         todo = iter(self._wanted.items())
-        await asyncio.gather(*(self._work(todo) for _ in range(LOOKS_AT_ONCE)))
+        await asyncio.gather(*(self._work(todo) for _ in range(INSPECTED_AT_ONCE)))
 
     async def confirm(self, urls: Sequence[str], sleep: Sleep) -> None:
         """Request inputs again that were reported not to exist."""
@@ -139,20 +139,20 @@ class _Looks:
 
     async def _work(self, todo: Iterator[tuple[str, Wanted]]) -> None:
         for url, wanted in todo:
-            place = _place_of(url)
-            if place and self._silent[place] >= GIVEN_UP_AFTER:
-                self.results[url] = self._trouble[place]
+            host = _host_of(url)
+            if host and self._unanswered[host] >= GIVEN_UP_AFTER:
+                self.results[url] = self._trouble[host]
                 continue
             is_read = wanted.max_bytes > 0
-            result = await (look_at(url, wanted, self._rules[url]) if is_read else ask(url, self._rules[url]))
+            result = await (inspect_url(url, wanted, self._rules[url]) if is_read else ask(url, self._rules[url]))
             self.results[url] = result
             if isinstance(result, GenMediaError) and result.http_status is None:
-                self._silent[place] += 1
-                self._trouble[place] = result
+                self._unanswered[host] += 1
+                self._trouble[host] = result
             else:
-                self._silent[place] = 0
+                self._unanswered[host] = 0
 
 
-def _place_of(url: str) -> str:
+def _host_of(url: str) -> str:
     """Returns the host or storage of an input; empty for local files and for data within the request."""
     return "" if url.startswith("data:") else urlsplit(url).netloc

@@ -233,7 +233,9 @@ def _id_problems(row_id: str, value: Any, used: dict[str, str]) -> Iterator[Fiel
     elif used[name] == row_id:
         yield FieldProblem("id", "is the id of another row, too")
     else:
-        yield FieldProblem("id", f"names the same file as {used[name]!r} on a disk that does not tell Anna from anna")
+        yield FieldProblem(
+            "id", f"names the same file as {used[name]!r} on a file system that ignores upper and lower case"
+        )
 
 
 def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequest | None:

@@ -22,7 +22,7 @@ from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia._prefect.concurrency import check_limit
-from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
+from prefect_genmedia._prefect.environment import named_output, refuse_relative
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
 from prefect_genmedia._prefect.session import load_credentials, prices_of, session_of
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
@@ -52,7 +52,7 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings, verify_level
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted
 
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 """Interval at which to check whether progress and results are due, in seconds."""
 
 
@@ -122,7 +122,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs."""
     settings, shard = current_settings(), spec.sharding.shard
     read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
-    await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
+    await refuse_relative({"table": read, **named_output(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
     table = await read_rows(spec.table, spec.encoding)
     rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
@@ -287,7 +287,7 @@ async def _shown(run: BatchScheduler, bar: Bar, shard: Shard | None) -> AsyncIte
 
     async def keep_showing() -> None:
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
             try:
                 await results.save()
                 await progress.show()

@@ -11,7 +11,7 @@ from anyio import to_thread
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from prefect_genmedia._core.admission import tell_of_budget
+from prefect_genmedia._core.admission import report_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, estimated_cost, holder_of, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
@@ -230,7 +230,7 @@ class BatchScheduler:
             result = self.results.of(row.id)
             result.state = NOT_SENT
             result.take_error(stop)
-            await tell_of_budget(session, "reached", stop.facts)
+            await report_budget(session, "reached", stop.facts)
             self._stop(stop)
         except Exception as error:
             await self._failed(row, attempt, error)
@@ -316,7 +316,7 @@ class BatchScheduler:
             await budget.release(identity, known.attempt)
         cost = await self.estimate(row.request)
         near = await budget.reserve(holder_of(identity, attempt), cost)
-        await tell_of_budget(self.sessions[row.request.provider], "warning", near)
+        await report_budget(self.sessions[row.request.provider], "warning", near)
         return attempt, budget.spender(cost)
 
     def next_attempt(self, known: Job | None) -> int | None:

@@ -50,16 +50,16 @@ from prefect_genmedia.errors import BatchIncomplete
 if TYPE_CHECKING:
     from prefect_genmedia.batch.runner import OpenBatch
 
-LOOK_SECONDS = 2.0
+CHECK_SECONDS = 2.0
 """Interval between two checks of the shards' runs, in seconds."""
 
-SILENT_SECONDS = 90.0
+STALLED_SECONDS = 90.0
 """A run that has not updated its progress bar for this long, in seconds, is stalled: nine heartbeats."""
 
 STARTING_SECONDS = 600.0
 """How long a run may take from its start by a worker to its first heartbeat, in seconds; includes image pulls."""
 
-MOST_LIVES = 3
+MOST_STARTS = 3
 """Maximum number of runs per shard."""
 
 _MOST_RUNS = 100
@@ -88,9 +88,9 @@ class Kept:
     """When `heartbeat` last changed, by this process's monotonic clock."""
     end: ShardEnd | None = None
 
-    def is_silent(self, now: float) -> bool:
+    def is_stalled(self, now: float) -> bool:
         """Whether its run has stalled."""
-        return now - self.reported_at > (STARTING_SECONDS if self.heartbeat is None else SILENT_SECONDS)
+        return now - self.reported_at > (STARTING_SECONDS if self.heartbeat is None else STALLED_SECONDS)
 
 
 @dataclass
@@ -123,13 +123,13 @@ class ShardSupervisor:
                 for kept in self.shards:
                     await self._begin(client, kept)
                 while open_ones := [kept for kept in self.shards if kept.end is None]:
-                    await asyncio.sleep(LOOK_SECONDS)
+                    await asyncio.sleep(CHECK_SECONDS)
                     try:
-                        await self._look(client, open_ones)
+                        await self._check(client, open_ones)
                         await self._read(before)
                     except Exception as error:  # the shards continue while the server or the ledger does not answer
                         get_run_logger().warning(
-                            "The shards cannot be looked at now: %s: %s", type(error).__name__, error
+                            "The state of the shards cannot be read now: %s: %s", type(error).__name__, error
                         )
                         self._forgive(open_ones)
         except BaseException:
@@ -180,7 +180,7 @@ class ShardSupervisor:
             idempotency_key=key,
         )
 
-    async def _look(self, client: PrefectClient, open_ones: Sequence[Kept]) -> None:
+    async def _check(self, client: PrefectClient, open_ones: Sequence[Kept]) -> None:
         """Check which shards have ended, and restart those whose run was lost."""
         ids = [kept.run_id for kept in open_ones if kept.run_id is not None]
         # Read the runs first: their artifacts exist before they end.
@@ -200,12 +200,12 @@ class ShardSupervisor:
             if run is not None and run.state is not None and run.state.is_scheduled():
                 kept.reported_at = now  # it waits for a worker, which may take any time
             if (why := why_lost(kept, run, now)) is not None:
-                await self._take_up(client, kept, run, why)
+                await self._restart(client, kept, run, why)
 
-    async def _take_up(self, client: PrefectClient, kept: Kept, run: FlowRun | None, why: str) -> None:
+    async def _restart(self, client: PrefectClient, kept: Kept, run: FlowRun | None, why: str) -> None:
         if run is not None and run.state is not None and not run.state.is_final():
             await client.set_flow_run_state(run.id, Crashed(message=f"{why}; another run goes on."), force=True)
-        if kept.lives >= MOST_LIVES:
+        if kept.lives >= MOST_STARTS:
             stop = BatchIncomplete(f"The runs of {kept.shard} were lost {kept.lives} times; the last one {why}.")
             self._close(kept, ShardEnd(stop))
             return
@@ -358,7 +358,7 @@ def why_lost(kept: Kept, run: FlowRun | None, now: float) -> str | None:
         return "is gone"
     if run.state.is_final():
         return f"ended {run.state.name} before its end"
-    if kept.is_silent(now):
+    if kept.is_stalled(now):
         return f"gave no sign of life for {now - kept.reported_at:.0f} s"
     return None
 

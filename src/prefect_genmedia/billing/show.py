@@ -1,4 +1,4 @@
-"""A compared bill on its run's page: the sums, and a table of what needs a look."""
+"""A compared bill on its run's page: the sums, and a table of what a person must check."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The receiver of callbacks: a provider says that a job is done, and the run that waits or sleeps for it polls at once.
 
-A callback is a hint and never a result: it is unsigned, so all that it does is to let the waiting task look at once.
+A callback is a hint and never a result: it is unsigned, so it only makes the waiting task poll at once.
 Its path holds a token that only whoever knows the callback secret can make, one for each job, so nobody else can even
 hint. The strictest provider wants a 200 within 5 seconds, and tries at most 3 times.
 """
@@ -50,18 +50,20 @@ REPLAY_SECONDS = 600.0
 REMEMBERED_JOBS = 10_000
 """Of how many jobs the callbacks are counted: those that called last."""
 
-Heard = Callable[[Job, str], Awaitable[None]]
+OnCallback = Callable[[Job, str], Awaitable[None]]
 """Awaited with the job as it was, and the provider's words for its state, each time a callback for it comes; after the
 provider has its answer, so that it may take its time. The first time the job has no `notified_at` yet."""
 
 
-def callback_app(ledger_url: str, secret: str, heard: Heard | None = None, clock: Clock = SYSTEM_CLOCK) -> Starlette:
-    """The receiver, as an ASGI application to serve or to mount; `callback_receiver` is one that tells Prefect, too.
+def callback_app(
+    ledger_url: str, secret: str, heard: OnCallback | None = None, clock: Clock = SYSTEM_CLOCK
+) -> Starlette:
+    """The receiver, as an ASGI application to serve or to mount; `callback_receiver` also notifies Prefect.
 
     Parameters:
         ledger_url: the ledger to record callbacks in; PostgreSQL where the receiver runs on another machine.
         secret: the callback secret, the same as the workers have.
-        heard: told of each callback.
+        heard: called for each callback.
         clock: the time to write down.
     """
 
@@ -182,8 +184,9 @@ def _job_id(provider: str, body: bytes) -> str | None:
 def callback_receiver() -> Starlette:
     """The receiver as an ASGI application, to serve or to mount; `prefect-genmedia callbacks` serves this one.
 
-    It writes to the ledger of the settings and tells the Prefect server of `PREFECT_API_URL`. Mounted at `/genmedia`,
-    the setting `callback_url` ends in `/genmedia`, too. Keep its paths out of access logs: they hold the jobs' tokens.
+    It writes to the ledger of the settings, and sends events to the Prefect server of `PREFECT_API_URL`. If it is
+    mounted at `/genmedia`, the setting `callback_url` must end in `/genmedia`, too. Keep its paths out of access logs:
+    they contain the jobs' tokens.
 
     Raises:
         InvalidRequest: the setting `callback_secret` is not set.
@@ -192,10 +195,10 @@ def callback_receiver() -> Starlette:
     if settings.callback_secret is None:
         problem = "set PREFECT_INTEGRATIONS_GENMEDIA_CALLBACK_SECRET to a long random text first"
         raise InvalidRequest.of("The callback receiver", [FieldProblem("callback_secret", problem)])
-    return callback_app(settings.ledger, settings.callback_secret.get_secret_value(), tell_prefect)
+    return callback_app(settings.ledger, settings.callback_secret.get_secret_value(), notify_prefect)
 
 
-async def tell_prefect(job: Job, words: str) -> None:
+async def notify_prefect(job: Job, words: str) -> None:
     """Emit `genmedia.job.notified` for a job's first callback, and wake the run that sleeps for it, if one does.
 
     Parameters:

@@ -82,7 +82,7 @@ def rename(account: str, name: str, /) -> None:
     name
         The new name.
     """
-    _tell(run_on_ledger(lambda ledger: rename_account(ledger, account, name)), "is named so now")
+    _print_account(run_on_ledger(lambda ledger: rename_account(ledger, account, name)), "is named so now")
 
 
 @app.command
@@ -102,7 +102,7 @@ def merge(into: str, other: str, /) -> None:
     other
         The account that is joined to it.
     """
-    _tell(run_on_ledger(lambda ledger: merge_accounts(ledger, into, other)), "has both now")
+    _print_account(run_on_ledger(lambda ledger: merge_accounts(ledger, into, other)), "has both now")
 
 
 @app.command
@@ -124,7 +124,9 @@ def pause(account: str, /, *, reason: str = "") -> None:
     """
     from prefect_genmedia._prefect.session import pause as pause_with_event
 
-    _tell(run_on_ledger(lambda ledger: pause_with_event(ledger, account, reason)), "is paused: nothing is sent for it")
+    _print_account(
+        run_on_ledger(lambda ledger: pause_with_event(ledger, account, reason)), "is paused: nothing is sent for it"
+    )
 
 
 @app.command
@@ -144,7 +146,7 @@ def resume(account: str, /) -> None:
     """
     from prefect_genmedia._prefect.session import resume as resume_with_event
 
-    _tell(run_on_ledger(lambda ledger: resume_with_event(ledger, account)), "may send again")
+    _print_account(run_on_ledger(lambda ledger: resume_with_event(ledger, account)), "may send again")
 
 
 @app.command
@@ -195,10 +197,10 @@ def uncap(account: str, block: str, /) -> None:
     block
         The name under which the Block was saved.
     """
-    _tell(
+    _print_account(
         run_on_ledger(lambda ledger: forget_caps(ledger, account, block)), f"is no longer capped by the Block {block}"
     )
 
 
-def _tell(record: AccountRecord, what: str) -> None:
+def _print_account(record: AccountRecord, what: str) -> None:
     command_console().print(f"Account {escape(record.shown)} {escape(what)}.", soft_wrap=True)

@@ -17,7 +17,7 @@ from prefect_genmedia.billing import BillReport, BillSpec, compare_bill
 from prefect_genmedia.billing.show import notes
 from prefect_genmedia.cli.console import Switch, command_console
 from prefect_genmedia.cli.guard import ending_in_sentences
-from prefect_genmedia.cli.ledger import tell_ledger
+from prefect_genmedia.cli.ledger import print_ledger_url
 from prefect_genmedia.text import counted, escaped, json_text
 
 app = App(name="bill")
@@ -76,7 +76,7 @@ def import_bill(
         print(json_text(report.model_dump(mode="json"), indent=2))  # noqa: T201 - for programs
         return
     _print(command_console(), report)
-    tell_ledger()
+    print_ledger_url()
 
 
 def _print(console: Console, report: BillReport) -> None:

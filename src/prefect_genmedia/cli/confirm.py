@@ -13,7 +13,7 @@ from cyclopts.validators import Number
 from prefect_genmedia._core.confirmations import Question, questions
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia.cli.console import Switch, command_console, print_facts, stop
-from prefect_genmedia.cli.ledger import run_on_ledger, span, tell_ledger
+from prefect_genmedia.cli.ledger import print_ledger_url, run_on_ledger, span
 from prefect_genmedia.cli.server import require_server
 from prefect_genmedia.prices import amount_of
 from prefect_genmedia.text import iso_time, json_text
@@ -54,7 +54,7 @@ def list_all(
         for each in found:
             print_facts(command_console(), _facts(each, now))
             command_console().print()
-    tell_ledger()
+    print_ledger_url()
 
 
 @app.command

@@ -91,9 +91,9 @@ def _next(changes: Sequence[Change]) -> Iterator[tuple[str, str]]:
     schedules = [f"{slug} of {each.name}" for each in changes if each.kind == "deployment" for slug in each.off]
     if schedules:
         yield "Off", f"schedules, to be switched on in the UI: {', '.join(schedules)}"
-    silent = [each.name for each in changes if "alerts" in each.off]
-    if silent:
-        yield "Off", f"automations, until a Block is given with --alerts TYPE/NAME: {', '.join(silent)}"
+    muted = [each.name for each in changes if "alerts" in each.off]
+    if muted:
+        yield "Off", f"automations, until a Block is given with --alerts TYPE/NAME: {', '.join(muted)}"
     switched_off = [each.name for each in changes if "automation" in each.off]
     if switched_off:
         yield "Off", f"automations, as they were switched: {', '.join(switched_off)}"

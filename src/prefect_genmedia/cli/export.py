@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from prefect_genmedia._core.model import Job
 from prefect_genmedia.cli.console import command_console, stop
-from prefect_genmedia.cli.ledger import name_ledger, plain_job, run_on_ledger, tell_ledger
+from prefect_genmedia.cli.ledger import name_ledger, plain_job, print_ledger_url, run_on_ledger
 from prefect_genmedia.text import counted, csv_cell, escaped, json_text
 
 Format = Literal["csv", "jsonl"]
@@ -43,7 +43,7 @@ def export(
     rows = [plain_job(job) for job in run_on_ledger(lambda ledger: ledger.jobs())]
     if output is None:
         write_rows(rows, chosen, sys.stdout)
-        tell_ledger()
+        print_ledger_url()
         return
     with output.open("w", newline="", encoding="utf-8") as file:
         write_rows(rows, chosen, file)

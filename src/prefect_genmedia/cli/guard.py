@@ -26,7 +26,9 @@ _PIPE_CLOSED = 141
 
 _UNREACHABLE = "Failed to reach API"  # how Prefect's RuntimeError begins
 _NO_SERVER = "No Prefect API URL"  # how Prefect's ValueError begins
-_SERVER_STEP = "start it (`prefect server start`), or correct PREFECT_API_URL; `prefect-genmedia doctor` tells more."
+_SERVER_STEP = (
+    "start it (`prefect server start`), or correct PREFECT_API_URL; `prefect-genmedia doctor` finds out more."
+)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from prefect_genmedia.cli.console import ProviderName, Switch, command_console, 
 from prefect_genmedia.cli.decisions import abandon, adopt, resubmit, undo
 from prefect_genmedia.cli.export import export
 from prefect_genmedia.cli.job_lines import print_jobs
-from prefect_genmedia.cli.ledger import moment, name_ledger, plain_job, run_on_ledger, tell_ledger
+from prefect_genmedia.cli.ledger import moment, name_ledger, plain_job, print_ledger_url, run_on_ledger
 from prefect_genmedia.cli.prune import prune
 from prefect_genmedia.text import counted, escaped, json_text
 
@@ -53,7 +53,7 @@ def list_all(
     prefect-genmedia jobs list --state unknown --state failed
     prefect-genmedia jobs list --batch spring-campaign --since 2h
     ```
-    Next: `prefect-genmedia jobs show KEY` tells all about one of them.
+    Next: `prefect-genmedia jobs show KEY` shows all about one of them.
 
     Parameters
     ----------
@@ -88,11 +88,11 @@ def list_all(
     if len(found) < count:
         more = f"{len(found)} of {counted(count, 'job')}; see more with --limit {count}."
         command_console(stderr=True).print(more, highlight=False)
-    tell_ledger()
+    print_ledger_url()
 
 
 async def _health(ledger: Ledger) -> tuple[Health, bool]:
-    """What the ledger tells about reconcile, and whether the Prefect server was told that it is overdue.
+    """Health of reconcile as the ledger has it, and whether the Prefect server has the event that it is overdue.
 
     It is not overdue where no job waits to be collected.
     """
@@ -145,7 +145,7 @@ def show(job: str, /, *, as_json: AsJson = False) -> None:
         _print_json(plain_job(found))
         return
     _show(found, *run_on_ledger(lambda ledger: _prospects(ledger, found)))
-    tell_ledger()
+    print_ledger_url()
 
 
 def _show_several(name: str, jobs: list[Job], exact: bool, as_json: bool) -> None:
@@ -157,7 +157,7 @@ def _show_several(name: str, jobs: list[Job], exact: bool, as_json: bool) -> Non
     if not exact:
         stop(f"{counted(len(jobs), 'job')} may be meant by {name!r}: give more of the name.")
     command_console(stderr=True).print(f"{counted(len(jobs), 'job')}; show one by its key.", highlight=False)
-    tell_ledger()
+    print_ledger_url()
 
 
 def _show(job: Job, again: Rerun, warning: str) -> None:

@@ -46,8 +46,8 @@ def name_ledger() -> str:
     return shown_ledger(current_settings().ledger)
 
 
-def tell_ledger() -> None:
-    """Say on standard error which ledger was read: standard output is for programs."""
+def print_ledger_url() -> None:
+    """Print on standard error which ledger was read: standard output is for programs."""
     console = command_console(stderr=True)
     console.print(f"Ledger: {name_ledger()}", style="dim", markup=False, highlight=False, soft_wrap=True)
 

@@ -6,7 +6,7 @@ from prefect_genmedia._core.prune import PruneFilter
 from prefect_genmedia._core.prune import prune as prune_jobs
 from prefect_genmedia.cli.console import Switch, command_console
 from prefect_genmedia.cli.guard import ending_in_sentences
-from prefect_genmedia.cli.ledger import run_on_ledger, tell_ledger
+from prefect_genmedia.cli.ledger import print_ledger_url, run_on_ledger
 
 
 def prune(
@@ -48,4 +48,4 @@ def prune(
     console = command_console()
     for line in report.words(dry_run):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    tell_ledger()
+    print_ledger_url()

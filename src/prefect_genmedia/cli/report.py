@@ -18,7 +18,7 @@ from prefect_genmedia.batch.report import (
 )
 from prefect_genmedia.batch.table import read_rows
 from prefect_genmedia.cli.console import command_console, print_facts, stop
-from prefect_genmedia.cli.ledger import PATIENCE_SECONDS, name_ledger, tell_ledger
+from prefect_genmedia.cli.ledger import PATIENCE_SECONDS, name_ledger, print_ledger_url
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.settings import current_settings
 
@@ -45,7 +45,7 @@ def report(batch: str, /, *, results: str | None = None, output: str | None = No
         "Table": source.location or "none: give it with --results, for your own columns",
     }
     print_facts(command_console(), facts)
-    tell_ledger()
+    print_ledger_url()
 
 
 async def _written(batch: str, results: str | None, output: str | None) -> tuple[ReportSource, str]:

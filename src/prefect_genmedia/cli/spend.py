@@ -17,7 +17,7 @@ from prefect_genmedia._core.caps import shown_amount
 from prefect_genmedia._core.caps import time_zone as zone_of
 from prefect_genmedia._core.spend import SpendBy, SpendFilter, SpendLine, spend_by, totals
 from prefect_genmedia.cli.console import command_console, stop
-from prefect_genmedia.cli.ledger import moment, run_on_ledger, tell_ledger
+from prefect_genmedia.cli.ledger import moment, print_ledger_url, run_on_ledger
 from prefect_genmedia.text import bar, counted, csv_cell, escaped, iso_time, json_text
 
 Format = Literal["table", "csv", "json"]
@@ -66,7 +66,7 @@ def spend(
     lines = run_on_ledger(lambda ledger: spend_by(ledger, by, wanted))
     if chosen == "table":
         _print(command_console(), by, lines, wanted)
-        tell_ledger()
+        print_ledger_url()
         return
     text = _csv(by, lines) if chosen == "csv" else f"{json_text(_plain(by, lines), indent=2)}\n"
     if output is None:

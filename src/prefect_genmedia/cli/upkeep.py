@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from prefect_genmedia.cli.console import Switch, command_console, print_facts
 from prefect_genmedia.cli.guard import ending_in_sentences
-from prefect_genmedia.cli.ledger import name_ledger, tell_ledger
+from prefect_genmedia.cli.ledger import name_ledger, print_ledger_url
 from prefect_genmedia.text import counted, iso_time, json_text
 
 Answer = TypeVar("Answer")
@@ -47,7 +47,7 @@ def backup(file: Path, /) -> None:
     newest = iso_time(report.newest_at)
     facts = {"Backup": report.file, "Jobs": str(report.jobs), "Newest": f"changed {newest}" if newest else ""}
     print_facts(command_console(), facts)
-    tell_ledger()
+    print_ledger_url()
 
 
 @app.command
@@ -157,7 +157,7 @@ def vacuum() -> None:
 
     size = _run(vacuum_ledger())
     command_console().print(f"The ledger takes {size:,} bytes.", highlight=False)
-    tell_ledger()
+    print_ledger_url()
 
 
 def _run(work: Coroutine[Any, Any, Answer]) -> Answer:

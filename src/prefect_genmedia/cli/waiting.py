@@ -52,13 +52,13 @@ class CommandHooks(JobHooks):
 
     def changed(self, job: Job, observation: Observation) -> None:
         """The provider's word for the job is a new one."""
-        self.gauge.hear(observation.status, observation.progress)
+        self.gauge.update(observation.status, observation.progress)
         if not self.has_bar:
             self.say(f"Job {job.key}: {observation.status}")
 
     def advanced(self, job: Job, percent: float) -> None:
         """The provider's percentage is a new one."""
-        self.gauge.hear("", percent)
+        self.gauge.update("", percent)
 
     def troubled(self, job: Job, error: GenMediaError) -> None:
         """A poll failed; the job is not to blame."""

@@ -34,7 +34,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def looks_again(apply: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
+def repeated_on_conflict(apply: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     """Apply once more where what is to be created is there already.
 
     Somebody else was faster; or Prefect's client repeated a request whose answer was lost, after it had been obeyed.
@@ -54,7 +54,7 @@ def looks_again(apply: Callable[P, Awaitable[T]]) -> Callable[P, Awaitable[T]]:
     return applied
 
 
-@looks_again
+@repeated_on_conflict
 async def apply_work_pool(client: PrefectClient, name: str, pool_type: str | None, dry: bool) -> tuple[Change, str]:
     """Create the work pool, unless there is one of that name, which stays as it is.
 
@@ -82,7 +82,7 @@ async def apply_work_pool(client: PrefectClient, name: str, pool_type: str | Non
     return Change("work pool", name, Outcome.CREATED, pool_type), pool_type
 
 
-@looks_again
+@repeated_on_conflict
 async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bool) -> Change:
     """Create or update a global concurrency limit; slots that are taken stay taken.
 
@@ -108,7 +108,7 @@ async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bo
     return Change("concurrency limit", name, outcome, f"{spec.limit} at a time")
 
 
-@looks_again
+@repeated_on_conflict
 async def apply_output(client: PrefectClient, output: str | None, dry: bool) -> Change | None:
     """Set the variable that containers take their output folder from, where a folder is given.
 
@@ -155,24 +155,24 @@ async def apply_automation(client: PrefectClient, declared: dict[str, Any], aler
     }
     if ignored:  # Prefect would say nothing
         raise InvalidRequest(f"automations.yaml, {name}: Prefect knows no {', '.join(sorted(ignored))}.")
-    silent = block is None and any(action.get("notify") for action in declared.get("actions", []))
-    wanted = wanted.model_copy(update={"enabled": _enabled(wanted, existing, silent)})
+    is_muted = block is None and any(action.get("notify") for action in declared.get("actions", []))
+    wanted = wanted.model_copy(update={"enabled": _enabled(wanted, existing, is_muted)})
     outcome = compared(existing, existing is not None and _essence(existing) == _essence(wanted))
     if not dry and outcome is Outcome.CREATED:
         await client.create_automation(wanted)
     if not dry and existing is not None and outcome is Outcome.UPDATED:
         await client.update_automation(existing.id, wanted)
-    notes = ["" if wanted.enabled else "switched off", "tells nobody: give --alerts TYPE/NAME" if silent else ""]
-    off = () if wanted.enabled else ("alerts" if silent else "automation",)
+    notes = ["" if wanted.enabled else "switched off", "notifies nobody: give --alerts TYPE/NAME" if is_muted else ""]
+    off = () if wanted.enabled else ("alerts" if is_muted else "automation",)
     return Change("automation", wanted.name, outcome, "; ".join(filter(None, notes)), off)
 
 
-def _enabled(wanted: AutomationCore, existing: Automation | None, silent: bool) -> bool:
-    """Whether an automation is switched on: as it is on the server, but for one that had nobody to tell until now."""
+def _enabled(wanted: AutomationCore, existing: Automation | None, is_muted: bool) -> bool:
+    """Whether an automation is switched on: as it is on the server, but for one that had nobody to notify until now."""
     if existing is None:
-        return wanted.enabled and not silent
+        return wanted.enabled and not is_muted
     had_nobody = not existing.enabled and any(isinstance(action, DoNothing) for action in existing.actions)
-    return wanted.enabled if had_nobody and not silent else existing.enabled
+    return wanted.enabled if had_nobody and not is_muted else existing.enabled
 
 
 async def has_work_pool(client: PrefectClient, name: str) -> bool:

@@ -32,21 +32,21 @@ async def reconcile_change(client: PrefectClient) -> Change:
     Parameters:
         client: the server.
     """
-    if await _heard_of_success(client):
+    if await _server_has_success(client):
         return Change("reconcile", "rounds", Outcome.WORKING, "succeeded within the last 20 minutes")
     try:
         found = await _health_of_ledger()
     except (LedgerError, OSError):
         found = None
     if found is None:
-        problem = "the server has heard of no success for 20 minutes, and the ledger cannot be read from here"
+        problem = "the server has no success event of the last 20 minutes, and the ledger cannot be read from here"
         return Change("reconcile", "rounds", Outcome.OVERDUE, f"{problem}: {NEXT_STEP}")
     if found.is_overdue:
         return Change("reconcile", "rounds", Outcome.OVERDUE, f"{str(found).rstrip('.')}: {NEXT_STEP}")
     return Change("reconcile", "rounds", Outcome.WORKING, str(found))
 
 
-async def _heard_of_success(client: PrefectClient) -> bool:
+async def _server_has_success(client: PrefectClient) -> bool:
     since = datetime.now(timezone.utc) - timedelta(seconds=OVERDUE_SECONDS)
     wanted = {
         "event": {"name": ["genmedia.reconcile.succeeded"]},
@@ -57,7 +57,7 @@ async def _heard_of_success(client: PrefectClient) -> bool:
 
 
 async def _health_of_ledger() -> Health | None:
-    """What the ledger tells; None where there is none yet, which must not be created by looking."""
+    """Health as the ledger has it; None if there is no ledger yet, since reading must not create one."""
     url = current_settings().ledger_url or await _stored_url() or current_settings().ledger
     target = ledger_target(url)
     if target.get_backend_name() == "sqlite" and not await to_thread.run_sync(Path(target.database or "").exists):

@@ -290,7 +290,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at a job.
+    """The result of one poll.
 
     Parameters:
         phase: where the job is.
@@ -350,7 +350,7 @@ class ProviderClient(Protocol):
     request, as the ledger has it, names a user of its own. Both share the connections.
 
     It may have `poll_many(provider_job_ids) -> dict[str, Observation]`: polls of several jobs that come together are
-    one request then. Jobs that the answer does not tell of are polled one by one, and all jobs where it fails.
+    one request then. Jobs that are not in the answer are polled one by one; so are all jobs if it fails.
     """
 
     account: Account
@@ -373,7 +373,7 @@ class ProviderClient(Protocol):
         ...
 
     async def poll(self, provider_job_id: str) -> Observation:
-        """Look at a job.
+        """Poll a job.
 
         Raises:
             CredentialsError: the key is no longer accepted.

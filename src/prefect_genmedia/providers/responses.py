@@ -119,7 +119,7 @@ class ErrorAnswer:
             url=_asked(response),
             location=redactor.clean(urljoin(_asked(response), location)) if location else "",
             is_same_path=is_same_path(_asked(response), location),
-            in_body=response.is_success and _says_no(payload),
+            in_body=response.is_success and _is_refusal(payload),
             is_page=is_page(response),
             job_id=job_id_beside_error(parsed(response.content), names) if may_be_accepted else None,
             evidence=evidence_in(response, payload, redactor),
@@ -137,7 +137,7 @@ class ErrorAnswer:
         Returns:
             The error; None where the answer says yes. An empty error beside a job says yes.
         """
-        if response.is_success and not (what.startswith("POST") and _says_no(parsed(response.content))):
+        if response.is_success and not (what.startswith("POST") and _is_refusal(parsed(response.content))):
             return None
         return cls.of(response, what, redactor)
 
@@ -199,7 +199,7 @@ class ErrorAnswer:
             error = self.error(ProviderError, "It names a job all the same.", outcome="uncertain")
             error.provider_job_id = self.job_id
             return error
-        return self._by_meaning() or (self._of_call() if self.is_submission else self._of_look())
+        return self._by_meaning() or (self._of_call() if self.is_submission else self._of_poll())
 
     @property
     def _may_be_accepted(self) -> bool:
@@ -243,7 +243,7 @@ class ErrorAnswer:
         # 5xx, other redirects, a downstream that failed, and codes that no document explains.
         return self.error(ProviderError, outcome="uncertain")
 
-    def _of_look(self) -> GenMediaError:
+    def _of_poll(self) -> GenMediaError:
         """The error of a call that costs nothing: the job, the key, the pace, or a bad answer that says nothing."""
         if (common := self._common()) is not None:
             return common
@@ -299,9 +299,9 @@ def read_json(response: httpx.Response, what: str, redactor: Redactor) -> dict[s
         GenMediaError: it is the answer to a POST, and says no.
     """
     payload = json_object(response, what, redactor)
-    said_no = ErrorAnswer.in_answer(response, what, redactor) if response.is_success else None
-    if said_no is not None:
-        raise said_no.by_status()
+    refusal = ErrorAnswer.in_answer(response, what, redactor) if response.is_success else None
+    if refusal is not None:
+        raise refusal.by_status()
     return payload
 
 
@@ -384,7 +384,7 @@ def _shown_words(text: str) -> str:
     return clean_text(words_of_page(text), WORDS_CHARACTERS).strip() or "no details"
 
 
-def _says_no(payload: Any) -> bool:
+def _is_refusal(payload: Any) -> bool:
     """Whether a 200 holds an error; one that is empty says nothing."""
     if not isinstance(payload, dict):
         return False

@@ -97,7 +97,7 @@ def with_likely_phase(observation: Observation) -> Observation:
     """The observation of a client that takes every unknown word for running, with what the word probably means.
 
     Parameters:
-        observation: what the client has seen.
+        observation: the result of the client's poll.
     """
     if observation.recognized or observation.phase not in (Phase.QUEUED, Phase.RUNNING):
         return observation

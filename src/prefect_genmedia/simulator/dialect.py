@@ -115,8 +115,8 @@ class Dialect:
             self.world.disguise = None
         return gateways.changed(name, payload, list(self.world.jobs)[-1])
 
-    async def looked_at(self, request: Request, answer: Callable[[Any], dict[str, Any]]) -> Response:
-        """Answer a look at a job; `answer` words its state, or the status that it is given."""
+    async def polled(self, request: Request, answer: Callable[[Any], dict[str, Any]]) -> Response:
+        """Answer a poll of a job; `answer` returns the body for its state, or for the status that it is given."""
         fault = self.world.faults.take(self.name, "poll")
         if fault is None:
             payload = answer(None)

@@ -176,7 +176,7 @@ class World:
         return f"{self.base_url}/files/{name}"
 
     def result_url(self, job: SimulatedJob) -> str:
-        """The URL of a finished job's file: the same at each look, until it expires and a fresh one is made."""
+        """The URL of a finished job's file: the same at each poll, until it expires and a fresh one is made."""
         stored = self.files.get((job.file or "").rpartition("/")[2])
         if job.file is None or stored is None or stored.expires_at < time.time():
             assert job.video is not None  # set when the job was accepted

@@ -16,7 +16,7 @@ from PIL import Image
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import Ledger
 from prefect_genmedia._inputs import inspect, reading, validate_inputs
-from prefect_genmedia._inputs.inspect import InspectionResult, Look, Wanted
+from prefect_genmedia._inputs.inspect import Inspection, InspectionResult, Wanted
 from prefect_genmedia._transport import FetchRules, fetch
 from prefect_genmedia.batch import BatchReport, preflight, row_task
 from prefect_genmedia.flows.batch import generate_batch
@@ -146,10 +146,10 @@ async def test_what_cannot_be_inspected_from_here_is_reported_in_one_line_and_go
         report = await table.run([*rows, table.row("text")])
     assert report.delivered == 4
     assert fetched == dict.fromkeys(gone, 1)
-    reported = [record.getMessage() for record in caplog.records if "looked at from here" in record.getMessage()]
+    reported = [record.getMessage() for record in caplog.records if "inspected from here" in record.getMessage()]
     assert len(reported) == 1
     assert reported[0].startswith("3 of 3 rows cannot be inspected from here")
-    assert "row lake-0: image_urls.0 cannot be looked at from here" in reported[0]
+    assert "row lake-0: image_urls.0 cannot be inspected from here" in reported[0]
 
 
 async def test_a_host_that_does_not_answer_is_not_asked_for_a_whole_table(
@@ -160,14 +160,14 @@ async def test_a_host_that_does_not_answer_is_not_asked_for_a_whole_table(
     async def silence(url: str, wanted: Wanted, rules: FetchRules) -> InspectionResult:
         asked.append(url)
         if "good" in url:
-            return Look(1000, picture=inspect.Picture("PNG", 1280, 720))
+            return Inspection(1000, picture=inspect.Picture("PNG", 1280, 720))
         return errors.ProviderError("No answer.")
 
-    monkeypatch.setattr(preflight, "look_at", silence)
+    monkeypatch.setattr(preflight, "inspect_url", silence)
     urls = [f"https://silent.example/{number}.png" for number in range(100)] + ["https://other.example/good.png"]
     plan = await table.run([table.row(str(number), url) for number, url in enumerate(urls)], dry_run=True)
     assert plan.states == {"submit": 101}
-    assert len(asked) <= preflight.GIVEN_UP_AFTER + preflight.LOOKS_AT_ONCE + 1
+    assert len(asked) <= preflight.GIVEN_UP_AFTER + preflight.INSPECTED_AT_ONCE + 1
     assert urls[-1] in asked
 
 
@@ -202,15 +202,15 @@ async def test_of_a_file_in_which_nothing_is_documented_only_the_size_is_asked_f
     reported = {}
     for place in (str(tmp_path), f"local://{tmp_path}"):
         for name in (*files, "folder", "nowhere"):
-            observed = await inspect.look_at(f"{place}/{name}", Wanted(max_bytes=5), FetchRules())
+            observed = await inspect.inspect_url(f"{place}/{name}", Wanted(max_bytes=5), FetchRules())
             reported[name] = observed.problem if isinstance(observed, reading.Unusable) else observed
-        assert reported["full"] == Look(3)
+        assert reported["full"] == Inspection(3)
         assert reported["empty"] == "is empty"
         assert "is larger than" in str(reported["large"])
         assert "cannot be read" in str(reported["folder"])
         assert "there is no" in str(reported["nowhere"])
     with fsspec.open("memory://looks/full", "wb") as file:
         file.write(b"abc")
-    assert await inspect.look_at("memory://looks/full", Wanted(max_bytes=5), FetchRules()) == Look(3)
-    gone = await inspect.look_at("memory://looks/gone", Wanted(max_bytes=5), FetchRules())
+    assert await inspect.inspect_url("memory://looks/full", Wanted(max_bytes=5), FetchRules()) == Inspection(3)
+    gone = await inspect.inspect_url("memory://looks/gone", Wanted(max_bytes=5), FetchRules())
     assert gone == reading.Unusable("is not there")

@@ -134,7 +134,7 @@ async def machines(
     prefect_server: None, credentials: TokenOpsCredentials, few_frames: None, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Machines]:
     await credentials.save("shards", overwrite=True)
-    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.1)
     monkeypatch.setattr(row_task, "RETRY_DELAYS", [0.02, 0.02, 0.02])
     async with get_client() as client:
         flow_id = await client.create_flow(generate_batch)
@@ -407,7 +407,7 @@ async def test_a_shard_whose_worker_is_killed_is_taken_up_by_another_and_each_ro
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Only the dead are silent, however slow the others are; a run that was never heard of would be given ten minutes.
-    monkeypatch.setattr(supervisor, "SILENT_SECONDS", 1.0)
+    monkeypatch.setattr(supervisor, "STALLED_SECONDS", 1.0)
     is_silent = supervisor.Kept.is_silent
     dead: set[str] = set()
     monkeypatch.setattr(

@@ -99,7 +99,7 @@ async def test_a_poll_that_drips_does_not_outlast_the_run_and_its_job_is_collect
     (job,) = await ledger.jobs()
     assert job.state is JobState.SUBMITTED
     simulator.world.faults.clear()
-    monkeypatch.setattr("prefect_genmedia._core.reconcile.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("prefect_genmedia._core.reconcile.STALLED_SECONDS", 0.0)
     assert await reconcile_jobs() == 0, "no job needs a person"
     (job,) = await ledger.jobs()
     assert job.state is JobState.DELIVERED

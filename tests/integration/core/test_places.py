@@ -143,7 +143,7 @@ async def test_a_wait_without_end_ends_with_nothing_sent_and_a_later_run_goes_on
     ledger_url: str, simulator: RunningSimulator, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = FastClock()
-    monkeypatch.setattr(limits, "LOOK_SECONDS", (600.0, 3600.0))
+    monkeypatch.setattr(limits, "CHECK_SECONDS", (600.0, 3600.0))
     async with credentials.client() as client, open_ledger(ledger_url, clock) as ledger:
         first = await submit_once(ledger, client, JimengVideo(prompt="1"), scope="a", max_in_flight=1, clock=clock)
         lasting = await ledger.note(first, expires_at=clock.now() + 10 * FORGOTTEN_SECONDS)
@@ -174,7 +174,7 @@ async def test_a_job_that_is_in_flight_is_joined_without_a_place(
 
 @pytest.fixture
 def looking_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "LOOK_SECONDS", (0.02, 0.1))
+    monkeypatch.setattr(limits, "CHECK_SECONDS", (0.02, 0.1))
 
 
 def of(simulator: RunningSimulator, **limits: object) -> TokenOpsCredentials:

@@ -14,7 +14,7 @@ from sqlalchemy import update
 from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import JobState, open_ledger, schema
 from prefect_genmedia._core.accounts import resolve_account
-from prefect_genmedia._core.reconcile import SILENT_SECONDS
+from prefect_genmedia._core.reconcile import STALLED_SECONDS
 from prefect_genmedia.batch import row_task
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
@@ -128,7 +128,7 @@ async def test_after_a_rotation_a_hundred_results_were_paid_once_each_and_delive
     for number in range(5):
         await team.single(number)
     async with open_ledger(team.ledger) as ledger:
-        silent = schema.jobs.c.updated_at - 2 * SILENT_SECONDS
+        silent = schema.jobs.c.updated_at - 2 * STALLED_SECONDS
         await ledger.transact(lambda connection: connection.execute(update(schema.jobs).values(updated_at=silent)))
     assert await reconcile_jobs() == 0
     assert await team.states() == {"delivered": 100}

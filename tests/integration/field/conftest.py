@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from field_network import API, Box, ForwardProxy, Front, TestCA, forward_proxy, front
@@ -11,9 +13,36 @@ from field_network import API, Box, ForwardProxy, Front, TestCA, forward_proxy, 
 from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.simulator import RunningSimulator
 
+if TYPE_CHECKING:
+    from tables import Tables
+
+    from prefect_genmedia.simulator.media import Recipe
+    from prefect_genmedia.simulator.world import World
+
 _OF_THE_NETWORK = (
     "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE"
 )
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Videos of five frames: five seconds long, decoded in no time."""
+    from prefect_genmedia.simulator.media import Recipe
+    from prefect_genmedia.simulator.world import World
+
+    rendered = World._rendered
+
+    async def few_frames(world: World, recipe: Recipe) -> bytes:
+        return await rendered(world, Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
+
+    monkeypatch.setattr(World, "_rendered", few_frames)
+
+
+@pytest.fixture
+def tables(simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path) -> Tables:
+    from tables import Tables
+
+    return Tables(credentials, tmp_path)
 
 
 @pytest.fixture(scope="session")

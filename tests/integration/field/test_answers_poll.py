@@ -35,7 +35,7 @@ DONE = status("completed")
 
 @pytest.fixture(autouse=True)
 def taken_over_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_genmedia._core.reconcile.SILENT_SECONDS", 0.0)
+    monkeypatch.setattr("prefect_genmedia._core.reconcile.STALLED_SECONDS", 0.0)
 
 
 async def saved(there: Gateway) -> None:

@@ -17,21 +17,8 @@ from prefect_genmedia import JeniusCredentials, errors
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.simulator.media import Recipe
-from prefect_genmedia.simulator.world import World
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Videos of five frames: five seconds long, decoded in no time."""
-    rendered = World._rendered
-
-    async def few_frames(world: World, recipe: Recipe) -> bytes:
-        return await rendered(world, Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
-
-    monkeypatch.setattr(World, "_rendered", few_frames)
 
 
 class Store:

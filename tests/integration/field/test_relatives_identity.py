@@ -7,14 +7,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from test_identity_urls import Store, account, make_version_1, poster, quick, store
+from test_identity_urls import Store, account, make_version_1, poster, store
 
 from prefect_genmedia import HiDreamCredentials, JeniusCredentials, errors
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.stylize import stylize_video
 from prefect_genmedia.simulator import RunningSimulator
 
-__all__ = ["account", "quick", "store"]
+__all__ = ["account", "store"]
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 

@@ -15,21 +15,10 @@ from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import Recipe, render
-from prefect_genmedia.simulator.world import World
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 
 PHOTO = "https://example.com/a.jpg"
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered = World._rendered
-
-    async def few_frames(world: World, recipe: Recipe) -> bytes:
-        return await rendered(world, Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
-
-    monkeypatch.setattr(World, "_rendered", few_frames)
 
 
 @pytest.fixture

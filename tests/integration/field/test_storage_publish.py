@@ -21,23 +21,12 @@ from moto.server import ThreadedMotoServer
 from prefect_genmedia import JeniusCredentials, errors
 from prefect_genmedia.flows.poster import live_poster
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.simulator.media import Recipe, asset
-from prefect_genmedia.simulator.world import World
+from prefect_genmedia.simulator.media import asset
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
 
 PHOTO = "https://example.com/a.jpg"
 PUBLISH = "PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH"
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered = World._rendered
-
-    async def few_frames(world: World, recipe: Recipe) -> bytes:
-        return await rendered(world, Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
-
-    monkeypatch.setattr(World, "_rendered", few_frames)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import math
 import re
 import sys
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,30 +15,10 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.sorting import FlowRunSort
 from tables import MODEL, Tables
 
-from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import Ledger
 from prefect_genmedia.batch.table import read_table
-from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.simulator.media import Recipe
-from prefect_genmedia.simulator.world import World
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Videos of five frames: five seconds long, decoded in no time."""
-    rendered = World._rendered
-
-    async def few_frames(world: World, recipe: Recipe) -> bytes:
-        return await rendered(world, Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
-
-    monkeypatch.setattr(World, "_rendered", few_frames)
-
-
-@pytest.fixture
-def tables(simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path) -> Tables:
-    return Tables(credentials, tmp_path)
 
 
 TEXT = f"id,model,prompt\n甲,{MODEL},湖；清晨\nb,{MODEL},a; b\tc\n"

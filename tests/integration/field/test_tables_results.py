@@ -12,29 +12,10 @@ from typing import Any
 import pytest
 from tables import MODEL, Tables, artifact
 
-from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.simulator import RunningSimulator
-from prefect_genmedia.simulator.media import Recipe
-from prefect_genmedia.simulator.world import World
 
 pytestmark = pytest.mark.usefixtures("prefect_server", "quick")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Videos of five frames: five seconds long, decoded in no time."""
-    rendered = World._rendered
-
-    async def few_frames(world: World, recipe: Recipe) -> bytes:
-        return await rendered(world, Recipe(None, short_side=720, ratio=16 / 9, rate=1, frames=5))
-
-    monkeypatch.setattr(World, "_rendered", few_frames)
-
-
-@pytest.fixture
-def tables(simulator: RunningSimulator, credentials: TokenOpsCredentials, tmp_path: Path) -> Tables:
-    return Tables(credentials, tmp_path)
 
 
 LONG = "20261127000000000017"

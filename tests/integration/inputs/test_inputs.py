@@ -159,7 +159,7 @@ def test_a_file_of_this_machine_may_be_named_in_every_usual_way(
 
 async def test_http_urls_travel_as_they_are_and_are_not_even_fetched() -> None:
     request = LivePoster(image_url="https://example.com/a.jpg", scene="youqian")
-    ready = await prepare_inputs(request, RULES, NOWHERE, tell=quiet)
+    ready = await prepare_inputs(request, RULES, NOWHERE, warn=quiet)
     assert ready.payload() == request.body()
     assert not ready.inputs.by_url
 
@@ -170,7 +170,7 @@ async def test_own_files_are_published_once_under_their_digest_and_signed_for_ha
     copy = Path(shutil.copy(portrait, portrait.with_name("copy.jpeg")))
     for picture in (portrait, copy):
         request = OmniHumanVideo(image_url=str(picture), audio_url=str(speech))
-        content = (await prepare_inputs(request, RULES, SOMEWHERE, tell=quiet)).payload()["content"]
+        content = (await prepare_inputs(request, RULES, SOMEWHERE, warn=quiet)).payload()["content"]
         assert content[0]["image_url"]["url"].startswith(
             f"https://storage.example.com/bucket/inputs/{sha256('portrait.jpg')}.jpg?X-Amz-Signature="
         )
@@ -182,7 +182,7 @@ async def test_own_files_are_published_once_under_their_digest_and_signed_for_ha
 async def test_a_file_of_another_storage_is_published_too(storage: type[SigningFileSystem]) -> None:
     fsspec.filesystem("memory").pipe("/people/a.jpg", asset("portrait.jpg"))
     request = LivePoster(image_url="memory://people/a.jpg", scene="youqian")
-    ready = await prepare_inputs(request, RULES, SOMEWHERE, tell=quiet)
+    ready = await prepare_inputs(request, RULES, SOMEWHERE, warn=quiet)
     assert sha256("portrait.jpg") in ready.payload()["image_url"]
     assert request.image_url == ready.request.model_dump()["image_url"] == "memory://people/a.jpg"
 
@@ -211,14 +211,14 @@ async def test_own_pictures_travel_to_jimeng_in_the_documents_base64_form(portra
             }
         ),
     ):
-        body = (await prepare_inputs(request, RULES, NOWHERE, tell=quiet)).payload()
+        body = (await prepare_inputs(request, RULES, NOWHERE, warn=quiet)).payload()
         assert body["content"] == [{"type": "text", "text": "A cat jumps."}, picture]
         assert set(body) == {"model", "req_key", "content"}
         assert body["req_key"] == "jimeng_ti2v_v30_pro"
 
 
 async def test_an_own_video_travels_to_hidream_as_base64(clip: Path) -> None:
-    ready = await prepare_inputs(StylizedVideo(video_url=str(clip), style="anime"), RULES, NOWHERE, tell=quiet)
+    ready = await prepare_inputs(StylizedVideo(video_url=str(clip), style="anime"), RULES, NOWHERE, warn=quiet)
     assert base64.b64decode(ready.payload()["video_name"]) == asset(CLIP)
 
 

@@ -25,7 +25,7 @@ from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._inputs import Publication, inspect, prepare_inputs
 from prefect_genmedia._inputs.content import content_of
-from prefect_genmedia._inputs.inspect import Look, Wanted
+from prefect_genmedia._inputs.inspect import Inspection, Wanted
 from prefect_genmedia._inputs.presence import AGAIN_SECONDS, ask
 from prefect_genmedia._media.failures import is_lasting, storing
 from prefect_genmedia._media.storage import MIN_FREE_BYTES, PROBE, LocalFolder, RemoteFolder, target_at
@@ -162,7 +162,7 @@ async def test_only_the_first_byte_of_an_input_is_asked_for() -> None:
         return httpx.Response(206, content=b"\xff")
 
     rules = FetchRules(resolver=resolver, transport=httpx.MockTransport(answer))
-    assert await ask("https://files.example.com/a.jpg", rules) == Look(0)
+    assert await ask("https://files.example.com/a.jpg", rules) == Inspection(0)
     assert [(request.method, request.headers["range"]) for request in asked] == [("GET", "bytes=0-0")]
 
 
@@ -240,14 +240,14 @@ async def test_a_video_without_a_picture_is_none_and_one_with_sound_is_a_recordi
         frame = av.AudioFrame("s16", "mono", 1024)
         frame.sample_rate = 8000
         container.mux(stream.encode(frame))
-    observed = await inspect.look_at(
+    observed = await inspect.inspect_url(
         str(tmp_path / "sound.mov"), Wanted(10**6, as_picture=True, as_media=True), FetchRules()
     )
-    assert isinstance(observed, Look)
+    assert isinstance(observed, Inspection)
     assert observed.content is not None
     assert (observed.content.suits("video"), observed.content.suits("recording")) == (False, True)
-    whole = await inspect.look_at(made(CLIP, tmp_path), Wanted(10**8, as_media=True), FetchRules())
-    assert isinstance(whole, Look)
+    whole = await inspect.inspect_url(made(CLIP, tmp_path), Wanted(10**8, as_media=True), FetchRules())
+    assert isinstance(whole, Inspection)
     assert whole.content is not None
     assert (whole.content.suits("video"), whole.content.suits("picture")) == (True, False)
 

@@ -83,7 +83,7 @@ async def problems_of(web: Web, *names: str, said: list[str] | None = None, pref
     request = JimengVideo(model=model, prompt="x", image_urls=tuple(map(url, names)))
     reported: list[str] = said if said is not None else []
     try:
-        await prepare_inputs(request, web.rules, Publication(), preflight=preflight, tell=reported.append)
+        await prepare_inputs(request, web.rules, Publication(), preflight=preflight, warn=reported.append)
     except InvalidRequest as error:
         found = [str(problem) for problem in error.problems]
     else:
@@ -196,10 +196,10 @@ async def test_what_cannot_be_reached_from_here_is_reported_and_goes_on() -> Non
     reported: list[str] = []
     assert await problems_of(Web(page=b"<html>Log in</html>"), "gone", "page", said=reported) == []
     assert reported == [
-        "image_urls.0 cannot be looked at from here, so it is not checked: The URL answered 404.",
-        "image_urls.1 cannot be looked at from here, so it is not checked: the URL gave no picture.",
+        "image_urls.0 cannot be inspected from here, so it is not checked: The URL answered 404.",
+        "image_urls.1 cannot be inspected from here, so it is not checked: the URL gave no picture.",
     ]
-    ready = await prepare_inputs(omnihuman(), Web().rules, Publication(), tell=reported.append)
+    ready = await prepare_inputs(omnihuman(), Web().rules, Publication(), warn=reported.append)
     assert ready.expectation().seconds is None
     assert [line.partition(":")[0] for line in reported[2:]] == [
         "The recording cannot be measured from here, so its length is not checked",

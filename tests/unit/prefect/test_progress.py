@@ -50,17 +50,17 @@ def test_a_gauge_moves_with_the_time_such_jobs_usually_take_and_stops_short_of_t
 def test_a_gauge_believes_the_provider_more_than_the_clock() -> None:
     gauge = Gauge(HandClock())
     gauge.expect(JOB, elapsed=90.0, typical=100.0)
-    gauge.hear("running", 40.0)
+    gauge.update("running", 40.0)
     assert gauge.percent == 40
     assert gauge.words == "jimeng · lake · 4711 · running · usually 100 s"
-    gauge.hear("running", 100.0)
+    gauge.update("running", 100.0)
     assert gauge.percent == 95
 
 
 def test_a_gauge_that_nobody_reported_anything_does_not_guess() -> None:
     gauge = Gauge(HandClock())
     gauge.expect(JOB, elapsed=10.0, typical=None)
-    gauge.hear("running", 0.0)
+    gauge.update("running", 0.0)
     assert gauge.percent is None
 
 

@@ -8,15 +8,14 @@ from typing import Any
 import httpx
 import pytest
 from hidream_web import DOCUMENT, ID, MP4, SUBMIT, TOKENS, Api, api, done, envelope, make, sub_task
+from refusals import REFUSALS
 
 from prefect_genmedia.errors import (
     CredentialsError,
     GenerationFailed,
     GenMediaError,
-    InvalidRequest,
     JobExpired,
     ProviderError,
-    QuotaError,
     RateLimited,
 )
 from prefect_genmedia.providers.protocol import Accepted, Phase
@@ -47,19 +46,6 @@ async def test_no_user_id_is_no_header(api: Api) -> None:
     route = api.web.post(SUBMIT).respond(text=DOCUMENT)
     await api.submit()
     assert "API-User-ID" not in route.calls[0].request.headers
-
-
-REFUSALS = [
-    (400, InvalidRequest, "refused"),
-    (401, CredentialsError, "refused"),
-    (402, QuotaError, "refused"),
-    (403, CredentialsError, "refused"),
-    (422, InvalidRequest, "refused"),
-    (429, RateLimited, "unsent"),
-    (404, ProviderError, "refused"),
-    (500, ProviderError, "uncertain"),
-    (503, ProviderError, "uncertain"),
-]
 
 
 @pytest.mark.parametrize(("code", "kind", "outcome"), REFUSALS)

@@ -9,15 +9,14 @@ from typing import Any
 import httpx
 import pytest
 import respx
+from refusals import REFUSALS
 
 from prefect_genmedia.errors import (
     CredentialsError,
     GenerationFailed,
     GenMediaError,
-    InvalidRequest,
     JobExpired,
     ProviderError,
-    QuotaError,
     RateLimited,
 )
 from prefect_genmedia.providers.jenius import JeniusClient, LivePoster
@@ -111,19 +110,6 @@ async def test_a_submission_is_the_documents(api: Api) -> None:
 async def test_the_least_that_the_documents_program_reads_is_enough(api: Api) -> None:
     api.web.post(TASKS).respond(json={"data": {"uuid": UUID}})
     assert await api.submit() == Accepted(UUID, "pending")
-
-
-REFUSALS = [
-    (400, InvalidRequest, "refused"),
-    (401, CredentialsError, "refused"),
-    (402, QuotaError, "refused"),
-    (403, CredentialsError, "refused"),
-    (422, InvalidRequest, "refused"),
-    (429, RateLimited, "unsent"),
-    (404, ProviderError, "refused"),
-    (500, ProviderError, "uncertain"),
-    (503, ProviderError, "uncertain"),
-]
 
 
 @pytest.mark.parametrize(("code", "kind", "outcome"), REFUSALS)

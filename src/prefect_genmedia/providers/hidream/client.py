@@ -1,4 +1,4 @@
-"""HiDream over HTTP: submit a stylization, look at one task or many, fetch files, exchange a key (HiDream's page)."""
+"""HiDream over HTTP: submit a stylization, poll one task or many, fetch files, exchange a key (HiDream's page)."""
 
 from __future__ import annotations
 
@@ -153,10 +153,10 @@ class HiDreamClient:
         return responses.observation(sub_tasks, self._redactor, evidence)
 
     async def poll_many(self, provider_job_ids: Sequence[str]) -> dict[str, Observation]:
-        """POST …/async/results/batch: look at many tasks at once.
+        """POST …/async/results/batch: poll many tasks at once.
 
         Returns:
-            What was seen of each task; tasks that the answer does not tell of are missing.
+            The observation of each task; tasks that are not in the answer are missing.
 
         Raises:
             CredentialsError, RateLimited, ProviderError.
@@ -176,7 +176,7 @@ class HiDreamClient:
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
-        """Look at the task again for a URL that is still valid, and open it without the token.
+        """Poll the task again for a URL that is still valid, and open it without the token.
 
         Parameters:
             provider_job_id: the task.

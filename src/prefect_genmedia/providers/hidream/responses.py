@@ -46,12 +46,12 @@ def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
         InvalidRequest, CredentialsError, QuotaError, RateLimited, JobExpired: the provider said no.
         ProviderError: it failed, or answered something that no document explains; uncertain after a submission.
     """
-    said_no = ErrorAnswer.in_envelope(response, what, redactor, catalog.GOOD_CODE)
-    if said_no is None:
+    refusal = ErrorAnswer.in_envelope(response, what, redactor, catalog.GOOD_CODE)
+    if refusal is None:
         payload = json_object(response, what, redactor)
         return next((payload[name] for name in ("result", "data") if payload.get(name) is not None), None)
-    if said_no.code == catalog.MODEL_UNAVAILABLE_CODE:
-        raise said_no.error(
+    if refusal.code == catalog.MODEL_UNAVAILABLE_CODE:
+        raise refusal.error(
             ProviderError,
             "The model is not available.",
             outcome="refused",
@@ -59,7 +59,7 @@ def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
             next_step="run again later, or ask the provider whether the account has access.",
         )
     # No list of codes is published. Those that are HTTP statuses are taken for them, all others for uncertain.
-    raise said_no.by_status()
+    raise refusal.by_status()
 
 
 def token_in(response: httpx.Response, what: str, redactor: Redactor, now: float) -> Token:

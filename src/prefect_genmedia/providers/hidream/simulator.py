@@ -147,7 +147,7 @@ class HiDream(Dialect):
         job = self.job_named(request.query_params.get("task_id", ""), request)
         if job is None:
             raise _refusal(404, "任务不存在")
-        return await self.looked_at(request, lambda status: _envelope(self._result(job, status)))
+        return await self.polled(request, lambda status: _envelope(self._result(job, status)))
 
     async def batch(self, request: Request) -> Response:
         """POST …/video_edit/async/results/batch; tasks of others are left out."""
@@ -156,7 +156,7 @@ class HiDream(Dialect):
         if not isinstance(ids, list) or not all(isinstance(task_id, str) for task_id in ids):
             raise _refusal(200, "task_id_list must be a list of task ids", 400)
         jobs = [job for job in (self.job_named(task_id, request) for task_id in ids) if job is not None]
-        return await self.looked_at(request, lambda status: _envelope([self._result(job, status) for job in jobs]))
+        return await self.polled(request, lambda status: _envelope([self._result(job, status) for job in jobs]))
 
     def _keep_pace(self, key: str) -> None:
         limit = self.world.settings.submissions_per_minute

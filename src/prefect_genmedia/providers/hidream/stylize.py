@@ -48,7 +48,9 @@ class StylizedVideo(GenerationRequest):
     video_base64: str | None = Field(
         default=None, min_length=1, repr=False, description="The video's bytes as base64 text, in place of its URL."
     )
-    prompt: str = Field(default="", description="What the video shall look like; in place of a style, or beside it.")
+    prompt: str = Field(
+        default="", description="Describes how the video is to look; instead of a style, or in addition to it."
+    )
     style: catalog.StyleName | None = Field(default=None, description=f"The style: {catalog.STYLE_CHOICES}.")
     request_id: str = Field(
         default="",
@@ -119,7 +121,7 @@ class StylizedVideo(GenerationRequest):
         return self.model_copy(update={"notify_url": callback_url})
 
     def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
-        """Video, prompt and style. How the call is named and who hears of its end make it no other request."""
+        """Video, prompt and style. The call's name and its callback do not make it another request."""
         return {
             "video": inputs.identity(self.video_url) if self.video_url else identity_of_base64(self.video_base64 or ""),
             "prompt": self.prompt,

@@ -26,8 +26,8 @@ RENEW_BEFORE_SECONDS = 600.0
 EXCHANGE_SECONDS = 300.0
 """After so long an exchange counts as lost with its event loop: longer than one takes, with its wait for the lock."""
 
-LOOK_SECONDS = 0.05
-"""How often those that wait for an exchange in another event loop look whether it has ended."""
+CHECK_SECONDS = 0.05
+"""Interval at which other event loops check whether an exchange has ended, in seconds."""
 
 RETRY_SECONDS = 30.0
 """How long a token near its end is used on after it could not be renewed, before the next try."""
@@ -84,14 +84,14 @@ class CachedToken:
         """Whether the provider has accepted the token since it was exchanged."""
         self._replaced_at: list[float] = []
         self._holder: object | None = None
-        self._held_until = 0.0
+        self._locked_until = 0.0
 
     def claim(self) -> object | None:
         """The right to exchange, for the only one that does; None if another one has it. Call it under `lock`."""
-        if self._holder is not None and time.monotonic() < self._held_until:
+        if self._holder is not None and time.monotonic() < self._locked_until:
             return None
         self._holder = object()
-        self._held_until = time.monotonic() + EXCHANGE_SECONDS
+        self._locked_until = time.monotonic() + EXCHANGE_SECONDS
         return self._holder
 
     def release(self, holder: object, token: Token | None, failure: GenMediaError | None, now: float) -> None:
@@ -221,7 +221,7 @@ class TokenSource:
                 holder = cached.claim()
             if holder is not None:
                 return await self._exchanged(self._exchange, holder)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS)
 
     async def _exchanged(self, exchange: Callable[[], Awaitable[Token]], holder: object) -> str:
         token: Token | None = None

@@ -1,4 +1,4 @@
-"""Jenius over HTTP: create a poster task, look at it, fetch its file (Jenius' page)."""
+"""Jenius over HTTP: create a poster task, poll it, fetch its file (Jenius' page)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class JeniusClient(BearerClient):
 
     @asynccontextmanager
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
-        """Look at the task again for a URL that is still valid, and open it without the key; a task has one file.
+        """Poll the task again for a URL that is still valid, and open it without the key; a task has one file.
 
         Raises:
             JobExpired: the file is gone.

@@ -47,9 +47,9 @@ def envelope(response: httpx.Response, what: str, redactor: Redactor) -> dict[st
         ProviderError: it failed, or answered something that no document explains; uncertain after a submission.
     """
     # No list of codes is published. Those that are HTTP statuses are taken for them, all others for uncertain.
-    said_no = ErrorAnswer.in_envelope(response, what, redactor, catalog.GOOD_CODE)
-    if said_no is not None:
-        raise said_no.by_status()
+    refusal = ErrorAnswer.in_envelope(response, what, redactor, catalog.GOOD_CODE)
+    if refusal is not None:
+        raise refusal.by_status()
     return json_object(response, what, redactor)
 
 

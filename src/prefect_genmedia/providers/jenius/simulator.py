@@ -101,7 +101,7 @@ class Jenius(Dialect):
         def answer(status: Any) -> dict[str, Any]:
             return {"code": 200, "message": "success", "data": self._task(job, status)}
 
-        return await self.looked_at(request, answer)
+        return await self.polled(request, answer)
 
     def _task(self, job: SimulatedJob, status: Any) -> dict[str, Any]:
         status = _STATUSES[self.stage(job)] if status is None else status

@@ -1,4 +1,4 @@
-"""TokenOps over HTTP: create a video, look at it, open its content, detect and recognize subjects (TokenOps' page)."""
+"""TokenOps over HTTP: create a video, poll it, open its content, detect and recognize subjects (TokenOps' page)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class TokenOpsClient(BearerClient):
         Raises:
             InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
         """
-        payload = await self._look("detection", catalog.DETECTION_REQ_KEY, image_url, model)
+        payload = await self._inspect_picture("detection", catalog.DETECTION_REQ_KEY, image_url, model)
         urls = payload.get("mask_urls") or []
         if not isinstance(urls, list) or not all(isinstance(url, str) for url in urls):
             raise ProviderError("Subject detection answered with mask_urls that are not a list of URLs.")
@@ -101,14 +101,14 @@ class TokenOpsClient(BearerClient):
         Raises:
             InvalidRequest, CredentialsError, QuotaError, RateLimited, InputRefused, ProviderError.
         """
-        payload = await self._look("recognition", catalog.RECOGNITION_REQ_KEY, image_url, model)
+        payload = await self._inspect_picture("recognition", catalog.RECOGNITION_REQ_KEY, image_url, model)
         return Recognition(
             found=_is_one(payload),
             task_id=clean_word(payload.get("task_id")),
             request_id=clean_word(payload.get("request_id")),
         )
 
-    async def _look(self, what: str, req_key: str, image_url: str, model: str) -> dict[str, Any]:
+    async def _inspect_picture(self, what: str, req_key: str, image_url: str, model: str) -> dict[str, Any]:
         path = f"/omnihuman/subject/{what}"
         response = await self._api.post(path, {"model": model, "req_key": req_key, "image_url": image_url})
         payload = self._read(response, f"POST {path}")

@@ -18,7 +18,7 @@ from prefect_genmedia.simulator.media import Recipe, UnusableInput, draw_masks, 
 from prefect_genmedia.simulator.world import SimulatedJob
 
 _OMNI_REQ_KEY = "jimeng_realman_avatar_picture_omni_v15"
-_LOOKS = {
+_INSPECTIONS = {
     "detection": "jimeng_realman_avatar_object_detection",
     "recognition": "jimeng_realman_avatar_picture_create_role_omni_v15",
 }
@@ -114,7 +114,7 @@ class TokenOps(Dialect):
                 payload["completed_at"] = int(time.time())
             return payload
 
-        return await self.looked_at(request, answer)
+        return await self.polled(request, answer)
 
     async def content(self, request: Request) -> Response:
         """GET /videos/{id}/content."""
@@ -141,10 +141,10 @@ class TokenOps(Dialect):
         what = request.path_params["what"]
         body = await _json_body(request)
         problems = [f"{name} is required" for name in ("model", "req_key", "image_url") if not body.get(name)]
-        if what not in _LOOKS:
+        if what not in _INSPECTIONS:
             raise _refusal(404, 2001, "not found")
-        if not problems and body["req_key"] != _LOOKS[what]:
-            problems.append(f"req_key must be {_LOOKS[what]}")
+        if not problems and body["req_key"] != _INSPECTIONS[what]:
+            problems.append(f"req_key must be {_INSPECTIONS[what]}")
         if problems:
             raise _refusal(400, 2004, "; ".join(problems))
         fault = self.world.faults.take(self.name, "detect")

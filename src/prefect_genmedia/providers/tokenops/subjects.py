@@ -176,7 +176,7 @@ async def select_masks(detection: Detection, subject: Subject, read: ReadMask) -
     elif isinstance(wanted, int):
         chosen = _at_index(urls, wanted)
     else:
-        chosen = [await _by_looking(urls, wanted, read)]
+        chosen = [await _by_mask(urls, wanted, read)]
     return SubjectSelection(subject=_words(wanted), mask_urls=tuple(chosen))
 
 
@@ -188,7 +188,7 @@ def _at_index(urls: Sequence[str], index: int) -> Sequence[str]:
     return urls[index : index + 1]
 
 
-async def _by_looking(urls: Sequence[str], wanted: Subject, read: ReadMask) -> str:
+async def _by_mask(urls: Sequence[str], wanted: Subject, read: ReadMask) -> str:
     masks = []
     for url in urls:  # one after the other: only one of them is in memory
         content = await read(url)

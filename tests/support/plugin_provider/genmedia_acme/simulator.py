@@ -92,7 +92,7 @@ class Acme(Dialect):
         job = self.job_named(id_in_path(request), request)
         if job is None:
             raise Refusal(404, {"error": {"message": "no such clip"}})
-        return await self.looked_at(request, lambda odd: {"clip": self._clip(job, odd)})
+        return await self.polled(request, lambda odd: {"clip": self._clip(job, odd)})
 
     async def presenters(self, request: Request) -> Response:
         return JSONResponse(PRESENTERS)
