@@ -140,7 +140,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Files that start servers, and kill them, go to one process: no two of them run at once.
 
-    But for `test_getting_started.py`, which mostly installs.
+    But for `test_first_hour.py`, which mostly installs.
     """
     if config.getoption("dist") != "loadfile":
         return None
@@ -149,7 +149,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class Dealer(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            alone = starts_servers(config.rootpath / file) and not file.endswith("test_getting_started.py")
+            alone = starts_servers(config.rootpath / file) and not file.endswith("test_first_hour.py")
             return "servers" if alone else file
 
     config.option.loadscopereorder = False  # the order is made above

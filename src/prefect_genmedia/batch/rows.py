@@ -28,7 +28,7 @@ _ALIKE = 4
 _OF_THE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:[.,]\d+)*")
 """The parts that differ between problems of one kind: quoted texts and numbers."""
 
-_EMPTY = frozenset({"is missing", "Field required"})
+_MISSING = "is missing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,7 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str
         left = len(reported) - SHOWN_PROBLEMS
         error = InvalidRequest(f"{error.message} And {counted(left, 'more problem')} in {counted(len(bad), 'row')}.")
     error.problems = (*others, *(problem for row in bad for problem in row.problems))
-    assumed = kind and any(words in _EMPTY and name != "id" for row in bad for name, words in row.wrong)
+    assumed = kind and any(words == _MISSING and name != "id" for row in bad for name, words in row.wrong)
     hint = f"rows that name no kind are taken as {kind}: name another one if you mean it; or " if assumed else ""
     steps = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
     error.next_step = f"{hint}{steps}"
@@ -197,7 +197,7 @@ class _Alike:
         if self.count < _ALIKE:
             return [FieldProblem(f"row {row}.{self.column}".rstrip("."), problem) for row, problem in self.shown]
         what = self.first if self.is_same else f"such as the first: {self.first}"
-        what = "empty" if what in _EMPTY else what
+        what = "empty" if what == _MISSING else what
         names = ", ".join(row for row, _ in self.shown)
         more = ", …" if self.count > SHOWN_ROWS else ""
         column = f"column {self.column}" if self.column else "rows"

@@ -50,7 +50,7 @@ from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, I
 from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings, verify_level
-from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, error_words
 
 LOOK_SECONDS = 0.5
 """Interval at which to check whether progress and results are due, in seconds."""
@@ -322,7 +322,7 @@ async def _save_at_last(results: Results) -> None:
 
 def _words(error: Exception) -> str:
     """An error of a storage or a database in words; its text may quote a signed URL."""
-    return clean_text(f"{type(error).__name__}: {unsigned_text(str(error))}", WORDS_CHARACTERS)
+    return clean_text(unsigned_text(error_words(error)), WORDS_CHARACTERS)
 
 
 async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:

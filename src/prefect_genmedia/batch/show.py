@@ -14,10 +14,11 @@ from prefect_genmedia import errors
 from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.model import AT_PROVIDER, JobState, Rerun
 from prefect_genmedia._prefect.cards import DESCRIPTION_CHARACTERS
-from prefect_genmedia._prefect.markdown import cell, escape, link_cell
+from prefect_genmedia._prefect.markdown import Cell, cell, escape, link_cell
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.batch.row_runs import page_of
 from prefect_genmedia.batch.row_task import ROW, ROW_TASK
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY
@@ -144,6 +145,7 @@ async def publish_failures(batch_id: str, results: Results) -> None:
             "what happened": cell(cut_at_word(rows[0].error_message or "", SHOWN_MESSAGE)),
             "state": cell(state),
             "job": cell(rows[0].job_key or ""),
+            **_run_of(next((row for row in rows if row.task_run_id), rows[0])),
             "next": cell(_next_step(kind, state, [row.job_key for row in rows])),
         }
         for (kind, state), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
@@ -176,7 +178,8 @@ async def publish_results(batch_id: str, results: Results) -> None:
     rows = sorted(results.all(), key=lambda row: row.state == JobState.DELIVERED.value)
     if not rows:
         return
-    table = [_result_line(row, results) for row in rows[:RESULT_ROWS]]
+    has_runs = any(row.task_run_id for row in rows)
+    table = [_result_line(row, results) | (_run_of(row) if has_runs else {}) for row in rows[:RESULT_ROWS]]
     if len(rows) > RESULT_ROWS:
         more = f"and {len(rows) - RESULT_ROWS} more, all of them in {results.location or 'the table of results'}"
         table.append({"row": cell(more)})
@@ -200,6 +203,12 @@ def _result_line(row: Result, results: Results) -> dict[str, object]:
     }
     words = results.carried.words(row.extra)
     return line if words is None else line | {"not sent": cell(cut_at_word(words, SHOWN_MESSAGE))}
+
+
+def _run_of(row: Result) -> dict[str, Cell]:
+    """Returns the cell with the page of the row's task run: its log, and its steps."""
+    page = page_of(row)
+    return {"run": link_cell(page) if page else ""}
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str, more: int = 0) -> None:

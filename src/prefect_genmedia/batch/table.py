@@ -35,6 +35,7 @@ from prefect_genmedia.batch.text_table import (
     write_jsonl,
 )
 from prefect_genmedia.providers.inputs import local_path
+from prefect_genmedia.text import error_words
 
 if TYPE_CHECKING:
     from prefect_genmedia.batch.frames import Rows
@@ -153,7 +154,7 @@ def _taken(location: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, 
 def _why(location: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"{unsigned_text(location)!r} cannot be opened here: {_missing_package(error)}"
-    return unsigned_text(f"{location!r} cannot be read: {type(error).__name__}: {error}")
+    return unsigned_text(f"{location!r} cannot be read: {error_words(error, location)}")
 
 
 def _missing_package(error: ImportError) -> str:
