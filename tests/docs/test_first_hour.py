@@ -32,6 +32,8 @@ STEPS = ROOT / "test-output" / f"first-hour-{prefect.__version__}.json"
 NEWEST = f"prefect=={prefect.__version__}" in (ROOT / "constraints.txt").read_text("utf-8").splitlines()
 """Whether this Prefect is the one that a plain `pip install` is tested with: then pip chooses all versions itself."""
 
+QUICK = "--queue-seconds 0.1 --run-seconds 0.5"
+
 STAYS_UP = {
     "make demo KEEP=1": "stay up",
     "prefect-genmedia demo --keep": "stay up",
@@ -86,9 +88,9 @@ class Reading:
         return round(sum(step["seconds"] for step in self.steps if step["page"] == name_of(page)), 1)
 
     def own_words(self, text: str) -> str:
-        """What is typed, with the reader's own ports and Prefect."""
+        """What is typed, with the reader's own ports and Prefect, and a simulator that does not make them wait."""
         text = text.replace("http://127.0.0.1:4200/api", self.api).replace("http://127.0.0.1:8787", self.simulator)
-        text = re.sub(r"^(prefect-genmedia simulator)$", rf"\1 --port {self.port}", text)
+        text = re.sub(r"^(prefect-genmedia simulator)$", rf"\1 --port {self.port} {QUICK}", text)
         if text.startswith("pip install") and not NEWEST:
             text += f" prefect=={prefect.__version__}"
         return text

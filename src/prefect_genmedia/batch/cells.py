@@ -48,6 +48,7 @@ class SortedCells:
         inputs: values of the request's fields.
         extra: cells of the user's own columns, which are not sent.
         problems: the problems of the cells.
+        is_assumed: whether the row itself names no kind.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class SortedCells:
     inputs: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     problems: list[FieldProblem] = field(default_factory=list)
+    is_assumed: bool = False
 
 
 class CellSorter:
@@ -76,9 +78,10 @@ class CellSorter:
         Parameters:
             cells: the row's non-empty cells, by column.
         """
-        word = bare(cells.get("kind", self._kind))
-        word = self._kind if word.casefold() in _MISSING_WORDS else word
-        row = SortedCells(self._by_word.get(word.casefold(), word))
+        word = bare(cells.get("kind", ""))
+        is_assumed = not word or word.casefold() in _MISSING_WORDS
+        word = self._kind if is_assumed else word
+        row = SortedCells(self._by_word.get(word.casefold(), word), is_assumed=is_assumed)
         row.model = self._kinds.get(row.kind)
         if row.model is None:
             known = ", ".join(sorted(self._kinds)) or "none"
@@ -95,6 +98,20 @@ class CellSorter:
             elif name not in self._fields:
                 row.extra[name] = value
         return row
+
+    def meant(self, cells: Mapping[str, Any]) -> list[str]:
+        """Returns the kinds that a row's cells fit: they have every field that the kind needs, and no other kind's.
+
+        Parameters:
+            cells: the row's non-empty cells, by column.
+        """
+        given = self._fields & cells.keys()
+        return [
+            name
+            for name, model in sorted(self._kinds.items())
+            if given <= model.model_fields.keys()
+            and given >= {each for each, described in model.model_fields.items() if described.is_required()}
+        ]
 
     def _take(self, row: SortedCells, name: str, value: Any) -> None:
         assert row.model is not None

@@ -38,8 +38,9 @@ def read_excel(content: bytes) -> Iterator[dict[str, Any]]:
     header: Header | None = None
     for number, cells in enumerate(visible[0].iter_rows(values_only=True) if visible else (), 1):
         if all(cell in (None, "") for cell in cells):
-            continue
-        if header is None:
+            if header is not None:
+                yield {}
+        elif header is None:
             header = Header.of(cells)
         else:
             yield header.row([plain(cell) for cell in cells], f"row {number}")

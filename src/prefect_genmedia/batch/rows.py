@@ -11,6 +11,7 @@ from typing import Any
 from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id_text
+from prefect_genmedia.batch.columns import number_of
 from prefect_genmedia.batch.packed import PackedCells, PackedRequest, Packer
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -29,6 +30,9 @@ _OF_THE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:[.,]\d+)*")
 """The parts that differ between problems of one kind: quoted texts and numbers."""
 
 _MISSING = "is missing"
+
+_ASSUMED = "is not given, which means"
+"""How the problem begins of a row whose fields are those of another kind than the one that it is taken as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +136,17 @@ def check_rows(
     sorter, packer = CellSorter(kind), Packer()
     for position, fields in enumerate(table):
         row_id = id_of(fields)
-        name = escaped(row_id) or f"#{position + 1}"
+        name = escaped(row_id) or f"#{number_of(fields, position + 1)}"
         problems = [*_id_problems(row_id, fields.get("id"), used)]
         if has is not None and not has(row_id):
             continue
         cells = sorter.sort(fields)
-        request = _request(cells, problems)
+        found: list[FieldProblem] = []
+        request = _request(cells, found)
+        if request is None and cells.is_assumed and (meant := sorter.meant(fields)) and cells.kind not in meant:
+            kinds = " or ".join(meant)
+            found = [FieldProblem("kind", f"{_ASSUMED} {cells.kind}, but the fields are those of {kinds}")]
+        problems.extend(found)
         if request is None or problems:
             shared = [FieldProblem(each.field, sentences.setdefault(each.problem, each.problem)) for each in problems]
             bad.append(replace(BadRow.of(name, position, shared), cells=packer.cells(cells.extra)))
@@ -162,8 +171,12 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str
         left = len(reported) - SHOWN_PROBLEMS
         error = InvalidRequest(f"{error.message} And {counted(left, 'more problem')} in {counted(len(bad), 'row')}.")
     error.problems = (*others, *(problem for row in bad for problem in row.problems))
-    assumed = kind and any(words == _MISSING and name != "id" for row in bad for name, words in row.wrong)
-    hint = f"rows that name no kind are taken as {kind}: name another one if you mean it; or " if assumed else ""
+    is_unclear = any(words == _MISSING and name != "id" for row in bad for name, words in row.wrong)
+    meant = {words.rpartition(" ")[2] for row in bad for name, words in row.wrong if words.startswith(_ASSUMED)}
+    hint = f"rows that name no kind are taken as {kind}: name another one if you mean it; or " if is_unclear else ""
+    if len(meant) == 1:
+        hint = f"give kind={meant.pop()}, or a column `kind`; or "
+    hint = hint if kind else ""
     steps = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
     error.next_step = f"{hint}{steps}"
     return error

@@ -36,7 +36,7 @@ from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.plan import plan_of
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.report import report_of
-from prefect_genmedia.batch.results import INVALID, Carried, Results
+from prefect_genmedia.batch.results import INVALID, Carried, Results, own_columns
 from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
@@ -127,8 +127,8 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     table = await read_rows(spec.table, spec.encoding)
     rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
     carried = Carried.from_rows([*rows, *bad], table.dialect)
-    if carried.columns and shard is None:
-        get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(carried.columns))
+    if (own := own_columns(carried.columns)) and shard is None:
+        get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(own))
     prices = price_table(prices_of(settings), spec.money.prices)
     if spec.money.max_cost is not None:
         _check_prices(rows, prices, "max_cost")
@@ -157,6 +157,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     carried = carried.with_cells(with_results)
     without = [] if spec.dry_run else inspected.bad
     results = Results([row.id for row in with_results], without, written, storage, carried, left)
+    results.root_run_id = root_run_id()
     for row in others:
         if row.id in known and not spec.dry_run:
             results.of(row.id).take_job(known[row.id], row.request, prices)
@@ -251,6 +252,7 @@ def _report(run: BatchScheduler) -> BatchReport:
         rows=len(results.asked_for()),
         states=dict(results.counts()),
         estimated_cost=round(results.cost(), 6),
+        estimated_cost_of_run=round(results.cost_of_run(), 6),
         results=results.location,
     )
     if results.unwritten is not None:

@@ -45,6 +45,9 @@ SHOWN_ERROR = 60
 _NAME_IN_TERMINAL = 24
 """Characters of the batch's name beside the bar in a terminal: the counts need the room."""
 
+_CENT = 0.005
+"""Costs that differ by less are shown as the same."""
+
 _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 
 
@@ -104,8 +107,18 @@ class Progress:
 
 def summary_of(results: Results) -> str:
     """Counts and cost in one line."""
-    cost = results.cost()
-    return " · ".join([counts_of(results), *([f"about {cost:.2f} {CURRENCY} (estimate)"] if cost else [])])
+    cost, of_run = results.cost(), results.cost_of_run()
+    earlier = "" if cost - of_run < _CENT else f", {shown_part(of_run)} by this run"
+    return " · ".join([counts_of(results), *([f"about {cost:.2f} {CURRENCY} (estimate){earlier}"] if cost else [])])
+
+
+def shown_part(cost: float) -> str:
+    """A part of a cost in words, such as `2.80 of it` or `nothing of it`.
+
+    Parameters:
+        cost: the part, in CNY.
+    """
+    return f"{cost:.2f} of it" if cost >= _CENT else "nothing of it"
 
 
 def counts_of(results: Results) -> str:

@@ -18,7 +18,7 @@ from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
 from prefect_genmedia._transport import unsigned_text
-from prefect_genmedia.batch.columns import ColumnNames, refusal
+from prefect_genmedia.batch.columns import ColumnNames, TableRow, refusal
 from prefect_genmedia.batch.excel_table import check_excel, read_excel, write_excel
 from prefect_genmedia.batch.frames import given_rows, plain, pyarrow
 from prefect_genmedia.batch.parquet_table import read_parquet, write_parquet
@@ -347,9 +347,9 @@ def all_filled(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, Any]]:
         InvalidRequest: two headers of a row name the same column.
     """
     names = ColumnNames()
-    for each in rows:
+    for number, each in enumerate(rows, 1):
         if row := _filled(names.row(each)):
-            yield row
+            yield TableRow(number, row)
 
 
 def _filled(row: Mapping[str, Any]) -> dict[str, Any]:
