@@ -1,4 +1,4 @@
-"""Runs cells one after another in one process, as a notebook does, and says how long each took: `notebook.py CELLS.json`."""
+"""Runs cells one after another in one process, as a notebook does, and writes how long each took."""
 
 from __future__ import annotations
 

@@ -99,20 +99,6 @@ class CellSorter:
                 row.extra[name] = value
         return row
 
-    def meant(self, cells: Mapping[str, Any]) -> list[str]:
-        """Returns the kinds that a row's cells fit: they have every field that the kind needs, and no other kind's.
-
-        Parameters:
-            cells: the row's non-empty cells, by column.
-        """
-        given = self._fields & cells.keys()
-        return [
-            name
-            for name, model in sorted(self._kinds.items())
-            if given <= model.model_fields.keys()
-            and given >= {each for each, described in model.model_fields.items() if described.is_required()}
-        ]
-
     def _take(self, row: SortedCells, name: str, value: Any) -> None:
         assert row.model is not None
         if isinstance(value, str) and (problem := _unstorable(value)) is not None:

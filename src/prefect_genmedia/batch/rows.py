@@ -14,6 +14,7 @@ from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id
 from prefect_genmedia.batch.columns import number_of
 from prefect_genmedia.batch.packed import PackedCells, PackedRequest, Packer
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.providers.plugin import kinds
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import counted, escaped
 
@@ -31,7 +32,7 @@ _OF_THE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:[.,]\d+)*")
 
 _MISSING = "is missing"
 
-_ASSUMED = "is not given, which means"
+_ASSUMED = "empty, which means"
 """How the problem begins of a row whose fields are those of another kind than the one that it is taken as."""
 
 
@@ -134,6 +135,7 @@ def check_rows(
     used: dict[str, str] = {}
     sentences: dict[str, str] = {}
     sorter, packer = CellSorter(kind), Packer()
+    others = {name: CellSorter(name) for name in kinds()}
     for position, fields in enumerate(table):
         row_id = id_of(fields)
         name = escaped(row_id) or f"#{number_of(fields, position + 1)}"
@@ -143,9 +145,8 @@ def check_rows(
         cells = sorter.sort(fields)
         found: list[FieldProblem] = []
         request = _request(cells, found)
-        if request is None and cells.is_assumed and (meant := sorter.meant(fields)) and cells.kind not in meant:
-            kinds = " or ".join(meant)
-            found = [FieldProblem("kind", f"{_ASSUMED} {cells.kind}, but the fields are those of {kinds}")]
+        if request is None and cells.is_assumed and (meant := _meant(cells, fields, others)):
+            found = [FieldProblem("kind", f"{_ASSUMED} {cells.kind}, but the fields are those of {meant}")]
         problems.extend(found)
         if request is None or problems:
             shared = [FieldProblem(each.field, sentences.setdefault(each.problem, each.problem)) for each in problems]
@@ -172,10 +173,11 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str
         error = InvalidRequest(f"{error.message} And {counted(left, 'more problem')} in {counted(len(bad), 'row')}.")
     error.problems = (*others, *(problem for row in bad for problem in row.problems))
     is_unclear = any(words == _MISSING and name != "id" for row in bad for name, words in row.wrong)
-    meant = {words.rpartition(" ")[2] for row in bad for name, words in row.wrong if words.startswith(_ASSUMED)}
+    meant = {words.rpartition(" of ")[2] for row in bad for _, words in row.wrong if words.startswith(_ASSUMED)}
     hint = f"rows that name no kind are taken as {kind}: name another one if you mean it; or " if is_unclear else ""
-    if len(meant) == 1:
-        hint = f"give kind={meant.pop()}, or a column `kind`; or "
+    if meant:
+        given = f"kind={meant.pop()!r}, or " if len(meant) == 1 and not any(" or " in each for each in meant) else ""
+        hint = f"give {given}a column `kind`; or "
     hint = hint if kind else ""
     steps = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
     error.next_step = f"{hint}{steps}"
@@ -247,6 +249,22 @@ def _id_problems(row_id: str, value: Any, used: dict[str, str]) -> Iterator[Fiel
         yield FieldProblem("id", "is the id of another row, too")
     else:
         yield FieldProblem("id", f"names the same file as {used[name]!r} on a disk that does not tell Anna from anna")
+
+
+def _meant(cells: SortedCells, fields: Mapping[str, Any], others: Mapping[str, CellSorter]) -> str:
+    """Returns the other kinds that a row is clearly meant for; empty if there are none.
+
+    A row is meant for the kinds as which it is valid. If there are none, it is meant for those that have all of its
+    fields, if the kind as which it was taken does not.
+    """
+    valid, possible = [], []
+    for kind, sorter in sorted(others.items()):
+        other = sorter.sort(fields)
+        if kind == cells.kind or other.problems:
+            continue
+        wrong: list[FieldProblem] = []
+        (possible if _request(other, wrong) is None else valid).append(kind)
+    return " or ".join(valid or (possible if cells.problems else ()))
 
 
 def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequest | None:
