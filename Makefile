@@ -65,7 +65,7 @@ SURFACE := test_flows_surface test_own_flows test_ask test_suspend test_suspendi
            test_known_failures
 test-prefect-3.8: $(OLDER)/constraints.txt
 	$(MAKE) test VENV=$(OLDER) CONSTRAINTS=$< EXTRAS=test,parquet,s3 \
-	    ARGS='$(or $(ARGS),-n 2 --dist loadfile $(SURFACE:%=tests/prefect/%.py))'
+	    ARGS='$(or $(ARGS),-n 2 --dist loadfile $(SURFACE:%=tests/prefect/%.py) tests/docs/test_first_hour.py)'
 
 $(OLDER)/constraints.txt: constraints.txt
 	mkdir -p $(OLDER)

@@ -126,7 +126,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 BESIDE = frozenset(
-    {"test_first_hour.py", "test_getting_started.py", "test_run_forms.py", "test_ui.py", "test_ui_injection.py"}
+    {"test_first_hour.py", "test_run_forms.py", "test_ui.py", "test_ui_injection.py"}
 )
 
 

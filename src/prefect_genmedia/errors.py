@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from pydantic import ValidationError
 from typing_extensions import Self, Unpack
 
-from prefect_genmedia.text import BULLET, CODE_CHARACTERS, clean_text, shown_id
+from prefect_genmedia.text import BULLET, CODE_CHARACTERS, clean_text, shown_id, validation_words
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -229,7 +229,7 @@ class InvalidRequest(GenMediaError):
         found = []
         for detail in error.errors(include_url=False, include_context=False):
             path = ".".join(str(part) for part in detail["loc"])
-            sentence = detail["msg"].removeprefix("Value error, ").rstrip(".") + _named_value(detail)
+            sentence = validation_words(detail["type"], detail["msg"]) + _named_value(detail)
             if detail["type"] == "union_tag_invalid":
                 sentence = "`type` is not one of the known ones"  # pydantic's own sentence quotes the input
             found.append(FieldProblem(path, sentence.rstrip(".")))

@@ -267,7 +267,7 @@ async def download_result(
     delivery = done.delivery
     assert delivery is not None  # a delivered job has one
     emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
-    await publish_result_card(done, delivery)
+    await publish_result_card(done, delivery, own_runs())
     await show_delivered(done)
     return delivery
 

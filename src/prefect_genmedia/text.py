@@ -145,6 +145,31 @@ def json_text(value: Any, indent: int | None = None) -> str:
     return "".join(c if c == "\n" or _is_clean(c) else json.dumps(c)[1:-1] for c in text)
 
 
+_VALIDATION = {
+    "missing": "is missing",
+    "extra_forbidden": "is not known here",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be an object",
+}
+"""What pydantic says in a programmer's words, by the name of its finding."""
+
+_SYSTEM: dict[type[OSError], str] = {
+    FileNotFoundError: "there is no such file or folder",
+    IsADirectoryError: "it is a folder",
+    NotADirectoryError: "a part of its path is not a folder",
+    PermissionError: "permission denied",
+}
+
+
 def bar(share: float, width: int, ascii_only: bool = False) -> str:
     """A bar of blocks, to the eighth of a character.
 
@@ -168,6 +193,33 @@ def counted(number: int, noun: str, plural: str = "") -> str:
         plural: what several are called; the noun and an s by default.
     """
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def validation_words(kind: str, message: str) -> str:
+    """A finding of pydantic in a user's words, such as `is missing`.
+
+    Parameters:
+        kind: pydantic's name of the finding.
+        message: pydantic's own sentence, which is kept where it is clear.
+    """
+    return _VALIDATION.get(kind, message.removeprefix("Value error, ").rstrip("."))
+
+
+def error_words(error: BaseException, known: str = "") -> str:
+    """An error of the operating system or of a library in words: without numbers, and without Python's names.
+
+    Parameters:
+        error: the error.
+        known: the path that the sentence around it names, which is not repeated.
+    """
+    if not isinstance(error, OSError):
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    words = next((words for kind, words in _SYSTEM.items() if isinstance(error, kind)), "")
+    words = words or (f"{error.strerror[:1].lower()}{error.strerror[1:]}" if error.strerror else "")
+    if not words:
+        return f"{type(error).__name__}: {error}".rstrip(": ")
+    detail = str(error.filename) if error.filename is not None else "" if error.strerror else str(error)
+    return words if detail in ("", known) else f"{words}: {detail}"
 
 
 def needing_person(number: int) -> str:

@@ -1,7 +1,7 @@
 """The documentation is true: its links lead somewhere, and its tables match the code.
 
 Tables between `<!-- generated: … -->` and `<!-- end -->` are made from the code, and written anew by
-`UPDATE_DOCS=1 pytest tests/docs/test_docs.py`. (`test_docs_code.py` runs the code, `test_getting_started.py` types it.)
+`UPDATE_DOCS=1 pytest tests/docs/test_docs.py`. (`test_docs_code.py` runs the code, `test_first_hour.py` types it.)
 """
 
 from __future__ import annotations

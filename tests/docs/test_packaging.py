@@ -1,7 +1,7 @@
 """What is published: the source archive, the wheel that is built from it, its metadata, and the Blocks it registers.
 
 Built in a fresh folder from the files that git knows or would take: what lies about in a checkout must not matter.
-(`test_getting_started.py` installs the wheel into an empty environment.)
+(`test_first_hour.py` installs the wheel into an empty environment.)
 """
 
 from __future__ import annotations

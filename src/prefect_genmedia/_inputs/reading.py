@@ -20,6 +20,7 @@ from prefect_genmedia._media.failures import is_lasting, reason_of
 from prefect_genmedia._transport import FetchRules, body_of, excerpt, fetch, unsigned_text
 from prefect_genmedia.errors import GenMediaError, ProviderError
 from prefect_genmedia.providers.inputs import absence, is_public, local_path
+from prefect_genmedia.text import error_words
 
 MAX_INPUT_BYTES = 100 * 1024**2
 """The largest input that is read, in bytes."""
@@ -198,7 +199,7 @@ def _trouble(url: str, error: Exception) -> Unusable | GenMediaError:
     if isinstance(error, PermissionError):
         return Unusable("may not be read by this process")
     if is_lasting(error):
-        return Unusable(f"cannot be read: {excerpt(unsigned_text(str(error)), 300)}")
+        return Unusable(f"cannot be read: {excerpt(unsigned_text(error_words(error, url)), 300)}")
     return ProviderError(f"An input cannot be read from its storage: {reason_of(error)}.", outcome="unsent")
 
 

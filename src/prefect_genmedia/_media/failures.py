@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from prefect_genmedia._transport import excerpt, unsigned_text
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, StorageError
+from prefect_genmedia.text import error_words
 
 _SHOWN_CHARACTERS = 300
 
@@ -67,7 +68,7 @@ def reason_of(error: BaseException) -> str:
     Parameters:
         error: what a storage raised.
     """
-    return f"{type(error).__name__}: {excerpt(unsigned_text(str(error)), _SHOWN_CHARACTERS)}".rstrip(": ")
+    return excerpt(unsigned_text(error_words(error)), _SHOWN_CHARACTERS)
 
 
 @contextlib.contextmanager

@@ -51,12 +51,13 @@ CARD_POSTER_WIDTH = 320
 """Width in pixels: the artifact's text contains the picture, which is kept to about 20 kB."""
 
 
-async def publish_result_card(job: Job, delivery: Delivery) -> None:
+async def publish_result_card(job: Job, delivery: Delivery, runs: Sequence[str] = ()) -> None:
     """Show a delivered file on its run's page: four frames, a link to play it, facts, request and location.
 
     Parameters:
         job: the file's job.
         delivery: the file.
+        runs: ids of the flow run and its root run; empty outside of flows.
     """
     picture = await strip_of(delivery)
     if picture is None and delivery.poster_uri:
@@ -64,7 +65,7 @@ async def publish_result_card(job: Job, delivery: Delivery) -> None:
         picture = await to_thread.run_sync(thumbnail, content, CARD_POSTER_WIDTH) if content else None
     await acreate_markdown_artifact(
         key=f"genmedia-{job.kind}",
-        markdown=result_card(job, delivery, picture),
+        markdown=result_card(job, delivery, picture, runs),
         description=escape(f"{job.kind} · {job.label}"),
     )
 
@@ -173,13 +174,14 @@ def _same_request(job: Job, rerun: Rerun) -> str:
     return f"A retry of this run {rerun.value}. A **new run** with the same inputs is a new request, and is paid again."
 
 
-def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
+def result_card(job: Job, delivery: Delivery, picture: str | None, runs: Sequence[str] = ()) -> str:
     """Returns the card's Markdown.
 
     Parameters:
         job: the delivered job.
         delivery: its file.
         picture: four frames, or the poster frame, as a `data:` URI; None for no picture.
+        runs: see `publish_result_card`.
     """
     watch = watch_urls(delivery)
     sound = "with sound" if delivery.has_audio else "without sound"
@@ -191,7 +193,7 @@ def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
         "Model": escape(f"{job.model} at {job.provider}"),
         "Job": f"{code(job.shown_id)} at the provider, {code(job.key)} in the ledger",
         "Time": _timing(job),
-        "Estimated cost": _cost(job),
+        "Estimated cost": _cost(job) + (_PAID_BEFORE if runs and job.root_run_id not in runs else ""),
         "Price": "" if job.price is None else f"{job.price:g} in {escape(job.provider)}'s own unit, as it reports",
         **_paid_for(job),
         "Left on the account": "" if job.points_remaining is None else f"{job.points_remaining:g}",
@@ -240,6 +242,9 @@ def _cost(job: Job) -> str:
     if job.estimated_cost is None:
         return f"not known: give a price of {code(f'{job.provider}/{job.model}')} in the setting `prices`"
     return f"{job.estimated_cost:.2f} {escape(job.currency)} by the price table; an estimate, not a bill"
+
+
+_PAID_BEFORE = ". An earlier run has paid it; this run paid nothing"
 
 
 def _paid_for(job: Job) -> dict[str, str]:

@@ -48,6 +48,7 @@ class SortedCells:
         inputs: values of the request's fields.
         extra: cells of the user's own columns, which are not sent.
         problems: the problems of the cells.
+        is_assumed: whether the row itself names no kind.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class SortedCells:
     inputs: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     problems: list[FieldProblem] = field(default_factory=list)
+    is_assumed: bool = False
 
 
 class CellSorter:
@@ -76,9 +78,10 @@ class CellSorter:
         Parameters:
             cells: the row's non-empty cells, by column.
         """
-        word = bare(cells.get("kind", self._kind))
-        word = self._kind if word.casefold() in _MISSING_WORDS else word
-        row = SortedCells(self._by_word.get(word.casefold(), word))
+        word = bare(cells.get("kind", ""))
+        is_assumed = not word or word.casefold() in _MISSING_WORDS
+        word = self._kind if is_assumed else word
+        row = SortedCells(self._by_word.get(word.casefold(), word), is_assumed=is_assumed)
         row.model = self._kinds.get(row.kind)
         if row.model is None:
             known = ", ".join(sorted(self._kinds)) or "none"

@@ -126,6 +126,29 @@ def _refuse_doubles(names: Sequence[str]) -> None:
         used.add(name.casefold())
 
 
+class TableRow(dict[str, Any]):
+    """A row of a table, without its empty cells.
+
+    Parameters:
+        number: the number of the row below the header, from 1. Empty rows count, as in a spreadsheet.
+        cells: values by column.
+    """
+
+    def __init__(self, number: int, cells: Mapping[str, Any]) -> None:
+        super().__init__(cells)
+        self.number = number
+
+
+def number_of(row: Mapping[str, Any], place: int) -> int:
+    """Returns a row's number in its table.
+
+    Parameters:
+        row: the row.
+        place: its place among the non-empty rows, from 1, for rows that were not read from a table.
+    """
+    return row.number if isinstance(row, TableRow) else place
+
+
 class ColumnNames:
     """Column names of a table in which each row has its own headers; each set of headers is processed once."""
 

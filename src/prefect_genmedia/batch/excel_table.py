@@ -9,7 +9,7 @@ from typing import Any
 
 from prefect_genmedia.batch.columns import Header, refusal
 from prefect_genmedia.batch.frames import plain
-from prefect_genmedia.text import MASKED
+from prefect_genmedia.text import MASKED, error_words
 
 _UNWRITABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 """Characters that XML, and therefore a workbook, cannot contain."""
@@ -31,15 +31,16 @@ def read_excel(content: bytes) -> Iterator[dict[str, Any]]:
     try:
         workbook = openpyxl.load_workbook(io.BytesIO(content), read_only=True, data_only=True)
     except Exception as error:  # openpyxl passes on any error of its zip and XML parsers
-        reason = f"this is no Excel workbook that can be read: {type(error).__name__}: {error}"
+        reason = f"this is no Excel workbook that can be read: {error_words(error)}"
     if reason:
         raise refusal(reason)
     visible = [sheet for sheet in workbook.worksheets if sheet.sheet_state == "visible"] or workbook.worksheets
     header: Header | None = None
     for number, cells in enumerate(visible[0].iter_rows(values_only=True) if visible else (), 1):
         if all(cell in (None, "") for cell in cells):
-            continue
-        if header is None:
+            if header is not None:
+                yield {}
+        elif header is None:
             header = Header.of(cells)
         else:
             yield header.row([plain(cell) for cell in cells], f"row {number}")

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator, Sequence
 
 from anyio import to_thread
 from prefect.artifacts import acreate_markdown_artifact
-from prefect.utilities.urls import url_for
 
 from prefect_genmedia._prefect.cards import DESCRIPTION_CHARACTERS
 from prefect_genmedia._prefect.frames import thumbnail
 from prefect_genmedia._prefect.markdown import code, escape, link, linked
 from prefect_genmedia._prefect.targets import read_file
-from prefect_genmedia.batch.results import Result, words_of
+from prefect_genmedia.batch.results import Result, own_columns, words_of
+from prefect_genmedia.batch.row_runs import page_of
 from prefect_genmedia.text import cut_at_word
 
 KEY = "genmedia-batch-gallery"
@@ -105,18 +105,13 @@ async def _cell(result: Result) -> str:
     words = [escape(cut_at_word(result.id, _SHOWN_NAME)), f"{result.seconds or 0.0:.1f} s"]
     if result.watch_url:  # beside the picture: the first UI does not show pictures inside links
         words.append(linked("play", result.watch_url))
-    if page := _page_of(result):
+    if page := page_of(result):
         words.append(linked("row", page))
-    own = [words_of({name: value}) for name, value in result.extra.items()]
+    own = [words_of({name: result.extra[name]}) for name in own_columns(result.extra)]
     lines = [f"not sent: {own[0]}", *own[1:_SHOWN_COLUMNS]] if own else []
     return "<br>".join(
         [*filter(None, [frame, " · ".join(words)]), *(escape(cut_at_word(each, _LINE)) for each in lines)]
     )
-
-
-def _page_of(result: Result) -> str | None:
-    """Returns the page of the row's task run in the Prefect UI; None if this run did not process the row."""
-    return url_for("task-run", obj_id=result.task_run_id) if result.task_run_id else None
 
 
 def _table(page: Sequence[str]) -> list[str]:

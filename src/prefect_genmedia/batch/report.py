@@ -35,7 +35,7 @@ from prefect_genmedia.errors import StorageError
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.inputs import local_path
 from prefect_genmedia.providers.plugin import kinds
-from prefect_genmedia.text import clean_text, iso_time
+from prefect_genmedia.text import clean_text, error_words, iso_time
 
 if TYPE_CHECKING:
     from prefect_genmedia.batch.scheduler import BatchScheduler
@@ -324,4 +324,4 @@ def _number(value: Any) -> float | None:
 
 
 def _words(error: Exception) -> str:
-    return clean_text(f"{type(error).__name__}: {unsigned_text(str(error))}", 300)
+    return clean_text(unsigned_text(error_words(error)), 300)

@@ -16,6 +16,7 @@ from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import watch_url
 from prefect_genmedia._transport import unsigned_text
+from prefect_genmedia.batch.columns import ATTRIBUTION
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.sql_table import SqlDatabase
 from prefect_genmedia.batch.table import TableFile, results_table
@@ -65,6 +66,7 @@ class Result:
     watch_url: str | None = None
     poster_uri: str | None = None
     task_run_id: str | None = None
+    root_run_id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def take_job(self, job: Job, request: GenerationRequest, prices: PriceTable) -> None:
@@ -78,7 +80,7 @@ class Result:
         self.state = job.state.value
         self.attempts = job.attempt
         self.provider_job_id = escaped(job.provider_job_id) if job.provider_job_id else None  # not cut: a join key
-        self.job_key = job.key
+        self.job_key, self.root_run_id = job.key, job.root_run_id
         self.queued_seconds = _between(job.submitted_at, job.running_at)
         self.running_seconds = _between(job.running_at, job.succeeded_at)
         self.error_kind, self.error_message = job.error_kind, job.error_message
@@ -104,7 +106,9 @@ _COSTS = frozenset(
     {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.UNKNOWN}
 )
 
-COLUMNS = tuple(field.name for field in fields(Result) if field.name not in ("poster_uri", "task_run_id", "extra"))
+_NOT_WRITTEN = frozenset({"poster_uri", "task_run_id", "root_run_id", "extra"})
+
+COLUMNS = tuple(field.name for field in fields(Result) if field.name not in _NOT_WRITTEN)
 
 
 @dataclass(frozen=True)
@@ -168,8 +172,17 @@ class Carried:
         Parameters:
             extra: the cells by the table's columns.
         """
-        known = {name: extra[name] for name in self.columns if name in extra}
-        return words_of(known) if self.columns else None
+        names = own_columns(self.columns)
+        return words_of({name: extra[name] for name in names if name in extra}) if names else None
+
+
+def own_columns(names: Iterable[str]) -> list[str]:
+    """Returns the columns that only the user knows, without those that say what a row is charged to.
+
+    Parameters:
+        names: names of columns that are copied into the results.
+    """
+    return [name for name in names if name not in ATTRIBUTION]
 
 
 def words_of(extra: Mapping[str, Any]) -> str:
@@ -235,6 +248,8 @@ class Results:
         self._saved_at = float("-inf")
         self._pause = SAVE_SECONDS
         self.location = location
+        self.root_run_id: str | None = None
+        """The root flow run whose jobs count as this run's."""
         self.unwritten: str | None = None
         """Why the table could not be written when the batch ended; None if it was written."""
 
@@ -258,6 +273,11 @@ class Results:
     def cost(self) -> float:
         """Returns the estimated total cost of the accepted jobs, in CNY."""
         return sum(result.estimated_cost or 0.0 for result in self._asked())
+
+    def cost_of_run(self) -> float:
+        """Returns the part of the cost that this run has submitted; the rest was paid by earlier runs."""
+        of_run = (result for result in self._asked() if result.root_run_id == self.root_run_id)
+        return sum(result.estimated_cost or 0.0 for result in of_run)
 
     def _asked(self) -> Iterator[Result]:
         every = itertools.chain(self._rows.values(), self._bad)

@@ -11,8 +11,10 @@ from typing import Any
 from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id_text
+from prefect_genmedia.batch.columns import number_of
 from prefect_genmedia.batch.packed import PackedCells, PackedRequest, Packer
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
+from prefect_genmedia.providers.plugin import kinds
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import counted, escaped
 
@@ -28,7 +30,10 @@ _ALIKE = 4
 _OF_THE_ROW = re.compile(r"'[^']*'|\"[^\"]*\"|\d+(?:[.,]\d+)*")
 """The parts that differ between problems of one kind: quoted texts and numbers."""
 
-_EMPTY = frozenset({"is missing", "Field required"})
+_MISSING = "is missing"
+
+_ASSUMED = "empty, which means"
+"""How the problem begins of a row whose fields are those of another kind than the one that it is taken as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +135,19 @@ def check_rows(
     used: dict[str, str] = {}
     sentences: dict[str, str] = {}
     sorter, packer = CellSorter(kind), Packer()
+    others = {name: CellSorter(name) for name in kinds()}
     for position, fields in enumerate(table):
         row_id = id_of(fields)
-        name = escaped(row_id) or f"#{position + 1}"
+        name = escaped(row_id) or f"#{number_of(fields, position + 1)}"
         problems = [*_id_problems(row_id, fields.get("id"), used)]
         if has is not None and not has(row_id):
             continue
         cells = sorter.sort(fields)
-        request = _request(cells, problems)
+        found: list[FieldProblem] = []
+        request = _request(cells, found)
+        if request is None and cells.is_assumed and (meant := _meant(cells, fields, others)):
+            found = [FieldProblem("kind", f"{_ASSUMED} {cells.kind}, but the fields are those of {meant}")]
+        problems.extend(found)
         if request is None or problems:
             shared = [FieldProblem(each.field, sentences.setdefault(each.problem, each.problem)) for each in problems]
             bad.append(replace(BadRow.of(name, position, shared), cells=packer.cells(cells.extra)))
@@ -162,8 +172,13 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str
         left = len(reported) - SHOWN_PROBLEMS
         error = InvalidRequest(f"{error.message} And {counted(left, 'more problem')} in {counted(len(bad), 'row')}.")
     error.problems = (*others, *(problem for row in bad for problem in row.problems))
-    assumed = kind and any(words in _EMPTY and name != "id" for row in bad for name, words in row.wrong)
-    hint = f"rows that name no kind are taken as {kind}: name another one if you mean it; or " if assumed else ""
+    is_unclear = any(words == _MISSING and name != "id" for row in bad for name, words in row.wrong)
+    meant = {words.rpartition(" of ")[2] for row in bad for _, words in row.wrong if words.startswith(_ASSUMED)}
+    hint = f"rows that name no kind are taken as {kind}: name another one if you mean it; or " if is_unclear else ""
+    if meant:
+        given = f"kind={meant.pop()!r}, or " if len(meant) == 1 and not any(" or " in each for each in meant) else ""
+        hint = f"give {given}a column `kind`; or "
+    hint = hint if kind else ""
     steps = "correct these rows and run again, or leave them out with skip_invalid. Nothing was submitted."
     error.next_step = f"{hint}{steps}"
     return error
@@ -197,7 +212,7 @@ class _Alike:
         if self.count < _ALIKE:
             return [FieldProblem(f"row {row}.{self.column}".rstrip("."), problem) for row, problem in self.shown]
         what = self.first if self.is_same else f"such as the first: {self.first}"
-        what = "empty" if what in _EMPTY else what
+        what = "empty" if what == _MISSING else what
         names = ", ".join(row for row, _ in self.shown)
         more = ", …" if self.count > SHOWN_ROWS else ""
         column = f"column {self.column}" if self.column else "rows"
@@ -236,6 +251,22 @@ def _id_problems(row_id: str, value: Any, used: dict[str, str]) -> Iterator[Fiel
         yield FieldProblem(
             "id", f"names the same file as {used[name]!r} on a file system that ignores upper and lower case"
         )
+
+
+def _meant(cells: SortedCells, fields: Mapping[str, Any], others: Mapping[str, CellSorter]) -> str:
+    """Returns the other kinds that a row is clearly meant for; empty if there are none.
+
+    A row is meant for the kinds as which it is valid. If there are none, it is meant for those that have all of its
+    fields, if the kind as which it was taken does not.
+    """
+    valid, possible = [], []
+    for kind, sorter in sorted(others.items()):
+        other = sorter.sort(fields)
+        if kind == cells.kind or other.problems:
+            continue
+        wrong: list[FieldProblem] = []
+        (possible if _request(other, wrong) is None else valid).append(kind)
+    return " or ".join(valid or (possible if cells.problems else ()))
 
 
 def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequest | None:

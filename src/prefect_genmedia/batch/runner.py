@@ -36,7 +36,7 @@ from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.plan import plan_of
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.report import report_of
-from prefect_genmedia.batch.results import INVALID, Carried, Results
+from prefect_genmedia.batch.results import INVALID, Carried, Results, own_columns
 from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
@@ -50,7 +50,7 @@ from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, I
 from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings, verify_level
-from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted
+from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, error_words
 
 CHECK_SECONDS = 0.5
 """Interval at which to check whether progress and results are due, in seconds."""
@@ -127,8 +127,8 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     table = await read_rows(spec.table, spec.encoding)
     rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
     carried = Carried.from_rows([*rows, *bad], table.dialect)
-    if carried.columns and shard is None:
-        get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(carried.columns))
+    if (own := own_columns(carried.columns)) and shard is None:
+        get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(own))
     prices = price_table(prices_of(settings), spec.money.prices)
     if spec.money.max_cost is not None:
         _check_prices(rows, prices, "max_cost")
@@ -157,6 +157,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     carried = carried.with_cells(with_results)
     without = [] if spec.dry_run else inspected.bad
     results = Results([row.id for row in with_results], without, written, storage, carried, left)
+    results.root_run_id = root_run_id()
     for row in others:
         if row.id in known and not spec.dry_run:
             results.of(row.id).take_job(known[row.id], row.request, prices)
@@ -251,6 +252,7 @@ def _report(run: BatchScheduler) -> BatchReport:
         rows=len(results.asked_for()),
         states=dict(results.counts()),
         estimated_cost=round(results.cost(), 6),
+        estimated_cost_of_run=round(results.cost_of_run(), 6),
         results=results.location,
     )
     if results.unwritten is not None:
@@ -322,7 +324,7 @@ async def _save_at_last(results: Results) -> None:
 
 def _words(error: Exception) -> str:
     """An error of a storage or a database in words; its text may quote a signed URL."""
-    return clean_text(f"{type(error).__name__}: {unsigned_text(str(error))}", WORDS_CHARACTERS)
+    return clean_text(unsigned_text(error_words(error)), WORDS_CHARACTERS)
 
 
 async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:

@@ -221,9 +221,7 @@ class BatchScheduler:
                 project=attribution.project,
                 tags=attribution.tags,
             )
-            row_run = RowRun(session, spec, known, slot, self._shared)
-            job = await (generate_row(row.id, row_run) if self.has_task_runs else row_run.run())
-            self.results.of(row.id).task_run_id = row_run.task_run_id
+            job = await self._run(row, RowRun(session, spec, known, slot, self._shared))
         except BudgetStop as stop:
             if spend is not None:
                 await self._give_back(row, attempt, None)
@@ -245,6 +243,12 @@ class BatchScheduler:
         finally:
             slot.release()
             account.begun.release()
+
+    async def _run(self, row: Row, row_run: RowRun) -> Job:
+        try:
+            return await (generate_row(row.id, row_run) if self.has_task_runs else row_run.run())
+        finally:
+            self.results.of(row.id).task_run_id = row_run.task_run_id
 
     async def _interrupted(self, row: Row, attempt: int | None) -> None:
         """Leave a row to the next run of the batch, with no money reserved for what was not sent."""

@@ -14,10 +14,11 @@ from prefect_genmedia import errors
 from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.model import AT_PROVIDER, JobState, Rerun
 from prefect_genmedia._prefect.cards import DESCRIPTION_CHARACTERS
-from prefect_genmedia._prefect.markdown import cell, escape, link_cell
+from prefect_genmedia._prefect.markdown import Cell, cell, escape, link_cell
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.batch.row_runs import page_of
 from prefect_genmedia.batch.row_task import ROW, ROW_TASK
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY
@@ -43,6 +44,9 @@ SHOWN_ERROR = 60
 
 _NAME_IN_TERMINAL = 24
 """Characters of the batch's name beside the bar in a terminal: the counts need the room."""
+
+_CENT = 0.005
+"""Costs that differ by less are shown as the same."""
 
 _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 
@@ -103,8 +107,18 @@ class Progress:
 
 def summary_of(results: Results) -> str:
     """Counts and cost in one line."""
-    cost = results.cost()
-    return " · ".join([counts_of(results), *([f"about {cost:.2f} {CURRENCY} (estimate)"] if cost else [])])
+    cost, of_run = results.cost(), results.cost_of_run()
+    earlier = "" if cost - of_run < _CENT else f", {shown_part(of_run)} by this run"
+    return " · ".join([counts_of(results), *([f"about {cost:.2f} {CURRENCY} (estimate){earlier}"] if cost else [])])
+
+
+def shown_part(cost: float) -> str:
+    """A part of a cost in words, such as `2.80 of it` or `nothing of it`.
+
+    Parameters:
+        cost: the part, in CNY.
+    """
+    return f"{cost:.2f} of it" if cost >= _CENT else "nothing of it"
 
 
 def counts_of(results: Results) -> str:
@@ -144,6 +158,7 @@ async def publish_failures(batch_id: str, results: Results) -> None:
             "what happened": cell(cut_at_word(rows[0].error_message or "", SHOWN_MESSAGE)),
             "state": cell(state),
             "job": cell(rows[0].job_key or ""),
+            **_run_of(next((row for row in rows if row.task_run_id), rows[0])),
             "next": cell(_next_step(kind, state, [row.job_key for row in rows])),
         }
         for (kind, state), rows in sorted(groups.items(), key=lambda item: -len(item[1]))
@@ -176,7 +191,8 @@ async def publish_results(batch_id: str, results: Results) -> None:
     rows = sorted(results.all(), key=lambda row: row.state == JobState.DELIVERED.value)
     if not rows:
         return
-    table = [_result_line(row, results) for row in rows[:RESULT_ROWS]]
+    has_runs = any(row.task_run_id for row in rows)
+    table = [_result_line(row, results) | (_run_of(row) if has_runs else {}) for row in rows[:RESULT_ROWS]]
     if len(rows) > RESULT_ROWS:
         more = f"and {len(rows) - RESULT_ROWS} more, all of them in {results.location or 'the table of results'}"
         table.append({"row": cell(more)})
@@ -200,6 +216,12 @@ def _result_line(row: Result, results: Results) -> dict[str, object]:
     }
     words = results.carried.words(row.extra)
     return line if words is None else line | {"not sent": cell(cut_at_word(words, SHOWN_MESSAGE))}
+
+
+def _run_of(row: Result) -> dict[str, Cell]:
+    """Returns the cell with the page of the row's task run: its log, and its steps."""
+    page = page_of(row)
+    return {"run": link_cell(page) if page else ""}
 
 
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str, more: int = 0) -> None:

@@ -239,6 +239,9 @@ class BatchReport(BaseModel):
     rows: int = Field(description="Rows in the table.")
     states: dict[str, int] = Field(description="How many rows are in each state; `delivered` have a verified file.")
     estimated_cost: float = Field(description="What the jobs probably cost, or would cost in a dry run; estimated.")
+    estimated_cost_of_run: float = Field(
+        default=0.0, description="The part of `estimated_cost` that this run has submitted; earlier runs paid the rest."
+    )
     currency: str = CURRENCY
     results: str | None = Field(default=None, description="Path or URL of the table of results; None for a dry run.")
     dry_run: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -32,6 +32,7 @@ from prefect.states import Cancelling, Crashed
 from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
 from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT
+from prefect_genmedia.batch.row_runs import link_rows
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import (
     END_KEY,
@@ -82,6 +83,8 @@ class Kept:
     parameters: dict[str, Any]
     lives: int = 0
     run_id: UUID | None = None
+    earlier: list[UUID] = field(default_factory=list)
+    """Every run of the shard, in any start of this flow run."""
     heartbeat: object = None
     """When its progress bar was last updated, by the server's clock; used only to detect changes."""
     reported_at: float = 0.0
@@ -136,6 +139,9 @@ class ShardSupervisor:
             await asyncio.shield(asyncio.ensure_future(self._cancel()))
             raise
         await self._finish()
+        if self.run.has_task_runs:
+            standing = {row_id for row_id, job in before.items() if job.state is JobState.DELIVERED}
+            await link_rows(self.run.results, [run for kept in self.shards for run in kept.earlier], standing)
 
     async def _begin(self, client: PrefectClient, kept: Kept) -> None:
         """Start a run for the shard, or take over a run that an earlier start of this flow run created."""
@@ -144,6 +150,7 @@ class ShardSupervisor:
         earlier = await client.read_flow_runs(
             flow_run_filter=FlowRunFilter(idempotency_key=FlowRunFilterIdempotencyKey(any_=keys))
         )
+        kept.earlier = [run.id for run in earlier]
         alive = [run for run in earlier if run.state is not None and not run.state.is_final()]
         if not alive and (end := await self._end_of(client, kept, earlier)) is not None:
             self._close(kept, end)
@@ -152,6 +159,7 @@ class ShardSupervisor:
         fresh = next((key for key in keys if key not in used), keys[-1])
         run = alive[0] if alive else await self._started(client, kept, fresh)
         kept.run_id, kept.heartbeat, kept.reported_at = run.id, None, time.monotonic()
+        kept.earlier.append(run.id)
         get_run_logger().info("Batch %s: %s is run %s", self.run.name, kept.shard, run.name)
 
     async def _end_of(self, client: PrefectClient, kept: Kept, earlier: Sequence[FlowRun]) -> ShardEnd | None:

@@ -18,7 +18,7 @@ from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect.targets import SCHEME, BlockFolder, target_of
 from prefect_genmedia._transport import unsigned_text
-from prefect_genmedia.batch.columns import ColumnNames, refusal
+from prefect_genmedia.batch.columns import ColumnNames, TableRow, refusal
 from prefect_genmedia.batch.excel_table import check_excel, read_excel, write_excel
 from prefect_genmedia.batch.frames import given_rows, plain, pyarrow
 from prefect_genmedia.batch.parquet_table import read_parquet, write_parquet
@@ -35,6 +35,7 @@ from prefect_genmedia.batch.text_table import (
     write_jsonl,
 )
 from prefect_genmedia.providers.inputs import local_path
+from prefect_genmedia.text import error_words
 
 if TYPE_CHECKING:
     from prefect_genmedia.batch.frames import Rows
@@ -153,7 +154,7 @@ def _taken(location: str, rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, 
 def _why(location: str, error: Exception) -> str:
     if isinstance(error, ImportError):
         return f"{unsigned_text(location)!r} cannot be opened here: {_missing_package(error)}"
-    return unsigned_text(f"{location!r} cannot be read: {type(error).__name__}: {error}")
+    return unsigned_text(f"{location!r} cannot be read: {error_words(error, location)}")
 
 
 def _missing_package(error: ImportError) -> str:
@@ -346,9 +347,9 @@ def all_filled(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, Any]]:
         InvalidRequest: two headers of a row name the same column.
     """
     names = ColumnNames()
-    for each in rows:
+    for number, each in enumerate(rows, 1):
         if row := _filled(names.row(each)):
-            yield row
+            yield TableRow(number, row)
 
 
 def _filled(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -191,9 +191,10 @@ def _rows(text: TextIO, delimiter: str, first_line: int) -> Iterator[dict[str, A
     header: Header | None = None
     guarded = False
     for line, cells in _records(text, delimiter, first_line):
-        if not any(cells):
-            continue  # spreadsheets leave empty rows at the end
-        if header is None:
+        if not any(cells):  # spreadsheets leave empty rows at the end; between others they count
+            if header is not None:
+                yield {}
+        elif header is None:
             header = Header.of(cells)
             guarded = set(header.names) >= _OURS
         else:
@@ -284,6 +285,7 @@ def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[Iterator[di
 def _objects(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
+            yield {}
             continue
         try:
             row = json.loads(line, object_pairs_hook=_object)

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefect_genmedia._core.bills import BillFinding, BillLine
 from prefect_genmedia._transport import unsigned_text
+from prefect_genmedia.batch.columns import number_of
 from prefect_genmedia.billing.amounts import amount_and_currency, currency_word, id_of, seconds_of
 from prefect_genmedia.billing.mapping import BillMapping, Columns, folded, headers_of, refusal
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text
@@ -69,7 +70,8 @@ class LineReader:
     def read(self) -> ReadLines:
         """Every row as a line, or as a finding that says why it cannot be read."""
         found = ReadLines()
-        for number, row in enumerate(self._rows, 1):
+        for place, row in enumerate(self._rows, 1):
+            number = number_of(row, place)
             if any(folded(str(row.get(name, ""))) in words for name, words in self._skip.items()):
                 found.skipped += 1
                 continue

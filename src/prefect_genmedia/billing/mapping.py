@@ -17,6 +17,7 @@ from prefect_genmedia.billing.amounts import currency_word
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.inputs import local_path
 from prefect_genmedia.providers.plugin import plugins
+from prefect_genmedia.text import error_words
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -183,7 +184,7 @@ def _text_of(location: str) -> str:
             content: bytes = file.read(MOST_BYTES + 1)
         text = content.decode("utf-8-sig")
     except (OSError, ValueError, ImportError) as error:
-        problem = unsigned_text(f"{location!r} cannot be read: {type(error).__name__}: {error}")
+        problem = unsigned_text(f"{location!r} cannot be read: {error_words(error, location)}")
     else:
         if len(content) <= MOST_BYTES:
             return text

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from prefect_genmedia.batch.plan import plan_counts
+from prefect_genmedia.batch.show import shown_part
 from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
 from prefect_genmedia.cli.server import require_server
 from prefect_genmedia.prices import CURRENCY
@@ -109,6 +110,8 @@ def batch(
         )
     )
     cost = f"about {report.estimated_cost:.2f} {CURRENCY} (estimate)" if report.estimated_cost or dry_run else ""
+    if report.estimated_cost_of_run < report.estimated_cost and not dry_run:
+        cost += f", {shown_part(report.estimated_cost_of_run)} now"
     facts = {
         "Batch": report.batch_id,
         "Rows": f"{counted(report.rows, 'row')}: {plan_counts(report.states)}" if report.states else "0 rows",

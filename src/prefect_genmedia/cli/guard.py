@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.cli.console import stop
 from prefect_genmedia.errors import GenMediaError
-from prefect_genmedia.text import BULLET, clean_text
+from prefect_genmedia.text import BULLET, clean_text, error_words, validation_words
 
 TRACEBACK_VARIABLE = "GENMEDIA_TRACEBACK"
 """Set to anything, it shows the traceback of an error that has no sentence of its own."""
@@ -72,14 +72,14 @@ def sentence_of(error: BaseException) -> str | None:
         return f"This needs a Prefect server, and none is set. Next: {_SERVER_STEP}"
     if isinstance(error, OSError) and (error.strerror or error.filename):
         where = f"{error.filename}: " if error.filename is not None else ""
-        return unsigned_text(f"{where}{error.strerror or type(error).__name__}.")
+        return unsigned_text(f"{where}{error_words(error, str(error.filename))}.")
     return None
 
 
 def _setting(error: ValidationError) -> str:
     """Which settings cannot be right; their values are not shown."""
     problems = (
-        f"{'.'.join(map(str, each['loc'])) or 'it'}: {each['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(map(str, each['loc'])) or 'it'}: {validation_words(each['type'], each['msg'])}"
         for each in error.errors(include_url=False, include_context=False, include_input=False)
     )
     return f"{error.title} cannot be right: {'; '.join(problems)}. Next: correct the environment variable or file."

@@ -175,10 +175,12 @@ def make(request: GenerationRequest, options: MakeOptions) -> None:
     if options.as_json:
         print(json_text(job.delivery.model_dump(mode="json"), indent=2))  # noqa: T201 - for programs
         return
-    print_facts(command_console(), _facts(job))
+    print_facts(command_console(), _facts(job, was_there))
     if was_there:
+        elsewhere = "" if _is_at(job.delivery.uri, options.output) else " Its file is not moved to --output."
         text = (
-            f"It was made before, and nothing was paid for it now; --variant {options.variant + 1} makes another one."
+            f"It was made before, and nothing was paid for it now.{elsewhere} "
+            f"--variant {options.variant + 1} makes another one."
         )
         command_console(stderr=True).print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
@@ -209,11 +211,17 @@ async def _made(request: GenerationRequest, options: MakeOptions, hooks: Command
     return job, job.root_run_id != run.root_run_id
 
 
-def _facts(job: Job) -> Mapping[str, str]:
+def _is_at(uri: str, output: str) -> bool:
+    wanted = anywhere(output).rstrip("/")
+    return uri == wanted or uri.startswith(f"{wanted}/")
+
+
+def _facts(job: Job, was_there: bool) -> Mapping[str, str]:
     delivery = job.delivery
     assert delivery is not None
     sound = "with" if delivery.has_audio else "without"
     cost = f"about {job.estimated_cost:.2f} {CURRENCY} (estimate)" if job.estimated_cost else ""
+    cost = f"nothing now; {cost} when it was made" if was_there and cost else cost
     return {
         "File": delivery.uri,
         "Watch": " ".join(watch_urls(delivery)),

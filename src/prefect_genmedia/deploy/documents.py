@@ -20,7 +20,7 @@ from prefect_genmedia.deploy.changes import Change, Outcome, compared
 from prefect_genmedia.deploy.files import BLOCK_DOCUMENTS, DocumentsFile, DocumentSpec, read_spec
 from prefect_genmedia.errors import InvalidRequest
 from prefect_genmedia.providers.credentials import ProviderCredentials
-from prefect_genmedia.text import clean_text
+from prefect_genmedia.text import clean_text, validation_words
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -252,5 +252,5 @@ def _problems(error: ValidationError, spec: DocumentSpec) -> str:
     found = []
     for detail in error.errors(include_url=False, include_context=False, include_input=False):
         field = str(detail["loc"][0]) if detail["loc"] else ""
-        found.append(f"{spec.fields.get(field, spec.block)}: {detail['msg'].removeprefix('Value error, ')}")
+        found.append(f"{spec.fields.get(field, spec.block)}: {validation_words(detail['type'], detail['msg'])}")
     return "; ".join(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -34,7 +35,7 @@ from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia._core import JobState, Ledger, open_ledger
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._media.storage import sha256_of
-from prefect_genmedia.batch import BatchReport, row_task, supervisor
+from prefect_genmedia.batch import BatchReport, row_runs, row_task, supervisor
 from prefect_genmedia.batch.shards import shards_of
 from prefect_genmedia.batch.table import encode_table, read_table
 from prefect_genmedia.cli.local_server import LocalServer, local_server
@@ -135,6 +136,7 @@ async def machines(
 ) -> AsyncIterator[Machines]:
     await credentials.save("shards", overwrite=True)
     monkeypatch.setattr(supervisor, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(row_runs, "RECORD_SECONDS", 0.1)
     monkeypatch.setattr(row_task, "RETRY_DELAYS", [0.02, 0.02, 0.02])
     async with get_client() as client:
         flow_id = await client.create_flow(generate_batch)
@@ -170,6 +172,14 @@ class Batch:
         return Counter(row["state"] for row in self.results.values())
 
 
+async def artifacts(state: State[Any]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a run's table artifacts, by key."""
+    whole = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+    async with get_client() as client:
+        found = await client.read_artifacts(flow_run_filter=whole)
+    return {str(each.key): json.loads(str(each.data)) for each in found if each.type == "table"}
+
+
 @pytest.fixture
 def batch(machines: Machines, simulator: RunningSimulator, tmp_path: Path) -> Batch:
     return Batch(simulator, tmp_path)
@@ -186,7 +196,9 @@ async def test_shards_do_their_rows_and_the_batch_shows_them_as_one(batch: Batch
         shown = {each.key: each for each in await client.read_artifacts(flow_run_filter=whole)}
         runs = [await client.read_flow_run(run.id) for run in machines.done]
     assert "8 of 8 delivered" in (shown["genmedia-batch"].description or "")
-    assert "genmedia-batch-gallery" in shown
+    linked = str(shown["genmedia-batch-gallery"].data).count("[row](")
+    pages = [str(row["run"]) for row in (await artifacts(state))["genmedia-batch-results"]]
+    assert (linked, len(set(pages)), ["/runs/task-run/" in page for page in pages]) == (8, 8, [True] * 8)
     assert sorted(run.name for run in runs) == ["batch · lakes · shard 1 of 2", "batch · lakes · shard 2 of 2"]
     assert (await batch.run(lakes(9))).delivered == 9
     assert batch.simulator.accepted == 9
@@ -230,10 +242,13 @@ def test_a_shard_is_lost_when_its_run_is_gone_ended_too_early_or_silent_for_too_
 
 async def test_what_goes_wrong_in_a_shard_stands_in_the_batchs_table(batch: Batch, machines: Machines) -> None:
     batch.simulator.world.settings.run_seconds = 3600.0
+    state = await generate_batch(**batch.parameters(lakes(4)), timeout_seconds=0.2, return_state=True)
     with pytest.raises(BatchIncomplete, match="0 of 4 delivered"):
-        await batch.run(lakes(4), timeout_seconds=0.2)
+        await state.result()
     assert batch.states == {"submitted": 4}
     assert {row["error_kind"] for row in batch.results.values()} == {"JobTimeout"}
+    (failure,) = (await artifacts(state))["genmedia-batch-failures"]
+    assert "/runs/task-run/" in str(failure["run"])
 
 
 async def test_rows_that_are_left_out_are_left_out_of_every_shard(

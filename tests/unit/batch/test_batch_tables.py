@@ -12,6 +12,7 @@ import pytest
 from prefect_genmedia import errors
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia.batch import results as written
+from prefect_genmedia.batch.columns import number_of
 from prefect_genmedia.batch.results import COLUMNS, Results
 from prefect_genmedia.batch.rows import SHOWN_PROBLEMS, check_rows, refuse
 from prefect_genmedia.batch.table import TableFile, encode_table, read_table
@@ -78,8 +79,51 @@ def test_problems_name_row_and_field_and_all_are_kept() -> None:
 
 
 def test_where_fields_are_missing_the_kind_that_was_taken_is_named() -> None:
-    _, bad = check_rows([{"id": "a", "prompt": "a lake"}], "omnihuman")
-    assert refuse(bad, kind="omnihuman").next_step.startswith("rows that name no kind are taken as omnihuman: ")
+    _, bad = check_rows([{"id": "a"}], "omnihuman")
+    error = refuse(bad, kind="omnihuman")
+    assert error.next_step.startswith("rows that name no kind are taken as omnihuman: ")
+    assert "row a.image_url: is missing" in error.message
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": "a lake"}, "jimeng"),
+        ({"prompt": "a lake", "kind": "NULL", "model": "jimeng-video-3.0-720P", "owner": "Anna"}, "jimeng"),
+        ({"image_url": "https://example.com/a.jpg", "scene": "firework"}, "poster"),
+        ({"video_url": "https://example.com/a.mp4", "style": "no such style"}, "stylize"),
+    ],
+)
+def test_rows_without_a_kind_that_have_the_fields_of_another_kind_are_told_its_name(
+    row: dict[str, Any], kind: str
+) -> None:
+    _, bad = check_rows([{"id": "a", **row}, {"id": "b", **row, "kind": "omnihuman"}], "omnihuman")
+    assert str(bad[0].problems[0]) == f"row a.kind: empty, which means omnihuman, but the fields are those of {kind}"
+    assert len(bad[0].problems) == 1
+    assert "row b.kind" not in {each.field for each in bad[1].problems}  # it has said what it is
+    assert refuse(bad[:1], kind="omnihuman").next_step.startswith(f"give kind='{kind}', or a column `kind`; ")
+
+
+def test_a_row_is_counted_as_a_spreadsheet_does_with_the_empty_ones(tmp_path: Path) -> None:
+    files = {
+        "csv": b"id,prompt\n1,a\n,\n\n4,\n,nameless\n",
+        "jsonl": b'{"id": "1", "prompt": "a"}\n\n\n{"id": "4"}\n{"prompt": "nameless"}\n',
+        "xlsx": encode_table(
+            [{"id": "1", "prompt": "a"}, {}, {}, {"id": "4"}, {"prompt": "nameless"}], ["id", "prompt"], "xlsx"
+        ),
+    }
+    for ending, content in files.items():
+        path = tmp_path / f"rows.{ending}"
+        path.write_bytes(content)
+        assert [number_of(row, 0) for row in read_table(str(path))] == [1, 4, 5]
+        _, bad = check_rows(read_table(str(path)), "jimeng")
+        assert [row.id for row in bad] == ["4", "#5"]
+
+
+def test_a_file_that_is_not_there_is_said_in_words() -> None:
+    with pytest.raises(errors.InvalidRequest) as raised:
+        read_table("/no/such/rows.csv")
+    assert "'/no/such/rows.csv' cannot be read: there is no such file or folder." in str(raised.value)
 
 
 @pytest.mark.parametrize(
