@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import Connection, Row, Select, select, text, update
+from sqlalchemy import Connection, Row, Select, func, select, text, update
 
 from prefect_genmedia._core import pace, schema, telemetry
 from prefect_genmedia._core.attempts import chosen
@@ -107,9 +107,9 @@ class Ledger:
         The step is atomic across all processes: only one of them gets the last free slot.
 
         Parameters:
-            job: the job as it was read.
+            job: the job as it was read, with its payer in `account` and `account_id`, which are recorded.
             flow_run_id: the flow run that sends it.
-            max_in_flight: the maximum number of in-flight jobs of the account, including this one; None for no limit.
+            max_in_flight: the maximum number of in-flight jobs of the payer, including this one; None for no limit.
             spend: reserves its cost; None if there is no budget.
             turn: requests the account's turn, according to its pace and cool-down; None if it has neither.
 
@@ -120,9 +120,15 @@ class Ledger:
         Raises:
             BudgetStop: `spend` does not allow its cost; the job stays reserved.
         """
-        table, now, token = schema.jobs, self._clock.now(), uuid4().hex
-        values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "send_token": token}
-        values["flow_run_id"] = flow_run_id
+        table, now, token = JOBS, self._clock.now(), uuid4().hex
+        values: dict[str, Any] = {
+            "state": JobState.SENDING.value,
+            "sent_at": now,
+            "updated_at": now,
+            "send_token": token,
+        }
+        values |= {"flow_run_id": flow_run_id, "account": job.account, "account_id": job.account_id}
+        values["identity_token"] = func.coalesce(JOBS.c.identity_token, JOBS.c.account)
         statement = update(table).where(table.c.key == job.key, table.c.state == JobState.RESERVED.value)
         is_ours = table.c.state == JobState.SENDING.value, table.c.send_token == token
         ours = select(table).where(table.c.key == job.key, *is_ours)
