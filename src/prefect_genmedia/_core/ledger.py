@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from sqlalchemy import Connection, Row, Select, func, select, text, update
+from sqlalchemy import Connection, Row, Select, select, text, update
 
-from prefect_genmedia._core import pace, schema, telemetry
+from prefect_genmedia._core import pace, telemetry
 from prefect_genmedia._core.attempts import chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
@@ -39,6 +39,7 @@ from prefect_genmedia._core.statements import (
     followed,
     job_of,
     plain,
+    sending_values,
     took_query,
     update_of,
 )
@@ -121,14 +122,7 @@ class Ledger:
             BudgetStop: `spend` does not allow its cost; the job stays reserved.
         """
         table, now, token = JOBS, self._clock.now(), uuid4().hex
-        values: dict[str, Any] = {
-            "state": JobState.SENDING.value,
-            "sent_at": now,
-            "updated_at": now,
-            "send_token": token,
-        }
-        values |= {"flow_run_id": flow_run_id, "account": job.account, "account_id": job.account_id}
-        values["identity_token"] = func.coalesce(JOBS.c.identity_token, JOBS.c.account)
+        values = sending_values(job, flow_run_id, now, token)
         statement = update(table).where(table.c.key == job.key, table.c.state == JobState.RESERVED.value)
         is_ours = table.c.state == JobState.SENDING.value, table.c.send_token == token
         ours = select(table).where(table.c.key == job.key, *is_ours)
