@@ -217,8 +217,11 @@ class FaultQueue:
         self._faults.append(fault)
 
     def take(self, provider: str, stage: str, customer: str | None = None) -> Fault | None:
-        """The fault that strikes now, if any; `customer` is the first key of the one who asks, where that is known."""
-        for fault in self._faults:
+        """The fault that strikes now, if any; `customer` is the first key of the one who asks, where that is known.
+
+        Those that are meant for one customer come first.
+        """
+        for fault in sorted(self._faults, key=lambda each: each.key is None):
             is_meant = fault.provider in (None, provider) and fault.key in (None, customer)
             if fault.stage == stage and is_meant and fault.times > 0:
                 fault.times -= 1
