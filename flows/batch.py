@@ -11,7 +11,7 @@ from pydantic import Field
 from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._prefect.forms import NO_LIMIT, MaxCost, limit, run_form
 from prefect_genmedia._prefect.run_names import RunName
-from prefect_genmedia._prefect.session import AnyCredentials
+from prefect_genmedia._prefect.session import AnyCredentials, SeveralCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.shards import Shard
@@ -42,7 +42,7 @@ def _run_name() -> str:
 async def generate_batch(
     table: Rows,
     kind: str = "omnihuman",
-    credentials: AnyCredentials | str = "default",
+    credentials: AnyCredentials | str | SeveralCredentials = "default",
     batch_id: str = "",
     output: str = "",
     dry_run: bool = False,
@@ -84,7 +84,9 @@ async def generate_batch(
             pandas, polars or Arrow. Each has an id, a kind, and the fields of that kind of request. Other columns are
             not sent, and are carried into the results.
         kind: Kind of the rows that do not name one.
-        credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have.
+        credentials: Credentials: a Block, or the name that the Blocks of all providers in the table have. A list of
+            several: accounts that share the rows. A row takes a free slot of one, and moves on to the next where that
+            has no balance; it is paid once, whichever pays. The first one names the results: keep it first.
         batch_id: The same id and rows mean the same paid results, in any run; the file's name by default.
         output: Folder or fsspec URL for the videos.
         dry_run: Only show what would be done and its estimated cost.

@@ -8,6 +8,8 @@
   the right clock begins beside it.
 - `partition`: the network is lost in the middle of its download, and comes back.
 - `rotation`: the account's key is replaced while it runs; it is started again with the new key.
+- `pool`: two accounts share the request. Two runs begin at once, which name them in opposite orders; one or both are
+  killed. Half of the time the first account has no balance for a while.
 """
 
 from __future__ import annotations
@@ -50,13 +52,12 @@ def say(line: str) -> None:
 def plan(count: int, seed: int, with_flows: bool = True) -> list[Trial]:
     """The trials of a storm: the same ones for the same seed."""
     chance = random.Random(seed)
-    each = len(KINDS) * len(DATABASES)
     return [
         Trial(
             number=number,
             kind=KINDS[number % len(KINDS)],
             database=DATABASES[number // len(KINDS) % len(DATABASES)],
-            through="flow" if with_flows and number // each % FLOW_SHARE == 0 else "core",
+            through="flow" if with_flows and _goes_through_flow(number) else "core",
             moment=chance.random(),
             length=chance.random(),
             heads=chance.random() < 0.5,
@@ -65,6 +66,11 @@ def plan(count: int, seed: int, with_flows: bool = True) -> list[Trial]:
         )
         for number in range(count)
     ]
+
+
+def _goes_through_flow(number: int) -> bool:
+    """Whether a trial goes through a flow of one video; a pool is for rows of batches, which the core runs here."""
+    return number // (len(KINDS) * len(DATABASES)) % FLOW_SHARE == 0 and KINDS[number % len(KINDS)] != "pool"
 
 
 @contextmanager

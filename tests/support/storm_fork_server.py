@@ -13,16 +13,22 @@ import random
 import signal
 import sys
 import traceback
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia._core import JobSpec, RunContext, Session, open_ledger, start, submit
+from prefect_genmedia._core import Job, JobSpec, RunContext, Session, open_ledger, start, submit
 from prefect_genmedia._core.accounts import resolve_account
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.pipeline import run_job
 from prefect_genmedia._core.polling import PollPolicy
+from prefect_genmedia._core.session import pooled
 from prefect_genmedia._transport import api
+from prefect_genmedia.batch.pool import AccountPool, Lease, PayingAccount
+from prefect_genmedia.batch.reservations import Reservation
+from prefect_genmedia.batch.row_task import RowRun, SharedLimits
+from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.providers.tokenops import JimengVideo
@@ -63,6 +69,42 @@ async def through_core(order: dict[str, Any]) -> None:
         await client.aclose()
 
 
+class NoBudget(Reservation):
+    """Nothing is reserved: the storm's jobs have no budget."""
+
+    def __init__(self) -> None:
+        self.spend = None
+
+    async def take(self, session: Session, known: Job | None) -> None:
+        """Reserve nothing."""
+
+    async def give_back(self, job: Job | None) -> None:
+        """Give nothing back."""
+
+
+async def through_pool(order: dict[str, Any]) -> None:
+    """The request as a row of a batch that several accounts share, with one slot each."""
+    async with AsyncExitStack() as stack:
+        ledger = await stack.enter_async_context(open_ledger(order["ledger"]))
+        sessions = []
+        for key in order["keys"]:
+            client = TokenOpsClient(key, base_url=order["base_url"])
+            stack.push_async_callback(client.aclose)
+            record = await resolve_account(ledger, client.account, f"account of {key}")
+            run = RunContext(root_run_id=order["run"])
+            policy = PollPolicy(shortest=0.05)
+            sessions.append(Session(client=client, ledger=ledger, record=record, run=run, policy=policy))
+        pool = AccountPool([PayingAccount(each, Slots(1)) for each in pooled(sessions)])
+        spec = JobSpec(
+            JimengVideo(prompt=order["name"], model=MODEL),
+            scope=f"key:{order['name']}",
+            output=order["output"],
+            timeout_seconds=60.0,
+        )
+        shared = SharedLimits(accepted=lambda: None, stopped=lambda: False)
+        await RowRun(spec, None, Lease(pool, await pool.acquire()), shared, NoBudget()).run()
+
+
 async def through_flow(order: dict[str, Any]) -> None:
     block = TokenOpsCredentials(api_key=order["key"], base_url=order["base_url"], account_name=order["name"])
     await jimeng_video(
@@ -77,7 +119,8 @@ async def through_flow(order: dict[str, Any]) -> None:
 
 async def run(order: dict[str, Any]) -> dict[str, Any]:
     try:
-        await (through_flow if order["through"] == "flow" else through_core)(order)
+        ways = {"flow": through_flow, "core": through_core, "pool": through_pool}
+        await ways["pool" if order["keys"] else order["through"]](order)
     except GenMediaError as error:
         return {"end": error.kind, "retryable": error.retryable, "message": error.message}
     except Exception as error:

@@ -172,7 +172,8 @@ class Lab:
         Parameters:
             trial: the trial.
             root: the provider's root URL; None for the simulator itself.
-            options: `key`; `clock`: how far the wall clock is off at first, None for one that is right and stays so;
+            options: `key`; `keys`: those of the accounts that share the request, in order; `clock`: how far the wall
+                clock is off at first, None for one that is right and stays so;
                 `warm_up`: whether the fork server makes a run itself before.
         """
         self._runs += 1
@@ -191,6 +192,7 @@ class Lab:
             "ledger": ledger,
             "base_url": f"{root or self.simulator}/tokenops/v1",
             "key": options.get("key") or key_of(trial.number),
+            "keys": options.get("keys"),
             "output": str(self.folder / "out" / trial.name),
             "result": str(self.folder / f"{run}.json"),
             "announcement": str(self.folder / f"{run}.sending"),
@@ -233,6 +235,12 @@ class Lab:
         async with httpx.AsyncClient(timeout=60.0) as client:
             keys = {"old": key_of(trial.number), "new": new}
             (await client.post(f"{self.simulator}/control/keys", json=keys)).raise_for_status()
+
+    async def without_balance(self, key: str, times: int) -> None:
+        """Let the provider refuse so many submissions of a customer for want of balance."""
+        async with httpx.AsyncClient(timeout=60.0) as client:
+            order = {"fault": "refuse_balance", "key": key, "times": times}
+            (await client.post(f"{self.simulator}/control/faults", json=order)).raise_for_status()
 
     async def report(self) -> dict[str, Any]:
         """What the simulator has counted."""

@@ -16,16 +16,17 @@ from urllib.parse import urlsplit
 from sqlalchemy import text
 from storm_fork_server import STALE_SECONDS
 from storm_runs import Lab, Run
-from storm_world import Partition, key_of
+from storm_world import Partition, key_of, second_key_of
 
 from prefect_genmedia._core import Job, JobState, open_ledger
 from prefect_genmedia._core.decide import decide
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia.errors import LedgerError
+from prefect_genmedia.providers.protocol import Account
 from prefect_genmedia.providers.tokenops.client import TokenOpsClient
 
-Kind = Literal["sigkill", "sigstop", "clock", "partition", "rotation"]
-KINDS: tuple[Kind, ...] = ("sigkill", "sigstop", "clock", "partition", "rotation")
+Kind = Literal["sigkill", "sigstop", "clock", "partition", "rotation", "pool"]
+KINDS: tuple[Kind, ...] = ("sigkill", "sigstop", "clock", "partition", "rotation", "pool")
 DATABASES = ("sqlite", "postgresql")
 
 RUNS = 12
@@ -138,6 +139,7 @@ class _Story:
         self.root: str | None = None
         self.proxy: Partition | None = None
         self.clock: float | None = None
+        self.begun = 0
 
     async def disturbed(self) -> None:
         by_kind = {
@@ -146,6 +148,7 @@ class _Story:
             "clock": self.clock_jumps,
             "partition": self.partition,
             "rotation": self.rotation,
+            "pool": self.pool,
         }
         await by_kind[self.trial.kind]()
 
@@ -219,8 +222,27 @@ class _Story:
             if each is not None:
                 await self.end(each)
 
+    async def pool(self) -> None:
+        if self.trial.heads:
+            await self.lab.without_balance(self.keys[0], times=2)
+        runs = [self.begin(), self.begin()]
+        await self.moment(runs[0])
+        for each in runs[: 1 if self.trial.sign > 0 else 2]:
+            each.signal(SIGKILL)
+        self.met = await self.state()
+        for each in runs:
+            await self.end(each)
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the accounts that share the request."""
+        return [key_of(self.trial.number), second_key_of(self.trial.number)]
+
     def begin(self, **options: Any) -> Run:
         options.setdefault("clock", self.clock)
+        if self.trial.kind == "pool":
+            self.begun += 1
+            options["keys"] = self.keys[:: 1 if self.begun % 2 else -1]  # each run names them in the other order
         return self.lab.start(self.trial, self.root, key=self.key, **options)
 
     async def end(self, run: Run) -> dict[str, Any]:
@@ -297,8 +319,10 @@ class _Story:
     @asynccontextmanager
     async def client_for(self, job: Job) -> AsyncIterator[TokenOpsClient]:
         """What the person's id is looked up with."""
-        key = self.key or key_of(self.trial.number)
-        client = TokenOpsClient(key, base_url=f"{self.lab.simulator}/tokenops/v1")
+        base_url = f"{self.lab.simulator}/tokenops/v1"
+        payers = {str(Account.of("tokenops", base_url, key)): key for key in self.keys}
+        key = self.key or payers.get(job.account, self.keys[0])
+        client = TokenOpsClient(key, base_url=base_url)
         try:
             yield client
         finally:

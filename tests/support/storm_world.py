@@ -41,6 +41,11 @@ def key_of(number: int) -> str:
     return f"sk-storm-{number}"
 
 
+def second_key_of(number: int) -> str:
+    """The API key of the other account of a trial whose request two accounts share."""
+    return f"sk-storm-{number}-second"
+
+
 class QuickWorld(World):
     """A provider that renders no pictures."""
 
@@ -79,7 +84,8 @@ def with_console(world: World, app: App) -> App:
 
 
 async def main(keys: int) -> None:
-    world = QuickWorld(Settings(queue_seconds=0.05, run_seconds=0.1), frozenset(map(key_of, range(keys))))
+    everybody = [key for number in range(keys) for key in (key_of(number), second_key_of(number))]
+    world = QuickWorld(Settings(queue_seconds=0.05, run_seconds=0.1), frozenset(everybody))
     world.faults.order(Fault("accept_slowly", None, 10**9, {"seconds": ANSWER_SECONDS}))
     server = make_server(world)
     server.config.app = with_console(world, server.config.app)  # type: ignore[arg-type] # an ASGI application

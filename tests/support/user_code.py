@@ -123,6 +123,10 @@ async def every_flow(block: TokenOpsCredentials) -> list[str]:
     await submit(JimengVideo(prompt="by the old name of submit_job"))
     report = await generate_batch([{"id": "lake", "prompt": "a lake"}], kind="jimeng", max_cost=20)
     print(report.delivered, report.estimated_cost, report.results)
+    await generate_batch([{"id": "lake", "prompt": "a lake"}], kind="jimeng", credentials=["studio-a", "studio-b"])
+    names: list[str] = ["studio-a", "studio-b"]
+    await generate_batch("lakes.csv", credentials=[*names, TokenOpsCredentials(api_key=SecretStr("sk-…"))])
+    await generate_batch("lakes.csv", credentials=names)
     await reconcile_jobs()
     await decide_job("3f2a", "adopt", "10762451179911711518")
     return [delivery.uri for delivery in deliveries]

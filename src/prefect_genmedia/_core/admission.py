@@ -16,7 +16,7 @@ from prefect_genmedia._core.account_budgets import (
     is_first,
     micros_column,
 )
-from prefect_genmedia._core.accounts import AccountRecord, accounts_at
+from prefect_genmedia._core.accounts import AccountRecord, accounts_at, normalized_base_url
 from prefect_genmedia._core.attempts import holds_payment
 from prefect_genmedia._core.budgets import cost_of, priced_as
 from prefect_genmedia._core.caps import Facts, shown_amount
@@ -31,10 +31,10 @@ from prefect_genmedia.providers.protocol import PreparedRequest
 
 
 class SentUnderOtherToken(Exception):
-    """The same account already sent the request under another of its identity tokens; the caller joins that job.
+    """An account that may pay already sent the request under another identity token; the caller joins that job.
 
     Parameters:
-        record: the account, with tokens that the session did not have.
+        record: the account of that token, with tokens that the session did not have.
     """
 
     def __init__(self, record: AccountRecord) -> None:
@@ -68,13 +68,11 @@ class Admission:
         if connection.dialect.name == "postgresql":
             connection.execute(select(func.pg_advisory_xact_lock(self._lock)))
         payer = str(self._session.account)
-        records = accounts_at(connection, self._session.account, shared_lock=True)
+        records = self._records(connection)
         mine = _paying(records, payer)
         check_not_paused(mine)
         self._check_other_accounts(connection, job, records, mine)
         changes: dict[str, Any] = {}
-        if job.account != payer:  # reserved with an earlier key
-            changes |= {"account": payer, "account_id": mine.id if mine else None}
         if job.cost_micros != self.micros:  # reserved by an earlier version, or at other prices
             changes |= costs_of(self.micros)
         if job.root_run_id != self._session.run.root_run_id:  # reserved by another run, which did not send it
@@ -106,18 +104,32 @@ class Admission:
         wanted = Wanted(self.micros, priced_as(self._prepared.request), at, sending.key if sending else "")
         self.near = check_caps(connection, payer, session.caps, wanted)
 
+    def _records(self, connection: Connection) -> list[AccountRecord]:
+        """Returns every account at the base URLs of the accounts that may pay, locked against changes."""
+        found: dict[str, AccountRecord] = {}
+        places = {normalized_base_url(each.account.base_url): each.account for each in self._payers}
+        for _, account in sorted(places.items()):
+            found |= {record.id: record for record in accounts_at(connection, account, shared_lock=True)}
+        return list(found.values())
+
+    @property
+    def _payers(self) -> tuple[Session, ...]:
+        return self._session.pool or (self._session,)
+
     def _check_other_accounts(
         self, connection: Connection, job: Job, records: list[AccountRecord], mine: AccountRecord | None
     ) -> None:
+        """Refuse a request that was paid under another identity; it is joined if an account that may pay has paid."""
         now = self._session.clock.now()
+        may_pay = [each for each in (_paying(records, str(payer.account)) for payer in self._payers) if each]
         for record in records:
-            if record is not mine and self._allowed:
-                continue
             identities = identities_of(record.tokens, self._prepared, self._spec.scope, self._spec.variant)
             paid = _paid_elsewhere(connection, job, identities, now)
-            if paid is not None:
-                if record is mine:
-                    raise SentUnderOtherToken(record)
+            if paid is None:
+                continue
+            if record in may_pay or any(each.pays_for(paid.account) for each in may_pay):
+                raise SentUnderOtherToken(record)
+            if not self._allowed:
                 raise _second_account(record, mine, paid, str(self._session.account))
 
     def _check_max_cost(self, connection: Connection, max_cost: Decimal, job: Job | None) -> None:

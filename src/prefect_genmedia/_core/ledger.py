@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from sqlalchemy import Connection, Row, Select, select, text, update
 
-from prefect_genmedia._core import pace, schema, telemetry
+from prefect_genmedia._core import pace, telemetry
 from prefect_genmedia._core.attempts import chosen
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
 from prefect_genmedia._core.database import Database, open_database
@@ -39,6 +39,7 @@ from prefect_genmedia._core.statements import (
     followed,
     job_of,
     plain,
+    sending_values,
     took_query,
     update_of,
 )
@@ -107,9 +108,9 @@ class Ledger:
         The step is atomic across all processes: only one of them gets the last free slot.
 
         Parameters:
-            job: the job as it was read.
+            job: the job as it was read, with its payer in `account` and `account_id`, which are recorded.
             flow_run_id: the flow run that sends it.
-            max_in_flight: the maximum number of in-flight jobs of the account, including this one; None for no limit.
+            max_in_flight: the maximum number of in-flight jobs of the payer, including this one; None for no limit.
             spend: reserves its cost; None if there is no budget.
             turn: requests the account's turn, according to its pace and cool-down; None if it has neither.
 
@@ -120,9 +121,8 @@ class Ledger:
         Raises:
             BudgetStop: `spend` does not allow its cost; the job stays reserved.
         """
-        table, now, token = schema.jobs, self._clock.now(), uuid4().hex
-        values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "send_token": token}
-        values["flow_run_id"] = flow_run_id
+        table, now, token = JOBS, self._clock.now(), uuid4().hex
+        values = sending_values(job, flow_run_id, now, token)
         statement = update(table).where(table.c.key == job.key, table.c.state == JobState.RESERVED.value)
         is_ours = table.c.state == JobState.SENDING.value, table.c.send_token == token
         ours = select(table).where(table.c.key == job.key, *is_ours)

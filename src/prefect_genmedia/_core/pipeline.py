@@ -309,6 +309,7 @@ async def run_job(session: Session, spec: JobSpec, steps: JobSteps | None = None
     steps = steps or JobSteps()
     async with steps.in_flight():
         job = await steps.submitting(lambda: submit(session, spec))
+        session = await session.payer_of(job)  # another account of the pool, if an earlier run has paid with it
         job = await wait(session, job, spec.timeout_seconds)
     return await deliver_job(session, spec, job, steps)
 

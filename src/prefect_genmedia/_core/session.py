@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from prefect_genmedia._core.accounts import AccountRecord
+from prefect_genmedia._core.accounts import AccountRecord, read_accounts
 from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.caps import Caps, Facts
 from prefect_genmedia._core.clock import SYSTEM_CLOCK, Clock
@@ -16,13 +16,14 @@ from prefect_genmedia._core.identity import Identities, identities_of
 from prefect_genmedia._core.ledger import Ledger, Spend
 from prefect_genmedia._core.listener import WaitListener
 from prefect_genmedia._core.locks import share_locks
-from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.polling import PollPolicy
 from prefect_genmedia._inputs.inspect import InspectionResult, fetch_picture
 from prefect_genmedia._inputs.prepare import prepared_url
 from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._media.decoding import Level
 from prefect_genmedia._media.storage import Target, target_at
+from prefect_genmedia.errors import CredentialsError
 from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES
 from prefect_genmedia.providers.plugin import ProviderPlugin, list_prices, plugin_named
@@ -144,6 +145,11 @@ class Session:
         caps: what the account may spend, from the Block in use.
         attribution: the Block's project and tags, for jobs without their own.
         is_batch: whether its jobs are rows of a batch; jobs of single runs are submitted before them.
+        pool: the sessions of all accounts that may pay for its jobs, in the user's order, this one included; empty if
+            only this account may. See `pooled`.
+        more_tokens: further identity tokens to look up: those under which another run has paid with this account.
+        patience_seconds: how long a job waits for an in-flight slot and the account's turn, in seconds, before another
+            account of the pool is tried; None waits as long as it takes.
         concurrency_limit: a Prefect global concurrency limit that each job of a flow holds; None for none.
         callback_url: returns the URL for a provider's callback about a job; None for no callback.
         default_output: folder or URL for files for which no output was given.
@@ -168,6 +174,9 @@ class Session:
     caps: Caps = field(default_factory=Caps)
     attribution: Attribution = field(default_factory=Attribution)
     is_batch: bool = False
+    pool: tuple[Session, ...] = ()
+    more_tokens: tuple[str, ...] = ()
+    patience_seconds: float | None = None
     concurrency_limit: str | None = None
     callback_url: Callable[[Job], str | None] = _no_callback
     default_output: str = "."
@@ -189,8 +198,63 @@ class Session:
 
     @property
     def tokens(self) -> tuple[str, ...]:
-        """The account's identity tokens: the first is used for new identities, look-ups try all."""
+        """The identity tokens of its requests: the first is used for new identities, look-ups try all.
+
+        Those of a pool are the tokens of all of its accounts, the first account's first. So a request has the same
+        identity whichever account pays for it.
+        """
+        members = self.pool or (self,)
+        found = [token for member in members for token in member.own_tokens]
+        return tuple(dict.fromkeys([*found, *self.own_tokens, *self.more_tokens]))
+
+    @property
+    def own_tokens(self) -> tuple[str, ...]:
+        """The identity tokens of this account alone, which pays."""
         return self.record.tokens if self.record is not None else (str(self.account),)
+
+    def knowing(self, record: AccountRecord) -> Session:
+        """Returns the session with an account's tokens added to its look-ups.
+
+        Parameters:
+            record: the account, as the ledger has it now: this one, or another one whose identity a job has that this
+                one has paid for.
+        """
+        mine = record if self.record is not None and record.id == self.record.id else self.record
+        return replace(self, record=mine, more_tokens=(*self.more_tokens, *record.tokens))
+
+    def pays(self, job: Job) -> bool:
+        """Whether this account paid for a job, or was to pay for it when it was last sent.
+
+        Parameters:
+            job: the job.
+        """
+        return job.account in self.own_tokens
+
+    async def payer_of(self, job: Job) -> Session:
+        """Returns the session of the account that paid for a job: only its key can poll the job and fetch its file.
+
+        Parameters:
+            job: a job that the provider accepted.
+
+        Raises:
+            CredentialsError: another account paid, and its credentials are not at hand.
+        """
+        members = [self, *self.pool]
+        for member in members:
+            if member.pays(job):
+                return member
+        for member in members:  # another process may have sent it with a rotated key
+            present = await read_accounts(self.ledger, member.account)
+            mine = next((each for each in present if each.pays_for(str(member.account))), None)
+            if member.record is None or (mine is not None and mine.pays_for(job.account)):
+                return member
+        if job.state is JobState.DELIVERED:
+            return self  # its files are checked where they are; only a lost file would need the key
+        raise CredentialsError(
+            f"Another account paid for this job: {job.account}. Only its key can poll the job and fetch the file.",
+            paid="the job, by that account; nothing is paid again",
+            next_step="name that account's Block too: credentials=[…] of a batch, or `reconcile_jobs`.",
+        ).about(job.key, job.provider_job_id)
 
     def identities(self, request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int = 0) -> Identities:
         """Returns the identities that a requested result may have; see `identity_of`.
@@ -201,7 +265,8 @@ class Session:
             variant: distinguishes several requested results of the same request.
         """
         tokens = self.tokens
-        own_first = sorted(tokens, key=lambda token: token != str(self.account))
+        first = str((self.pool or (self,))[0].account)
+        own_first = sorted(tokens, key=lambda token: token != first)
         found = dict(zip(own_first, identities_of(own_first, request, scope, variant), strict=True))
         return Identities(found[tokens[0]], tuple(found.values()))
 
@@ -215,12 +280,17 @@ class Session:
         return said if said.project else said.over(await self.run.attribution())
 
     def paying(self, job: Job) -> Job:
-        """Returns the job with this account set, whichever key reserved it. Pace and slots are counted per account.
+        """Returns the job with this account as its payer, whichever key or account reserved it.
+
+        Pace, in-flight slots and caps are counted per payer. `Ledger.start_sending` records it.
 
         Parameters:
             job: a job that is about to be sent.
         """
-        return job if self.record is None else job.model_copy(update={"account_id": self.record.id or None})
+        account_id = self.record.id or None if self.record is not None else None
+        if self.record is None and self.pays(job):
+            account_id = job.account_id
+        return job.model_copy(update={"account": str(self.account), "account_id": account_id})
 
     @property
     def submissions_per_minute(self) -> float | None:
@@ -256,6 +326,23 @@ class Session:
             ProviderError: the picture cannot be fetched.
         """
         return await fetch_picture(url, self.client.fetch_rules, max_bytes)
+
+
+POOL_PATIENCE_SECONDS = 5.0
+"""How long a job waits for a slot or turn of one account of a pool, in seconds, before another one is tried."""
+
+
+def pooled(sessions: Sequence[Session]) -> list[Session]:
+    """Returns the sessions of accounts that may pay for the same requests, each of which knows the others.
+
+    Parameters:
+        sessions: the accounts, of one provider, in the user's order. The first one's identity token is that of every
+            request; see `Session.tokens`.
+    """
+    if len(sessions) < 2:
+        return list(sessions)
+    members = tuple(sessions)
+    return [replace(each, pool=members, patience_seconds=POOL_PATIENCE_SECONDS) for each in members]
 
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0

@@ -96,7 +96,7 @@ async def start_in_turn(session: Session, waiting: Waiting, gate: AsyncExitStack
     turn = Turn(job, per_minute, session.is_batch, begin_within=waiting.begin_within)
     starting: asyncio.Future[Job | Refused | None] | None = None
     try:
-        async with first_in_process(turn, clock, lambda: _check_time(job, waiting.until, clock)):
+        async with first_in_process(turn, clock, lambda: check_time(job, waiting.until, clock)):
             while True:
                 prepared = await completed(session, prepared)
                 async with AsyncExitStack() as stack:
@@ -114,7 +114,7 @@ async def start_in_turn(session: Session, waiting: Waiting, gate: AsyncExitStack
                         gate.push_async_exit(stack.pop_all())
                         return None if mine is None else Started(mine, prepared, start)
                 refused = True
-                _check_time(job, waiting.until, clock)
+                check_time(job, waiting.until, clock, mine.seconds)
                 await clock.sleep(max(mine.seconds, ASK_SECONDS[0]))
                 present = await ledger.get(job.key)
                 if present is None or present.state is not JobState.RESERVED:
@@ -128,9 +128,21 @@ async def start_in_turn(session: Session, waiting: Waiting, gate: AsyncExitStack
                 await finish(ledger.leave_line(job))
 
 
-def _check_time(job: Job, until: float, clock: Clock) -> None:
-    if clock.monotonic() >= until:
-        raise RateLimited("The account's pace left no turn for this job in time.", retryable=False).about(job.key, None)
+def check_time(job: Job, until: float, clock: Clock, pause: float = 0.0) -> None:
+    """Refuse to wait longer than is allowed.
+
+    Parameters:
+        job: the job that waits.
+        until: when waiting ends, by the monotonic clock.
+        clock: the time source.
+        pause: the next pause, in seconds: waiting also ends if the time will be over after it.
+
+    Raises:
+        RateLimited: the time is over; `retry_after` is the pause.
+    """
+    if clock.monotonic() + pause >= until:
+        late = RateLimited("The account's pace left no turn for this job in time.", retryable=False)
+        raise late.about(job.key, None).after(pause or None)
 
 
 async def completed(session: Session, prepared: PreparedRequest[Any]) -> PreparedRequest[Any]:

@@ -128,6 +128,22 @@ def plain(changes: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def sending_values(job: Job, flow_run_id: str | None, now: float, token: str) -> dict[str, Any]:
+    """Returns what a job gets in the statement that moves it to `sending`: among it, its payer.
+
+    Parameters:
+        job: the job, with the account that pays.
+        flow_run_id: the flow run that sends it.
+        now: the current time, in seconds since 1970.
+        token: tells the process that sends it from every other.
+    """
+    values = {"state": JobState.SENDING.value, "sent_at": now, "updated_at": now, "send_token": token}
+    payer = {"account": job.account, "account_id": job.account_id}
+    # The identity's account text is `account` where the column is empty, which must not change with the payer.
+    token_of_identity = func.coalesce(JOBS.c.identity_token, JOBS.c.account)
+    return {**values, **payer, "flow_run_id": flow_run_id, "identity_token": token_of_identity}
+
+
 def job_of(row: Row[Any] | None) -> Job:
     """Converts a row of the ledger to a job.
 

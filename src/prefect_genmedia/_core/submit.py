@@ -27,7 +27,7 @@ from prefect_genmedia._core.model import ACCEPTED, STALE_SENDING_SECONDS, Job, J
 from prefect_genmedia._core.pace import BEGIN_SECONDS, LONGEST_COOL_DOWN_SECONDS
 from prefect_genmedia._core.same_request import input_digests, names_digest
 from prefect_genmedia._core.session import JobSpec, Session
-from prefect_genmedia._core.start import SendCheck, SendingLapsed, Started, Waiting, finish, start_in_line
+from prefect_genmedia._core.start import SendCheck, SendingLapsed, Started, Waiting, check_time, finish, start_in_line
 from prefect_genmedia._inputs.prepare import without_inputs
 from prefect_genmedia._transport.api import checked_before_sending
 from prefect_genmedia._transport.urls import shown_url
@@ -71,7 +71,8 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
     ledger, clock = session.ledger, session.clock
     prepared = prepared or PreparedRequest(spec.request)
     pause, begin_within = JOIN_SECONDS[0], BEGIN_SECONDS[0]
-    slots = InFlightSlots(session.max_in_flight, clock.monotonic() + LONGEST_WAIT_SECONDS, session.log.info)
+    patience = LONGEST_WAIT_SECONDS if session.patience_seconds is None else session.patience_seconds
+    slots = InFlightSlots(session.max_in_flight, clock.monotonic() + patience, session.log.info)
     admit = Admission(session, spec, prepared)
     while True:
         job = await _newest_or_new(session, spec, prepared)
@@ -84,14 +85,15 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
                 await clock.sleep(pause)
                 pause = min(pause * 1.5, JOIN_SECONDS[1])
             continue
-        if job.not_before is not None:
+        if job.not_before is not None and session.pays(job):  # another account was not asked to slow down
+            check_time(job, slots.until, clock, job.not_before - clock.now())
             await clock.sleep(job.not_before - clock.now())
         async with AsyncExitStack() as gate:
             waiting = Waiting(session.paying(job), prepared, admit, begin_within, slots.until)
             try:
                 started = await start_in_line(session, slots, waiting, gate)
             except SentUnderOtherToken as elsewhere:
-                session = replace(session, record=elsewhere.record)
+                session = session.knowing(elsewhere.record)
                 continue
             if started is not None:
                 try:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Annotated, Union
 
 from prefect.client.orchestration import get_client
 from prefect.events import emit_event
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
+from pydantic import WithJsonSchema
 
 from prefect_genmedia._core.account_admin import pause_account, resume_account
 from prefect_genmedia._core.accounts import AccountRecord, learn_accounts, resolve_account
@@ -235,6 +236,9 @@ else:
     # A run form offers only stored Blocks of the types that a parameter names, not of their common base.
     AnyCredentials = Union[tuple(credentials_types().values()) or (ProviderCredentials,)]  # noqa: UP007 - of a tuple
 
+SeveralCredentials = Sequence[Annotated[AnyCredentials | str, WithJsonSchema({"type": "string"})]]
+"""The accounts that share a batch's rows. A run form takes their Blocks' names; code may pass Blocks as well."""
+
 
 def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:
     """Opens the client of a job's account with a stored Block that has one of the account's keys.
@@ -314,3 +318,25 @@ async def load_credentials(provider: str, credentials: ProviderCredentials | str
     if credentials.provider != provider:
         raise CredentialsError(f"{type(credentials).__name__} does not open {provider}.")
     return credentials
+
+
+async def load_pool(
+    provider: str, credentials: ProviderCredentials | str | Sequence[ProviderCredentials | str]
+) -> list[ProviderCredentials]:
+    """Returns the Blocks of the accounts that may pay for a provider's jobs, in the user's order.
+
+    Parameters:
+        provider: the provider.
+        credentials: a Block or its name, or several. Each name is that of a Block of the provider. In a list, Blocks of
+            other providers are for other rows.
+
+    Raises:
+        CredentialsError: there is no such Block, or none of the list belongs to the provider.
+    """
+    if isinstance(credentials, str | ProviderCredentials):
+        return [await load_credentials(provider, credentials)]
+    mine = [each for each in credentials if isinstance(each, str) or each.provider == provider]
+    if not mine:
+        given = "The list of credentials is empty" if not credentials else f"None of the credentials opens {provider}"
+        raise CredentialsError(f"{given}.", next_step="name the Block of each account that may pay.")
+    return [await load_credentials(provider, each) for each in mine]

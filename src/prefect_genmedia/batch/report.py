@@ -289,6 +289,7 @@ def _details(job: Job | None, cells: Mapping[str, Any], uri: str | None) -> list
         "Job": job.key if job is not None else cells.get("job_key"),
         "At the provider": job.shown_id if job is not None else cells.get("provider_job_id"),
         "Attempt": job.attempt if job is not None else cells.get("attempts"),
+        "Account": cells.get("account"),
         "Submitted": iso_time(job.submitted_at) if job is not None else None,
         "Delivered": iso_time(job.delivered_at) if job is not None else None,
         "Queued (s)": cells.get("queued_seconds"),

@@ -12,7 +12,7 @@ from typing import Any
 from anyio import to_thread
 
 from prefect_genmedia._core.budgets import estimated_cost
-from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import watch_url
 from prefect_genmedia._transport import unsigned_text
@@ -67,16 +67,23 @@ class Result:
     poster_uri: str | None = None
     task_run_id: str | None = None
     root_run_id: str | None = None
+    account: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
-    def take_job(self, job: Job, request: GenerationRequest, prices: PriceTable) -> None:
+    def take_job(
+        self, job: Job, request: GenerationRequest, prices: PriceTable, payers: Mapping[str, str] | None = None
+    ) -> None:
         """Record the state of the row's job.
 
         Parameters:
             job: the row's job.
             request: the job's request.
             prices: the price table.
+            payers: the accounts' names, by id and by text; see `account_names`.
         """
+        names = payers or {}
+        is_paid = job.state not in NEVER_PAID
+        self.account = (names.get(job.account_id or "") or names.get(job.account)) if is_paid else None
         self.state = job.state.value
         self.attempts = job.attempt
         self.provider_job_id = escaped(job.provider_job_id) if job.provider_job_id else None  # not cut: a join key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,18 +16,19 @@ from prefect_genmedia._core.attempts import Asker, next_attempt
 from prefect_genmedia._core.budgets import Budget, budget_name, length_limit, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.destination import check_destination
-from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia._core.session import Session
+from prefect_genmedia._core.spend import account_names
 from prefect_genmedia._media.storage import anywhere
-from prefect_genmedia._prefect.concurrency import check_limit
 from prefect_genmedia._prefect.environment import named_output, refuse_relative
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
-from prefect_genmedia._prefect.session import load_credentials, prices_of, session_of
+from prefect_genmedia._prefect.session import prices_of
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
+from prefect_genmedia.batch.accounts import open_pools
 from prefect_genmedia.batch.choice import chosen_rows, given_fields, rows_anew
 from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
@@ -37,7 +38,6 @@ from prefect_genmedia.batch.plan import plan_of
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.report import report_of
 from prefect_genmedia.batch.results import INVALID, Carried, Results, own_columns
-from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import HEARTBEAT_KEY, HEARTBEAT_SECONDS, Shard, report_end
@@ -47,9 +47,9 @@ from prefect_genmedia.batch.sql_table import SqlLocation, is_sql
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
-from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
+from prefect_genmedia.prices import CURRENCY, Price, price_table
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.settings import current_settings, verify_level
+from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, error_words
 
 CHECK_SECONDS = 0.5
@@ -105,7 +105,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         scheduler, results = batch.scheduler, batch.scheduler.results
         await confirm_batch(batch, spec)
         supervisor = None if spec.sharding.shards == 1 else await supervisor_of(batch, spec)
-        scheduler.budgets = await _budgets(scheduler, spec.money)
+        scheduler.limit(await _budgets(scheduler, spec.money))
         known = len(scheduler.known)
         get_run_logger().info(
             "Batch %s: %s, %d of them known to the ledger", batch.name, counted(len(batch.rows), "row"), known
@@ -139,10 +139,12 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     ledger = await stack.enter_async_context(open_ledger(settings.ledger))
     if shard is not None:
         await shard.check_ledger(ledger)
-    sessions = await _sessions(stack, rows, spec, prices, ledger)
-    for provider, session in sessions.items():
-        if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
+    pools = await open_pools(stack, {row.provider for row in rows}, spec, prices, ledger)
+    for provider, its_sessions in pools.items():
+        if caps := [cap.name for session in its_sessions for cap in session.caps.each() if cap.is_money]:
             _check_prices([row for row in rows if row.provider == provider], prices, caps[0])
+    sessions = {provider: its_sessions[0] for provider, its_sessions in pools.items()}
+    payers = await ledger.transact(account_names)
     jobs = Known(name, rows, sessions, ledger)
     rows, others, bad = chosen_rows(spec, rows, bad)
     left = {row.id for row in others}
@@ -151,7 +153,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     if anew and not spec.dry_run:
         get_run_logger().info("%s to be generated anew, and paid again once in this run", counted(len(anew), "row"))
     asker = Asker(root_run_id(), retried_by_person=await retried_by_person())
-    inspected = await _inspected(spec, rows, bad, sessions, Found(known, asker, folder))
+    inspected = await _inspected(spec, rows, bad, pools, Found(known, asker, folder))
     rows = [row for row in rows if row.id not in inspected.unfit]
     with_results = [] if spec.dry_run else [*rows, *others]
     carried = carried.with_cells(with_results)
@@ -160,11 +162,12 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     results.root_run_id = root_run_id()
     for row in others:
         if row.id in known and not spec.dry_run:
-            results.of(row.id).take_job(known[row.id], row.request, prices)
+            results.of(row.id).take_job(known[row.id], row.request, prices, payers)
     scheduler = BatchScheduler(
         name=name,
         rows=rows,
-        sessions=sessions,
+        pools=pools,
+        payers=payers,
         jobs=jobs,
         asker=asker,
         output=folder,
@@ -179,14 +182,16 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
 
 
 async def _inspected(
-    spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow], sessions: Mapping[str, Session], found: Found
+    spec: BatchSpec, rows: Sequence[Row], bad: Sequence[BadRow], pools: Mapping[str, Sequence[Session]], found: Found
 ) -> Inspected:
     """Inspect the inputs of the rows to submit; the problems of all rows are raised as one error."""
     now = SYSTEM_CLOCK.now()
     to_submit = [row for row in rows if next_attempt(found.known.get(row.id), found.asker, now) is not None]
+    sessions = {provider: its_sessions[0] for provider, its_sessions in pools.items()}
     inspected = await inspect_inputs(to_submit, sessions, spec.preflight)
     all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
-    output = await _output_problems(found.folder, sessions, {row.provider for row in to_submit}, spec.dry_run)
+    everyone = [session for its_sessions in pools.values() for session in its_sessions]
+    output = await _output_problems(found.folder, everyone, bool(to_submit) and not spec.dry_run)
     if output or (all_bad and not spec.skip_invalid):
         raise refuse([] if spec.skip_invalid else all_bad, output, spec.kind)
     cells = {row.position: row.cells for row in rows} if inspected.bad else {}
@@ -194,15 +199,13 @@ async def _inspected(
     return replace(inspected, bad=all_bad, unfit=frozenset(row.id for row in inspected.bad))
 
 
-async def _output_problems(
-    folder: str, sessions: Mapping[str, Session], senders: Set[str], dry_run: bool
-) -> list[FieldProblem]:
+async def _output_problems(folder: str, sessions: Sequence[Session], sends: bool) -> list[FieldProblem]:
     """Returns the problems of a batch's output folder, which is tested once for all rows to submit."""
     if not sessions:
         return []
-    first, *others = sessions.values()
+    first, *others = sessions
     try:
-        if senders and not dry_run:
+        if sends:
             await check_destination(first, folder)
         else:
             await first.target_of(folder)
@@ -211,29 +214,6 @@ async def _output_problems(
     for session in others:
         session.writable.update(first.writable)
     return []
-
-
-async def _sessions(
-    stack: AsyncExitStack, rows: Sequence[Row], spec: BatchSpec, prices: PriceTable, ledger: Ledger
-) -> dict[str, Session]:
-    """Opens one session per account for the whole batch; the account's rows share its client."""
-    sessions, settings = {}, current_settings()
-    for provider in sorted({row.provider for row in rows}):
-        block = await load_credentials(provider, spec.credentials)
-        client = await stack.enter_async_context(block.client())
-        session = await session_of(block, client, ledger, settings, RowHooks())
-        limit = spec.limits.concurrency_limit or session.concurrency_limit
-        if limit:
-            await check_limit(limit)
-        sessions[provider] = replace(
-            session,
-            prices=prices,
-            concurrency_limit=limit,
-            is_batch=True,
-            convert_inputs=spec.convert_inputs,
-            verify=verify_level(spec.verify, "structure"),
-        )
-    return sessions
 
 
 def _report(run: BatchScheduler) -> BatchReport:
@@ -346,8 +326,8 @@ async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
     if not money.limited:
         return {}
     budgets = {}
-    for session in run.sessions.values():
-        account = session.tokens[0]
+    for session in (session for its_sessions in run.pools.values() for session in its_sessions):
+        account = session.own_tokens[0]
         name = budget_name(money.budget or run.name, money.period, account if money.per_account else None)
         budgets[account] = Budget(run.jobs.ledger, name, money.max_jobs, money.max_cost)
         state = await budgets[account].open()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections import deque
+from collections.abc import Callable
 
 from prefect_genmedia.errors import (
     AccountConflict,
@@ -32,29 +31,22 @@ class Slots:
         self.used = 0
         self._calm_seconds = calm_seconds
         self._slowed_at = float("-inf")
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self.freed: Callable[[], None] = lambda: None
+        """Called when a slot may have become free."""
 
-    async def acquire(self, first: bool = False) -> None:
-        """Acquire a slot; `first` gives priority over all other waiters."""
-        if self._has_place() and (first or not self._waiting):
-            self.used += 1
-            return
-        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        if first:
-            self._waiting.appendleft(ticket)
-        else:
-            self._waiting.append(ticket)
-        try:
-            await ticket
-        except asyncio.CancelledError:
-            if ticket.done() and not ticket.cancelled():
-                self.release()  # the slot was granted at the time of the cancellation
-            raise
+    @property
+    def free(self) -> int:
+        """The number of free slots; negative if jobs were joined beyond the limit."""
+        return int(self.allowed) - self.used
+
+    def take(self) -> None:
+        """Take a slot; see `AccountPool.acquire`, which waits for a free one."""
+        self.used += 1
 
     def release(self) -> None:
         """Release a slot."""
         self.used -= 1
-        self._wake()
+        self.freed()
 
     def slower(self) -> None:
         """Handle a "slow down" answer of the provider."""
@@ -67,17 +59,7 @@ class Slots:
         """Handle an accepted job."""
         if self.allowed < self.limit:
             self.allowed = min(float(self.limit), self.allowed + 1 / self.allowed)
-            self._wake()
-
-    def _has_place(self) -> bool:
-        return self.used < int(self.allowed)
-
-    def _wake(self) -> None:
-        while self._waiting and self._has_place():
-            ticket = self._waiting.popleft()
-            if not ticket.done():
-                self.used += 1
-                ticket.set_result(None)
+            self.freed()
 
 
 BREAKING = frozenset(

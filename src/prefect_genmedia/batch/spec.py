@@ -46,6 +46,10 @@ def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bo
     return rows <= AUTO_ROWS if word == "auto" else word == "on"
 
 
+Credentials = ProviderCredentials | str | Sequence[ProviderCredentials | str]
+"""A Block or its name; or several, which are accounts that share the rows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Limits:
     """The limits of a batch. Times are in seconds.
@@ -116,7 +120,7 @@ class BatchSpec:
     Parameters:
         table: rows, a frame, or the URL or path of a table.
         kind: the kind for rows that name none.
-        credentials: the provider's Block, or its name.
+        credentials: the provider's Block, or its name; or a list of them: accounts that share the rows.
         batch_id: the batch's name; None uses the table's name, or the root flow run.
         output: folder for the files; None uses the setting.
         results: path or URL of the table of results; None places it beside the table or, for in-memory rows, with the
@@ -141,7 +145,7 @@ class BatchSpec:
 
     table: Rows
     kind: str
-    credentials: ProviderCredentials | str = "default"
+    credentials: Credentials = "default"
     batch_id: str | None = None
     output: str | None = None
     results: str | None = None
@@ -171,7 +175,7 @@ class ShardJob(BaseModel):
     shard: Shard = Field(description="Which part of the table this is.")
     table: str | list[dict[str, Any]] = Field(description="Where the table is; or this part's rows.")
     kind: str = Field(description="Kind of the rows that name none.")
-    credentials: str = Field(description="Name of the credentials Blocks.")
+    credentials: str | list[str] = Field(description="Name of the credentials Blocks, or names of several accounts'.")
     batch_id: str = Field(description="The batch's name.")
     output: str = Field(description="Folder or URL for the files.")
     max_in_flight: int = Field(ge=1, description="This part's share of the jobs in flight.")

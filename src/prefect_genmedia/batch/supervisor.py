@@ -45,8 +45,9 @@ from prefect_genmedia.batch.shards import (
     shards_of,
     share_of,
 )
-from prefect_genmedia.batch.spec import BatchSpec, ShardJob
+from prefect_genmedia.batch.spec import BatchSpec, Credentials, ShardJob
 from prefect_genmedia.errors import BatchIncomplete
+from prefect_genmedia.providers.credentials import ProviderCredentials
 
 if TYPE_CHECKING:
     from prefect_genmedia.batch.runner import OpenBatch
@@ -239,7 +240,7 @@ class ShardSupervisor:
             is_as_before = job is not None and known is not None and job.updated_at == known.updated_at
             if job is None or (is_as_before and self.run.next_attempt(job) is not None):
                 continue  # not its turn yet
-            result.take_job(job, row.request, self.run.prices)
+            result.take_job(job, row.request, self.run.prices, self.run.payers)
             if job.state in _UNDER_WAY:
                 result.state = IN_FLIGHT
         self._read_next = time.monotonic() + _LEDGER_SHARE * (time.monotonic() - begun)
@@ -253,7 +254,7 @@ class ShardSupervisor:
             if job is None:
                 result.state = NOT_SENT
             else:
-                result.take_job(job, row.request, self.run.prices)
+                result.take_job(job, row.request, self.run.prices, self.run.payers)
         for kept in self.shards:
             for row_id, reported in (kept.end or ShardEnd()).rows.items():
                 if row_id in left_out:
@@ -310,7 +311,7 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         shard=shard,
         table=anywhere(str(spec.table)) if is_read else [dict(row) for row in shard.part_of(batch.fit)],
         kind=spec.kind,
-        credentials=_name_of(spec.credentials),
+        credentials=_names_of(spec.credentials),
         batch_id=batch.name,
         output=batch.scheduler.output,
         max_in_flight=share_of(spec.limits.max_in_flight, shard),
@@ -346,8 +347,14 @@ def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
     return given | {"skip_invalid": True, "preflight": False}
 
 
-def _name_of(credentials: Any) -> str:
-    """Returns the name of a Block: its content is never passed as a parameter."""
+def _names_of(credentials: Credentials) -> str | list[str]:
+    """Returns the names of Blocks: their content is never passed as a parameter."""
+    if isinstance(credentials, str | ProviderCredentials):
+        return _name_of(credentials)
+    return [_name_of(each) for each in credentials]
+
+
+def _name_of(credentials: ProviderCredentials | str) -> str:
     name = credentials if isinstance(credentials, str) else credentials._block_document_name
     if name is None:
         raise refused("credentials", "must be a Block that is saved, or its name: shards run on other machines")

@@ -23,7 +23,7 @@ def batch(
     *,
     kind: str | None = None,
     dry_run: Switch = False,
-    credentials: str = "default",
+    credentials: Annotated[tuple[str, ...], Parameter(negative="")] = ("default",),
     batch_id: str | None = None,
     output: str | None = None,
     results: str | None = None,
@@ -51,7 +51,8 @@ def batch(
     dry_run
         Only show what would be done, and its estimated cost. Nothing is sent.
     credentials
-        The name that the credentials Blocks of all providers in the table have.
+        The name that the credentials Blocks of all providers in the table have. Give it several times for several
+        accounts that share the rows; the first one names the results.
     batch_id
         The same id and rows mean the same paid results, in any run; the file's name by default.
     output
@@ -91,7 +92,7 @@ def batch(
         flow(
             table,
             **({} if kind is None else {"kind": kind}),
-            credentials=credentials,
+            credentials=credentials[0] if len(credentials) == 1 else list(credentials),
             batch_id=batch_id,
             output=output,
             results=results,

@@ -92,7 +92,7 @@ class Dialect:
 
     async def submitted(self, request: Request, accept: Callable[[], dict[str, Any]]) -> Response:
         """Answer a submission that is right in itself; `accept` takes the job on and words the yes."""
-        fault = self.world.faults.take(self.name, "submit")
+        fault = self.world.faults.take(self.name, "submit", self.world.customer_of(self.key_of(request)))
         if fault is None:
             payload = accept()
             return json_answer(gateways.accepted(payload) if self.world.settings.gateway == "new-api" else payload)

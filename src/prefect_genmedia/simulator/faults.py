@@ -183,12 +183,14 @@ class Fault:
         provider: the dialect it strikes; None for any.
         times: how often it strikes before it is used up.
         options: numbers such as `retry_after` and `seconds`.
+        key: the customer whose submissions it strikes, by the customer's first key; None for everybody's calls.
     """
 
     name: str
     provider: str | None = None
     times: int = 1
     options: dict[str, float] = field(default_factory=dict)
+    key: str | None = None
 
     @property
     def stage(self) -> str:
@@ -214,10 +216,14 @@ class FaultQueue:
         _ = fault.stage
         self._faults.append(fault)
 
-    def take(self, provider: str, stage: str) -> Fault | None:
-        """The fault that strikes now, if any."""
-        for fault in self._faults:
-            if fault.stage == stage and fault.provider in (None, provider) and fault.times > 0:
+    def take(self, provider: str, stage: str, customer: str | None = None) -> Fault | None:
+        """The fault that strikes now, if any; `customer` is the first key of the one who asks, where that is known.
+
+        Those that are meant for one customer come first.
+        """
+        for fault in sorted(self._faults, key=lambda each: each.key is None):
+            is_meant = fault.provider in (None, provider) and fault.key in (None, customer)
+            if fault.stage == stage and is_meant and fault.times > 0:
                 fault.times -= 1
                 return fault
         return None
@@ -328,13 +334,13 @@ async def _pieces(content: bytes, count: int, seconds: float) -> AsyncIterator[b
 
 
 def fault_from(order: dict[str, Any]) -> Fault:
-    """Read an order: `{"fault": name, "provider"?: …, "times"?: …, further numbers}`.
+    """Read an order: `{"fault": name, "provider"?: …, "times"?: …, "key"?: …, further numbers}`.
 
     Raises:
         KeyError: there is no such fault.
     """
-    known = {"fault", "provider", "times"}
+    known = {"fault", "provider", "times", "key"}
     options = {name: float(value) for name, value in order.items() if name not in known}
-    fault = Fault(str(order["fault"]), order.get("provider"), int(order.get("times", 1)), options)
+    fault = Fault(str(order["fault"]), order.get("provider"), int(order.get("times", 1)), options, order.get("key"))
     _ = fault.stage
     return fault

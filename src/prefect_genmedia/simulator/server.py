@@ -78,9 +78,11 @@ class RunningSimulator:
         """A video of three seconds with sound."""
         return f"{self.url}/assets/{CLIP}"
 
-    def order(self, fault: str, times: int = 1, provider: str | None = None, **options: float) -> Fault:
-        """Let a fault strike; its `times` tells how often it still will."""
-        ordered = Fault(fault, provider, times, options)
+    def order(
+        self, fault: str, times: int = 1, provider: str | None = None, key: str | None = None, **options: float
+    ) -> Fault:
+        """Let a fault strike, one customer's submissions only if `key` is given; `times` tells how often it will."""
+        ordered = Fault(fault, provider, times, options, key)
         self.world.faults.order(ordered)
         return ordered
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from decimal import Decimal
+from typing import cast
 
 import pytest
 
@@ -13,6 +14,8 @@ from prefect_genmedia import errors
 from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
 from prefect_genmedia._core.budgets import Budget, BudgetState, budget_name, holder_of
 from prefect_genmedia._core.clock import Clock
+from prefect_genmedia._core.session import Session
+from prefect_genmedia.batch.pool import AccountPool, Lease, PayingAccount
 from prefect_genmedia.batch.slots import Breaker, Slots
 from prefect_genmedia.prices import Price, price_table
 from prefect_genmedia.providers.plugin import list_prices
@@ -151,16 +154,22 @@ def test_budgets_are_distinguished_by_day_and_account() -> None:
     assert budget_name("b", "day", "acc", Noon()) == "b · 1971-01-01 · acc"
 
 
+def account(limit: int) -> PayingAccount:
+    """An account with so many slots; the pool never asks for its session."""
+    return PayingAccount(cast(Session, None), Slots(limit, calm_seconds=3600))
+
+
 async def test_places_halve_when_the_provider_asks_and_come_back() -> None:
-    slots = Slots(8, calm_seconds=3600)
+    pool = AccountPool([account(8)])
+    slots = pool.accounts[0].slots
     for _ in range(5):
         slots.slower()  # one burst counts once
     assert int(slots.allowed) == 4
     for _ in range(4):
-        await slots.acquire()
-    waiting = [asyncio.create_task(slots.acquire()) for _ in range(3)]
+        await pool.acquire()
+    waiting = [asyncio.create_task(pool.acquire()) for _ in range(3)]
     await asyncio.sleep(0)
-    urgent = asyncio.create_task(slots.acquire(first=True))
+    urgent = asyncio.create_task(pool.acquire(first=True))
     await asyncio.sleep(0)
     slots.release()
     await urgent
@@ -171,6 +180,44 @@ async def test_places_halve_when_the_provider_asks_and_come_back() -> None:
     assert slots.allowed == 8
     await asyncio.gather(*waiting[1:])
     assert slots.used == 6
+
+
+async def test_a_row_takes_a_slot_of_the_account_with_the_most_free_ones() -> None:
+    one, other = account(1), account(2)
+    pool = AccountPool([one, other])
+    assert [await pool.acquire() for _ in range(3)] == [other, one, other]
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    one.slots.release()
+    assert await waiting is one
+
+
+async def test_a_row_that_one_account_refused_waits_for_another_and_holds_nobody_up() -> None:
+    one, other = account(1), account(1)
+    pool = AccountPool([one, other])
+    lease = Lease(pool, await pool.acquire())
+    busy = await pool.acquire()
+    moving = asyncio.create_task(lease.move_on(errors.QuotaError("no balance")))
+    await asyncio.sleep(0)
+    assert not moving.done()
+    busy.slots.release()
+    await moving
+    assert (lease.account, one.slots.used, other.slots.used) == (other, 0, 1)
+    fresh = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    assert not fresh.done(), "an account that cannot pay gets no row while another one can"
+    with pytest.raises(errors.QuotaError, match="None of the 2 accounts"):
+        await lease.move_on(errors.QuotaError("no balance here either"))
+    lease.release()
+    assert await fresh in (one, other), "all refused: each row tries again"
+
+
+async def test_a_pool_whose_accounts_cool_down_goes_on_with_the_first_that_is_ready() -> None:
+    one, other = account(1), account(1)
+    pool = AccountPool([one, other])
+    pool.cool(one, 3600.0)
+    pool.cool(other, 0.01)
+    assert await pool.acquire() is other
 
 
 def test_the_breaker_opens_on_a_streak_of_one_kind_only() -> None:

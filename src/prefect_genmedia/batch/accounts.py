@@ -1,0 +1,61 @@
+"""Opens the accounts that may pay for a batch's rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+from prefect.logging import get_run_logger
+
+from prefect_genmedia._core.ledger import Ledger
+from prefect_genmedia._core.session import Session, pooled
+from prefect_genmedia._prefect.concurrency import check_limit
+from prefect_genmedia._prefect.session import load_pool, session_of
+from prefect_genmedia.batch.row_task import RowHooks
+from prefect_genmedia.batch.spec import BatchSpec
+from prefect_genmedia.prices import PriceTable
+from prefect_genmedia.settings import current_settings, verify_level
+
+
+async def open_pools(
+    stack: AsyncExitStack, providers: Iterable[str], spec: BatchSpec, prices: PriceTable, ledger: Ledger
+) -> dict[str, list[Session]]:
+    """Open one session per account for the whole batch; the account's rows share its client.
+
+    Parameters:
+        stack: closes the clients.
+        providers: the providers of the rows.
+        spec: the batch.
+        prices: the price table.
+        ledger: the ledger.
+
+    Returns:
+        The sessions of the accounts that may pay for a provider's rows, in the user's order, by provider.
+
+    Raises:
+        CredentialsError: there is no such Block.
+        AccountConflict: a Block's name and its key belong to two accounts of the ledger.
+    """
+    pools = {}
+    for provider in sorted(providers):
+        found: dict[str, Session] = {}
+        for block in await load_pool(provider, spec.credentials):
+            client = await stack.enter_async_context(block.client())
+            session = await session_of(block, client, ledger, current_settings(), RowHooks())
+            limit = spec.limits.concurrency_limit or session.concurrency_limit
+            if limit:
+                await check_limit(limit)
+            if session.own_tokens[0] in found:
+                get_run_logger().warning("Two of the credentials are one account of %s, which is used once", provider)
+                continue
+            found[session.own_tokens[0]] = replace(
+                session,
+                prices=prices,
+                concurrency_limit=limit,
+                is_batch=True,
+                convert_inputs=spec.convert_inputs,
+                verify=verify_level(spec.verify, "structure"),
+            )
+        pools[provider] = pooled(list(found.values()))
+    return pools
