@@ -115,6 +115,11 @@ class GenMediaSettings(PrefectBaseSettings):
         gt=0,
         description="How long a person may take to confirm, in seconds; then the answer is no.",
     )
+    review_timeout_seconds: float = Field(
+        default=3 * 24 * 3600.0,
+        gt=0,
+        description="How long a batch waits for its review, in seconds; then it stops.",
+    )
     row_task_runs: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether each row of a batch has a task run of its own, if the batch says `auto`: `auto` for up to "

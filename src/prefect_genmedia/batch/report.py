@@ -25,12 +25,13 @@ from prefect_genmedia._core.attempts import batch_scope
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.naming import file_stem
+from prefect_genmedia._core.reviews import ReviewState, review_state
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import poster_url, public_link, watch_url
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.report_page import GENERATOR, ReportPage, batch_mark
-from prefect_genmedia.batch.results import COLUMNS, NOT_SENT, cell_text
+from prefect_genmedia.batch.results import COLUMNS, NOT_SENT, REVIEW_COLUMNS, cell_text, has_review_columns
 from prefect_genmedia.errors import StorageError
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.inputs import local_path
@@ -62,6 +63,7 @@ class ReportSource:
         results: the table of results: each row's cells by column, by row id; the only source for rows without a job.
         columns: the user's own columns in the table of results.
         location: path or URL of the table of results; empty if there is none.
+        reviews: what people decided about the results, and what waits for a decision.
     """
 
     batch_id: str
@@ -70,6 +72,7 @@ class ReportSource:
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     columns: Sequence[str] = ()
     location: str = ""
+    reviews: ReviewState = field(default_factory=ReviewState)
 
 
 async def report_of(run: BatchScheduler) -> str | None:
@@ -86,7 +89,8 @@ async def report_of(run: BatchScheduler) -> str | None:
         cells = {row.id: vars(row) | carried.of(row.extra) for row in results}
         jobs = {row_id: job for row_id, job in (await run.jobs.look()).items() if row_id in cells}
         columns, location = [*carried.columns.values()], run.results.location or ""
-        uri = await write_report(ReportSource(run.name, run.output, jobs, cells, columns, location))
+        reviews = await review_state(run.jobs.ledger, run.name)
+        uri = await write_report(ReportSource(run.name, run.output, jobs, cells, columns, location, reviews))
     except Exception as error:  # a report must not make a batch with paid jobs fail
         logger.warning("The report of batch %s cannot be written: %s", run.name, _words(error))
         return None
@@ -168,7 +172,9 @@ def own_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     Parameters:
         rows: its rows.
     """
-    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]
+    names = dict.fromkeys(name for row in rows for name in row)
+    made = {*COLUMNS, *(REVIEW_COLUMNS if has_review_columns(names) else ())}
+    return [name for name in names if name not in made]
 
 
 def _names(batch_id: str) -> tuple[str, str]:
@@ -195,9 +201,7 @@ def _is_ours(storage: Storage, name: str, batch_id: str) -> bool:
 
 def _page(source: ReportSource, folder: str) -> ReportPage:
     ids = dict.fromkeys([*source.results, *source.jobs])
-    rows = [
-        _row(row_id, source.results.get(row_id, {}), source.jobs.get(row_id), source.columns, folder) for row_id in ids
-    ]
+    rows = [_row(row_id, source, folder) for row_id in ids]
     delivered = sum(row["delivered"] for row in rows)
     cost = sum(row["cost"] or 0.0 for row in rows)
     return ReportPage(
@@ -210,15 +214,16 @@ def _page(source: ReportSource, folder: str) -> ReportPage:
     )
 
 
-def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequence[str], folder: str) -> dict[str, Any]:
+def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
     """Returns a row for the page's script. The ledger's data about its job is newer than the table's."""
+    cells, job = source.results.get(row_id, {}), source.jobs.get(row_id)
     delivery = job.delivery if job is not None else None
     uri = delivery.uri if delivery else cells.get("path")
     state = job.state.value if job is not None else str(cells.get("state") or NOT_SENT)
     is_delivered = state == JobState.DELIVERED.value and bool(uri)
     key = job.key if job is not None else cells.get("job_key")
     poster = delivery.poster_uri if delivery else None
-    own = [(name, cells[name]) for name in columns if cells.get(name) not in (None, "")]
+    own = [(name, cells[name]) for name in source.columns if cells.get(name) not in (None, "")]
     error = (job.error_kind if job is not None else None) or cells.get("error_kind")
     message = (job.error_message if job is not None else None) or cells.get("error_message")
     return {
@@ -238,7 +243,19 @@ def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequen
         "words": _shown(_wanted(job)),
         "request": _request(job),
         "details": _details(job, cells, uri if is_delivered else None),
+        "review": _review(job, source.reviews) if is_delivered else None,
     }
+
+
+def _review(job: Job | None, reviews: ReviewState) -> dict[str, Any] | None:
+    """Returns what the page needs to show and take decisions about a result; None if the ledger has no job of it."""
+    if job is None:
+        return None
+    decision = reviews.decisions.get(job.key)
+    facts = {"job": job.key, "waits": job.key in reviews.waiting, "word": "", "by": "", "reason": ""}
+    if decision is not None:
+        facts |= {"word": decision.word, "by": _shown(decision.reviewer), "reason": _shown(decision.reason)}
+    return facts
 
 
 def _cost(job: Job, cells: Mapping[str, Any]) -> float | None:

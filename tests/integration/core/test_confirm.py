@@ -20,7 +20,7 @@ from test_suspending_flows import Deployed, deploy  # noqa: F401 - a fixture
 from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Job, Ledger
 from prefect_genmedia._core.confirmations import Costs, Part, Question, ask, decide, needed, questions
-from prefect_genmedia._prefect import confirm
+from prefect_genmedia._prefect import asking, confirm
 from prefect_genmedia.cli.app import app, main
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
@@ -41,7 +41,7 @@ PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confirm, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(asking, "POLL_SECONDS", 0.1)
 
 
 async def asked(work: Callable[[], Awaitable[Any]]) -> tuple[Any, asyncio.Task[Any]]:
@@ -266,7 +266,7 @@ async def test_an_answer_that_the_process_did_not_live_to_read_counts_when_the_r
     ledger: Ledger,
 ) -> None:
     deployed: Deployed = await deploy(jimeng_video)
-    monkeypatch.setattr(confirm, "_can_suspend", lambda: False)
+    monkeypatch.setattr(asking, "can_suspend", lambda: False)
     running = asyncio.create_task(deployed.goes(lake(credentials)))
     while await deployed.state() != "Paused":
         await asyncio.sleep(0.1)
