@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Row, Select, select, update
 
 from prefect_genmedia._core import schema
 from prefect_genmedia._core.attempts import batch_scope
+from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.regenerate import standing_variant
@@ -274,13 +275,13 @@ def question_id(run_ids: Sequence[str], batch_id: str, job_keys: Iterable[str], 
     return _digest("\n".join([*run_ids, batch_id, *sorted(job_keys), str(restarted_at)]))[:32]
 
 
-def standing_jobs(jobs: Iterable[Job], now: float) -> dict[str, Job]:
+def standing_jobs(jobs: Iterable[Job]) -> dict[str, Job]:
     """Returns the job whose result counts as its row's, by row id; see `standing_variant`.
 
     Parameters:
         jobs: the newest job under each identity of a batch.
-        now: seconds since 1970.
     """
+    now = SYSTEM_CLOCK.now()
     by_row: defaultdict[str, dict[int, Job]] = defaultdict(dict)
     for job in sorted(jobs, key=lambda each: each.created_at):
         by_row[job.label][job.variant] = job

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
+from uuid import UUID
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import apause_flow_run, asuspend_flow_run
+from prefect.flow_runs import apause_flow_run, aresume_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from prefect.input.actions import aread_flow_run_input
 from prefect.input.run_input import keyset_from_base_key
@@ -83,6 +84,26 @@ async def _stored_reply(form: type[Reply], key: str) -> Reply | None:
         stored = await aread_flow_run_input(keyset_from_base_key(f"{word}-{key}")["response"])
         if stored is not None:
             return form.model_validate(stored)
+    return None
+
+
+async def resume(flow_run_id: UUID, reply: dict[str, Any]) -> str | None:
+    """Answer on behalf of a person: resume a run with the completed form.
+
+    Parameters:
+        flow_run_id: the run that waits.
+        reply: the form's values.
+
+    Returns:
+        None if the run goes on; otherwise the kind of error for which it does not.
+    """
+    try:
+        await aresume_flow_run(flow_run_id, run_input=reply)
+    except Exception as error:
+        kind = type(error).__name__
+        if kind not in ("NotPausedError", "FlowPauseTimeout", "RuntimeError", "ObjectNotFound"):
+            raise
+        return kind
     return None
 
 

@@ -10,7 +10,6 @@ from typing import Literal
 from uuid import UUID
 
 from prefect.events import emit_event
-from prefect.flow_runs import aresume_flow_run
 from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -18,7 +17,7 @@ from pydantic import Field
 
 from prefect_genmedia._core.confirmations import Costs, Part, Question, ask, decide, needed, question_id
 from prefect_genmedia._core.ledger import Ledger, open_ledger
-from prefect_genmedia._prefect.asking import Asked, reply_to
+from prefect_genmedia._prefect.asking import Asked, reply_to, resume
 from prefect_genmedia._prefect.run import restarted_at, root_run_id
 from prefect_genmedia.errors import NotConfirmed
 from prefect_genmedia.prices import amount_of, limit_in_micros
@@ -183,15 +182,10 @@ async def answer(ledger: Ledger, question: Question, decision: str, by: str, up_
     if question.has_expired(ledger.now()) or question.flow_run_id is None:
         raise NotConfirmed(f"Question {question.id[:8]} was not answered in time, which means no.")
     reply = {"decision": decision, "decided_by": by, "up_to": float(up_to or 0)}
-    try:
-        await aresume_flow_run(UUID(question.flow_run_id), run_input=reply)
-    except Exception as error:
-        if type(error).__name__ not in ("NotPausedError", "FlowPauseTimeout", "RuntimeError", "ObjectNotFound"):
-            raise
-        problem = f"The run {question.flow_run_id} does not wait for an answer now: {type(error).__name__}."
-    else:
-        return
-    raise NotConfirmed(problem, next_step="look at the run in the UI.")
+    kind = await resume(UUID(question.flow_run_id), reply)
+    if kind is not None:
+        problem = f"The run {question.flow_run_id} does not wait for an answer now: {kind}."
+        raise NotConfirmed(problem, next_step="look at the run in the UI.")
 
 
 def _emit(question: Question, what: str) -> None:

@@ -227,20 +227,20 @@ def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
     error = (job.error_kind if job is not None else None) or cells.get("error_kind")
     message = (job.error_message if job is not None else None) or cells.get("error_message")
     return {
-        "id": _shown(row_id),
+        "id": shown_value(row_id),
         "state": state.replace("_", " "),
         "delivered": is_delivered,
         "play": _address(uri, watch_url(uri, key), folder) if is_delivered else None,
         "poster": _address(poster, poster_url(poster, key), folder) if is_delivered else None,
-        "file": _shown(uri) if is_delivered else "",
-        "error": "" if is_delivered else _shown(error),
-        "message": "" if is_delivered else _shown(message),
-        "model": _shown(f"{job.provider}/{job.model}") if job is not None else "",
+        "file": shown_value(uri) if is_delivered else "",
+        "error": "" if is_delivered else shown_value(error),
+        "message": "" if is_delivered else shown_value(message),
+        "model": shown_value(f"{job.provider}/{job.model}") if job is not None else "",
         "cost": _number(cells.get("estimated_cost")) if job is None else _cost(job, cells),
         "day": (iso_time(job.submitted_at) or "")[:10] if job is not None else "",
         "facts": _facts(job, cells),
-        "own": [[_shown(name), _shown(cell_text(value))] for name, value in own],
-        "words": _shown(_wanted(job)),
+        "own": [[shown_value(name), shown_value(cell_text(value))] for name, value in own],
+        "words": shown_value(_wanted(job)),
         "request": _request(job),
         "details": _details(job, cells, uri if is_delivered else None),
         "review": _review(job, source.reviews) if is_delivered else None,
@@ -254,7 +254,7 @@ def _review(job: Job | None, reviews: ReviewState) -> dict[str, Any] | None:
     decision = reviews.decisions.get(job.key)
     facts = {"job": job.key, "waits": job.key in reviews.waiting, "word": "", "by": "", "reason": ""}
     if decision is not None:
-        facts |= {"word": decision.word, "by": _shown(decision.reviewer), "reason": _shown(decision.reason)}
+        facts |= {"word": decision.word, "by": shown_value(decision.reviewer), "reason": shown_value(decision.reason)}
     return facts
 
 
@@ -280,7 +280,7 @@ def _facts(job: Job | None, cells: Mapping[str, Any]) -> str:
         job.model if job is not None else "",
         f"about {cost:.2f} {CURRENCY}" if cost else "",
     ]
-    return _shown(" · ".join(filter(None, parts)))
+    return shown_value(" · ".join(filter(None, parts)))
 
 
 def _request(job: Job | None) -> list[list[str]]:
@@ -289,7 +289,7 @@ def _request(job: Job | None) -> list[list[str]]:
     request = kinds().get(job.kind)
     hidden = request.technical_fields if request is not None else frozenset()
     values = {name: value for name, value in job.request.items() if name not in hidden and value not in (None, "", [])}
-    return [[_shown(name), _shown(cell_text(value))] for name, value in values.items()]
+    return [[shown_value(name), shown_value(cell_text(value))] for name, value in values.items()]
 
 
 def _wanted(job: Job | None) -> str:
@@ -311,7 +311,7 @@ def _details(job: Job | None, cells: Mapping[str, Any], uri: str | None) -> list
         "Queued (s)": cells.get("queued_seconds"),
         "Generating (s)": cells.get("running_seconds"),
     }
-    return [[name, _shown(value)] for name, value in facts.items() if value not in (None, "")]
+    return [[name, shown_value(value)] for name, value in facts.items() if value not in (None, "")]
 
 
 def _address(uri: str | None, link: str | None, folder: str) -> str | None:
@@ -329,7 +329,12 @@ def _address(uri: str | None, link: str | None, folder: str) -> str | None:
     return f"./{quote(inner)}" if inner != uri and path is None else None
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """Returns a value as the page shows it: on one line, cut, and without the signatures of URLs.
+
+    Parameters:
+        value: the value; None is shown as nothing.
+    """
     return "" if value is None else clean_text(unsigned_text(str(value)), VALUE_CHARACTERS)
 
 

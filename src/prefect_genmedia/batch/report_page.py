@@ -55,7 +55,7 @@ class ReportPage:
         script, style = _asset("report.js"), _asset("report.css")
         delivered = sum(bool(row["delivered"]) for row in self.rows)
         waiting = sum(bool(row["review"] and row["review"]["waits"]) for row in self.rows)
-        name = _text(self.batch_id)
+        name, hidden = _text(self.batch_id), "" if waiting else " hidden"
         return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -82,7 +82,7 @@ class ReportPage:
 <button type="button" data-filter="delivered" aria-pressed="false">Delivered {delivered}</button>
 <button type="button" data-filter="failed" aria-pressed="false">Without a file {len(self.rows) - delivered}</button>
 <select id="errors" aria-label="Error"><option value="">Every error</option></select>
-<button type="button" data-filter="waiting" aria-pressed="false"{"" if waiting else " hidden"}>To review {waiting}</button>
+<button type="button" data-filter="waiting" aria-pressed="false"{hidden}>To review {waiting}</button>
 <button id="review" type="button" aria-pressed="false">Review</button>
 <input id="search" type="search" placeholder="Search ids, prompts, columns, errors ( / )" aria-label="Search">
 <span id="count" class="quiet" role="status"></span>
@@ -98,7 +98,8 @@ class ReportPage:
 <button id="more" class="more" type="button" hidden>Show more</button>
 </main>
 <footer>
-<p>Keys: / search · Esc clears it · arrows or j, k move · Enter or Space plays and pauses · Tab reaches the rest · when reviewing: a accepts, x rejects, g regenerates</p>
+<p>Keys: / search · Esc clears it · arrows or j, k move · Enter or Space plays and pauses · Tab reaches the rest</p>
+<p>Keys in a review: a accepts, x rejects, g regenerates</p>
 <p>{_text(f"Table of results: {self.results}") if self.results else ""}</p>
 </footer>
 <script type="application/json" id="data">{self._data()}</script>
