@@ -23,8 +23,9 @@ from prefect_genmedia._core.prune import PruneFilter, prune
 from prefect_genmedia._core.reviews import Decision, decisions_of, record, review_state, row_digest, waiting
 from prefect_genmedia._prefect import asking
 from prefect_genmedia.batch import review
+from prefect_genmedia.batch.results import COLUMNS, REVIEW_COLUMNS
 from prefect_genmedia.batch.review import rows_under_review
-from prefect_genmedia.batch.table import read_table
+from prefect_genmedia.batch.table import encode_table
 from prefect_genmedia.cli.app import app
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.settings import current_settings
@@ -44,7 +45,7 @@ async def answer(run: Any, **reply: Any) -> None:
 
 
 def reviewed(rows: dict[str, dict[str, Any]]) -> dict[str, tuple[str, str]]:
-    return {name: (row["review"] or "", row["reviewer"] or "") for name, row in rows.items()}
+    return {name: (row.get("review", ""), row.get("reviewer", "")) for name, row in rows.items()}
 
 
 async def decided(ledger: Ledger) -> dict[str, Decision]:
@@ -441,5 +442,9 @@ async def test_a_table_of_results_without_a_review_has_no_columns_about_one(batc
     await answer(run)
     await running
     assert (batch.results["row-0"]["table_review"], batch.results["row-0"]["review"]) == ("my own", "accepted")
-    again = await batch.run(read_table(str(batch.folder / "results.csv")), review="all")
-    assert again.delivered == 1
+    earlier = [{**batch.results["row-0"], **lakes(1)[0]}]
+    content = encode_table(earlier, [*COLUMNS, *REVIEW_COLUMNS, "prompt", "model"], "csv")
+    (batch.folder / "again.csv").write_bytes(content)
+    assert (await batch.run(str(batch.folder / "again.csv"), review="all")).delivered == 1
+    assert batch.results["row-0"]["review"] == "accepted", "a table of results can be the table"
+    assert "table_review" not in batch.results["row-0"]
