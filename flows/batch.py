@@ -15,7 +15,7 @@ from prefect_genmedia._prefect.session import AnyCredentials, SeveralCredentials
 from prefect_genmedia.batch import BatchReport, BatchSpec, Limits, Money, Price, Sharding, ShardJob, run_batch
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.shards import Shard
-from prefect_genmedia.batch.spec import RowTaskRuns
+from prefect_genmedia.batch.spec import ReviewRule, RowTaskRuns
 from prefect_genmedia.batch.table import name_of
 from prefect_genmedia.generate import check_run
 from prefect_genmedia.settings import Verify
@@ -38,6 +38,7 @@ def _run_name() -> str:
     results="Table of results",
     max_in_flight="Jobs in flight",
     breaker="Stop after errors",
+    review="Review (canary, all, or a share)",
 )
 async def generate_batch(
     table: Rows,
@@ -72,6 +73,7 @@ async def generate_batch(
     tags: list[str] = [],  # noqa: B006 - nothing writes into it
     row_task_runs: RowTaskRuns = "auto",
     reverify: bool = False,
+    review: ReviewRule = "",
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
     shard_deployment: str = "",
     shard: Shard | None = None,
@@ -123,6 +125,8 @@ async def generate_batch(
         row_task_runs: Whether each row has a task run of its own: `on`, `off`, or `auto` for up to 2,000 rows. Without
             them the table of results, gallery, failures and progress are the record.
         reverify: Read the files of delivered rows again; by default they are trusted while size and time are the same.
+        review: Which results a person reviews while the run pauses with its report page: canary (the canary rows), all,
+            or a share of the rows such as 0.1, which is generated first; empty for none.
         shards: Parts that the table is split into, each done by a deployment's run on any machine.
         shard_deployment: The deployment that runs the shards, `flow/deployment`; by default this run's own.
         shard: Leave empty: a batch sets it for runs of this flow that do its shards; see generate_shard.
@@ -130,7 +134,8 @@ async def generate_batch(
     Raises:
         InvalidRequest: rows cannot be right; all of them are named, and nothing was submitted.
         BudgetStop: the budget is used up; what it held is done.
-        BatchIncomplete: some rows have no file; the table of results says why.
+        ReviewStop: nobody reviewed the results in time, or a reviewer stopped the batch.
+        BatchIncomplete: some rows have no file, or were rejected; the table of results says why.
     """
     await check_run()
     return await run_batch(
@@ -170,6 +175,7 @@ async def generate_batch(
             attribution=Attribution.of(project, tags),
             row_task_runs=row_task_runs,
             reverify=reverify,
+            review=review,
             sharding=Sharding(shards=shards, deployment=shard_deployment or None, shard=shard),
         )
     )

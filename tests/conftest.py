@@ -125,9 +125,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                 terminalreporter.write_line(f"{report.nodeid.split('::')[0]}: {name}: {value}")
 
 
-BESIDE = frozenset(
-    {"test_first_hour.py", "test_run_forms.py", "test_ui.py", "test_ui_injection.py"}
-)
+BESIDE = frozenset({"test_first_hour.py", "test_run_forms.py", "test_ui.py", "test_ui_injection.py"})
 
 
 @cache

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         QuotaError,
         RateLimited,
         ResultInvalid,
+        ReviewStop,
         StorageError,
         SubmissionUnknown,
     )
@@ -116,6 +117,7 @@ __all__ = [
     "RateLimited",
     "Recognition",
     "ResultInvalid",
+    "ReviewStop",
     "SpendReport",
     "StorageError",
     "StylizedVideo",
@@ -155,7 +157,7 @@ _HOMES = {
     "billing": "BillReport",
     "errors": """AccountConflict AccountPaused BatchIncomplete BudgetStop CredentialsError FieldProblem GenMediaError
         GenerationFailed InputRefused InvalidRequest JobExpired JobTimeout LedgerError NoSubject NotConfirmed
-        OutputRefused ProviderError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
+        OutputRefused ProviderError QuotaError RateLimited ResultInvalid ReviewStop StorageError SubmissionUnknown""",
     "flows.batch": "generate_batch",
     "flows.bill": "import_bill",
     "flows.decide": "decide_job",

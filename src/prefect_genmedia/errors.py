@@ -18,6 +18,7 @@ GenMediaError
 ├── StorageError        the file is paid for and can be fetched, but not written to where it shall be
 ├── LedgerError         the ledger's database is away, read-only or damaged; nothing is sent without it
 ├── NotConfirmed        a person said no to what it would cost, or nobody said yes in time; nothing was sent
+├── ReviewStop          nobody reviewed a batch in time, or a reviewer stopped it; nothing more was sent
 ├── BudgetStop          a budget or a cap does not hold another job; nothing was sent for it
 ├── BatchIncomplete     a batch ended, and some of its rows have no file; the others are delivered
 └── ProviderError       anything else the provider or the network did
@@ -365,6 +366,17 @@ class NotConfirmed(GenMediaError):
     next_step = (
         "start the run again to be asked again, or raise `confirm_above`. A flow of your own asks with "
         "`await confirm_cost(request)` before `submit_job`; the command `make` takes --yes for an answer."
+    )
+
+
+class ReviewStop(GenMediaError):
+    """A batch was not reviewed in time, or a reviewer stopped it, so nothing more was submitted."""
+
+    outcome: SendOutcome = "refused"
+    paid = "nothing for the rows that were not submitted"
+    next_step = (
+        "run the batch again: it asks about the results that nobody has decided, and what is delivered is not paid "
+        "again. `prefect-genmedia review apply FILE` decides before."
     )
 
 

@@ -117,6 +117,11 @@ class GenMediaSettings(PrefectBaseSettings):
         gt=0,
         description="How long to wait for an approval, in seconds. Without an answer the run ends with `NotConfirmed`.",
     )
+    review_timeout_seconds: float = Field(
+        default=3 * 24 * 3600.0,
+        gt=0,
+        description="How long a batch waits for its review, in seconds; then it stops.",
+    )
     row_task_runs: Literal["auto", "on", "off"] = Field(
         default="auto",
         description="Whether each row of a batch has its own task run, if the batch says `auto`. `auto` means "

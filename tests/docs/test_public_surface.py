@@ -24,11 +24,11 @@ AccountConflict AccountPaused BatchIncomplete BatchReport BillReport BudgetStop 
 FieldProblem Finding GenMediaError GenMediaSettings GenerationFailed GenerationRequest HiDreamCredentials InputRefused
 InvalidRequest JeniusCredentials JimengVideo Job JobExpired JobState JobTimeout LedgerError LivePoster MediaJob
 MediaJobRun NoSubject NotConfirmed OmniHumanVideo OutputRefused PreparedRequest Price ProviderError QuotaError
-RateLimited Recognition ResultInvalid SpendReport StorageError StylizedVideo SubjectSelection SubmissionUnknown
-TokenOpsCredentials __version__ check_inputs current_settings decide_job detect_subjects download_result
-generate_batch generate_media import_bill jimeng_video live_poster omnihuman_video prune_jobs prune_ledger
-recognize_subject reconcile_jobs reconcile_ledger report_spend select_subject settle_job stylize_video submit_job
-wait_for_job
+RateLimited Recognition ResultInvalid ReviewStop SpendReport StorageError StylizedVideo SubjectSelection
+SubmissionUnknown TokenOpsCredentials __version__ check_inputs current_settings decide_job detect_subjects
+download_result generate_batch generate_media import_bill jimeng_video live_poster omnihuman_video prune_jobs
+prune_ledger recognize_subject reconcile_jobs reconcile_ledger report_spend select_subject settle_job stylize_video
+submit_job wait_for_job
 """.split()
 
 TREE = ast.parse(Path(prefect_genmedia.__file__).read_text("utf-8"))

@@ -218,6 +218,8 @@ def _prune_some(connection: Connection, conditions: list[ColumnElement[bool]], n
     keys = [row.key for row in rows]
     if keys:
         connection.execute(update(JOBS).where(JOBS.c.key.in_(keys)).values(**DROPPED, pruned_at=now))
+        reviews = schema.reviews
+        connection.execute(update(reviews).where(reviews.c.job_key.in_(keys)).values(reason=""))
     for row in rows:
         if row.before_decision is not None:
             scrubbed = update(JOBS).where(JOBS.c.key == row.key)
@@ -243,3 +245,15 @@ def _prune_titles(connection: Connection, wanted: PruneFilter, now: float) -> No
         conditions.append(asked.c.title.icontains(storable(wanted.label), autoescape=True))
     ended = or_(asked.c.answer.is_not(None), asked.c.expires_at < now)
     connection.execute(update(asked).where(*conditions, ended).values(title=""))
+    _prune_batch_names(connection, wanted, now)
+
+
+def _prune_batch_names(connection: Connection, wanted: PruneFilter, now: float) -> None:
+    """Remove the names of batches from ended reviews; their digests stay."""
+    asked = schema.review_questions
+    conditions = [asked.c.batch_id != "", or_(asked.c.answer.is_not(None), asked.c.expires_at < now)]
+    if wanted.older_than_seconds is not None:
+        conditions.append(asked.c.asked_at < now - wanted.older_than_seconds)
+    if wanted.label is not None:
+        conditions.append(asked.c.batch_id.icontains(storable(wanted.label), autoescape=True))
+    connection.execute(update(asked).where(*conditions).values(batch_id=""))

@@ -26,7 +26,7 @@ from prefect_genmedia.errors import LedgerError
 from prefect_genmedia.text import CODE_CHARACTERS, STATUS_CHARACTERS
 
 VERSION_TABLE = "genmedia_schema_version"
-HEADS = frozenset(f"{number:04d}" for number in range(3, 16))
+HEADS = frozenset(f"{number:04d}" for number in range(3, 17))
 """The migrations of a database of the current version; `versions/0004_long_ids.py` explains why there are several."""
 
 metadata = MetaData()
@@ -262,6 +262,40 @@ regenerations = Table(
     Column("variant", Integer, nullable=False),
     Column("created_at", Float(53), nullable=False),
     Index("genmedia_regenerations_variant", "row_digest", "variant", unique=True),
+)
+
+# What people decided about delivered results of batches: the one with a job's highest number counts; see
+# `_core/reviews.py`.
+reviews = Table(
+    "genmedia_reviews",
+    metadata,
+    Column("job_key", String(32), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("batch_digest", String(64), nullable=False),
+    Column("row_digest", String(64), nullable=False),
+    Column("decision", String(16), nullable=False),
+    Column("reason", StoredText, nullable=False),
+    Column("reviewer", StoredText(128), nullable=False),
+    Column("decided_at", Float(53), nullable=False),
+    Index("genmedia_reviews_batch", "batch_digest"),
+)
+
+# Batches that wait, or have waited, for a review.
+review_questions = Table(
+    "genmedia_review_questions",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("batch_digest", String(64), nullable=False),
+    Column("batch_id", StoredText, nullable=False),
+    Column("root_run_id", String(64), nullable=False),
+    Column("flow_run_id", String(64), nullable=False),
+    Column("job_keys", StoredJson, nullable=False),
+    Column("asked_at", Float(53), nullable=False),
+    Column("expires_at", Float(53), nullable=False),
+    Column("answer", String(16)),
+    Column("answered_at", Float(53)),
+    Column("answered_by", StoredText(128)),
+    Index("genmedia_review_questions_batch", "batch_digest"),
 )
 
 _VERSIONS = Path(__file__).parent / "migrations" / "versions"

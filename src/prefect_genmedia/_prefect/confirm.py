@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 from uuid import UUID
 
-from prefect.context import FlowRunContext, TaskRunContext
 from prefect.events import emit_event
-from prefect.exceptions import FlowPauseTimeout
-from prefect.flow_runs import apause_flow_run, aresume_flow_run, asuspend_flow_run
 from prefect.input import RunInput
-from prefect.input.actions import aread_flow_run_input
-from prefect.input.run_input import keyset_from_base_key
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from prefect_genmedia._core.confirmations import Costs, Part, Question, ask, decide, needed, question_id
 from prefect_genmedia._core.ledger import Ledger, open_ledger
+from prefect_genmedia._prefect.asking import Asked, reply_to, resume
 from prefect_genmedia._prefect.run import restarted_at, root_run_id
 from prefect_genmedia.errors import NotConfirmed
 from prefect_genmedia.prices import amount_of, limit_in_micros
@@ -30,12 +25,6 @@ from prefect_genmedia.settings import current_settings
 
 PAUSE_KEY = "genmedia-confirm-"
 """Prefix of a pause's key; the question's id follows."""
-
-POLL_SECONDS = 2
-"""Interval at which a paused run checks whether it was resumed, in seconds."""
-
-_MOST_ASKED = 20
-"""How many times one question is shown again, if the waiting process died."""
 
 _asking: dict[tuple[str, int], asyncio.Lock] = {}
 """One lock per flow run and event loop: a flow run can have only one pause at a time."""
@@ -157,49 +146,16 @@ def _is_too_little(reply: Confirmation, question: Question) -> bool:
 
 async def _reply(question: Question, plan: Plan) -> Confirmation | None:
     """Returns the submitted form; None if nobody answers in time."""
-    form = Confirmation.with_initial_data(description=_description(question, plan))
-    for life in range(_MOST_ASKED):
-        key = f"{PAUSE_KEY}{question.id}" + (f"-{life}" if life else "")
-        if (reply := await _stored_reply(key)) is not None:
-            return reply
-        seconds = question.expires_at - time.time()
-        if seconds < 1:
-            return None
-        if life == 0:
+
+    async def before(is_first: bool) -> None:
+        if is_first:
             await plan.publish()
             _emit(question, "asked")
         command = f"prefect-genmedia confirm approve {question.id[:8]}"
         get_run_logger().warning("%s: %s Resume this run, or `%s`", plan.title, question.reason, command)
-        try:
-            if _can_suspend():
-                reply = await asuspend_flow_run(wait_for_input=form, timeout=int(seconds), key=key)
-            else:
-                poll = min(POLL_SECONDS, max(int(seconds), 1))
-                reply = await apause_flow_run(wait_for_input=form, timeout=int(seconds), poll_interval=poll, key=key)
-        except FlowPauseTimeout:
-            return await _stored_reply(key)
-        except ValidationError:
-            reply = None  # Prefect shows each pause once: a process that died during its wait has used this one
-        if reply is not None:
-            return Confirmation.model_validate(reply.model_dump())
-    return None
 
-
-async def _stored_reply(key: str) -> Confirmation | None:
-    """Returns an answer that a process could not read because it died or suspended."""
-    for word in ("paused", "suspended"):
-        stored = await aread_flow_run_input(keyset_from_base_key(f"{word}-{key}")["response"])
-        if stored is not None:
-            return Confirmation.model_validate(stored)
-    return None
-
-
-def _can_suspend() -> bool:
-    """Whether the run belongs to a deployment, so that a worker restarts it after the answer."""
-    context = FlowRunContext.get()
-    run = context.flow_run if context is not None else None
-    is_own = run is not None and run.deployment_id is not None and run.parent_task_run_id is None
-    return is_own and TaskRunContext.get() is None
+    key, description = f"{PAUSE_KEY}{question.id}", _description(question, plan)
+    return await reply_to(Asked(key, Confirmation, description, question.expires_at, before))
 
 
 def _description(question: Question, plan: Plan) -> str:
@@ -226,15 +182,10 @@ async def answer(ledger: Ledger, question: Question, decision: str, by: str, up_
     if question.has_expired(ledger.now()) or question.flow_run_id is None:
         raise NotConfirmed(f"Question {question.id[:8]} was not answered in time, which means no.")
     reply = {"decision": decision, "decided_by": by, "up_to": float(up_to or 0)}
-    try:
-        await aresume_flow_run(UUID(question.flow_run_id), run_input=reply)
-    except Exception as error:
-        if type(error).__name__ not in ("NotPausedError", "FlowPauseTimeout", "RuntimeError", "ObjectNotFound"):
-            raise
-        problem = f"The run {question.flow_run_id} does not wait for an answer now: {type(error).__name__}."
-    else:
-        return
-    raise NotConfirmed(problem, next_step="look at the run in the UI.")
+    kind = await resume(UUID(question.flow_run_id), reply)
+    if kind is not None:
+        problem = f"The run {question.flow_run_id} does not wait for an answer now: {kind}."
+        raise NotConfirmed(problem, next_step="look at the run in the UI.")
 
 
 def _emit(question: Question, what: str) -> None:

@@ -75,6 +75,25 @@ class Known:
         self._jobs_by_scope.clear()
         return self._of_rows(jobs)
 
+    async def renew(self, rows: Sequence[Row], requesters: Mapping[str, str]) -> dict[str, Job]:
+        """Let rows have another variant from now on; returns the jobs that these variants have, by row id.
+
+        Parameters:
+            rows: the rows.
+            requesters: the name under which each row's variant is recorded, by row id; see `fix_variants`.
+        """
+        for row in rows:
+            scope = self.scope(row)
+            jobs = [job for job in (await self.ledger.newest_in(scope)).values() if job.scope == scope]
+            highest = max((job.variant for job in jobs), default=0)
+            self._anew.update({row.id: (await fix_variants(self.ledger, {scope: highest}, requesters[row.id]))[scope]})
+            self._identities.pop(row.id, None)
+            self._found.pop(row.id, None)
+            if _needs_reading(row.request):
+                await self._read(row)
+        found = {row.id: await self.newest(row) for row in rows}
+        return {row_id: job for row_id, job in found.items() if job is not None}
+
     def is_anew(self, row: Row) -> bool:
         """Whether this run regenerates the row."""
         return row.id in self._anew

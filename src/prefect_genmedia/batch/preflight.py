@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from prefect.logging import get_run_logger
 
+from prefect_genmedia._core.budgets import length_limit, priced_as
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._inputs import InspectionResult, inspect_url, inspections_wanted, validate_inputs
 from prefect_genmedia._inputs.convert import after_conversion
@@ -17,7 +18,8 @@ from prefect_genmedia._inputs.inspect import Wanted
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.batch.rows import BadRow, Row
-from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
+from prefect_genmedia.prices import Price
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import counted
 
@@ -156,3 +158,29 @@ class _Inspections:
 def _host_of(url: str) -> str:
     """Returns the host or storage of an input; empty for local files and for data within the request."""
     return "" if url.startswith("data:") else urlsplit(url).netloc
+
+
+def check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str) -> None:
+    """Refuse a cost limit if some rows have no price, because they could not be counted against it.
+
+    Parameters:
+        rows: the rows.
+        prices: the prices by `provider/model`.
+        limit: the limit's name.
+
+    Raises:
+        InvalidRequest: a price is missing.
+    """
+    found = {(priced_as(row.request), _price_problem(row.request, prices, limit)) for row in rows}
+    problems = [FieldProblem(f"prices.{name}", problem) for name, problem in sorted(found) if problem]
+    if problems:
+        raise InvalidRequest.of("The batch", problems)
+
+
+def _price_problem(request: GenerationRequest, prices: Mapping[str, Price], limit: str) -> str:
+    price = prices.get(priced_as(request))
+    if price is None:
+        return f"is needed for {limit}, and no price is known"
+    if price.per_second and request.length_is_extra and length_limit(request) is None:
+        return f"is per second, and extra_body changes how long the result plays: {limit} needs a price per_job"
+    return ""

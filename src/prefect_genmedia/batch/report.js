@@ -43,6 +43,73 @@ const player = (row) => {
   return video;
 };
 
+// --- the review: decisions stay in this page until they are exported ---
+const VERDICTS = [["accept", "Accept"], ["reject", "Reject"], ["regenerate", "Regenerate"]];
+const bar = find("decide"), reviewer = find("reviewer"), decided = find("decided"), reviewing = find("review");
+const decisions = new Map();
+let isReview = false;
+
+const tell = (problem) => {
+  const lacking = [...decisions.values()].filter((each) => each.decision === "reject" && !each.reason.trim()).length;
+  const open = report.rows.filter((row) => row.review && row.review.waits && !decisions.has(row.review.job)).length;
+  const parts = [problem, decisions.size + " decided", open ? open + " of those that wait are open" : "",
+    lacking ? lacking + " rejected without a reason" : ""];
+  decided.textContent = parts.filter(Boolean).join(" · ");
+};
+
+const decide = (row, verdict) => {
+  const known = decisions.get(row.review.job);
+  if (known && known.decision === verdict) decisions.delete(row.review.job);
+  else decisions.set(row.review.job, {row: row.id, decision: verdict, reason: known ? known.reason : ""});
+  tell();
+};
+
+const refresh = (card, row) => {
+  const known = decisions.get(row.review.job);
+  for (const button of card.querySelectorAll("[data-verdict]")) {
+    button.setAttribute("aria-pressed", String(Boolean(known) && known.decision === button.dataset.verdict));
+  }
+  const reason = card.querySelector(".reason");
+  reason.hidden = !known || known.decision === "accept";
+  reason.value = known ? known.reason : "";
+};
+
+const controls = (card, row) => {
+  const made = element("div", "verdicts");
+  for (const [verdict, title] of VERDICTS) {
+    const button = element("button", "", title);
+    button.type = "button";
+    button.dataset.verdict = verdict;
+    button.addEventListener("click", () => {
+      decide(row, verdict);
+      refresh(card, row);
+    });
+    made.append(button);
+  }
+  const reason = element("input", "reason");
+  reason.placeholder = "Reason";
+  reason.maxLength = 1000;
+  reason.setAttribute("aria-label", "Reason, " + row.id);
+  reason.addEventListener("input", () => {
+    const known = decisions.get(row.review.job);
+    if (known) known.reason = reason.value;
+    tell();
+  });
+  made.append(reason);
+  return made;
+};
+
+const exported = () => [...decisions].map(([job, each]) => JSON.stringify({
+  batch: report.batch, row: each.row, job, decision: each.decision, reason: each.reason.trim(), reviewer: reviewer.value.trim(),
+}) + "\n").join("");
+
+const openReview = (on) => {
+  isReview = on;
+  bar.hidden = !on;
+  reviewing.setAttribute("aria-pressed", String(on));
+  tell();
+};
+
 const drawn = (row) => {
   const card = element("article", "row");
   card.tabIndex = 0;
@@ -63,7 +130,15 @@ const drawn = (row) => {
   }
   if (row.request.length) facts.append(folded("Request", row.request));
   facts.append(folded("Job and file", row.details));
+  if (row.review && row.review.word) {
+    const by = row.review.word + (row.review.by ? " by " + row.review.by : "");
+    facts.append(element("p", row.review.word === "accepted" ? "good" : "bad", by + (row.review.reason ? ": " + row.review.reason : "")));
+  }
   card.append(player(row), facts);
+  if (isReview && row.review) {
+    facts.append(controls(card, row));
+    refresh(card, row);
+  }
   return card;
 };
 
@@ -72,6 +147,7 @@ const words = report.rows.map((row) => JSON.stringify([row.id, row.state, row.er
 const fits = (row, index) => {
   if (filter === "delivered" && !row.delivered) return false;
   if (filter === "failed" && row.delivered) return false;
+  if (filter === "waiting" && !(row.review && row.review.waits)) return false;
   if (errors.value && row.error !== errors.value) return false;
   const typed = JSON.stringify(search.value.trim().toLowerCase()).slice(1, -1);
   return !typed || words[index].includes(typed);
@@ -90,13 +166,36 @@ const redraw = () => {
   draw();
 };
 
+const choose = (name) => {
+  filter = name;
+  for (const each of document.querySelectorAll("[data-filter]")) each.setAttribute("aria-pressed", String(each.dataset.filter === name));
+};
 for (const button of document.querySelectorAll("[data-filter]")) {
   button.addEventListener("click", () => {
-    filter = button.dataset.filter;
-    for (const each of document.querySelectorAll("[data-filter]")) each.setAttribute("aria-pressed", String(each === button));
+    choose(button.dataset.filter);
     redraw();
   });
 }
+reviewing.addEventListener("click", () => {
+  openReview(!isReview);
+  draw();
+});
+find("others").addEventListener("click", () => {
+  for (const row of matching) if (row.review && !decisions.has(row.review.job)) decide(row, "accept");
+  draw();
+});
+bar.addEventListener("submit", (event) => {
+  event.preventDefault();
+  const lacking = [...decisions.values()].some((each) => each.decision === "reject" && !each.reason.trim());
+  if (!reviewer.value.trim()) return tell("Type your name first");
+  if (!decisions.size || lacking) return tell(lacking ? "Give the reasons first" : "Decide about a row first");
+  const link = element("a");
+  link.href = URL.createObjectURL(new Blob([exported()], {type: "application/x-ndjson"}));
+  link.download = report.batch.replace(/[^\p{L}\p{N}._-]+/gu, "_").slice(0, 80) + ".decisions.jsonl";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+  tell("Exported: prefect-genmedia review apply " + link.download);
+});
 for (const kind of [...new Set(report.rows.map((row) => row.error).filter(Boolean))].sort()) {
   const option = element("option", "", kind);
   option.value = kind;
@@ -136,6 +235,14 @@ const play = () => {
   if (video) video.paused ? video.play() : video.pause();
 };
 
+const verdictOf = {a: "accept", x: "reject", g: "regenerate"};
+
+const press = (verdict) => {
+  const card = document.activeElement.closest(".row");
+  const button = isReview && card && card.querySelector("[data-verdict=" + verdict + "]");
+  if (button) button.click();
+};
+
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey) return;
   const typing = event.target.matches("input, select, textarea, video, summary, button, a");
@@ -146,6 +253,7 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (typing) return;
+  if (verdictOf[event.key]) return press(verdictOf[event.key]);
   const keys = {
     "/": () => search.focus(), ArrowRight: () => move(1), ArrowLeft: () => move(-1), ArrowDown: () => move(columns()),
     ArrowUp: () => move(-columns()), j: () => move(1), k: () => move(-1), Enter: play, " ": play,
@@ -156,4 +264,8 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
+if (report.rows.some((row) => row.review && row.review.waits)) {
+  choose("waiting");
+  openReview(true);
+}
 draw();

@@ -25,12 +25,13 @@ from prefect_genmedia._core.attempts import batch_scope
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.naming import file_stem
+from prefect_genmedia._core.reviews import ReviewState, review_state
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import poster_url, public_link, watch_url
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.report_page import GENERATOR, ReportPage, batch_mark
-from prefect_genmedia.batch.results import COLUMNS, NOT_SENT, cell_text
+from prefect_genmedia.batch.results import COLUMNS, NOT_SENT, REVIEW_COLUMNS, cell_text, has_review_columns
 from prefect_genmedia.errors import StorageError
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.inputs import local_path
@@ -62,6 +63,7 @@ class ReportSource:
         results: the table of results: each row's cells by column, by row id; the only source for rows without a job.
         columns: the user's own columns in the table of results.
         location: path or URL of the table of results; empty if there is none.
+        reviews: what people decided about the results, and what waits for a decision.
     """
 
     batch_id: str
@@ -70,6 +72,7 @@ class ReportSource:
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     columns: Sequence[str] = ()
     location: str = ""
+    reviews: ReviewState = field(default_factory=ReviewState)
 
 
 async def report_of(run: BatchScheduler) -> str | None:
@@ -86,7 +89,8 @@ async def report_of(run: BatchScheduler) -> str | None:
         cells = {row.id: vars(row) | carried.of(row.extra) for row in results}
         jobs = {row_id: job for row_id, job in (await run.jobs.look()).items() if row_id in cells}
         columns, location = [*carried.columns.values()], run.results.location or ""
-        uri = await write_report(ReportSource(run.name, run.output, jobs, cells, columns, location))
+        reviews = await review_state(run.jobs.ledger, run.name)
+        uri = await write_report(ReportSource(run.name, run.output, jobs, cells, columns, location, reviews))
     except Exception as error:  # a report must not make a batch with paid jobs fail
         logger.warning("The report of batch %s cannot be written: %s", run.name, _words(error))
         return None
@@ -168,7 +172,9 @@ def own_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     Parameters:
         rows: its rows.
     """
-    return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]
+    names = dict.fromkeys(name for row in rows for name in row)
+    made = {*COLUMNS, *(REVIEW_COLUMNS if has_review_columns(names) else ())}
+    return [name for name in names if name not in made]
 
 
 def _names(batch_id: str) -> tuple[str, str]:
@@ -195,9 +201,7 @@ def _is_ours(storage: Storage, name: str, batch_id: str) -> bool:
 
 def _page(source: ReportSource, folder: str) -> ReportPage:
     ids = dict.fromkeys([*source.results, *source.jobs])
-    rows = [
-        _row(row_id, source.results.get(row_id, {}), source.jobs.get(row_id), source.columns, folder) for row_id in ids
-    ]
+    rows = [_row(row_id, source, folder) for row_id in ids]
     delivered = sum(row["delivered"] for row in rows)
     cost = sum(row["cost"] or 0.0 for row in rows)
     return ReportPage(
@@ -210,35 +214,48 @@ def _page(source: ReportSource, folder: str) -> ReportPage:
     )
 
 
-def _row(row_id: str, cells: Mapping[str, Any], job: Job | None, columns: Sequence[str], folder: str) -> dict[str, Any]:
+def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
     """Returns a row for the page's script. The ledger's data about its job is newer than the table's."""
+    cells, job = source.results.get(row_id, {}), source.jobs.get(row_id)
     delivery = job.delivery if job is not None else None
     uri = delivery.uri if delivery else cells.get("path")
     state = job.state.value if job is not None else str(cells.get("state") or NOT_SENT)
     is_delivered = state == JobState.DELIVERED.value and bool(uri)
     key = job.key if job is not None else cells.get("job_key")
     poster = delivery.poster_uri if delivery else None
-    own = [(name, cells[name]) for name in columns if cells.get(name) not in (None, "")]
+    own = [(name, cells[name]) for name in source.columns if cells.get(name) not in (None, "")]
     error = (job.error_kind if job is not None else None) or cells.get("error_kind")
     message = (job.error_message if job is not None else None) or cells.get("error_message")
     return {
-        "id": _shown(row_id),
+        "id": shown_value(row_id),
         "state": state.replace("_", " "),
         "delivered": is_delivered,
         "play": _address(uri, watch_url(uri, key), folder) if is_delivered else None,
         "poster": _address(poster, poster_url(poster, key), folder) if is_delivered else None,
-        "file": _shown(uri) if is_delivered else "",
-        "error": "" if is_delivered else _shown(error),
-        "message": "" if is_delivered else _shown(message),
-        "model": _shown(f"{job.provider}/{job.model}") if job is not None else "",
+        "file": shown_value(uri) if is_delivered else "",
+        "error": "" if is_delivered else shown_value(error),
+        "message": "" if is_delivered else shown_value(message),
+        "model": shown_value(f"{job.provider}/{job.model}") if job is not None else "",
         "cost": _number(cells.get("estimated_cost")) if job is None else _cost(job, cells),
         "day": (iso_time(job.submitted_at) or "")[:10] if job is not None else "",
         "facts": _facts(job, cells),
-        "own": [[_shown(name), _shown(cell_text(value))] for name, value in own],
-        "words": _shown(_wanted(job)),
+        "own": [[shown_value(name), shown_value(cell_text(value))] for name, value in own],
+        "words": shown_value(_wanted(job)),
         "request": _request(job),
         "details": _details(job, cells, uri if is_delivered else None),
+        "review": _review(job, source.reviews) if is_delivered else None,
     }
+
+
+def _review(job: Job | None, reviews: ReviewState) -> dict[str, Any] | None:
+    """Returns what the page needs to show and take decisions about a result; None if the ledger has no job of it."""
+    if job is None:
+        return None
+    decision = reviews.decisions.get(job.key)
+    facts = {"job": job.key, "waits": job.key in reviews.waiting, "word": "", "by": "", "reason": ""}
+    if decision is not None:
+        facts |= {"word": decision.word, "by": shown_value(decision.reviewer), "reason": shown_value(decision.reason)}
+    return facts
 
 
 def _cost(job: Job, cells: Mapping[str, Any]) -> float | None:
@@ -263,7 +280,7 @@ def _facts(job: Job | None, cells: Mapping[str, Any]) -> str:
         job.model if job is not None else "",
         f"about {cost:.2f} {CURRENCY}" if cost else "",
     ]
-    return _shown(" · ".join(filter(None, parts)))
+    return shown_value(" · ".join(filter(None, parts)))
 
 
 def _request(job: Job | None) -> list[list[str]]:
@@ -272,7 +289,7 @@ def _request(job: Job | None) -> list[list[str]]:
     request = kinds().get(job.kind)
     hidden = request.technical_fields if request is not None else frozenset()
     values = {name: value for name, value in job.request.items() if name not in hidden and value not in (None, "", [])}
-    return [[_shown(name), _shown(cell_text(value))] for name, value in values.items()]
+    return [[shown_value(name), shown_value(cell_text(value))] for name, value in values.items()]
 
 
 def _wanted(job: Job | None) -> str:
@@ -295,7 +312,7 @@ def _details(job: Job | None, cells: Mapping[str, Any], uri: str | None) -> list
         "Queued (s)": cells.get("queued_seconds"),
         "Generating (s)": cells.get("running_seconds"),
     }
-    return [[name, _shown(value)] for name, value in facts.items() if value not in (None, "")]
+    return [[name, shown_value(value)] for name, value in facts.items() if value not in (None, "")]
 
 
 def _address(uri: str | None, link: str | None, folder: str) -> str | None:
@@ -313,7 +330,12 @@ def _address(uri: str | None, link: str | None, folder: str) -> str | None:
     return f"./{quote(inner)}" if inner != uri and path is None else None
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """Returns a value as the page shows it: on one line, cut, and without the signatures of URLs.
+
+    Parameters:
+        value: the value; None is shown as nothing.
+    """
     return "" if value is None else clean_text(unsigned_text(str(value)), VALUE_CHARACTERS)
 
 

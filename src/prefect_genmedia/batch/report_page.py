@@ -54,7 +54,8 @@ class ReportPage:
         """Returns the content of the file."""
         script, style = _asset("report.js"), _asset("report.css")
         delivered = sum(bool(row["delivered"]) for row in self.rows)
-        name = _text(self.batch_id)
+        waiting = sum(bool(row["review"] and row["review"]["waits"]) for row in self.rows)
+        name, hidden = _text(self.batch_id), "" if waiting else " hidden"
         return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -81,15 +82,24 @@ class ReportPage:
 <button type="button" data-filter="delivered" aria-pressed="false">Delivered {delivered}</button>
 <button type="button" data-filter="failed" aria-pressed="false">Without a file {len(self.rows) - delivered}</button>
 <select id="errors" aria-label="Error"><option value="">Every error</option></select>
+<button type="button" data-filter="waiting" aria-pressed="false"{hidden}>To review {waiting}</button>
+<button id="review" type="button" aria-pressed="false">Review</button>
 <input id="search" type="search" placeholder="Search ids, prompts, columns, errors ( / )" aria-label="Search">
 <span id="count" class="quiet" role="status"></span>
 </div>
+<form id="decide" class="tools decide" hidden>
+<label>Reviewer <input id="reviewer" autocomplete="name" maxlength="128"></label>
+<button id="others" type="button">Accept the others shown</button>
+<button id="export" type="submit">Export decisions</button>
+<span id="decided" class="quiet" role="status"></span>
+</form>
 <noscript><p>The rows need JavaScript. They stand in the table of results, too.</p></noscript>
 <div id="grid" class="grid"></div>
 <button id="more" class="more" type="button" hidden>Show more</button>
 </main>
 <footer>
 <p>Keys: / search · Esc clears it · arrows or j, k move · Enter or Space plays and pauses · Tab reaches the rest</p>
+<p>Keys in a review: a accepts, x rejects, g regenerates</p>
 <p>{_text(f"Table of results: {self.results}") if self.results else ""}</p>
 </footer>
 <script type="application/json" id="data">{self._data()}</script>

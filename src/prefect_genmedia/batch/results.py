@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from prefect_genmedia._core.budgets import estimated_cost
 from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
+from prefect_genmedia._core.reviews import Decision
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import watch_url
 from prefect_genmedia._transport import unsigned_text
@@ -24,7 +25,7 @@ from prefect_genmedia.batch.text_table import PLAIN, Dialect
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.prices import CURRENCY, PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.text import BULLET, WORDS_CHARACTERS, clean_text, escaped, json_text
+from prefect_genmedia.text import BULLET, WORDS_CHARACTERS, clean_text, escaped, iso_time, json_text
 
 NOT_SENT = "not_sent"
 """State of a row that was not submitted (yet): it waits for its turn, or the batch was stopped before."""
@@ -133,21 +134,24 @@ class Carried:
     dialect: Dialect = PLAIN
 
     @classmethod
-    def from_rows(cls, rows: Sequence[Row | BadRow], dialect: Dialect) -> Carried:
+    def from_rows(cls, rows: Sequence[Row | BadRow], dialect: Dialect, has_review: bool = False) -> Carried:
         """Collect the user's own columns of rows. A column with the name of a result column gets a prefix.
 
         Parameters:
             rows: the rows of the table.
             dialect: the dialect of its text.
+            has_review: whether the table of results has columns about a review.
         """
         names = dict.fromkeys(name for names in dict.fromkeys(row.cells.names for row in rows) for name in names)
+        made = {*COLUMNS, *(REVIEW_COLUMNS if has_review else ())}
         if set(names) >= _RESULT_ONLY:  # an earlier table of results
-            names = {name: None for name in names if name not in COLUMNS}
-        taken = {name.casefold() for name in (*COLUMNS, *names)}
+            earlier = {*COLUMNS, *(REVIEW_COLUMNS if has_review_columns(names) else ())}
+            names = {name: None for name in names if name not in earlier}
+        taken = {name.casefold() for name in (*made, *names)}
         columns = {}
         for name in names:
             shown = name
-            while shown in COLUMNS or (shown != name and shown.casefold() in taken):
+            while shown in made or (shown != name and shown.casefold() in taken):
                 shown = f"table_{shown}"
             columns[name] = shown
             taken.add(shown.casefold())
@@ -212,6 +216,18 @@ def cell_text(value: Any) -> str:
 
 _RESULT_ONLY = frozenset({"job_key", "provider_job_id", "error_kind"})
 
+REVIEW_COLUMNS = ("review", "reviewer", "review_reason", "reviewed_at")
+"""Columns about the review of a row's result, in the tables of batches that are or were reviewed."""
+
+
+def has_review_columns(names: Collection[str]) -> bool:
+    """Whether a table of results has columns about a review.
+
+    Parameters:
+        names: its columns.
+    """
+    return set(names) >= {*_RESULT_ONLY, *REVIEW_COLUMNS}
+
 
 class Results:
     """The results of one batch, in the table's order, and the file that they are written to.
@@ -223,6 +239,7 @@ class Results:
         storage: the Block folder that contains it, or its database; None for neither.
         carried: what the table of results takes from the input table.
         others: ids of rows that this run does not process; they appear only in the table of results.
+        reviews: what people decided about results before; None for a batch without a review.
     """
 
     def __init__(
@@ -233,6 +250,7 @@ class Results:
         storage: Storage | SqlDatabase | None = None,
         carried: Carried | None = None,
         others: Set[str] = frozenset(),
+        reviews: Sequence[Decision] | None = None,
     ) -> None:
         self.carried = carried or Carried()
         self._others = others
@@ -247,7 +265,8 @@ class Results:
             )
             for row in bad
         ]
-        columns = [*COLUMNS, *self.carried.columns.values()]
+        self._reviews: dict[str, Decision] = {each.job_key: each for each in reviews or ()}
+        columns = [*COLUMNS, *(REVIEW_COLUMNS if reviews is not None else ()), *self.carried.columns.values()]
         self._file = None if location is None else results_table(location, columns, storage, self.carried.dialect)
         self._changed = set(self._rows)
         self._lines: dict[str, str] = {}
@@ -286,6 +305,32 @@ class Results:
         of_run = (result for result in self._asked() if result.root_run_id == self.root_run_id)
         return sum(result.estimated_cost or 0.0 for result in of_run)
 
+    def take_reviews(self, decisions: Sequence[Decision]) -> None:
+        """Take what people decided about results.
+
+        Parameters:
+            decisions: the last decision about each job that has one.
+        """
+        known, self._reviews = self._reviews, {each.job_key: each for each in decisions}
+        if known != self._reviews:
+            self._changed.update(self._rows)
+
+    def review_of(self, row_id: str) -> Decision | None:
+        """Returns the decision about a row's present result; None if there is none.
+
+        Parameters:
+            row_id: the row.
+        """
+        return self._reviews.get(self._rows[row_id].job_key or "")
+
+    def rejected(self) -> int:
+        """Returns the number of delivered rows of this run that a review has rejected."""
+        if not self._reviews:
+            return 0
+        delivered = (each for each in self._asked() if each.state == JobState.DELIVERED.value)
+        decisions = (self._reviews.get(each.job_key or "") for each in delivered)
+        return sum(decision is not None and not decision.is_accepted for decision in decisions)
+
     def _asked(self) -> Iterator[Result]:
         every = itertools.chain(self._rows.values(), self._bad)
         return (result for result in every if result.id not in self._others) if self._others else every
@@ -312,7 +357,8 @@ class Results:
             self._pause = max(SAVE_SECONDS, _WRITING_SHARE * (self._saved_at - begun))
 
     def _cells(self, result: Result) -> dict[str, Any]:
-        return vars(result) | self.carried.of(result.extra)
+        decision = self._reviews.get(result.job_key or "")
+        return vars(result) | (_review_cells(decision) if decision else {}) | self.carried.of(result.extra)
 
     def _write_lines(self, ids: Sequence[str], changed: Sequence[Mapping[str, Any]]) -> str:
         """Encode only the rows that have changed, and write all rows: encoding takes far longer than writing."""
@@ -325,6 +371,11 @@ class Results:
     def _write_whole(self, ids: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
         assert self._file is not None  # checked in `save`
         return self._file.write([*rows, *map(self._cells, self._bad)])
+
+
+def _review_cells(decision: Decision) -> dict[str, Any]:
+    facts = (decision.word, decision.reviewer, decision.reason or None, iso_time(decision.decided_at))
+    return dict(zip(REVIEW_COLUMNS, facts, strict=True))
 
 
 def _between(begin: float | None, end: float | None) -> float | None:

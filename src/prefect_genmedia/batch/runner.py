@@ -13,12 +13,13 @@ from anyio import to_thread
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.attempts import Asker, next_attempt
-from prefect_genmedia._core.budgets import Budget, budget_name, length_limit, priced_as
+from prefect_genmedia._core.budgets import Budget, budget_name
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.ledger import open_ledger
-from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.naming import file_stem
+from prefect_genmedia._core.reviews import decisions_of
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spend import account_names
 from prefect_genmedia._media.storage import anywhere
@@ -32,12 +33,12 @@ from prefect_genmedia.batch.accounts import open_pools
 from prefect_genmedia.batch.choice import chosen_rows, given_fields, rows_anew
 from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
-from prefect_genmedia.batch.gallery import publish_gallery
 from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.plan import plan_of
-from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
-from prefect_genmedia.batch.report import report_of
+from prefect_genmedia.batch.preflight import Inspected, check_prices, inspect_inputs
+from prefect_genmedia.batch.publish import publish_batch
 from prefect_genmedia.batch.results import INVALID, Carried, Results, own_columns
+from prefect_genmedia.batch.review import Review, check_review
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import HEARTBEAT_KEY, HEARTBEAT_SECONDS, Shard, report_end
@@ -47,8 +48,7 @@ from prefect_genmedia.batch.sql_table import SqlLocation, is_sql
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
-from prefect_genmedia.prices import CURRENCY, Price, price_table
-from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.prices import CURRENCY, price_table
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, error_words
 
@@ -110,9 +110,12 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         get_run_logger().info(
             "Batch %s: %s, %d of them known to the ledger", batch.name, counted(len(batch.rows), "row"), known
         )
+        scheduler.review = Review(scheduler, lambda: publish_batch(scheduler)) if spec.review else None
         with quiet_rows(len(batch.rows)), terminal_bar(batch.name) as bar:
             async with _shown(scheduler, bar, shard):
                 await (supervisor or scheduler).go()
+                if scheduler.review is not None and scheduler.stop is None:
+                    await scheduler.review.afterwards()
         end.stop = scheduler.stop
         end.take(results)
         return _report(scheduler)
@@ -124,14 +127,12 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
     await refuse_relative({"table": read, **named_output(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
+    check_review(spec)
     table = await read_rows(spec.table, spec.encoding)
     rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
-    carried = Carried.from_rows([*rows, *bad], table.dialect)
-    if (own := own_columns(carried.columns)) and shard is None:
-        get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(own))
     prices = price_table(prices_of(settings), spec.money.prices)
     if spec.money.max_cost is not None:
-        _check_prices(rows, prices, "max_cost")
+        check_prices(rows, prices, "max_cost")
     folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
     location = spec.results or _beside(spec.table, folder, name)
     _check_location(location, spec.table)
@@ -139,10 +140,15 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     ledger = await stack.enter_async_context(open_ledger(settings.ledger))
     if shard is not None:
         await shard.check_ledger(ledger)
+    decisions = [] if shard else await decisions_of(ledger, name)
+    reviews = decisions if decisions or spec.review else None
+    carried = Carried.from_rows([*rows, *bad], table.dialect, reviews is not None)
+    if (own := own_columns(carried.columns)) and shard is None:
+        get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(own))
     pools = await open_pools(stack, {row.provider for row in rows}, spec, prices, ledger)
     for provider, its_sessions in pools.items():
         if caps := [cap.name for session in its_sessions for cap in session.caps.each() if cap.is_money]:
-            _check_prices([row for row in rows if row.provider == provider], prices, caps[0])
+            check_prices([row for row in rows if row.provider == provider], prices, caps[0])
     sessions = {provider: its_sessions[0] for provider, its_sessions in pools.items()}
     payers = await ledger.transact(account_names)
     jobs = Known(name, rows, sessions, ledger)
@@ -158,7 +164,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     with_results = [] if spec.dry_run else [*rows, *others]
     carried = carried.with_cells(with_results)
     without = [] if spec.dry_run else inspected.bad
-    results = Results([row.id for row in with_results], without, written, storage, carried, left)
+    results = Results([row.id for row in with_results], without, written, storage, carried, left, reviews)
     results.root_run_id = root_run_id()
     for row in others:
         if row.id in known and not spec.dry_run:
@@ -234,6 +240,7 @@ def _report(run: BatchScheduler) -> BatchReport:
         estimated_cost=round(results.cost(), 6),
         estimated_cost_of_run=round(results.cost_of_run(), 6),
         results=results.location,
+        rejected=results.rejected(),
     )
     if results.unwritten is not None:
         raise StorageError(
@@ -243,16 +250,21 @@ def _report(run: BatchScheduler) -> BatchReport:
             retryable=False,
         )
     most = report.rows - report.states.get(INVALID, 0)
-    if report.delivered < most and report.delivered >= run.spec.min_delivered * most:
+    good = report.delivered - report.rejected
+    if good < most and good >= run.spec.min_delivered * most:
         get_run_logger().warning(
-            "Batch %s: %d of %d rows have no file, which min_delivered allows: %s",
+            "Batch %s: %d of %d rows have no file%s, which min_delivered allows: %s",
             run.name,
-            most - report.delivered,
+            most - good,
             most,
+            " or were rejected" if report.rejected else "",
             again,
         )
-    elif report.delivered < most:
-        next_step = f"look at the table of failures, then {again}"
+    elif good < most:
+        look = "the table of failures" if report.delivered < most else "the reasons in the table of results"
+        next_step = f"look at {look}, then {again}"
+        if report.rejected:
+            next_step += " Name rejected rows in `regenerate` to pay for new results."
         raise BatchIncomplete(f"Batch {run.name!r}: {words}.{place}", next_step=next_step)
     return report
 
@@ -286,11 +298,7 @@ async def _shown(run: BatchScheduler, bar: Bar, shard: Shard | None) -> AsyncIte
         await _save_at_last(results)
         await progress.show(now=True)
         if shard is None:  # otherwise the run that waits for the shard shows them
-            report = await report_of(run)
-            delivered = [result for result in results.all() if result.state == JobState.DELIVERED.value]
-            await publish_gallery(name, show.summary_of(results), delivered, results.location, report)
-            await show.publish_failures(name, results)
-            await show.publish_results(name, results)
+            await publish_batch(run)
 
 
 async def _save_at_last(results: Results) -> None:
@@ -339,23 +347,6 @@ async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
             CURRENCY,
         )
     return budgets
-
-
-def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str) -> None:
-    """Refuse a cost limit if some rows have no price, because they could not be counted against it."""
-    found = {(priced_as(row.request), _price_problem(row.request, prices, limit)) for row in rows}
-    problems = [FieldProblem(f"prices.{name}", problem) for name, problem in sorted(found) if problem]
-    if problems:
-        raise InvalidRequest.of("The batch", problems)
-
-
-def _price_problem(request: GenerationRequest, prices: Mapping[str, Price], limit: str) -> str:
-    price = prices.get(priced_as(request))
-    if price is None:
-        return f"is needed for {limit}, and no price is known"
-    if price.per_second and request.length_is_extra and length_limit(request) is None:
-        return f"is per second, and extra_body changes how long the result plays: {limit} needs a price per_job"
-    return ""
 
 
 def _check_location(location: str, table: Rows) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from anyio import to_thread
 from prefect.events import emit_event
@@ -34,6 +35,9 @@ from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import counted
+
+if TYPE_CHECKING:
+    from prefect_genmedia.batch.review import Review
 
 _ROWS_AT_ONCE = 100
 """Number of delivered rows whose files are checked in one call in a thread."""
@@ -76,6 +80,8 @@ class BatchScheduler:
         known: the jobs of earlier runs, by row id.
         inspected: the inspection results of the inputs.
         payers: the accounts' names, by id and by text, for the table of results.
+        stop: why nothing more is submitted; None while the batch goes on.
+        review: the review of its results; None if nobody reviews them.
     """
 
     name: str
@@ -91,6 +97,7 @@ class BatchScheduler:
     inspected: Inspected
     payers: Mapping[str, str] = field(default_factory=dict)
     stop: GenMediaError | None = None
+    review: Review | None = None
 
     def __post_init__(self) -> None:
         """Set up the limits of each account, with all slots free."""
@@ -118,30 +125,38 @@ class BatchScheduler:
 
     async def go(self) -> None:
         """Run every row that the limits allow; `results` and `stop` hold the outcome."""
-        await self._all(await self.go_ahead())
+        await self.run_rows(await self.go_ahead())
 
     async def go_ahead(self) -> list[Row]:
-        """Run the canary rows; returns the other rows in order, which must not be started if `stop` is set."""
+        """Run the canary rows, and the review of the first rows.
+
+        Returns:
+            The other rows in order, which must not be started if `stop` is set.
+        """
         canary = self.rows[: self.spec.limits.canary]
-        rest = sorted(self.rows[self.spec.limits.canary :], key=self._turn)
+        rest = sorted(self.rows[self.spec.limits.canary :], key=self.turn)
         if canary:
             # Jobs that are already at the provider may hold the in-flight slots that the canary waits for.
-            joined = [row for row in rest if self._turn(row) == 0]
+            joined = [row for row in rest if self.turn(row) == 0]
             rest = rest[len(joined) :]
-            await self._all([*joined, *canary])
+            await self.run_rows([*joined, *canary])
         failed = [row for row in canary if self.results.of(row.id).state != JobState.DELIVERED.value]
         if failed and self.stop is None:
             first = self.results.of(failed[0].id)
-            self._stop(
+            self.end_early(
                 BatchIncomplete(
                     f"{len(failed)} of {len(canary)} canary rows have no file, the first is {failed[0].id!r} "
                     f"({first.error_kind}: {first.error_message}); the rest was not begun."
                 )
             )
-        return rest
+        return rest if self.review is None or self.stop is not None else await self.review.ahead(rest)
 
-    def _turn(self, row: Row) -> int:
-        """Returns a row's rank: jobs at the provider first, because they expire; then new rows; then delivered rows."""
+    def turn(self, row: Row) -> int:
+        """Returns a row's rank: jobs at the provider first, because they expire; then new rows; then delivered rows.
+
+        Parameters:
+            row: the row.
+        """
         known = self.known.get(row.id)
         if known is None or self.next_attempt(known) is not None:
             return 1
@@ -149,8 +164,12 @@ class BatchScheduler:
             return 2
         return 0
 
-    async def _all(self, rows: Sequence[Row]) -> None:
-        """Run rows, in order within each provider: a slow provider does not delay the others."""
+    async def run_rows(self, rows: Sequence[Row]) -> None:
+        """Run rows, in order within each provider: a slow provider does not delay the others.
+
+        Parameters:
+            rows: the rows.
+        """
         under_way: set[asyncio.Task[None]] = set()
         by_provider: dict[str, list[Row]] = {}
         for row in rows:
@@ -232,7 +251,7 @@ class BatchScheduler:
             result.state = NOT_SENT
             result.take_error(stop)
             await report_budget(lease.session, "reached", stop.facts)
-            self._stop(stop)
+            self.end_early(stop)
         except Exception as error:
             await self._failed(row, reservation, error)
         except BaseException:  # the run is cancelled, or was suspended
@@ -285,7 +304,7 @@ class BatchScheduler:
             self.breaker.failed(error)
         if self.breaker.reason is not None and self.stop is None:
             reason = self.breaker.reason
-            self._stop(
+            self.end_early(
                 BatchIncomplete(
                     f"Stopped after {counted(self.spec.limits.breaker, 'row')} in a row with the same {reason.kind}: "
                     f"{reason.message}",
@@ -300,7 +319,12 @@ class BatchScheduler:
         else:
             result.take_job(job, row.request, self.prices, self.payers)
 
-    def _stop(self, reason: GenMediaError) -> None:
+    def end_early(self, reason: GenMediaError) -> None:
+        """Submit nothing more; the batch ends with this error when the rows under way have ended.
+
+        Parameters:
+            reason: the error; only the first one counts.
+        """
         if self.stop is not None:
             return
         self.stop = reason

@@ -132,6 +132,8 @@ def counts_of(results: Results) -> str:
         parts.append(f"{others} without a file")
     if counts[NOT_SENT]:
         parts.append(f"{counts[NOT_SENT]} not sent")
+    if rejected := results.rejected():
+        parts.append(f"{rejected} rejected")
     if counts[INVALID]:
         parts.append(f"{counts[INVALID]} invalid")
     return " · ".join(parts)

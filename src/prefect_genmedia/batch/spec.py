@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -32,6 +33,26 @@ def _word(value: Any) -> Any:
 
 RowTaskRuns = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
 """Whether each row of a batch has a task run of its own."""
+
+
+def _rule(value: Any) -> Any:
+    """Read a review rule; a YAML document may have a share as a number."""
+    text = str(value).strip().lower() if isinstance(value, str | int | float) and not isinstance(value, bool) else ""
+    if text in ("", "none") and isinstance(value, str):
+        return ""
+    if text in ("canary", "all"):
+        return text
+    try:
+        share = Decimal(text)
+    except InvalidOperation:
+        share = Decimal(0)
+    if not (share.is_finite() and 0 < share <= 1):
+        raise ValueError("must be empty, canary, all, or a share of the rows above 0 and up to 1, such as 0.1")
+    return text
+
+
+ReviewRule = Annotated[str, BeforeValidator(_rule)]
+"""Which results of a batch a person reviews: none (empty), `canary`, `all`, or a share of the rows such as `0.1`."""
 
 
 def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bool:
@@ -141,6 +162,7 @@ class BatchSpec:
         row_task_runs: whether each row has its own task run.
         reverify: whether to read delivered files again instead of trusting their size and modification time.
         sharding: the shard that this is, or the number of shards to split into.
+        review: which results a person reviews before the batch goes on; see `ReviewRule`.
     """
 
     table: Rows
@@ -165,6 +187,7 @@ class BatchSpec:
     row_task_runs: RowTaskRuns = "auto"
     reverify: bool = False
     sharding: Sharding = field(default_factory=Sharding)
+    review: str = ""
 
 
 class ShardJob(BaseModel):
@@ -249,6 +272,7 @@ class BatchReport(BaseModel):
     currency: str = CURRENCY
     results: str | None = Field(default=None, description="Path or URL of the table of results; None for a dry run.")
     dry_run: bool = False
+    rejected: int = Field(default=0, description="Delivered rows that a review has rejected and nothing has replaced.")
 
     @property
     def delivered(self) -> int:

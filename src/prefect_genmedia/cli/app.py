@@ -142,6 +142,16 @@ prefect-genmedia report postcards --results postcards.results.csv
 Next: open the file that it prints in a browser.
 """
 
+REVIEW = """List the batches that wait for a review, and apply the decisions that a report page has exported.
+
+For example:
+```
+prefect-genmedia review list
+prefect-genmedia review apply postcards.decisions.jsonl
+```
+Next: the run goes on by itself when every row under review is decided.
+"""
+
 INIT = """Write a small project: a flow, `prefect.yaml`, `.env.example` and a table. No file is replaced.
 
 For example:
@@ -163,6 +173,7 @@ app.command("prefect_genmedia.cli.batch:batch", name="batch", help=BATCH)
 app.command("prefect_genmedia.cli.spend:spend", name="spend", help=SPEND)
 app.command("prefect_genmedia.cli.bill:app", name="bill", help=BILL)
 app.command("prefect_genmedia.cli.report:report", name="report", help=REPORT)
+app.command("prefect_genmedia.cli.review:app", name="review", help=REVIEW)
 app.command("prefect_genmedia.cli.init:init", name="init", help=INIT)
 app.register_install_completion_command()
 

@@ -38,6 +38,7 @@ def batch(
     regenerate: Annotated[list[str] | None, Parameter(negative=())] = None,
     row_task_runs: Literal["auto", "on", "off"] = "auto",
     reverify: Switch = False,
+    review: str = "",
 ) -> None:
     """Make every row; what `--help` says of it stands in `cli/app.py`.
 
@@ -82,6 +83,9 @@ def batch(
         Whether each row has a task run of its own; `auto` has them for up to 2,000 rows.
     reverify
         Read the files of delivered rows again; by default they are trusted while size and time are the same.
+    review
+        Which results a person reviews while the run pauses: `canary`, `all`, or a share of the rows such as 0.1. Answer
+        in the UI, or with `prefect-genmedia review apply` in another terminal.
     """
     require_server()
     from prefect.flows import load_flow_from_entrypoint
@@ -106,6 +110,7 @@ def batch(
             tags=list(tag),
             row_task_runs=row_task_runs,
             reverify=reverify,
+            review=review,
             dry_run=dry_run,
             regenerate=regenerate or [],
         )

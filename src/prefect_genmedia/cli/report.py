@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from prefect_genmedia._core.ledger import open_ledger
+from prefect_genmedia._core.reviews import review_state
 from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia._prefect.links import public_link
 from prefect_genmedia.batch.cells import id_text
@@ -50,14 +51,14 @@ def report(batch: str, /, *, results: str | None = None, output: str | None = No
 
 async def _written(batch: str, results: str | None, output: str | None) -> tuple[ReportSource, str]:
     async with open_ledger(current_settings().ledger, patience_seconds=PATIENCE_SECONDS) as ledger:
-        jobs = await jobs_of_batch(ledger, batch)
+        jobs, reviews = await jobs_of_batch(ledger, batch), await review_state(ledger, batch)
     folder = output or folder_of_jobs(jobs)
     if not jobs or folder is None:
         stop(f"The ledger has no job of a batch {batch!r}. It is {name_ledger()}.")
     location = results or await results_named_in(folder, batch)
     rows = await _table(location, is_given=results is not None)
     cells = {id_text(row.get("id", "")): row for row in rows}
-    source = ReportSource(batch, folder, jobs, cells, own_columns(rows), location or "" if rows else "")
+    source = ReportSource(batch, folder, jobs, cells, own_columns(rows), location or "" if rows else "", reviews)
     return source, await write_report(source)
 
 

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
-from uuid import uuid4
 
 import pytest
-from prefect import flow, tags
+from asked_runs import asked
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow_async
 from prefect.flow_runs import aresume_flow_run
 from prefect.states import Scheduled
-from test_ask import asking_run
 from test_suspending_flows import Deployed, deploy  # noqa: F401 - a fixture
 
 from prefect_genmedia import JeniusCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Job, Ledger
 from prefect_genmedia._core.confirmations import Costs, Part, Question, ask, decide, needed, questions
-from prefect_genmedia._prefect import confirm
+from prefect_genmedia._prefect import asking, confirm
 from prefect_genmedia.cli.app import app, main
 from prefect_genmedia.flows.batch import generate_batch
 from prefect_genmedia.flows.jimeng import jimeng_video
@@ -41,24 +39,7 @@ PREFIX = "PREFECT_INTEGRATIONS_GENMEDIA_"
 
 @pytest.fixture(autouse=True)
 def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(confirm, "POLL_SECONDS", 0.1)
-
-
-async def asked(work: Callable[[], Awaitable[Any]]) -> tuple[Any, asyncio.Task[Any]]:
-    """Begin a run; gives it when it asks."""
-    tag = str(uuid4())
-
-    async def tagged() -> Any:
-        with tags(tag):
-            return await work()
-
-    running = asyncio.create_task(tagged())
-    asking = asyncio.create_task(asking_run(tag))
-    await asyncio.wait({running, asking}, return_when=asyncio.FIRST_COMPLETED)
-    if running.done() and not asking.done():
-        asking.cancel()
-        pytest.fail(f"nobody was asked: {running.exception() or running.result()}")
-    return asking.result(), running
+    monkeypatch.setattr(asking, "POLL_SECONDS", 0.1)
 
 
 async def answer(run: Any, decision: str = "approve", **more: Any) -> None:
@@ -266,7 +247,7 @@ async def test_an_answer_that_the_process_did_not_live_to_read_counts_when_the_r
     ledger: Ledger,
 ) -> None:
     deployed: Deployed = await deploy(jimeng_video)
-    monkeypatch.setattr(confirm, "_can_suspend", lambda: False)
+    monkeypatch.setattr(asking, "can_suspend", lambda: False)
     running = asyncio.create_task(deployed.goes(lake(credentials)))
     while await deployed.state() != "Paused":
         await asyncio.sleep(0.1)

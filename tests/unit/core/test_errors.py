@@ -29,6 +29,7 @@ from prefect_genmedia.errors import (
     QuotaError,
     RateLimited,
     ResultInvalid,
+    ReviewStop,
     StorageError,
     SubmissionUnknown,
 )
@@ -51,6 +52,7 @@ TREE = [
     LedgerError,
     StorageError,
     NotConfirmed,
+    ReviewStop,
     BudgetStop,
     BatchIncomplete,
     ProviderError,
