@@ -16,6 +16,8 @@ from prefect_genmedia.prices import MOST_CNY, Price
 
 Level = Literal["full", "structure", "none"]
 Verify = Literal["auto", "full", "structure", "none"]
+Quality = Literal["auto", "off", "report", "fail"]
+QualityCheck = Literal["black", "frozen", "silent", "clipped", "orientation", "flat_first_frame", "duration", "face"]
 
 
 class GenMediaSettings(PrefectBaseSettings):
@@ -45,6 +47,17 @@ class GenMediaSettings(PrefectBaseSettings):
         description="How results are verified where a run does not say it: `full` decodes every frame, `structure` "
         "walks through the container and decodes the sound and a key frame, `none` believes the file. `auto` is "
         "`structure` in batches, and `full` elsewhere.",
+    )
+    quality: Literal["off", "report", "fail"] = Field(
+        default="off",
+        description="Whether verified results are checked for what may be wrong with an intact file, where a run does "
+        "not say it: `report` stores and shows what is found, `fail` fails the run as well. The file is delivered "
+        "in any case.",
+    )
+    quality_checks: list[QualityCheck] | None = Field(
+        default=None,
+        description="The quality checks, as JSON: `black`, `frozen`, `silent`, `clipped`, `orientation`, "
+        "`flat_first_frame`, `duration`, and `face`, which needs the extra `faces`. By default all but `face`.",
     )
     allow_private_hosts: bool = Field(
         default=False,

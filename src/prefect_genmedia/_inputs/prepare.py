@@ -20,6 +20,7 @@ from anyio import to_thread
 from prefect_genmedia._inputs.convert import Inconvertible, after_conversion, converted
 from prefect_genmedia._inputs.inspect import (
     InspectionResult,
+    Look,
     Wanted,
     contents_of,
     inspect_all,
@@ -136,8 +137,16 @@ async def prepare_inputs(
         for warning in (early_end(each.url, publication) for each in sent.values() if each.url):
             if warning:
                 tell(warning)
-    found = MediaExpectation(seconds=findings.seconds)
+    found = MediaExpectation(seconds=findings.seconds, orientation_ratio=_shape_of(request, results))
     return PreparedRequest(request, SentInputs(sent, contents_of(request, results)), found, time.time())
+
+
+def _shape_of(request: GenerationRequest, results: Mapping[str, InspectionResult]) -> float | None:
+    """The aspect ratio of the picture that the result is shaped like; None where it is not known, or may be turned."""
+    look = results.get(request.shape_source() or "")
+    if not isinstance(look, Look) or look.picture is None or look.picture.turned:
+        return None
+    return look.picture.width / look.picture.height
 
 
 async def _presence(

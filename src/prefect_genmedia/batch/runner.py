@@ -23,6 +23,7 @@ from prefect_genmedia._core.session import Session
 from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia._prefect.concurrency import check_limit
 from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
+from prefect_genmedia._prefect.quality import quality_policy, required_policy
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
 from prefect_genmedia._prefect.session import load_credentials, prices_of, session_of
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
@@ -121,6 +122,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
 async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs."""
     settings, shard = current_settings(), spec.sharding.shard
+    has_quality = required_policy(spec.quality, spec.quality_checks).mode != "off"
     read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
     await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
@@ -156,7 +158,8 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     with_results = [] if spec.dry_run else [*rows, *others]
     carried = carried.with_cells(with_results)
     without = [] if spec.dry_run else inspected.bad
-    results = Results([row.id for row in with_results], without, written, storage, carried, left)
+    ids = [row.id for row in with_results]
+    results = Results(ids, without, written, storage, carried, left, with_quality=has_quality)
     for row in others:
         if row.id in known and not spec.dry_run:
             results.of(row.id).take_job(known[row.id], row.request, prices)
@@ -231,6 +234,7 @@ async def _sessions(
             is_batch=True,
             convert_inputs=spec.convert_inputs,
             verify=verify_level(spec.verify, "structure"),
+            quality=quality_policy(spec.quality, spec.quality_checks),
         )
     return sessions
 
@@ -270,7 +274,7 @@ def _report(run: BatchScheduler) -> BatchReport:
             again,
         )
     elif report.delivered < most:
-        next_step = f"look at the table of failures, then {again}"
+        next_step = f"look at the table of failures, then {again}{show.flawed_step(results)}"
         raise BatchIncomplete(f"Batch {run.name!r}: {words}.{place}", next_step=next_step)
     return report
 

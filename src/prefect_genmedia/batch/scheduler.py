@@ -17,11 +17,13 @@ from prefect_genmedia._core.budgets import Budget, estimated_cost, holder_of, pr
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.ledger import Spend
 from prefect_genmedia._core.model import Delivery, Job, JobState
+from prefect_genmedia._core.quality import findings_of, is_checked, quality_error
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._core.start import finish
 from prefect_genmedia._inputs import measured
 from prefect_genmedia._media.folder import Storage
+from prefect_genmedia._prefect.quality import quality_policy
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.preflight import Inspected
@@ -96,6 +98,7 @@ class BatchScheduler:
     def __post_init__(self) -> None:
         """Set up the limits of each account, with all slots free."""
         self._accounts = {name: _AccountRows.of(each, self.spec.limits) for name, each in self.sessions.items()}
+        self.quality = quality_policy(self.spec.quality, self.spec.quality_checks)
         self.breaker = Breaker(self.spec.limits.breaker)
         self._shared = SharedLimits(self.breaker.accepted, lambda: self.stop is not None)
         self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
@@ -177,6 +180,13 @@ class BatchScheduler:
         _keep(under_way, asyncio.create_task(self._one(row, account)))
         return True
 
+    def _passes(self, job: Job) -> bool:
+        """Whether a delivered job needs no quality check, and the run does not fail for one."""
+        checks = self.quality.checks_of(job.expectation)
+        if job.delivery is None or not is_checked(job.delivery, checks):
+            return False
+        return self.quality.mode != "fail" or not findings_of(job.delivery, checks)
+
     def _is_delivered(self, row: Row) -> bool:
         known = self.known.get(row.id)
         return known is not None and known.state is JobState.DELIVERED and known.delivery is not None
@@ -191,8 +201,8 @@ class BatchScheduler:
             if isinstance(whole, Exception):
                 self.known.pop(row.id)
                 await self._failed(row, None, whole)
-            elif whole:
-                self._take(row, self.known.pop(row.id))
+            elif whole and self._passes(self.known[row.id]):
+                self.take(row, self.known.pop(row.id))
             elif not await self._begin_one(row, account, under_way):
                 return
 
@@ -239,7 +249,7 @@ class BatchScheduler:
             raise
         else:
             self.breaker.delivered()
-            self._take(row, job)
+            self.take(row, job)
             if attempt not in (None, job.attempt):
                 await self._give_back(row, attempt, job)
         finally:
@@ -249,12 +259,12 @@ class BatchScheduler:
     async def _interrupted(self, row: Row, attempt: int | None) -> None:
         """Leave a row to the next run of the batch, with no money reserved for what was not sent."""
         job = await self.jobs.newest(row)
-        self._take(row, job)
+        self.take(row, job)
         await self._give_back(row, attempt, job)
 
     async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
         job = await self.jobs.newest(row)
-        self._take(row, job)
+        self.take(row, job)
         self.results.of(row.id).take_error(error)
         await self._give_back(row, attempt, job)
         if isinstance(error, GenMediaError):
@@ -269,12 +279,22 @@ class BatchScheduler:
                 ).about(reason.job_key, None)
             )
 
-    def _take(self, row: Row, job: Job | None) -> None:
+    def take(self, row: Row, job: Job | None) -> None:
+        """Record the state of a row's job.
+
+        Parameters:
+            row: the row.
+            job: its newest job; None if it has none.
+        """
         result = self.results.of(row.id)
         if job is None:
             result.state = NOT_SENT
-        else:
-            result.take_job(job, row.request, self.prices)
+            return
+        result.take_job(job, row.request, self.prices)
+        checks = self.quality.checks_of(job.expectation)
+        findings = findings_of(job.delivery, checks) if job.delivery is not None else []
+        if self.quality.mode == "fail" and findings and job.state is JobState.DELIVERED:
+            result.take_error(quality_error(job, findings))
 
     def _stop(self, reason: GenMediaError) -> None:
         if self.stop is not None:
