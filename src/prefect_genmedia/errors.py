@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 SendOutcome = Literal["unsent", "refused", "uncertain"]
 """What a failed request did at the provider: nothing, a documented no, or nobody can know."""
-
 UNDOCUMENTED_BILLING = "the provider does not document whether failed jobs are billed"
 """What a job cost that was accepted and then given up, unless the provider says more; see `Job.describe_in`."""
 

@@ -34,6 +34,9 @@ LEAST_CHANGE = 4
 MOST_CHANGE = 10
 """Change that is motion in any clip."""
 
+FAINT = 40
+"""Below this difference between its dark and bright cells, what moves in a picture changes half as much."""
+
 CELL = 8
 """The shortest side of a cell in pixels: the mean of 64 pixels hides noise that the eye does not see either."""
 
@@ -98,8 +101,9 @@ class Sample:
         grows with the change that a tenth of the cells exceeds, up to where no noise reaches.
         """
         change = ImageChops.difference(self._grey, other._grey)
-        limit = min(LEAST_CHANGE + 2 * _level(change, 0.9), MOST_CHANGE)
-        return _level(change, 1.0) >= limit
+        usual, is_faint = _level(change, 0.9), max(self.contrast, other.contrast) < FAINT
+        limit = LEAST_CHANGE // 2 + usual if is_faint else LEAST_CHANGE + 2 * usual
+        return _level(change, 1.0) >= min(limit, MOST_CHANGE)
 
 
 def _grid(frame: av.VideoFrame, kind: str) -> Image.Image:

@@ -53,8 +53,9 @@ class QualityThresholds:
         still_share: share of the clip, where that is shorter.
         flat_contrast: difference of colour (0 to 255) up to which a frame shows nothing.
         heard_level: loudness (root mean square of 20 ms) from which sound is heard, as a share of full scale: -56 dB.
-        clipped_share: share of the samples that are at full scale.
-        clipped_ratio: how many times more samples are there than just below it: an unclipped wave has up to four times.
+        clipped_share: share of the samples that are at the top of the wave, above 85 % of full scale.
+        clipped_ratio: how many times more samples are there than below it. A pure tone has three times as many, music
+            and speech have fewer.
         square: ratio of the sides up to which a picture is neither portrait nor landscape.
     """
 
@@ -66,8 +67,8 @@ class QualityThresholds:
     still_share: float = 0.4
     flat_contrast: int = 8
     heard_level: float = 0.0016
-    clipped_share: float = 0.0005
-    clipped_ratio: float = 5.0
+    clipped_share: float = 0.002
+    clipped_ratio: float = 3.4
     square: float = 1.08
 
 
@@ -285,7 +286,7 @@ def _of_sound(sample: QualitySample, expected: MediaExpectation, thresholds: Qua
     is_clipped = sample.clipped_ratio >= thresholds.clipped_ratio
     if not is_clipped or sample.clipped_share < thresholds.clipped_share:
         return []
-    words = f"its sound is clipped: {sample.clipped_share:.2%} of the samples are at full scale"
+    words = f"its sound is clipped: {sample.clipped_share:.2%} of the samples are where it is cut off"
     return [_finding("clipped", sample.clipped_share, thresholds.clipped_share, words)]
 
 
