@@ -18,7 +18,7 @@ from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.batch.spec import ReviewRule, RowTaskRuns
 from prefect_genmedia.batch.table import name_of
 from prefect_genmedia.generate import check_run
-from prefect_genmedia.settings import Verify
+from prefect_genmedia.settings import Quality, QualityCheck, Verify
 from prefect_genmedia.text import counted
 
 
@@ -64,6 +64,8 @@ async def generate_batch(
     overwrite: bool = False,
     convert_inputs: bool = False,
     verify: Verify = "auto",
+    quality: Quality = "auto",
+    quality_checks: list[QualityCheck] = [],  # noqa: B006 - nothing writes into it
     only: list[str] = [],  # noqa: B006 - nothing writes into it
     regenerate: list[str] = [],  # noqa: B006 - nothing writes into it
     min_delivered: Annotated[float, Field(ge=0, le=1)] = 1.0,
@@ -114,6 +116,10 @@ async def generate_batch(
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         verify: How results are verified: full decodes every frame, structure reads the container and one frame, none
             believes the file. auto is the setting, or structure.
+        quality: Whether verified results are checked for what may be wrong with intact files: off, report, or fail,
+            which fails the run and delivers the file all the same. auto is the setting, or off.
+        quality_checks: What is checked: black, frozen, silent, clipped, orientation, flat_first_frame, duration, and
+            face, which needs the extra faces. The setting's if left empty, or all but face.
         only: Ids of the rows to do; all by default. The others keep their lines in the table of results.
         regenerate: Ids of rows whose results are made anew and paid again, once in this run and its retries.
         min_delivered: Share of the rows that must be delivered for the run to complete, such as 0.95.
@@ -169,6 +175,8 @@ async def generate_batch(
             overwrite=overwrite,
             convert_inputs=convert_inputs,
             verify=verify,
+            quality=quality,
+            quality_checks=quality_checks,
             only=only or None,
             regenerate=regenerate or None,
             min_delivered=min_delivered,

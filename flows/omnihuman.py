@@ -20,7 +20,7 @@ from prefect_genmedia.providers.tokenops.ask import ask_subject
 from prefect_genmedia.providers.tokenops.catalog import OMNIHUMAN_MODEL, OMNIHUMAN_REQ_KEY
 from prefect_genmedia.providers.tokenops.subjects import OnFailure, subject_beside
 from prefect_genmedia.providers.tokenops.tasks import detect_subjects, recognize_subject, select_subject
-from prefect_genmedia.settings import Verify, current_settings
+from prefect_genmedia.settings import Quality, QualityCheck, Verify, current_settings
 from prefect_genmedia.tasks import check_inputs
 
 
@@ -71,6 +71,8 @@ async def omnihuman_video(
     overwrite: bool = False,
     convert_inputs: bool = False,
     verify: Verify = "auto",
+    quality: Quality = "auto",
+    quality_checks: list[QualityCheck] = [],  # noqa: B006 - nothing writes into it
     max_cost: MaxCost = NO_LIMIT,
     project: str = "",
     tags: list[str] = [],  # noqa: B006 - nothing writes into it
@@ -113,6 +115,10 @@ async def omnihuman_video(
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         verify: How the file is verified: full decodes every frame, structure reads the container and one frame, none
             believes the file. auto is the setting, or full.
+        quality: Whether the verified file is checked for what may be wrong with an intact one: off, report, or fail,
+            which fails the run and delivers the file all the same. auto is the setting, or off.
+        quality_checks: What is checked: black, frozen, silent, clipped, orientation, flat_first_frame, duration, and
+            face, which needs the extra faces. The setting's if left empty, or all but face.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
         project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
@@ -197,6 +203,8 @@ async def omnihuman_video(
         overwrite=overwrite,
         convert_inputs=convert_inputs,
         verify=verify,
+        quality=quality,
+        quality_checks=quality_checks,
         max_cost=limit(max_cost),
         project=project,
         tags=tags,

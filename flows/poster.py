@@ -17,7 +17,7 @@ from prefect_genmedia._prefect.run_names import JobRunName
 from prefect_genmedia.generate import check_run, completed, generate, returns_state
 from prefect_genmedia.providers.jenius import LivePoster
 from prefect_genmedia.providers.jenius.catalog import SceneName
-from prefect_genmedia.settings import Verify
+from prefect_genmedia.settings import Quality, QualityCheck, Verify
 
 
 @JobRunName
@@ -42,6 +42,8 @@ async def live_poster(
     overwrite: bool = False,
     convert_inputs: bool = False,
     verify: Verify = "auto",
+    quality: Quality = "auto",
+    quality_checks: list[QualityCheck] = [],  # noqa: B006 - nothing writes into it
     max_cost: MaxCost = NO_LIMIT,
     project: str = "",
     tags: list[str] = [],  # noqa: B006 - nothing writes into it
@@ -85,6 +87,10 @@ async def live_poster(
         convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
         verify: How the file is verified: full decodes every frame, structure reads the container and one frame, none
             believes the file. auto is the setting, or full.
+        quality: Whether the verified file is checked for what may be wrong with an intact one: off, report, or fail,
+            which fails the run and delivers the file all the same. auto is the setting, or off.
+        quality_checks: What is checked: black, frozen, silent, clipped, orientation, flat_first_frame, duration, and
+            face, which needs the extra faces. The setting's if left empty, or all but face.
         max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
             besides; -1 sets no limit.
         project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
@@ -113,6 +119,8 @@ async def live_poster(
         overwrite=overwrite,
         convert_inputs=convert_inputs,
         verify=verify,
+        quality=quality,
+        quality_checks=quality_checks,
         max_cost=limit(max_cost),
         project=project,
         tags=tags,

@@ -15,6 +15,7 @@ GenMediaError
 ├── JobTimeout          we stopped waiting; the job lives on and can be collected
 ├── JobExpired          the provider no longer has the job or its file
 ├── ResultInvalid       the file came, but it does not verify; it is in quarantine
+├── QualityError        the file is delivered, a quality check found something, and the run is to fail for it
 ├── StorageError        the file is paid for and can be fetched, but not written to where it shall be
 ├── LedgerError         the ledger's database is away, read-only or damaged; nothing is sent without it
 ├── NotConfirmed        a person said no to what it would cost, or nobody said yes in time; nothing was sent
@@ -44,10 +45,8 @@ if TYPE_CHECKING:
 
 SendOutcome = Literal["unsent", "refused", "uncertain"]
 """What a failed request did at the provider: nothing, a documented no, or nobody can know."""
-
 UNDOCUMENTED_BILLING = "the provider does not document whether failed jobs are billed"
 """What a job cost that was accepted and then given up, unless the provider says more; see `Job.describe_in`."""
-
 
 NEW_ATTEMPT = "a new attempt"
 """How a next step promises that the same request is sent again; shown only where that holds, see `agreed_step`."""
@@ -342,6 +341,14 @@ class ResultInvalid(GenMediaError):
     next_step = "look at the file in quarantine: it is paid for. A retry of this run downloads it anew."
 
 
+class QualityError(GenMediaError):
+    """The verified file is delivered, a quality check found something, and the run asked to fail for that."""
+
+    paid = "the job was accepted and billed; its file is delivered, and a retry never pays again"
+    next_step = "watch the file. If it is good enough, run again with quality `report`; if not, ask for a new result."
+    findings: tuple[str, ...] = ()  # the names of the checks
+
+
 class StorageError(GenMediaError):
     """The file cannot be written to where it shall be; the provider still has it."""
 
@@ -385,8 +392,7 @@ class BudgetStop(GenMediaError):
 
     outcome: SendOutcome = "refused"
     paid = "nothing for the rows that were not submitted"
-    remedy = "raise max_jobs or max_cost"
-    """What a person can change."""
+    remedy = "raise max_jobs or max_cost"  # what a person can change
     facts: Mapping[str, str | float] = {}
     """What the event says about a cap of an account; empty for other budgets."""
     next_step = "raise max_jobs or max_cost and run again: the rows that are delivered are not paid again."

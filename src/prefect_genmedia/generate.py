@@ -24,6 +24,7 @@ from prefect_genmedia._inputs.prepare import is_fresh
 from prefect_genmedia._prefect.concurrency import holding_limit
 from prefect_genmedia._prefect.confirm import Plan, confirm, confirm_limit
 from prefect_genmedia._prefect.parameters import refuse_base64
+from prefect_genmedia._prefect.quality import required_policy
 from prefect_genmedia._prefect.run import explained, recorded_job, run_context, suspension_check
 from prefect_genmedia._prefect.session import open_session
 from prefect_genmedia._prefect.suspension import check_can_suspend, suspend_until_done
@@ -31,7 +32,7 @@ from prefect_genmedia.errors import NotConfirmed, OutputRefused
 from prefect_genmedia.prices import amount_of, from_micros
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
-from prefect_genmedia.settings import Verify, current_settings
+from prefect_genmedia.settings import Quality, QualityCheck, Verify, current_settings
 from prefect_genmedia.tasks import check_inputs, download_result, submit_job, wait_for_job
 from prefect_genmedia.text import clean_text, shown_id
 
@@ -83,6 +84,11 @@ class GenerateOptions(TypedDict, total=False):
     """Replace a delivered file that was edited since by the provider's; by default it is kept."""
     verify: Verify
     """How the file is verified: "full", "structure" or "none"; "auto" takes the setting, and else "full"."""
+    quality: Quality
+    """Whether the verified file is checked for what may be wrong with it: "off", "report" or "fail"; "auto" takes the
+    setting."""
+    quality_checks: Sequence[QualityCheck]
+    """What is checked; empty for the setting's, or else all that need no extra."""
     project: str
     """Whom the job is paid for; by default the Block's project, or else the name of the deployment or flow."""
     tags: Sequence[str]
@@ -108,6 +114,9 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
     prepared = request if isinstance(request, PreparedRequest) else PreparedRequest(request)
     key, limit = options.get("idempotency_key") or None, options.get("max_cost")
     left = None if limit is None else amount_of("max_cost", limit)
+    quality, checks = options.get("quality", "auto"), options.get("quality_checks", ())
+    async with explained():
+        required_policy(quality, checks)  # what is not installed must be known before anything is paid
     timeout = options.get("timeout_seconds", DEFAULT_TIMEOUT_SECONDS)
     for attempt in attempts(prepared, options.get("resubmit_on_output_refusal", 0)):
         with attempt:
@@ -131,7 +140,15 @@ async def generate(request: GenerationRequest | PreparedRequest[Any], **options:
         if left is not None and attempt.refused_job:
             left = max(left - await _paid_for(attempt.refused_job), Decimal(0))
     overwrite, verify = options.get("overwrite", False), options.get("verify", "auto")
-    return await download_result(job, output, credentials=credentials, overwrite=overwrite, verify=verify)
+    return await download_result(
+        job,
+        output,
+        credentials=credentials,
+        overwrite=overwrite,
+        verify=verify,
+        quality=quality,
+        quality_checks=checks,
+    )
 
 
 async def _submit(

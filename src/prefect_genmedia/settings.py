@@ -16,6 +16,8 @@ from prefect_genmedia.prices import MOST_CNY, Price
 
 Level = Literal["full", "structure", "none"]
 Verify = Literal["auto", "full", "structure", "none"]
+Quality = Literal["auto", "off", "report", "fail"]
+QualityCheck = Literal["black", "frozen", "silent", "clipped", "orientation", "flat_first_frame", "duration", "face"]
 
 
 class GenMediaSettings(PrefectBaseSettings):
@@ -45,6 +47,17 @@ class GenMediaSettings(PrefectBaseSettings):
         description="How delivered files are verified if a run says `auto`. `full` decodes every frame; "
         "`structure` checks the container, and decodes the sound and one key frame; `none` does not "
         "verify. `auto` means `structure` in batches, otherwise `full`.",
+    )
+    quality: Literal["off", "report", "fail"] = Field(
+        default="off",
+        description="Whether verified results are checked for what may be wrong with an intact file, where a run does "
+        "not say it: `report` stores and shows what is found, `fail` fails the run as well. The file is delivered "
+        "in any case.",
+    )
+    quality_checks: list[QualityCheck] | None = Field(
+        default=None,
+        description="The quality checks, as JSON: `black`, `frozen`, `silent`, `clipped`, `orientation`, "
+        "`flat_first_frame`, `duration`, and `face`, which needs the extra `faces`. By default all but `face`.",
     )
     allow_private_hosts: bool = Field(
         default=False,

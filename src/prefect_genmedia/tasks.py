@@ -21,6 +21,7 @@ from prefect_genmedia._core.decide import Decision, decide, warning_about
 from prefect_genmedia._core.ledger import open_ledger
 from prefect_genmedia._core.model import Delivery, Job
 from prefect_genmedia._core.prune import PruneFilter, PruneReport, prune
+from prefect_genmedia._core.quality import require_quality
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._core.session import DEFAULT_TIMEOUT_SECONDS, JobSpec
 from prefect_genmedia._prefect.cards import publish_result_card
@@ -28,6 +29,7 @@ from prefect_genmedia._prefect.confirm import confirm_limit
 from prefect_genmedia._prefect.environment import lasting_output
 from prefect_genmedia._prefect.history import cancelled_with_run
 from prefect_genmedia._prefect.progress import show_delivered, shown_delivery, shown_progress
+from prefect_genmedia._prefect.quality import quality_policy
 from prefect_genmedia._prefect.reconcile import reconcile_all
 from prefect_genmedia._prefect.run import (
     RETRIES,
@@ -44,7 +46,7 @@ from prefect_genmedia._prefect.session import open_session, open_session_of, sto
 from prefect_genmedia.prices import amount_of
 from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest, Request
-from prefect_genmedia.settings import Verify, current_settings, verify_level
+from prefect_genmedia.settings import Quality, QualityCheck, Verify, current_settings, verify_level
 from prefect_genmedia.text import clean_text
 
 __all__ = [
@@ -240,6 +242,8 @@ async def download_result(
     credentials: ProviderCredentials | str = "default",
     overwrite: bool = False,
     verify: Verify = "auto",
+    quality: Quality = "auto",
+    quality_checks: Sequence[QualityCheck] = (),
 ) -> Delivery:
     """Download a finished job's file, verify it, and put it under its final name; show it as a card.
 
@@ -251,6 +255,9 @@ async def download_result(
         overwrite: whether a delivered file that was edited since is replaced by the provider's. By default it is kept.
         verify: how the file is verified before it gets its name: "full", "structure" or "none"; "auto" takes the
             setting, and else "full".
+        quality: whether the verified file is checked for what may be wrong with it: "off", "report" or "fail"; "auto"
+            takes the setting.
+        quality_checks: what is checked; empty for the setting's, or else all that need no extra.
 
     Returns:
         The verified file: path or URL, sha256, duration, size, resolution, sound.
@@ -260,15 +267,19 @@ async def download_result(
         JobExpired: the provider no longer has it.
         ProviderError: the download failed.
         StorageError: the file cannot be written to its output.
+        QualityError: the file is delivered, and does not pass; only with `quality="fail"`.
     """
-    async with explained(), shown_delivery(), open_session_of(job, credentials) as (session, found):
-        session = replace(session, verify=verify_level(verify))
-        done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()), overwrite)
-    delivery = done.delivery
-    assert delivery is not None  # a delivered job has one
-    emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
-    await publish_result_card(done, delivery, own_runs())
-    await show_delivered(done)
+    async with explained():
+        policy = quality_policy(quality, quality_checks)
+        async with shown_delivery(), open_session_of(job, credentials) as (session, found):
+            session = replace(session, verify=verify_level(verify), quality=policy)
+            done = await pipeline.deliver(session, found, await lasting_output(output, current_settings()), overwrite)
+        delivery = done.delivery
+        assert delivery is not None  # a delivered job has one
+        emit_job_event("delivered", done, uri=delivery.uri, sha256=delivery.sha256)
+        await publish_result_card(done, delivery, own_runs())
+        await show_delivered(done)
+        require_quality(session, done)
     return delivery
 
 

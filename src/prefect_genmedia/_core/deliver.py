@@ -19,6 +19,7 @@ from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.naming import MAKER, free_name, own_target, poster_name, quarantine_name, sidecar_name
 from prefect_genmedia._core.polling import client_of
+from prefect_genmedia._core.quality import check_kept, checked
 from prefect_genmedia._core.regenerate import is_replaced
 from prefect_genmedia._core.standing import Logger, kept_files
 from prefect_genmedia._media.failures import storing
@@ -101,11 +102,13 @@ async def deliver_once(
     try:
         kept = {} if job.delivery is None else await to_thread.run_sync(kept_files, job, target, log)
         if job.delivery is not None and len(kept) == 1 + len(job.delivery.others):
+            job = await check_kept(ledger, job, target, log)
+            assert job.delivery is not None  # it had one
             done = job.state is JobState.DELIVERED
             return (job, False) if done else await _delivered(ledger, job, job.delivery)
         is_followed = await ledger.successor(job) is not None or await is_replaced(ledger, job)
         named = own_target(job, target) if is_followed else target
-        return await _delivered(ledger, job, await _fetched(client, job, named, kept))
+        return await _delivered(ledger, job, await _fetched(client, job, named, kept, log))
     except (ResultInvalid, JobExpired) as error:
         failure = _explained(error, job, clock.now()) if isinstance(error, JobExpired) else error
         if isinstance(error, ResultInvalid) or job.is_over(clock.now()):
@@ -116,10 +119,13 @@ async def deliver_once(
     raise job.describe_in(failure)
 
 
-async def _fetched(client: ProviderClient, job: Job, target: Target, kept: Mapping[int, Delivery]) -> Delivery:
+async def _fetched(
+    client: ProviderClient, job: Job, target: Target, kept: Mapping[int, Delivery], log: Logger
+) -> Delivery:
     """Downloads and verifies every file of the job, except those that are kept."""
     first, *others = [
-        kept[index] if index in kept else await _download(client, job, target, index) for index in range(job.outputs)
+        kept[index] if index in kept else await _download(client, job, target, index, log)
+        for index in range(job.outputs)
     ]
     return first.model_copy(update={"others": tuple(others)})
 
@@ -160,20 +166,20 @@ async def _delivered(ledger: Ledger, job: Job, delivery: Delivery) -> tuple[Job,
         # The other process failed, or used another name. Our file verifies, so it is delivered now.
 
 
-async def _download(client: ProviderClient, job: Job, target: Target, index: int) -> Delivery:
+async def _download(client: ProviderClient, job: Job, target: Target, index: int, log: Logger) -> Delivery:
     download = StagedDownload(target.storage, byte_limit(job.expectation))
     try:
         async with client_of(client, job).open_result(job.provider_job_id or "", index) as stream:
             await download.receive(stream)
-        return await _settled(download, job, target, index)
+        return await _settled(download, job, target, index, log)
     finally:
         if download.is_open:
             await to_thread.run_sync(download.close)
 
 
-async def _settled(download: StagedDownload, job: Job, target: Target, index: int) -> Delivery:
+async def _settled(download: StagedDownload, job: Job, target: Target, index: int, log: Logger) -> Delivery:
     """Verify and publish in a thread; if the run is cancelled, the decoder is stopped instead of awaited."""
-    settled = asyncio.ensure_future(to_thread.run_sync(_settle, download, job, target, index))
+    settled = asyncio.ensure_future(to_thread.run_sync(_settle, download, job, target, index, log))
     try:
         return await asyncio.shield(settled)
     except asyncio.CancelledError:
@@ -184,7 +190,7 @@ async def _settled(download: StagedDownload, job: Job, target: Target, index: in
         raise
 
 
-def _settle(download: StagedDownload, job: Job, target: Target, index: int) -> Delivery:
+def _settle(download: StagedDownload, job: Job, target: Target, index: int, log: Logger) -> Delivery:
     """Verify and publish a download: all disk work of a small file in one call in a thread."""
     storage = target.storage
     with closing(download):
@@ -196,6 +202,7 @@ def _settle(download: StagedDownload, job: Job, target: Target, index: int) -> D
                 raise
             error.message += _quarantined(staged, digest, download.size, quarantine_name(job, target, index), target)
             raise
+        quality = checked(staged, job, target, download.decoding, log)
         with storing():
             name = free_name(job, target, index)
         delivery = Delivery(
@@ -208,6 +215,7 @@ def _settle(download: StagedDownload, job: Job, target: Target, index: int) -> D
             codec=facts.codec,
             has_audio=facts.has_audio,
             verified=facts.verified,
+            quality=quality,
             job_key=job.key,
             provider_job_id=job.provider_job_id or "",
         )
@@ -257,6 +265,7 @@ def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
         delivery: the file.
         name: the file's name, in its folder.
     """
+    quality = {} if delivery.quality is None else {"quality": delivery.quality.model_dump(mode="json")}
     return {
         "file": name,
         "made_by": MADE_BY,
@@ -267,8 +276,9 @@ def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
         "provider_job_id": job.provider_job_id,
         "request": job.request,
         "media": delivery.model_dump(
-            exclude={"uri", "poster_uri", "sidecar_uri", "job_key", "provider_job_id", "stamp", "others"}
+            exclude={"uri", "poster_uri", "sidecar_uri", "job_key", "provider_job_id", "stamp", "others", "quality"}
         ),
+        **quality,
         "submitted_at": iso_time(job.submitted_at),
         "succeeded_at": iso_time(job.succeeded_at),
     }

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from prefect_genmedia import errors
 from prefect_genmedia._media.decoding import Level
+from prefect_genmedia._media.quality import QualityReport
 from prefect_genmedia._transport.api import SUBMIT_SECONDS
 from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefused, JobExpired, OutputRefused
 from prefect_genmedia.prices import in_micros
@@ -143,6 +144,9 @@ class Delivery(BaseModel):
     poster_uri: str | None = Field(default=None, description="Path or URL of the poster frame, a JPEG.")
     sidecar_uri: str | None = Field(
         default=None, description="Path or URL of the JSON that tells where the file is from."
+    )
+    quality: QualityReport | None = Field(
+        default=None, description="What the quality checks found; None if none was made."
     )
     job_key: str = Field(default="", description="The job's key in the ledger.")
     provider_job_id: str = Field(default="", description="The provider's id of the job.")

@@ -21,6 +21,7 @@ from prefect_genmedia._core.identity import same_names
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
 from prefect_genmedia._core.polling import wait_for_job
+from prefect_genmedia._core.quality import report_quality, require_quality
 from prefect_genmedia._core.same_request import job_by_url
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.start import completed
@@ -280,7 +281,8 @@ async def deliver(session: Session, job: Job, output: str | None, overwrite: boo
     """
     try:
         target = await session.target_of(output or session.default_output)
-        target = replace(target, overwrite=overwrite, verify=session.verify or target.verify)
+        verify, quality = session.verify or target.verify, session.quality or target.quality
+        target = replace(target, overwrite=overwrite, verify=verify, quality=quality)
         done, made = await publish_verified(session.ledger, session.client, job, target, session.clock, session.log)
     except GenMediaError as error:
         error.about(job.key, job.provider_job_id)
@@ -288,6 +290,7 @@ async def deliver(session: Session, job: Job, output: str | None, overwrite: boo
         raise
     assert done.delivery is not None  # a delivered job has a delivery
     session.hooks.delivered(done, made=made)
+    report_quality(session, job, done)
     session.log.info("Delivered %s", done.delivery.uri)
     return done
 
@@ -324,7 +327,8 @@ async def deliver_job(session: Session, spec: JobSpec, job: Job, steps: JobSteps
         steps: how the step is run.
     """
     async with steps.delivering():
-        return await steps.fetching(lambda: deliver(session, job, spec.output, spec.overwrite))
+        done = await steps.fetching(lambda: deliver(session, job, spec.output, spec.overwrite))
+    return require_quality(session, done)
 
 
 async def submitted_job(ledger: Ledger, job: Job | str) -> Job:

@@ -18,6 +18,7 @@ from prefect_genmedia._core.figures import publish_figures
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import AT_PROVIDER, FORGOTTEN_SECONDS, Job, JobState
 from prefect_genmedia._core.polling import HEARTBEAT_SECONDS, wait_for_job
+from prefect_genmedia._core.quality import quality_words
 from prefect_genmedia._core.submit import expire_stale_sending
 from prefect_genmedia._media.storage import Target
 from prefect_genmedia._transport import unsigned_text
@@ -216,7 +217,9 @@ async def _collect(ledger: Ledger, client: ProviderClient, around: ReconcileCont
         delivered, made = await deliver_once(ledger, client, done, target, clock)
     except JobTimeout:
         return await _still_there(ledger, job)
-    return Finding(delivered, "delivered" if made else "delivered by its run", delivered=made)
+    flaws = "" if delivered.delivery is None else quality_words(delivered.delivery)
+    action = "delivered" if made else "delivered by its run"
+    return Finding(delivered, f"{action}; {flaws}" if flaws else action, delivered=made)
 
 
 async def _wake(ledger: Ledger, client: ProviderClient, around: ReconcileContext, job: Job, clock: Clock) -> Finding:

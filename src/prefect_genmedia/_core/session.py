@@ -22,6 +22,7 @@ from prefect_genmedia._inputs.inspect import InspectionResult, fetch_picture
 from prefect_genmedia._inputs.prepare import prepared_url
 from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._media.decoding import Level
+from prefect_genmedia._media.quality import QualityPolicy
 from prefect_genmedia._media.storage import Target, target_at
 from prefect_genmedia.errors import CredentialsError
 from prefect_genmedia.prices import PriceTable
@@ -141,6 +142,7 @@ class Session:
         publication: where the user's local files are published for the provider to fetch.
         convert_inputs: whether the user's pictures are converted to formats that the provider accepts.
         verify: how its results are verified; None uses the setting of the output's target.
+        quality: what is checked about its results; None uses the setting of the output's target.
         max_in_flight: the maximum number of in-flight jobs of the account; None for no limit.
         caps: what the account may spend, from the Block in use.
         attribution: the Block's project and tags, for jobs without their own.
@@ -170,6 +172,7 @@ class Session:
     publication: Publication = field(default_factory=Publication)
     convert_inputs: bool = False
     verify: Level | None = None
+    quality: QualityPolicy | None = None
     max_in_flight: int | None = None
     caps: Caps = field(default_factory=Caps)
     attribution: Attribution = field(default_factory=Attribution)

@@ -123,6 +123,7 @@ def inspections_wanted(request: GenerationRequest, preflight: bool, convert: boo
         as_picture = each.picture is not None and preflight
         if is_own(each.url):
             as_picture |= convert and each.media == "picture"
+            as_picture |= preflight and each.url == request.shape_source()  # it is read in any case
             as_media = each.media is not None and (preflight or convert)
             new = Wanted(MAX_INPUT_BYTES, as_picture, as_recording, as_media)
         elif as_recording:

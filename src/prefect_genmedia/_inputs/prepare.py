@@ -79,7 +79,7 @@ async def prepare_inputs(
     warn: Warn = _logger.warning,
     submission: Submission | None = None,
 ) -> PreparedRequest[Request]:
-    """Look at a request's inputs and bring the user's own files to where the provider can take them.
+    """InspectionResult at a request's inputs and bring the user's own files to where the provider can take them.
 
     http(s) inputs stay as they are. A user's own file (a path, or an fsspec URL) travels as base64 where the provider
     documents that, or else behind a signed URL. Each input is read at most once.
@@ -136,8 +136,16 @@ async def prepare_inputs(
         for warning in (early_end(each.url, publication) for each in sent.values() if each.url):
             if warning:
                 warn(warning)
-    found = MediaExpectation(seconds=findings.seconds)
+    found = MediaExpectation(seconds=findings.seconds, orientation_ratio=_shape_of(request, results))
     return PreparedRequest(request, SentInputs(sent, contents_of(request, results)), found, time.time())
+
+
+def _shape_of(request: GenerationRequest, results: Mapping[str, InspectionResult]) -> float | None:
+    """The aspect ratio of the picture that the result is shaped like; None where it is not known, or may be turned."""
+    look = results.get(request.shape_source() or "")
+    if not isinstance(look, InspectionResult) or look.picture is None or look.picture.turned:
+        return None
+    return look.picture.width / look.picture.height
 
 
 async def _presence(

@@ -32,13 +32,15 @@ import av.logging
 if TYPE_CHECKING:
     from prefect_genmedia._media.decoder_files import check_size, is_cover, opened
     from prefect_genmedia._media.decoder_pictures import Inconvertible, convert, read_header
+    from prefect_genmedia._media.decoder_quality import measured_quality
     from prefect_genmedia._media.decoder_tracks import Loudness, Refused, Track
-    from prefect_genmedia._media.decoder_video import verified_video
+    from prefect_genmedia._media.decoder_video import frame_strip, verified_video
 else:
     from decoder_files import check_size, is_cover, opened
     from decoder_pictures import Inconvertible, convert, read_header
+    from decoder_quality import measured_quality
     from decoder_tracks import Loudness, Refused, Track
-    from decoder_video import verified_video
+    from decoder_video import frame_strip, verified_video
 
 try:
     import resource
@@ -186,6 +188,8 @@ def _played(container: av.container.InputContainer, stream: Any, limits: dict[st
 
 WORK: dict[str, Callable[[str, dict[str, Any]], dict[str, Any]]] = {
     "video": verified_video,
+    "frames": frame_strip,
+    "quality": measured_quality,
     "recording": _recording,
     "streams": _streams,
     "picture": read_header,

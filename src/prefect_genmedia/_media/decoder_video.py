@@ -79,7 +79,7 @@ def frame_strip(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """
     check_is_video_file(path)
     with opened(path, limits, RESULT, "mov") as container:
-        stream = _picture_of(container, limits)
+        stream = picture_of(container, limits)
         part = _promised(container) / limits["count"]
         track, pictures = Track(), list[str]()
         for frame in container.decode(stream):
@@ -91,7 +91,7 @@ def frame_strip(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     return {"frames": pictures}
 
 
-def _picture_of(container: av.container.InputContainer, limits: dict[str, Any]) -> Any:
+def picture_of(container: av.container.InputContainer, limits: dict[str, Any]) -> Any:
     """The stream of the picture, whose size is checked."""
     streams = [each for each in container.streams.video if not is_cover(each)]
     if not streams:
@@ -113,7 +113,7 @@ def _promised(container: av.container.InputContainer) -> float:
 def _decoded_whole(path: str, limits: dict[str, Any], boxes: Boxes) -> dict[str, Any]:
     """Walk through a result, and decode every frame of it and its sound; the poster is from a third into it."""
     with opened(path, limits, RESULT, "mov") as container:
-        stream = _picture_of(container, limits)
+        stream = picture_of(container, limits)
         found, is_whole = _decoded(container, stream, limits, boxes)
         promised = stream.frames
     if not is_whole:
@@ -174,7 +174,7 @@ def _walked(path: str, limits: dict[str, Any], boxes: Boxes) -> dict[str, Any]:
         Unusual: only decoding can decide.
     """
     with opened(path, limits, UNPROBED, "mov") as container:
-        stream = _picture_of(container, limits)
+        stream = picture_of(container, limits)
         walk, picture, sound = Walk(stream), Track(), Track()
         if walk.unusual:
             raise Unusual(walk.unusual)
@@ -208,7 +208,7 @@ def _walked(path: str, limits: dict[str, Any], boxes: Boxes) -> dict[str, Any]:
 def _described(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """What a result says of itself, and its first picture; nothing else of it is checked."""
     with opened(path, limits, UNPROBED, "mov") as container:
-        stream = _picture_of(container, limits)
+        stream = picture_of(container, limits)
         if stream.codec_context.name not in CODECS:
             raise Refused("it has a video stream that no decoder here reads")
         keys = KeyFrames()

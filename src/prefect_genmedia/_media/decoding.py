@@ -32,7 +32,7 @@ SCRIPT = Path(__file__).with_name("decoder.py")
 
 CANCELLED = "the download was cancelled"
 
-Work = Literal["video", "frames", "recording", "streams", "picture", "convert"]
+Work = Literal["video", "frames", "quality", "recording", "streams", "picture", "convert"]
 
 Level = Literal["full", "structure", "none"]
 """How a result is verified: every frame is decoded, the container is walked through, or the file is only opened."""

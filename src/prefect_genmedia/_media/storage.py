@@ -40,6 +40,7 @@ from prefect_genmedia._media.locations import (
     name_problem,
     split_output,
 )
+from prefect_genmedia._media.quality import NOT_CHECKED, QualityPolicy
 from prefect_genmedia._media.staging import remove_stale, temporary_folder
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.errors import FieldProblem, InvalidRequest, StorageError
@@ -297,6 +298,7 @@ class Target:
         quarantine_bytes: how much quarantine may hold beside it.
         overwrite: whether a delivered file that was edited since is replaced by the provider's.
         verify: how the file is verified before it gets its name.
+        quality: what else is checked about it.
     """
 
     storage: Storage
@@ -304,6 +306,7 @@ class Target:
     quarantine_bytes: int = QUARANTINE_BYTES
     overwrite: bool = False
     verify: Level = "full"
+    quality: QualityPolicy = NOT_CHECKED
 
 
 def is_relative(location: str) -> bool:

@@ -203,7 +203,7 @@ def mismatches(facts: MediaFacts, expected: MediaExpectation) -> list[str]:
     """
     problems = []
     if expected.seconds is not None:
-        tolerance = max(0.5, expected.seconds * 0.05)
+        tolerance = seconds_tolerance(expected.seconds)
         if abs(facts.seconds - expected.seconds) > tolerance:
             problems.append(f"it plays {facts.seconds:.2f} s, not {expected.seconds:.2f} s")
         if facts.has_audio and facts.audio_seconds < facts.seconds - tolerance:
@@ -217,6 +217,15 @@ def mismatches(facts: MediaFacts, expected: MediaExpectation) -> list[str]:
     if expected.has_audio is not None and facts.has_audio != expected.has_audio:
         problems.append("it has no sound" if expected.has_audio else "it has sound")
     return problems
+
+
+def seconds_tolerance(expected: float) -> float:
+    """By how many seconds a result may be shorter or longer than it should be.
+
+    Parameters:
+        expected: how long it should be, in seconds.
+    """
+    return max(0.5, expected * 0.05)
 
 
 def _in_class(facts: MediaFacts, asked: int) -> bool:

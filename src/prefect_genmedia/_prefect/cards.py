@@ -12,6 +12,7 @@ from prefect.runtime import deployment, flow_run
 from prefect_genmedia._core.attempts import agreed_step
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState, Rerun
+from prefect_genmedia._core.quality import findings_of
 from prefect_genmedia._core.reconcile import Finding
 from prefect_genmedia._prefect.frames import strip_of, thumbnail
 from prefect_genmedia._prefect.links import watch_urls
@@ -32,6 +33,10 @@ _IN_UI = {
         "look into the provider's console for a job of that minute. Under *Deployments* run `decide-job/decide` with "
         "job {job}: *adopt* it with its id at the "
         "provider, *resubmit* or *abandon* it. Then {retry}."
+    ),
+    "QualityError": (
+        "watch the file: it is delivered. If it is good enough, start a new run with the same idempotency key or "
+        "`batch_id` and with quality *report* (*Copy to new run*)."
     ),
     "JobTimeout": "nothing, where `reconcile-jobs/reconcile` is on: it delivers the file. Or, later, {retry}.",
     "BudgetStop": "start a new run with the same table and `batch_id`, and with a larger limit (*Copy to new run*).",
@@ -183,7 +188,7 @@ def result_card(job: Job, delivery: Delivery, picture: str | None, runs: Sequenc
         picture: four frames, or the poster frame, as a `data:` URI; None for no picture.
         runs: see `publish_result_card`.
     """
-    watch = watch_urls(delivery)
+    watch, flaws = watch_urls(delivery), findings_of(delivery)
     sound = "with sound" if delivery.has_audio else "without sound"
     facts = {
         "File": link(delivery.uri),
@@ -204,6 +209,8 @@ def result_card(job: Job, delivery: Delivery, picture: str | None, runs: Sequenc
     if watch:
         files = ["Play the video", *(f"file {number}" for number in range(2, len(watch) + 1))]
         lines += [" · ".join(map(linked, files, watch)), ""]
+    if flaws:
+        lines += ["## What the quality checks found", "", *bullets([str(flaw) for flaw in flaws]), ""]
     asked = {
         escape(name): escape(value) for name, value in job.request.items() if name not in _technical_fields(job.kind)
     }

@@ -26,6 +26,8 @@ TITLES = {
     "resubmit_on_output_refusal": "New attempts after a refused output",
     "preflight": "Check inputs first",
     "verify": "Verification",
+    "quality": "Quality checks",
+    "quality_checks": "What is checked",
     "suspend_while_waiting": "Suspend while waiting",
     "max_cost": "Max cost (CNY, -1: no limit)",
     "confirm_above": "Ask a person above (CNY, -1: the setting)",

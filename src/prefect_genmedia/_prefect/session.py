@@ -28,6 +28,7 @@ from prefect_genmedia._core.reconcile import ClientFor
 from prefect_genmedia._core.session import JobHooks, Session
 from prefect_genmedia._inputs.publish import Publication
 from prefect_genmedia._prefect.environment import run_logger, warn_of_ephemeral_ledger
+from prefect_genmedia._prefect.quality import quality_policy
 from prefect_genmedia._prefect.run import RunHooks, run_context
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.errors import CredentialsError
@@ -126,6 +127,7 @@ async def session_of(
         default_output=settings.media_folder,
         target_of=target_of,
         policy=poll_policy(settings),
+        quality=quality_policy(),
         hooks=hooks or RunHooks(),
         log=run_logger(),
     )

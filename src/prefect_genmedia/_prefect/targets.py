@@ -32,6 +32,7 @@ from prefect_genmedia._media.storage import (
     staged_here,
     target_at,
 )
+from prefect_genmedia._prefect.quality import quality_policy
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.settings import current_settings, verify_level
 
@@ -52,10 +53,10 @@ async def target_of(output: str, what: str = "The output") -> Target:
             package opens such a URL, or it contains a password.
         StorageError: the storage cannot be reached.
     """
-    quota, level = current_settings().quarantine_bytes, verify_level("auto")
+    quota, level, quality = current_settings().quarantine_bytes, verify_level("auto"), quality_policy()
     output = output.strip()
     if not output.startswith(SCHEME):
-        return replace(target_at(output), quarantine_bytes=quota, verify=level)
+        return replace(target_at(output), quarantine_bytes=quota, verify=level, quality=quality)
     slug, _, rest = output.removeprefix(SCHEME).partition("/")
     name, _, path = rest.partition("/")
     if not slug or not name:
@@ -73,7 +74,9 @@ async def target_of(output: str, what: str = "The output") -> Target:
     folder, file = path, None
     if path.lower().endswith(".mp4"):
         folder, _, file = path.rpartition("/")
-    return Target(BlockFolder(block, f"{SCHEME}{slug}/{name}", folder.strip("/")), file, quota, verify=level)
+    return Target(
+        BlockFolder(block, f"{SCHEME}{slug}/{name}", folder.strip("/")), file, quota, verify=level, quality=quality
+    )
 
 
 async def read_file(uri: str) -> bytes | None:

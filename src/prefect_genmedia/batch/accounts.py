@@ -11,6 +11,7 @@ from prefect.logging import get_run_logger
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.session import Session, pooled
 from prefect_genmedia._prefect.concurrency import check_limit
+from prefect_genmedia._prefect.quality import quality_policy
 from prefect_genmedia._prefect.session import load_pool, session_of
 from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.spec import BatchSpec
@@ -56,6 +57,7 @@ async def open_pools(
                 is_batch=True,
                 convert_inputs=spec.convert_inputs,
                 verify=verify_level(spec.verify, "structure"),
+                quality=quality_policy(spec.quality, spec.quality_checks),
             )
         pools[provider] = pooled(list(found.values()))
     return pools

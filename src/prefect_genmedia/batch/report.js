@@ -119,6 +119,7 @@ const drawn = (row) => {
   facts.append(element("h3", "", row.id));
   facts.append(element("div", row.delivered ? "good" : "bad", row.error ? row.state + " · " + row.error : row.state));
   if (row.message) facts.append(element("p", "", row.message));
+  for (const flaw of row.quality) facts.append(element("p", "bad", "Quality · " + flaw));
   if (row.facts) facts.append(element("div", "quiet", row.facts));
   if (row.words) facts.append(element("p", "words", row.words));
   if (row.own.length) facts.append(list(row.own));
@@ -142,12 +143,13 @@ const drawn = (row) => {
   return card;
 };
 
-const words = report.rows.map((row) => JSON.stringify([row.id, row.state, row.error, row.message, row.model, row.request, row.own, row.details]).toLowerCase());
+const words = report.rows.map((row) => JSON.stringify([row.id, row.state, row.error, row.message, row.quality, row.model, row.request, row.own, row.details]).toLowerCase());
 
 const fits = (row, index) => {
   if (filter === "delivered" && !row.delivered) return false;
   if (filter === "failed" && row.delivered) return false;
   if (filter === "waiting" && !(row.review && row.review.waits)) return false;
+  if (filter === "flawed" && !row.quality.length) return false;
   if (errors.value && row.error !== errors.value) return false;
   const typed = JSON.stringify(search.value.trim().toLowerCase()).slice(1, -1);
   return !typed || words[index].includes(typed);

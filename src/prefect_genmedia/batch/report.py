@@ -25,6 +25,7 @@ from prefect_genmedia._core.attempts import batch_scope
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.naming import file_stem
+from prefect_genmedia._core.quality import findings_of
 from prefect_genmedia._core.reviews import ReviewState, review_state
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import poster_url, public_link, watch_url
@@ -202,11 +203,12 @@ def _is_ours(storage: Storage, name: str, batch_id: str) -> bool:
 def _page(source: ReportSource, folder: str) -> ReportPage:
     ids = dict.fromkeys([*source.results, *source.jobs])
     rows = [_row(row_id, source, folder) for row_id in ids]
-    delivered = sum(row["delivered"] for row in rows)
+    delivered, flawed = sum(row["delivered"] for row in rows), sum(bool(row["quality"]) for row in rows)
     cost = sum(row["cost"] or 0.0 for row in rows)
     return ReportPage(
         batch_id=source.batch_id,
-        summary=f"{delivered} of {len(rows)} delivered · about {cost:.2f} {CURRENCY} (estimate)",
+        summary=f"{delivered} of {len(rows)} delivered · about {cost:.2f} {CURRENCY} (estimate)"
+        + (f" · {flawed} with quality findings" if flawed else ""),
         made_at=f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         rows=sorted(rows, key=lambda row: row["delivered"]),
         results=unsigned_text(source.location),
@@ -235,6 +237,7 @@ def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
         "file": shown_value(uri) if is_delivered else "",
         "error": "" if is_delivered else shown_value(error),
         "message": "" if is_delivered else shown_value(message),
+        "quality": _flaws(job, cells),
         "model": shown_value(f"{job.provider}/{job.model}") if job is not None else "",
         "cost": _number(cells.get("estimated_cost")) if job is None else _cost(job, cells),
         "day": (iso_time(job.submitted_at) or "")[:10] if job is not None else "",
@@ -256,6 +259,13 @@ def _review(job: Job | None, reviews: ReviewState) -> dict[str, Any] | None:
     if decision is not None:
         facts |= {"word": decision.word, "by": shown_value(decision.reviewer), "reason": shown_value(decision.reason)}
     return facts
+
+
+def _flaws(job: Job | None, cells: Mapping[str, Any]) -> list[str]:
+    """What the quality checks found about a delivered file."""
+    if job is not None and job.delivery is not None:
+        return [shown_value(finding) for finding in findings_of(job.delivery)]
+    return [shown_value(cells["quality"])] if cells.get("quality") else []
 
 
 def _cost(job: Job, cells: Mapping[str, Any]) -> float | None:

@@ -81,7 +81,7 @@ class ReportPage:
 <button type="button" data-filter="all" aria-pressed="true">All {len(self.rows)}</button>
 <button type="button" data-filter="delivered" aria-pressed="false">Delivered {delivered}</button>
 <button type="button" data-filter="failed" aria-pressed="false">Without a file {len(self.rows) - delivered}</button>
-<select id="errors" aria-label="Error"><option value="">Every error</option></select>
+{self._flawed()}<select id="errors" aria-label="Error"><option value="">Every error</option></select>
 <button type="button" data-filter="waiting" aria-pressed="false"{hidden}>To review {waiting}</button>
 <button id="review" type="button" aria-pressed="false">Review</button>
 <input id="search" type="search" placeholder="Search ids, prompts, columns, errors ( / )" aria-label="Search">
@@ -107,6 +107,12 @@ class ReportPage:
 </body>
 </html>
 """
+
+    def _flawed(self) -> str:
+        """Returns the filter of rows with quality findings; empty if there are none."""
+        flawed = sum(bool(row.get("quality")) for row in self.rows)
+        button = '<button type="button" data-filter="flawed" aria-pressed="false">With quality findings'
+        return f"{button} {flawed}</button>\n" if flawed else ""
 
     def _data(self) -> str:
         return script_json(

@@ -13,6 +13,7 @@ from anyio import to_thread
 
 from prefect_genmedia._core.budgets import estimated_cost
 from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
+from prefect_genmedia._core.quality import quality_words
 from prefect_genmedia._core.reviews import Decision
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import watch_url
@@ -22,7 +23,7 @@ from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.sql_table import SqlDatabase
 from prefect_genmedia.batch.table import TableFile, results_table
 from prefect_genmedia.batch.text_table import PLAIN, Dialect
-from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.errors import GenMediaError, QualityError
 from prefect_genmedia.prices import CURRENCY, PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.text import BULLET, WORDS_CHARACTERS, clean_text, escaped, iso_time, json_text
@@ -32,6 +33,9 @@ NOT_SENT = "not_sent"
 
 IN_FLIGHT = "in_flight"
 """State of a row in progress."""
+
+FAILED_QUALITY = "failed_quality"
+"""State of a row whose file is delivered and does not pass the quality checks, in a run that fails for that."""
 
 INVALID = "invalid"
 """State of a row that was skipped because it is invalid."""
@@ -55,6 +59,7 @@ class Result:
     path: str | None = None
     sha256: str | None = None
     verified: str | None = None
+    quality: str | None = None
     seconds: float | None = None
     width: int | None = None
     height: int | None = None
@@ -96,6 +101,7 @@ class Result:
             self.path, self.sha256 = job.delivery.uri, job.delivery.sha256
             self.seconds, self.width, self.height = job.delivery.seconds, job.delivery.width, job.delivery.height
             self.poster_uri, self.verified = job.delivery.poster_uri, job.delivery.verified
+            self.quality = quality_words(job.delivery) or None
             self.watch_url = watch_url(job.delivery.uri, job.key)
         if job.state in _COSTS:
             # From the expected duration, as in the ledger and the budget.
@@ -108,6 +114,8 @@ class Result:
         self.error_message = (
             error.message if isinstance(error, GenMediaError) else clean_text(unsigned_text(str(error)))
         )
+        if isinstance(error, QualityError):
+            self.state = FAILED_QUALITY
 
 
 _COSTS = frozenset(
@@ -240,6 +248,7 @@ class Results:
         carried: what the table of results takes from the input table.
         others: ids of rows that this run does not process; they appear only in the table of results.
         reviews: what people decided about results before; None for a batch without a review.
+        with_quality: whether it has the column `quality`; a database's table of an earlier batch has none.
     """
 
     def __init__(
@@ -251,6 +260,8 @@ class Results:
         carried: Carried | None = None,
         others: Set[str] = frozenset(),
         reviews: Sequence[Decision] | None = None,
+        *,
+        with_quality: bool = False,
     ) -> None:
         self.carried = carried or Carried()
         self._others = others
@@ -266,7 +277,8 @@ class Results:
             for row in bad
         ]
         self._reviews: dict[str, Decision] = {each.job_key: each for each in reviews or ()}
-        columns = [*COLUMNS, *(REVIEW_COLUMNS if reviews is not None else ()), *self.carried.columns.values()]
+        own = COLUMNS if with_quality else [name for name in COLUMNS if name != "quality"]
+        columns = [*own, *(REVIEW_COLUMNS if reviews is not None else ()), *self.carried.columns.values()]
         self._file = None if location is None else results_table(location, columns, storage, self.carried.dialect)
         self._changed = set(self._rows)
         self._lines: dict[str, str] = {}

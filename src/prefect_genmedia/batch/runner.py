@@ -24,6 +24,7 @@ from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.spend import account_names
 from prefect_genmedia._media.storage import anywhere
 from prefect_genmedia._prefect.environment import named_output, refuse_relative
+from prefect_genmedia._prefect.quality import required_policy
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
 from prefect_genmedia._prefect.session import prices_of
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
@@ -124,6 +125,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
 async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs."""
     settings, shard = current_settings(), spec.sharding.shard
+    has_quality = required_policy(spec.quality, spec.quality_checks).mode != "off"
     read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
     await refuse_relative({"table": read, **named_output(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
@@ -164,7 +166,8 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     with_results = [] if spec.dry_run else [*rows, *others]
     carried = carried.with_cells(with_results)
     without = [] if spec.dry_run else inspected.bad
-    results = Results([row.id for row in with_results], without, written, storage, carried, left, reviews)
+    ids = [row.id for row in with_results]
+    results = Results(ids, without, written, storage, carried, left, reviews, with_quality=has_quality)
     results.root_run_id = root_run_id()
     for row in others:
         if row.id in known and not spec.dry_run:
@@ -262,7 +265,7 @@ def _report(run: BatchScheduler) -> BatchReport:
         )
     elif good < most:
         look = "the table of failures" if report.delivered < most else "the reasons in the table of results"
-        next_step = f"look at {look}, then {again}"
+        next_step = f"look at {look}, then {again}{show.flawed_step(results)}"
         if report.rejected:
             next_step += " Name rejected rows in `regenerate` to pay for new results."
         raise BatchIncomplete(f"Batch {run.name!r}: {words}.{place}", next_step=next_step)

@@ -16,10 +16,12 @@ from prefect_genmedia._core.admission import report_budget
 from prefect_genmedia._core.attempts import Asker
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._core.model import Delivery, Job, JobState
+from prefect_genmedia._core.quality import findings_of, is_checked, quality_error
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._core.start import finish
 from prefect_genmedia._media.folder import Storage
+from prefect_genmedia._prefect.quality import quality_policy
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.pool import AccountPool, Lease, PayingAccount
@@ -102,6 +104,7 @@ class BatchScheduler:
     def __post_init__(self) -> None:
         """Set up the limits of each account, with all slots free."""
         self._providers = {name: _ProviderRows.of(each, self.spec) for name, each in self.pools.items()}
+        self.quality = quality_policy(self.spec.quality, self.spec.quality_checks)
         self.breaker = Breaker(self.spec.limits.breaker)
         self._shared = SharedLimits(self.breaker.accepted, lambda: self.stop is not None)
         self.sessions = {name: each[0] for name, each in self.pools.items()}
@@ -216,6 +219,13 @@ class BatchScheduler:
         payer = pool.join(known) if known is not None and is_at_provider and not pool.is_single else None
         return payer or await pool.acquire()
 
+    def _passes(self, job: Job) -> bool:
+        """Whether a delivered job needs no quality check, and the run does not fail for one."""
+        checks = self.quality.checks_of(job.expectation)
+        if job.delivery is None or not is_checked(job.delivery, checks):
+            return False
+        return self.quality.mode != "fail" or not findings_of(job.delivery, checks)
+
     def _is_delivered(self, row: Row) -> bool:
         known = self.known.get(row.id)
         return known is not None and known.state is JobState.DELIVERED and known.delivery is not None
@@ -230,8 +240,8 @@ class BatchScheduler:
             if isinstance(whole, Exception):
                 self.known.pop(row.id)
                 await self._failed(row, Reservation(self._costs, row), whole)
-            elif whole:
-                self._take(row, self.known.pop(row.id))
+            elif whole and self._passes(self.known[row.id]):
+                self.take(row, self.known.pop(row.id))
             elif not await self._begin_one(row, limits, under_way):
                 return
 
@@ -259,7 +269,7 @@ class BatchScheduler:
             raise
         else:
             self.breaker.delivered()
-            self._take(row, job)
+            self.take(row, job)
             if reservation.attempt not in (None, job.attempt):
                 await reservation.give_back(job)
         finally:
@@ -292,12 +302,12 @@ class BatchScheduler:
     async def _interrupted(self, row: Row, reservation: Reservation) -> None:
         """Leave a row to the next run of the batch, with no money reserved for what was not sent."""
         job = await self.jobs.newest(row)
-        self._take(row, job)
+        self.take(row, job)
         await reservation.give_back(job)
 
     async def _failed(self, row: Row, reservation: Reservation, error: Exception) -> None:
         job = await self.jobs.newest(row)
-        self._take(row, job)
+        self.take(row, job)
         self.results.of(row.id).take_error(error)
         await reservation.give_back(job)
         if isinstance(error, GenMediaError):
@@ -312,12 +322,22 @@ class BatchScheduler:
                 ).about(reason.job_key, None)
             )
 
-    def _take(self, row: Row, job: Job | None) -> None:
+    def take(self, row: Row, job: Job | None) -> None:
+        """Record the state of a row's job.
+
+        Parameters:
+            row: the row.
+            job: its newest job; None if it has none.
+        """
         result = self.results.of(row.id)
         if job is None:
             result.state = NOT_SENT
-        else:
-            result.take_job(job, row.request, self.prices, self.payers)
+            return
+        result.take_job(job, row.request, self.prices, self.payers)
+        checks = self.quality.checks_of(job.expectation)
+        findings = findings_of(job.delivery, checks) if job.delivery is not None else []
+        if self.quality.mode == "fail" and findings and job.state is JobState.DELIVERED:
+            result.take_error(quality_error(job, findings))
 
     def end_early(self, reason: GenMediaError) -> None:
         """Submit nothing more; the batch ends with this error when the rows under way have ended.

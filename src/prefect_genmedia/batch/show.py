@@ -17,7 +17,7 @@ from prefect_genmedia._prefect.cards import DESCRIPTION_CHARACTERS
 from prefect_genmedia._prefect.markdown import Cell, cell, escape, link_cell
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia._transport import unsigned_text
-from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.batch.results import FAILED_QUALITY, IN_FLIGHT, INVALID, NOT_SENT, Result, Results
 from prefect_genmedia.batch.row_runs import page_of
 from prefect_genmedia.batch.row_task import ROW, ROW_TASK
 from prefect_genmedia.errors import GenMediaError
@@ -124,12 +124,15 @@ def shown_part(cost: float) -> str:
 def counts_of(results: Results) -> str:
     """How many rows are where, in one line."""
     counts = results.counts()
-    others = sum(number for state, number in counts.items() if state not in (*_DONE, NOT_SENT, IN_FLIGHT))
+    known = (*_DONE, NOT_SENT, IN_FLIGHT, FAILED_QUALITY)
+    others = sum(number for state, number in counts.items() if state not in known)
     parts = [f"{counts[JobState.DELIVERED.value]} of {sum(counts.values())} delivered"]
     if counts[IN_FLIGHT]:
         parts.append(f"{counts[IN_FLIGHT]} in flight")
     if others:
         parts.append(f"{others} without a file")
+    if counts[FAILED_QUALITY]:
+        parts.append(f"{counts[FAILED_QUALITY]} fail quality checks")
     if counts[NOT_SENT]:
         parts.append(f"{counts[NOT_SENT]} not sent")
     if rejected := results.rejected():
@@ -137,6 +140,15 @@ def counts_of(results: Results) -> str:
     if counts[INVALID]:
         parts.append(f"{counts[INVALID]} invalid")
     return " · ".join(parts)
+
+
+def flawed_step(results: Results) -> str:
+    """Returns what can be done about files that fail the quality checks; empty if there are none."""
+    if not results.counts()[FAILED_QUALITY]:
+        return ""
+    return (
+        " Files that fail quality checks are delivered: quality `report` accepts them, `regenerate` pays for new ones."
+    )
 
 
 async def publish_failures(batch_id: str, results: Results) -> None:
@@ -212,6 +224,7 @@ def _result_line(row: Result, results: Results) -> dict[str, object]:
         "state": cell(row.state),
         "file": link_cell(row.watch_url) if row.watch_url else cell(row.path or ""),
         "error": cell(cut_at_word(error, SHOWN_ERROR)),
+        **({"quality": cell(cut_at_word(row.quality, SHOWN_ERROR))} if row.quality else {}),
         "seconds": row.seconds,
         f"estimated {CURRENCY}": row.estimated_cost,
         "job": cell(row.job_key or ""),

@@ -17,7 +17,7 @@ from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
 from prefect_genmedia.providers.credentials import ProviderCredentials
-from prefect_genmedia.settings import Verify
+from prefect_genmedia.settings import Quality, QualityCheck, Verify
 
 AUTO_ROWS = 2000
 """Up to this many rows, a batch has a task run per row by default: nobody views more of them individually, and each
@@ -155,6 +155,8 @@ class BatchSpec:
         overwrite: whether delivered files that the user has edited are replaced by the provider's files.
         convert_inputs: whether local pictures are converted to formats that the providers accept.
         verify: how results are verified; `auto` uses the setting, or `structure` if that is not set.
+        quality: whether verified results are checked, and whether a finding fails the run; `auto` uses the setting.
+        quality_checks: what is checked; empty for the checks of the setting.
         only: ids of the rows to process; None for all.
         regenerate: ids of rows whose results are regenerated, and paid again, once per root flow run.
         min_delivered: share of the rows, from 0 to 1, that must be delivered for the run to complete.
@@ -180,6 +182,8 @@ class BatchSpec:
     overwrite: bool = False
     convert_inputs: bool = False
     verify: Verify = "auto"
+    quality: Quality = "auto"
+    quality_checks: Sequence[QualityCheck] = ()
     only: Sequence[str] | None = None
     regenerate: Sequence[str] | None = None
     min_delivered: float = 1.0
@@ -214,6 +218,8 @@ class ShardJob(BaseModel):
     overwrite: bool = Field(default=False, description="Replace delivered files that were edited since.")
     convert_inputs: bool = Field(default=False, description="Convert local pictures to what the providers take.")
     verify: Verify = Field(default="auto", description="How results are verified.")
+    quality: Quality = Field(default="auto", description="Whether verified results are checked.")
+    quality_checks: list[QualityCheck] = Field(default_factory=list, description="What is checked about them.")
     only: list[str] | None = Field(default=None, description="Ids of the rows to do; all by default.")
     encoding: str | None = Field(default=None, description="Encoding of a text table; detected by default.")
     project: str = Field(default="", description="Whom rows are paid for that do not say.")
@@ -249,6 +255,8 @@ class ShardJob(BaseModel):
             overwrite=self.overwrite,
             convert_inputs=self.convert_inputs,
             verify=self.verify,
+            quality=self.quality,
+            quality_checks=self.quality_checks,
             only=self.only,
             attribution=Attribution.of(self.project, self.tags),
             row_task_runs=self.row_task_runs,

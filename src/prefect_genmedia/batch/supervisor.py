@@ -240,7 +240,7 @@ class ShardSupervisor:
             is_as_before = job is not None and known is not None and job.updated_at == known.updated_at
             if job is None or (is_as_before and self.run.next_attempt(job) is not None):
                 continue  # not its turn yet
-            result.take_job(job, row.request, self.run.prices, self.run.payers)
+            self.run.take(row, job)
             if job.state in _UNDER_WAY:
                 result.state = IN_FLIGHT
         self._read_next = time.monotonic() + _LEDGER_SHARE * (time.monotonic() - begun)
@@ -250,11 +250,7 @@ class ShardSupervisor:
         left_out = {result.id for result in self.run.results.all() if result.state == INVALID}
         jobs = await self.run.jobs.look()
         for row in self.run.rows:
-            result, job = self.run.results.of(row.id), jobs.get(row.id)
-            if job is None:
-                result.state = NOT_SENT
-            else:
-                result.take_job(job, row.request, self.run.prices, self.run.payers)
+            self.run.take(row, jobs.get(row.id))
         for kept in self.shards:
             for row_id, reported in (kept.end or ShardEnd()).rows.items():
                 if row_id in left_out:
@@ -327,6 +323,8 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         overwrite=spec.overwrite,
         convert_inputs=spec.convert_inputs,
         verify=spec.verify,
+        quality=batch.scheduler.quality.mode,
+        quality_checks=list(batch.scheduler.quality.checks),
         only=None if spec.only is None else [row.id for row in batch.rows if shard.has(row.id)],
         encoding=spec.encoding,
         project=spec.attribution.project,
@@ -338,8 +336,9 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
 
 def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
     """Converts the job to parameters of the flow that runs the shards: `generate_shard` or `generate_batch`."""
-    # Workers of earlier versions have neither parameter.
+    # Workers of earlier versions have none of these parameters.
     unsaid = {name for name in ("project", "tags") if not getattr(job, name)}
+    unsaid |= {"quality", "quality_checks"} if job.quality == "off" else set()
     values = job.model_dump(mode="json", exclude=unsaid)
     if target.takes_job:
         return {"job": values}

@@ -10,11 +10,12 @@ from enum import Enum
 from hashlib import blake2b
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
 from typing_extensions import Self
 
 from prefect_genmedia._transport import FetchRules
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest, ProviderError
+from prefect_genmedia.providers.expectation import MediaExpectation as MediaExpectation
 from prefect_genmedia.providers.extra_body import ExtensibleRequest, identity_of_extra
 from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence, absent_files
 from prefect_genmedia.providers.restoring import with_defaults, without_empty
@@ -44,25 +45,6 @@ class Account:
     def __str__(self) -> str:
         """The account as the ledger and the tables show it."""
         return f"{self.provider}:{self.fingerprint}@{self.base_url}"
-
-
-class MediaExpectation(BaseModel):
-    """What the delivered file must be like to be what was asked for; None means that anything is right.
-
-    Parameters:
-        seconds: the duration.
-        resolution_class: 720 or 1080: the asked class of resolution. Providers round sizes (1248×704 for 720), so the
-            nearest class is compared, by the short side or by the number of pixels.
-        aspect_ratio: width divided by height.
-        has_audio: whether there must be (or must not be) a sound track.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    seconds: float | None = None
-    resolution_class: int | None = None
-    aspect_ratio: float | None = None
-    has_audio: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +160,10 @@ class GenerationRequest(ExtensibleRequest):
 
     def duration_source(self) -> DurationSource | None:
         """The recording or video that the result is as long as, if there is one."""
+        return None
+
+    def shape_source(self) -> str | None:
+        """The URL of the picture that gives the result its shape; None where the request or the provider decides."""
         return None
 
     def inputs(self) -> tuple[RequestInput, ...]:

@@ -72,6 +72,9 @@ STAGES: dict[str, dict[str, str]] = {
         "silent_video": "the finished video has no sound",
         "short_video": "the finished video is half as long as it should be",
         "small_video": "the finished video is 480p",
+        "black_video": "the finished video is black",
+        "frozen_video": "nothing moves in the finished video",
+        "silent_sound": "the finished video has a sound track in which nothing is heard",
     },
     "poll": {
         "poll_503": "answer 503",

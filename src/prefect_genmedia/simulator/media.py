@@ -30,6 +30,10 @@ CLIP = "clip.mp4"
 """The sample video: it is rendered when it is first asked for, not shipped."""
 
 
+FLAWS = frozenset({"black_video", "frozen_video", "silent_sound"})
+"""Faults that spoil an intact video."""
+
+
 class UnusableInput(Exception):
     """An input cannot be fetched or read."""
 
@@ -203,6 +207,7 @@ class Recipe:
         rate: frames per second.
         frames: exact number of frames, in place of `seconds`.
         tint: a number that colours a plain picture.
+        flaw: the fault that spoils it, such as `black_video`; empty for none.
     """
 
     picture: bytes | None
@@ -213,12 +218,13 @@ class Recipe:
     rate: int = 25
     frames: int | None = None
     tint: int = 0
+    flaw: str = ""
 
     @property
     def digest(self) -> str:
         """Tells recipes apart."""
         parts = [self.picture or b"", self.sound or b"", repr((self.seconds, self.short_side, self.ratio)).encode()]
-        parts.append(repr((self.rate, self.frames, self.tint)).encode())
+        parts.append(repr((self.rate, self.frames, self.tint, self.flaw)).encode())
         return hashlib.sha256(b"|".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
@@ -237,9 +243,13 @@ def render(recipe: Recipe) -> bytes:
     ratio = recipe.ratio or (picture.width / picture.height if picture else 16 / 9)
     size = _size(recipe.short_side, ratio)
     wanted = sound[: int(count / recipe.rate * SAMPLE_RATE) * 4] if sound is not None else None
+    if wanted is not None and recipe.flaw == "silent_sound":
+        wanted = bytes(len(wanted))
+    canvas = Image.new("RGB", size) if recipe.flaw == "black_video" else _canvas(picture, size, recipe.tint)
+    moves = recipe.flaw not in ("black_video", "frozen_video")
     with tempfile.TemporaryDirectory(prefix="simulator-") as folder:
         path = Path(folder) / "video.mp4"
-        _encode(path, _frames(_canvas(picture, size, recipe.tint), count), wanted, recipe.rate)
+        _encode(path, _frames(canvas, count, moves), wanted, recipe.rate)
         return path.read_bytes()
 
 
@@ -276,12 +286,13 @@ def _canvas(picture: Image.Image | None, size: tuple[int, int], tint: int) -> Im
     return plain
 
 
-def _frames(canvas: Image.Image, count: int) -> Iterator[av.VideoFrame]:
+def _frames(canvas: Image.Image, count: int, moves: bool) -> Iterator[av.VideoFrame]:
     draw = ImageDraw.Draw(canvas)
     width, height = canvas.size
     for index in range(count):
         x = int(width * (index + 1) / count)
-        draw.rectangle((0, height - height // 60, x, height), fill=(255, 255, 255))
+        if moves:
+            draw.rectangle((0, height - height // 60, x, height), fill=(255, 255, 255))
         yield av.VideoFrame.from_image(canvas)  # type: ignore[no-untyped-call] # PyAV leaves it untyped
 
 

@@ -9,14 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from prefect_genmedia.simulator.faults import Fault, FaultQueue
-from prefect_genmedia.simulator.media import Recipe, UnusableInput, render
+from prefect_genmedia.simulator.media import FLAWS, Recipe, UnusableInput, render
 
 DEFAULT_KEY = "sk-simulator"
 
@@ -217,6 +217,8 @@ class World:
     async def _make(self, job: SimulatedJob, prepare: Prepare) -> bytes:
         try:
             recipe = await prepare(job)
+            if job.fault is not None and job.fault.name in FLAWS:
+                recipe = replace(recipe, flaw=job.fault.name)
             return await self._rendered(recipe)
         except UnusableInput as error:
             job.failure = {"code": 50215, "message": f"Invalid input: {error}"}

@@ -25,7 +25,7 @@ from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.cli.local_server import local_server
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES
-from prefect_genmedia.simulator.media import Recipe
+from prefect_genmedia.simulator.media import FLAWS, Recipe
 from prefect_genmedia.simulator.world import World
 from prefect_genmedia.testing.cases import ENDED_BY_DEADLINES
 from prefect_genmedia.text import escaped
@@ -33,7 +33,7 @@ from prefect_genmedia.text import escaped
 ROWS = 200
 AT_ONCE = 8
 SEED = int(os.environ.get("GENMEDIA_SEED", str(random.randrange(10**6))))
-NOT_HERE = {"stuck", "silent_video", "short_video", "small_video"}
+NOT_HERE = {"stuck", "silent_video", "short_video", "small_video", *FLAWS}
 """A job that never ends ends no batch, and the tiny videos of this test are always as they should be.
 
 Nor are there faults that only a deadline of minutes ends."""

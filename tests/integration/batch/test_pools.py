@@ -18,7 +18,7 @@ from prefect_genmedia import TokenOpsCredentials, errors
 from prefect_genmedia._core import Job, JobState, open_ledger, schema
 from prefect_genmedia._core import session as session_module
 from prefect_genmedia._core.account_admin import pause_account
-from prefect_genmedia._core.reconcile import SILENT_SECONDS
+from prefect_genmedia._core.reconcile import STALLED_SECONDS
 from prefect_genmedia.batch import row_task
 from prefect_genmedia.batch.spec import BatchReport
 from prefect_genmedia.flows.batch import generate_batch
@@ -199,7 +199,7 @@ async def test_reconcile_polls_and_fetches_with_the_key_of_the_account_that_paid
     await studio.stopped_in_flight(4, max_in_flight=2)
     assert studio.paid() == {"a": 2, "b": 2}
     async with open_ledger(studio.ledger) as ledger:
-        silent = schema.jobs.c.updated_at - 2 * SILENT_SECONDS
+        silent = schema.jobs.c.updated_at - 2 * STALLED_SECONDS
         await ledger.transact(lambda connection: connection.execute(update(schema.jobs).values(updated_at=silent)))
     assert await reconcile_jobs(credentials=["a"]) == 2
     assert await reconcile_jobs(credentials=["a", "b"]) == 0

@@ -287,6 +287,10 @@ class JimengVideo(GenerationRequest):
             aspect_ratio=self._ratio if from_text else None,
         )
 
+    def shape_source(self) -> str | None:
+        """The video has the shape of its first picture, where it has one."""
+        return self.image_urls[0] if self.image_urls else None
+
     @property
     def _length_seconds(self) -> int:
         if self.frames is not None:

@@ -130,7 +130,11 @@ class OmniHumanVideo(GenerationRequest):
 
     def expectation(self) -> MediaExpectation:
         """A video of the asked resolution class that has sound."""
-        return MediaExpectation(resolution_class=self.output_resolution, has_audio=True)
+        return MediaExpectation(resolution_class=self.output_resolution, has_audio=True, shows_face=True)
+
+    def shape_source(self) -> str:
+        """The video has the portrait's shape."""
+        return self.image_url
 
     def stale_at(self) -> float | None:
         """Masks live for 1 hour, of which a quarter is left for the provider to fetch them.
