@@ -19,6 +19,7 @@ from anyio import to_thread
 
 from prefect_genmedia._inputs.convert import Inconvertible, after_conversion, converted
 from prefect_genmedia._inputs.inspect import (
+    Inspection,
     InspectionResult,
     Wanted,
     contents_of,
@@ -79,7 +80,7 @@ async def prepare_inputs(
     warn: Warn = _logger.warning,
     submission: Submission | None = None,
 ) -> PreparedRequest[Request]:
-    """InspectionResult at a request's inputs and bring the user's own files to where the provider can take them.
+    """Look at a request's inputs and bring the user's own files to where the provider can take them.
 
     http(s) inputs stay as they are. A user's own file (a path, or an fsspec URL) travels as base64 where the provider
     documents that, or else behind a signed URL. Each input is read at most once.
@@ -142,10 +143,10 @@ async def prepare_inputs(
 
 def _shape_of(request: GenerationRequest, results: Mapping[str, InspectionResult]) -> float | None:
     """The aspect ratio of the picture that the result is shaped like; None where it is not known, or may be turned."""
-    look = results.get(request.shape_source() or "")
-    if not isinstance(look, InspectionResult) or look.picture is None or look.picture.turned:
+    source = results.get(request.shape_source() or "")
+    if not isinstance(source, Inspection) or source.picture is None or source.picture.turned:
         return None
-    return look.picture.width / look.picture.height
+    return source.picture.width / source.picture.height
 
 
 async def _presence(
