@@ -76,12 +76,10 @@ class Publication:
                 not be written to.
             ProviderError: the storage failed; retryable, nothing was sent to the provider.
         """
-        if not self.url:
-            raise NotPublishable(f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}")
-        if problem := self._problem():
-            raise NotPublishable(f"cannot be published: {problem}")
+        if problem := self.problem():
+            raise NotPublishable(problem)
         try:
-            return self._publish(self.url.strip(), held, f"{held.sha256}{ending_of(held.path, name)}")
+            return self._publish((self.url or "").strip(), held, f"{held.sha256}{ending_of(held.path, name)}")
         except UploadRefused as error:
             raise NotPublishable(f"cannot be published through {SETTING}: {error}") from None
         except (GenMediaError, NotPublishable):
@@ -119,6 +117,13 @@ class Publication:
         self._signed(fs, f"{root}/try")
         RemoteFolder(url).probe()
         return "signs URLs, writable"
+
+    def problem(self) -> str | None:
+        """Why no file can be published, by the settings alone; None if nothing is wrong with them."""
+        if not self.url:
+            return f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}"
+        problem = self._problem()
+        return f"cannot be published: {problem}" if problem else None
 
     def _problem(self) -> str | None:
         url, base = (self.url or "").strip(), self.base_url

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from prefect_genmedia.batch.columns import ATTRIBUTION, OWN, known_fields, near_miss
+from prefect_genmedia.batch.columns import ATTRIBUTION, OWN, THEN, known_fields, near_miss
 from prefect_genmedia.errors import FieldProblem
 from prefect_genmedia.providers.inputs import is_input, is_public, local_path
 from prefect_genmedia.providers.plugin import kinds
@@ -48,10 +48,12 @@ class SortedCells:
         inputs: values of the request's fields.
         extra: cells of the user's own columns, which are not sent.
         problems: the problems of the cells.
+        then: the cell of the row's further steps.
     """
 
     kind: str
     model: type[GenerationRequest] | None = None
+    then: Any = None
     inputs: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     problems: list[FieldProblem] = field(default_factory=list)
@@ -86,7 +88,9 @@ class CellSorter:
         for name, value in cells.items():
             if name in OWN:
                 continue
-            if row.model is not None and name in row.model.model_fields:
+            if name == THEN:
+                row.then = value
+            elif row.model is not None and name in row.model.model_fields:
                 self._take(row, name, value)
             elif name in ATTRIBUTION:
                 row.extra[name] = value
@@ -126,7 +130,7 @@ class CellSorter:
 @lru_cache(maxsize=4096)
 def _meant(model: type[GenerationRequest], name: str, columns: tuple[str, ...]) -> str | None:
     """Returns the field, among those missing in the row, of which a column's name is a misspelling."""
-    return near_miss(name, tuple(each for each in (*model.model_fields, "kind") if each not in columns))
+    return near_miss(name, tuple(each for each in (*model.model_fields, "kind", THEN) if each not in columns))
 
 
 _VISIBLE = frozenset(map(chr, range(33, 127)))

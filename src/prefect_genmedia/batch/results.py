@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
 from typing import Any
 
 from anyio import to_thread
@@ -63,6 +65,7 @@ class Result:
     error_kind: str | None = None
     error_message: str | None = None
     watch_url: str | None = None
+    steps: str | None = None
     poster_uri: str | None = None
     task_run_id: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
@@ -87,10 +90,37 @@ class Result:
             self.seconds, self.width, self.height = job.delivery.seconds, job.delivery.width, job.delivery.height
             self.poster_uri, self.verified = job.delivery.poster_uri, job.delivery.verified
             self.watch_url = watch_url(job.delivery.uri, job.key)
-        if job.state in _COSTS:
-            # From the expected duration, as in the ledger and the budget.
-            cost = estimated_cost(request, prices, job.expectation.seconds or self.seconds)
-            self.estimated_cost, self.currency = (None, None) if cost is None else (float(cost), CURRENCY)
+        if job.state in COST_STATES:
+            self._take_costs([_cost_of(job, request, prices)])
+
+    def take_steps(self, jobs: Sequence[Job], requests: Sequence[GenerationRequest], prices: PriceTable) -> None:
+        """Record the state of a row by the jobs of its steps. The row has a file once its last step is delivered.
+
+        Parameters:
+            jobs: the jobs of its steps, from the first to the last one that has a job.
+            requests: the requests of all steps.
+            prices: the price table.
+        """
+        if jobs:
+            self.take_job(jobs[-1], requests[len(jobs) - 1], prices)
+        else:
+            self.state = NOT_SENT
+        if len(requests) == 1:
+            return
+        lines = [
+            _step_line(number, request, job, prices)
+            for number, (request, job) in enumerate(itertools.zip_longest(requests, jobs), 1)
+        ]
+        self._take_costs([_cost_of(job, request, prices) for job, request in zip(jobs, requests, strict=False)])
+        self.steps = json_text(lines)
+        if len(jobs) < len(requests) and self.state == JobState.DELIVERED.value:
+            self.state = NOT_SENT
+            self.path = self.sha256 = self.verified = self.watch_url = self.poster_uri = None
+            self.seconds = self.width = self.height = None
+
+    def _take_costs(self, costs: Sequence[Decimal | None]) -> None:
+        known = [cost for cost in costs if cost is not None]
+        self.estimated_cost, self.currency = (float(sum(known)), CURRENCY) if known else (None, None)
 
     def take_error(self, error: BaseException) -> None:
         """Record why the row has no file."""
@@ -100,11 +130,57 @@ class Result:
         )
 
 
-_COSTS = frozenset(
+COST_STATES = frozenset(
     {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.UNKNOWN}
 )
 
-COLUMNS = tuple(field.name for field in fields(Result) if field.name not in ("poster_uri", "task_run_id", "extra"))
+
+def _cost_of(job: Job, request: GenerationRequest, prices: PriceTable) -> Decimal | None:
+    """Returns a job's estimated cost, from the expected duration, as in the ledger and the budget."""
+    seconds = job.delivery.seconds if job.delivery is not None else None
+    is_paid = job.state in COST_STATES
+    return estimated_cost(request, prices, job.expectation.seconds or seconds) if is_paid else None
+
+
+def _step_line(number: int, request: GenerationRequest, job: Job | None, prices: PriceTable) -> dict[str, Any]:
+    """Returns what the table of results says of a step."""
+    line: dict[str, Any] = {"step": number, "kind": request.kind, "state": NOT_SENT if job is None else job.state.value}
+    if job is not None:
+        cost, delivery = _cost_of(job, request, prices), job.delivery
+        line |= {
+            "job_key": job.key,
+            "provider_job_id": escaped(job.provider_job_id) if job.provider_job_id else None,
+            "attempts": job.attempt,
+            "path": delivery.uri if delivery else None,
+            "sha256": delivery.sha256 if delivery else None,
+            "estimated_cost": None if cost is None else float(cost),
+            "currency": None if cost is None else CURRENCY,
+        }
+    return {name: value for name, value in line.items() if value is not None}
+
+
+def read_steps(cell: Any) -> list[dict[str, Any]]:
+    """Returns the steps that a cell of the column `steps` lists; empty if it is another column of that name.
+
+    Parameters:
+        cell: the cell.
+    """
+    try:
+        steps = json.loads(cell) if isinstance(cell, str) else cell
+    except (ValueError, RecursionError):
+        return []
+    is_list = isinstance(steps, list) and all(
+        isinstance(each, dict) and {"step", "kind"} <= each.keys() for each in steps
+    )
+    return list(steps) if is_list else []
+
+
+STEPS = "steps"
+"""The column with the steps of each chain, as JSON. Only tables with chains have it."""
+
+_NOT_COLUMNS = (STEPS, "poster_uri", "task_run_id", "extra")
+
+COLUMNS = tuple(field.name for field in fields(Result) if field.name not in _NOT_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -130,13 +206,14 @@ class Carried:
             dialect: the dialect of its text.
         """
         names = dict.fromkeys(name for names in dict.fromkeys(row.cells.names for row in rows) for name in names)
+        reserved = (*COLUMNS, STEPS) if any(isinstance(row, Row) and row.then for row in rows) else COLUMNS
         if set(names) >= _RESULT_ONLY:  # an earlier table of results
-            names = {name: None for name in names if name not in COLUMNS}
-        taken = {name.casefold() for name in (*COLUMNS, *names)}
+            names = {name: None for name in names if name not in reserved}
+        taken = {name.casefold() for name in (*reserved, *names)}
         columns = {}
         for name in names:
             shown = name
-            while shown in COLUMNS or (shown != name and shown.casefold() in taken):
+            while shown in reserved or (shown != name and shown.casefold() in taken):
                 shown = f"table_{shown}"
             columns[name] = shown
             taken.add(shown.casefold())
@@ -203,6 +280,7 @@ class Results:
         storage: the Block folder that contains it, or its database; None for neither.
         carried: what the table of results takes from the input table.
         others: ids of rows that this run does not process; they appear only in the table of results.
+        has_chains: whether the table of results has the column `steps`.
     """
 
     def __init__(
@@ -213,6 +291,7 @@ class Results:
         storage: Storage | SqlDatabase | None = None,
         carried: Carried | None = None,
         others: Set[str] = frozenset(),
+        has_chains: bool = False,
     ) -> None:
         self.carried = carried or Carried()
         self._others = others
@@ -227,7 +306,7 @@ class Results:
             )
             for row in bad
         ]
-        columns = [*COLUMNS, *self.carried.columns.values()]
+        columns = [*COLUMNS, *([STEPS] if has_chains else []), *self.carried.columns.values()]
         self._file = None if location is None else results_table(location, columns, storage, self.carried.dialect)
         self._changed = set(self._rows)
         self._lines: dict[str, str] = {}

@@ -11,6 +11,8 @@ from typing import Any
 from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id_text
+from prefect_genmedia.batch.chain import StepReader
+from prefect_genmedia.batch.columns import THEN
 from prefect_genmedia.batch.packed import PackedCells, PackedRequest, Packer
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -40,23 +42,39 @@ class Row:
         position: its index in the table, from 0.
         packed: the packed request.
         cells: cells of the user's own columns, which are not sent.
+        then: the packed requests of its further steps; see `batch.chain`.
     """
 
     id: str
     position: int
     packed: PackedRequest | GenerationRequest
     cells: PackedCells = field(default_factory=PackedCells, compare=False)
+    then: tuple[PackedRequest | GenerationRequest, ...] = ()
 
     @property
     def request(self) -> GenerationRequest:
-        """The request, rebuilt on each call."""
-        return self.packed.unpack() if isinstance(self.packed, PackedRequest) else self.packed
+        """The request of its first step, rebuilt on each call."""
+        return unpacked(self.packed)
+
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        """The requests of all steps, rebuilt on each call; all but the first are without their input."""
+        return [unpacked(each) for each in (self.packed, *self.then)]
+
+    @property
+    def steps(self) -> int:
+        """The number of its steps; 1 if it is no chain."""
+        return 1 + len(self.then)
 
     @property
     def provider(self) -> str:
-        """The provider's name."""
-        packed = self.packed
-        return packed.shape.model.provider if isinstance(packed, PackedRequest) else packed.provider
+        """The provider of its first step."""
+        return provider_of(self.packed)
+
+    @property
+    def providers(self) -> set[str]:
+        """The providers of its steps."""
+        return {provider_of(each) for each in (self.packed, *self.then)}
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -68,10 +86,16 @@ class Row:
         """The row's attribution, from its own columns."""
         return Attribution.of(self.extra.get("project"), self.extra.get("tags"))
 
-    @property
-    def file_name(self) -> str:
-        """The name of the row's file: its id if valid in file names, else an adapted form with a digest."""
-        return f"{file_stem(self.id)}.mp4"
+    def file_name(self, number: int) -> str:
+        """Returns the name of a step's file: the row's id, with the step's number if it is not the last step.
+
+        An id that is not valid in file names is adapted, and gets a digest.
+
+        Parameters:
+            number: the step, from 1.
+        """
+        name = self.id if number == self.steps else _step_name(self.id, number)
+        return f"{file_stem(name)}.mp4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +153,7 @@ def check_rows(
     bad: list[BadRow] = []
     used: dict[str, str] = {}
     sentences: dict[str, str] = {}
-    sorter, packer = CellSorter(kind), Packer()
+    sorter, steps, packer = CellSorter(kind), StepReader(), Packer()
     for position, fields in enumerate(table):
         row_id = id_of(fields)
         name = escaped(row_id) or f"#{position + 1}"
@@ -138,11 +162,15 @@ def check_rows(
             continue
         cells = sorter.sort(fields)
         request = _request(cells, problems)
+        then = () if cells.then is None else steps.read(cells.then, problems)
+        if not problems:
+            problems.extend(_step_name_problems(row_id, len(then), used))
         if request is None or problems:
             shared = [FieldProblem(each.field, sentences.setdefault(each.problem, each.problem)) for each in problems]
             bad.append(replace(BadRow.of(name, position, shared), cells=packer.cells(cells.extra)))
         else:
-            good.append(Row(row_id, position, packer.request(request), packer.cells(cells.extra)))
+            packed = tuple(map(packer.request, then))
+            good.append(Row(row_id, position, packer.request(request), packer.cells(cells.extra), packed))
     return good, bad
 
 
@@ -234,6 +262,37 @@ def _id_problems(row_id: str, value: Any, used: dict[str, str]) -> Iterator[Fiel
         yield FieldProblem("id", "is the id of another row, too")
     else:
         yield FieldProblem("id", f"names the same file as {used[name]!r} on a disk that does not tell Anna from anna")
+
+
+def _step_name(row_id: str, number: int) -> str:
+    return f"{row_id}.step-{number}"
+
+
+def _step_name_problems(row_id: str, further: int, used: dict[str, str]) -> Iterator[FieldProblem]:
+    """Yields the problems of the names of the files that a chain's steps before its last one have."""
+    for number in range(1, further + 1):
+        key = file_stem(_step_name(row_id, number)).casefold()
+        if key in used:
+            yield FieldProblem(THEN, f"would name the file of step {number} like that of row {used[key]!r}")
+        used.setdefault(key, f"step {number} of {row_id}")
+
+
+def unpacked(packed: PackedRequest | GenerationRequest) -> GenerationRequest:
+    """Returns a request.
+
+    Parameters:
+        packed: the request, packed or not.
+    """
+    return packed.unpack() if isinstance(packed, PackedRequest) else packed
+
+
+def provider_of(packed: PackedRequest | GenerationRequest) -> str:
+    """Returns the name of a request's provider, without unpacking it.
+
+    Parameters:
+        packed: the request, packed or not.
+    """
+    return packed.shape.model.provider if isinstance(packed, PackedRequest) else packed.provider
 
 
 def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequest | None:

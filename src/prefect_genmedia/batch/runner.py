@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,11 +13,10 @@ from anyio import to_thread
 from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.attempts import Asker, next_attempt
-from prefect_genmedia._core.budgets import Budget, budget_name, length_limit, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.ledger import Ledger, open_ledger
-from prefect_genmedia._core.model import Job, JobState
+from prefect_genmedia._core.model import TAKEN, JobState
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._media.storage import anywhere
@@ -25,6 +24,7 @@ from prefect_genmedia._prefect.concurrency import check_limit
 from prefect_genmedia._prefect.environment import place_of_files, refuse_passing
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
 from prefect_genmedia._prefect.session import load_credentials, prices_of, session_of
+from prefect_genmedia._prefect.targets import SCHEME
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
@@ -32,23 +32,23 @@ from prefect_genmedia.batch.choice import chosen_rows, given_fields, rows_anew
 from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
 from prefect_genmedia.batch.gallery import publish_gallery
-from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.known import Known, StepJobs, current_step
 from prefect_genmedia.batch.plan import plan_of
-from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
+from prefect_genmedia.batch.preflight import AskedStep, Inspected, inspect_inputs
 from prefect_genmedia.batch.report import report_of
+from prefect_genmedia.batch.reservations import check_prices, open_budgets
 from prefect_genmedia.batch.results import INVALID, Carried, Results
 from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import HEARTBEAT_KEY, HEARTBEAT_SECONDS, Shard, report_end
 from prefect_genmedia.batch.show import quiet_rows
-from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
+from prefect_genmedia.batch.spec import BatchReport, BatchSpec
 from prefect_genmedia.batch.sql_table import SqlLocation, is_sql
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
-from prefect_genmedia.prices import CURRENCY, Price, PriceTable, price_table
-from prefect_genmedia.providers.protocol import GenerationRequest
+from prefect_genmedia.prices import PriceTable, price_table
 from prefect_genmedia.settings import current_settings, verify_level
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted
 
@@ -60,7 +60,7 @@ LOOK_SECONDS = 0.5
 class Found:
     """The jobs of a batch's rows from earlier runs, the requesting run, and the output."""
 
-    known: Mapping[str, Job]
+    known: Mapping[str, StepJobs]
     asker: Asker
     folder: str
 
@@ -105,7 +105,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         scheduler, results = batch.scheduler, batch.scheduler.results
         await confirm_batch(batch, spec)
         supervisor = None if spec.sharding.shards == 1 else await supervisor_of(batch, spec)
-        scheduler.budgets = await _budgets(scheduler, spec.money)
+        scheduler.reservations.budgets = await open_budgets(scheduler.reservations, batch.name, spec.money)
         known = len(scheduler.known)
         get_run_logger().info(
             "Batch %s: %s, %d of them known to the ledger", batch.name, counted(len(batch.rows), "row"), known
@@ -131,7 +131,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
         get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(carried.columns))
     prices = price_table(prices_of(settings), spec.money.prices)
     if spec.money.max_cost is not None:
-        _check_prices(rows, prices, "max_cost")
+        check_prices(rows, prices, "max_cost")
     folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
     location = spec.results or _beside(spec.table, folder, name)
     _check_location(location, spec.table)
@@ -142,7 +142,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     sessions = await _sessions(stack, rows, spec, prices, ledger)
     for provider, session in sessions.items():
         if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
-            _check_prices([row for row in rows if row.provider == provider], prices, caps[0])
+            check_prices(rows, prices, caps[0], provider)
     jobs = Known(name, rows, sessions, ledger)
     rows, others, bad = chosen_rows(spec, rows, bad)
     left = {row.id for row in others}
@@ -156,10 +156,11 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     with_results = [] if spec.dry_run else [*rows, *others]
     carried = carried.with_cells(with_results)
     without = [] if spec.dry_run else inspected.bad
-    results = Results([row.id for row in with_results], without, written, storage, carried, left)
+    chains = any(row.then for row in with_results)
+    results = Results([row.id for row in with_results], without, written, storage, carried, left, chains)
     for row in others:
         if row.id in known and not spec.dry_run:
-            results.of(row.id).take_job(known[row.id], row.request, prices)
+            results.of(row.id).take_steps(known[row.id], row.requests, prices)
     scheduler = BatchScheduler(
         name=name,
         rows=rows,
@@ -182,10 +183,12 @@ async def _inspected(
 ) -> Inspected:
     """Inspect the inputs of the rows to submit; the problems of all rows are raised as one error."""
     now = SYSTEM_CLOCK.now()
-    to_submit = [row for row in rows if next_attempt(found.known.get(row.id), found.asker, now) is not None]
+    to_submit = [step for row in rows for step in _to_submit(row, found, now)]
     inspected = await inspect_inputs(to_submit, sessions, spec.preflight)
     all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
-    output = await _output_problems(found.folder, sessions, {row.provider for row in to_submit}, spec.dry_run)
+    output = await _output_problems(found.folder, sessions, bool(to_submit), spec.dry_run)
+    if found.folder.startswith(SCHEME) and any(row.then for row in rows):
+        output = [*output, FieldProblem("output", _NO_BLOCK)]
     if output or (all_bad and not spec.skip_invalid):
         raise refuse([] if spec.skip_invalid else all_bad, output, spec.kind)
     cells = {row.position: row.cells for row in rows} if inspected.bad else {}
@@ -193,15 +196,31 @@ async def _inspected(
     return replace(inspected, bad=all_bad, unfit=frozenset(row.id for row in inspected.bad))
 
 
+def _to_submit(row: Row, found: Found, now: float) -> list[AskedStep]:
+    """Returns the steps of a row that the run would send: the current one, and all after it."""
+    number, known = current_step(row, found.known.get(row.id, ()))
+    is_sent = next_attempt(known, found.asker, now) is not None
+    if not is_sent and known is not None and known.state not in TAKEN:
+        return []  # nothing follows it
+    requests = row.requests
+    return [AskedStep(row, each, requests[each - 1]) for each in range(number + (not is_sent), row.steps + 1)]
+
+
+_NO_BLOCK = (
+    "is a Block's storage, from which the next step of a chain cannot be made: name a folder, or an fsspec URL such as "
+    "s3://bucket/folder"
+)
+
+
 async def _output_problems(
-    folder: str, sessions: Mapping[str, Session], senders: Set[str], dry_run: bool
+    folder: str, sessions: Mapping[str, Session], sends: bool, dry_run: bool
 ) -> list[FieldProblem]:
     """Returns the problems of a batch's output folder, which is tested once for all rows to submit."""
     if not sessions:
         return []
     first, *others = sessions.values()
     try:
-        if senders and not dry_run:
+        if sends and not dry_run:
             await check_destination(first, folder)
         else:
             await first.target_of(folder)
@@ -217,7 +236,7 @@ async def _sessions(
 ) -> dict[str, Session]:
     """Opens one session per account for the whole batch; the account's rows share its client."""
     sessions, settings = {}, current_settings()
-    for provider in sorted({row.provider for row in rows}):
+    for provider in sorted({provider for row in rows for provider in row.providers}):
         block = await load_credentials(provider, spec.credentials)
         client = await stack.enter_async_context(block.client())
         session = await session_of(block, client, ledger, settings, RowHooks())
@@ -338,42 +357,6 @@ async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:
         estimated_cost=float(round(plan.cost, 6)),
         dry_run=True,
     )
-
-
-async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
-    if not money.limited:
-        return {}
-    budgets = {}
-    for session in run.sessions.values():
-        account = session.tokens[0]
-        name = budget_name(money.budget or run.name, money.period, account if money.per_account else None)
-        budgets[account] = Budget(run.jobs.ledger, name, money.max_jobs, money.max_cost)
-        state = await budgets[account].open()
-        get_run_logger().info(
-            "Budget %s: %s and about %.2f %s (estimate) are reserved",
-            name,
-            counted(state.jobs, "job"),
-            state.cost,
-            CURRENCY,
-        )
-    return budgets
-
-
-def _check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str) -> None:
-    """Refuse a cost limit if some rows have no price, because they could not be counted against it."""
-    found = {(priced_as(row.request), _price_problem(row.request, prices, limit)) for row in rows}
-    problems = [FieldProblem(f"prices.{name}", problem) for name, problem in sorted(found) if problem]
-    if problems:
-        raise InvalidRequest.of("The batch", problems)
-
-
-def _price_problem(request: GenerationRequest, prices: Mapping[str, Price], limit: str) -> str:
-    price = prices.get(priced_as(request))
-    if price is None:
-        return f"is needed for {limit}, and no price is known"
-    if price.per_second and request.length_is_extra and length_limit(request) is None:
-        return f"is per second, and extra_body changes how long the result plays: {limit} needs a price per_job"
-    return ""
 
 
 def _check_location(location: str, table: Rows) -> None:

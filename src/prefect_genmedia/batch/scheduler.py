@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from decimal import Decimal
+from dataclasses import dataclass
 
 from anyio import to_thread
 from prefect.events import emit_event
@@ -13,30 +12,26 @@ from prefect.logging import get_run_logger
 
 from prefect_genmedia._core.admission import tell_of_budget
 from prefect_genmedia._core.attempts import Asker, next_attempt
-from prefect_genmedia._core.budgets import Budget, estimated_cost, holder_of, priced_as
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
-from prefect_genmedia._core.ledger import Spend
-from prefect_genmedia._core.model import Delivery, Job, JobState
+from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.session import JobSpec, Session
 from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._core.start import finish
-from prefect_genmedia._inputs import measured
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.targets import target_of
-from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.chain import check_unchanged, failed_step, made_from
+from prefect_genmedia.batch.known import Known, StepJobs, current_step
 from prefect_genmedia.batch.preflight import Inspected
-from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
+from prefect_genmedia.batch.reservations import PlannedStep, Reservations
+from prefect_genmedia.batch.results import IN_FLIGHT, Results
 from prefect_genmedia.batch.row_task import ROW, RowRun, SharedLimits, Slot, generate_row
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Breaker, Slots
 from prefect_genmedia.batch.spec import BatchSpec, Limits, has_task_runs
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
 from prefect_genmedia.prices import PriceTable
-from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import counted
-
-_MEASURED_AT_ONCE = 4
 
 _ROWS_AT_ONCE = 100
 """Number of delivered rows whose files are checked in one call in a thread."""
@@ -76,7 +71,6 @@ class BatchScheduler:
         results: the result of each row.
         known: the jobs of earlier runs, by row id.
         inspected: the inspection results of the inputs.
-        budgets: the budgets by account (its first identity token); empty if costs are not limited.
     """
 
     name: str
@@ -88,9 +82,8 @@ class BatchScheduler:
     prices: PriceTable
     spec: BatchSpec
     results: Results
-    known: dict[str, Job]
+    known: dict[str, StepJobs]
     inspected: Inspected
-    budgets: Mapping[str, Budget] = field(default_factory=dict)
     stop: GenMediaError | None = None
 
     def __post_init__(self) -> None:
@@ -98,8 +91,7 @@ class BatchScheduler:
         self._accounts = {name: _AccountRows.of(each, self.spec.limits) for name, each in self.sessions.items()}
         self.breaker = Breaker(self.spec.limits.breaker)
         self._shared = SharedLimits(self.breaker.accepted, lambda: self.stop is not None)
-        self._measuring = asyncio.Semaphore(_MEASURED_AT_ONCE)
-        self._lengths = dict(self.inspected.seconds)
+        self.reservations = Reservations(self.sessions, self.jobs, self.prices, dict(self.inspected.seconds))
         of_setting = current_settings().row_task_runs
         self.has_task_runs = has_task_runs(self.spec.row_task_runs, of_setting, len(self.rows))
 
@@ -129,7 +121,7 @@ class BatchScheduler:
 
     def _turn(self, row: Row) -> int:
         """Returns a row's rank: jobs at the provider first, because they expire; then new rows; then delivered rows."""
-        known = self.known.get(row.id)
+        _, known = current_step(row, self.known.get(row.id, ()))
         if known is None or self.next_attempt(known) is not None:
             return 1
         if known.state in (JobState.DELIVERED, JobState.UNKNOWN, JobState.ABANDONED):
@@ -141,7 +133,7 @@ class BatchScheduler:
         under_way: set[asyncio.Task[None]] = set()
         by_provider: dict[str, list[Row]] = {}
         for row in rows:
-            by_provider.setdefault(row.request.provider, []).append(row)
+            by_provider.setdefault(self._waits_for(row), []).append(row)
         for provider, its_rows in by_provider.items():
             _keep(under_way, asyncio.create_task(self._begin(its_rows, self._accounts[provider], under_way)))
         try:
@@ -151,6 +143,13 @@ class BatchScheduler:
                 doing.cancel()
             await asyncio.gather(*under_way, return_exceptions=True)  # each logs that its job continues at the provider
             raise
+
+    def _waits_for(self, row: Row) -> str:
+        """Returns the provider whose limits a row waits for: that of its first step to do."""
+        if not row.then:
+            return row.provider
+        number, _ = current_step(row, self.known.get(row.id, ()))
+        return row.requests[number - 1].provider
 
     async def _begin(self, rows: Sequence[Row], account: _AccountRows, under_way: set[asyncio.Task[None]]) -> None:
         """Start rows of one account as slots become free."""
@@ -178,85 +177,131 @@ class BatchScheduler:
         return True
 
     def _is_delivered(self, row: Row) -> bool:
-        known = self.known.get(row.id)
-        return known is not None and known.state is JobState.DELIVERED and known.delivery is not None
+        jobs = self.known.get(row.id, ())
+        return len(jobs) == row.steps and jobs[-1].state is JobState.DELIVERED and jobs[-1].delivery is not None
 
     async def _see(self, rows: Sequence[Row], account: _AccountRows, under_way: set[asyncio.Task[None]]) -> None:
         """Accept delivered rows whose files are unchanged without running them; start the others."""
         storage = (await target_of(self.output)).storage
-        deliveries = [self.known[row.id].delivery for row in rows]
+        deliveries = [self.known[row.id][-1].delivery for row in rows]
         async with self._shared.delivering:
             found = await to_thread.run_sync(_standing, deliveries, storage, self.spec.reverify)
         for row, whole in zip(rows, found, strict=True):
             if isinstance(whole, Exception):
-                self.known.pop(row.id)
-                await self._failed(row, None, whole)
+                jobs = self.known.pop(row.id)
+                await self._failed(PlannedStep(row, row.steps, row.requests[-1], jobs[-1]), jobs[:-1], whole)
             elif whole:
                 self._take(row, self.known.pop(row.id))
             elif not await self._begin_one(row, account, under_way):
                 return
 
     async def _one(self, row: Row, account: _AccountRows) -> None:
+        """Run the steps of a row that are to be done; a row that is no chain has one."""
         ROW.set(row.id)  # set in the context of the row's task
         slot = Slot(account.slots)
-        known = self.known.pop(row.id, None)
-        session = self.sessions[row.request.provider]
-        attempt: int | None = None
-        spend: Spend | None = None
+        known = self.known.pop(row.id, ())
+        number, current = current_step(row, known)
+        # The step before makes sure that the input is there. A job that the provider has does not need it any more.
+        begin = number if number == 1 or (current is not None and current.state in TAKEN) else number - 1
+        done = list(known[: begin - 1])
+        step = PlannedStep(row, begin, row.requests[begin - 1])
         try:
-            self.results.of(row.id).state = IN_FLIGHT
-            attempt, spend = await self._reserve(row, known)
-            attribution = row.attribution.over(self.spec.attribution)
-            spec = JobSpec(
-                row.request,
-                scope=self.jobs.scope(row),
-                variant=self.jobs.variant(row),
-                label=row.id,
-                output=f"{self.output.rstrip('/')}/{row.file_name}",
-                timeout_seconds=self.spec.limits.timeout_seconds,
-                preflight=self.spec.preflight,
-                overwrite=self.spec.overwrite,
-                spend=spend,
-                inspected=self.inspected.results.get(row.id, {}),
-                project=attribution.project,
-                tags=attribution.tags,
-            )
-            row_run = RowRun(session, spec, known, slot, self._shared)
-            job = await (generate_row(row.id, row_run) if self.has_task_runs else row_run.run())
-            self.results.of(row.id).task_run_id = row_run.task_run_id
+            for number in range(begin, row.steps + 1):
+                if number > begin:
+                    slot = await self._slot_of(row, number)
+                    if self.stop is not None:
+                        break
+                step = await self._planned(row, number, known[number - 1] if number <= len(known) else None, done)
+                done.append(await self._do(step, done, slot, is_first=number == begin))
+                self._show_step(row, done)
         except BudgetStop as stop:
-            if spend is not None:
-                await self._give_back(row, attempt, None)
-            result = self.results.of(row.id)
-            result.state = NOT_SENT
-            result.take_error(stop)
-            await tell_of_budget(session, "reached", stop.facts)
+            await self._give_back(step, None)
+            self._take(row, done)
+            self.results.of(row.id).take_error(stop)
+            await tell_of_budget(self.sessions[step.request.provider], "reached", stop.facts)
             self._stop(stop)
         except Exception as error:
-            await self._failed(row, attempt, error)
+            await self._failed(step, done, error)
         except BaseException:  # the run is cancelled, or was suspended
-            await finish(self._interrupted(row, attempt))
+            await finish(self._interrupted(step, done))
             raise
         else:
-            self.breaker.delivered()
-            self._take(row, job)
-            if attempt not in (None, job.attempt):
-                await self._give_back(row, attempt, job)
+            self._take(row, done)
+            await self.reservations.release_after(row, len(done))
         finally:
             slot.release()
             account.begun.release()
 
-    async def _interrupted(self, row: Row, attempt: int | None) -> None:
-        """Leave a row to the next run of the batch, with no money reserved for what was not sent."""
-        job = await self.jobs.newest(row)
-        self._take(row, job)
-        await self._give_back(row, attempt, job)
+    async def _slot_of(self, row: Row, number: int) -> Slot:
+        """Wait for a slot of a later step, before rows that have not begun."""
+        slots = self._accounts[row.requests[number - 1].provider].slots
+        await slots.acquire(first=True)
+        return Slot(slots)
 
-    async def _failed(self, row: Row, attempt: int | None, error: Exception) -> None:
-        job = await self.jobs.newest(row)
-        self._take(row, job)
-        self.results.of(row.id).take_error(error)
-        await self._give_back(row, attempt, job)
+    async def _planned(self, row: Row, number: int, known: Job | None, done: Sequence[Job]) -> PlannedStep:
+        attempt = self.next_attempt(known)
+        if number == 1:
+            return PlannedStep(row, number, row.request, known, self.jobs.identity(row), attempt)
+        before = done[-1].delivery
+        assert before is not None  # only delivered steps are done
+        identities = await self.jobs.step_identities(row, number, before)
+        identity = identities.new if known is None else known.identity
+        return PlannedStep(row, number, made_from(row.requests[number - 1], before.uri), known, identity, attempt)
+
+    async def _do(self, step: PlannedStep, done: Sequence[Job], slot: Slot, is_first: bool) -> Job:
+        """Run one step to its verified file.
+
+        Parameters:
+            step: the step.
+            done: the jobs of the steps before.
+            slot: its in-flight slot.
+            is_first: whether the run does no earlier step of the row; then it reserves the later ones, too.
+        """
+        row = step.row
+        self.results.of(row.id).state = IN_FLIGHT
+        if step.number > 1 and step.attempt is not None and done[-1].delivery is not None:
+            await check_unchanged(done[-1].delivery, (await target_of(self.output)).storage, step.number, step.request)
+        spend = await self.reservations.reserve(step)
+        if is_first and row.then:
+            await self.reservations.reserve_after(row, step.number)
+        attribution = row.attribution.over(self.spec.attribution)
+        spec = JobSpec(
+            step.request,
+            scope=self.jobs.scope(row, step.number),
+            variant=self.jobs.variant(row),
+            label=row.id,
+            output=f"{self.output.rstrip('/')}/{row.file_name(step.number)}",
+            timeout_seconds=self.spec.limits.timeout_seconds,
+            preflight=self.spec.preflight,
+            overwrite=self.spec.overwrite,
+            spend=spend,
+            inspected=self.inspected.results.get(row.id, {}) if step.number == 1 else {},
+            project=attribution.project,
+            tags=attribution.tags,
+        )
+        row_run = RowRun(self.sessions[step.request.provider], spec, step.known, slot, self._shared)
+        name = f"{row.id} · step {step.number} of {row.steps}" if row.then else row.id
+        job = await (generate_row(name, row_run) if self.has_task_runs else row_run.run())
+        self.results.of(row.id).task_run_id = row_run.task_run_id
+        self.breaker.delivered()
+        if step.attempt not in (None, job.attempt):
+            await self.reservations.give_back(step, job)
+        return job
+
+    async def _interrupted(self, step: PlannedStep, done: Sequence[Job]) -> None:
+        """Leave a row to the next run of the batch, with no money reserved for what was not sent."""
+        job = await self._newest(step, done)
+        self._take(step.row, [*done, *([job] if job else [])])
+        await self._give_back(step, job)
+
+    async def _failed(self, step: PlannedStep, done: Sequence[Job], error: Exception) -> None:
+        job, row = await self._newest(step, done), step.row
+        self._take(row, [*done, *([job] if job else [])])
+        result = self.results.of(row.id)
+        result.take_error(error)
+        if row.then:
+            result.error_message = failed_step(step.number, row.requests, result.error_message or "", done)
+        await self._give_back(step, job)
         if isinstance(error, GenMediaError):
             self.breaker.failed(error)
         if self.breaker.reason is not None and self.stop is None:
@@ -269,12 +314,22 @@ class BatchScheduler:
                 ).about(reason.job_key, None)
             )
 
-    def _take(self, row: Row, job: Job | None) -> None:
-        result = self.results.of(row.id)
-        if job is None:
-            result.state = NOT_SENT
-        else:
-            result.take_job(job, row.request, self.prices)
+    async def _newest(self, step: PlannedStep, done: Sequence[Job]) -> Job | None:
+        before = done[-1].delivery if step.number > 1 and done else None
+        return await self.jobs.newest(step.row, step.number, before)
+
+    async def _give_back(self, step: PlannedStep, job: Job | None) -> None:
+        await self.reservations.give_back(step, job)
+        await self.reservations.release_after(step.row, step.number - 1)
+
+    def _take(self, row: Row, jobs: Sequence[Job]) -> None:
+        self.results.of(row.id).take_steps(jobs, row.requests, self.prices)
+
+    def _show_step(self, row: Row, done: Sequence[Job]) -> None:
+        """Show the cost of the steps so far of a chain that goes on."""
+        if len(done) < row.steps:
+            self._take(row, done)
+            self.results.of(row.id).state = IN_FLIGHT
 
     def _stop(self, reason: GenMediaError) -> None:
         if self.stop is not None:
@@ -288,57 +343,9 @@ class BatchScheduler:
             payload={"error": reason.kind, "message": reason.message, "rows": dict(counts)},
         )
 
-    async def _give_back(self, row: Row, attempt: int | None, job: Job | None) -> None:
-        """Release the row's reservation if its job was not sent or cost nothing."""
-        budget, identity = self._budget(row), job.identity if job else self.jobs.identity(row)
-        if budget is not None and identity is not None:
-            # Another run may have made a later attempt than the planned one.
-            for each in {attempt or 1, job.attempt if job else 1}:
-                await budget.release(identity, each)
-
-    def _budget(self, row: Row) -> Budget | None:
-        return self.budgets.get(self.sessions[row.request.provider].tokens[0])
-
-    async def _reserve(self, row: Row, known: Job | None) -> tuple[int | None, Spend | None]:
-        """Reserve the row's cost before any work on it, if it will be submitted.
-
-        Returns:
-            The attempt that it is for, and the function that ensures the reservation when the job is sent: other runs
-            of the row share this reservation and may release it in the meantime.
-        """
-        budget, identity, attempt = self._budget(row), self.jobs.identity(row), self.next_attempt(known)
-        if budget is None:
-            return None, None
-        if attempt is None or identity is None:
-            return None, budget.spender(None)
-        if known is not None and known.attempt < attempt:
-            # A run that was killed after the job's failure may not have released the reservation.
-            await budget.release(identity, known.attempt)
-        cost = await self.estimate(row.request)
-        near = await budget.reserve(holder_of(identity, attempt), cost)
-        await tell_of_budget(self.sessions[row.request.provider], "warning", near)
-        return attempt, budget.spender(cost)
-
     def next_attempt(self, known: Job | None) -> int | None:
         """Returns the attempt that `submit_once` sends for a row; None if it sends nothing. See `_core.attempts`."""
         return next_attempt(known, self.asker, SYSTEM_CLOCK.now())
-
-    async def estimate(self, request: GenerationRequest) -> Decimal | None:
-        """Returns a request's estimated cost in CNY; uses the maximum duration if the duration cannot be measured."""
-        price = self.prices.get(priced_as(request))
-        is_by_length = price is not None and price.per_second > 0
-        return estimated_cost(request, self.prices, await self._length(request) if is_by_length else None)
-
-    async def _length(self, request: GenerationRequest) -> float | None:
-        """Returns the seconds of the input that determines the result's duration; None if not measurable."""
-        source = request.duration_source()
-        if source is None or request.length_is_extra:
-            return None
-        async with self._measuring:
-            if source.url not in self._lengths:
-                rules = self.sessions[request.provider].client.fetch_rules
-                self._lengths[source.url] = await measured(source.url, rules)
-        return self._lengths[source.url] or None
 
 
 def _standing(deliveries: Sequence[Delivery | None], storage: Storage, reverify: bool) -> list[bool | Exception]:

@@ -29,8 +29,9 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
-from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, JobState
 from prefect_genmedia._media.storage import anywhere
+from prefect_genmedia.batch.known import StepJobs, current_step
 from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import (
@@ -166,7 +167,7 @@ class ShardSupervisor:
         if end.stop is not None:
             return None
         jobs = await self.run.jobs.look()
-        mine = (jobs.get(row.id) for row in self.run.rows if kept.shard.has(row.id))
+        mine = (current_step(row, jobs.get(row.id, ()))[1] for row in self.run.rows if kept.shard.has(row.id))
         is_done = all(job and job.state in _ENDED and self.run.next_attempt(job) is None for job in mine)
         return end if is_done else None
 
@@ -220,19 +221,23 @@ class ShardSupervisor:
         get_run_logger().error("Batch %s: %s stopped: %s", self.run.name, kept.shard, end.stop.message)
         self.run.stop = self.run.stop or end.stop
 
-    async def _read(self, before: dict[str, Job]) -> None:
+    async def _read(self, before: dict[str, StepJobs]) -> None:
         """Update the results while the shards run."""
         begun = time.monotonic()
         if begun < self._read_next:
             return
         jobs = await self.run.jobs.look()
         for row in self.run.rows:
-            result, job, known = self.run.results.of(row.id), jobs.get(row.id), before.get(row.id)
-            is_as_before = job is not None and known is not None and job.updated_at == known.updated_at
-            if job is None or (is_as_before and self.run.next_attempt(job) is not None):
+            now, known = jobs.get(row.id, ()), before.get(row.id, ())
+            _, current = current_step(row, now)
+            is_as_before = len(now) == len(known) and all(
+                one.updated_at == other.updated_at for one, other in zip(now, known, strict=True)
+            )
+            if not now or (is_as_before and self.run.next_attempt(current) is not None):
                 continue  # not its turn yet
-            result.take_job(job, row.request, self.run.prices)
-            if job.state in _UNDER_WAY:
+            result = self.run.results.of(row.id)
+            result.take_steps(now, row.requests, self.run.prices)
+            if current is None or current.state in _UNDER_WAY:
                 result.state = IN_FLIGHT
         self._read_next = time.monotonic() + _LEDGER_SHARE * (time.monotonic() - begun)
 
@@ -241,11 +246,7 @@ class ShardSupervisor:
         left_out = {result.id for result in self.run.results.all() if result.state == INVALID}
         jobs = await self.run.jobs.look()
         for row in self.run.rows:
-            result, job = self.run.results.of(row.id), jobs.get(row.id)
-            if job is None:
-                result.state = NOT_SENT
-            else:
-                result.take_job(job, row.request, self.run.prices)
+            self.run.results.of(row.id).take_steps(jobs.get(row.id, ()), row.requests, self.run.prices)
         for kept in self.shards:
             for row_id, reported in (kept.end or ShardEnd()).rows.items():
                 if row_id in left_out:
