@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     )
     from prefect_genmedia.flows.batch import generate_batch
     from prefect_genmedia.flows.bill import import_bill
+    from prefect_genmedia.flows.chain import chain_media
     from prefect_genmedia.flows.decide import decide_job
     from prefect_genmedia.flows.generate import generate_media
     from prefect_genmedia.flows.jimeng import jimeng_video
@@ -123,6 +124,7 @@ __all__ = [
     "SubmissionUnknown",
     "TokenOpsCredentials",
     "__version__",
+    "chain_media",
     "check_inputs",
     "current_settings",
     "decide_job",
@@ -158,6 +160,7 @@ _HOMES = {
         OutputRefused ProviderError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
     "flows.batch": "generate_batch",
     "flows.bill": "import_bill",
+    "flows.chain": "chain_media",
     "flows.decide": "decide_job",
     "flows.generate": "generate_media",
     "flows.jimeng": "jimeng_video",

@@ -126,7 +126,16 @@ def step_scope(scope: str, number: int) -> str:
         scope: the chain's scope.
         number: the step, from 1.
     """
-    return scope if number == 1 else f"{scope}{_STEP}{number}"
+    return scope if number == 1 else f"{later_steps(scope)}{number}"
+
+
+def later_steps(scope: str) -> str:
+    """Returns how the scopes of all steps after the first begin.
+
+    Parameters:
+        scope: the chain's scope.
+    """
+    return f"{scope}{_STEP}"
 
 
 def chain_of(scope: str) -> tuple[str, int]:

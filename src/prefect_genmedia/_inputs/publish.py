@@ -54,12 +54,14 @@ class Publication:
         base_url: the http(s) URL under which the folder's files are public. None: URLs are signed by the storage, or
             are those that files were put to.
         authorization: the header of that name for PUT, such as `Bearer …`.
+        always: whether files are published that the request could carry as well.
     """
 
     url: str | None = None
     seconds: int = 24 * 3600
     base_url: str | None = None
     authorization: str | None = field(default=None, repr=False)
+    always: bool = False
 
     def publish(self, held: Held, name: str) -> str:
         """Upload the file, unless it is there already, and name its URL. Blocks; run it in a thread.

@@ -64,10 +64,12 @@ class CellSorter:
 
     Parameters:
         kind: the kind for rows that name none.
+        has_columns: whether unknown names may be columns of the user's own; if False, they are problems.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, has_columns: bool = True) -> None:
         self._kind = kind
+        self._has_columns = has_columns
         self._kinds = kinds()
         self._by_word = {name.casefold(): name for name in self._kinds}
         self._fields = known_fields()
@@ -124,6 +126,8 @@ class CellSorter:
                 return None
             others = sorted(kind for kind, model in self._kinds.items() if name in model.model_fields)
             return f"is no field of {row.kind}, but of {' and '.join(others)}{hint or ': empty the cell, or rename it'}"
+        if not self._has_columns:
+            return f"is no field of {row.kind}{hint}"
         return f"is no field of {row.kind}{hint} A column of your own needs another name" if meant else None
 
 

@@ -20,6 +20,12 @@ from prefect_genmedia.providers.inputs import SentInput, SentInputs, is_public
 from prefect_genmedia.providers.plugin import chain_inputs
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
+NO_BLOCK = (
+    "is a Block's storage, from which the next step of a chain cannot be made: name a folder, or an fsspec URL such as "
+    "s3://bucket/folder"
+)
+"""Why a chain's files cannot go to an output of that kind."""
+
 MAX_STEPS = 20
 """Maximum number of steps of a chain, including the first."""
 
@@ -41,7 +47,7 @@ class StepReader:
     """Reads further steps: each becomes a request whose input is `UNMADE` until the step before is delivered."""
 
     def __init__(self) -> None:
-        self._sorter = CellSorter("")
+        self._sorter = CellSorter("", has_columns=False)
         self._inputs = chain_inputs()
 
     def read(self, cell: Any, problems: list[FieldProblem]) -> tuple[GenerationRequest, ...]:
@@ -99,7 +105,9 @@ class StepReader:
             return None
         if filled in given:
             problems.append(FieldProblem(filled, "is filled with the file of the step before, and must not be given"))
-        problems.extend(FieldProblem(name, f"is no field of {cells.kind}") for name in cells.extra)
+        problems.extend(
+            FieldProblem(name, "belongs to the row, not to a step") for name in cells.extra
+        )  # project, tags
         return _validated(cells.model, {**cells.inputs, filled: cell_value(cells.model, filled, UNMADE)}, problems)
 
 
@@ -188,6 +196,19 @@ def publishing_problems(request: GenerationRequest, number: int, publication: Pu
     if problem is None or all(each.inline and (each.url == UNMADE or not is_public(each.url)) for each in inputs):
         return []
     return [FieldProblem(step_field(number, each.field), problem) for each in inputs if each.url == UNMADE]
+
+
+def step_output(output: str, number: int, steps: int) -> str:
+    """Returns where the file of a step goes. Only the last step gets a file name that the user gave.
+
+    Parameters:
+        output: a folder, a file name ending in .mp4, or a storage URL of either.
+        number: the step, from 1.
+        steps: the number of steps.
+    """
+    if number == steps or not output.lower().endswith(".mp4"):
+        return output
+    return f"{output[:-4]}.step-{number}{output[-4:]}"
 
 
 def kinds_of(requests: Sequence[GenerationRequest]) -> str:

@@ -46,11 +46,15 @@ class Known:
         batch_id: the batch's name.
         rows: its rows.
         sessions: the sessions, by provider.
-                ledger: where jobs are recorded.
+        ledger: where jobs are recorded.
+        scope: the scope of the only row; empty for rows of a batch.
     """
 
-    def __init__(self, batch_id: str, rows: Sequence[Row], sessions: Mapping[str, Session], ledger: Ledger) -> None:
-        self._prefix = batch_scope(batch_id)
+    def __init__(
+        self, batch_id: str, rows: Sequence[Row], sessions: Mapping[str, Session], ledger: Ledger, scope: str = ""
+    ) -> None:
+        self._own_scope = scope
+        self._prefix = scope or batch_scope(batch_id)
         self._rows = rows
         self._sessions = sessions
         self.ledger = ledger
@@ -68,7 +72,7 @@ class Known:
             row: the row.
             number: the step, from 1.
         """
-        return step_scope(f"{self._prefix}{row.id}", number)
+        return step_scope(self._own_scope or f"{self._prefix}{row.id}", number)
 
     def identity(self, row: Row) -> str | None:
         """Returns the identity of the row's job in the ledger; None if it depends on files that have not been read."""
@@ -102,7 +106,7 @@ class Known:
         for job in jobs.values():
             self._jobs_by_scope.setdefault(job.scope, []).append(job)
         if anew:
-            scopes = {f"{self._prefix}{row_id}": row_id for row_id in anew}
+            scopes = {self.scope(row): row.id for row in self._rows if row.id in anew}
             known = {scope: self._highest_variant(scope) for scope in scopes}
             variants = await (fix_variants if fix else next_variants)(self.ledger, known, root_run_id)
             self._anew = {row_id: variants[scope] for scope, row_id in scopes.items()}

@@ -28,6 +28,7 @@ from prefect_genmedia._prefect.targets import SCHEME
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
+from prefect_genmedia.batch.chain import NO_BLOCK
 from prefect_genmedia.batch.choice import chosen_rows, given_fields, rows_anew
 from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
@@ -47,6 +48,7 @@ from prefect_genmedia.batch.spec import BatchReport, BatchSpec
 from prefect_genmedia.batch.sql_table import SqlLocation, is_sql
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
+from prefect_genmedia.batch.text_table import PLAIN
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
 from prefect_genmedia.prices import PriceTable, price_table
 from prefect_genmedia.settings import current_settings, verify_level
@@ -99,7 +101,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
     """
     shard = spec.sharding.shard
     async with explained(), report_end(shard) as end, AsyncExitStack() as stack:
-        batch = await _opened(stack, spec)
+        batch = await open_batch(stack, spec)
         if spec.dry_run:
             return await _plan(batch.scheduler, batch.bad)
         scheduler, results = batch.scheduler, batch.scheduler.results
@@ -118,15 +120,28 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         return _report(scheduler)
 
 
-async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
-    """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs."""
+async def open_batch(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
+    """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs.
+
+    Parameters:
+        stack: closes the sessions.
+        spec: the batch.
+
+    Raises:
+        InvalidRequest: with every problem of every row.
+    """
     settings, shard = current_settings(), spec.sharding.shard
     read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
     await refuse_passing({"table": read, **place_of_files(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
-    table = await read_rows(spec.table, spec.encoding)
-    rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
-    carried = Carried.from_rows([*rows, *bad], table.dialect)
+    rows: list[Row] = [] if spec.single is None else [spec.single.row]
+    bad: list[BadRow] = []
+    dialect = PLAIN
+    if spec.single is None:
+        table = await read_rows(spec.table, spec.encoding)
+        rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
+        dialect = table.dialect
+    carried = Carried.from_rows([*rows, *bad], dialect)
     if carried.columns and shard is None:
         get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(carried.columns))
     prices = price_table(prices_of(settings), spec.money.prices)
@@ -135,7 +150,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
     location = spec.results or _beside(spec.table, folder, name)
     _check_location(location, spec.table)
-    written, storage = (None, None) if shard else (location, await storage_of(location))
+    written, storage = (None, None) if shard or spec.single else (location, await storage_of(location))
     ledger = await stack.enter_async_context(open_ledger(settings.ledger))
     if shard is not None:
         await shard.check_ledger(ledger)
@@ -143,7 +158,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     for provider, session in sessions.items():
         if caps := [cap.name for cap in session.caps.each() if cap.is_money]:
             check_prices(rows, prices, caps[0], provider)
-    jobs = Known(name, rows, sessions, ledger)
+    jobs = Known(name, rows, sessions, ledger, spec.single.scope if spec.single else "")
     rows, others, bad = chosen_rows(spec, rows, bad)
     left = {row.id for row in others}
     anew = rows_anew(spec, rows)
@@ -188,7 +203,7 @@ async def _inspected(
     all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
     output = await _output_problems(found.folder, sessions, bool(to_submit), spec.dry_run)
     if found.folder.startswith(SCHEME) and any(row.then for row in rows):
-        output = [*output, FieldProblem("output", _NO_BLOCK)]
+        output = [*output, FieldProblem("output", NO_BLOCK)]
     if output or (all_bad and not spec.skip_invalid):
         raise refuse([] if spec.skip_invalid else all_bad, output, spec.kind)
     cells = {row.position: row.cells for row in rows} if inspected.bad else {}
@@ -204,12 +219,6 @@ def _to_submit(row: Row, found: Found, now: float) -> list[AskedStep]:
         return []  # nothing follows it
     requests = row.requests
     return [AskedStep(row, each, requests[each - 1]) for each in range(number + (not is_sent), row.steps + 1)]
-
-
-_NO_BLOCK = (
-    "is a Block's storage, from which the next step of a chain cannot be made: name a folder, or an fsspec URL such as "
-    "s3://bucket/folder"
-)
 
 
 async def _output_problems(
@@ -247,9 +256,9 @@ async def _sessions(
             session,
             prices=prices,
             concurrency_limit=limit,
-            is_batch=True,
+            is_batch=spec.single is None,
             convert_inputs=spec.convert_inputs,
-            verify=verify_level(spec.verify, "structure"),
+            verify=verify_level(spec.verify, "structure") if spec.single is None else verify_level(spec.verify),
         )
     return sessions
 

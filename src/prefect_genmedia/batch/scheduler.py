@@ -19,7 +19,7 @@ from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._core.start import finish
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.targets import target_of
-from prefect_genmedia.batch.chain import check_unchanged, failed_step, made_from
+from prefect_genmedia.batch.chain import check_unchanged, failed_step, made_from, step_output
 from prefect_genmedia.batch.known import Known, StepJobs, current_step
 from prefect_genmedia.batch.preflight import Inspected
 from prefect_genmedia.batch.reservations import PlannedStep, Reservations
@@ -85,6 +85,8 @@ class BatchScheduler:
     known: dict[str, StepJobs]
     inspected: Inspected
     stop: GenMediaError | None = None
+    failure: Exception | None = None
+    """The last error of a row."""
 
     def __post_init__(self) -> None:
         """Set up the limits of each account, with all slots free."""
@@ -209,8 +211,8 @@ class BatchScheduler:
             for number in range(begin, row.steps + 1):
                 if number > begin:
                     slot = await self._slot_of(row, number)
-                    if self.stop is not None:
-                        break
+                    if self.stop is not None and not isinstance(self.stop, BudgetStop):
+                        break  # at the end of a budget, chains that have begun go on: all of their steps are reserved
                 step = await self._planned(row, number, known[number - 1] if number <= len(known) else None, done)
                 done.append(await self._do(step, done, slot, is_first=number == begin))
                 self._show_step(row, done)
@@ -269,8 +271,8 @@ class BatchScheduler:
             step.request,
             scope=self.jobs.scope(row, step.number),
             variant=self.jobs.variant(row),
-            label=row.id,
-            output=f"{self.output.rstrip('/')}/{row.file_name(step.number)}",
+            label=self.spec.single.label if self.spec.single else row.id,
+            output=self._output_of(step),
             timeout_seconds=self.spec.limits.timeout_seconds,
             preflight=self.spec.preflight,
             overwrite=self.spec.overwrite,
@@ -278,15 +280,21 @@ class BatchScheduler:
             inspected=self.inspected.results.get(row.id, {}) if step.number == 1 else {},
             project=attribution.project,
             tags=attribution.tags,
+            publish=step.number > 1,
         )
         row_run = RowRun(self.sessions[step.request.provider], spec, step.known, slot, self._shared)
-        name = f"{row.id} · step {step.number} of {row.steps}" if row.then else row.id
+        name = f"{spec.label} · step {step.number} of {row.steps}" if row.then else row.id
         job = await (generate_row(name, row_run) if self.has_task_runs else row_run.run())
         self.results.of(row.id).task_run_id = row_run.task_run_id
         self.breaker.delivered()
         if step.attempt not in (None, job.attempt):
             await self.reservations.give_back(step, job)
         return job
+
+    def _output_of(self, step: PlannedStep) -> str:
+        if self.spec.single is not None:
+            return step_output(self.output, step.number, step.row.steps)
+        return f"{self.output.rstrip('/')}/{step.row.file_name(step.number)}"
 
     async def _interrupted(self, step: PlannedStep, done: Sequence[Job]) -> None:
         """Leave a row to the next run of the batch, with no money reserved for what was not sent."""
@@ -299,6 +307,7 @@ class BatchScheduler:
         self._take(row, [*done, *([job] if job else [])])
         result = self.results.of(row.id)
         result.take_error(error)
+        self.failure = error
         if row.then:
             result.error_message = failed_step(step.number, row.requests, result.error_message or "", done)
         await self._give_back(step, job)
