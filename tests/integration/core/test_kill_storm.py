@@ -36,3 +36,4 @@ def test_a_seed_gives_the_same_plan_with_each_kind_on_each_database() -> None:
         for database in DATABASES:
             assert sum((each.kind, each.database) == (kind, database) for each in trials) == 100
     assert sum(each.through == "flow" for each in trials) == 100
+    assert sum(each.through == "chain" for each in trials) == 100
