@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     )
     from prefect_genmedia.flows.batch import generate_batch
     from prefect_genmedia.flows.bill import import_bill
+    from prefect_genmedia.flows.chain import chain_media
     from prefect_genmedia.flows.decide import decide_job
     from prefect_genmedia.flows.generate import generate_media
     from prefect_genmedia.flows.jimeng import jimeng_video
@@ -125,6 +126,7 @@ __all__ = [
     "SubmissionUnknown",
     "TokenOpsCredentials",
     "__version__",
+    "chain_media",
     "check_inputs",
     "current_settings",
     "decide_job",
@@ -160,6 +162,7 @@ _HOMES = {
         OutputRefused ProviderError QuotaError RateLimited ResultInvalid ReviewStop StorageError SubmissionUnknown""",
     "flows.batch": "generate_batch",
     "flows.bill": "import_bill",
+    "flows.chain": "chain_media",
     "flows.decide": "decide_job",
     "flows.generate": "generate_media",
     "flows.jimeng": "jimeng_video",

@@ -16,6 +16,7 @@ from prefect_genmedia import tasks as _tasks
 from prefect_genmedia._prefect.synchronous import is_loop_running, is_run_async, run_sync
 from prefect_genmedia.flows import batch as _batch
 from prefect_genmedia.flows import bill as _bill
+from prefect_genmedia.flows import chain as _chain
 from prefect_genmedia.flows import decide as _decide
 from prefect_genmedia.flows import generate as _generate_media
 from prefect_genmedia.flows import jimeng as _jimeng
@@ -28,6 +29,7 @@ from prefect_genmedia.flows import stylize as _stylize
 from prefect_genmedia.providers.tokenops import tasks as _subjects
 
 __all__ = [
+    "chain_media",
     "check_inputs",
     "confirm_cost",
     "decide_job",
@@ -93,6 +95,7 @@ jimeng_video = _synchronous(_jimeng.jimeng_video)
 live_poster = _synchronous(_poster.live_poster)
 stylize_video = _synchronous(_stylize.stylize_video)
 generate_media = _synchronous(_generate_media.generate_media)
+chain_media = _synchronous(_chain.chain_media)
 generate_batch = _synchronous(_batch.generate_batch)
 reconcile_jobs = _synchronous(_reconcile.reconcile_jobs)
 prune_jobs = _synchronous(_prune.prune_jobs)

@@ -40,7 +40,10 @@ from prefect_genmedia.cli.local_server import local_server
 
 AT_ONCE = 8
 FLOW_SHARE = 10
-"""One in so many trials goes through a flow on a Prefect server, the others through the core's pipeline."""
+"""One in so many trials goes through a flow on a Prefect server, and one through a chain of two steps; the others go
+through the core's pipeline."""
+
+_THROUGH = {0: "flow", 1: "chain"}
 
 
 def say(line: str) -> None:
@@ -57,7 +60,7 @@ def plan(count: int, seed: int, with_flows: bool = True) -> list[Trial]:
             number=number,
             kind=KINDS[number % len(KINDS)],
             database=DATABASES[number // len(KINDS) % len(DATABASES)],
-            through="flow" if with_flows and _goes_through_flow(number) else "core",
+            through=_way(number) if with_flows else "core",
             moment=chance.random(),
             length=chance.random(),
             heads=chance.random() < 0.5,
@@ -68,9 +71,11 @@ def plan(count: int, seed: int, with_flows: bool = True) -> list[Trial]:
     ]
 
 
-def _goes_through_flow(number: int) -> bool:
-    """Whether a trial goes through a flow of one video; a pool is for rows of batches, which the core runs here."""
-    return number // (len(KINDS) * len(DATABASES)) % FLOW_SHARE == 0 and KINDS[number % len(KINDS)] != "pool"
+def _way(number: int) -> str:
+    """How a trial goes; a pool is for rows of batches, which the core runs here."""
+    if KINDS[number % len(KINDS)] == "pool":
+        return "core"
+    return _THROUGH.get(number // (len(KINDS) * len(DATABASES)) % FLOW_SHARE, "core")
 
 
 @contextmanager
@@ -80,7 +85,7 @@ def laboratory(trials: list[Trial], folder: Path) -> Iterator[Lab]:
     with ExitStack() as stack:
         simulator = stack.enter_context(simulator_process(len(trials)))
         env = dict(os.environ) | {"DO_NOT_TRACK": "1", "PYTHONPATH": str(Path(__file__).parent)}
-        if any(each.through == "flow" for each in trials):
+        if any(each.through != "core" for each in trials):
             env |= stack.enter_context(local_server(folder / "prefect")).env
         log = stack.enter_context((folder / "runs.log").open("a"))
         fork_servers = {"plain": stack.enter_context(ForkServer.started(env, log))}
@@ -112,16 +117,17 @@ async def report_of(lab: Lab, outcomes: list[Outcome]) -> dict[str, Any]:
     """What was paid, as the simulator counted it, and how everything ended."""
     counted = await lab.report()
     accepted = Counter(job["body"].get("prompt") for job in counted["jobs"])
-    disturbed = {each.trial.name for each in outcomes}
+    disturbed = {prompt for each in outcomes for prompt in each.trial.prompts}
     ends = {kind: dict(Counter(each.end for each in outcomes if each.trial.kind == kind)) for kind in KINDS}
     return {
         "disturbed": {
             kind: dict(Counter(each.trial.database for each in outcomes if each.trial.kind == kind)) for kind in KINDS
         },
         "through": dict(Counter(each.trial.through for each in outcomes)),
+        "ends_of_chains": dict(Counter(each.end for each in outcomes if each.trial.through == "chain")),
         "met": {kind: dict(Counter(each.met for each in outcomes if each.trial.kind == kind)) for kind in KINDS},
         "trials": len(outcomes),
-        "posts": counted["requests"].get("tokenops.submit", 0),
+        "posts": sum(counted["requests"].get(f"{name}.submit", 0) for name in ("tokenops", "hidream")),
         "accepted": sum(counted["accepted"].values()),
         "accepted_in_rehearsals": sum(count for name, count in accepted.items() if name not in disturbed),
         "paid_twice": sum(count > 1 for count in accepted.values()),

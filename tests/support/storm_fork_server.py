@@ -1,12 +1,14 @@
 """A process that has everything imported and forks a fresh one for each run of the kill storm.
 
 Reads one order a line, and answers with `{"pid": …}`. The child takes its job through the whole lifecycle, through the
-core's pipeline or a flow, writes how that ended to the order's `result`, and can be disturbed at any moment.
+core's pipeline, a flow or a chain of two jobs, writes how that ended to the order's `result`, and can be disturbed at
+any moment.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import random
@@ -17,7 +19,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from prefect_genmedia import TokenOpsCredentials
+from prefect_genmedia import HiDreamCredentials, TokenOpsCredentials
 from prefect_genmedia._core import Job, JobSpec, RunContext, Session, open_ledger, start, submit
 from prefect_genmedia._core.accounts import resolve_account
 from prefect_genmedia._core.clock import Clock
@@ -30,6 +32,7 @@ from prefect_genmedia.batch.reservations import Reservation
 from prefect_genmedia.batch.row_task import RowRun, SharedLimits
 from prefect_genmedia.batch.slots import Slots
 from prefect_genmedia.errors import GenMediaError
+from prefect_genmedia.flows.chain import chain_media
 from prefect_genmedia.flows.jimeng import jimeng_video
 from prefect_genmedia.providers.tokenops import JimengVideo
 from prefect_genmedia.providers.tokenops.client import TokenOpsClient
@@ -117,10 +120,36 @@ async def through_flow(order: dict[str, Any]) -> None:
     )
 
 
+def second_prompt(name: str) -> str:
+    """The prompt of a chain's second step, by which the simulator tells it from the first."""
+    return f"{name} step 2"
+
+
+async def through_chain(order: dict[str, Any]) -> None:
+    name, key = order["name"], order["key"]
+    tokenops = TokenOpsCredentials(api_key=key, base_url=order["base_url"], account_name=name)
+    hidream = HiDreamCredentials(
+        token=key, base_url=order["hidream_url"], account_name=name, submissions_per_minute=None
+    )
+    for block in (tokenops, hidream):
+        await block.save(name, overwrite=True)
+    await chain_media(
+        "jimeng",
+        {"prompt": name, "model": MODEL},
+        [{"kind": "stylize", "style": "ink_wash", "prompt": second_prompt(name)}],
+        credentials=name,
+        output=order["output"],
+        timeout_seconds=60.0,
+        idempotency_key=name,
+    )
+
+
+WAYS = {"core": through_core, "flow": through_flow, "chain": through_chain, "pool": through_pool}
+
+
 async def run(order: dict[str, Any]) -> dict[str, Any]:
     try:
-        ways = {"flow": through_flow, "core": through_core, "pool": through_pool}
-        await ways["pool" if order["keys"] else order["through"]](order)
+        await WAYS["pool" if order["keys"] else order["through"]](order)
     except GenMediaError as error:
         return {"end": error.kind, "retryable": error.retryable, "message": error.message}
     except Exception as error:
@@ -129,12 +158,19 @@ async def run(order: dict[str, Any]) -> dict[str, Any]:
     return {"end": "delivered"}
 
 
-def slow_network(seconds: float, announcement: Path) -> None:
-    """Connecting takes a while, so that many moments lie between `sending` and the first byte."""
-    check = api.check_now
+def slow_network(seconds: float, announcement: Path, announced: int) -> None:
+    """Connecting takes a while, so that many moments lie between `sending` and the first byte.
+
+    Parameters:
+        seconds: for how long, at most.
+        announcement: a file that is made when the submission is about to be sent that is meant.
+        announced: which one of the run's submissions that is, from 1.
+    """
+    check, submissions = api.check_now, itertools.count(1)
 
     async def later() -> None:
-        announcement.touch()
+        if next(submissions) >= announced:
+            announcement.touch()
         await asyncio.sleep(random.uniform(0.0, seconds))
         await check()
 
@@ -156,7 +192,7 @@ def in_child(order: dict[str, Any]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     sys.stdin.close()
     os.environ.update(order.get("env", {}))
-    slow_network(order["connect_seconds"], Path(order["announcement"]))
+    slow_network(order["connect_seconds"], Path(order["announcement"]), order["announced"])
     ended = asyncio.run(run(order))
     result = Path(order["result"])
     unfinished = result.with_suffix(".part")

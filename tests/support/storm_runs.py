@@ -180,6 +180,7 @@ class Lab:
         run, ledger = f"{trial.name}-run-{self._runs}", self.ledger_of(trial)
         env = {"PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL": ledger}
         env["PREFECT_INTEGRATIONS_GENMEDIA_POLL_SHORTEST_SECONDS"] = "0.05"
+        env["PREFECT_INTEGRATIONS_GENMEDIA_PUBLISH_URL"] = f"{self.simulator}/inbox"
         clock = None
         if options.get("clock") is not None:
             clock = self.folder / f"{run}.clock"
@@ -191,12 +192,14 @@ class Lab:
             "through": trial.through,
             "ledger": ledger,
             "base_url": f"{root or self.simulator}/tokenops/v1",
+            "hidream_url": f"{root or self.simulator}/hidream",
             "key": options.get("key") or key_of(trial.number),
             "keys": options.get("keys"),
             "output": str(self.folder / "out" / trial.name),
             "result": str(self.folder / f"{run}.json"),
             "announcement": str(self.folder / f"{run}.sending"),
             "connect_seconds": 0.2,
+            "announced": trial.aimed_at,
             "submissions_per_minute": trial.per_minute,
             "env": env,
             "warm_up": options.get("warm_up", False),
@@ -223,10 +226,10 @@ class Lab:
         """How long an undisturbed run takes, in seconds, by the way that it goes."""
         return {way: round(statistics.median(seconds), 3) for way, seconds in self.seconds.items()}
 
-    async def accepted(self, trial: Trial) -> list[str]:
-        """The ids of the jobs that the provider has accepted for the trial."""
+    async def accepted(self, prompt: str) -> list[str]:
+        """The ids of the jobs that a provider has accepted with a prompt."""
         async with httpx.AsyncClient(timeout=60.0) as client:
-            answer = await client.get(f"{self.simulator}/storm/accepted", params={"prompt": trial.name})
+            answer = await client.get(f"{self.simulator}/storm/accepted", params={"prompt": prompt})
             ids: list[str] = answer.raise_for_status().json()
             return ids
 

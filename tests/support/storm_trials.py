@@ -14,14 +14,17 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from sqlalchemy import text
-from storm_fork_server import STALE_SECONDS
+from storm_fork_server import STALE_SECONDS, second_prompt
 from storm_runs import Lab, Run
 from storm_world import Partition, key_of, second_key_of
 
+from prefect_genmedia import HiDreamCredentials
 from prefect_genmedia._core import Job, JobState, open_ledger
+from prefect_genmedia._core.attempts import chain_of
 from prefect_genmedia._core.decide import decide
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia.errors import LedgerError
+from prefect_genmedia.providers.hidream import HiDreamClient
 from prefect_genmedia.providers.protocol import Account
 from prefect_genmedia.providers.tokenops.client import TokenOpsClient
 
@@ -54,7 +57,7 @@ class Trial:
         number: tells it from the others, and names its account.
         kind: what disturbs it.
         database: where its ledger is.
-        through: `core` or `flow`.
+        through: `core`, `flow`, or `chain`: a flow with two steps, of two providers.
         moment: when it is disturbed, from 0 to 1.
         length: for how long or how far, from 0 to 1.
         heads: chooses between the two forms of a kind.
@@ -77,6 +80,16 @@ class Trial:
     def name(self) -> str:
         """The request's prompt, scope and account name."""
         return f"{self.prefix}-{self.number}"
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of each of its jobs."""
+        return (self.name, second_prompt(self.name)) if self.through == "chain" else (self.name,)
+
+    @property
+    def aimed_at(self) -> int:
+        """Which submission is meant by an aimed moment, from 1: each second chain is disturbed at its second step."""
+        return 2 if self.through == "chain" and self.heads else 1
 
     @property
     def way(self) -> str:
@@ -268,17 +281,20 @@ class _Story:
 
     async def verdict(self) -> str:
         """The end in words: delivered once, one file, paid once."""
-        accepted = await self.lab.accepted(self.trial)
-        if len(accepted) != 1:
-            return f"paid {len(accepted)} times"
-        delivered = [job for job in await self.jobs() if job.state is JobState.DELIVERED]
-        if len(delivered) != 1 or delivered[0].provider_job_id != accepted[0]:
-            return f"{len(delivered)} jobs delivered"
-        delivery = delivered[0].delivery
-        assert delivery is not None
-        content = await asyncio.to_thread(Path(delivery.uri).read_bytes)
-        if sha256(content).hexdigest() != delivery.sha256:
-            return "the file is another one"
+        jobs = await self.jobs()
+        for prompt in self.trial.prompts:
+            accepted = await self.lab.accepted(prompt)
+            if len(accepted) != 1:
+                return f"paid {len(accepted)} times"
+            its = [job for job in jobs if job.request.get("prompt") == prompt]
+            delivered = [job for job in its if job.state is JobState.DELIVERED]
+            if len(delivered) != 1 or delivered[0].provider_job_id != accepted[0]:
+                return f"{len(delivered)} jobs delivered"
+            delivery = delivered[0].delivery
+            assert delivery is not None
+            content = await asyncio.to_thread(Path(delivery.uri).read_bytes)
+            if sha256(content).hexdigest() != delivery.sha256:
+                return "the file is another one"
         return " after ".join(["delivered", *self.decisions])
 
     async def jobs(self) -> list[Job]:
@@ -287,11 +303,11 @@ class _Story:
 
     async def jobs_in(self, ledger: Ledger) -> list[Job]:
         found = await ledger.newest_in(f"key:{self.trial.name}")
-        return [job for job in found.values() if job.scope == f"key:{self.trial.name}"]
+        return [job for job in found.values() if chain_of(job.scope)[0] == f"key:{self.trial.name}"]
 
     async def state(self) -> str:
-        found = await self.jobs()
-        return found[0].state.value if found else "nothing"
+        found = sorted(await self.jobs(), key=lambda job: job.created_at)
+        return found[-1].state.value if found else "nothing"
 
     async def state_if_free(self) -> str:
         return await self.state() if await self.is_free() else "a locked ledger"
@@ -309,7 +325,7 @@ class _Story:
             for job in await self.jobs_in(ledger):
                 if job.state not in (JobState.SENDING, JobState.UNKNOWN):
                     continue
-                accepted = await self.lab.accepted(self.trial)
+                accepted = await self.lab.accepted(str(job.request.get("prompt")))
                 if accepted:
                     await decide(ledger, job.key, "adopt", accepted[0], by="storm", client_for=self.client_for)
                 else:
@@ -317,12 +333,17 @@ class _Story:
                 self.decisions.append("adopt" if accepted else "resubmit")
 
     @asynccontextmanager
-    async def client_for(self, job: Job) -> AsyncIterator[TokenOpsClient]:
+    async def client_for(self, job: Job) -> AsyncIterator[TokenOpsClient | HiDreamClient]:
         """What the person's id is looked up with."""
         base_url = f"{self.lab.simulator}/tokenops/v1"
         payers = {str(Account.of("tokenops", base_url, key)): key for key in self.keys}
-        key = self.key or payers.get(job.account, self.keys[0])
-        client = TokenOpsClient(key, base_url=base_url)
+        client: TokenOpsClient | HiDreamClient
+        if job.provider == "hidream":
+            hidream = HiDreamCredentials(token=self.key or self.keys[0], base_url=f"{self.lab.simulator}/hidream")
+            client = hidream.get_client()
+        else:
+            key = self.key or payers.get(job.account, self.keys[0])
+            client = TokenOpsClient(key, base_url=base_url)
         try:
             yield client
         finally:

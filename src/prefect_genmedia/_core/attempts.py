@@ -113,3 +113,36 @@ def batch_scope(batch_id: str) -> str:
         batch_id: the batch.
     """
     return f"{BATCH_SCOPE}{batch_id}:"
+
+
+_STEP = "\x1f"
+"""Between a scope and the number of a step. No row id contains it."""
+
+
+def step_scope(scope: str, number: int) -> str:
+    """Returns the scope of one step of a chain. The first step has the scope that a single job would have.
+
+    Parameters:
+        scope: the chain's scope.
+        number: the step, from 1.
+    """
+    return scope if number == 1 else f"{later_steps(scope)}{number}"
+
+
+def later_steps(scope: str) -> str:
+    """Returns how the scopes of all steps after the first begin.
+
+    Parameters:
+        scope: the chain's scope.
+    """
+    return f"{scope}{_STEP}"
+
+
+def chain_of(scope: str) -> tuple[str, int]:
+    """Returns the chain's scope and the number of the step, from the scope of a step.
+
+    Parameters:
+        scope: a job's scope.
+    """
+    chain, mark, number = scope.rpartition(_STEP)
+    return (chain, int(number)) if mark and number.isdecimal() else (scope, 1)

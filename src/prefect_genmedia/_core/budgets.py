@@ -94,12 +94,13 @@ class Budget:
         await self._ledger.transact(write)
         return await self.state()
 
-    async def reserve(self, holder: str, cost: Decimal | float | None) -> Facts:
+    async def reserve(self, holder: str, cost: Decimal | float | None, instead_of: str = "") -> Facts:
         """Reserve a job and its cost, unless this holder has reserved them already.
 
         Parameters:
             holder: the identity and attempt that the reservation is for; see `holder_of`.
             cost: CNY, estimated; None counts as nothing.
+            instead_of: a holder whose reservation this one replaces; it stays if the budget is exceeded.
 
         Returns:
             The event payload for the limit that is now nearly reached; empty if none is.
@@ -107,7 +108,8 @@ class Budget:
         Raises:
             BudgetStop: the job would exceed the budget.
         """
-        return await self._ledger.transact(lambda connection: self._reserve(connection, holder, in_micros(cost or 0)))
+        micros = in_micros(cost or 0)
+        return await self._ledger.transact(lambda connection: self._reserve(connection, holder, micros, instead_of))
 
     def spender(self, cost: Decimal | float | None) -> Spend:
         """Returns a function that reserves a job's cost in the transaction that moves it to `sending`.
@@ -172,9 +174,13 @@ class Budget:
         mine = update(schema.budgets).where(schema.budgets.c.name == self.name)
         connection.execute(mine.values(updated_at=self._clock.now()))
 
-    def _reserve(self, connection: Connection, holder: str, micros: int) -> Facts:
+    def _reserve(self, connection: Connection, holder: str, micros: int, instead_of: str = "") -> Facts:
         budgets, held = schema.budgets, schema.reservations
         self._lock(connection)
+        if instead_of:
+            replaced = delete(held).where(held.c.budget == self.name, held.c.holder == instead_of)
+            for row in connection.execute(replaced.returning(held.c.micros)).all():
+                connection.execute(self._change(-1, -row[0]))
         mine = select(held.c.holder).where(held.c.budget == self.name, held.c.holder == holder)
         if connection.execute(mine).first() is not None:
             return {}

@@ -83,7 +83,7 @@ async def prepare_request(session: Session, spec: JobSpec, *, is_final: bool = F
     prepared = await prepare_inputs(
         spec.request,
         session.client.fetch_rules,
-        session.publication,
+        replace(session.publication, always=spec.publish),
         preflight=spec.preflight,
         convert=session.convert_inputs,
         before=spec.inspected,

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, and_, func, or_, select, update
 from sqlalchemy.sql import ColumnElement
 
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.attempts import later_steps
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import FORGOTTEN_SECONDS, JobState
 from prefect_genmedia._core.statements import JOBS
@@ -101,7 +102,8 @@ class PruneFilter:
         if self.label is not None:
             yield JOBS.c.label.icontains(storable(self.label), autoescape=True)
         if self.idempotency_key is not None:
-            yield JOBS.c.scope == storable(f"key:{self.idempotency_key}")
+            scope = storable(f"key:{self.idempotency_key}")
+            yield or_(JOBS.c.scope == scope, JOBS.c.scope.startswith(later_steps(scope), autoescape=True))
 
 
 @dataclass(frozen=True)

@@ -375,6 +375,7 @@ class JobSpec:
         overwrite: whether a delivered file that the user has edited is replaced by the provider's file.
         project: the project that the job is charged to. It is not part of the identity and is not sent.
         tags: further words to group jobs by, likewise.
+        publish: whether local files are published, if that is configured, although the request could carry them.
     """
 
     request: GenerationRequest
@@ -393,3 +394,4 @@ class JobSpec:
     overwrite: bool = False
     project: str = ""
     tags: Sequence[str] = ()
+    publish: bool = False

@@ -131,7 +131,8 @@ async def prepare_inputs(
         files = {url: each for url, each in readings.items() if url in own and isinstance(each, LocalCopy)}
         if convert:
             files = await to_thread.run_sync(_converted, request, results, files)
-        sent = await _sent(request, files, publication, travels_inline(inputs, will_be))
+        is_published = publication.always and publication.problem() is None
+        sent = await _sent(request, files, publication, travels_inline(inputs, will_be) and not is_published)
         digests = {url: each.sha256 for url, each in readings.items() if isinstance(each, LocalCopy)}
         sent = {url: replace(each, sha256=digests[url]) for url, each in sent.items()}  # the original's
         for warning in (early_end(each.url, publication) for each in sent.values() if each.url):

@@ -54,12 +54,14 @@ class Publication:
         base_url: the http(s) URL under which the folder's files are public. None: URLs are signed by the storage, or
             are those that files were put to.
         authorization: the header of that name for PUT, such as `Bearer …`.
+        always: whether files are published that the request could carry as well.
     """
 
     url: str | None = None
     seconds: int = 24 * 3600
     base_url: str | None = None
     authorization: str | None = field(default=None, repr=False)
+    always: bool = False
 
     def publish(self, held: LocalCopy, name: str) -> str:
         """Upload the file, unless it is there already, and name its URL. Blocks; run it in a thread.
@@ -76,12 +78,10 @@ class Publication:
                 not be written to.
             ProviderError: the storage failed; retryable, nothing was sent to the provider.
         """
-        if not self.url:
-            raise NotPublishable(f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}")
-        if problem := self._problem():
-            raise NotPublishable(f"cannot be published: {problem}")
+        if problem := self.problem():
+            raise NotPublishable(problem)
         try:
-            return self._publish(self.url.strip(), held, f"{held.sha256}{ending_of(held.path, name)}")
+            return self._publish((self.url or "").strip(), held, f"{held.sha256}{ending_of(held.path, name)}")
         except UploadRefused as error:
             raise NotPublishable(f"cannot be published through {SETTING}: {error}") from None
         except (GenMediaError, NotPublishable):
@@ -119,6 +119,13 @@ class Publication:
         self._signed(fs, f"{root}/try")
         RemoteFolder(url).probe()
         return "signs URLs, writable"
+
+    def problem(self) -> str | None:
+        """Why no file can be published, by the settings alone; None if nothing is wrong with them."""
+        if not self.url:
+            return f"cannot be fetched by the provider from where it is: {HOW_TO_PUBLISH}"
+        problem = self._problem()
+        return f"cannot be published: {problem}" if problem else None
 
     def _problem(self) -> str | None:
         url, base = (self.url or "").strip(), self.base_url

@@ -54,9 +54,9 @@ async def open_pools(
                 session,
                 prices=prices,
                 concurrency_limit=limit,
-                is_batch=True,
+                is_batch=spec.single is None,
                 convert_inputs=spec.convert_inputs,
-                verify=verify_level(spec.verify, "structure"),
+                verify=verify_level(spec.verify, "structure") if spec.single is None else verify_level(spec.verify),
                 quality=quality_policy(spec.quality, spec.quality_checks),
             )
         pools[provider] = pooled(list(found.values()))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from prefect_genmedia.batch.columns import ATTRIBUTION, OWN, known_fields, near_miss
+from prefect_genmedia.batch.columns import ATTRIBUTION, OWN, THEN, known_fields, near_miss
 from prefect_genmedia.errors import FieldProblem
 from prefect_genmedia.providers.inputs import is_input, is_public, local_path
 from prefect_genmedia.providers.plugin import kinds
@@ -48,11 +48,13 @@ class SortedCells:
         inputs: values of the request's fields.
         extra: cells of the user's own columns, which are not sent.
         problems: the problems of the cells.
+        then: the cell of the row's further steps.
         is_assumed: whether the row itself names no kind.
     """
 
     kind: str
     model: type[GenerationRequest] | None = None
+    then: Any = None
     inputs: dict[str, Any] = field(default_factory=dict)
     extra: dict[str, Any] = field(default_factory=dict)
     problems: list[FieldProblem] = field(default_factory=list)
@@ -64,10 +66,12 @@ class CellSorter:
 
     Parameters:
         kind: the kind for rows that name none.
+        has_columns: whether unknown names may be columns of the user's own; if False, they are problems.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, has_columns: bool = True) -> None:
         self._kind = kind
+        self._has_columns = has_columns
         self._kinds = kinds()
         self._by_word = {name.casefold(): name for name in self._kinds}
         self._fields = known_fields()
@@ -89,7 +93,9 @@ class CellSorter:
         for name, value in cells.items():
             if name in OWN:
                 continue
-            if row.model is not None and name in row.model.model_fields:
+            if name == THEN:
+                row.then = value
+            elif row.model is not None and name in row.model.model_fields:
                 self._take(row, name, value)
             elif name in ATTRIBUTION:
                 row.extra[name] = value
@@ -123,13 +129,15 @@ class CellSorter:
                 return None
             others = sorted(kind for kind, model in self._kinds.items() if name in model.model_fields)
             return f"is no field of {row.kind}, but of {' and '.join(others)}{hint or ': empty the cell, or rename it'}"
+        if not self._has_columns:
+            return f"is no field of {row.kind}{hint}"
         return f"is no field of {row.kind}{hint} A column of your own needs another name" if meant else None
 
 
 @lru_cache(maxsize=4096)
 def _meant(model: type[GenerationRequest], name: str, columns: tuple[str, ...]) -> str | None:
     """Returns the field, among those missing in the row, of which a column's name is a misspelling."""
-    return near_miss(name, tuple(each for each in (*model.model_fields, "kind") if each not in columns))
+    return near_miss(name, tuple(each for each in (*model.model_fields, "kind", THEN) if each not in columns))
 
 
 _VISIBLE = frozenset(map(chr, range(33, 127)))

@@ -16,6 +16,9 @@ from prefect_genmedia.text import clean_text
 OWN = ("id", "kind")
 """Columns of every row that are not fields of its request."""
 
+THEN = "then"
+"""The column of a row's further steps; see `batch.chain`."""
+
 ATTRIBUTION = ("project", "tags")
 """Columns that say what a row is charged to. They are copied into the results like the user's own columns."""
 
@@ -43,7 +46,7 @@ def is_known(name: str) -> bool:
     Parameters:
         name: the header as it is in the file.
     """
-    return column_name(name) in (*OWN, *ATTRIBUTION, *known_fields())
+    return column_name(name) in (*OWN, THEN, *ATTRIBUTION, *known_fields())
 
 
 def column_name(name: Any) -> str:
@@ -52,7 +55,7 @@ def column_name(name: Any) -> str:
     Parameters:
         name: the header as it is in the file.
     """
-    return _column_name(str(name), (*OWN, *ATTRIBUTION, *sorted(known_fields())))
+    return _column_name(str(name), (*OWN, THEN, *ATTRIBUTION, *sorted(known_fields())))
 
 
 @lru_cache(maxsize=4096)

@@ -37,4 +37,5 @@ async def confirm_batch(batch: OpenBatch, spec: BatchSpec) -> None:
             batch.name, [row.line() for row in plan.first], plan.words(), len(plan) - len(plan.first)
         )
 
-    await confirm(Plan(f"Batch {clean_text(batch.name, WORDS_CHARACTERS)}", plan.due, text, publish), above)
+    what = "Batch" if spec.single is None else "Chain"
+    await confirm(Plan(f"{what} {clean_text(batch.name, WORDS_CHARACTERS)}", plan.due, text, publish), above)

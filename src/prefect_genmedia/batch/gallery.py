@@ -15,7 +15,8 @@ from prefect_genmedia._prefect.cards import DESCRIPTION_CHARACTERS
 from prefect_genmedia._prefect.frames import thumbnail
 from prefect_genmedia._prefect.markdown import code, escape, link, linked
 from prefect_genmedia._prefect.targets import read_file
-from prefect_genmedia.batch.results import Result, own_columns, words_of
+from prefect_genmedia.batch.result import Result
+from prefect_genmedia.batch.results import own_columns, words_of
 from prefect_genmedia.batch.row_runs import page_of
 from prefect_genmedia.text import cut_at_word
 

@@ -5,21 +5,79 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
 
-from prefect_genmedia._core.attempts import batch_scope, chosen
+from prefect_genmedia._core.attempts import Asker, batch_scope, chosen, next_attempt, step_scope
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.identity import Identities, follows_version_1
 from prefect_genmedia._core.ledger import Ledger
-from prefect_genmedia._core.model import Job
+from prefect_genmedia._core.model import TAKEN, Delivery, Job, JobState
 from prefect_genmedia._core.regenerate import fix_variants, next_variants, standing_variant
 from prefect_genmedia._core.same_request import job_by_url
 from prefect_genmedia._core.session import Session
 from prefect_genmedia._inputs import identified
+from prefect_genmedia.batch.chain import identified_step
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.providers.inputs import AS_GIVEN, is_public, local_path
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 
 _READ_AT_ONCE = 4
+
+StepJobs = tuple[Job, ...]
+"""The jobs of a row's steps, from the first step to the last one that has a job. A single row has one step."""
+
+
+def current_step(row: Row, jobs: StepJobs) -> tuple[int, Job | None]:
+    """Returns the step that a run of the row works on, from 1, and its job; the steps before it are delivered.
+
+    Parameters:
+        row: the row.
+        jobs: the jobs of its steps.
+    """
+    if not jobs:
+        return 1, None
+    is_next = jobs[-1].state is JobState.DELIVERED and len(jobs) < row.steps
+    return (len(jobs) + 1, None) if is_next else (len(jobs), jobs[-1])
+
+
+def is_delivered(row: Row, jobs: StepJobs) -> bool:
+    """Whether the last step of a row is delivered.
+
+    Parameters:
+        row: the row.
+        jobs: the jobs of its steps.
+    """
+    return len(jobs) == row.steps and jobs[-1].state is JobState.DELIVERED and jobs[-1].delivery is not None
+
+
+def step_to_begin(row: Row, jobs: StepJobs) -> int:
+    """Returns the first step that a run of the row comes to, from 1.
+
+    The step before the current one makes sure that the input of the current one is there. A job that the provider has
+    does not need it any more.
+
+    Parameters:
+        row: the row.
+        jobs: the jobs of its steps.
+    """
+    number, current = current_step(row, jobs)
+    needs_input = number > 1 and (current is None or current.state not in TAKEN)
+    return number - 1 if needs_input else number
+
+
+def steps_to_submit(row: Row, jobs: StepJobs, asker: Asker, now: float) -> range:
+    """Returns the steps of a row that a run would send: the current one, and all after it.
+
+    Parameters:
+        row: the row.
+        jobs: the jobs of its steps.
+        asker: the requesting run.
+        now: seconds since 1970.
+    """
+    number, known = current_step(row, jobs)
+    is_sent = next_attempt(known, asker, now) is not None
+    if not is_sent and known is not None and known.state not in TAKEN:
+        return range(0)  # nothing follows it
+    return range(number + (not is_sent), row.steps + 1)
 
 
 class Known:
@@ -29,11 +87,15 @@ class Known:
         batch_id: the batch's name.
         rows: its rows.
         sessions: the sessions, by provider.
-                ledger: where jobs are recorded.
+        ledger: where jobs are recorded.
+        scope: the scope of the only row; empty for rows of a batch.
     """
 
-    def __init__(self, batch_id: str, rows: Sequence[Row], sessions: Mapping[str, Session], ledger: Ledger) -> None:
-        self._prefix = batch_scope(batch_id)
+    def __init__(
+        self, batch_id: str, rows: Sequence[Row], sessions: Mapping[str, Session], ledger: Ledger, scope: str = ""
+    ) -> None:
+        self._own_scope = scope
+        self._prefix = scope or batch_scope(batch_id)
         self._rows = rows
         self._sessions = sessions
         self.ledger = ledger
@@ -44,16 +106,36 @@ class Known:
         self._found: dict[str, str] = {}
         self._reading = asyncio.Semaphore(_READ_AT_ONCE)
 
-    def scope(self, row: Row) -> str:
-        """Returns the scope of a row, which is the same in every run."""
-        return f"{self._prefix}{row.id}"
+    def scope(self, row: Row, number: int = 1) -> str:
+        """Returns the scope of a row's step, which is the same in every run.
+
+        Parameters:
+            row: the row.
+            number: the step, from 1.
+        """
+        return step_scope(self._own_scope or f"{self._prefix}{row.id}", number)
 
     def identity(self, row: Row) -> str | None:
         """Returns the identity of the row's job in the ledger; None if it depends on files that have not been read."""
         identities = self._identities_of(row)
         return None if identities is None else self._found.get(row.id, identities.new)
 
-    async def begin(self, anew: Collection[str] = (), root_run_id: str = "", *, fix: bool = True) -> dict[str, Job]:
+    async def step_identities(self, row: Row, number: int, before: Delivery) -> Identities:
+        """Returns the identities of a step after the first. Its input counts by the digest of what was delivered.
+
+        Parameters:
+            row: the row.
+            number: the step, from 2.
+            before: the file of the step before.
+        """
+        request = row.requests[number - 1]
+        session = self._sessions[request.provider]
+        prepared = await identified_step(request, before.uri, before.sha256, session.client.fetch_rules)
+        return session.identities(prepared, self.scope(row, number), self.variant(row))
+
+    async def begin(
+        self, anew: Collection[str] = (), root_run_id: str = "", *, fix: bool = True
+    ) -> dict[str, StepJobs]:
         """Returns the jobs of earlier runs, by row id. Makes one query for the batch, and reads only required files.
 
         Parameters:
@@ -65,7 +147,7 @@ class Known:
         for job in jobs.values():
             self._jobs_by_scope.setdefault(job.scope, []).append(job)
         if anew:
-            scopes = {f"{self._prefix}{row_id}": row_id for row_id in anew}
+            scopes = {self.scope(row): row.id for row in self._rows if row.id in anew}
             known = {scope: self._highest_variant(scope) for scope in scopes}
             variants = await (fix_variants if fix else next_variants)(self.ledger, known, root_run_id)
             self._anew = {row_id: variants[scope] for scope, row_id in scopes.items()}
@@ -73,10 +155,10 @@ class Known:
         unread = [row for row in known_rows if self.identity(row) is None]
         await asyncio.gather(*map(self._read, unread))
         self._jobs_by_scope.clear()
-        return self._of_rows(jobs)
+        return await self._of_steps(jobs)
 
-    async def renew(self, rows: Sequence[Row], requesters: Mapping[str, str]) -> dict[str, Job]:
-        """Let rows have another variant from now on; returns the jobs that these variants have, by row id.
+    async def renew(self, rows: Sequence[Row], requesters: Mapping[str, str]) -> dict[str, StepJobs]:
+        """Let rows have another variant from now on; returns the jobs of the variants' steps, by row id.
 
         Parameters:
             rows: the rows.
@@ -91,8 +173,8 @@ class Known:
             self._found.pop(row.id, None)
             if _needs_reading(row.request):
                 await self._read(row)
-        found = {row.id: await self.newest(row) for row in rows}
-        return {row_id: job for row_id, job in found.items() if job is not None}
+        found = await self.look()
+        return {row.id: found[row.id] for row in rows if row.id in found}
 
     def is_anew(self, row: Row) -> bool:
         """Whether this run regenerates the row."""
@@ -116,17 +198,40 @@ class Known:
     def _highest_variant(self, scope: str) -> int:
         return max((job.variant for job in self._jobs_by_scope.get(scope, ())), default=0)
 
-    async def look(self) -> dict[str, Job]:
-        """Returns the current jobs by row id; reads only the ledger."""
-        return self._of_rows(await self._newest())
+    async def look(self) -> dict[str, StepJobs]:
+        """Returns the current jobs by row id; reads only the ledger, and further inputs of chains."""
+        return await self._of_steps(await self._newest())
 
-    async def newest(self, row: Row) -> Job | None:
-        """Returns the last attempt at a row."""
-        identities = self._identities_of(row)
+    async def newest(self, row: Row, number: int = 1, before: Delivery | None = None) -> Job | None:
+        """Returns the last attempt at a step of a row.
+
+        Parameters:
+            row: the row.
+            number: the step, from 1.
+            before: the file of the step before; None for the first step.
+        """
+        identities = self._identities_of(row) if before is None else await self.step_identities(row, number, before)
         if identities is not None:
             return await self.ledger.newest_of(identities)
         jobs = await self.ledger.newest_in(self.scope(row))
         return _last_in_scope(jobs).get(self.scope(row))
+
+    async def _of_steps(self, jobs: Mapping[str, Job]) -> dict[str, StepJobs]:
+        """Returns the jobs of every row's steps. Only a delivered file tells which job is that of the next step."""
+        scopes = {job.scope for job in jobs.values()}
+        found: dict[str, StepJobs] = {row_id: (job,) for row_id, job in self._of_rows(jobs).items()}
+        for row in self._rows if any(row.then for row in self._rows) else ():
+            for number in range(2, row.steps + 1):
+                before = found[row.id][-1] if row.id in found else None
+                if before is None or before.delivery is None or self.scope(row, number) not in scopes:
+                    break
+                identities = await self.step_identities(row, number, before.delivery)
+                its = [jobs[identity] for identity in identities.lookup if identity in jobs]
+                job = chosen(identities, its, SYSTEM_CLOCK.now())
+                if job is None:
+                    break
+                found[row.id] = (*found[row.id], job)
+        return found
 
     async def _newest(self) -> dict[str, Job]:
         return await self.ledger.newest_in(self._prefix)

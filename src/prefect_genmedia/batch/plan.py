@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from io import StringIO
+from itertools import zip_longest
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,8 +16,8 @@ from rich.table import Table
 from prefect_genmedia._core.budgets import priced_as
 from prefect_genmedia._core.confirmations import Costs
 from prefect_genmedia._core.model import TAKEN, Job, JobState
-from prefect_genmedia.batch.results import INVALID
-from prefect_genmedia.batch.rows import BadRow
+from prefect_genmedia.batch.result import INVALID
+from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.errors import InputRefused
 from prefect_genmedia.prices import CURRENCY, from_micros
@@ -34,6 +35,9 @@ _MEANINGS = {
 }
 
 _SENT = ("submit", "regenerate")
+
+_GOES_ON = (*_SENT, "join", "verify")
+"""Actions after which a chain goes on to its next step."""
 
 PLAN_ROWS = 1000
 """Maximum number of rows in the table of a dry run."""
@@ -82,30 +86,27 @@ class Plan:
 
     def __init__(self) -> None:
         self.first: list[PlannedRow] = []
+        self.counts: Counter[str] = Counter()
+        """The number of rows per action."""
         self._groups: dict[tuple[str, str], Costs] = {}
 
-    def add(self, row: PlannedRow) -> None:
+    def add(self, row: PlannedRow, steps: Sequence[PlannedRow] = ()) -> None:
         """Add a row to the plan.
 
         Parameters:
             row: the row, with what would be done.
+            steps: what would be done with each of its steps, if it is a chain.
         """
         if len(self.first) < PLAN_ROWS:
             self.first.append(row)
-        group = (row.model, row.what)
-        self._groups[group] = self._groups.get(group, Costs()) + Costs.of([row.cost])
+        self.counts[row.what] += 1
+        for each in steps or (row,):
+            group = (each.model, each.what)
+            self._groups[group] = self._groups.get(group, Costs()) + Costs.of([each.cost])
 
     def __len__(self) -> int:
         """The number of rows."""
-        return sum(costs.jobs for costs in self._groups.values())
-
-    @property
-    def counts(self) -> Counter[str]:
-        """The number of rows per action."""
-        counts: Counter[str] = Counter()
-        for (_, what), costs in self._groups.items():
-            counts[what] += costs.jobs
-        return counts
+        return self.counts.total()
 
     @property
     def cost(self) -> Decimal:
@@ -114,7 +115,7 @@ class Plan:
 
     @property
     def due(self) -> Costs:
-        """The costs of the rows that would be sent."""
+        """The costs of the jobs that would be sent."""
         return sum((costs for (_, what), costs in self._groups.items() if what in _SENT), Costs())
 
     def words(self) -> str:
@@ -126,7 +127,8 @@ class Plan:
         table = Table(box=SIMPLE_HEAD, show_footer=True)
         table.add_column("model", "total")
         table.add_column("what would be done")
-        table.add_column("rows", str(len(self)), justify="right")
+        jobs = sum(costs.jobs for costs in self._groups.values())
+        table.add_column("rows" if jobs == len(self) else "steps", str(jobs), justify="right")
         table.add_column(f"estimated {CURRENCY}", f"{self.cost:.2f}", justify="right")
         for (model, what), costs in sorted(self._groups.items()):
             cost = "no price" if costs.unpriced else f"{from_micros(costs.micros):.2f}"
@@ -146,17 +148,37 @@ async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> Plan:
     """
     plan, carried = Plan(), run.results.carried
     for row in run.rows:
-        known, request = run.known.get(row.id), row.request
-        what = _what(run, known)
-        cost = await run.estimate(request) if what == "submit" else Decimal(0)
-        what = "regenerate" if what == "submit" and run.jobs.is_anew(row) else what
-        job = known.key if known else ""
+        steps = await _steps_of(run, row)
         words = carried.words(row.extra) if len(plan.first) < PLAN_ROWS else None
-        plan.add(PlannedRow(row.id, what, request.kind, priced_as(request), cost, job, not_sent=words))
+        plan.add(replace(_row_of(steps), not_sent=words), steps)
     for each in bad:
         words = carried.words(each.extra) if len(plan.first) < PLAN_ROWS else None
         plan.add(PlannedRow(each.id, INVALID, problems=BULLET.join(map(str, each.problems)), not_sent=words))
     return plan
+
+
+async def _steps_of(run: BatchScheduler, row: Row) -> list[PlannedRow]:
+    """Returns what a run would do with each step of a row that it comes to."""
+    jobs, steps = run.known.get(row.id, ()), []
+    for request, known in zip_longest(row.requests, jobs):
+        what = _what(run, known)
+        cost = await run.estimate(request) if what == "submit" else Decimal(0)
+        what = "regenerate" if what == "submit" and run.jobs.is_anew(row) else what
+        steps.append(PlannedRow(row.id, what, request.kind, priced_as(request), cost, known.key if known else ""))
+        if what not in _GOES_ON:
+            break
+    return steps
+
+
+def _row_of(steps: Sequence[PlannedRow]) -> PlannedRow:
+    """Returns the plan of a row: the first step that is not just verified decides what is done with it."""
+    open_steps = [step for step in steps if step.what != "verify"] or steps
+    costs = [step.cost for step in steps if step.what in _SENT]
+    total = None if None in costs else sum((cost for cost in costs if cost is not None), Decimal(0))
+    kinds, models = (" → ".join(names) for names in zip(*((each.kind, each.model) for each in steps), strict=True))
+    is_sent = any(step.what in _SENT for step in steps)
+    what = next(step.what for step in open_steps if step.what in _SENT) if is_sent else open_steps[0].what
+    return replace(open_steps[0], what=what, kind=kinds, model=models, cost=total, job=steps[-1].job or steps[0].job)
 
 
 def _what(run: BatchScheduler, known: Job | None) -> str:

@@ -17,6 +17,7 @@ from prefect_genmedia._inputs.convert import after_conversion
 from prefect_genmedia._inputs.inspect import Wanted
 from prefect_genmedia._inputs.presence import Sleep, ask, asked_inputs, confirm_gone
 from prefect_genmedia._transport import FetchRules
+from prefect_genmedia.batch.chain import UNMADE, publishing_problems, step_field
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.prices import Price
@@ -48,63 +49,103 @@ class Inspected:
     unfit: frozenset[str] = frozenset()
 
 
-async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], preflight: bool) -> Inspected:
-    """Check the documented limits for inputs of the rows to submit; nothing is sent to a provider.
+@dataclass(frozen=True)
+class AskedStep:
+    """A step of a row that will be submitted.
+
+    Parameters:
+        row: the row.
+        number: the step, from 1.
+        request: its request; that of a later step has no input from the step before yet.
+    """
+
+    row: Row
+    number: int
+    request: GenerationRequest
+
+    def problems(self, found: Sequence[FieldProblem]) -> list[FieldProblem]:
+        """Returns problems with the step named, unless it is the first.
+
+        Parameters:
+            found: the problems of its fields.
+        """
+        if self.number == 1:
+            return list(found)
+        return [FieldProblem(step_field(self.number, each.field), each.problem) for each in found]
+
+
+async def inspect_inputs(steps: Sequence[AskedStep], sessions: Mapping[str, Session], preflight: bool) -> Inspected:
+    """Check the documented limits for inputs of the steps to submit; nothing is sent to a provider.
 
     Inputs that cannot be inspected from this machine are logged in one line and do not count as a problem.
 
     Parameters:
-        rows: the rows.
+        steps: the steps to submit, by row.
         sessions: the sessions, by provider.
-                preflight: whether documented limits are checked; if False, only that local files exist.
+        preflight: whether documented limits are checked; if False, only that local files exist.
     """
+    chained = [(step, _publishing_problems(step, sessions)) for step in steps if step.number > 1]
     if not preflight:
-        return Inspected(
-            [BadRow.of(row.id, row.position, gone) for row in rows if (gone := row.request.absent_inputs())]
-        )
+        absent = [(step, step.problems(step.request.absent_inputs())) for step in steps]
+        return Inspected(_bad_rows([*absent, *chained]))
     converts = any(session.convert_inputs for session in sessions.values())
-    by_row = {row.id: wanted for row in rows if (wanted := _wanted(row.request, converts))}
-    of_rows = [row for row in rows if row.id in by_row]
-    if not of_rows:
-        return Inspected()
+    asked = [(step, wanted) for step in steps if (wanted := _wanted(step.request, converts))]
+    if not asked:
+        return Inspected(_bad_rows(chained))
     inspections = _Inspections()
-    for row in of_rows:
-        inspections.want(by_row[row.id], sessions[row.provider].client.fetch_rules)
-    what = f"{counted(len(inspections), 'input')} of {counted(len(of_rows), 'row')}"
+    for step, wanted in asked:
+        inspections.want(wanted, sessions[step.request.provider].client.fetch_rules)
+    what = f"{counted(len(inspections), 'input')} of {counted(len({step.row.id for step, _ in asked}), 'row')}"
     get_run_logger().info("Inspecting %s, before anything is submitted", what)
     await inspections.all()
-    await inspections.confirm([url for row in of_rows for url in asked_inputs(row.request)], _sleep_of(sessions))
-    inspected, unseen = Inspected(), []
-    for row in of_rows:
-        results = {url: inspections.results[url] for url in by_row[row.id]}
+    await inspections.confirm([url for step, _ in asked for url in asked_inputs(step.request)], _sleep_of(sessions))
+    inspected, unseen, problems = Inspected(), [], list(chained)
+    for step, wanted in asked:
+        results = {url: inspections.results[url] for url in wanted}
         warnings: list[str] = []
-        request, publication = row.request, sessions[row.provider].publication
+        request, publication = step.request, sessions[step.request.provider].publication
         will_be = after_conversion(request.inputs(), results) if converts else results
         findings = validate_inputs(request, will_be, publication, True, warnings.append)
         source = request.duration_source()
-        if source is not None:
+        if source is not None and source.url in wanted:
             inspected.seconds[source.url] = findings.seconds
         if findings.problems:
-            inspected.bad.append(BadRow.of(row.id, row.position, findings.problems))
+            problems.append((step, step.problems(findings.problems)))
             continue
-        inspected.results[row.id] = results
+        if step.number == 1:
+            inspected.results[step.row.id] = results
         warnings += [each.message for each in results.values() if isinstance(each, GenMediaError)]
-        unseen += [f"row {row.id}: {warnings[0]}"] if warnings else []
+        unseen += [f"row {step.row.id}: {warnings[0]}"] if warnings else []
+    inspected.bad.extend(_bad_rows(problems))
     if unseen:
         get_run_logger().warning(
             "%d of %s cannot be inspected from here, and %s without it. The first is %s",
             len(unseen),
-            counted(len(of_rows), "row"),
+            counted(len(asked), "row"),
             "goes on" if len(unseen) == 1 else "go on",
             unseen[0],
         )
     return inspected
 
 
+def _publishing_problems(step: AskedStep, sessions: Mapping[str, Session]) -> list[FieldProblem]:
+    return publishing_problems(step.request, step.number, sessions[step.request.provider].publication)
+
+
+def _bad_rows(found: Sequence[tuple[AskedStep, list[FieldProblem]]]) -> list[BadRow]:
+    """Returns each row that has problems, with those of all its steps."""
+    by_row: dict[str, tuple[Row, list[FieldProblem]]] = {}
+    for step, problems in sorted(found, key=lambda each: each[0].number):
+        if problems:
+            by_row.setdefault(step.row.id, (step.row, []))[1].extend(problems)
+    return [BadRow.of(row.id, row.position, problems) for row, problems in by_row.values()]
+
+
 def _wanted(request: GenerationRequest, converts: bool) -> dict[str, Wanted]:
     """Returns what to inspect for a request; for http(s) inputs without documented limits, only that they exist."""
     asked = dict.fromkeys(asked_inputs(request), Wanted(max_bytes=0))
-    return asked | inspections_wanted(request, preflight=True, convert=converts)
+    wanted = asked | inspections_wanted(request, preflight=True, convert=converts)
+    return {url: each for url, each in wanted.items() if url != UNMADE}
 
 
 def _sleep_of(sessions: Mapping[str, Session]) -> Sleep:
@@ -160,18 +201,21 @@ def _host_of(url: str) -> str:
     return "" if url.startswith("data:") else urlsplit(url).netloc
 
 
-def check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str) -> None:
-    """Refuse a cost limit if some rows have no price, because they could not be counted against it.
+def check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str, provider: str = "") -> None:
+    """Refuse a cost limit if some steps have no price, because they could not be counted against it.
 
     Parameters:
         rows: the rows.
         prices: the prices by `provider/model`.
         limit: the limit's name.
+        provider: only steps of this provider; empty for all.
 
     Raises:
         InvalidRequest: a price is missing.
     """
-    found = {(priced_as(row.request), _price_problem(row.request, prices, limit)) for row in rows}
+    requests = (request for row in rows for request in row.requests)
+    counted_ones = (request for request in requests if provider in ("", request.provider))
+    found = {(priced_as(request), _price_problem(request, prices, limit)) for request in counted_ones}
     problems = [FieldProblem(f"prices.{name}", problem) for name, problem in sorted(found) if problem]
     if problems:
         raise InvalidRequest.of("The batch", problems)

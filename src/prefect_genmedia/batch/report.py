@@ -21,7 +21,7 @@ from urllib.parse import quote
 from anyio import to_thread
 from prefect.logging import get_run_logger
 
-from prefect_genmedia._core.attempts import batch_scope
+from prefect_genmedia._core.attempts import batch_scope, chain_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.naming import file_stem
@@ -31,8 +31,10 @@ from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import poster_url, public_link, watch_url
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia._transport import unsigned_text
+from prefect_genmedia.batch.known import StepJobs
 from prefect_genmedia.batch.report_page import GENERATOR, ReportPage, batch_mark
-from prefect_genmedia.batch.results import COLUMNS, NOT_SENT, REVIEW_COLUMNS, cell_text, has_review_columns
+from prefect_genmedia.batch.result import COLUMNS, COST_STATES, NOT_SENT, STEPS, read_steps
+from prefect_genmedia.batch.results import REVIEW_COLUMNS, cell_text, has_review_columns
 from prefect_genmedia.errors import StorageError
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.providers.inputs import local_path
@@ -60,7 +62,7 @@ class ReportSource:
     Parameters:
         batch_id: the batch's name.
         folder: the folder of the batch's files, where the report goes.
-        jobs: the newest job of each row that has one, by row id.
+        jobs: the newest job of each step that has one, by row id; a row that is no chain has one step.
         results: the table of results: each row's cells by column, by row id; the only source for rows without a job.
         columns: the user's own columns in the table of results.
         location: path or URL of the table of results; empty if there is none.
@@ -69,7 +71,7 @@ class ReportSource:
 
     batch_id: str
     folder: str
-    jobs: Mapping[str, Job]
+    jobs: Mapping[str, StepJobs]
     results: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     columns: Sequence[str] = ()
     location: str = ""
@@ -100,8 +102,8 @@ async def report_of(run: BatchScheduler) -> str | None:
     return shown
 
 
-async def jobs_of_batch(ledger: Ledger, batch_id: str) -> dict[str, Job]:
-    """Returns the newest job of each row of a batch, by row id.
+async def jobs_of_batch(ledger: Ledger, batch_id: str) -> dict[str, StepJobs]:
+    """Returns the newest job of each step of each row of a batch, by row id.
 
     Parameters:
         ledger: where jobs are recorded.
@@ -109,17 +111,23 @@ async def jobs_of_batch(ledger: Ledger, batch_id: str) -> dict[str, Job]:
     """
     prefix = batch_scope(batch_id)
     newest = sorted((await ledger.newest_in(prefix)).values(), key=lambda job: job.created_at)
-    # The name of one batch may be a prefix of another's.
-    return {job.label: job for job in newest if job.scope == f"{prefix}{job.label}"}
+    found: dict[str, StepJobs] = {}
+    for job in newest:
+        scope, number = chain_of(job.scope)
+        if scope == f"{prefix}{job.label}":  # the name of one batch may be a prefix of another's
+            # A job after those of later steps is a new beginning: their input was another file.
+            found[job.label] = (*found.get(job.label, ())[: number - 1], job)
+    return found
 
 
-def folder_of_jobs(jobs: Mapping[str, Job]) -> str | None:
+def folder_of_jobs(jobs: Mapping[str, StepJobs]) -> str | None:
     """Returns the folder that most of a batch's files go to; None if no job names one.
 
     Parameters:
         jobs: the batch's jobs, by row id.
     """
-    folders = Counter(posixpath.dirname(job.output.replace("\\", "/")) for job in jobs.values() if job.output)
+    outputs = (job.output for its in jobs.values() for job in its if job.output)
+    folders = Counter(posixpath.dirname(output.replace("\\", "/")) for output in outputs)
     return folders.most_common(1)[0][0] if folders else None
 
 
@@ -175,6 +183,8 @@ def own_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """
     names = dict.fromkeys(name for row in rows for name in row)
     made = {*COLUMNS, *(REVIEW_COLUMNS if has_review_columns(names) else ())}
+    if any(read_steps(row.get(STEPS)) for row in rows):
+        made.add(STEPS)
     return [name for name in names if name not in made]
 
 
@@ -217,11 +227,14 @@ def _page(source: ReportSource, folder: str) -> ReportPage:
 
 
 def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
-    """Returns a row for the page's script. The ledger's data about its job is newer than the table's."""
-    cells, job = source.results.get(row_id, {}), source.jobs.get(row_id)
+    """Returns a row for the page's script. The ledger's data about its jobs is newer than the table's."""
+    cells, jobs = source.results.get(row_id, {}), source.jobs.get(row_id, ())
+    job = jobs[-1] if jobs else None
     delivery = job.delivery if job is not None else None
     uri = delivery.uri if delivery else cells.get("path")
     state = job.state.value if job is not None else str(cells.get("state") or NOT_SENT)
+    if state == JobState.DELIVERED.value and jobs and len(jobs) < len(read_steps(cells.get(STEPS))):
+        state = NOT_SENT  # the next step
     is_delivered = state == JobState.DELIVERED.value and bool(uri)
     key = job.key if job is not None else cells.get("job_key")
     poster = delivery.poster_uri if delivery else None
@@ -237,15 +250,15 @@ def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
         "file": shown_value(uri) if is_delivered else "",
         "error": "" if is_delivered else shown_value(error),
         "message": "" if is_delivered else shown_value(message),
-        "quality": _flaws(job, cells),
-        "model": shown_value(f"{job.provider}/{job.model}") if job is not None else "",
-        "cost": _number(cells.get("estimated_cost")) if job is None else _cost(job, cells),
+        "quality": _flaws(job, cells) if is_delivered else [],
+        "model": shown_value(" → ".join(f"{each.provider}/{each.model}" for each in jobs)),
+        "cost": _cost(jobs, cells),
         "day": (iso_time(job.submitted_at) or "")[:10] if job is not None else "",
-        "facts": _facts(job, cells),
+        "facts": _facts(jobs, cells),
         "own": [[shown_value(name), shown_value(cell_text(value))] for name, value in own],
-        "words": shown_value(_wanted(job)),
-        "request": _request(job),
-        "details": _details(job, cells, uri if is_delivered else None),
+        "words": shown_value(_wanted(jobs)),
+        "request": [line for number, each in enumerate(jobs, 1) for line in _request(each, number, len(jobs))],
+        "details": [*_details(job, cells, uri if is_delivered else None), *_step_details(jobs)],
         "review": _review(job, source.reviews) if is_delivered else None,
     }
 
@@ -268,44 +281,53 @@ def _flaws(job: Job | None, cells: Mapping[str, Any]) -> list[str]:
     return [shown_value(cells["quality"])] if cells.get("quality") else []
 
 
-def _cost(job: Job, cells: Mapping[str, Any]) -> float | None:
-    """Returns a job's estimated cost from the table, which the batch's sum uses, or else from the ledger."""
+def _cost(jobs: StepJobs, cells: Mapping[str, Any]) -> float | None:
+    """Returns a row's estimated cost from the table, which the batch's sum uses, or else from the ledger."""
     written = _number(cells.get("estimated_cost"))
-    return written if written is not None or job.state not in _COST_STATES else job.estimated_cost
+    if written is not None or not jobs:
+        return written
+    costs = [job.estimated_cost for job in jobs if job.state in COST_STATES and job.estimated_cost is not None]
+    return sum(costs) if costs else None
 
 
-_COST_STATES = frozenset(
-    {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.UNKNOWN}
-)
-
-
-def _facts(job: Job | None, cells: Mapping[str, Any]) -> str:
-    delivery = job.delivery if job is not None else None
+def _facts(jobs: StepJobs, cells: Mapping[str, Any]) -> str:
+    delivery = jobs[-1].delivery if jobs else None
     seconds = delivery.seconds if delivery else _number(cells.get("seconds"))
     size = f"{delivery.width}×{delivery.height}" if delivery else ""
-    cost = _number(cells.get("estimated_cost")) if job is None else _cost(job, cells)
+    cost = _cost(jobs, cells)
     parts = [
         f"{seconds:.1f} s" if seconds is not None else "",
         size,
-        job.model if job is not None else "",
+        " → ".join(job.model for job in jobs),
         f"about {cost:.2f} {CURRENCY}" if cost else "",
     ]
     return shown_value(" · ".join(filter(None, parts)))
 
 
-def _request(job: Job | None) -> list[list[str]]:
-    if job is None:
-        return []
+def _request(job: Job, number: int, steps: int) -> list[list[str]]:
     request = kinds().get(job.kind)
     hidden = request.technical_fields if request is not None else frozenset()
     values = {name: value for name, value in job.request.items() if name not in hidden and value not in (None, "", [])}
-    return [[shown_value(name), shown_value(cell_text(value))] for name, value in values.items()]
+    step = f"Step {number}, " if steps > 1 else ""
+    return [[shown_value(f"{step}{name}"), shown_value(cell_text(value))] for name, value in values.items()]
 
 
-def _wanted(job: Job | None) -> str:
-    """What a person asked for in words: the longest text of the request that is no URL."""
-    values = job.request.values() if job is not None else ()
+def _wanted(jobs: StepJobs) -> str:
+    """What a person asked for in words: the longest text of the requests that is no URL."""
+    values = (value for job in jobs for value in job.request.values())
     return max((value for value in values if isinstance(value, str) and "://" not in value), key=len, default="")
+
+
+def _step_details(jobs: StepJobs) -> list[list[str]]:
+    """Returns a line for each step of a chain: what was made of it, its job and what it cost."""
+    lines = []
+    for number, job in enumerate(jobs if len(jobs) > 1 else (), 1):
+        cost = job.estimated_cost if job.state in COST_STATES else None
+        about = "" if cost is None else f"about {cost:.2f} {CURRENCY}"
+        uri = job.delivery.uri if job.delivery is not None else ""
+        facts = (job.kind, job.state.value, about, f"job {job.key}", job.shown_id, uri)
+        lines.append([f"Step {number}", shown_value(" · ".join(filter(None, facts)))])
+    return lines
 
 
 def _details(job: Job | None, cells: Mapping[str, Any], uri: str | None) -> list[list[str]]:

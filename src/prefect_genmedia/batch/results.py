@@ -6,125 +6,28 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anyio import to_thread
 
-from prefect_genmedia._core.budgets import estimated_cost
-from prefect_genmedia._core.model import NEVER_PAID, Job, JobState
-from prefect_genmedia._core.quality import quality_words
+from prefect_genmedia._core.model import JobState
 from prefect_genmedia._core.reviews import Decision
 from prefect_genmedia._media.folder import Storage
-from prefect_genmedia._prefect.links import watch_url
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch.columns import ATTRIBUTION
+from prefect_genmedia.batch.result import COLUMNS, INVALID, QUALITY, STEPS, Result
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.sql_table import SqlDatabase
 from prefect_genmedia.batch.table import TableFile, results_table
 from prefect_genmedia.batch.text_table import PLAIN, Dialect
-from prefect_genmedia.errors import GenMediaError, QualityError
-from prefect_genmedia.prices import CURRENCY, PriceTable
-from prefect_genmedia.providers.protocol import GenerationRequest
-from prefect_genmedia.text import BULLET, WORDS_CHARACTERS, clean_text, escaped, iso_time, json_text
-
-NOT_SENT = "not_sent"
-"""State of a row that was not submitted (yet): it waits for its turn, or the batch was stopped before."""
-
-IN_FLIGHT = "in_flight"
-"""State of a row in progress."""
-
-FAILED_QUALITY = "failed_quality"
-"""State of a row whose file is delivered and does not pass the quality checks, in a run that fails for that."""
-
-INVALID = "invalid"
-"""State of a row that was skipped because it is invalid."""
+from prefect_genmedia.text import BULLET, WORDS_CHARACTERS, clean_text, iso_time, json_text
 
 SAVE_SECONDS = 2.0
 """Minimum interval between two writes of the table, in seconds; longer if writing takes long."""
 
 _WRITING_SHARE = 20
 """Writing the table takes at most a twentieth of the time, however many rows it has."""
-
-
-@dataclass
-class Result:
-    """What became of one row. Times in seconds, sizes in pixels, cost in `currency` and estimated."""
-
-    id: str
-    state: str = NOT_SENT
-    attempts: int = 0
-    provider_job_id: str | None = None
-    job_key: str | None = None
-    path: str | None = None
-    sha256: str | None = None
-    verified: str | None = None
-    quality: str | None = None
-    seconds: float | None = None
-    width: int | None = None
-    height: int | None = None
-    queued_seconds: float | None = None
-    running_seconds: float | None = None
-    estimated_cost: float | None = None
-    currency: str | None = None
-    error_kind: str | None = None
-    error_message: str | None = None
-    watch_url: str | None = None
-    poster_uri: str | None = None
-    task_run_id: str | None = None
-    root_run_id: str | None = None
-    account: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def take_job(
-        self, job: Job, request: GenerationRequest, prices: PriceTable, payers: Mapping[str, str] | None = None
-    ) -> None:
-        """Record the state of the row's job.
-
-        Parameters:
-            job: the row's job.
-            request: the job's request.
-            prices: the price table.
-            payers: the accounts' names, by id and by text; see `account_names`.
-        """
-        names = payers or {}
-        is_paid = job.state not in NEVER_PAID
-        self.account = (names.get(job.account_id or "") or names.get(job.account)) if is_paid else None
-        self.state = job.state.value
-        self.attempts = job.attempt
-        self.provider_job_id = escaped(job.provider_job_id) if job.provider_job_id else None  # not cut: a join key
-        self.job_key, self.root_run_id = job.key, job.root_run_id
-        self.queued_seconds = _between(job.submitted_at, job.running_at)
-        self.running_seconds = _between(job.running_at, job.succeeded_at)
-        self.error_kind, self.error_message = job.error_kind, job.error_message
-        if job.delivery is not None:
-            self.path, self.sha256 = job.delivery.uri, job.delivery.sha256
-            self.seconds, self.width, self.height = job.delivery.seconds, job.delivery.width, job.delivery.height
-            self.poster_uri, self.verified = job.delivery.poster_uri, job.delivery.verified
-            self.quality = quality_words(job.delivery) or None
-            self.watch_url = watch_url(job.delivery.uri, job.key)
-        if job.state in _COSTS:
-            # From the expected duration, as in the ledger and the budget.
-            cost = estimated_cost(request, prices, job.expectation.seconds or self.seconds)
-            self.estimated_cost, self.currency = (None, None) if cost is None else (float(cost), CURRENCY)
-
-    def take_error(self, error: BaseException) -> None:
-        """Record why the row has no file."""
-        self.error_kind = error.kind if isinstance(error, GenMediaError) else type(error).__name__
-        self.error_message = (
-            error.message if isinstance(error, GenMediaError) else clean_text(unsigned_text(str(error)))
-        )
-        if isinstance(error, QualityError):
-            self.state = FAILED_QUALITY
-
-
-_COSTS = frozenset(
-    {JobState.SUBMITTED, JobState.SUCCEEDED, JobState.DELIVERED, JobState.UNDELIVERABLE, JobState.UNKNOWN}
-)
-
-_NOT_WRITTEN = frozenset({"poster_uri", "task_run_id", "root_run_id", "extra"})
-
-COLUMNS = tuple(field.name for field in fields(Result) if field.name not in _NOT_WRITTEN)
 
 
 @dataclass(frozen=True)
@@ -151,9 +54,9 @@ class Carried:
             has_review: whether the table of results has columns about a review.
         """
         names = dict.fromkeys(name for names in dict.fromkeys(row.cells.names for row in rows) for name in names)
-        made = {*COLUMNS, *(REVIEW_COLUMNS if has_review else ())}
+        made = _made_columns(rows, has_review)
         if set(names) >= _RESULT_ONLY:  # an earlier table of results
-            earlier = {*COLUMNS, *(REVIEW_COLUMNS if has_review_columns(names) else ())}
+            earlier = {*COLUMNS, *(REVIEW_COLUMNS if has_review_columns(names) else ()), *(made & {STEPS})}
             names = {name: None for name in names if name not in earlier}
         taken = {name.casefold() for name in (*made, *names)}
         columns = {}
@@ -222,6 +125,12 @@ def cell_text(value: Any) -> str:
     return unsigned_text(value if isinstance(value, str) else json_text(value))
 
 
+def _made_columns(rows: Sequence[Row | BadRow], has_review: bool) -> set[str]:
+    """Returns the columns that a table of results of these rows has of its own."""
+    has_chains = any(isinstance(row, Row) and row.then for row in rows)
+    return {*COLUMNS, *([STEPS] if has_chains else ()), *(REVIEW_COLUMNS if has_review else ())}
+
+
 _RESULT_ONLY = frozenset({"job_key", "provider_job_id", "error_kind"})
 
 REVIEW_COLUMNS = ("review", "reviewer", "review_reason", "reviewed_at")
@@ -247,8 +156,8 @@ class Results:
         storage: the Block folder that contains it, or its database; None for neither.
         carried: what the table of results takes from the input table.
         others: ids of rows that this run does not process; they appear only in the table of results.
-        reviews: what people decided about results before; None for a batch without a review.
-        with_quality: whether it has the column `quality`; a database's table of an earlier batch has none.
+        optional: the columns of the table that only some batches have: `quality`, `steps`, and those about a review.
+        reviews: what people decided about results before.
     """
 
     def __init__(
@@ -259,9 +168,8 @@ class Results:
         storage: Storage | SqlDatabase | None = None,
         carried: Carried | None = None,
         others: Set[str] = frozenset(),
-        reviews: Sequence[Decision] | None = None,
-        *,
-        with_quality: bool = False,
+        optional: Collection[str] = (),
+        reviews: Sequence[Decision] = (),
     ) -> None:
         self.carried = carried or Carried()
         self._others = others
@@ -276,9 +184,10 @@ class Results:
             )
             for row in bad
         ]
-        self._reviews: dict[str, Decision] = {each.job_key: each for each in reviews or ()}
-        own = COLUMNS if with_quality else [name for name in COLUMNS if name != "quality"]
-        columns = [*own, *(REVIEW_COLUMNS if reviews is not None else ()), *self.carried.columns.values()]
+        self._reviews: dict[str, Decision] = {each.job_key: each for each in reviews}
+        own = [name for name in COLUMNS if name != QUALITY or name in optional]
+        further = [name for name in (STEPS, *REVIEW_COLUMNS) if name in optional]
+        columns = [*own, *further, *self.carried.columns.values()]
         self._file = None if location is None else results_table(location, columns, storage, self.carried.dialect)
         self._changed = set(self._rows)
         self._lines: dict[str, str] = {}
@@ -314,8 +223,7 @@ class Results:
 
     def cost_of_run(self) -> float:
         """Returns the part of the cost that this run has submitted; the rest was paid by earlier runs."""
-        of_run = (result for result in self._asked() if result.root_run_id == self.root_run_id)
-        return sum(result.estimated_cost or 0.0 for result in of_run)
+        return sum(result.costs_by_run.get(self.root_run_id or "", 0.0) for result in self._asked())
 
     def take_reviews(self, decisions: Sequence[Decision]) -> None:
         """Take what people decided about results.
@@ -388,7 +296,3 @@ class Results:
 def _review_cells(decision: Decision) -> dict[str, Any]:
     facts = (decision.word, decision.reviewer, decision.reason or None, iso_time(decision.decided_at))
     return dict(zip(REVIEW_COLUMNS, facts, strict=True))
-
-
-def _between(begin: float | None, end: float | None) -> float | None:
-    return None if begin is None or end is None else round(max(end - begin, 0.0), 3)

@@ -13,6 +13,7 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
+from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.confirmations import Costs
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia._core.reviews import (
@@ -31,10 +32,12 @@ from prefect_genmedia._core.reviews import (
 from prefect_genmedia._prefect.asking import Asked, reply_to
 from prefect_genmedia._prefect.confirm import Plan, confirm, confirm_limit
 from prefect_genmedia._prefect.run import restarted_at, root_run_id
+from prefect_genmedia.batch.known import steps_to_submit
 from prefect_genmedia.batch.review_form import ARTIFACT_KEY, ReviewForm, description_of, instructions
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.spec import BatchSpec
 from prefect_genmedia.errors import FieldProblem, InvalidRequest, ReviewStop
+from prefect_genmedia.providers.protocol import GenerationRequest
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import BULLET, WORDS_CHARACTERS, clean_text, counted
 
@@ -165,16 +168,22 @@ class Review:
         run = self._run
         requesters = {row.id: requester_of(self._job_key(row)) for row in rows}
         run.known.update(await run.jobs.renew(rows, requesters))
-        due = [row for row in rows if run.next_attempt(run.known.get(row.id)) is not None]
+        due = {row.id: requests for row in rows if (requests := self._due(row))}
         get_run_logger().info(
             "Batch %s: %s regenerated after the review, %d to be paid", run.name, counted(len(rows), "row"), len(due)
         )
         above = confirm_limit(run.spec.money.confirm_above)
         if above is not None:
-            costs = Costs.of([await run.estimate(row.request) for row in due])
+            costs = Costs.of([await run.estimate(request) for requests in due.values() for request in requests])
             title = f"Batch {clean_text(run.name, WORDS_CHARACTERS)}: {counted(len(due), 'row')} to regenerate"
             await confirm(Plan(title, costs), above)
         await run.run_rows(rows)
+
+    def _due(self, row: Row) -> list[GenerationRequest]:
+        """Returns the requests of the steps that a run of the row would send."""
+        run = self._run
+        steps = steps_to_submit(row, run.known.get(row.id, ()), run.asker, SYSTEM_CLOCK.now())
+        return [row.requests[number - 1] for number in steps]
 
     async def _ask(self, rows: Sequence[Row]) -> None:
         """Ask about these rows, and record what a person decides."""

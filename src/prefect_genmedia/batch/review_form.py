@@ -12,7 +12,7 @@ from pydantic import Field
 
 from prefect_genmedia._core.reviews import REASON_CHARACTERS, REVIEWER_CHARACTERS, Verdict
 from prefect_genmedia._prefect.markdown import code, escape, link
-from prefect_genmedia.batch.results import Result
+from prefect_genmedia.batch.result import Result
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted
 
 ARTIFACT_KEY = "genmedia-review"

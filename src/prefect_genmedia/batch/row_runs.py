@@ -14,8 +14,9 @@ from prefect.logging import get_run_logger
 from prefect.utilities.urls import url_for
 
 from prefect_genmedia._core.model import JobState
-from prefect_genmedia.batch.results import Result, Results
-from prefect_genmedia.batch.row_task import ROW_TASK
+from prefect_genmedia.batch.result import Result
+from prefect_genmedia.batch.results import Results
+from prefect_genmedia.batch.row_task import ROW_TASK, row_of_run
 
 PAGE = 200
 """Task runs per request: the server's default limit."""
@@ -50,7 +51,7 @@ async def link_rows(results: Results, flow_runs: Sequence[UUID], without: Set[st
             for attempt in range(_READS):
                 if attempt:
                     await asyncio.sleep(RECORD_SECONDS)
-                found = await _read(client, flow_runs)
+                found = await _read(client, flow_runs, {result.id for result in results.all()})
                 for row_id in missing.keys() & found.keys():
                     missing[row_id].task_run_id = found[row_id]
                 if delivered - without <= found.keys():
@@ -59,7 +60,8 @@ async def link_rows(results: Results, flow_runs: Sequence[UUID], without: Set[st
         get_run_logger().warning("The rows' task runs cannot be read: %s: %s", type(error).__name__, error)
 
 
-async def _read(client: PrefectClient, flow_runs: Sequence[UUID]) -> dict[str, str]:
+async def _read(client: PrefectClient, flow_runs: Sequence[UUID], ids: Set[str]) -> dict[str, str]:
+    """Returns the newest task run of each row, by row id; that of a chain's newest step."""
     found: dict[str, str] = {}
     filter_ = FlowRunFilter(id=FlowRunFilterId(any_=list(flow_runs)))
     page: list[TaskRun] = []
@@ -69,5 +71,6 @@ async def _read(client: PrefectClient, flow_runs: Sequence[UUID]) -> dict[str, s
             flow_run_filter=filter_, sort=TaskRunSort.EXPECTED_START_TIME_ASC, limit=PAGE, offset=offset
         )
         offset += PAGE
-        found.update((run.name, str(run.id)) for run in page if run.task_key.startswith(f"{ROW_TASK}-"))
+        of_rows = (run for run in page if run.task_key.startswith(f"{ROW_TASK}-"))
+        found.update((row_of_run(run.name, ids), str(run.id)) for run in of_rows)
     return found

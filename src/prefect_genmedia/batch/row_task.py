@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -30,6 +31,31 @@ DELIVERIES_AT_ONCE = 4
 """Number of concurrent deliveries: decoding is CPU-bound, and forty decoding threads would starve everything else."""
 
 ROW_TASK = "generate_row"
+
+_STEP_RUN = re.compile(r"(.*) · step \d+ of \d+", re.DOTALL)
+
+
+def step_run_name(label: str, number: int, steps: int) -> str:
+    """Returns the name of a step's task run.
+
+    Parameters:
+        label: the row's id, or the label of a single chain.
+        number: the step, from 1.
+        steps: the number of the row's steps.
+    """
+    return label if steps == 1 else f"{label} · step {number} of {steps}"
+
+
+def row_of_run(name: str, ids: Container[str]) -> str:
+    """Returns the id of the row that a task run has worked on.
+
+    Parameters:
+        name: the task run's name; see `step_run_name`.
+        ids: the ids of the rows.
+    """
+    step = _STEP_RUN.fullmatch(name)
+    return name if step is None or name in ids else step[1]
+
 
 Step = Callable[[], Awaitable[Job]]
 
@@ -228,10 +254,10 @@ ROW: ContextVar[str] = ContextVar("genmedia_row", default="")
 
 @task(task_run_name="{row_id}", cache_policy=NO_CACHE, persist_result=False)
 async def generate_row(row_id: str, row: RowRun) -> Job:
-    """One row of a batch, from request to verified file.
+    """One row of a batch, or one step of it, from request to verified file.
 
     Parameters:
-        row_id: the row's id; it names the task run.
+        row_id: the row's id, with the step if it is a chain; it names the task run.
         row: its way.
 
     Returns:

@@ -11,7 +11,8 @@ from typing import Any
 from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia.batch.cells import CellSorter, SortedCells, id_problem, id_text
-from prefect_genmedia.batch.columns import number_of
+from prefect_genmedia.batch.chain import StepReader
+from prefect_genmedia.batch.columns import THEN, number_of
 from prefect_genmedia.batch.packed import PackedCells, PackedRequest, Packer
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.providers.plugin import kinds
@@ -45,23 +46,47 @@ class Row:
         position: its index in the table, from 0.
         packed: the packed request.
         cells: cells of the user's own columns, which are not sent.
+        then: the packed requests of its further steps; see `batch.chain`.
     """
 
     id: str
     position: int
     packed: PackedRequest | GenerationRequest
     cells: PackedCells = field(default_factory=PackedCells, compare=False)
+    then: tuple[PackedRequest | GenerationRequest, ...] = ()
 
     @property
     def request(self) -> GenerationRequest:
-        """The request, rebuilt on each call."""
-        return self.packed.unpack() if isinstance(self.packed, PackedRequest) else self.packed
+        """The request of its first step, rebuilt on each call."""
+        return unpacked(self.packed)
+
+    @property
+    def requests(self) -> list[GenerationRequest]:
+        """The requests of all steps, rebuilt on each call; all but the first are without their input."""
+        return [unpacked(each) for each in (self.packed, *self.then)]
+
+    @property
+    def steps(self) -> int:
+        """The number of its steps; 1 if it is no chain."""
+        return 1 + len(self.then)
 
     @property
     def provider(self) -> str:
-        """The provider's name."""
-        packed = self.packed
-        return packed.shape.model.provider if isinstance(packed, PackedRequest) else packed.provider
+        """The provider of its first step."""
+        return provider_of(self.packed)
+
+    def provider_of(self, number: int) -> str:
+        """Returns the provider of a step.
+
+        Parameters:
+            number: the step, from 1.
+        """
+        return provider_of((self.packed, *self.then)[number - 1])
+
+    @property
+    def providers(self) -> set[str]:
+        """The providers of its steps."""
+        return {provider_of(each) for each in (self.packed, *self.then)}
 
     @property
     def extra(self) -> dict[str, Any]:
@@ -73,10 +98,16 @@ class Row:
         """The row's attribution, from its own columns."""
         return Attribution.of(self.extra.get("project"), self.extra.get("tags"))
 
-    @property
-    def file_name(self) -> str:
-        """The name of the row's file: its id if valid in file names, else an adapted form with a digest."""
-        return f"{file_stem(self.id)}.mp4"
+    def file_name(self, number: int) -> str:
+        """Returns the name of a step's file: the row's id, with the step's number if it is not the last step.
+
+        An id that is not valid in file names is adapted, and gets a digest.
+
+        Parameters:
+            number: the step, from 1.
+        """
+        name = self.id if number == self.steps else _step_name(self.id, number)
+        return f"{file_stem(name)}.mp4"
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +165,7 @@ def check_rows(
     bad: list[BadRow] = []
     used: dict[str, str] = {}
     sentences: dict[str, str] = {}
-    sorter, packer = CellSorter(kind), Packer()
+    sorter, steps, packer = CellSorter(kind), StepReader(), Packer()
     others = {name: CellSorter(name) for name in kinds()}
     for position, fields in enumerate(table):
         row_id = id_of(fields)
@@ -148,11 +179,15 @@ def check_rows(
         if request is None and cells.is_assumed and (meant := _meant(cells, fields, others)):
             found = [FieldProblem("kind", f"{_ASSUMED} {cells.kind}, but the fields are those of {meant}")]
         problems.extend(found)
+        then = () if cells.then is None else steps.read(cells.then, problems)
+        if not problems:
+            problems.extend(_step_name_problems(row_id, len(then), used))
         if request is None or problems:
             shared = [FieldProblem(each.field, sentences.setdefault(each.problem, each.problem)) for each in problems]
             bad.append(replace(BadRow.of(name, position, shared), cells=packer.cells(cells.extra)))
         else:
-            good.append(Row(row_id, position, packer.request(request), packer.cells(cells.extra)))
+            packed = tuple(map(packer.request, then))
+            good.append(Row(row_id, position, packer.request(request), packer.cells(cells.extra), packed))
     return good, bad
 
 
@@ -267,6 +302,37 @@ def _meant(cells: SortedCells, fields: Mapping[str, Any], others: Mapping[str, C
         wrong: list[FieldProblem] = []
         (possible if _request(other, wrong) is None else valid).append(kind)
     return " or ".join(valid or (possible if cells.problems else ()))
+
+
+def _step_name(row_id: str, number: int) -> str:
+    return f"{row_id}.step-{number}"
+
+
+def _step_name_problems(row_id: str, further: int, used: dict[str, str]) -> Iterator[FieldProblem]:
+    """Yields the problems of the names of the files that a chain's steps before its last one have."""
+    for number in range(1, further + 1):
+        key = file_stem(_step_name(row_id, number)).casefold()
+        if key in used:
+            yield FieldProblem(THEN, f"would name the file of step {number} like that of row {used[key]!r}")
+        used.setdefault(key, f"step {number} of {row_id}")
+
+
+def unpacked(packed: PackedRequest | GenerationRequest) -> GenerationRequest:
+    """Returns a request.
+
+    Parameters:
+        packed: the request, packed or not.
+    """
+    return packed.unpack() if isinstance(packed, PackedRequest) else packed
+
+
+def provider_of(packed: PackedRequest | GenerationRequest) -> str:
+    """Returns the name of a request's provider, without unpacking it.
+
+    Parameters:
+        packed: the request, packed or not.
+    """
+    return packed.shape.model.provider if isinstance(packed, PackedRequest) else packed.provider
 
 
 def _request(cells: SortedCells, problems: list[FieldProblem]) -> GenerationRequest | None:

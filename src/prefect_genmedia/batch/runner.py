@@ -12,12 +12,10 @@ from typing import Any
 from anyio import to_thread
 from prefect.logging import get_run_logger
 
-from prefect_genmedia._core.attempts import Asker, next_attempt
-from prefect_genmedia._core.budgets import Budget, budget_name
+from prefect_genmedia._core.attempts import Asker
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.destination import check_destination
 from prefect_genmedia._core.ledger import open_ledger
-from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia._core.reviews import decisions_of
 from prefect_genmedia._core.session import Session
@@ -27,29 +25,34 @@ from prefect_genmedia._prefect.environment import named_output, refuse_relative
 from prefect_genmedia._prefect.quality import required_policy
 from prefect_genmedia._prefect.run import explained, retried_by_person, root_run_id
 from prefect_genmedia._prefect.session import prices_of
+from prefect_genmedia._prefect.targets import SCHEME
 from prefect_genmedia._prefect.terminal import Bar, terminal_bar
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.batch import show
 from prefect_genmedia.batch.accounts import open_pools
+from prefect_genmedia.batch.chain import NO_BLOCK
 from prefect_genmedia.batch.choice import chosen_rows, given_fields, rows_anew
 from prefect_genmedia.batch.confirm import confirm_batch
 from prefect_genmedia.batch.frames import Rows
-from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.known import Known, StepJobs, steps_to_submit
 from prefect_genmedia.batch.plan import plan_of
-from prefect_genmedia.batch.preflight import Inspected, check_prices, inspect_inputs
+from prefect_genmedia.batch.preflight import AskedStep, Inspected, check_prices, inspect_inputs
 from prefect_genmedia.batch.publish import publish_batch
-from prefect_genmedia.batch.results import INVALID, Carried, Results, own_columns
+from prefect_genmedia.batch.reservations import open_budgets
+from prefect_genmedia.batch.result import INVALID, QUALITY, STEPS
+from prefect_genmedia.batch.results import REVIEW_COLUMNS, Carried, Results, own_columns
 from prefect_genmedia.batch.review import Review, check_review
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import HEARTBEAT_KEY, HEARTBEAT_SECONDS, Shard, report_end
 from prefect_genmedia.batch.show import quiet_rows
-from prefect_genmedia.batch.spec import BatchReport, BatchSpec, Money
+from prefect_genmedia.batch.spec import BatchReport, BatchSpec
 from prefect_genmedia.batch.sql_table import SqlLocation, is_sql
 from prefect_genmedia.batch.supervisor import supervisor_of
 from prefect_genmedia.batch.table import folder_of, format_of, read_rows, stem_of, storage_of
+from prefect_genmedia.batch.text_table import PLAIN
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, FieldProblem, InvalidRequest, StorageError
-from prefect_genmedia.prices import CURRENCY, price_table
+from prefect_genmedia.prices import price_table
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import WORDS_CHARACTERS, clean_text, counted, error_words
 
@@ -61,7 +64,7 @@ CHECK_SECONDS = 0.5
 class Found:
     """The jobs of a batch's rows from earlier runs, the requesting run, and the output."""
 
-    known: Mapping[str, Job]
+    known: Mapping[str, StepJobs]
     asker: Asker
     folder: str
 
@@ -100,13 +103,13 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
     """
     shard = spec.sharding.shard
     async with explained(), report_end(shard) as end, AsyncExitStack() as stack:
-        batch = await _opened(stack, spec)
+        batch = await open_batch(stack, spec)
         if spec.dry_run:
             return await _plan(batch.scheduler, batch.bad)
         scheduler, results = batch.scheduler, batch.scheduler.results
         await confirm_batch(batch, spec)
         supervisor = None if spec.sharding.shards == 1 else await supervisor_of(batch, spec)
-        scheduler.limit(await _budgets(scheduler, spec.money))
+        scheduler.limit(await open_budgets(scheduler.accounts(), batch.name, spec.money))
         known = len(scheduler.known)
         get_run_logger().info(
             "Batch %s: %s, %d of them known to the ledger", batch.name, counted(len(batch.rows), "row"), known
@@ -122,38 +125,51 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
         return _report(scheduler)
 
 
-async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
-    """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs."""
+async def open_batch(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
+    """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs.
+
+    Parameters:
+        stack: closes the sessions.
+        spec: the batch.
+
+    Raises:
+        InvalidRequest: with every problem of every row.
+    """
     settings, shard = current_settings(), spec.sharding.shard
     has_quality = required_policy(spec.quality, spec.quality_checks).mode != "off"
     read = spec.table if isinstance(spec.table, str) and not is_sql(spec.table) else None
     await refuse_relative({"table": read, **named_output(spec.output, settings), "results": spec.results})
     name = spec.batch_id or (stem_of(spec.table) if isinstance(spec.table, str) else root_run_id())
     check_review(spec)
-    table = await read_rows(spec.table, spec.encoding)
-    rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
+    rows: list[Row] = [] if spec.single is None else [spec.single.row]
+    bad: list[BadRow] = []
+    dialect = PLAIN
+    if spec.single is None:
+        table = await read_rows(spec.table, spec.encoding)
+        rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
+        dialect = table.dialect
     prices = price_table(prices_of(settings), spec.money.prices)
     if spec.money.max_cost is not None:
         check_prices(rows, prices, "max_cost")
     folder = anywhere(spec.output or f"{settings.media_folder.rstrip('/')}/{file_stem(name)}")
     location = spec.results or _beside(spec.table, folder, name)
     _check_location(location, spec.table)
-    written, storage = (None, None) if shard else (location, await storage_of(location))
+    written, storage = (None, None) if shard or spec.single else (location, await storage_of(location))
     ledger = await stack.enter_async_context(open_ledger(settings.ledger))
     if shard is not None:
         await shard.check_ledger(ledger)
     decisions = [] if shard else await decisions_of(ledger, name)
-    reviews = decisions if decisions or spec.review else None
-    carried = Carried.from_rows([*rows, *bad], table.dialect, reviews is not None)
+    has_review = bool(decisions or spec.review)
+    carried = Carried.from_rows([*rows, *bad], dialect, has_review)
     if (own := own_columns(carried.columns)) and shard is None:
         get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(own))
-    pools = await open_pools(stack, {row.provider for row in rows}, spec, prices, ledger)
+    pools = await open_pools(stack, {each for row in rows for each in row.providers}, spec, prices, ledger)
     for provider, its_sessions in pools.items():
         if caps := [cap.name for session in its_sessions for cap in session.caps.each() if cap.is_money]:
-            check_prices([row for row in rows if row.provider == provider], prices, caps[0])
+            check_prices(rows, prices, caps[0], provider)
     sessions = {provider: its_sessions[0] for provider, its_sessions in pools.items()}
     payers = await ledger.transact(account_names)
-    jobs = Known(name, rows, sessions, ledger)
+    jobs = Known(name, rows, sessions, ledger, spec.single.scope if spec.single else "")
     rows, others, bad = chosen_rows(spec, rows, bad)
     left = {row.id for row in others}
     anew = rows_anew(spec, rows)
@@ -166,12 +182,17 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     with_results = [] if spec.dry_run else [*rows, *others]
     carried = carried.with_cells(with_results)
     without = [] if spec.dry_run else inspected.bad
+    optional = [
+        *([QUALITY] if has_quality else ()),
+        *([STEPS] if any(row.then for row in with_results) else ()),
+        *(REVIEW_COLUMNS if has_review else ()),
+    ]
     ids = [row.id for row in with_results]
-    results = Results(ids, without, written, storage, carried, left, reviews, with_quality=has_quality)
+    results = Results(ids, without, written, storage, carried, left, optional, decisions)
     results.root_run_id = root_run_id()
     for row in others:
         if row.id in known and not spec.dry_run:
-            results.of(row.id).take_job(known[row.id], row.request, prices, payers)
+            results.of(row.id).take_steps(known[row.id], row.requests, prices, payers)
     scheduler = BatchScheduler(
         name=name,
         rows=rows,
@@ -195,12 +216,18 @@ async def _inspected(
 ) -> Inspected:
     """Inspect the inputs of the rows to submit; the problems of all rows are raised as one error."""
     now = SYSTEM_CLOCK.now()
-    to_submit = [row for row in rows if next_attempt(found.known.get(row.id), found.asker, now) is not None]
+    to_submit = [
+        AskedStep(row, number, row.requests[number - 1])
+        for row in rows
+        for number in steps_to_submit(row, found.known.get(row.id, ()), found.asker, now)
+    ]
     sessions = {provider: its_sessions[0] for provider, its_sessions in pools.items()}
     inspected = await inspect_inputs(to_submit, sessions, spec.preflight)
     all_bad = sorted([*bad, *inspected.bad], key=lambda row: row.position)
     everyone = [session for its_sessions in pools.values() for session in its_sessions]
     output = await _output_problems(found.folder, everyone, bool(to_submit) and not spec.dry_run)
+    if found.folder.startswith(SCHEME) and any(row.then for row in rows):
+        output = [*output, FieldProblem("output", NO_BLOCK)]
     if output or (all_bad and not spec.skip_invalid):
         raise refuse([] if spec.skip_invalid else all_bad, output, spec.kind)
     cells = {row.position: row.cells for row in rows} if inspected.bad else {}
@@ -331,25 +358,6 @@ async def _plan(run: BatchScheduler, bad: Sequence[BadRow]) -> BatchReport:
         estimated_cost=float(round(plan.cost, 6)),
         dry_run=True,
     )
-
-
-async def _budgets(run: BatchScheduler, money: Money) -> dict[str, Budget]:
-    if not money.limited:
-        return {}
-    budgets = {}
-    for session in (session for its_sessions in run.pools.values() for session in its_sessions):
-        account = session.own_tokens[0]
-        name = budget_name(money.budget or run.name, money.period, account if money.per_account else None)
-        budgets[account] = Budget(run.jobs.ledger, name, money.max_jobs, money.max_cost)
-        state = await budgets[account].open()
-        get_run_logger().info(
-            "Budget %s: %s and about %.2f %s (estimate) are reserved",
-            name,
-            counted(state.jobs, "job"),
-            state.cost,
-            CURRENCY,
-        )
-    return budgets
 
 
 def _check_location(location: str, table: Rows) -> None:

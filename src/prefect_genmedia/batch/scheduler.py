@@ -17,21 +17,24 @@ from prefect_genmedia._core.attempts import Asker
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._core.model import Delivery, Job, JobState
 from prefect_genmedia._core.quality import findings_of, is_checked, quality_error
-from prefect_genmedia._core.session import JobSpec, Session
+from prefect_genmedia._core.session import Session
 from prefect_genmedia._core.standing import still_there
 from prefect_genmedia._core.start import finish
 from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.quality import quality_policy
 from prefect_genmedia._prefect.targets import target_of
-from prefect_genmedia.batch.known import Known
+from prefect_genmedia.batch.chain import failed_step
+from prefect_genmedia.batch.known import Known, StepJobs, current_step, is_delivered, step_to_begin
 from prefect_genmedia.batch.pool import AccountPool, Lease, PayingAccount
 from prefect_genmedia.batch.preflight import Inspected
-from prefect_genmedia.batch.reservations import Reservation, RowCosts
-from prefect_genmedia.batch.results import IN_FLIGHT, NOT_SENT, Results
-from prefect_genmedia.batch.row_task import ROW, RowRun, SharedLimits, generate_row
+from prefect_genmedia.batch.reservations import RowCosts
+from prefect_genmedia.batch.result import IN_FLIGHT
+from prefect_genmedia.batch.results import Results
+from prefect_genmedia.batch.row_task import ROW, SharedLimits
 from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.slots import Breaker, Slots
 from prefect_genmedia.batch.spec import BatchSpec, has_task_runs
+from prefect_genmedia.batch.steps import RowSteps, account_for
 from prefect_genmedia.errors import BatchIncomplete, BudgetStop, GenMediaError
 from prefect_genmedia.prices import PriceTable
 from prefect_genmedia.providers.protocol import GenerationRequest
@@ -79,10 +82,11 @@ class BatchScheduler:
         prices: the price table.
         spec: the batch's options.
         results: the result of each row.
-        known: the jobs of earlier runs, by row id.
+        known: the jobs of earlier runs, by row id: those of each row's steps.
         inspected: the inspection results of the inputs.
         payers: the accounts' names, by id and by text, for the table of results.
         stop: why nothing more is submitted; None while the batch goes on.
+        failure: the last error of a row; None if there was none.
         review: the review of its results; None if nobody reviews them.
     """
 
@@ -95,10 +99,11 @@ class BatchScheduler:
     prices: PriceTable
     spec: BatchSpec
     results: Results
-    known: dict[str, Job]
+    known: dict[str, StepJobs]
     inspected: Inspected
     payers: Mapping[str, str] = field(default_factory=dict)
     stop: GenMediaError | None = None
+    failure: Exception | None = None
     review: Review | None = None
 
     def __post_init__(self) -> None:
@@ -106,9 +111,9 @@ class BatchScheduler:
         self._providers = {name: _ProviderRows.of(each, self.spec) for name, each in self.pools.items()}
         self.quality = quality_policy(self.spec.quality, self.spec.quality_checks)
         self.breaker = Breaker(self.spec.limits.breaker)
-        self._shared = SharedLimits(self.breaker.accepted, lambda: self.stop is not None)
+        self.shared = SharedLimits(self.breaker.accepted, lambda: self.stop is not None)
         self.sessions = {name: each[0] for name, each in self.pools.items()}
-        self._costs = RowCosts(
+        self.costs = RowCosts(
             sessions=self.sessions,
             jobs=self.jobs,
             asker=self.asker,
@@ -124,7 +129,7 @@ class BatchScheduler:
         Parameters:
             budgets: the budgets by account (its first identity token); empty if costs are not limited.
         """
-        self._costs.budgets = budgets
+        self.costs.budgets = budgets
 
     async def go(self) -> None:
         """Run every row that the limits allow; `results` and `stop` hold the outcome."""
@@ -160,7 +165,7 @@ class BatchScheduler:
         Parameters:
             row: the row.
         """
-        known = self.known.get(row.id)
+        _, known = current_step(row, self.known.get(row.id, ()))
         if known is None or self.next_attempt(known) is not None:
             return 1
         if known.state in (JobState.DELIVERED, JobState.UNKNOWN, JobState.ABANDONED):
@@ -168,7 +173,7 @@ class BatchScheduler:
         return 0
 
     async def run_rows(self, rows: Sequence[Row]) -> None:
-        """Run rows, in order within each provider: a slow provider does not delay the others.
+        """Run rows, in order within the provider of their first step: a slow provider does not delay the others.
 
         Parameters:
             rows: the rows.
@@ -176,7 +181,8 @@ class BatchScheduler:
         under_way: set[asyncio.Task[None]] = set()
         by_provider: dict[str, list[Row]] = {}
         for row in rows:
-            by_provider.setdefault(row.request.provider, []).append(row)
+            number = step_to_begin(row, self.known.get(row.id, ())) if row.then else 1
+            by_provider.setdefault(row.provider_of(number), []).append(row)
         for provider, its_rows in by_provider.items():
             _keep(under_way, asyncio.create_task(self._begin(its_rows, self._providers[provider], under_way)))
         try:
@@ -191,7 +197,7 @@ class BatchScheduler:
         """Start rows of one provider as slots of its accounts become free."""
         delivered: list[Row] = []
         for row in rows:
-            if self._is_delivered(row):
+            if is_delivered(row, self.known.get(row.id, ())):
                 delivered.append(row)
             elif not await self._begin_one(row, limits, under_way):
                 break
@@ -204,20 +210,14 @@ class BatchScheduler:
     async def _begin_one(self, row: Row, limits: _ProviderRows, under_way: set[asyncio.Task[None]]) -> bool:
         """Start a row when a slot is free; returns False if the batch has stopped."""
         await limits.begun.acquire()
-        lease = Lease(limits.pool, await self._account_for(row, limits.pool))
+        _, job = current_step(row, self.known.get(row.id, ()))
+        lease = Lease(limits.pool, await account_for(job, limits.pool))
         if self.stop is not None:
             lease.release()
             limits.begun.release()
             return False
         _keep(under_way, asyncio.create_task(self._one(row, lease, limits.begun)))
         return True
-
-    async def _account_for(self, row: Row, pool: AccountPool) -> PayingAccount:
-        """Takes a slot of the account that is to pay for a row, or that has paid for it and has its job now."""
-        known = self.known.get(row.id)
-        is_at_provider = known is not None and known.state is JobState.SUBMITTED
-        payer = pool.join(known) if known is not None and is_at_provider and not pool.is_single else None
-        return payer or await pool.acquire()
 
     def _passes(self, job: Job) -> bool:
         """Whether a delivered job needs no quality check, and the run does not fail for one."""
@@ -226,90 +226,68 @@ class BatchScheduler:
             return False
         return self.quality.mode != "fail" or not findings_of(job.delivery, checks)
 
-    def _is_delivered(self, row: Row) -> bool:
-        known = self.known.get(row.id)
-        return known is not None and known.state is JobState.DELIVERED and known.delivery is not None
-
     async def _see(self, rows: Sequence[Row], limits: _ProviderRows, under_way: set[asyncio.Task[None]]) -> None:
         """Accept delivered rows whose files are unchanged without running them; start the others."""
         storage = (await target_of(self.output)).storage
-        deliveries = [self.known[row.id].delivery for row in rows]
-        async with self._shared.delivering:
+        deliveries = [self.known[row.id][-1].delivery for row in rows]
+        async with self.shared.delivering:
             found = await to_thread.run_sync(_standing, deliveries, storage, self.spec.reverify)
         for row, whole in zip(rows, found, strict=True):
             if isinstance(whole, Exception):
-                self.known.pop(row.id)
-                await self._failed(row, Reservation(self._costs, row), whole)
-            elif whole and self._passes(self.known[row.id]):
+                await self._failed(RowSteps(self, row, self.known.pop(row.id)), whole)
+            elif whole and self._passes(self.known[row.id][-1]):
                 self.take(row, self.known.pop(row.id))
             elif not await self._begin_one(row, limits, under_way):
                 return
 
     async def _one(self, row: Row, lease: Lease, begun: asyncio.Semaphore) -> None:
         ROW.set(row.id)  # set in the context of the row's task
-        known = self.known.pop(row.id, None)
-        reservation = Reservation(self._costs, row)
+        steps = RowSteps(self, row, self.known.pop(row.id, ()))
         try:
-            self.results.of(row.id).state = IN_FLIGHT
-            row_run = RowRun(self._spec_of(row), known, lease, self._shared, reservation)
-            await row_run.reserve()
-            job = await self._run(row, row_run)
+            await steps.go(lease)
         except BudgetStop as stop:
-            if reservation.spend is not None:
-                await reservation.give_back(None)
-            result = self.results.of(row.id)
-            result.state = NOT_SENT
-            result.take_error(stop)
-            await report_budget(lease.session, "reached", stop.facts)
-            self.end_early(stop)
+            await self._not_paid(steps, stop)
         except Exception as error:
-            await self._failed(row, reservation, error)
+            await self._failed(steps, error)
         except BaseException:  # the run is cancelled, or was suspended
-            await finish(self._interrupted(row, reservation))
+            await finish(self._interrupted(steps))
             raise
         else:
-            self.breaker.delivered()
-            self.take(row, job)
-            if reservation.attempt not in (None, job.attempt):
-                await reservation.give_back(job)
+            self.take(row, steps.done)
+            await self.costs.release_after(row, len(steps.done))
         finally:
             lease.release()
+            steps.release()
             begun.release()
 
-    async def _run(self, row: Row, row_run: RowRun) -> Job:
-        try:
-            return await (generate_row(row.id, row_run) if self.has_task_runs else row_run.run())
-        finally:
-            self.results.of(row.id).task_run_id = row_run.task_run_id
+    async def _not_paid(self, steps: RowSteps, stop: BudgetStop) -> None:
+        """Stop the batch at the end of a budget. What the row's steps before cost is kept."""
+        if steps.reservation.spend is not None:
+            await steps.give_back(None)
+        else:
+            await self.costs.release_after(steps.row, steps.step.number - 1)
+        self.take(steps.row, steps.done)
+        self.results.of(steps.row.id).take_error(stop)
+        self.failure = stop
+        await report_budget(steps.payer, "reached", stop.facts)
+        self.end_early(stop)
 
-    def _spec_of(self, row: Row) -> JobSpec:
-        """Returns the options of a row's job."""
-        attribution = row.attribution.over(self.spec.attribution)
-        return JobSpec(
-            row.request,
-            scope=self.jobs.scope(row),
-            variant=self.jobs.variant(row),
-            label=row.id,
-            output=f"{self.output.rstrip('/')}/{row.file_name}",
-            timeout_seconds=self.spec.limits.timeout_seconds,
-            preflight=self.spec.preflight,
-            overwrite=self.spec.overwrite,
-            inspected=self.inspected.results.get(row.id, {}),
-            project=attribution.project,
-            tags=attribution.tags,
-        )
-
-    async def _interrupted(self, row: Row, reservation: Reservation) -> None:
+    async def _interrupted(self, steps: RowSteps) -> None:
         """Leave a row to the next run of the batch, with no money reserved for what was not sent."""
-        job = await self.jobs.newest(row)
-        self.take(row, job)
-        await reservation.give_back(job)
+        job = await steps.newest()
+        self.take(steps.row, steps.jobs(job))
+        await steps.give_back(job)
 
-    async def _failed(self, row: Row, reservation: Reservation, error: Exception) -> None:
-        job = await self.jobs.newest(row)
-        self.take(row, job)
-        self.results.of(row.id).take_error(error)
-        await reservation.give_back(job)
+    async def _failed(self, steps: RowSteps, error: Exception) -> None:
+        row, step, job = steps.row, steps.step, await steps.newest()
+        self.take(row, steps.jobs(job))
+        result = self.results.of(row.id)
+        result.take_error(error)
+        self.failure = error
+        if row.then:
+            message = result.error_message or ""
+            result.error_message = failed_step(step.number, row.requests, message, steps.jobs(None))
+        await steps.give_back(job)
         if isinstance(error, GenMediaError):
             self.breaker.failed(error)
         if self.breaker.reason is not None and self.stop is None:
@@ -322,22 +300,33 @@ class BatchScheduler:
                 ).about(reason.job_key, None)
             )
 
-    def take(self, row: Row, job: Job | None) -> None:
-        """Record the state of a row's job.
+    def take(self, row: Row, jobs: Sequence[Job]) -> None:
+        """Record the state of a row by the jobs of its steps. The quality checks count for the file of the last step.
 
         Parameters:
             row: the row.
-            job: its newest job; None if it has none.
+            jobs: the newest job of each step that has one, in order.
         """
         result = self.results.of(row.id)
-        if job is None:
-            result.state = NOT_SENT
+        result.take_steps(jobs, row.requests, self.prices, self.payers)
+        if len(jobs) < row.steps:
             return
-        result.take_job(job, row.request, self.prices, self.payers)
+        job = jobs[-1]
         checks = self.quality.checks_of(job.expectation)
         findings = findings_of(job.delivery, checks) if job.delivery is not None else []
         if self.quality.mode == "fail" and findings and job.state is JobState.DELIVERED:
-            result.take_error(quality_error(job, findings))
+            self.failure = quality_error(job, findings)
+            result.take_error(self.failure)
+
+    def show_step(self, row: Row, done: Sequence[Job]) -> None:
+        """Show the cost of the steps so far of a chain that goes on.
+
+        Parameters:
+            row: the row.
+            done: the jobs of its delivered steps.
+        """
+        self.take(row, done)
+        self.results.of(row.id).state = IN_FLIGHT
 
     def end_early(self, reason: GenMediaError) -> None:
         """Submit nothing more; the batch ends with this error when the rows under way have ended.
@@ -358,11 +347,23 @@ class BatchScheduler:
 
     def next_attempt(self, known: Job | None) -> int | None:
         """Returns the attempt that `submit_once` sends for a row; None if it sends nothing. See `_core.attempts`."""
-        return self._costs.next_attempt(known)
+        return self.costs.next_attempt(known)
+
+    def accounts(self) -> list[Session]:
+        """Returns the sessions of all accounts that may pay."""
+        return [session for its_sessions in self.pools.values() for session in its_sessions]
+
+    def pool_of(self, provider: str) -> AccountPool:
+        """Returns the accounts of a provider.
+
+        Parameters:
+            provider: the provider.
+        """
+        return self._providers[provider].pool
 
     async def estimate(self, request: GenerationRequest) -> Decimal | None:
         """Returns a request's estimated cost in CNY; uses the maximum duration if the duration cannot be measured."""
-        return await self._costs.estimate(request)
+        return await self.costs.estimate(request)
 
 
 def _standing(deliveries: Sequence[Delivery | None], storage: Storage, reverify: bool) -> list[bool | Exception]:

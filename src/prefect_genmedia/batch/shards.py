@@ -26,7 +26,8 @@ from typing_extensions import Self
 from prefect_genmedia import errors
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._prefect.markdown import Cell, escape, read_cell, verbatim
-from prefect_genmedia.batch.results import INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.batch.result import INVALID, NOT_SENT, Result
+from prefect_genmedia.batch.results import Results
 from prefect_genmedia.batch.rows import id_of
 from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest
 from prefect_genmedia.text import counted

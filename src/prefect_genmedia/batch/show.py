@@ -17,7 +17,8 @@ from prefect_genmedia._prefect.cards import DESCRIPTION_CHARACTERS
 from prefect_genmedia._prefect.markdown import Cell, cell, escape, link_cell
 from prefect_genmedia._prefect.terminal import Bar
 from prefect_genmedia._transport import unsigned_text
-from prefect_genmedia.batch.results import FAILED_QUALITY, IN_FLIGHT, INVALID, NOT_SENT, Result, Results
+from prefect_genmedia.batch.result import FAILED_QUALITY, IN_FLIGHT, INVALID, NOT_SENT, Result
+from prefect_genmedia.batch.results import Results
 from prefect_genmedia.batch.row_runs import page_of
 from prefect_genmedia.batch.row_task import ROW, ROW_TASK
 from prefect_genmedia.errors import GenMediaError

@@ -13,6 +13,7 @@ from prefect_genmedia._core.attribution import Attribution
 from prefect_genmedia._core.budgets import BudgetPeriod
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia.batch.frames import Rows
+from prefect_genmedia.batch.rows import Row
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
@@ -135,6 +136,21 @@ class Sharding:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SingleChain:
+    """What makes a batch of one row the run of a chain: no tables, and files named like those of a single request.
+
+    Parameters:
+        row: the row.
+        scope: the scope in which equal requests are the same.
+        label: a few words that name the chain for people.
+    """
+
+    row: Row
+    scope: str
+    label: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class BatchSpec:
     """All options of a batch.
 
@@ -165,6 +181,7 @@ class BatchSpec:
         reverify: whether to read delivered files again instead of trusting their size and modification time.
         sharding: the shard that this is, or the number of shards to split into.
         review: which results a person reviews before the batch goes on; see `ReviewRule`.
+        single: the chain that the flow `chain_media` runs, in place of a table; None for a batch.
     """
 
     table: Rows
@@ -192,6 +209,7 @@ class BatchSpec:
     reverify: bool = False
     sharding: Sharding = field(default_factory=Sharding)
     review: str = ""
+    single: SingleChain | None = None
 
 
 class ShardJob(BaseModel):

@@ -29,9 +29,10 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelling, Crashed
 
-from prefect_genmedia._core.model import AT_PROVIDER, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, JobState
 from prefect_genmedia._media.storage import anywhere
-from prefect_genmedia.batch.results import IN_FLIGHT, INVALID, NOT_SENT
+from prefect_genmedia.batch.known import StepJobs, current_step, is_delivered
+from prefect_genmedia.batch.result import IN_FLIGHT, INVALID, NOT_SENT
 from prefect_genmedia.batch.row_runs import link_rows
 from prefect_genmedia.batch.scheduler import BatchScheduler
 from prefect_genmedia.batch.shards import (
@@ -141,7 +142,7 @@ class ShardSupervisor:
             raise
         await self._finish()
         if self.run.has_task_runs:
-            standing = {row_id for row_id, job in before.items() if job.state is JobState.DELIVERED}
+            standing = {row.id for row in self.run.rows if is_delivered(row, before.get(row.id, ()))}
             await link_rows(self.run.results, [run for kept in self.shards for run in kept.earlier], standing)
 
     async def _begin(self, client: PrefectClient, kept: Kept) -> None:
@@ -175,7 +176,7 @@ class ShardSupervisor:
         if end.stop is not None:
             return None
         jobs = await self.run.jobs.look()
-        mine = (jobs.get(row.id) for row in self.run.rows if kept.shard.has(row.id))
+        mine = (current_step(row, jobs.get(row.id, ()))[1] for row in self.run.rows if kept.shard.has(row.id))
         is_done = all(job and job.state in _ENDED and self.run.next_attempt(job) is None for job in mine)
         return end if is_done else None
 
@@ -229,20 +230,23 @@ class ShardSupervisor:
         get_run_logger().error("Batch %s: %s stopped: %s", self.run.name, kept.shard, end.stop.message)
         self.run.stop = self.run.stop or end.stop
 
-    async def _read(self, before: dict[str, Job]) -> None:
+    async def _read(self, before: dict[str, StepJobs]) -> None:
         """Update the results while the shards run."""
         begun = time.monotonic()
         if begun < self._read_next:
             return
         jobs = await self.run.jobs.look()
         for row in self.run.rows:
-            result, job, known = self.run.results.of(row.id), jobs.get(row.id), before.get(row.id)
-            is_as_before = job is not None and known is not None and job.updated_at == known.updated_at
-            if job is None or (is_as_before and self.run.next_attempt(job) is not None):
+            now, known = jobs.get(row.id, ()), before.get(row.id, ())
+            _, current = current_step(row, now)
+            is_as_before = len(now) == len(known) and all(
+                one.updated_at == other.updated_at for one, other in zip(now, known, strict=True)
+            )
+            if not now or (is_as_before and self.run.next_attempt(current) is not None):
                 continue  # not its turn yet
-            self.run.take(row, job)
-            if job.state in _UNDER_WAY:
-                result.state = IN_FLIGHT
+            self.run.take(row, now)
+            if current is None or current.state in _UNDER_WAY:
+                self.run.results.of(row.id).state = IN_FLIGHT
         self._read_next = time.monotonic() + _LEDGER_SHARE * (time.monotonic() - begun)
 
     async def _finish(self) -> None:
@@ -250,7 +254,7 @@ class ShardSupervisor:
         left_out = {result.id for result in self.run.results.all() if result.state == INVALID}
         jobs = await self.run.jobs.look()
         for row in self.run.rows:
-            self.run.take(row, jobs.get(row.id))
+            self.run.take(row, jobs.get(row.id, ()))
         for kept in self.shards:
             for row_id, reported in (kept.end or ShardEnd()).rows.items():
                 if row_id in left_out:

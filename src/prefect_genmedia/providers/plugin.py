@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import Price
-from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES
+from prefect_genmedia.providers.inputs import MAX_PICTURE_BYTES, is_input
 from prefect_genmedia.providers.protocol import GenerationRequest, ProviderClient
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class ProviderPlugin:
         callback_field: the field of the submission that tells where to call back, such as `notify_url`; None for none.
             An address that the provider cannot reach is refused before anything is sent.
         resolve: completes a request before it is sent; None if its requests are complete.
+        chain_inputs: by kind, the field that takes a video, such as `{"stylize": "video_url"}`. In a chain, the result
+            of the step before goes there. Kinds that are not named cannot follow another step.
         reconcile: import path of an async function without parameters that `reconcile_jobs` calls at its end, and that
             returns log lines; None if there is nothing to do.
         simulator: import path of its dialect of the simulator, a subclass of `Dialect`; None if there is none.
@@ -108,6 +110,7 @@ class ProviderPlugin:
     callback_job_id: Callable[[Any], str | None] | None = None
     callback_field: str | None = None
     resolve: Resolve | None = None
+    chain_inputs: Mapping[str, str] = field(default_factory=dict)
     reconcile: str | None = None
     simulator: str | None = None
     documentation_url: str = ""
@@ -163,6 +166,12 @@ def _checked(plugin: Any, others: Mapping[str, ProviderPlugin]) -> ProviderPlugi
             raise ValueError(f"the kind {request.kind!r} is of the plug-in {taken[request.kind]!r}")
         if request.provider != plugin.name:
             raise ValueError(f"{request.__name__} names the provider {request.provider!r}")
+    fields = {request.kind: request.model_fields for request in plugin.requests}
+    for kind, name in plugin.chain_inputs.items():
+        if name not in fields.get(kind, {}) or not is_input(fields[kind][name]):
+            raise ValueError(
+                f"chain_inputs names {name!r} of the kind {kind!r}, which is no field of it that takes a file"
+            )
     return plugin
 
 
@@ -223,6 +232,11 @@ def plugin_named(name: str) -> ProviderPlugin:
 def kinds() -> dict[str, type[GenerationRequest]]:
     """Every request model, by its kind."""
     return {request.kind: request for plugin in plugins() for request in plugin.requests}
+
+
+def chain_inputs() -> dict[str, str]:
+    """The field that takes the video of the step before, by the kinds that can follow another step."""
+    return {kind: name for plugin in plugins() for kind, name in plugin.chain_inputs.items()}
 
 
 def request_type(kind: str) -> type[GenerationRequest]:

@@ -24,7 +24,8 @@ from prefect_genmedia._media.local import LocalFolder
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect import history
 from prefect_genmedia.batch.packed import PackedCells
-from prefect_genmedia.batch.results import COLUMNS, Carried, Results
+from prefect_genmedia.batch.result import COLUMNS
+from prefect_genmedia.batch.results import Carried, Results
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.spec import RowTaskRuns, has_task_runs
 from prefect_genmedia.batch.table import TableFile, encode_table, format_of, read_table

@@ -64,11 +64,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number, name in enumerate(NAMES):
         path = folder / f"{number} {name.replace('/', '_')}.mp4"
         path.write_bytes(video)
-        jobs[name] = delivered(name, path, estimated_cost=1.5, request={"prompt": HOSTILE, HOSTILE: [HOSTILE]})
+        request = {"prompt": HOSTILE, HOSTILE: [HOSTILE]}
+        jobs[name] = (delivered(name, path, estimated_cost=1.5, request=request),)
         cells[name] = {"estimated_cost": 1.5, "my column": f"own {name}", HOSTILE: HOSTILE}
     hostile = {"error_kind": HOSTILE, "error_message": HOSTILE, "model": HOSTILE, "provider_job_id": HOSTILE}
-    jobs[HOSTILE] = job(HOSTILE, state=JobState.FAILED, **hostile)
-    jobs["away"] = job("away", state=JobState.FAILED, error_kind="OutputRefused", error_message="It was refused.")
+    jobs[HOSTILE] = (job(HOSTILE, state=JobState.FAILED, **hostile),)
+    away = job("away", state=JobState.FAILED, error_kind="OutputRefused", error_message="It was refused.")
+    jobs["away"] = (away,)
     cells["never"] = {"state": "not_sent", "my column": "own never"}
     source = ReportSource("lakes <b>", str(folder), jobs, cells, ["my column", HOSTILE], f"{folder}/{HOSTILE}.csv")
     assert written(source).name == "index.html"
@@ -230,7 +232,7 @@ def test_files_that_lie_elsewhere_are_linked_by_their_public_address(
     assert far.delivery is not None
     uris = {"uri": "s3://bucket/media/a b.mp4", "poster_uri": "s3://bucket/media/a b.mp4.jpg"}
     far = far.model_copy(update={"delivery": far.delivery.model_copy(update=uris)})
-    html = written(ReportSource("lakes", str(tmp_path / "out"), {"far": far})).read_text("utf-8")
+    html = written(ReportSource("lakes", str(tmp_path / "out"), {"far": (far,)})).read_text("utf-8")
     found = re.search(r'id="data">(.*?)</script>', html)
     assert found
     (row,) = json.loads(found[1])["rows"]

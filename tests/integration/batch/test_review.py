@@ -23,7 +23,8 @@ from prefect_genmedia._core.prune import PruneFilter, prune
 from prefect_genmedia._core.reviews import Decision, decisions_of, record, review_state, row_digest, waiting
 from prefect_genmedia._prefect import asking
 from prefect_genmedia.batch import review
-from prefect_genmedia.batch.results import COLUMNS, REVIEW_COLUMNS
+from prefect_genmedia.batch.result import COLUMNS
+from prefect_genmedia.batch.results import REVIEW_COLUMNS
 from prefect_genmedia.batch.review import rows_under_review
 from prefect_genmedia.batch.table import encode_table
 from prefect_genmedia.cli.app import app

@@ -36,4 +36,6 @@ def test_a_seed_gives_the_same_plan_with_each_kind_on_each_database() -> None:
     for kind in KINDS:
         for database in DATABASES:
             assert sum((each.kind, each.database) == (kind, database) for each in trials) == 100
-    assert sum(each.through == "flow" for each in trials) == 10 * (len(KINDS) - 1) * len(DATABASES)
+    of_one_job = 10 * (len(KINDS) - 1) * len(DATABASES)
+    assert sum(each.through == "flow" for each in trials) == of_one_job
+    assert sum(each.through == "chain" for each in trials) == of_one_job

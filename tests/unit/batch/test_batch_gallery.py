@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from prefect_genmedia.batch import gallery
-from prefect_genmedia.batch.results import Result
+from prefect_genmedia.batch.result import Result
 
 
 @pytest.fixture

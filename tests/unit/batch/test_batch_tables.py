@@ -13,7 +13,8 @@ from prefect_genmedia import errors
 from prefect_genmedia._core.naming import file_stem
 from prefect_genmedia.batch import results as written
 from prefect_genmedia.batch.columns import number_of
-from prefect_genmedia.batch.results import COLUMNS, Results
+from prefect_genmedia.batch.result import COLUMNS
+from prefect_genmedia.batch.results import Results
 from prefect_genmedia.batch.rows import SHOWN_PROBLEMS, check_rows, refuse
 from prefect_genmedia.batch.table import TableFile, encode_table, read_table
 from prefect_genmedia.providers.tokenops import JimengVideo, OmniHumanVideo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_genmedia.batch.results import Result
+from prefect_genmedia.batch.result import Result
 from prefect_genmedia.batch.shards import Shard, ShardEnd, shards_of, share_of
 from prefect_genmedia.errors import BudgetStop, InvalidRequest
 

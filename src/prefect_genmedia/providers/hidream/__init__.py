@@ -13,6 +13,7 @@ PLUGIN = ProviderPlugin(
     callback_words=callback_words,
     callback_job_id=callback_job_id,
     callback_field="notify_url",
+    chain_inputs={"stylize": "video_url"},
     simulator="prefect_genmedia.providers.hidream.simulator:HiDream",
     documentation_url="https://www.hidreamai.com/docs",
 )
