@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from prefect_genmedia._core.billed_jobs import BilledJob
 from prefect_genmedia._core.model import JobState
 from prefect_genmedia.providers.plugin import providers_with_free_failures
+from prefect_genmedia.providers.restoring import StoredModel
 from prefect_genmedia.text import clean_text, iso_time, shown_id
 
 FindingKind = Literal[
@@ -76,7 +77,7 @@ class BillLine:
     words: str = ""
 
 
-class BillFinding(BaseModel):
+class BillFinding(StoredModel):
     """One result of the comparison, with its evidence. Times are in ISO 8601, in UTC."""
 
     model_config = ConfigDict(frozen=True)

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from prefect_genmedia import errors
 from prefect_genmedia._media.decoding import Level
@@ -17,7 +17,7 @@ from prefect_genmedia.errors import GenerationFailed, GenMediaError, InputRefuse
 from prefect_genmedia.prices import in_micros
 from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia.providers.protocol import MediaExpectation
-from prefect_genmedia.providers.restoring import with_defaults
+from prefect_genmedia.providers.restoring import StoredModel
 from prefect_genmedia.text import escaped, shown_id
 
 ErrorType = TypeVar("ErrorType", bound=GenMediaError)
@@ -124,7 +124,7 @@ def adopt_step(provider_job_id: str) -> str:
     )
 
 
-class Delivery(BaseModel):
+class Delivery(StoredModel):
     """The verified file of a job."""
 
     model_config = ConfigDict(frozen=True)
@@ -156,10 +156,6 @@ class Delivery(BaseModel):
     )
     others: tuple[Delivery, ...] = Field(default=(), description="Further files, where the provider made several.")
 
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Restore a pickled delivery, including those pickled by earlier versions."""
-        super().__setstate__(with_defaults(type(self), state))
-
     def is_same(self, other: Delivery | None) -> bool:
         """Whether another delivery has the same files under the same names, regardless of when they were published.
 
@@ -173,7 +169,7 @@ class Delivery(BaseModel):
         return self.model_copy(update={"stamp": "", "others": others})
 
 
-class Job(BaseModel):
+class Job(StoredModel):
     """One row of the ledger: one requested result. Times are seconds since 1970, UTC."""
 
     model_config = ConfigDict(frozen=True)
@@ -253,10 +249,6 @@ class Job(BaseModel):
     project: str | None = Field(default=None, description="Whom it is paid for, as its user says.")
     tags: list[str] | None = Field(default=None, description="Further words of its user, to group jobs by.")
     pruned_at: float | None = Field(default=None, description="When the request and all texts were pruned.")
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Restore a pickled job, including those pickled by earlier versions."""
-        super().__setstate__(with_defaults(type(self), state))
 
     @property
     def micros(self) -> int | None:

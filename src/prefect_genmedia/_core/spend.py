@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from sqlalchemy import BigInteger, Connection, Text, and_, case, cast, func, or_, select
 from sqlalchemy.sql import ColumnElement
 
@@ -22,6 +22,7 @@ from prefect_genmedia._core.model import NEVER_PAID, JobState
 from prefect_genmedia.errors import BudgetStop
 from prefect_genmedia.prices import CURRENCY, PriceTable, from_micros
 from prefect_genmedia.providers.plugin import providers_with_free_failures
+from prefect_genmedia.providers.restoring import StoredModel
 from prefect_genmedia.text import storable
 
 _JOBS = schema.jobs
@@ -69,7 +70,7 @@ class SpendFilter:
             yield cast(_JOBS.c.tags, Text).contains(json.dumps(storable(self.tag)), autoescape=True)
 
 
-class SpendLine(BaseModel):
+class SpendLine(StoredModel):
     """What the jobs of a group cost together, in one currency: an estimate."""
 
     model_config = ConfigDict(frozen=True)
@@ -97,7 +98,7 @@ class SpendLine(BaseModel):
         return self.model_copy(update=numbers)
 
 
-class CapLine(BaseModel):
+class CapLine(StoredModel):
     """A cap of an account, and what counts against it in its present period."""
 
     model_config = ConfigDict(frozen=True)

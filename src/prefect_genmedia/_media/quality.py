@@ -20,6 +20,7 @@ from prefect_genmedia._media.decoding import Decoding, DecodingFailed, pool
 from prefect_genmedia._media.verify import decode_limits, seconds_tolerance
 from prefect_genmedia.errors import FieldProblem, InvalidRequest, ResultInvalid, StorageError
 from prefect_genmedia.providers.protocol import MediaExpectation
+from prefect_genmedia.providers.restoring import StoredModel
 
 QualityCheck = Literal["black", "frozen", "silent", "clipped", "orientation", "flat_first_frame", "duration", "face"]
 """The name of a check."""
@@ -75,7 +76,7 @@ class QualityThresholds:
 THRESHOLDS = QualityThresholds()
 
 
-class QualityFinding(BaseModel):
+class QualityFinding(StoredModel):
     """One thing that is wrong with a result.
 
     Parameters:
@@ -97,7 +98,7 @@ class QualityFinding(BaseModel):
         return f"{self.check}: {self.message}"
 
 
-class QualityReport(BaseModel):
+class QualityReport(StoredModel):
     """What was checked about a result, and what was found.
 
     Parameters:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 
 from prefect.artifacts import acreate_markdown_artifact
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from prefect_genmedia._core.account_budgets import is_first
 from prefect_genmedia._core.caps import WARNING_SHARE, shown_amount
@@ -24,6 +24,7 @@ from prefect_genmedia._core.spend import (
 from prefect_genmedia._prefect.markdown import clean
 from prefect_genmedia._prefect.run import emit_budget_event
 from prefect_genmedia._prefect.session import prices_of
+from prefect_genmedia.providers.restoring import StoredModel
 from prefect_genmedia.settings import current_settings
 from prefect_genmedia.text import bar, counted, iso_time
 
@@ -35,7 +36,7 @@ MOST_LINES = 40
 """Maximum number of lines in a chart; smaller sums are combined into one line."""
 
 
-class SpendReport(BaseModel):
+class SpendReport(StoredModel):
     """What was spent in the present calendar month, and how near the accounts' caps are. Sums are estimates."""
 
     model_config = ConfigDict(frozen=True)

@@ -18,6 +18,7 @@ from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
 from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.restoring import StoredModel
 from prefect_genmedia.settings import Quality, QualityCheck, Verify
 
 AUTO_ROWS = 2000
@@ -283,7 +284,7 @@ class ShardJob(BaseModel):
         )
 
 
-class BatchReport(BaseModel):
+class BatchReport(StoredModel):
     """What became of a batch."""
 
     model_config = ConfigDict(frozen=True)

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from prefect_genmedia._core.bills import KIND_WORDS, BillFinding, FindingKind
 from prefect_genmedia._core.caps import shown_amount
@@ -17,11 +17,12 @@ from prefect_genmedia.batch.sql_table import SqlDatabase
 from prefect_genmedia.batch.table import TableFile, storage_of
 from prefect_genmedia.batch.text_table import Dialect
 from prefect_genmedia.billing.mapping import refusal
+from prefect_genmedia.providers.restoring import StoredModel
 
 CLAIM_COLUMNS = tuple(BillFinding.model_fields)
 
 
-class BillSum(BaseModel):
+class BillSum(StoredModel):
     """The findings of one kind in one currency, together."""
 
     model_config = ConfigDict(frozen=True)
@@ -40,7 +41,7 @@ class BillSum(BaseModel):
         return KIND_WORDS[self.kind]
 
 
-class BillReport(BaseModel):
+class BillReport(StoredModel):
     """A bill, compared with the ledger. What jobs were expected to cost is an estimate by the price table."""
 
     model_config = ConfigDict(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from prefect_genmedia.providers.restoring import StoredModel
 
 
-class MediaExpectation(BaseModel):
+class MediaExpectation(StoredModel):
     """What the delivered file must be like to be what was asked for; None means that anything is right.
 
     Parameters:

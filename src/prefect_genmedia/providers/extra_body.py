@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, Field
 
 from prefect_genmedia._transport import MASK, shown_url, unsigned_text
 from prefect_genmedia.providers.inputs import AS_GIVEN, SentInputs, identity_of_base64, is_public
+from prefect_genmedia.providers.restoring import StoredModel
 
 Expectation = TypeVar("Expectation", bound=BaseModel)
 
@@ -65,7 +66,7 @@ ExtraBody = Annotated[dict[str, Any], BeforeValidator(_checked)]
 """A JSON object of bounded size and depth; None is an empty one."""
 
 
-class ExtensibleRequest(BaseModel):
+class ExtensibleRequest(StoredModel):
     """What a request has because of its `extra_body`; the base of `GenerationRequest`."""
 
     model_key: ClassVar[str] = "model"

@@ -18,7 +18,7 @@ from prefect_genmedia.errors import FieldProblem, GenMediaError, InvalidRequest,
 from prefect_genmedia.providers.expectation import MediaExpectation as MediaExpectation
 from prefect_genmedia.providers.extra_body import ExtensibleRequest, identity_of_extra
 from prefect_genmedia.providers.inputs import AS_GIVEN, RequestInput, SentInputs, absence, absent_files
-from prefect_genmedia.providers.restoring import with_defaults, without_empty
+from prefect_genmedia.providers.restoring import without_empty
 from prefect_genmedia.text import STATUS_CHARACTERS, WORDS_CHARACTERS, clean_text, escaped, id_problem
 
 
@@ -96,10 +96,6 @@ class GenerationRequest(ExtensibleRequest):
         """Equal requests have the same."""
         fields = {**self.__dict__, "extra_body": json.dumps(self.extra_body, sort_keys=True)}
         return hash((type(self), *(fields[name] for name in type(self).model_fields)))
-
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Restore a pickled request, also one of an earlier version."""
-        super().__setstate__(with_defaults(type(self), state))
 
     def payload(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The exact JSON that a client POSTs: `body()`, in which each key of `extra_body` replaces the value.

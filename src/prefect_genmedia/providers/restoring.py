@@ -8,6 +8,14 @@ from typing import Any
 from pydantic import BaseModel
 
 
+class StoredModel(BaseModel):
+    """A model that Prefect pickles as a result or parameter: later versions load it, with defaults for new fields."""
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled value, including those pickled by earlier versions."""
+        super().__setstate__(with_defaults(type(self), state))
+
+
 def with_defaults(model: type[BaseModel], state: dict[Any, Any]) -> dict[Any, Any]:
     """A pickled model's state, with the defaults of the fields that the model did not have then.
 

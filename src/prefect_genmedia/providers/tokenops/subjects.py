@@ -6,10 +6,10 @@ import io
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from anyio import to_thread
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from prefect_genmedia.errors import (
     CredentialsError,
@@ -20,7 +20,7 @@ from prefect_genmedia.errors import (
     ProviderError,
     QuotaError,
 )
-from prefect_genmedia.providers.restoring import with_defaults
+from prefect_genmedia.providers.restoring import StoredModel
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +42,7 @@ ReadMask = Callable[[str], Awaitable[bytes]]
 """Fetches a mask picture by its URL."""
 
 
-class Detection(BaseModel):
+class Detection(StoredModel):
     """Who is in a picture: one mask for each subject, the largest area first; the URLs live for 1 hour."""
 
     model_config = ConfigDict(frozen=True)
@@ -52,12 +52,8 @@ class Detection(BaseModel):
     request_id: str = Field(default="", description="The provider's id of this call.")
     failure: str = Field(default="", description="Why nothing is known: the call failed, and masks are left out.")
 
-    def __setstate__(self, state: dict[Any, Any]) -> None:
-        """Restore a pickled detection, also one of an earlier version."""
-        super().__setstate__(with_defaults(type(self), state))
 
-
-class Recognition(BaseModel):
+class Recognition(StoredModel):
     """Whether a picture contains a person, or something like one."""
 
     model_config = ConfigDict(frozen=True)
@@ -67,7 +63,7 @@ class Recognition(BaseModel):
     request_id: str = Field(default="", description="The provider's id of this call.")
 
 
-class SubjectSelection(BaseModel):
+class SubjectSelection(StoredModel):
     """The masks to send, and the user's own words for whom they show."""
 
     model_config = ConfigDict(frozen=True)
