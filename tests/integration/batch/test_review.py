@@ -363,6 +363,23 @@ async def test_a_decisions_file_lets_the_run_go_on_when_every_row_is_decided(
     assert "No batch waits" in await typed(capsys, "review", "list")
 
 
+async def test_decisions_that_come_while_the_report_is_written_are_enough(
+    batch: Batch, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = review.acreate_markdown_artifact
+
+    async def meanwhile(**artifact: Any) -> Any:
+        """What a person applies before the run has paused cannot resume it."""
+        (question,) = await waiting(ledger)
+        decisions = [Decision(key, row_digest("lakes", "row-0"), "accept", "Anna") for key in question.job_keys]
+        await record(ledger, "lakes", decisions)
+        return await publish(**artifact)
+
+    monkeypatch.setattr(review, "acreate_markdown_artifact", meanwhile)
+    assert (await batch.run(lakes(2), canary=1, review="canary")).delivered == 2
+    assert not await waiting(ledger)
+
+
 async def test_every_problem_of_a_decisions_file_is_named_and_nothing_is_recorded(
     batch: Batch, tmp_path: Path, capsys: pytest.CaptureFixture[str], ledger: Ledger
 ) -> None:
