@@ -17,6 +17,7 @@ from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.errors import FieldProblem, InvalidRequest
 from prefect_genmedia.prices import CURRENCY, MOST_CNY, Price, amount_problems
 from prefect_genmedia.providers.credentials import ProviderCredentials
+from prefect_genmedia.providers.restoring import with_defaults
 from prefect_genmedia.settings import Verify
 
 AUTO_ROWS = 2000
@@ -266,6 +267,10 @@ class BatchReport(BaseModel):
     results: str | None = Field(default=None, description="Path or URL of the table of results; None for a dry run.")
     dry_run: bool = False
     rejected: int = Field(default=0, description="Delivered rows that a review has rejected and nothing has replaced.")
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled report that may lack fields added later."""
+        super().__setstate__(with_defaults(type(self), state))
 
     @property
     def delivered(self) -> int:
