@@ -200,4 +200,6 @@ async def _resumed(question: ReviewQuestion, left: int, reviewer: str, resumes: 
     if not resumes:
         return f"{run} waits, and no Prefect server answers here: press Resume in the UI, and name no rows."
     problem = await resume(UUID(question.flow_run_id), {"reviewer": reviewer})
-    return f"{run} goes on." if problem is None else f"{run} does not wait now ({problem}): run the batch again."
+    if problem is None:
+        return f"{run} goes on."
+    return f"{run} does not wait now ({problem}): run the batch again, or this command when it waits."

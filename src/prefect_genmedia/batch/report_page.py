@@ -77,6 +77,7 @@ class ReportPage:
 <div class="charts">{self._charts()}</div>
 </header>
 <main>
+<div class="bar">
 <div class="tools" role="search">
 <button type="button" data-filter="all" aria-pressed="true">All {len(self.rows)}</button>
 <button type="button" data-filter="delivered" aria-pressed="false">Delivered {delivered}</button>
@@ -93,6 +94,7 @@ class ReportPage:
 <button id="export" type="submit">Export decisions</button>
 <span id="decided" class="quiet" role="status"></span>
 </form>
+</div>
 <noscript><p>The rows need JavaScript. They stand in the table of results, too.</p></noscript>
 <div id="grid" class="grid"></div>
 <button id="more" class="more" type="button" hidden>Show more</button>

@@ -80,6 +80,10 @@ def rows_under_review(rule: str, rows: Sequence[Row], canary: int) -> list[Row]:
     return [rows[number * len(rows) // count] for number in range(count)]
 
 
+class _AllDecided(Exception):
+    """Every row under review was decided, with a decisions file, before the run paused."""
+
+
 class Review:
     """The review of one batch.
 
@@ -238,7 +242,10 @@ class Review:
 
             key = f"{PAUSE_KEY}{question.id}" + (f"-again-{attempt}" if attempt else "")
             description = description_of(self._run.name, results, problems)
-            reply = await reply_to(Asked(key, ReviewForm, description, question.expires_at, before))
+            try:
+                reply = await reply_to(Asked(key, ReviewForm, description, question.expires_at, before))
+            except _AllDecided as decided:
+                return ReviewForm(reviewer=str(decided))
             if reply is None:
                 return None
             problems = reply.problems({row.id for row in rows})
@@ -266,6 +273,10 @@ class Review:
         )
         if is_new:
             self._emit(question, "asked")
+        # The report page was there before the pause, which a command can only end when it has begun.
+        decided = {each.job_key: each for each in await decisions_of(self._run.jobs.ledger, name)}
+        if decided.keys() >= set(question.job_keys):
+            raise _AllDecided(decided[question.job_keys[0]].reviewer)
 
     def _decisions(self, reply: ReviewForm, rows: Iterable[Row]) -> list[Decision]:
         name, reason = self._run.name, reply.reason

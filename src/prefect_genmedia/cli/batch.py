@@ -121,6 +121,7 @@ def batch(
     facts = {
         "Batch": report.batch_id,
         "Rows": f"{counted(report.rows, 'row')}: {plan_counts(report.states)}" if report.states else "0 rows",
+        "Rejected": counted(report.rejected, "row") if report.rejected else "",
         "Cost": cost,
         "Results": "" if report.dry_run else report.results or "",
     }

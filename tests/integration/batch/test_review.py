@@ -349,7 +349,8 @@ async def test_a_decisions_file_lets_the_run_go_on_when_every_row_is_decided(
     run, running = await asked(lambda: batch.run(lakes(3), canary=2, review="canary", min_delivered=0.5))
     assert "2 rows" in await typed(capsys, "review", "list")
     file = tmp_path / "decisions.jsonl"
-    file.write_text(lines({"row": "row-0", "decision": "reject", "reason": "dark", "reviewer": "Cid"}))
+    line = {"row": "row-0", "decision": "reject", "reason": "far\u2028too dark", "reviewer": "Cid"}
+    file.write_text(json.dumps(line, ensure_ascii=False) + "\n", "utf-8")
     said = await typed(capsys, "review", "apply", str(file), "--batch", "lakes")
     assert "still waits: 1 row of 2 not decided" in " ".join(said.split())
     assert batch.simulator.accepted == 2
@@ -359,7 +360,25 @@ async def test_a_decisions_file_lets_the_run_go_on_when_every_row_is_decided(
     report = await running
     assert (report.delivered, report.rejected, batch.simulator.accepted) == (3, 1, 3)
     assert reviewed(batch.results) == {"row-0": ("rejected", "Cid"), "row-1": ("accepted", "Dora"), "row-2": ("", "")}
+    assert batch.results["row-0"]["review_reason"] == "far too dark"
     assert "No batch waits" in await typed(capsys, "review", "list")
+
+
+async def test_decisions_that_come_while_the_report_is_written_are_enough(
+    batch: Batch, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = review.acreate_markdown_artifact
+
+    async def meanwhile(**artifact: Any) -> Any:
+        """What a person applies before the run has paused cannot resume it."""
+        (question,) = await waiting(ledger)
+        decisions = [Decision(key, row_digest("lakes", "row-0"), "accept", "Anna") for key in question.job_keys]
+        await record(ledger, "lakes", decisions)
+        return await publish(**artifact)
+
+    monkeypatch.setattr(review, "acreate_markdown_artifact", meanwhile)
+    assert (await batch.run(lakes(2), canary=1, review="canary")).delivered == 2
+    assert not await waiting(ledger)
 
 
 async def test_every_problem_of_a_decisions_file_is_named_and_nothing_is_recorded(
@@ -443,7 +462,7 @@ async def test_a_table_of_results_without_a_review_has_no_columns_about_one(batc
     await answer(run)
     await running
     assert (batch.results["row-0"]["table_review"], batch.results["row-0"]["review"]) == ("my own", "accepted")
-    earlier = [{**batch.results["row-0"], **lakes(1)[0]}]
+    earlier = [{**batch.results["row-0"], **lakes(1)[0], "error_kind": "OutputRefused"}]
     content = encode_table(earlier, [*COLUMNS, *REVIEW_COLUMNS, "prompt", "model"], "csv")
     (batch.folder / "again.csv").write_bytes(content)
     assert (await batch.run(str(batch.folder / "again.csv"), review="all")).delivered == 1

@@ -11,7 +11,7 @@ import pytest
 from asked_runs import asked, asked_again
 from prefect.flow_runs import aresume_flow_run
 from servers import PATIENCE
-from test_batch_flow import Batch, batch, lakes  # noqa: F401 - a fixture
+from test_batch_flow import Batch, batch  # noqa: F401 - a fixture
 from test_ui import CHROMIUM, PHOTOGRAPHS, SWITCHES
 
 from prefect_genmedia._core import Ledger
@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.usefixtures("prefect_server"),
     pytest.mark.skipif(not CHROMIUM.exists(), reason="needs Debian's chromium"),
+]
+
+
+LAKES = [
+    {"id": "dawn", "prompt": "A lake at dawn, mist over still water, one wooden boat"},
+    {"id": "noon", "prompt": "The same lake at noon, a light wind, sails far out"},
+    {"id": "dusk", "prompt": "The same lake at dusk, lanterns along the shore"},
+    {"id": "night", "prompt": "The same lake at night, the moon on the water"},
 ]
 
 
@@ -51,16 +59,16 @@ def decided(page: Page, downloads: Path) -> Path:
 
     assert page.locator(".row").count() == 3, "only the rows under review are shown"
     export = page.get_by_role("button", name="Export decisions")
-    card("row-0").get_by_role("button", name="Reject").click()
-    card("row-0").get_by_placeholder("Reason").fill('a "hand" has\u2028six fingers')
-    card("row-1").focus()
+    card("dawn").get_by_role("button", name="Reject").click()
+    card("dawn").get_by_placeholder("Reason").fill('The "boat" has two bows')
+    card("noon").focus()
     page.keyboard.press("g")
-    card("row-1").get_by_placeholder("Reason").fill("too dark")
+    card("noon").get_by_placeholder("Reason").fill("Too dark")
     export.click()
     assert "Type your name first" in page.locator("#decided").inner_text()
     page.get_by_label("Reviewer").fill("Anna Ćwiek")
     page.get_by_role("button", name="Accept the others shown").click()
-    assert card("row-2").get_by_role("button", name="Accept", exact=True).get_attribute("aria-pressed") == "true"
+    assert card("dusk").get_by_role("button", name="Accept", exact=True).get_attribute("aria-pressed") == "true"
     assert "3 decided" in page.locator("#decided").inner_text()
     PHOTOGRAPHS.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PHOTOGRAPHS / "review.png")
@@ -80,14 +88,16 @@ async def test_what_the_page_exports_is_applied_and_the_run_goes_on(
     monkeypatch.setattr(asking, "POLL_SECONDS", 0.1)
     tag = "review-page"
     options: dict[str, Any] = {"canary": 3, "review": "canary", "min_delivered": 0.5}
-    _, running = await asked(lambda: batch.run(lakes(4), **options), tag)
+    _, running = await asked(
+        lambda: batch.run([{"model": "jimeng-video-3.0-720P", **row} for row in LAKES], **options), tag
+    )
     file = await asyncio.to_thread(in_chromium, tmp_path / "out" / "index.html", tmp_path)
     assert file.name == "lakes.decisions.jsonl"
     written = [json.loads(line) for line in file.read_text("utf-8").splitlines()]
     assert {line["row"]: line["decision"] for line in written} == {
-        "row-0": "reject",
-        "row-1": "regenerate",
-        "row-2": "accept",
+        "dawn": "reject",
+        "noon": "regenerate",
+        "dusk": "accept",
     }
     assert {line["reviewer"] for line in written} == {"Anna Ćwiek"}
     command = ["review", "apply", str(file)]
@@ -95,7 +105,7 @@ async def test_what_the_page_exports_is_applied_and_the_run_goes_on(
     again, _ = await asked_again(tag, running)
     assert batch.simulator.accepted == 4, "three, and the one that is regenerated"
     reasons = {each.decision: each.reason for each in await decisions_of(ledger, "lakes")}
-    assert reasons == {"reject": 'a "hand" has six fingers', "regenerate": "too dark", "accept": ""}
+    assert reasons == {"reject": 'The "boat" has two bows', "regenerate": "Too dark", "accept": ""}
     await aresume_flow_run(again.id, run_input={"reviewer": "Anna"})
     report = await running
     assert (report.delivered, report.rejected, batch.simulator.accepted) == (4, 1, 5)
