@@ -25,8 +25,7 @@ from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.cli.local_server import local_server
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.faults import STAGES
-from prefect_genmedia.simulator.media import FLAWS
-from prefect_genmedia.simulator.media import Recipe
+from prefect_genmedia.simulator.media import FLAWS, Recipe
 from prefect_genmedia.simulator.world import World
 from prefect_genmedia.testing.cases import ENDED_BY_DEADLINES
 from prefect_genmedia.text import escaped
