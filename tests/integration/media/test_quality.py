@@ -89,7 +89,7 @@ def test_only_the_checks_that_are_asked_for_are_reported(tmp_path: Path) -> None
 def test_few_frames_of_a_large_clip_are_decoded_where_they_leave_no_doubt(gop: int, tmp_path: Path) -> None:
     """A clip of 5 s in which the whole picture moves, with a key frame twice a second or only at its beginning."""
     size = (1280, 720)
-    large = clips.noisy(clips.scene(3, (2560, 720)), 12, 1)
+    large = clips.noisy(clips.scene(3, (320, 90)).resize((2560, 720)), 12, 1)
 
     def moving() -> Iterator[Any]:
         for index in range(75):
@@ -104,7 +104,7 @@ def test_few_frames_of_a_large_clip_are_decoded_where_they_leave_no_doubt(gop: i
 
 
 def test_a_large_clip_that_stops_is_decoded_whole(tmp_path: Path) -> None:
-    large = clips.noisy(clips.scene(3, (2560, 720)), 12, 1)
+    large = clips.noisy(clips.scene(3, (320, 90)).resize((2560, 720)), 12, 1)
 
     def stopping() -> Iterator[Any]:
         for index in range(75):
