@@ -275,8 +275,12 @@ def silence(seconds: float = SECONDS) -> tuple[float, ...]:
     return (0.0,) * int(seconds * SOUND_RATE)
 
 
-def good_clips() -> Iterator[Clip]:  # noqa: C901 - a list of clips
+def good_clips() -> Iterator[Clip]:
     """A hundred clips with nothing wrong."""
+    return itertools.chain(_people(), _views(), _sounds(), _as_asked())
+
+
+def _people() -> Iterator[Clip]:
     for seed in range(12):
         size = (WIDE, TALL, (128, 96), (64, 64))[seed % 4]
         yield Clip(f"talking-{seed}", talking(seed, size, mouth=6 + seed % 4), (louder(speech(seed % 3), 0.6),))
@@ -285,6 +289,9 @@ def good_clips() -> Iterator[Clip]:  # noqa: C901 - a list of clips
         yield Clip(f"talking-noise-{seed}", talking(seed, noise=1.5 + seed % 3), (louder(speech(1), 0.5),), codec=codec)
     for seed in range(10):
         yield Clip(f"hardly-moves-{seed}", swaying(seed, pixels=1 + seed % 2), (louder(speech(2), 0.3),))
+
+
+def _views() -> Iterator[Clip]:
     for seed in range(14):
         yield Clip(f"pan-{seed}", panning(seed, (WIDE, TALL)[seed % 2], speed=0.3 + 0.1 * seed))
     for seed in range(10):
@@ -294,6 +301,9 @@ def good_clips() -> Iterator[Clip]:  # noqa: C901 - a list of clips
     for seed in range(12):
         inner = panning(seed, speed=0.8) if seed % 2 else talking(seed)
         yield Clip(f"fade-{seed}", faded(inner, (0, 255)[seed // 2 % 2], 4 + seed // 2, (0, 6)[seed % 2]))
+
+
+def _sounds() -> Iterator[Clip]:
     for seed in range(8):
         yield Clip(f"quiet-{seed}", talking(seed), (louder(speech(seed % 3), 0.01 * (1 + seed % 4)),))
     for seed in range(8):
@@ -303,14 +313,21 @@ def good_clips() -> Iterator[Clip]:  # noqa: C901 - a list of clips
         yield Clip(f"one-channel-{seed}", talking(seed), (quiet, heard) if seed % 2 else (heard, quiet))
     for seed in range(4):
         yield Clip(f"late-{seed}", talking(seed), (late(louder(speech(0), 0.5), 0.4 * (seed + 1)),))
+
+
+def _as_asked() -> Iterator[Clip]:
     for seed in range(4):
         turned, ratio = seed % 2 == 1, 9 / 16 if seed % 2 else 16 / 9
         asked = MediaExpectation(aspect_ratio=ratio, seconds=SECONDS + (0.2, -0.3)[seed // 2])
         yield Clip(f"as-asked-{seed}", panning(seed, speed=1), expected=asked, turned=turned)
 
 
-def bad_clips() -> Iterator[Clip]:  # noqa: C901 - a list of clips
+def bad_clips() -> Iterator[Clip]:
     """A hundred clips with one thing wrong."""
+    return itertools.chain(_black(), _frozen(), _silent(), _clipped(), _other_flaws())
+
+
+def _black() -> Iterator[Clip]:
     for seed in range(6):
         yield Clip(
             f"black-{seed}", replaced(still(0), bool_of(True), plain((seed, seed, seed), seed * 0.8)), flaw="black"
@@ -321,6 +338,9 @@ def bad_clips() -> Iterator[Clip]:  # noqa: C901 - a list of clips
     for seed in range(6):
         later = replaced(panning(seed, speed=1), lambda index: index >= 15, plain((0, 0, 0)))
         yield Clip(f"black-half-{seed}", later, (louder(speech(1), 0.4),), flaw="black")
+
+
+def _frozen() -> Iterator[Clip]:
     for seed in range(8):
         yield Clip(f"frozen-{seed}", still(seed, (WIDE, TALL)[seed % 2]), (louder(speech(0), 0.4),), flaw="frozen")
     for seed in range(8):
@@ -328,12 +348,18 @@ def bad_clips() -> Iterator[Clip]:  # noqa: C901 - a list of clips
         yield Clip(f"frozen-noise-{seed}", still(seed, noise=1 + seed % 3), flaw="frozen", codec=codec)
     for seed in range(8):
         yield Clip(f"frozen-half-{seed}", panning(seed, speed=1 + 0.2 * seed, until=0.5), flaw="frozen")
+
+
+def _silent() -> Iterator[Clip]:
     for seed in range(5):
         yield Clip(f"silent-{seed}", talking(seed), (silence(),) * (1 + seed % 2), flaw="silent")
     for seed in range(5):
         yield Clip(f"hiss-{seed}", talking(seed), (hiss(0.0002 * (1 + seed)),), flaw="silent")
     for seed in range(2):
         yield Clip(f"no-sound-{seed}", talking(seed), flaw="silent", expected=MediaExpectation(has_audio=True))
+
+
+def _clipped() -> Iterator[Clip]:
     for seed in range(5):
         yield Clip(f"clipped-speech-{seed}", talking(seed), (louder(speech(seed % 3), 2 + seed),), flaw="clipped")
     for seed in range(6):
@@ -341,6 +367,9 @@ def bad_clips() -> Iterator[Clip]:  # noqa: C901 - a list of clips
         yield Clip(f"clipped-music-{seed}", panning(seed), (sound,) * (1 + seed % 2), flaw="clipped")
     for seed in range(3):
         yield Clip(f"clipped-tone-{seed}", panning(seed), (louder(tone(220 * (seed + 1)), 1.5),), flaw="clipped")
+
+
+def _other_flaws() -> Iterator[Clip]:
     for seed in range(10):
         is_wide, turned = seed % 2 == 0, seed >= 5
         asked = MediaExpectation(orientation_ratio=9 / 16 if is_wide != turned else 16 / 9)

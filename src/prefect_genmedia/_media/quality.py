@@ -281,8 +281,8 @@ def _of_sound(sample: QualitySample, expected: MediaExpectation, thresholds: Qua
             return []
         return [_finding("silent", 0.0, thresholds.heard_level, "it has no sound track, and must have one")]
     if not sample.is_heard:
-        decibels = f"{20 * math.log10(sample.loudness):.0f} dB" if sample.loudness else "digital silence"
-        words = f"nothing is heard in its sound ({decibels} at most)"
+        decibels = f"{20 * math.log10(sample.loudness):.0f} dB at most" if sample.loudness else "digital silence"
+        words = f"nothing is heard in its sound ({decibels})"
         return [_finding("silent", sample.loudness, thresholds.heard_level, words)]
     is_clipped = sample.clipped_ratio >= thresholds.clipped_ratio
     if not is_clipped or sample.clipped_share < thresholds.clipped_share:
