@@ -12,6 +12,7 @@ from cyclopts.validators import Number
 from prefect_genmedia.batch.plan import plan_counts
 from prefect_genmedia.batch.show import shown_part
 from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
+from prefect_genmedia.cli.options import in_options
 from prefect_genmedia.cli.server import require_server
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.text import counted
@@ -38,6 +39,8 @@ def batch(
     regenerate: Annotated[list[str] | None, Parameter(negative=())] = None,
     row_task_runs: Literal["auto", "on", "off"] = "auto",
     reverify: Switch = False,
+    convert_inputs: Switch = False,
+    encoding: str = "",
 ) -> None:
     """Make every row; what `--help` says of it stands in `cli/app.py`.
 
@@ -81,12 +84,16 @@ def batch(
         Whether each row has a task run of its own; `auto` has them for up to 2,000 rows.
     reverify
         Read the files of delivered rows again; by default they are trusted while size and time are the same.
+    convert_inputs
+        Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
+    encoding
+        Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
     """
     require_server()
     from prefect.flows import load_flow_from_entrypoint
 
     flow: Any = load_flow_from_entrypoint("prefect_genmedia.flows.batch.generate_batch")
-    _log_no_tracebacks()
+    _log_in_sentences()
     report = asyncio.run(
         flow(
             table,
@@ -105,6 +112,8 @@ def batch(
             tags=list(tag),
             row_task_runs=row_task_runs,
             reverify=reverify,
+            convert_inputs=convert_inputs,
+            encoding=encoding,
             dry_run=dry_run,
             regenerate=regenerate or [],
         )
@@ -121,12 +130,13 @@ def batch(
     print_facts(command_console(), facts)
 
 
-def _log_no_tracebacks() -> None:
-    """Prefect logs the traceback of an error that ends a run; the error's sentence says it all."""
+def _log_in_sentences() -> None:
+    """Prefect logs the traceback of an error that ends a run; the error's sentence says it all, in options."""
 
-    def without_traceback(record: logging.LogRecord) -> bool:
+    def as_typed(record: logging.LogRecord) -> bool:
         record.exc_info = record.exc_text = None
+        record.msg, record.args = in_options(record.getMessage()), None
         return True
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(without_traceback)
+        logging.getLogger(name).addFilter(as_typed)

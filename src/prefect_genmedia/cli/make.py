@@ -55,6 +55,7 @@ class MakeOptions:
         tags: further words to group jobs by.
         confirm_above: CNY above which is asked; None takes the setting.
         yes: whether the answer is yes.
+        convert_inputs: whether pictures that the provider does not take are converted.
         as_json: whether JSON is printed.
     """
 
@@ -69,6 +70,7 @@ class MakeOptions:
     tags: tuple[str, ...]
     confirm_above: Decimal | None
     yes: bool
+    convert_inputs: bool
     as_json: bool
 
 
@@ -85,6 +87,7 @@ def _options(
     tag: Tag = (),
     confirm_above: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     yes: Switch = False,
+    convert_inputs: Switch = False,
     as_json: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> MakeOptions:
     """Read the options that each kind has.
@@ -115,6 +118,8 @@ def _options(
         default.
     yes
         Do not ask: it is confirmed.
+    convert_inputs
+        Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
     as_json
         Print JSON: the delivered file.
     """
@@ -131,6 +136,7 @@ def _options(
         tags=tag,
         confirm_above=None if confirm_above is None else amount_of("confirm_above", confirm_above),
         yes=yes,
+        convert_inputs=convert_inputs,
         as_json=as_json,
     )
 
@@ -205,6 +211,7 @@ async def _made(request: GenerationRequest, options: MakeOptions, hooks: Command
     )
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         session = replace(await session_of(block, client, ledger, settings, hooks), run=run)
+        session = replace(session, convert_inputs=session.convert_inputs or options.convert_inputs)
         await confirm_in_terminal(session, spec, options.yes)
         async with shown_bar(hooks):
             job = await run_job(session, spec, RepeatedSteps(hooks.say))
