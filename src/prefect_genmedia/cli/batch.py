@@ -9,9 +9,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from prefect_genmedia._core.lookup import JobFilter
 from prefect_genmedia.batch.plan import plan_counts
 from prefect_genmedia.batch.show import shown_part
+from prefect_genmedia.batch.table import stem_of
 from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
+from prefect_genmedia.cli.interrupted import closing_sentence
 from prefect_genmedia.cli.options import in_options
 from prefect_genmedia.cli.server import require_server
 from prefect_genmedia.prices import CURRENCY
@@ -94,30 +97,32 @@ def batch(
 
     flow: Any = load_flow_from_entrypoint("prefect_genmedia.flows.batch.generate_batch")
     _log_in_sentences()
-    report = asyncio.run(
-        flow(
-            table,
-            **({} if kind is None else {"kind": kind}),
-            credentials=credentials,
-            batch_id=batch_id,
-            output=output,
-            results=results,
-            max_in_flight=max_in_flight,
-            canary=canary,
-            max_jobs=max_jobs,
-            max_cost=max_cost,
-            confirm_above=confirm_above,
-            skip_invalid=skip_invalid,
-            project=project,
-            tags=list(tag),
-            row_task_runs=row_task_runs,
-            reverify=reverify,
-            convert_inputs=convert_inputs,
-            encoding=encoding,
-            dry_run=dry_run,
-            regenerate=regenerate or [],
+    name = batch_id or stem_of(table)
+    with closing_sentence(JobFilter(batch=name)):
+        report = asyncio.run(
+            flow(
+                table,
+                **({} if kind is None else {"kind": kind}),
+                credentials=credentials,
+                batch_id=batch_id,
+                output=output,
+                results=results,
+                max_in_flight=max_in_flight,
+                canary=canary,
+                max_jobs=max_jobs,
+                max_cost=max_cost,
+                confirm_above=confirm_above,
+                skip_invalid=skip_invalid,
+                project=project,
+                tags=list(tag),
+                row_task_runs=row_task_runs,
+                reverify=reverify,
+                convert_inputs=convert_inputs,
+                encoding=encoding,
+                dry_run=dry_run,
+                regenerate=regenerate or [],
+            )
         )
-    )
     cost = f"about {report.estimated_cost:.2f} {CURRENCY} (estimate)" if report.estimated_cost or dry_run else ""
     if report.estimated_cost_of_run < report.estimated_cost and not dry_run:
         cost += f", {shown_part(report.estimated_cost_of_run)} now"

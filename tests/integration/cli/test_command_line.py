@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings import get_current_settings
 from rich.console import Console
+from servers import PATIENCE, until
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia._core import Job, JobState, Ledger
+from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
 from prefect_genmedia._core.accounts import resolve_account
 from prefect_genmedia._prefect import environment
 from prefect_genmedia.batch.rows import check_rows
@@ -412,3 +415,35 @@ async def test_pausing_an_account_without_a_server_starts_none(ledger: Ledger) -
     assert answer.returncode == 0, answer.stderr
     assert "is paused" in answer.stdout
     assert answer.stderr == ""
+
+
+INTERRUPTED = {
+    "make": ["make", "jimeng", "--prompt", "a lake"],
+    "batch": ["batch", "lakes.csv", "--kind", "jimeng"],
+}
+
+
+@pytest.mark.usefixtures("keys", "prefect_server")
+@pytest.mark.parametrize("command", INTERRUPTED)
+def test_a_command_that_ctrl_c_ends_says_what_is_paid_and_how_to_go_on(
+    command: str, simulator: RunningSimulator, tmp_path: Path, credentials: TokenOpsCredentials
+) -> None:
+    simulator.world.settings.run_seconds = 3600.0
+    credentials.save("default", overwrite=True)
+    (tmp_path / "lakes.csv").write_text("id,prompt\nlake,a lake\n")
+    words = [sys.executable, "-m", "prefect_genmedia.cli", *INTERRUPTED[command]]
+    env = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=env, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        until(lambda: simulator.accepted == 1, "the job is accepted")
+        until(lambda: "submitted" in str(asyncio.run(states_of_ledger())), "and written down")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    said = " ".join(err.split())
+    assert process.returncode == 130
+    assert "Stopped. Paid: 1 job (1 at the provider), about 1.40 CNY (estimate). The same command again" in said
+
+
+async def states_of_ledger() -> list[str]:
+    async with open_ledger(current_settings().ledger) as ledger:
+        return [job.state.value for job in await ledger.jobs()]
