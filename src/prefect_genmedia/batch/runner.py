@@ -36,7 +36,7 @@ from prefect_genmedia.batch.known import Known
 from prefect_genmedia.batch.plan import plan_of
 from prefect_genmedia.batch.preflight import Inspected, inspect_inputs
 from prefect_genmedia.batch.report import report_of
-from prefect_genmedia.batch.results import INVALID, Carried, Results, own_columns
+from prefect_genmedia.batch.results import INVALID, Carried, Results, unsent_columns
 from prefect_genmedia.batch.row_task import RowHooks
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
@@ -127,7 +127,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     table = await read_rows(spec.table, spec.encoding)
     rows, bad = await to_thread.run_sync(check_rows, table.rows, spec.kind, shard.has if shard else None)
     carried = Carried.from_rows([*rows, *bad], table.dialect)
-    if (own := own_columns(carried.columns)) and shard is None:
+    if (own := unsent_columns(carried.columns)) and shard is None:
         get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(own))
     prices = price_table(prices_of(settings), spec.money.prices)
     if spec.money.max_cost is not None:

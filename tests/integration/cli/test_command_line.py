@@ -441,7 +441,7 @@ def test_a_command_that_ctrl_c_ends_says_what_is_paid_and_how_to_go_on(
         _, err = process.communicate(timeout=PATIENCE)
     said = " ".join(err.split())
     assert process.returncode == 130
-    assert "Stopped. Paid: 1 job (1 at the provider), about 1.40 CNY (estimate). The same command again" in said
+    assert "Stopped. Paid: 1 job (1 at the provider), about 5.00 CNY (estimate). The same command again" in said
 
 
 async def states_of_ledger() -> list[str]:
