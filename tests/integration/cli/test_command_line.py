@@ -31,6 +31,7 @@ from prefect_genmedia.batch.rows import check_rows
 from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.cli.app import main
 from prefect_genmedia.cli.deployed import print_changes
+from prefect_genmedia.cli.options import in_options, typing
 from prefect_genmedia.deploy import Change, Outcome
 from prefect_genmedia.deploy.documents import read_secrets
 from prefect_genmedia.deploy.files import BLOCK_DOCUMENTS, DocumentsFile, PrefectFile, read_spec
@@ -447,3 +448,38 @@ def test_a_command_that_ctrl_c_ends_says_what_is_paid_and_how_to_go_on(
 async def states_of_ledger() -> list[str]:
     async with open_ledger(current_settings().ledger) as ledger:
         return [job.state.value for job in await ledger.jobs()]
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence", "shown"),
+    [
+        (
+            "batch t.csv",
+            "raise max_cost, or leave them out with skip_invalid.",
+            "raise --max-cost, or leave them out with --skip-invalid.",
+        ),
+        ("batch t.csv", "give kind='jimeng', or a column `kind`", "give --kind 'jimeng', or a column `kind`"),
+        (
+            "batch t.csv",
+            "row a.image_url: is missing in 's3://b/max_cost.csv'",
+            "row a.image_url: is missing in 's3://b/max_cost.csv'",
+        ),
+        (
+            "make poster",
+            "convert_inputs=True converts it • scene: is missing",
+            "--convert-inputs converts it • --scene: is missing",
+        ),
+        ("nonsense", "raise max_cost", "raise max_cost"),
+    ],
+)
+def test_an_error_names_the_options_of_the_command_that_was_typed(command: str, sentence: str, shown: str) -> None:
+    with typing(command.split()):
+        assert in_options(sentence) == shown
+
+
+@pytest.mark.parametrize("command", [["jobs", "prune"], ["make", "jimeng"], ["accounts", "pause"], ["batch"]])
+def test_help_shows_no_default_where_it_means_not_given(command: list[str], typed: Typed) -> None:
+    _, out, _ = typed(*command, "--help")
+    assert 'default: ""' not in out
+    assert "default: None" not in out
+    assert "default: ]" not in out
