@@ -64,7 +64,7 @@ class SecondForm:
     page: Page
 
     def field(self, title: str) -> Locator:
-        return self.page.locator("div.group").filter(has=self.page.locator("label", has_text=title)).last
+        return self.page.locator("div.group").filter(has=self.page.locator("label", has_text=whole(title))).last
 
     def choose(self, title: str, choice: str) -> None:
         self.field(title).get_by_role("button", name=f"Select {title}").click()
