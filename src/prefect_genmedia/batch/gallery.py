@@ -16,7 +16,7 @@ from prefect_genmedia._prefect.frames import thumbnail
 from prefect_genmedia._prefect.markdown import code, escape, link, linked
 from prefect_genmedia._prefect.targets import read_file
 from prefect_genmedia.batch.result import Result
-from prefect_genmedia.batch.results import own_columns, words_of
+from prefect_genmedia.batch.results import unsent_columns, words_of
 from prefect_genmedia.batch.row_runs import page_of
 from prefect_genmedia.text import cut_at_word
 
@@ -108,7 +108,7 @@ async def _cell(result: Result) -> str:
         words.append(linked("play", result.watch_url))
     if page := page_of(result):
         words.append(linked("row", page))
-    own = [words_of({name: result.extra[name]}) for name in own_columns(result.extra)]
+    own = [words_of({name: result.extra[name]}) for name in unsent_columns(result.extra)]
     lines = [f"not sent: {own[0]}", *own[1:_SHOWN_COLUMNS]] if own else []
     return "<br>".join(
         [*filter(None, [frame, " · ".join(words)]), *(escape(cut_at_word(each, _LINE)) for each in lines)]

@@ -94,11 +94,11 @@ class Carried:
         Parameters:
             extra: the cells by the table's columns.
         """
-        names = own_columns(self.columns)
+        names = unsent_columns(self.columns)
         return words_of({name: extra[name] for name in names if name in extra}) if names else None
 
 
-def own_columns(names: Iterable[str]) -> list[str]:
+def unsent_columns(names: Iterable[str]) -> list[str]:
     """Returns the columns that only the user knows, without those that say what a row is charged to.
 
     Parameters:

@@ -294,7 +294,8 @@ def _meant(cells: SortedCells, fields: Mapping[str, Any], others: Mapping[str, C
     A row is meant for the kinds as which it is valid. If there are none, it is meant for those that have all of its
     fields, if the kind as which it was taken does not.
     """
-    valid, possible = list[str](), list[str]()
+    valid: list[str] = []
+    possible: list[str] = []
     for kind, sorter in sorted(others.items()):
         other = sorter.sort(fields)
         if kind == cells.kind or other.problems:

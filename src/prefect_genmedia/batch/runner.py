@@ -40,7 +40,7 @@ from prefect_genmedia.batch.preflight import AskedStep, Inspected, check_prices,
 from prefect_genmedia.batch.publish import publish_batch
 from prefect_genmedia.batch.reservations import open_budgets
 from prefect_genmedia.batch.result import INVALID, QUALITY, STEPS
-from prefect_genmedia.batch.results import REVIEW_COLUMNS, Carried, Results, own_columns
+from prefect_genmedia.batch.results import REVIEW_COLUMNS, Carried, Results, unsent_columns
 from prefect_genmedia.batch.review import Review, check_review
 from prefect_genmedia.batch.rows import BadRow, Row, check_rows, refuse
 from prefect_genmedia.batch.scheduler import BatchScheduler
@@ -161,7 +161,7 @@ async def open_batch(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     decisions = [] if shard else await decisions_of(ledger, name)
     has_review = bool(decisions or spec.review)
     carried = Carried.from_rows([*rows, *bad], dialect, has_review)
-    if (own := own_columns(carried.columns)) and shard is None:
+    if (own := unsent_columns(carried.columns)) and shard is None:
         get_run_logger().info("Columns that are not sent, and stand in the results: %s", ", ".join(own))
     pools = await open_pools(stack, {each for row in rows for each in row.providers}, spec, prices, ledger)
     for provider, its_sessions in pools.items():

@@ -14,14 +14,16 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 from prefect.settings import PREFECT_SERVER_ALLOW_EPHEMERAL_MODE, temporary_settings
 
-from prefect_genmedia.cli.console import command_console, stop
+from prefect_genmedia.cli.console import command_console, shown_default, stop
 from prefect_genmedia.cli.guard import ending_in_sentences
 from prefect_genmedia.cli.listening import Port
+from prefect_genmedia.cli.options import typing
 
 app = App(
     name="prefect-genmedia",
     help="Paid, asynchronous media generation with Prefect: paid once, delivered means verified.",
     version=version("prefect-genmedia"),
+    default_parameter=Parameter(show_default=shown_default),
 )
 
 JOBS = """Look into the job ledger, and settle what only a person can.
@@ -76,7 +78,7 @@ prefect-genmedia deploy
 Next: `prefect worker start --pool genmedia`. Schedules that pay are off: switch them on in the UI.
 """
 
-DOCTOR = """Find out what is wrong between this machine and the providers, without paying: one table.
+DOCTOR = """Find out what is wrong between this machine and the providers, without paying.
 
 It checks proxy, certificates, name resolution, clock, base URL and key of each saved credentials Block, the ledger, the
 output, the storage of inputs, and whether paid jobs wait to be collected. Ends with status 1 if there is a problem.
@@ -349,5 +351,6 @@ def main(words: Sequence[str] | None = None) -> None:
     # Prefect says each second that an event of a command is not sent yet, which nobody has to know.
     logging.getLogger("EventsWorker").setLevel(logging.ERROR)
     # Prefect would start a temporary server for a minute, and lose what it was told when the command ends.
-    with ending_in_sentences(), temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}):
+    typed = sys.argv[1:] if words is None else words
+    with typing(typed), ending_in_sentences(), temporary_settings({PREFECT_SERVER_ALLOW_EPHEMERAL_MODE: False}):
         app(words)

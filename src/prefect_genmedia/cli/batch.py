@@ -9,9 +9,13 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from prefect_genmedia._core.lookup import JobFilter
 from prefect_genmedia.batch.plan import plan_counts
 from prefect_genmedia.batch.show import shown_part
+from prefect_genmedia.batch.table import stem_of
 from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
+from prefect_genmedia.cli.interrupted import closing_sentence
+from prefect_genmedia.cli.options import in_options
 from prefect_genmedia.cli.server import require_server
 from prefect_genmedia.prices import CURRENCY
 from prefect_genmedia.text import counted
@@ -39,6 +43,8 @@ def batch(
     row_task_runs: Literal["auto", "on", "off"] = "auto",
     reverify: Switch = False,
     review: str = "",
+    convert_inputs: Switch = False,
+    encoding: str = "",
 ) -> None:
     """Make every row; what `--help` says of it stands in `cli/app.py`.
 
@@ -86,35 +92,43 @@ def batch(
     review
         Which results a person reviews while the run pauses: `canary`, `all`, or a share of the rows such as 0.1. Answer
         in the UI, or with `prefect-genmedia review apply` in another terminal.
+    convert_inputs
+        Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
+    encoding
+        Encoding of a CSV or JSON lines table, such as gb18030; detected by default.
     """
     require_server()
     from prefect.flows import load_flow_from_entrypoint
 
     flow: Any = load_flow_from_entrypoint("prefect_genmedia.flows.batch.generate_batch")
-    _log_no_tracebacks()
-    report = asyncio.run(
-        flow(
-            table,
-            **({} if kind is None else {"kind": kind}),
-            credentials=credentials[0] if len(credentials) == 1 else list(credentials),
-            batch_id=batch_id,
-            output=output,
-            results=results,
-            max_in_flight=max_in_flight,
-            canary=canary,
-            max_jobs=max_jobs,
-            max_cost=max_cost,
-            confirm_above=confirm_above,
-            skip_invalid=skip_invalid,
-            project=project,
-            tags=list(tag),
-            row_task_runs=row_task_runs,
-            reverify=reverify,
-            review=review,
-            dry_run=dry_run,
-            regenerate=regenerate or [],
+    _log_in_sentences()
+    name = batch_id or stem_of(table)
+    with closing_sentence(JobFilter(batch=name)):
+        report = asyncio.run(
+            flow(
+                table,
+                **({} if kind is None else {"kind": kind}),
+                credentials=credentials[0] if len(credentials) == 1 else list(credentials),
+                batch_id=batch_id,
+                output=output,
+                results=results,
+                max_in_flight=max_in_flight,
+                canary=canary,
+                max_jobs=max_jobs,
+                max_cost=max_cost,
+                confirm_above=confirm_above,
+                skip_invalid=skip_invalid,
+                project=project,
+                tags=list(tag),
+                row_task_runs=row_task_runs,
+                reverify=reverify,
+                review=review,
+                convert_inputs=convert_inputs,
+                encoding=encoding,
+                dry_run=dry_run,
+                regenerate=regenerate or [],
+            )
         )
-    )
     cost = f"about {report.estimated_cost:.2f} {CURRENCY} (estimate)" if report.estimated_cost or dry_run else ""
     if report.estimated_cost_of_run < report.estimated_cost and not dry_run:
         cost += f", {shown_part(report.estimated_cost_of_run)} now"
@@ -128,12 +142,13 @@ def batch(
     print_facts(command_console(), facts)
 
 
-def _log_no_tracebacks() -> None:
-    """Prefect logs the traceback of an error that ends a run; the error's sentence says it all."""
+def _log_in_sentences() -> None:
+    """Prefect logs the traceback of an error that ends a run; the error's sentence says it all, in options."""
 
-    def without_traceback(record: logging.LogRecord) -> bool:
+    def as_typed(record: logging.LogRecord) -> bool:
         record.exc_info = record.exc_text = None
+        record.msg, record.args = in_options(record.getMessage()), None
         return True
 
     for name in ("prefect.flow_runs", "prefect.task_runs"):
-        logging.getLogger(name).addFilter(without_traceback)
+        logging.getLogger(name).addFilter(as_typed)

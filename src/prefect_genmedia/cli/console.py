@@ -54,6 +54,17 @@ Tag = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 """A word that jobs are grouped by; the option may be given several times."""
 
 
+def shown_default(value: Any) -> Any:
+    """An option's default as text for `--help`; None, which shows nothing, where the default means "not given".
+
+    Parameters:
+        value: the default.
+    """
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or None
+    return None if value in (None, "") else str(getattr(value, "value", value))
+
+
 def print_facts(console: Console, facts: Mapping[str, str]) -> None:
     """Print a name and a value a line, whole: an address that is cut, or wrapped, cannot be clicked or copied.
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 from rich.markup import escape
-from rich.table import Column, Table
 
 from prefect_genmedia.cli.console import command_console
 from prefect_genmedia.deploy.doctor import Finding, diagnose, stored_credentials
@@ -32,16 +31,15 @@ async def _found(names: Sequence[str]) -> list[Finding]:
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print the table; it is legible at 80 columns.
+    """Print a paragraph a finding. Lines break between words only: an address that is broken cannot be clicked.
 
     Parameters:
-        findings: its rows.
+        findings: what to print.
     """
-    if not findings:
-        return
-    columns = (Column("", no_wrap=True), Column("found", overflow="fold"), Column("what to do", overflow="fold"))
-    table = Table(Column("check", overflow="fold", min_width=10), *columns, title="doctor")
+    console = command_console()
     for each in findings:
-        mark = "[bold red]wrong[/]" if each.step else "[green]ok[/]"
-        table.add_row(escape(each.check), mark, escape(each.found), escape(each.step))
-    command_console().print(table)
+        mark = "[bold red]wrong[/]" if each.step else "[green]ok[/]   "
+        lines = [f"{mark} [bold]{escape(each.check)}[/]: {escape(each.found)}"]
+        lines += [f"      Next: {escape(each.step)}"] if each.step else []
+        for line in lines:
+            console.print(line, highlight=False, overflow="ignore", crop=False)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from prefect_genmedia._transport import unsigned_text
 from prefect_genmedia.cli.console import stop
+from prefect_genmedia.cli.options import in_options
 from prefect_genmedia.errors import GenMediaError
 from prefect_genmedia.text import BULLET, clean_text, error_words, validation_words
 
@@ -48,7 +49,7 @@ def ending_in_sentences() -> Iterator[None]:
         sentence = sentence_of(error)
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        stop(sentence or _unforeseen(error))
+        stop(in_options(sentence) if sentence else _unforeseen(error))
 
 
 def sentence_of(error: BaseException) -> str | None:

@@ -15,6 +15,7 @@ from cyclopts.validators import Number
 from rich.markup import escape
 
 from prefect_genmedia._core.ledger import open_ledger
+from prefect_genmedia._core.lookup import JobFilter
 from prefect_genmedia._core.model import Job
 from prefect_genmedia._core.pipeline import run_job
 from prefect_genmedia._core.session import JobSpec, RunContext
@@ -25,6 +26,7 @@ from prefect_genmedia._prefect.session import session_of
 from prefect_genmedia.cli.console import Switch, Tag, command_console, print_facts
 from prefect_genmedia.cli.credentials import credentials_at_hand
 from prefect_genmedia.cli.fields import request_fields, request_options
+from prefect_genmedia.cli.interrupted import closing_sentence
 from prefect_genmedia.cli.prompt import confirm_in_terminal
 from prefect_genmedia.cli.waiting import CommandHooks, RepeatedSteps, shown_bar
 from prefect_genmedia.prices import CURRENCY, amount_of
@@ -55,6 +57,7 @@ class MakeOptions:
         tags: further words to group jobs by.
         confirm_above: CNY above which is asked; None takes the setting.
         yes: whether the answer is yes.
+        convert_inputs: whether pictures that the provider does not take are converted.
         as_json: whether JSON is printed.
     """
 
@@ -69,6 +72,7 @@ class MakeOptions:
     tags: tuple[str, ...]
     confirm_above: Decimal | None
     yes: bool
+    convert_inputs: bool
     as_json: bool
 
 
@@ -85,6 +89,7 @@ def _options(
     tag: Tag = (),
     confirm_above: Annotated[float | None, Parameter(validator=Number(gte=0))] = None,
     yes: Switch = False,
+    convert_inputs: Switch = False,
     as_json: Annotated[Switch, Parameter(name="--json")] = False,
 ) -> MakeOptions:
     """Read the options that each kind has.
@@ -115,6 +120,8 @@ def _options(
         default.
     yes
         Do not ask: it is confirmed.
+    convert_inputs
+        Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
     as_json
         Print JSON: the delivered file.
     """
@@ -131,6 +138,7 @@ def _options(
         tags=tag,
         confirm_above=None if confirm_above is None else amount_of("confirm_above", confirm_above),
         yes=yes,
+        convert_inputs=convert_inputs,
         as_json=as_json,
     )
 
@@ -170,7 +178,10 @@ def make(request: GenerationRequest, options: MakeOptions) -> None:
         options: the command's options.
     """
     hooks = CommandHooks(command_console(stderr=True))
-    job, was_there = asyncio.run(_made(request, options, hooks))
+    run = RunContext(root_run_id=f"command:{uuid4()}")
+    with closing_sentence(JobFilter(run=run.root_run_id)):
+        job = asyncio.run(_made(request, options, hooks, run))
+    was_there = job.root_run_id != run.root_run_id
     assert job.delivery is not None  # a delivered job has one
     if options.as_json:
         print(json_text(job.delivery.model_dump(mode="json"), indent=2))  # noqa: T201 - for programs
@@ -185,11 +196,9 @@ def make(request: GenerationRequest, options: MakeOptions) -> None:
         command_console(stderr=True).print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
 
-async def _made(request: GenerationRequest, options: MakeOptions, hooks: CommandHooks) -> tuple[Job, bool]:
-    """The delivered job, and whether it was submitted before."""
+async def _made(request: GenerationRequest, options: MakeOptions, hooks: CommandHooks, run: RunContext) -> Job:
     settings = current_settings()
     block = await credentials_at_hand(request.provider, options.credentials)
-    run = RunContext(root_run_id=f"command:{uuid4()}")
     inputs = request.inputs()
     spec = JobSpec(
         request,
@@ -205,10 +214,10 @@ async def _made(request: GenerationRequest, options: MakeOptions, hooks: Command
     )
     async with block.client() as client, open_ledger(settings.ledger) as ledger:
         session = replace(await session_of(block, client, ledger, settings, hooks), run=run)
+        session = replace(session, convert_inputs=session.convert_inputs or options.convert_inputs)
         await confirm_in_terminal(session, spec, options.yes)
         async with shown_bar(hooks):
-            job = await run_job(session, spec, RepeatedSteps(hooks.say))
-    return job, job.root_run_id != run.root_run_id
+            return await run_job(session, spec, RepeatedSteps(hooks.say))
 
 
 def _is_at(uri: str, output: str) -> bool:

@@ -36,6 +36,20 @@ async def artifact(key: str) -> list[dict[str, Any]]:
     return rows
 
 
+async def test_a_rerun_says_that_it_paid_nothing_itself_and_what_a_row_is_charged_to_is_no_unsent_column(
+    batch: Batch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**row, "project": "spring", "tags": "a b"} for row in lakes(2)]
+    first = await batch.run(rows)
+    assert first.estimated_cost_of_run == first.estimated_cost > 0
+    assert "by this run" not in caplog.text
+    again = await batch.run(rows)
+    assert (again.estimated_cost, again.estimated_cost_of_run) == (first.estimated_cost, 0.0)
+    assert f"about {again.estimated_cost:.2f} CNY (estimate), nothing of it by this run" in caplog.text
+    assert "not sent" not in caplog.text
+    assert all("not sent" not in row for row in await artifact("genmedia-batch-results"))
+
+
 async def test_each_row_is_shown_with_its_link_or_with_the_field_and_value_that_are_wrong(
     batch: Batch, typed: Typed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -52,7 +66,8 @@ async def test_each_row_is_shown_with_its_link_or_with_the_field_and_value_that_
     await batch.run([*lakes(1, **KEPT), *table[1:]], skip_invalid=True)
     invalid, row = await artifact("genmedia-batch-results")
     key = batch.results["row-0"]["job_key"]
-    assert list(row) == ["row", "state", "file", "error", "seconds", "estimated CNY", "job", "not sent"]
+    assert list(row) == ["row", "state", "file", "error", "seconds", "estimated CNY", "job", "not sent", "run"]
+    assert "/runs/task-run/" in row["run"]
     assert (row["row"], row["file"]) == ("row-0", f"https://videos.example.com/files/{key}")
     assert batch.results["row-0"]["watch_url"] == row["file"]
     assert invalid["state"] == "invalid"

@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,16 +19,19 @@ from typing import Any
 
 import pytest
 import yaml
+from prefect.settings import get_current_settings
 from rich.console import Console
+from servers import PATIENCE, until
 
 from prefect_genmedia import TokenOpsCredentials
-from prefect_genmedia._core import Job, JobState, Ledger
+from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
 from prefect_genmedia._core.accounts import resolve_account
 from prefect_genmedia._prefect import environment
 from prefect_genmedia.batch.rows import check_rows
 from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.cli.app import main
 from prefect_genmedia.cli.deployed import print_changes
+from prefect_genmedia.cli.options import in_options, typing
 from prefect_genmedia.deploy import Change, Outcome
 from prefect_genmedia.deploy.documents import read_secrets
 from prefect_genmedia.deploy.files import BLOCK_DOCUMENTS, DocumentsFile, PrefectFile, read_spec
@@ -316,8 +320,8 @@ def test_the_same_command_makes_one_result_and_pays_once(
 def test_make_tells_every_problem_at_once_and_sends_nothing(simulator: RunningSimulator, typed: Typed) -> None:
     status, _, err = typed("make", "poster", "--image-url", "no-such.jpg")
     assert status == 1
-    assert "scene" in err
-    assert "image_url" in err
+    assert "--scene: is missing" in err
+    assert "--image-url: must be" in err
     assert simulator.accepted == 0
 
 
@@ -412,3 +416,70 @@ async def test_pausing_an_account_without_a_server_starts_none(ledger: Ledger) -
     assert answer.returncode == 0, answer.stderr
     assert "is paused" in answer.stdout
     assert answer.stderr == ""
+
+
+INTERRUPTED = {
+    "make": ["make", "jimeng", "--prompt", "a lake"],
+    "batch": ["batch", "lakes.csv", "--kind", "jimeng"],
+}
+
+
+@pytest.mark.usefixtures("keys", "prefect_server")
+@pytest.mark.parametrize("command", INTERRUPTED)
+def test_a_command_that_ctrl_c_ends_says_what_is_paid_and_how_to_go_on(
+    command: str, simulator: RunningSimulator, tmp_path: Path, credentials: TokenOpsCredentials
+) -> None:
+    simulator.world.settings.run_seconds = 3600.0
+    credentials.save("default", overwrite=True)
+    (tmp_path / "lakes.csv").write_text("id,prompt\nlake,a lake\n")
+    words = [sys.executable, "-m", "prefect_genmedia.cli", *INTERRUPTED[command]]
+    env = {**os.environ, "PREFECT_API_URL": str(get_current_settings().api.url)}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, env=env, cwd=tmp_path, stdout=pipe, stderr=pipe, text=True) as process:
+        until(lambda: simulator.accepted == 1, "the job is accepted")
+        until(lambda: "submitted" in str(asyncio.run(states_of_ledger())), "and written down")
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+    said = " ".join(err.split())
+    assert process.returncode == 130
+    assert "Stopped. Paid: 1 job (1 at the provider), about 5.00 CNY (estimate). The same command again" in said
+
+
+async def states_of_ledger() -> list[str]:
+    async with open_ledger(current_settings().ledger) as ledger:
+        return [job.state.value for job in await ledger.jobs()]
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence", "shown"),
+    [
+        (
+            "batch t.csv",
+            "raise max_cost, or leave them out with skip_invalid.",
+            "raise --max-cost, or leave them out with --skip-invalid.",
+        ),
+        ("batch t.csv", "give kind='jimeng', or a column `kind`", "give --kind 'jimeng', or a column `kind`"),
+        (
+            "batch t.csv",
+            "row a.image_url: is missing in 's3://b/max_cost.csv'",
+            "row a.image_url: is missing in 's3://b/max_cost.csv'",
+        ),
+        (
+            "make poster",
+            "convert_inputs=True converts it • scene: is missing",
+            "--convert-inputs converts it • --scene: is missing",
+        ),
+        ("nonsense", "raise max_cost", "raise max_cost"),
+    ],
+)
+def test_an_error_names_the_options_of_the_command_that_was_typed(command: str, sentence: str, shown: str) -> None:
+    with typing(command.split()):
+        assert in_options(sentence) == shown
+
+
+@pytest.mark.parametrize("command", [["jobs", "prune"], ["make", "jimeng"], ["accounts", "pause"], ["batch"]])
+def test_help_shows_no_default_where_it_means_not_given(command: list[str], typed: Typed) -> None:
+    _, out, _ = typed(*command, "--help")
+    assert 'default: ""' not in out
+    assert "default: None" not in out
+    assert "default: ]" not in out

@@ -1,0 +1,55 @@
+"""What a command that pays says when Ctrl-C ends it: what was sent, what it costs, and how to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.markup import escape
+
+from prefect_genmedia._core.lookup import JobFilter, list_jobs
+from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
+from prefect_genmedia.cli.console import command_console
+from prefect_genmedia.cli.ledger import run_on_ledger
+from prefect_genmedia.prices import CURRENCY
+from prefect_genmedia.text import counted
+
+_MOST_JOBS = 100_000
+
+_AGAIN = "The same command again goes on from here: it joins these jobs, and pays none of them again."
+
+
+@contextmanager
+def closing_sentence(wanted: JobFilter) -> Iterator[None]:
+    """Print the state of the command's jobs if Ctrl-C ends the block.
+
+    Parameters:
+        wanted: which jobs are the command's.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        jobs, _ = run_on_ledger(lambda ledger: list_jobs(ledger, wanted, _MOST_JOBS))
+        command_console(stderr=True).print(
+            f"[yellow]{escape(_sentence(jobs))}[/]", highlight=False, overflow="ignore", crop=False
+        )
+        raise
+
+
+def _sentence(jobs: Sequence[Job]) -> str:
+    delivered = sum(job.state is JobState.DELIVERED for job in jobs)
+    at_provider = sum(job.state in AT_PROVIDER for job in jobs)
+    unknown = sum(job.state in (JobState.SENDING, JobState.UNKNOWN) for job in jobs)
+    if not delivered + at_provider + unknown:
+        return "Stopped: nothing was sent, and nothing is paid. The same command again begins anew."
+    paid = [
+        f"{number} {words}" for number, words in ((delivered, "delivered"), (at_provider, "at the provider")) if number
+    ]
+    cost = sum(job.estimated_cost or 0.0 for job in jobs if job.state in TAKEN)
+    parts = ["Stopped."]
+    if paid:
+        about = f", about {cost:.2f} {CURRENCY} (estimate)" if cost else ""
+        parts.append(f"Paid: {counted(delivered + at_provider, 'job')} ({', '.join(paid)}){about}.")
+    if unknown:
+        parts.append(f"Perhaps paid: {counted(unknown, 'job')}, see `prefect-genmedia jobs list --state unknown`.")
+    return " ".join([*parts, _AGAIN])
