@@ -159,6 +159,7 @@ async def _opened(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     carried = carried.with_cells(with_results)
     without = [] if spec.dry_run else inspected.bad
     results = Results([row.id for row in with_results], without, written, storage, carried, left)
+    results.has_accounts = any(len(each) > 1 for each in pools.values())
     for row in others:
         if row.id in known and not spec.dry_run:
             results.of(row.id).take_job(known[row.id], row.request, prices, payers)
