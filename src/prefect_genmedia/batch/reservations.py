@@ -78,6 +78,7 @@ class Reservation:
         self._costs = costs
         self._row = row
         self._budget: Budget | None = None
+        self._identity: str | None = None
         self.attempt: int | None = None
         self.spend: Spend | None = None
         """Ensures the reservation when the job is sent: other runs of the row share it and may have released it."""
@@ -92,7 +93,7 @@ class Reservation:
         Raises:
             BudgetStop: the budget does not hold it.
         """
-        self.attempt = self.spend = None
+        self.attempt = self.spend = self._identity = None
         self._budget = budget = self._costs.budgets.get(session.own_tokens[0])
         identity, attempt = self._costs.jobs.identity(self._row), self._costs.next_attempt(known)
         if budget is None:
@@ -103,7 +104,7 @@ class Reservation:
         await self._release_earlier(session, identity, attempt, known)
         cost = await self._costs.estimate(self._row.request)
         near = await budget.reserve(holder_of(identity, attempt), cost)
-        self.attempt, self.spend = attempt, budget.spender(cost)
+        self.attempt, self._identity, self.spend = attempt, identity, budget.spender(cost)
         await tell_of_budget(session, "warning", near)
 
     async def _release_earlier(self, session: Session, identity: str, attempt: int, known: Job | None) -> None:
@@ -119,14 +120,24 @@ class Reservation:
         found = (self._costs.budgets.get(each.own_tokens[0]) for each in members)
         return list({each.name: each for each in found if each is not None and self._budget is not None}.values())
 
+    def is_for(self, job: Job) -> bool:
+        """Whether nothing else is reserved than what a job needs: a run may have joined another attempt or identity.
+
+        Parameters:
+            job: the row's job.
+        """
+        return self.attempt is None or (self._identity, self.attempt) == (job.identity, job.attempt)
+
     async def give_back(self, job: Job | None) -> None:
         """Release the reservation if the row's job was not sent or cost nothing.
 
         Parameters:
             job: the row's newest job.
         """
-        identity = job.identity if job else self._costs.jobs.identity(self._row)
-        if self._budget is not None and identity is not None:
+        identities = {job.identity if job else self._costs.jobs.identity(self._row), self._identity}
+        if self._budget is None:
+            return
+        for identity in filter(None, identities):
             # Another run may have made a later attempt than the planned one.
             for each in {self.attempt or 1, job.attempt if job else 1}:
                 await self._budget.release(identity, each)

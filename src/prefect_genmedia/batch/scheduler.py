@@ -242,7 +242,7 @@ class BatchScheduler:
         else:
             self.breaker.delivered()
             self._take(row, job)
-            if reservation.attempt not in (None, job.attempt):
+            if not reservation.is_for(job):
                 await reservation.give_back(job)
         finally:
             lease.release()
