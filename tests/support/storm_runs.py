@@ -228,10 +228,8 @@ class Lab:
 
     async def accepted(self, prompt: str) -> list[str]:
         """The ids of the jobs that a provider has accepted with a prompt."""
-        async with httpx.AsyncClient(timeout=60.0) as client:
-            answer = await client.get(f"{self.simulator}/storm/accepted", params={"prompt": prompt})
-            ids: list[str] = answer.raise_for_status().json()
-            return ids
+        ids: list[str] = await self._asked("GET", "/storm/accepted", params={"prompt": prompt})
+        return ids
 
     async def rotate(self, trial: Trial, new: str) -> None:
         """Replace the account's key at the provider."""
@@ -241,9 +239,17 @@ class Lab:
 
     async def without_balance(self, key: str, times: int) -> None:
         """Let the provider refuse so many submissions of a customer for want of balance."""
-        async with httpx.AsyncClient(timeout=60.0) as client:
-            order = {"fault": "refuse_balance", "key": key, "times": times}
-            (await client.post(f"{self.simulator}/control/faults", json=order)).raise_for_status()
+        order = {"fault": "refuse_balance", "key": key, "times": times}
+        await self._asked("POST", "/control/faults", json=order)
+
+    async def _asked(self, method: str, path: str, **options: Any) -> Any:
+        """The simulator's answer about itself; on a busy machine it may close a connection before it reads from it."""
+        for _ in range(5):
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                async with httpx.AsyncClient(timeout=60.0) as client:
+                    answer = await client.request(method, f"{self.simulator}{path}", **options)
+                    return answer.raise_for_status().json()
+        raise RuntimeError(f"the simulator does not answer {path}")
 
     async def report(self) -> dict[str, Any]:
         """What the simulator has counted."""

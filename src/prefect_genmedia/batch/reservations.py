@@ -164,6 +164,7 @@ class Reservation:
         self._costs = costs
         self.step = step
         self._budget: Budget | None = None
+        self._identity: str | None = None
         self.attempt: int | None = None
         self.spend: Spend | None = None
         """Ensures the reservation when the job is sent: other runs of the row share it and may have released it."""
@@ -178,7 +179,7 @@ class Reservation:
         Raises:
             BudgetStop: the budget does not hold it.
         """
-        self.attempt = self.spend = None
+        self.attempt = self.spend = self._identity = None
         self._budget = budget = self._costs.budget_of(session)
         identity, attempt = self.step.identity, self._costs.next_attempt(known)
         if budget is None:
@@ -192,7 +193,7 @@ class Reservation:
             cost = await self._costs.estimate(self.step.request)
             replaced = holder_of(placeholder, 1) if before is not None and before.name == budget.name else ""
             near = await budget.reserve(holder_of(identity, attempt), cost, instead_of=replaced)
-            self.attempt, self.spend = attempt, budget.spender(cost)
+            self.attempt, self._identity, self.spend = attempt, identity, budget.spender(cost)
             await report_budget(session, "warning", near)
         if before is not None and not replaced:
             await before.release(placeholder, 1)
@@ -210,14 +211,24 @@ class Reservation:
         found = (self._costs.budget_of(each) for each in members)
         return list({each.name: each for each in found if each is not None and self._budget is not None}.values())
 
+    def is_for(self, job: Job) -> bool:
+        """Whether nothing else is reserved than what a job needs: a run may have joined another attempt or identity.
+
+        Parameters:
+            job: the row's job.
+        """
+        return self.attempt is None or (self._identity, self.attempt) == (job.identity, job.attempt)
+
     async def give_back(self, job: Job | None) -> None:
         """Release the reservation if the step's job was not sent or cost nothing.
 
         Parameters:
             job: the step's newest job.
         """
-        identity = job.identity if job else self.step.identity
-        if self._budget is not None and identity is not None:
+        identities = {job.identity if job else self.step.identity, self._identity}
+        if self._budget is None:
+            return
+        for identity in filter(None, identities):
             # Another run may have made a later attempt than the planned one.
             for each in {self.attempt or 1, job.attempt if job else 1}:
                 await self._budget.release(identity, each)

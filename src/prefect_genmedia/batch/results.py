@@ -199,6 +199,8 @@ class Results:
         """The root flow run whose jobs count as this run's."""
         self.unwritten: str | None = None
         """Why the table could not be written when the batch ended; None if it was written."""
+        self.has_accounts = False
+        """Whether several accounts share the rows, so that the page shows who paid for each."""
 
     def of(self, row_id: str) -> Result:
         """Returns one row's result. Change it without awaiting in between: the next `save` writes its current state."""

@@ -167,6 +167,8 @@ class RowRun(JobSteps):
             await self._lease.move_on(left.error)
         else:
             await self._lease.acquire_again()
+        if self._shared.stopped():
+            raise left.error
         if left.is_refusal or self._lease.account is not before:
             session = self._lease.session
             self._known = await session.ledger.get(left.error.job_key or "") or self._known

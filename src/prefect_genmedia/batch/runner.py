@@ -190,6 +190,7 @@ async def open_batch(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     ids = [row.id for row in with_results]
     results = Results(ids, without, written, storage, carried, left, optional, decisions)
     results.root_run_id = root_run_id()
+    results.has_accounts = any(len(each) > 1 for each in pools.values())
     for row in others:
         if row.id in known and not spec.dry_run:
             results.of(row.id).take_steps(known[row.id], row.requests, prices, payers)

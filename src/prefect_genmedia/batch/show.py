@@ -229,8 +229,9 @@ def _result_line(row: Result, results: Results) -> dict[str, object]:
         "seconds": row.seconds,
         f"estimated {CURRENCY}": row.estimated_cost,
         "job": cell(row.job_key or ""),
-        "account": cell(row.account or ""),
     }
+    if results.has_accounts:
+        line = {"row": line.pop("row"), "account": cell(row.account or ""), **line}
     words = results.carried.words(row.extra)
     return line if words is None else line | {"not sent": cell(cut_at_word(words, SHOWN_MESSAGE))}
 

@@ -153,7 +153,7 @@ class RowSteps:
         finally:
             run.results.of(self.row.id).task_run_id = row_run.task_run_id
         run.breaker.delivered()
-        if self.reservation.attempt not in (None, job.attempt):
+        if not self.reservation.is_for(job):
             await self.reservation.give_back(job)
         return job
 

@@ -311,7 +311,7 @@ def _job_of(batch: OpenBatch, spec: BatchSpec, shard: Shard) -> ShardJob:
         shard=shard,
         table=anywhere(str(spec.table)) if is_read else [dict(row) for row in shard.part_of(batch.fit)],
         kind=spec.kind,
-        credentials=_names_of(spec.credentials),
+        credentials=names_of(spec.credentials),
         batch_id=batch.name,
         output=batch.scheduler.output,
         max_in_flight=share_of(spec.limits.max_in_flight, shard),
@@ -350,8 +350,15 @@ def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
     return given | {"skip_invalid": True, "preflight": False}
 
 
-def _names_of(credentials: Credentials) -> str | list[str]:
-    """Returns the names of Blocks: their content is never passed as a parameter."""
+def names_of(credentials: Credentials) -> str | list[str]:
+    """Returns the names of Blocks: their content is never passed as a parameter.
+
+    Parameters:
+        credentials: a Block or its name, or several.
+
+    Raises:
+        InvalidRequest: a Block is not saved.
+    """
     if isinstance(credentials, str | ProviderCredentials):
         return _name_of(credentials)
     return [_name_of(each) for each in credentials]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 from servers import PATIENCE
 from sqlalchemy import update
 
@@ -263,6 +264,16 @@ async def test_blocks_may_be_given_and_one_account_is_used_once(
     assert (await studio.batch(4, [await studio.save("a"), same, "b"], max_in_flight=1)).delivered == 4
     assert set(studio.paid()) == {"a", "b"}
     assert "one account of tokenops" in caplog.text
+    async with get_client() as client:
+        given = [run.parameters for run in await client.read_flow_runs()]
+    assert given
+    assert KEYS["a"] not in json.dumps(given, default=str), "no key is stored with the run"
+
+
+def test_a_run_form_offers_one_block_as_before_or_a_list_of_names() -> None:
+    choices = generate_batch.parameters.properties["credentials"]["anyOf"]
+    assert all("$ref" in each for each in choices[:-2])
+    assert choices[-2:] == [{"type": "string"}, {"items": {"type": "string"}, "type": "array"}]
 
 
 @pytest.mark.parametrize("credentials", [[], ["a", "nobody"]])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from prefect_genmedia import TokenOpsCredentials
 from prefect_genmedia.batch.result import Result
 from prefect_genmedia.batch.shards import Shard, ShardEnd, shards_of, share_of
+from prefect_genmedia.batch.spec import ShardJob
+from prefect_genmedia.batch.supervisor import names_of
 from prefect_genmedia.errors import BudgetStop, InvalidRequest
 
 LEDGER = "0123456789abcdef"
@@ -53,3 +56,25 @@ def test_the_end_of_a_shard_tells_what_the_ledger_does_not_know() -> None:
     assert (reported.rows["b"].state, len(reported.rows["b"].error_message or "")) == ("submitted", 1000)
     assert reported.rows["c"].state == "not_sent"
     assert ShardEnd.of(ShardEnd().lines()) == ShardEnd()
+
+
+def test_a_shard_is_given_the_names_of_all_accounts_and_never_a_key() -> None:
+    block = TokenOpsCredentials(api_key="sk-secret")
+    with pytest.raises(InvalidRequest, match="must be a Block that is saved"):
+        names_of(["a", block])
+    block._block_document_name = "b"
+    names = names_of(["a", block])
+    assert names == ["a", "b"]
+    job = ShardJob(
+        shard=Shard(number=1, of=2, ledger="l"),
+        table="t.csv",
+        kind="jimeng",
+        credentials=names,
+        batch_id="b",
+        output="o",
+        max_in_flight=1,
+        breaker=3,
+        timeout_seconds=60,
+        budget="b",
+    )
+    assert ShardJob.model_validate_json(job.model_dump_json()).spec().credentials == ["a", "b"]
