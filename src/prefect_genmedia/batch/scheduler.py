@@ -309,7 +309,8 @@ class BatchScheduler:
         result.take_error(error)
         self.failure = error
         if row.then:
-            result.error_message = failed_step(step.number, row.requests, result.error_message or "", done)
+            place, kind = (step.number, row.steps), step.request.kind
+            result.error_message = failed_step(place, kind, result.error_message or "", done)
         await self._give_back(step, job)
         if isinstance(error, GenMediaError):
             self.breaker.failed(error)
