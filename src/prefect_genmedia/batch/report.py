@@ -301,7 +301,7 @@ def _charges(jobs: StepJobs, cells: Mapping[str, Any]) -> list[tuple[str, str, f
     else:
         written = [_number(step.get("estimated_cost")) for step in read_steps(cells.get(STEPS))]
         costs = [*written[: len(jobs)], *(_cost((job,), {}) for job in jobs[len(written) :])]
-    names = [(_shown(f"{job.provider}/{job.model}"), (iso_time(job.submitted_at) or "")[:10]) for job in jobs]
+    names = [(shown_value(f"{job.provider}/{job.model}"), (iso_time(job.submitted_at) or "")[:10]) for job in jobs]
     return [(*name, cost) for name, cost in zip(names or [("", "")], costs, strict=True)]
 
 
