@@ -33,13 +33,13 @@ STEPS = (
     ("providers/tokenops/omnihuman.py:OmniHumanVideo.with_subject", "the request with its masks"),
     ("generate.py:generate", "back in the flow: the tail of all flows"),
     ("tasks.py:submit_job", "the task run that may pay"),
-    ("_core/pipeline.py:submit", "preparation and submission, in one step"),
+    ("_core/pipeline.py:submit", "resolves the request, then submits it once"),
     ("_core/pipeline.py:resolve", "prepares it again if that was an hour ago or more"),
     ("_core/identity.py:identity_of", "local files by their content hash, URLs without signatures"),
     ("_core/submit.py:submit_once", "joins a job, or reserves one and sends it"),
     ("_core/submit.py:shown_request", "what the ledger stores: no signature"),
     ("providers/tokenops/client.py:TokenOpsClient.submit", "called once the row is `sending`"),
-    ("providers/protocol.py:PreparedRequest.payload", "the JSON, with `extra_body` merged in"),
+    ("providers/protocol.py:PreparedRequest.payload", "the JSON, with URLs in place of local files"),
     ("providers/tokenops/omnihuman.py:OmniHumanVideo.body", "puts it into the JSON"),
     ("_transport/api.py:ApiClient.post_paid", "sends the paid POST, once"),
 )
@@ -50,6 +50,7 @@ def walk_table() -> str:
     lines = ["| | place | function | |", "| --- | --- | --- | --- |"]
     for number, (place, what) in enumerate(STEPS, 1):
         file, _, name = place.partition(":")
+        assert what, f"{place} has no description"
         lines.append(f"| {number} | {file}:{line_of(path_of(file), name)} | `{name}` | {what} |")
     return "\n".join(lines)
 
