@@ -18,6 +18,7 @@ from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 OUTPUT = ROOT / "build" / "release"
@@ -59,12 +60,12 @@ def requirements_of(found: Distribution, extras: Sequence[str]) -> Iterator[Requ
 def closure() -> dict[str, Distribution]:
     """All that is installed with the package and its extras for users, by canonical name, itself included."""
     found: dict[str, Distribution] = {}
-    looked: set[tuple[str, str]] = set()
+    done: set[tuple[str, str]] = set()
     todo: list[tuple[str, tuple[str, ...]]] = [(PACKAGE, EXTRAS)]
     while todo:
         name, extras = todo.pop()
-        new = [extra for extra in ("", *extras) if (name, extra) not in looked]
-        looked |= {(name, extra) for extra in new}
+        new = [extra for extra in ("", *extras) if (name, extra) not in done]
+        done |= {(name, extra) for extra in new}
         if not new:
             continue
         try:
@@ -134,24 +135,37 @@ def sbom(found: dict[str, Distribution]) -> dict[str, Any]:
     }
 
 
-def version_problems() -> list[str]:
-    """What is wrong with the version: a tag must be the changelog's newest version, which then has a date."""
-    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
-    releases = re.findall(r"^## (\d+\.\d+\.\d+) \((.+)\)$", changelog, re.MULTILINE)
+def version_problems(changelog: str, tags: Sequence[str], installed: str) -> list[str]:
+    """What is wrong with the version: tag, newest version of the changelog and package must agree.
+
+    Parameters:
+        changelog: the text of CHANGELOG.md.
+        tags: the version tags of the commit; none before a release.
+        installed: the version of the package that is installed.
+    """
+    releases = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", changelog, re.MULTILINE)
     if not releases:
         return ["CHANGELOG.md has no version"]
-    (newest, date), problems = releases[0], []
-    command = ["git", "tag", "--points-at", "HEAD", "--list", "v[0-9]*"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - a constant
-    tagged = listed.stdout.split()
-    for tag in tagged:
+    newest, problems = releases[0], []
+    if releases != sorted(releases, key=Version, reverse=True):
+        problems.append(f"the changelog's versions are not in descending order: {', '.join(releases)}")
+    for tag in tags:
         if tag != f"v{newest}":
             problems.append(f"the tag {tag} is not the changelog's newest version {newest}")
-        if not re.fullmatch(r"\d{4}-\d\d-\d\d", date):
-            problems.append(f"{newest} is tagged, and its date in the changelog is {date!r}")
-        if unreleased := changelog.partition("## Unreleased")[2].partition("\n## ")[0].strip():
-            problems.append(f"{newest} is tagged, and the changelog has entries that are not in it: {unreleased[:80]}")
+        elif installed != newest:
+            problems.append(f"{newest} is tagged, and the package that is installed has the version {installed}")
+    unreleased = changelog.partition("## [Unreleased]")[2].partition("\n## ")[0]
+    entries = [line for line in unreleased.splitlines() if line.strip() and not line.startswith("#")]
+    if tags and entries:
+        problems.append(f"{newest} is tagged, and the changelog has entries that are not in it: {entries[0][:80]}")
     return problems
+
+
+def version_tags() -> list[str]:
+    """The version tags of this commit."""
+    command = ["git", "tag", "--points-at", "HEAD", "--list", "v[0-9]*"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603 - a constant
+    return listed.stdout.split()
 
 
 def main() -> int:
@@ -164,7 +178,8 @@ def main() -> int:
         for name, (family, words) in licences.items()
         if family not in ALLOWED
     ]
-    problems += version_problems()
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    problems += version_problems(changelog, version_tags(), found[PACKAGE].version)
     with (OUTPUT / "licences.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["package", "version", "family", "stated"])

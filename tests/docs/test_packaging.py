@@ -126,7 +126,7 @@ def test_the_metadata_is_complete(metadata: Message) -> None:
     assert "Framework :: AsyncIO" in metadata.get_all("Classifier", [])
     assert {"parquet", "s3", "docs", "dev"} <= set(metadata.get_all("Provides-Extra", []))
     needed = " ".join(metadata.get_all("Requires-Dist", []))
-    assert "prefect<4,>=3.8" in needed
+    assert "prefect<4,>=3.8.8" in needed
     assert " @ " not in needed, "a dependency is bound to a place"
 
 
@@ -144,8 +144,11 @@ def test_an_archive_of_a_tag_has_the_tags_version(tmp_path: Path) -> None:
     assert version_of(tmp_path / "release") == "7.8.9"
 
 
-def test_a_copy_without_git_or_tags_has_a_version(tmp_path: Path) -> None:
-    assert version_of(copy_of_the_repository(tmp_path)).startswith("0.1.0")
+def test_a_copy_without_git_or_tags_has_the_version_of_the_changelog(tmp_path: Path) -> None:
+    copy = copy_of_the_repository(tmp_path)
+    changelog = (copy / "CHANGELOG.md").read_text("utf-8")
+    (copy / "CHANGELOG.md").write_text(changelog.replace("## [0.1.0] - ", "## [0.4.0] - 2027-02-01\n\n## [0.1.0] - "))
+    assert version_of(copy).startswith("0.4.0.dev")
 
 
 def test_a_shallow_clone_without_tags_has_a_version(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import inspect
+import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +34,17 @@ prune_ledger recognize_subject reconcile_jobs reconcile_ledger report_spend sele
 submit_job wait_for_job
 """.split()
 
+MODULES = {
+    "billing": """
+        BillFinding BillMapping BillReport BillSpec BillSum SpendLine compare_bill read_mapping spend write_claim
+    """,
+    "housekeeping": """
+        BackupReport CheckReport Problem RestoreReport back_up_ledger check_backup check_ledger restore_ledger
+        vacuum_ledger
+    """,
+}
+"""Public modules whose names are not all in `prefect_genmedia` too."""
+
 TREE = ast.parse(Path(prefect_genmedia.__file__).read_text("utf-8"))
 
 
@@ -42,6 +56,20 @@ def imported(body: list[ast.stmt]) -> dict[str, str]:
 
 def test_the_public_names_are_these() -> None:
     assert prefect_genmedia.__all__ == PUBLIC
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_public_names_of_modules_are_these(name: str) -> None:
+    module = importlib.import_module(f"prefect_genmedia.{name}")
+    assert sorted(module.__all__) == sorted(MODULES[name].split())
+
+
+def test_each_module_without_an_underscore_is_in_the_table_of_what_may_change() -> None:
+    folders = [Path(prefect_genmedia.__file__).parent]
+    names = {each.name for each in pkgutil.iter_modules(map(str, folders)) if not each.name.startswith("_")}
+    text = (Path(__file__).parents[2] / "docs" / "stability.md").read_text("utf-8")
+    named = set(re.findall(r"`(?:prefect_genmedia)?\.(\w+)`", text))
+    assert sorted(names - named) == []
 
 
 def test_every_public_name_is_there_and_listed() -> None:

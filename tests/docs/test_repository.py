@@ -144,15 +144,33 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text("utf-8")
 
 def test_the_changelog_begins_with_what_is_not_released_and_has_known_headings_only() -> None:
     releases = re.findall(r"^## (.+)$", CHANGELOG, re.MULTILINE)
-    assert releases[0] == "Unreleased"
-    assert all(re.fullmatch(r"\d+\.\d+\.\d+ \((\d{4}-\d\d-\d\d|not released yet)\)", each) for each in releases[1:])
+    assert releases[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", each) for each in releases[1:])
     assert set(re.findall(r"^### (.+)$", CHANGELOG, re.MULTILINE)) <= set(HEADINGS)
+    assert re.findall(r"^\[(.+)\]: https://", CHANGELOG, re.MULTILINE) == [each.split("]")[0][1:] for each in releases]
 
 
-def test_a_copy_without_git_has_the_version_that_the_changelog_is_about() -> None:
-    text = (ROOT / "pyproject.toml").read_text("utf-8")
-    (fallback,) = re.findall(r'^fallback_version = "(\d+\.\d+\.\d+)\.dev0"', text, re.MULTILINE)
-    assert re.findall(r"^## (\d+\.\d+\.\d+) ", CHANGELOG, re.MULTILINE)[0] == fallback
+RELEASED = "## [Unreleased]\n\n### Added\n\n## [1.2.0] - 2027-01-31\n\n### Added\n\n- A.\n\n## [1.1.0] - 2027-01-01\n"
+
+
+@pytest.mark.parametrize(
+    ("changelog", "tags", "installed", "problem"),
+    [
+        (RELEASED, ["v1.2.0"], "1.2.0", ""),
+        (RELEASED, [], "1.2.0.dev0", ""),
+        (RELEASED, ["v1.3.0"], "1.3.0", "not the changelog's newest version 1.2.0"),
+        (RELEASED, ["v1.2.0"], "1.2.0.dev3", "the package that is installed has the version 1.2.0.dev3"),
+        (RELEASED.replace("### Added\n\n##", "### Added\n\n- B.\n\n##", 1), ["v1.2.0"], "1.2.0", "not in it: - B."),
+        (RELEASED.replace("[1.1.0]", "[1.2.1]"), [], "1.2.0.dev0", "are not in descending order"),
+        ("## [Unreleased]\n", [], "0.0.1", "has no version"),
+    ],
+)
+def test_a_release_is_refused_unless_tag_changelog_and_package_agree(
+    changelog: str, tags: list[str], installed: str, problem: str
+) -> None:
+    found = runpy.run_path(str(ROOT / ".ci" / "release_check.py"))["version_problems"](changelog, tags, installed)
+    assert len(found) == bool(problem)
+    assert problem in "".join(found)
 
 
 # --- what runs for each change ---
