@@ -50,7 +50,7 @@ async def chain_media(
 ) -> State[Delivery]:
     """Make a result in several steps, each from the verified file of the step before. Each step is paid once.
 
-    Parameters:
+    Args:
         kind: Kind of the first step, as in a batch's table.
         fields: The fields of the first step, as a JSON object.
         then: The further steps in order, each a JSON object with its kind and the fields of that kind, such as

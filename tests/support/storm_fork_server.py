@@ -161,7 +161,7 @@ async def run(order: dict[str, Any]) -> dict[str, Any]:
 def slow_network(seconds: float, announcement: Path, announced: int) -> None:
     """Connecting takes a while, so that many moments lie between `sending` and the first byte.
 
-    Parameters:
+    Args:
         seconds: for how long, at most.
         announcement: a file that is made when the submission is about to be sent that is meant.
         announced: which one of the run's submissions that is, from 1.

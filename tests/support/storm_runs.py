@@ -169,7 +169,7 @@ class Lab:
     def start(self, trial: Trial, root: str | None = None, **options: Any) -> Run:
         """Begin a run of the trial's request.
 
-        Parameters:
+        Args:
             trial: the trial.
             root: the provider's root URL; None for the simulator itself.
             options: `key`; `keys`: those of the accounts that share the request, in order; `clock`: how far the wall

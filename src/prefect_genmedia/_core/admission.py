@@ -33,7 +33,7 @@ from prefect_genmedia.providers.protocol import PreparedRequest
 class SentUnderOtherToken(Exception):
     """An account that may pay already sent the request under another identity token; the caller joins that job.
 
-    Parameters:
+    Args:
         record: the account of that token, with tokens that the session did not have.
     """
 
@@ -48,7 +48,7 @@ class Admission:
     Calling it raises `AccountPaused`, `AccountConflict`, `BudgetStop`, `SentUnderOtherToken`, or what the spec's
     `spend` raises. In each case the job stays reserved.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job.
         prepared: the spec's request with its inputs prepared.
@@ -86,7 +86,7 @@ class Admission:
     def check_budget(self, connection: Connection, mine: AccountRecord | None, job: Job | None) -> None:
         """Refuse a job that would exceed the spec's `max_cost` or a cap of the account, or that is not confirmed.
 
-        Parameters:
+        Args:
             connection: inside a transaction.
             mine: the account.
             job: the job, in state `sending`; or the newest job of the requested result, if there is one.
@@ -158,7 +158,7 @@ class Admission:
 def paid_for_result(connection: Connection, job: Job) -> int:
     """Returns the estimated cost, in millionths, of the other attempts at a job's result that were or may be paid.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         job: an attempt. Its own cost counts unless it is `sending`.
     """
@@ -171,7 +171,7 @@ def paid_for_result(connection: Connection, job: Job) -> int:
 async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedRequest[Any], newest: Job | None) -> None:
     """Refuse a job before any request to the provider or any wait, if it would be refused when sent.
 
-    Parameters:
+    Args:
         session: the account.
         spec: the job.
         prepared: the spec's request with its inputs prepared.
@@ -195,7 +195,7 @@ async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedReques
 async def report_budget(session: Session, what: str, facts: Facts) -> None:
     """Report a cap that is nearly reached, or that a job would exceed. Only one process reports it, once per period.
 
-    Parameters:
+    Args:
         session: the account.
         what: `warning` or `reached`.
         facts: the event's payload; if empty, nothing is reported.
@@ -214,7 +214,7 @@ def _paying(records: list[AccountRecord], payer: str) -> AccountRecord | None:
 def costs_of(micros: int | None) -> dict[str, Any]:
     """Returns the values of a job's cost columns.
 
-    Parameters:
+    Args:
         micros: millionths of the currency; None if no price is known.
     """
     if micros is None:
@@ -225,7 +225,7 @@ def costs_of(micros: int | None) -> dict[str, Any]:
 def check_not_paused(record: AccountRecord | None) -> None:
     """Refuse an account that is paused.
 
-    Parameters:
+    Args:
         record: the account; None if the ledger has no such account.
 
     Raises:

@@ -26,7 +26,7 @@ def checked(path: Path, job: Job, target: Target, decoding: Decoding, log: Logge
 
     A file that cannot be measured is delivered all the same: it is paid for and verified.
 
-    Parameters:
+    Args:
         path: the file.
         job: its job.
         target: says what is checked.
@@ -51,7 +51,7 @@ def checked(path: Path, job: Job, target: Target, decoding: Decoding, log: Logge
 async def check_kept(ledger: Ledger, job: Job, target: Target, log: Logger) -> Job:
     """Make the checks of delivered files that were not made before, and store what they find.
 
-    Parameters:
+    Args:
         ledger: where the job is recorded.
         job: a delivered job whose files are in place.
         target: says what is checked.
@@ -67,7 +67,7 @@ async def check_kept(ledger: Ledger, job: Job, target: Target, log: Logger) -> J
 def is_checked(delivery: Delivery, checks: Collection[QualityCheck]) -> bool:
     """Whether each of these checks was made of each file.
 
-    Parameters:
+    Args:
         delivery: the files.
         checks: the checks.
     """
@@ -78,7 +78,7 @@ def is_checked(delivery: Delivery, checks: Collection[QualityCheck]) -> bool:
 def findings_of(delivery: Delivery, checks: Collection[QualityCheck] | None = None) -> list[QualityFinding]:
     """Returns what is wrong with a job's files.
 
-    Parameters:
+    Args:
         delivery: the files.
         checks: the checks to report; None for all that were made.
     """
@@ -89,7 +89,7 @@ def findings_of(delivery: Delivery, checks: Collection[QualityCheck] | None = No
 def quality_words(delivery: Delivery) -> str:
     """Returns the findings of a job's files in one line; empty if there are none.
 
-    Parameters:
+    Args:
         delivery: the files.
     """
     return "; ".join(dict.fromkeys(map(str, findings_of(delivery))))
@@ -98,7 +98,7 @@ def quality_words(delivery: Delivery) -> str:
 def report_quality(session: Session, before: Job, done: Job) -> None:
     """Log what is wrong with a job's files; emit an event if it was found just now.
 
-    Parameters:
+    Args:
         session: the account.
         before: the job before its delivery.
         done: the delivered job.
@@ -115,7 +115,7 @@ def report_quality(session: Session, before: Job, done: Job) -> None:
 def require_quality(session: Session, job: Job) -> Job:
     """Returns a delivered job, unless the run asks to fail for what is wrong with its files.
 
-    Parameters:
+    Args:
         session: the account.
         job: the job.
 
@@ -134,7 +134,7 @@ def require_quality(session: Session, job: Job) -> Job:
 def quality_error(job: Job, findings: Collection[QualityFinding]) -> QualityError:
     """Returns the error of a job whose files do not pass.
 
-    Parameters:
+    Args:
         job: the job.
         findings: what is wrong.
     """

@@ -40,7 +40,7 @@ _DECISIONS, _QUESTIONS = schema.reviews, schema.review_questions
 class Decision:
     """What a person decided about a row's result.
 
-    Parameters:
+    Args:
         job_key: the result's job.
         row_digest: the row's digest; see `row_digest`.
         decision: the decision.
@@ -71,7 +71,7 @@ class Decision:
 class ReviewQuestion:
     """A batch that waits, or has waited, for a review.
 
-    Parameters:
+    Args:
         id: its id; the same run with the same results to review has the same id.
         batch_id: the batch.
         root_run_id: the root run.
@@ -98,7 +98,7 @@ class ReviewQuestion:
 class ReviewState:
     """What is known about the review of a batch.
 
-    Parameters:
+    Args:
         decisions: the last decision about each job that has one, by job key.
         waiting: the keys of the jobs that a run waits for a decision about.
     """
@@ -110,7 +110,7 @@ class ReviewState:
 def row_digest(batch_id: str, row_id: str) -> str:
     """Returns a digest of a row that fits into an index, because ids may be long.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         row_id: the row's id.
     """
@@ -120,7 +120,7 @@ def row_digest(batch_id: str, row_id: str) -> str:
 def requester_of(job_key: str) -> str:
     """Returns the name under which `fix_variants` records the variant that replaces a job's result.
 
-    Parameters:
+    Args:
         job_key: the job that a person wants to be replaced.
     """
     return f"review-{job_key}"
@@ -129,7 +129,7 @@ def requester_of(job_key: str) -> str:
 async def record(ledger: Ledger, batch_id: str, decisions: Sequence[Decision]) -> int:
     """Record decisions in one transaction. The last decision about a job counts; the earlier ones are kept.
 
-    Parameters:
+    Args:
         ledger: where they are recorded.
         batch_id: the batch.
         decisions: the decisions; one that repeats a job's last decision is not recorded again.
@@ -171,7 +171,7 @@ def _recorded(connection: Connection, batch: str, decision: Decision) -> bool:
 async def decisions_of(ledger: Ledger, batch_id: str) -> list[Decision]:
     """Returns the last decision about each job of a batch that has one, oldest first.
 
-    Parameters:
+    Args:
         ledger: where they are recorded.
         batch_id: the batch.
     """
@@ -184,7 +184,7 @@ async def decisions_of(ledger: Ledger, batch_id: str) -> list[Decision]:
 async def ask(ledger: Ledger, question: ReviewQuestion) -> ReviewQuestion:
     """Record a question, unless it was asked before; returns the recorded one, with its answer if there is one.
 
-    Parameters:
+    Args:
         ledger: where it is recorded.
         question: the question.
     """
@@ -202,7 +202,7 @@ async def close(
 ) -> None:
     """Record how a question ended, and what was decided, in one transaction. Only the first answer counts.
 
-    Parameters:
+    Args:
         ledger: where it is recorded.
         question: the question.
         how: how it ended.
@@ -225,7 +225,7 @@ async def close(
 async def has_stopped(ledger: Ledger, batch_id: str, root_run_id: str, restarted_at: float | None) -> bool:
     """Whether a review has stopped a batch in this root run; its automatic retries do not ask again.
 
-    Parameters:
+    Args:
         ledger: where questions are recorded.
         batch_id: the batch.
         root_run_id: the root run.
@@ -239,7 +239,7 @@ async def has_stopped(ledger: Ledger, batch_id: str, root_run_id: str, restarted
 async def waiting(ledger: Ledger, batch_id: str | None = None) -> list[ReviewQuestion]:
     """Returns the questions that can still be answered, newest first.
 
-    Parameters:
+    Args:
         ledger: where they are recorded.
         batch_id: of this batch only; None for all.
     """
@@ -254,7 +254,7 @@ async def waiting(ledger: Ledger, batch_id: str | None = None) -> list[ReviewQue
 async def review_state(ledger: Ledger, batch_id: str) -> ReviewState:
     """Returns what is decided about a batch's results, and what waits for a decision.
 
-    Parameters:
+    Args:
         ledger: where decisions and questions are recorded.
         batch_id: the batch.
     """
@@ -266,7 +266,7 @@ async def review_state(ledger: Ledger, batch_id: str) -> ReviewState:
 def question_id(run_ids: Sequence[str], batch_id: str, job_keys: Iterable[str], restarted_at: float | None) -> str:
     """Returns the id of a question: the same one after a crash, a new one after a person restarted the run.
 
-    Parameters:
+    Args:
         run_ids: the root run, and the run that asks.
         batch_id: the batch.
         job_keys: the jobs whose results are to be reviewed.
@@ -278,7 +278,7 @@ def question_id(run_ids: Sequence[str], batch_id: str, job_keys: Iterable[str], 
 def standing_jobs(jobs: Iterable[Job]) -> dict[str, Job]:
     """Returns the job whose result counts as its row's, by row id; see `standing_variant`.
 
-    Parameters:
+    Args:
         jobs: the newest job under each identity of a batch.
     """
     now = SYSTEM_CLOCK.now()

@@ -59,7 +59,7 @@ def _no_callback(job: Job) -> str | None:
 class RunContext:
     """The run that requests jobs.
 
-    Parameters:
+    Args:
         flow_run_id: the flow run; None outside of flows.
         root_run_id: its root flow run, or the task run outside of flows.
         restarted_at: when a person last restarted that run, in seconds since 1970; None if nobody did. Automatic
@@ -82,7 +82,7 @@ class RunContext:
     def scope(self, idempotency_key: str | None) -> str:
         """Returns the scope in which equal requests are the same: the user's key, or else the root run.
 
-        Parameters:
+        Args:
             idempotency_key: the user's key, if one was given.
         """
         return f"key:{idempotency_key}" if idempotency_key else f"run:{self.root_run_id}"
@@ -94,7 +94,7 @@ class JobHooks:
     def event(self, what: str, job: Job, **payload: Any) -> None:
         """Called when something happened to a job that others may act on.
 
-        Parameters:
+        Args:
             what: the last part of the event's name, such as `failed`.
             job: the job.
             **payload: further facts; no secrets.
@@ -103,7 +103,7 @@ class JobHooks:
     def budget(self, what: str, facts: Facts) -> None:
         """Called when a cap of an account is nearly reached, or a job would exceed it; once each per period.
 
-        Parameters:
+        Args:
             what: the last part of the event's name: `warning` or `reached`.
             facts: the cap, what is spent and reserved, and when the period ends.
         """
@@ -111,7 +111,7 @@ class JobHooks:
     def delivered(self, job: Job, made: bool) -> None:
         """Called when a job's files exist under their final names.
 
-        Parameters:
+        Args:
             job: the delivered job.
             made: whether the files are new; False if they existed already.
         """
@@ -119,7 +119,7 @@ class JobHooks:
     async def detached(self, job: Job) -> None:
         """Called when the run was cancelled while it waited for a paid job.
 
-        Parameters:
+        Args:
             job: the job, which continues at the provider.
         """
 
@@ -132,7 +132,7 @@ class JobHooks:
 class Session:
     """What every step of the job lifecycle needs: the paying account, the ledger and the settings.
 
-    Parameters:
+    Args:
         client: the client of the account that pays.
         ledger: where jobs are recorded.
         record: the account in the ledger; None if it is identified only by the client's key and base URL.
@@ -218,7 +218,7 @@ class Session:
     def knowing(self, record: AccountRecord) -> Session:
         """Returns the session with an account's tokens added to its look-ups.
 
-        Parameters:
+        Args:
             record: the account, as the ledger has it now: this one, or another one whose identity a job has that this
                 one has paid for.
         """
@@ -228,7 +228,7 @@ class Session:
     def pays(self, job: Job) -> bool:
         """Whether this account paid for a job, or was to pay for it when it was last sent.
 
-        Parameters:
+        Args:
             job: the job.
         """
         return job.account in self.own_tokens
@@ -236,7 +236,7 @@ class Session:
     async def payer_of(self, job: Job) -> Session:
         """Returns the session of the account that paid for a job: only its key can poll the job and fetch its file.
 
-        Parameters:
+        Args:
             job: a job that the provider accepted.
 
         Raises:
@@ -262,7 +262,7 @@ class Session:
     def identities(self, request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int = 0) -> Identities:
         """Returns the identities that a requested result may have; see `identity_of`.
 
-        Parameters:
+        Args:
             request: the request.
             scope: the scope in which equal requests are the same.
             variant: distinguishes several requested results of the same request.
@@ -276,7 +276,7 @@ class Session:
     async def attributed(self, spec: JobSpec) -> Attribution:
         """Returns a job's attribution: from its spec, else from its account's Block, else from the names of the run.
 
-        Parameters:
+        Args:
             spec: the job.
         """
         said = Attribution.of(spec.project, spec.tags).over(self.attribution)
@@ -287,7 +287,7 @@ class Session:
 
         Pace, in-flight slots and caps are counted per payer. `Ledger.start_sending` records it.
 
-        Parameters:
+        Args:
             job: a job that is about to be sent.
         """
         account_id = self.record.id or None if self.record is not None else None
@@ -309,7 +309,7 @@ class Session:
     async def public_url(self, url: str, field: str) -> str:
         """Returns a URL from which the provider can fetch an input: the input's own, or that of a published copy.
 
-        Parameters:
+        Args:
             url: the location of the user's input.
             field: the field's name, for error messages.
 
@@ -321,7 +321,7 @@ class Session:
     async def fetch_picture(self, url: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
         """Returns the content of a picture, such as a mask.
 
-        Parameters:
+        Args:
             url: an http or https URL.
             max_bytes: a larger picture is refused.
 
@@ -338,7 +338,7 @@ POOL_PATIENCE_SECONDS = 5.0
 def pooled(sessions: Sequence[Session]) -> list[Session]:
     """Returns the sessions of accounts that may pay for the same requests, each of which knows the others.
 
-    Parameters:
+    Args:
         sessions: the accounts, of one provider, in the user's order. The first one's identity token is that of every
             request; see `Session.tokens`.
     """
@@ -356,7 +356,7 @@ DEFAULT_TIMEOUT_SECONDS = 1800.0
 class JobSpec:
     """All options of one job: the request, which result of it, and how it is submitted, awaited and delivered.
 
-    Parameters:
+    Args:
         request: the request.
         scope: the scope in which equal requests are the same: a root flow run's id, or an idempotency key.
         variant: distinguishes several requested results of the same request.

@@ -71,7 +71,7 @@ FADE_SHARE = 0.6
 class Sample:
     """The picture at one moment, as a grid of means.
 
-    Parameters:
+    Args:
         at: when it is presented, in seconds from the beginning.
         frame: the decoded frame.
         limits: as for `measured_quality`.
@@ -138,7 +138,7 @@ def _level(channel: Image.Image, share: float) -> int:
 def measured_quality(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Measure a result; see the module.
 
-    Parameters:
+    Args:
         path: the file.
         limits: what decoding it may take; `black_level`, `black_contrast` and `flat_contrast` of a picture,
             `black_seconds`, `black_share`, `still_seconds` and `still_share` that are reported, `heard_level` of sound,
@@ -194,7 +194,7 @@ class Index:
 class Watch:
     """The samples of a clip: few, if these leave no doubt, or of the whole of it.
 
-    Parameters:
+    Args:
         container: the clip.
         stream: the stream of its picture.
         index: its frames.

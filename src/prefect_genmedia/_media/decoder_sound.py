@@ -30,7 +30,7 @@ COUNTED_BYTES = 1 << 16
 class SoundLevels:
     """The levels of a sound track.
 
-    Parameters:
+    Args:
         heard: the loudness from which a piece is heard, as a share of full scale.
     """
 

@@ -45,7 +45,7 @@ FACE_WIDTH = 640
 class QualityThresholds:
     """From when on a measured value is reported. `docs/quality.md` has the reasons.
 
-    Parameters:
+    Args:
         black_level: brightness (0 to 255, the strongest of red, green and blue) that 99 % of a black picture is below.
         black_contrast: difference of brightness up to which a dark picture, below twice that level, shows nothing.
         black_seconds: time in seconds that a part of a clip is black; or
@@ -79,7 +79,7 @@ THRESHOLDS = QualityThresholds()
 class QualityFinding(StoredModel):
     """One thing that is wrong with a result.
 
-    Parameters:
+    Args:
         check: the check that found it.
         value: what was measured.
         limit: what it was compared with, in the same unit.
@@ -101,7 +101,7 @@ class QualityFinding(StoredModel):
 class QualityReport(StoredModel):
     """What was checked about a result, and what was found.
 
-    Parameters:
+    Args:
         checks: the checks that were made.
         findings: what is wrong; empty if nothing is.
     """
@@ -114,7 +114,7 @@ class QualityReport(StoredModel):
     def covers(self, checks: Iterable[QualityCheck]) -> bool:
         """Whether each of these checks was made.
 
-        Parameters:
+        Args:
             checks: their names.
         """
         return set(checks) <= set(self.checks)
@@ -122,7 +122,7 @@ class QualityReport(StoredModel):
     def of(self, checks: Collection[QualityCheck]) -> tuple[QualityFinding, ...]:
         """Returns the findings of these checks.
 
-        Parameters:
+        Args:
             checks: their names.
         """
         return tuple(finding for finding in self.findings if finding.check in checks)
@@ -132,7 +132,7 @@ class QualityReport(StoredModel):
 class QualityPolicy:
     """What is checked about results, and whether a finding fails the run.
 
-    Parameters:
+    Args:
         mode: `off` checks nothing, `report` stores and shows the findings, `fail` fails the run as well.
         checks: what is checked.
     """
@@ -143,7 +143,7 @@ class QualityPolicy:
     def checks_of(self, expected: MediaExpectation) -> tuple[QualityCheck, ...]:
         """Returns the checks of one result: faces are searched for only where the request makes one be seen.
 
-        Parameters:
+        Args:
             expected: what is known of the result.
         """
         if self.mode == "off":
@@ -189,7 +189,7 @@ def check_quality(
 ) -> QualityReport:
     """Check a verified mp4 or mov file, in a decoder process. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         path: the file. It is opened as mp4 or mov and as nothing else, and opens no other file.
         expected: what is known of it.
         checks: what to check.
@@ -222,7 +222,7 @@ def measure(
 ) -> QualitySample:
     """Measure a file in a decoder process; see `check_quality`.
 
-    Parameters:
+    Args:
         path: the file.
         expected: what is known of it; decides what decoding may take.
         with_faces: whether pictures are taken for the search for faces; the whole clip is decoded then.
@@ -248,7 +248,7 @@ def findings_of(
 ) -> tuple[QualityFinding, ...]:
     """Returns what is wrong with a measured file.
 
-    Parameters:
+    Args:
         sample: what was measured.
         expected: what is known of it.
         checks: what to check.
@@ -347,7 +347,7 @@ def _has_face(picture: bytes) -> bool:
 def require_checks(checks: Collection[QualityCheck]) -> None:
     """Check that what is to be checked is known and installed, before anything is paid.
 
-    Parameters:
+    Args:
         checks: their names.
 
     Raises:

@@ -29,7 +29,7 @@ Reply = TypeVar("Reply", bound=RunInput)
 class Asked(Generic[Reply]):
     """A question to a person.
 
-    Parameters:
+    Args:
         key: the pause's key; the same one after a crash.
         form: the form's model.
         description: the text above the form, in Markdown.
@@ -50,7 +50,7 @@ async def reply_to(asked: Asked[Reply]) -> Reply | None:
     A run of a deployment suspends, which frees its process; after the answer it starts from its beginning, and finds
     the answer here. Any other run pauses.
 
-    Parameters:
+    Args:
         asked: the question.
     """
     form = asked.form.with_initial_data(description=asked.description)
@@ -90,7 +90,7 @@ async def _stored_reply(form: type[Reply], key: str) -> Reply | None:
 async def resume(flow_run_id: UUID, reply: dict[str, Any]) -> str | None:
     """Answer on behalf of a person: resume a run with the completed form.
 
-    Parameters:
+    Args:
         flow_run_id: the run that waits.
         reply: the form's values.
 

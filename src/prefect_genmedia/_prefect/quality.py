@@ -11,7 +11,7 @@ from prefect_genmedia.settings import Quality, QualityCheck, current_settings
 def quality_policy(wanted: Quality = "auto", checks: Sequence[QualityCheck] = ()) -> QualityPolicy:
     """Returns what is checked about results. What is not installed is noticed when a file is checked.
 
-    Parameters:
+    Args:
         wanted: what the run says; `auto` takes the setting.
         checks: the checks that the run names; empty for those of the setting, or else all that need no extra.
     """
@@ -23,7 +23,7 @@ def quality_policy(wanted: Quality = "auto", checks: Sequence[QualityCheck] = ()
 def required_policy(wanted: Quality = "auto", checks: Sequence[QualityCheck] = ()) -> QualityPolicy:
     """Returns the same, before anything is paid.
 
-    Parameters:
+    Args:
         wanted: what the run says.
         checks: the checks that the run names.
 

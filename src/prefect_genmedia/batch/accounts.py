@@ -24,7 +24,7 @@ async def open_pools(
 ) -> dict[str, list[Session]]:
     """Open one session per account for the whole batch; the account's rows share its client.
 
-    Parameters:
+    Args:
         stack: closes the clients.
         providers: the providers of the rows.
         spec: the batch.

@@ -36,7 +36,7 @@ UNMADE = "https://step-before.invalid/result.mp4"
 def step_field(number: int, name: str = "") -> str:
     """Returns the name of a field of a step in error messages, such as `step 2.style`.
 
-    Parameters:
+    Args:
         number: the step, from 1.
         name: the field; empty for the step itself.
     """
@@ -53,7 +53,7 @@ class StepReader:
     def read(self, cell: Any, problems: list[FieldProblem]) -> tuple[GenerationRequest, ...]:
         """Returns the requests of the steps after the first, as far as they are valid.
 
-        Parameters:
+        Args:
             cell: a step, a list of steps, or JSON text of either. A step is an object with its kind and fields.
             problems: every problem of every step is added here.
         """
@@ -158,7 +158,7 @@ def _is_object_text(value: Any) -> bool:
 def made_from(request: GenerationRequest, uri: str) -> GenerationRequest:
     """Returns the request of a step with its input.
 
-    Parameters:
+    Args:
         request: the step's request, as read.
         uri: the delivered file of the step before.
     """
@@ -171,7 +171,7 @@ async def identified_step(
 ) -> PreparedRequest[GenerationRequest]:
     """Returns the request of a step as its identity needs it: the input counts by its digest, and is not read.
 
-    Parameters:
+    Args:
         request: the step's request, as read.
         uri: the delivered file of the step before.
         sha256: the digest of what was delivered.
@@ -186,7 +186,7 @@ async def identified_step(
 def publishing_problems(request: GenerationRequest, number: int, publication: Publication) -> list[FieldProblem]:
     """Returns why the file of the step before cannot be brought to the provider of a step; empty if it can.
 
-    Parameters:
+    Args:
         request: the step's request, as read.
         number: the step, from 1.
         publication: where local files are published.
@@ -201,7 +201,7 @@ def publishing_problems(request: GenerationRequest, number: int, publication: Pu
 def step_output(output: str, number: int, steps: int) -> str:
     """Returns where the file of a step goes. Only the last step gets a file name that the user gave.
 
-    Parameters:
+    Args:
         output: a folder, a file name ending in .mp4, or a storage URL of either.
         number: the step, from 1.
         steps: the number of steps.
@@ -214,7 +214,7 @@ def step_output(output: str, number: int, steps: int) -> str:
 def kinds_of(requests: Sequence[GenerationRequest]) -> str:
     """Returns the kinds of a chain's steps in one line.
 
-    Parameters:
+    Args:
         requests: the steps' requests.
     """
     return " → ".join(request.kind for request in requests)
@@ -223,7 +223,7 @@ def kinds_of(requests: Sequence[GenerationRequest]) -> str:
 async def check_unchanged(before: Delivery, storage: Storage, number: int, request: GenerationRequest) -> None:
     """Refuse a step whose input is not what the step before delivered: its identity has the digest of that.
 
-    Parameters:
+    Args:
         before: the file of the step before.
         storage: where it is.
         number: the step, from 1.
@@ -245,7 +245,7 @@ async def check_unchanged(before: Delivery, storage: Storage, number: int, reque
 def failed_step(step: tuple[int, int], kind: str, message: str, done: Sequence[Job]) -> str:
     """Returns why a chain has no final file: which step failed, and what is kept of the steps before.
 
-    Parameters:
+    Args:
         step: the step that failed, from 1, and the number of steps.
         kind: its kind.
         message: what happened.

@@ -61,7 +61,7 @@ class DecisionLine(BaseModel):
 class Applied:
     """What became of the decisions about one batch.
 
-    Parameters:
+    Args:
         batch_id: the batch.
         decisions: the decisions.
         new: how many of them the ledger did not have.
@@ -77,7 +77,7 @@ class Applied:
 async def apply_decisions(ledger: Ledger, file: Path, batch_id: str, reviewer: str, *, resumes: bool) -> list[Applied]:
     """Record the decisions of a file, and resume each run whose results are all decided.
 
-    Parameters:
+    Args:
         ledger: where jobs and decisions are recorded.
         file: the file, as the report page exports it: JSON lines.
         batch_id: the batch of lines that do not name one.

@@ -29,7 +29,7 @@ StepJobs = tuple[Job, ...]
 def current_step(row: Row, jobs: StepJobs) -> tuple[int, Job | None]:
     """Returns the step that a run of the row works on, from 1, and its job; the steps before it are delivered.
 
-    Parameters:
+    Args:
         row: the row.
         jobs: the jobs of its steps.
     """
@@ -42,7 +42,7 @@ def current_step(row: Row, jobs: StepJobs) -> tuple[int, Job | None]:
 def is_delivered(row: Row, jobs: StepJobs) -> bool:
     """Whether the last step of a row is delivered.
 
-    Parameters:
+    Args:
         row: the row.
         jobs: the jobs of its steps.
     """
@@ -55,7 +55,7 @@ def step_to_begin(row: Row, jobs: StepJobs) -> int:
     The step before the current one makes sure that the input of the current one is there. A job that the provider has
     does not need it any more.
 
-    Parameters:
+    Args:
         row: the row.
         jobs: the jobs of its steps.
     """
@@ -67,7 +67,7 @@ def step_to_begin(row: Row, jobs: StepJobs) -> int:
 def steps_to_submit(row: Row, jobs: StepJobs, asker: Asker, now: float) -> range:
     """Returns the steps of a row that a run would send: the current one, and all after it.
 
-    Parameters:
+    Args:
         row: the row.
         jobs: the jobs of its steps.
         asker: the requesting run.
@@ -83,7 +83,7 @@ def steps_to_submit(row: Row, jobs: StepJobs, asker: Asker, now: float) -> range
 class Known:
     """The ledger's jobs for the rows of a batch.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         rows: its rows.
         sessions: the sessions, by provider.
@@ -109,7 +109,7 @@ class Known:
     def scope(self, row: Row, number: int = 1) -> str:
         """Returns the scope of a row's step, which is the same in every run.
 
-        Parameters:
+        Args:
             row: the row.
             number: the step, from 1.
         """
@@ -123,7 +123,7 @@ class Known:
     async def step_identities(self, row: Row, number: int, before: Delivery) -> Identities:
         """Returns the identities of a step after the first. Its input counts by the digest of what was delivered.
 
-        Parameters:
+        Args:
             row: the row.
             number: the step, from 2.
             before: the file of the step before.
@@ -138,7 +138,7 @@ class Known:
     ) -> dict[str, StepJobs]:
         """Returns the jobs of earlier runs, by row id. Makes one query for the batch, and reads only required files.
 
-        Parameters:
+        Args:
             anew: ids of the rows that this run regenerates.
             root_run_id: the root flow run.
             fix: whether to record their variants in the ledger; False for a dry run.
@@ -160,7 +160,7 @@ class Known:
     async def renew(self, rows: Sequence[Row], requesters: Mapping[str, str]) -> dict[str, StepJobs]:
         """Let rows have another variant from now on; returns the jobs of the variants' steps, by row id.
 
-        Parameters:
+        Args:
             rows: the rows.
             requesters: the name under which each row's variant is recorded, by row id; see `fix_variants`.
         """
@@ -205,7 +205,7 @@ class Known:
     async def newest(self, row: Row, number: int = 1, before: Delivery | None = None) -> Job | None:
         """Returns the last attempt at a step of a row.
 
-        Parameters:
+        Args:
             row: the row.
             number: the step, from 1.
             before: the file of the step before; None for the first step.

@@ -19,7 +19,7 @@ from prefect_genmedia.errors import AccountPaused, BudgetStop, CredentialsError,
 class PayingAccount:
     """One account, as a batch uses it.
 
-    Parameters:
+    Args:
         session: its session.
         slots: its in-flight slots.
         refusal: why it could not pay for the last row; None if it could. It gets rows only if all accounts refuse.
@@ -49,7 +49,7 @@ class _Ticket:
 class AccountPool:
     """The accounts of one provider; with a single account, a queue for its slots.
 
-    Parameters:
+    Args:
         accounts: the accounts, in the user's order.
         has_own_budgets: whether each account has its own budget in this batch, so that another one may still pay.
     """
@@ -69,7 +69,7 @@ class AccountPool:
     async def acquire(self, tried: Collection[PayingAccount] = (), first: bool = False) -> PayingAccount:
         """Wait for an in-flight slot, and take it: of the account with the most free slots.
 
-        Parameters:
+        Args:
             tried: accounts that have refused the row; at least one other must be left.
             first: whether to have priority over all other waiters.
 
@@ -97,7 +97,7 @@ class AccountPool:
     def join(self, job: Job) -> PayingAccount | None:
         """Count a job that is at the provider already. Its account is given, even if it has no free slot.
 
-        Parameters:
+        Args:
             job: the job.
 
         Returns:
@@ -111,7 +111,7 @@ class AccountPool:
     def cool(self, account: PayingAccount, seconds: float) -> None:
         """Give an account no row for a while; a single account has its own pauses.
 
-        Parameters:
+        Args:
             account: the account.
             seconds: how long.
         """
@@ -123,7 +123,7 @@ class AccountPool:
     def is_refusal(self, error: GenMediaError) -> bool:
         """Whether an error of a submission says that this account cannot pay now, but that another one may.
 
-        Parameters:
+        Args:
             error: what the submission raised; nothing was paid.
         """
         if self.is_single:
@@ -157,7 +157,7 @@ class AccountPool:
 class Lease:
     """A row's in-flight slot of the account that is to pay for it. Only the first release has an effect.
 
-    Parameters:
+    Args:
         pool: the accounts.
         account: the account, one of whose slots is taken.
     """
@@ -188,7 +188,7 @@ class Lease:
     async def move_on(self, refusal: GenMediaError) -> None:
         """Take a slot of the next account: this one cannot pay for the row.
 
-        Parameters:
+        Args:
             refusal: what it answered; see `AccountPool.is_refusal`.
 
         Raises:
@@ -203,7 +203,7 @@ class Lease:
 def refused_by_all(refusals: Mapping[PayingAccount, GenMediaError]) -> GenMediaError:
     """Returns the error for a row that no account can pay for: the last one's, in whose message all are named.
 
-    Parameters:
+    Args:
         refusals: what each account answered.
     """
     errors = list(refusals.values())

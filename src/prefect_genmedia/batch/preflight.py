@@ -36,7 +36,7 @@ full timeout."""
 class Inspected:
     """The result of inspecting the inputs of a batch's rows.
 
-    Parameters:
+    Args:
         bad: the rows with invalid inputs, with all problems of their inputs.
         results: the inspection results, by row id and input URL.
         seconds: durations of recordings in seconds, by URL; None if they cannot be determined from this machine.
@@ -53,7 +53,7 @@ class Inspected:
 class AskedStep:
     """A step of a row that will be submitted.
 
-    Parameters:
+    Args:
         row: the row.
         number: the step, from 1.
         request: its request; that of a later step has no input from the step before yet.
@@ -66,7 +66,7 @@ class AskedStep:
     def problems(self, found: Sequence[FieldProblem]) -> list[FieldProblem]:
         """Returns problems with the step named, unless it is the first.
 
-        Parameters:
+        Args:
             found: the problems of its fields.
         """
         if self.number == 1:
@@ -79,7 +79,7 @@ async def inspect_inputs(steps: Sequence[AskedStep], sessions: Mapping[str, Sess
 
     Inputs that cannot be inspected from this machine are logged in one line and do not count as a problem.
 
-    Parameters:
+    Args:
         steps: the steps to submit, by row.
         sessions: the sessions, by provider.
         preflight: whether documented limits are checked; if False, only that local files exist.
@@ -204,7 +204,7 @@ def _host_of(url: str) -> str:
 def check_prices(rows: Sequence[Row], prices: Mapping[str, Price], limit: str, provider: str = "") -> None:
     """Refuse a cost limit if some steps have no price, because they could not be counted against it.
 
-    Parameters:
+    Args:
         rows: the rows.
         prices: the prices by `provider/model`.
         limit: the limit's name.

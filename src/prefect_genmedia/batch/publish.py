@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 async def publish_batch(run: BatchScheduler) -> str | None:
     """Write the report page, and publish the artifacts; returns the report's path or link, if it could be written.
 
-    Parameters:
+    Args:
         run: the batch, which has ended, was interrupted, or waits for a person.
     """
     report = await report_of(run)

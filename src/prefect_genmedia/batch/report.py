@@ -60,7 +60,7 @@ _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', 
 class ReportSource:
     """The data that a report is made from.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         folder: the folder of the batch's files, where the report goes.
         jobs: the newest job of each step that has one, by row id; a row that is no chain has one step.
@@ -84,7 +84,7 @@ async def report_of(run: BatchScheduler) -> str | None:
 
     If it cannot be written, the batch continues without it: the files and the table of results exist.
 
-    Parameters:
+    Args:
         run: the batch.
     """
     carried, results = run.results.carried, run.results.all()
@@ -106,7 +106,7 @@ async def report_of(run: BatchScheduler) -> str | None:
 async def jobs_of_batch(ledger: Ledger, batch_id: str) -> dict[str, StepJobs]:
     """Returns the newest job of each step of each row of a batch, by row id.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         batch_id: the batch's name.
     """
@@ -124,7 +124,7 @@ async def jobs_of_batch(ledger: Ledger, batch_id: str) -> dict[str, StepJobs]:
 def folder_of_jobs(jobs: Mapping[str, StepJobs]) -> str | None:
     """Returns the folder that most of a batch's files go to; None if no job names one.
 
-    Parameters:
+    Args:
         jobs: the batch's jobs, by row id.
     """
     outputs = (job.output for its in jobs.values() for job in its if job.output)
@@ -137,7 +137,7 @@ async def write_report(source: ReportSource) -> str:
 
     Its name is `index.html`. If another file has that name, the batch's name with `.html` is used.
 
-    Parameters:
+    Args:
         source: the data that it is made from.
 
     Raises:
@@ -158,7 +158,7 @@ async def write_report(source: ReportSource) -> str:
 async def results_named_in(folder: str, batch_id: str) -> str | None:
     """Returns the table of results that a batch's earlier report was made from; None if there is no such report.
 
-    Parameters:
+    Args:
         folder: the folder of the batch's files.
         batch_id: the batch's name.
     """
@@ -179,7 +179,7 @@ async def results_named_in(folder: str, batch_id: str) -> str | None:
 def own_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the user's own columns of a table of results.
 
-    Parameters:
+    Args:
         rows: its rows.
     """
     names = dict.fromkeys(name for row in rows for name in row)
@@ -381,7 +381,7 @@ def _address(uri: str | None, link: str | None, folder: str) -> str | None:
 def shown_value(value: Any) -> str:
     """Returns a value as the page shows it: on one line, cut, and without the signatures of URLs.
 
-    Parameters:
+    Args:
         value: the value; None is shown as nothing.
     """
     return "" if value is None else clean_text(unsigned_text(str(value)), VALUE_CHARACTERS)

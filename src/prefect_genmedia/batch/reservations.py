@@ -33,7 +33,7 @@ _MEASURED_AT_ONCE = 4
 class PlannedStep:
     """A step of a row that a run works on.
 
-    Parameters:
+    Args:
         row: the row.
         number: the step, from 1.
         request: its request, with its input.
@@ -58,7 +58,7 @@ class RowCosts:
     that will pay for it is known by then: until the step is sent, a placeholder holds its reservation, in the budget
     of the first account of its provider.
 
-    Parameters:
+    Args:
         sessions: a session of each provider, which measures recordings: that of its first account.
         jobs: finds the rows' jobs in the ledger.
         asker: the requesting run.
@@ -99,7 +99,7 @@ class RowCosts:
     def budget_of(self, session: Session) -> Budget | None:
         """Returns the budget that an account's jobs count against; None if costs are not limited.
 
-        Parameters:
+        Args:
             session: the account.
         """
         return self.budgets.get(session.own_tokens[0])
@@ -107,7 +107,7 @@ class RowCosts:
     async def reserve_after(self, row: Row, number: int) -> None:
         """Reserve the cost of all steps after one, with placeholders.
 
-        Parameters:
+        Args:
             row: the row.
             number: the step, from 1.
 
@@ -124,7 +124,7 @@ class RowCosts:
     async def release_after(self, row: Row, number: int) -> None:
         """Release what placeholders reserve for the steps after one, which will not be sent.
 
-        Parameters:
+        Args:
             row: the row.
             number: the step, from 1; 0 for all steps.
         """
@@ -138,7 +138,7 @@ class RowCosts:
     def placeholder_of(self, step: PlannedStep) -> tuple[Budget | None, str]:
         """Returns the placeholder that reserves a step's cost, and the budget that it is in; none for a first step.
 
-        Parameters:
+        Args:
             step: the step.
         """
         if step.number == 1:
@@ -155,7 +155,7 @@ class RowCosts:
 class Reservation:
     """What one step of a row has reserved of the budget of the account that is to pay for it.
 
-    Parameters:
+    Args:
         costs: the estimates and budgets.
         step: the step.
     """
@@ -172,7 +172,7 @@ class Reservation:
     async def take(self, session: Session, known: Job | None) -> None:
         """Reserve the step's cost in an account's budget before any work on it, if it will be submitted.
 
-        Parameters:
+        Args:
             session: the account that is to pay.
             known: the step's newest job.
 
@@ -214,7 +214,7 @@ class Reservation:
     def is_for(self, job: Job) -> bool:
         """Whether nothing else is reserved than what a job needs: a run may have joined another attempt or identity.
 
-        Parameters:
+        Args:
             job: the row's job.
         """
         return self.attempt is None or (self._identity, self.attempt) == (job.identity, job.attempt)
@@ -222,7 +222,7 @@ class Reservation:
     async def give_back(self, job: Job | None) -> None:
         """Release the reservation if the step's job was not sent or cost nothing.
 
-        Parameters:
+        Args:
             job: the step's newest job.
         """
         identities = {job.identity if job else self.step.identity, self._identity}
@@ -237,7 +237,7 @@ class Reservation:
 async def open_budgets(sessions: Iterable[Session], batch_id: str, money: Money) -> dict[str, Budget]:
     """Returns the budgets of a batch by account (its first identity token); none if it has no limit.
 
-    Parameters:
+    Args:
         sessions: the accounts that may pay.
         batch_id: the batch's name.
         money: its limits.

@@ -65,7 +65,7 @@ class Result:
     def take_job(self, job: Job, request: GenerationRequest, prices: PriceTable, payers: Mapping[str, str]) -> None:
         """Record the state of the row's job.
 
-        Parameters:
+        Args:
             job: the row's job.
             request: the job's request.
             prices: the price table.
@@ -97,7 +97,7 @@ class Result:
     ) -> None:
         """Record the state of a row by the jobs of its steps. The row has a file once its last step is delivered.
 
-        Parameters:
+        Args:
             jobs: the jobs of its steps, from the first to the last one that has a job.
             requests: the requests of all steps.
             prices: the price table.
@@ -178,7 +178,7 @@ def _step_line(
 def read_steps(cell: Any) -> list[dict[str, Any]]:
     """Returns the steps that a cell of the column `steps` lists; empty if it is another column of that name.
 
-    Parameters:
+    Args:
         cell: the cell.
     """
     try:

@@ -34,7 +34,7 @@ _WRITING_SHARE = 20
 class Carried:
     """What a table of results takes from the input table: the user's own columns, and the text dialect.
 
-    Parameters:
+    Args:
         columns: names of the user's own columns in the table of results, by their names in the input table.
         cells: cells of these columns, by row id.
         dialect: how CSV is written.
@@ -48,7 +48,7 @@ class Carried:
     def from_rows(cls, rows: Sequence[Row | BadRow], dialect: Dialect, has_review: bool = False) -> Carried:
         """Collect the user's own columns of rows. A column with the name of a result column gets a prefix.
 
-        Parameters:
+        Args:
             rows: the rows of the table.
             dialect: the dialect of its text.
             has_review: whether the table of results has columns about a review.
@@ -71,7 +71,7 @@ class Carried:
     def with_cells(self, rows: Iterable[Row]) -> Carried:
         """Returns a copy with the cells of rows whose results are to be written.
 
-        Parameters:
+        Args:
             rows: rows of the table.
         """
         extras = ((row.id, row.extra) for row in rows if row.cells.names)
@@ -83,7 +83,7 @@ class Carried:
     def of(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the user's own cells of a row as text, by the columns of the table of results.
 
-        Parameters:
+        Args:
             extra: the cells by the table's columns.
         """
         return {shown: cell_text(extra[name]) for name, shown in self.columns.items() if name in extra}
@@ -91,7 +91,7 @@ class Carried:
     def words(self, extra: Mapping[str, Any]) -> str | None:
         """Returns the user's own cells of a row in one line; None if the table has no such columns.
 
-        Parameters:
+        Args:
             extra: the cells by the table's columns.
         """
         names = unsent_columns(self.columns)
@@ -101,7 +101,7 @@ class Carried:
 def unsent_columns(names: Iterable[str]) -> list[str]:
     """Returns the columns that only the user knows, without those that say what a row is charged to.
 
-    Parameters:
+    Args:
         names: names of columns that are copied into the results.
     """
     return [name for name in names if name not in ATTRIBUTION]
@@ -110,7 +110,7 @@ def unsent_columns(names: Iterable[str]) -> list[str]:
 def words_of(extra: Mapping[str, Any]) -> str:
     """Returns cells of the user's own columns in one line.
 
-    Parameters:
+    Args:
         extra: the cells, by column.
     """
     return clean_text(", ".join(f"{name}: {cell_text(value)}" for name, value in extra.items()), WORDS_CHARACTERS)
@@ -119,7 +119,7 @@ def words_of(extra: Mapping[str, Any]) -> str:
 def cell_text(value: Any) -> str:
     """Returns a cell of any type as text, so that a column has one type in every format. URL signatures are removed.
 
-    Parameters:
+    Args:
         value: the cell's value.
     """
     return unsigned_text(value if isinstance(value, str) else json_text(value))
@@ -140,7 +140,7 @@ REVIEW_COLUMNS = ("review", "reviewer", "review_reason", "reviewed_at")
 def has_review_columns(names: Collection[str]) -> bool:
     """Whether a table of results has columns about a review.
 
-    Parameters:
+    Args:
         names: its columns that are not empty.
     """
     return set(names) >= {"job_key", "review", "reviewer", "reviewed_at"}
@@ -149,7 +149,7 @@ def has_review_columns(names: Collection[str]) -> bool:
 class Results:
     """The results of one batch, in the table's order, and the file that they are written to.
 
-    Parameters:
+    Args:
         ids: every row's id.
         bad: the rows that were skipped as invalid.
         location: path or fsspec URL of the table of results; None if another run writes it.
@@ -230,7 +230,7 @@ class Results:
     def take_reviews(self, decisions: Sequence[Decision]) -> None:
         """Take what people decided about results.
 
-        Parameters:
+        Args:
             decisions: the last decision about each job that has one.
         """
         known, self._reviews = self._reviews, {each.job_key: each for each in decisions}
@@ -240,7 +240,7 @@ class Results:
     def review_of(self, row_id: str) -> Decision | None:
         """Returns the decision about a row's present result; None if there is none.
 
-        Parameters:
+        Args:
             row_id: the row.
         """
         return self._reviews.get(self._rows[row_id].job_key or "")

@@ -51,7 +51,7 @@ PAUSE_KEY = "genmedia-review-"
 def check_review(spec: BatchSpec) -> None:
     """Refuse a review of canary rows in a batch without canary rows.
 
-    Parameters:
+    Args:
         spec: the batch's options.
 
     Raises:
@@ -67,7 +67,7 @@ def rows_under_review(rule: str, rows: Sequence[Row], canary: int) -> list[Row]:
 
     A share of the rows is spread evenly over the table, and begins with its first row.
 
-    Parameters:
+    Args:
         rule: `canary`, `all`, or a share such as `0.1`.
         rows: the rows in the table's order.
         canary: the number of canary rows.
@@ -87,7 +87,7 @@ class _AllDecided(Exception):
 class Review:
     """The review of one batch.
 
-    Parameters:
+    Args:
         run: the batch.
         publish: writes the report page, the gallery and the tables; returns the report's path or link.
     """
@@ -102,7 +102,7 @@ class Review:
     async def ahead(self, rest: Sequence[Row]) -> list[Row]:
         """Run the rows under review before the others, and wait for the review.
 
-        Parameters:
+        Args:
             rest: the rows that have not been run.
 
         Returns:

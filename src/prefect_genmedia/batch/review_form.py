@@ -56,7 +56,7 @@ class ReviewForm(RunInput):
     def verdict_of(self, row_id: str) -> Verdict:
         """Returns the decision about a row. A row that is to be rejected and regenerated is regenerated.
 
-        Parameters:
+        Args:
             row_id: the row.
         """
         if row_id in self.regenerate:
@@ -66,7 +66,7 @@ class ReviewForm(RunInput):
     def problems(self, ids: Set[str]) -> list[str]:
         """Returns why the answer cannot be taken, each in one sentence; empty if it can.
 
-        Parameters:
+        Args:
             ids: the rows under review.
         """
         found = []
@@ -81,7 +81,7 @@ class ReviewForm(RunInput):
 def description_of(batch_id: str, results: Sequence[Result], problems: Collection[str] = ()) -> str:
     """Returns the text above the form.
 
-    Parameters:
+    Args:
         batch_id: the batch.
         results: the results under review.
         problems: why the last answer could not be taken.
@@ -100,7 +100,7 @@ def description_of(batch_id: str, results: Sequence[Result], problems: Collectio
 def instructions(batch_id: str, results: Sequence[Result], report: str | None, problems: Sequence[str] = ()) -> str:
     """Returns the artifact: what is under review, and how to answer in both UIs and on the command line.
 
-    Parameters:
+    Args:
         batch_id: the batch.
         results: the results under review.
         report: path or URL of the report page; None if it could not be written.

@@ -30,7 +30,7 @@ _READS = 3
 def page_of(result: Result) -> str | None:
     """Returns the page of a row's task run in the Prefect UI; None if the row has no task run in this batch's run.
 
-    Parameters:
+    Args:
         result: the row's result.
     """
     return url_for("task-run", obj_id=result.task_run_id) if result.task_run_id else None
@@ -39,7 +39,7 @@ def page_of(result: Result) -> str | None:
 async def link_rows(results: Results, flow_runs: Sequence[UUID], without: Set[str]) -> None:
     """Set the newest task run of each row that was processed in other flow runs.
 
-    Parameters:
+    Args:
         results: the results of the rows.
         flow_runs: ids of the flow runs.
         without: ids of rows that need no task run; for the others it waits a few seconds until the server has them.

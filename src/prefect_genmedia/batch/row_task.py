@@ -38,7 +38,7 @@ _STEP_RUN = re.compile(r"(.*) · step \d+ of \d+", re.DOTALL)
 def step_run_name(label: str, number: int, steps: int) -> str:
     """Returns the name of a step's task run.
 
-    Parameters:
+    Args:
         label: the row's id, or the label of a single chain.
         number: the step, from 1.
         steps: the number of the row's steps.
@@ -49,7 +49,7 @@ def step_run_name(label: str, number: int, steps: int) -> str:
 def row_of_run(name: str, ids: Container[str]) -> str:
     """Returns the id of the row that a task run has worked on.
 
-    Parameters:
+    Args:
         name: the task run's name; see `step_run_name`.
         ids: the ids of the rows.
     """
@@ -84,7 +84,7 @@ class RowHooks(RunHooks):
 class SharedLimits:
     """State shared by all rows of a batch.
 
-    Parameters:
+    Args:
         accepted: called when the provider has accepted a row's job.
         stopped: whether nothing more may be submitted.
         delivering: limits the concurrent deliveries.
@@ -98,7 +98,7 @@ class SharedLimits:
 class _LeavesAccount(Exception):
     """The row's account cannot take it now: another account of its pool is tried.
 
-    Parameters:
+    Args:
         error: what the submission raised; nothing was paid, and the ledger has recorded that.
         is_refusal: whether the account cannot pay; False if it only has no slot or turn now.
     """
@@ -113,7 +113,7 @@ class RowRun(JobSteps):
 
     Not a dataclass: Prefect searches the parameters of a task for futures, and descends into dataclasses.
 
-    Parameters:
+    Args:
         spec: the row's job.
         known: its job from an earlier run, if there is one.
         lease: its in-flight slot, of the account that is to pay.
@@ -258,7 +258,7 @@ ROW: ContextVar[str] = ContextVar("genmedia_row", default="")
 async def generate_row(row_id: str, row: RowRun) -> Job:
     """One row of a batch, or one step of it, from request to verified file.
 
-    Parameters:
+    Args:
         row_id: the row's id, with the step if it is a chain; it names the task run.
         row: its way.
 

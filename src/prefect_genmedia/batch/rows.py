@@ -41,7 +41,7 @@ _ASSUMED = "empty, which means"
 class Row:
     """A valid row: one requested result.
 
-    Parameters:
+    Args:
         id: the row's id, unique in its table.
         position: its index in the table, from 0.
         packed: the packed request.
@@ -78,7 +78,7 @@ class Row:
     def provider_of(self, number: int) -> str:
         """Returns the provider of a step.
 
-        Parameters:
+        Args:
             number: the step, from 1.
         """
         return provider_of((self.packed, *self.then)[number - 1])
@@ -103,7 +103,7 @@ class Row:
 
         An id that is not valid in file names is adapted, and gets a digest.
 
-        Parameters:
+        Args:
             number: the step, from 1.
         """
         name = self.id if number == self.steps else _step_name(self.id, number)
@@ -114,7 +114,7 @@ class Row:
 class BadRow:
     """An invalid row, with all of its problems.
 
-    Parameters:
+    Args:
         id: the row's id, or its position in the table.
         position: its index in the table, from 0.
         wrong: the problems of its fields: for each, the field and a sentence.
@@ -130,7 +130,7 @@ class BadRow:
     def of(cls, name: str, position: int, problems: Sequence[FieldProblem]) -> BadRow:
         """Returns an invalid row with this name.
 
-        Parameters:
+        Args:
             name: its id, or its position in the table.
             position: its index in the table, from 0.
             problems: the problems of its fields.
@@ -153,7 +153,7 @@ def check_rows(
 ) -> tuple[list[Row], list[BadRow]]:
     """Build a request from each row.
 
-    Parameters:
+    Args:
         table: rows with `id`, `kind` and the fields of that kind of request.
         kind: the kind of rows that name none.
         has: returns whether the row with an id is selected; None selects all. Ids must be unique in the whole table.
@@ -194,7 +194,7 @@ def check_rows(
 def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str = "") -> InvalidRequest:
     """The one error that tells every problem.
 
-    Parameters:
+    Args:
         bad: rows that cannot be right.
         others: what is wrong with the batch as a whole.
         kind: the kind of rows that name none; said where fields are missing, since another one may be meant.
@@ -223,7 +223,7 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str
 class _Alike:
     """Problems of one kind in one column.
 
-    Parameters:
+    Args:
         column: the column; empty if there is none.
         first: the sentence of the first problem.
         count: the number of problems.
@@ -321,7 +321,7 @@ def _step_name_problems(row_id: str, further: int, used: dict[str, str]) -> Iter
 def unpacked(packed: PackedRequest | GenerationRequest) -> GenerationRequest:
     """Returns a request.
 
-    Parameters:
+    Args:
         packed: the request, packed or not.
     """
     return packed.unpack() if isinstance(packed, PackedRequest) else packed
@@ -330,7 +330,7 @@ def unpacked(packed: PackedRequest | GenerationRequest) -> GenerationRequest:
 def provider_of(packed: PackedRequest | GenerationRequest) -> str:
     """Returns the name of a request's provider, without unpacking it.
 
-    Parameters:
+    Args:
         packed: the request, packed or not.
     """
     return packed.shape.model.provider if isinstance(packed, PackedRequest) else packed.provider

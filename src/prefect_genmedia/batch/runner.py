@@ -73,7 +73,7 @@ class Found:
 class OpenBatch:
     """A batch with a checked table and open sessions.
 
-    Parameters:
+    Args:
         name: the batch's name.
         scheduler: runs its rows.
         rows: the rows to process.
@@ -93,7 +93,7 @@ class OpenBatch:
 async def run_batch(spec: BatchSpec) -> BatchReport:
     """Run a whole batch, or one shard of it, inside a flow run; see the flow `generate_batch`.
 
-    Parameters:
+    Args:
         spec: the batch.
 
     Raises:
@@ -128,7 +128,7 @@ async def run_batch(spec: BatchSpec) -> BatchReport:
 async def open_batch(stack: AsyncExitStack, spec: BatchSpec) -> OpenBatch:
     """Read and check the table, open the sessions of its rows, and find the jobs of earlier runs.
 
-    Parameters:
+    Args:
         stack: closes the sessions.
         spec: the batch.
 

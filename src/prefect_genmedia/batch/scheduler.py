@@ -52,7 +52,7 @@ _ROWS_AT_ONCE = 100
 class _ProviderRows:
     """The limits that rows of one provider wait for, independent of other providers.
 
-    Parameters:
+    Args:
         pool: the accounts that may pay for them, with their in-flight slots.
         begun: limits its running rows, so that slow downloads do not pile up.
     """
@@ -72,7 +72,7 @@ class _ProviderRows:
 class BatchScheduler:
     """Runs the rows of a batch within its limits.
 
-    Parameters:
+    Args:
         name: the batch's name; rows with the same batch name and content are the same requested result.
         rows: the rows.
         pools: the sessions of the accounts that may pay, by provider, in the user's order.
@@ -126,7 +126,7 @@ class BatchScheduler:
     def limit(self, budgets: Mapping[str, Budget]) -> None:
         """Set the budgets that the rows count against.
 
-        Parameters:
+        Args:
             budgets: the budgets by account (its first identity token); empty if costs are not limited.
         """
         self.costs.budgets = budgets
@@ -162,7 +162,7 @@ class BatchScheduler:
     def turn(self, row: Row) -> int:
         """Returns a row's rank: jobs at the provider first, because they expire; then new rows; then delivered rows.
 
-        Parameters:
+        Args:
             row: the row.
         """
         _, known = current_step(row, self.known.get(row.id, ()))
@@ -175,7 +175,7 @@ class BatchScheduler:
     async def run_rows(self, rows: Sequence[Row]) -> None:
         """Run rows, in order within the provider of their first step: a slow provider does not delay the others.
 
-        Parameters:
+        Args:
             rows: the rows.
         """
         under_way: set[asyncio.Task[None]] = set()
@@ -303,7 +303,7 @@ class BatchScheduler:
     def take(self, row: Row, jobs: Sequence[Job]) -> None:
         """Record the state of a row by the jobs of its steps. The quality checks count for the file of the last step.
 
-        Parameters:
+        Args:
             row: the row.
             jobs: the newest job of each step that has one, in order.
         """
@@ -321,7 +321,7 @@ class BatchScheduler:
     def show_step(self, row: Row, done: Sequence[Job]) -> None:
         """Show the cost of the steps so far of a chain that goes on.
 
-        Parameters:
+        Args:
             row: the row.
             done: the jobs of its delivered steps.
         """
@@ -331,7 +331,7 @@ class BatchScheduler:
     def end_early(self, reason: GenMediaError) -> None:
         """Submit nothing more; the batch ends with this error when the rows under way have ended.
 
-        Parameters:
+        Args:
             reason: the error; only the first one counts.
         """
         if self.stop is not None:
@@ -356,7 +356,7 @@ class BatchScheduler:
     def pool_of(self, provider: str) -> AccountPool:
         """Returns the accounts of a provider.
 
-        Parameters:
+        Args:
             provider: the provider.
         """
         return self._providers[provider].pool

@@ -55,7 +55,7 @@ _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 class Progress:
     """A progress bar, updated only when something has changed.
 
-    Parameters:
+    Args:
         name: the name shown beside the bar.
         results: the results to count.
         bar: the progress bar in the terminal.
@@ -116,7 +116,7 @@ def summary_of(results: Results) -> str:
 def shown_part(cost: float) -> str:
     """A part of a cost in words, such as `2.80 of it` or `nothing of it`.
 
-    Parameters:
+    Args:
         cost: the part, in CNY.
     """
     return f"{cost:.2f} of it" if cost >= _CENT else "nothing of it"
@@ -155,7 +155,7 @@ def flawed_step(results: Results) -> str:
 async def publish_failures(batch_id: str, results: Results) -> None:
     """Publish the failures, grouped by error, most frequent first.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         results: the results of its rows.
     """
@@ -199,7 +199,7 @@ def _next_step(kind: str, state: str, job_keys: Sequence[str | None]) -> str:
 async def publish_results(batch_id: str, results: Results) -> None:
     """Publish the result of each row, rows without a file first; for large batches only the first rows.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         results: the results of its rows.
     """
@@ -245,7 +245,7 @@ def _run_of(row: Result) -> dict[str, Cell]:
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str, more: int = 0) -> None:
     """Publish the plan of a dry run; for large batches only the first rows.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         plan: the table's rows, one for each of the batch's first rows.
         words: the text above the table.

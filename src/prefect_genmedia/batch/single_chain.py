@@ -26,7 +26,7 @@ _ROW = "chain"
 def chain_row(kind: str, fields: Mapping[str, Any], then: Any) -> Row:
     """Returns the row of a chain.
 
-    Parameters:
+    Args:
         kind: the kind of the first step.
         fields: the fields of the first step.
         then: the further steps, as in the column `then` of a table.
@@ -49,7 +49,7 @@ def chain_row(kind: str, fields: Mapping[str, Any], then: Any) -> Row:
 async def run_chain(spec: BatchSpec) -> Delivery:
     """Run a chain inside a flow run; see the flow `chain_media`.
 
-    Parameters:
+    Args:
         spec: its options; `single` has the chain.
 
     Returns:

@@ -60,7 +60,7 @@ ReviewRule = Annotated[str, BeforeValidator(_rule)]
 def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bool:
     """Whether each row of a batch has a task run of its own.
 
-    Parameters:
+    Args:
         wanted: the batch's option; `auto` uses the setting.
         by_setting: the setting; `auto` enables them for up to `AUTO_ROWS` rows.
         rows: the number of rows in the whole batch.
@@ -77,7 +77,7 @@ Credentials = ProviderCredentials | str | Sequence[ProviderCredentials | str]
 class Limits:
     """The limits of a batch. Times are in seconds.
 
-    Parameters:
+    Args:
         max_in_flight: the maximum number of in-flight jobs per account.
         canary: how many rows must succeed before the others start.
         breaker: how many consecutive errors of the same breaking kind stop it; 0 for never.
@@ -140,7 +140,7 @@ class Sharding:
 class SingleChain:
     """What makes a batch of one row the run of a chain: no tables, and files named like those of a single request.
 
-    Parameters:
+    Args:
         row: the row.
         scope: the scope in which equal requests are the same.
         label: a few words that name the chain for people.
@@ -155,7 +155,7 @@ class SingleChain:
 class BatchSpec:
     """All options of a batch.
 
-    Parameters:
+    Args:
         table: rows, a frame, or the URL or path of a table.
         kind: the kind for rows that name none.
         credentials: the provider's Block, or its name; or a list of them: accounts that share the rows.

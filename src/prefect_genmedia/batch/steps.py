@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 async def account_for(job: Job | None, pool: AccountPool, *, first: bool = False) -> PayingAccount:
     """Takes a slot of the account that is to pay for a step, or that has paid for it and has its job now.
 
-    Parameters:
+    Args:
         job: the step's job; None if it has none.
         pool: the accounts of its provider.
         first: whether to have priority over rows that have not begun.
@@ -36,7 +36,7 @@ async def account_for(job: Job | None, pool: AccountPool, *, first: bool = False
 class RowSteps:
     """The steps of one row that a run comes to.
 
-    Parameters:
+    Args:
         run: the batch.
         row: the row.
         known: the jobs of its steps from earlier runs.
@@ -66,7 +66,7 @@ class RowSteps:
     async def go(self, lease: Lease) -> None:
         """Run each step to its verified file.
 
-        Parameters:
+        Args:
             lease: the in-flight slot of the first step that the run comes to.
         """
         self._lease = lease
@@ -90,7 +90,7 @@ class RowSteps:
     def jobs(self, newest: Job | None) -> list[Job]:
         """Returns the jobs of the steps before the one under way, and its job if it has one.
 
-        Parameters:
+        Args:
             newest: the newest job of the step under way.
         """
         before = self.done[: self.step.number - 1]
@@ -104,7 +104,7 @@ class RowSteps:
     async def give_back(self, job: Job | None) -> None:
         """Release what the step under way has reserved if it cost nothing, and what the steps after it have.
 
-        Parameters:
+        Args:
             job: the job of the step under way.
         """
         await self.reservation.give_back(job)

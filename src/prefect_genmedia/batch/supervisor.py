@@ -102,7 +102,7 @@ class Kept:
 class ShardSupervisor:
     """Runs every shard of a batch to its end, and collects the rows' results.
 
-    Parameters:
+    Args:
         run: the whole batch; this process runs only its canary rows.
         deployment: the deployment to run.
         shards: every shard with rows, and the parameters of its run.
@@ -284,7 +284,7 @@ class ShardSupervisor:
 async def supervisor_of(batch: OpenBatch, spec: BatchSpec) -> ShardSupervisor:
     """Prepare the supervision of a split batch.
 
-    Parameters:
+    Args:
         batch: the whole batch.
         spec: its options.
 
@@ -353,7 +353,7 @@ def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
 def names_of(credentials: Credentials) -> str | list[str]:
     """Returns the names of Blocks: their content is never passed as a parameter.
 
-    Parameters:
+    Args:
         credentials: a Block or its name, or several.
 
     Raises:
@@ -374,7 +374,7 @@ def _name_of(credentials: ProviderCredentials | str) -> str:
 def why_lost(kept: Kept, run: FlowRun | None, now: float) -> str | None:
     """Returns why a shard without an end must be restarted; None while its run may be alive.
 
-    Parameters:
+    Args:
         kept: the shard.
         run: its run from the server; None if the server has none.
         now: the current time of the monotonic clock, in seconds.

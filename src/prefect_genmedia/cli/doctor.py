@@ -33,7 +33,7 @@ async def _found(names: Sequence[str]) -> list[Finding]:
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print a paragraph a finding. Lines break between words only: an address that is broken cannot be clicked.
 
-    Parameters:
+    Args:
         findings: what to print.
     """
     console = command_console()

@@ -23,7 +23,7 @@ _AGAIN = "The same command again goes on from here: it joins these jobs, and pay
 def closing_sentence(wanted: JobFilter) -> Iterator[None]:
     """Print the state of the command's jobs if Ctrl-C ends the block.
 
-    Parameters:
+    Args:
         wanted: which jobs are the command's.
     """
     try:

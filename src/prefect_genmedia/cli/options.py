@@ -20,7 +20,7 @@ _TYPED: ContextVar[tuple[str, ...]] = ContextVar("genmedia_typed", default=())
 def typing(words: Sequence[str]) -> Iterator[None]:
     """Remember what was typed.
 
-    Parameters:
+    Args:
         words: the words after the program's name.
     """
     token = _TYPED.set(tuple(words))
@@ -35,7 +35,7 @@ def in_options(text: str) -> str:
 
     A name of one word is an option only before `=` and where a problem begins: elsewhere it may be an ordinary word.
 
-    Parameters:
+    Args:
         text: the sentence.
     """
     for name, option in _options().items():

@@ -10,7 +10,7 @@ from prefect_genmedia.providers.restoring import StoredModel
 class MediaExpectation(StoredModel):
     """What the delivered file must be like to be what was asked for; None means that anything is right.
 
-    Parameters:
+    Args:
         seconds: the duration.
         resolution_class: 720 or 1080: the asked class of resolution. Providers round sizes (1248×704 for 720), so the
             nearest class is compared, by the short side or by the number of pixels.
