@@ -47,7 +47,7 @@ ALLOWED = set(LICENCES) - {"GPL", "LGPL"}
 def requirements_of(found: Distribution, extras: Sequence[str]) -> Iterator[Requirement]:
     """The requirements that hold here, for the extras that are asked for.
 
-    Parameters:
+    Args:
         found: the distribution.
         extras: its extras.
     """
@@ -79,7 +79,7 @@ def closure() -> dict[str, Distribution]:
 def licence_of(found: Distribution) -> tuple[str, str]:
     """The family of a distribution's licence, and the text that states it; the family is empty if it is unknown.
 
-    Parameters:
+    Args:
         found: the distribution.
     """
     data = found.metadata
@@ -96,7 +96,7 @@ def licence_of(found: Distribution) -> tuple[str, str]:
 def family_of(text: str) -> str:
     """The family of a licence, or an empty text.
 
-    Parameters:
+    Args:
         text: how a package writes it.
     """
     return next((name for name, pattern in LICENCES.items() if re.search(pattern, text, re.IGNORECASE)), "")
@@ -105,7 +105,7 @@ def family_of(text: str) -> str:
 def sbom(found: dict[str, Distribution]) -> dict[str, Any]:
     """The bill of materials, in CycloneDX 1.5. The same packages give the same text.
 
-    Parameters:
+    Args:
         found: the distributions, by name.
     """
 
@@ -138,7 +138,7 @@ def sbom(found: dict[str, Distribution]) -> dict[str, Any]:
 def version_problems(changelog: str, tags: Sequence[str], installed: str) -> list[str]:
     """What is wrong with the version: tag, newest version of the changelog and package must agree.
 
-    Parameters:
+    Args:
         changelog: the text of CHANGELOG.md.
         tags: the version tags of the commit; none before a release.
         installed: the version of the package that is installed.

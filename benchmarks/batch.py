@@ -49,7 +49,7 @@ RECORDED_SECONDS = 600.0
 class Peer:
     """A program that is measured.
 
-    Parameters:
+    Args:
         script: its file in `peers/`.
         task_runs: how many task runs it makes of each job; None if it needs no Prefect server.
         options: options of `generate_batch`.
@@ -74,7 +74,7 @@ PEERS = {
 class Round:
     """What every peer of one table does.
 
-    Parameters:
+    Args:
         clip: the clip that jobs have.
         jobs: how many there are.
         gate: how many may be at the provider at once.

@@ -31,7 +31,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "build" / "clips"
 class Clip:
     """One kind of clip.
 
-    Parameters:
+    Args:
         name: how it is called in tables.
         size: width and height in pixels.
         megabits: megabits a second of its picture.

@@ -18,7 +18,7 @@ from prefect_genmedia.simulator.world import Settings, World
 class SameClip(World):
     """Gives every job one clip that is encoded already, so that nothing but the programs is measured.
 
-    Parameters:
+    Args:
         content: the clip's bytes.
         settings: how long jobs take.
     """

@@ -24,7 +24,7 @@ RUNS_AT_ONCE = 8
 def served(spec: DeploymentSpec) -> RunnerDeployment:
     """One deployment of prefect.yaml, to be served.
 
-    Parameters:
+    Args:
         spec: the deployment; its work pool does not matter here.
 
     Raises:

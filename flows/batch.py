@@ -78,7 +78,7 @@ async def generate_batch(
 ) -> BatchReport:
     """Generate every row of a table: each paid once, verified, within the limits. Run it again to do the rest.
 
-    Parameters:
+    Args:
         table: The rows: a path, fsspec URL or block://SLUG/NAME/path ending in .csv, .tsv, .jsonl, .parquet or .xlsx;
             sql://BLOCK/TABLE or sql://BLOCK/SELECT … of a database; or the rows themselves: dicts, or a frame of
             pandas, polars or Arrow. Each has an id, a kind, and the fields of that kind of request. Other columns are
@@ -183,7 +183,7 @@ def _shard_run_name() -> str:
 async def generate_shard(job: ShardJob) -> BatchReport:
     """Generate one part of a batch. A run of generate_batch with `shards` starts this; people do not.
 
-    Parameters:
+    Args:
         job: The part, and the batch's options.
 
     Raises:

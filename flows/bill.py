@@ -31,7 +31,7 @@ async def import_bill(
 ) -> BillReport:
     """Compare a provider's bill with the ledger: what matches, what does not, and what can be claimed.
 
-    Parameters:
+    Args:
         file: The bill: a path, fsspec URL or block://SLUG/NAME/path ending in .csv, .tsv, .jsonl, .parquet or .xlsx; or
             its rows.
         mapping: Which columns mean what: a path or fsspec URL of a TOML file, or the TOML itself.

@@ -29,7 +29,7 @@ async def decide_job(
 ) -> JobState:
     """Carry out a person's decision about a submission that had no certain answer.
 
-    Parameters:
+    Args:
         job: The job's key, as the error and the reconcile table name it.
         decision: What was found in the provider's console.
 

@@ -49,7 +49,7 @@ async def generate_media(
 ) -> State[Delivery]:
     """Make one result of any kind, from any installed provider, and deliver the verified file.
 
-    Parameters:
+    Args:
         kind: Kind of the request, as in a batch's table; each provider's page names its kinds.
         fields: The request's fields, as a JSON object.
         credentials: The provider's credentials: a Block, or the name of one.

@@ -77,7 +77,7 @@ async def jimeng_video(
 ) -> State[Delivery]:
     """Make a video from text or pictures, and deliver it verified.
 
-    Parameters:
+    Args:
         prompt: What the video shows; 400 characters or fewer are recommended, 800 are the limit.
         model: The model; pro makes 1080p.
         image_urls: No picture, a first frame, or a first and a last frame: URLs, paths or storage URLs (s3://…).

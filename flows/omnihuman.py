@@ -79,7 +79,7 @@ async def omnihuman_video(
 ) -> State[Delivery]:
     """Make a portrait speak a recording, and deliver the verified video.
 
-    Parameters:
+    Args:
         image_url: URL, path or storage URL (s3://…) of the portrait; a clear picture from the front is best.
         audio_url: URL, path or storage URL of the recording to speak; shorter than 60 seconds.
         prompt: How to speak and move; 300 characters or fewer are recommended.

@@ -50,7 +50,7 @@ async def live_poster(
 ) -> State[Delivery]:
     """Put the person of a picture into a scene, and deliver the verified video.
 
-    Parameters:
+    Args:
         image_url: URL, path or storage URL (s3://…) of a picture of a person.
         scene: The scene that the person is put into.
 

@@ -19,7 +19,7 @@ async def prune_jobs(
     Identity, state, account, provider id, cost, and the place and digest of the file stay. Jobs that are not final stay
     as they are. Every condition that is given must hold.
 
-    Parameters:
+    Args:
         older_than: Only jobs that have not changed for so long: 90d, 12w or 1y. Empty for any age, where a label or a
             key is given.
         label: Only jobs whose label contains this, in capitals or not.

@@ -21,7 +21,7 @@ async def reconcile_jobs(
 
     While another round of the same credentials is at work, this one does nothing; the ledger has the lease.
 
-    Parameters:
+    Args:
         credentials: Names of credentials Blocks, by default those named `default`; a job is taken up with the one of
             its account.
 

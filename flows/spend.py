@@ -18,7 +18,7 @@ async def report_spend(by: SpendBy = "project", time_zone: str = "UTC") -> Spend
     From 80 % of a monthly cap on, the event `genmedia.budget.warning` is emitted: once for each cap and month, by this
     flow or by the run that reached it. Every sum is an estimate by the price table, not a bill.
 
-    Parameters:
+    Args:
         by: What the bars are about.
         time_zone: Where the month and its days begin, such as Asia/Shanghai. Caps have a time zone of their own.
 

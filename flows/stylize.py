@@ -54,7 +54,7 @@ async def stylize_video(
 ) -> State[Delivery]:
     """Redraw a video in a style or as a prompt describes, and deliver the verified video.
 
-    Parameters:
+    Args:
         video_url: URL, path or storage URL (s3://…) of the video.
         style: The style, or none with a prompt alone: barbie_doll 芭比, ink_wash 水墨, van_goph 梵高, hayao_miyazaki
             宫崎骏, cyber_punk 赛博朋克, cartoon 卡通, anime 动漫, vector_art 矢量艺术, abstract 抽象, watercolor 水彩.

@@ -68,7 +68,7 @@ class Calls:
 async def calls(gate: int) -> AsyncIterator[Calls]:
     """A client with what its jobs share.
 
-    Parameters:
+    Args:
         gate: jobs at the provider at once.
     """
     headers = {"Authorization": "Bearer sk-simulator"}
@@ -87,7 +87,7 @@ def peak_bytes() -> int:
 def run(peer: Callable[[int, int], dict[str, Any] | None]) -> None:
     """Run a peer as a program: `peer.py JOBS GATE`. The last line that it prints has its figures.
 
-    Parameters:
+    Args:
         peer: does the jobs; returns further figures.
     """
     parser = argparse.ArgumentParser()

@@ -68,7 +68,7 @@ def install() -> None:
 def moved_name(module: str, name: str) -> Any:
     """A name that has left a module which still exists; for that module's `__getattr__`.
 
-    Parameters:
+    Args:
         module: the module's full name.
         name: the name.
 
@@ -84,7 +84,7 @@ def moved_name(module: str, name: str) -> Any:
 def new_path(old: str) -> str | None:
     """Where a module is now; None if it has not moved.
 
-    Parameters:
+    Args:
         old: its old full name.
     """
     if not old.startswith(f"{_ROOT}."):

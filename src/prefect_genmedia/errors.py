@@ -69,7 +69,7 @@ class ErrorFacts(TypedDict, total=False):
 class GenMediaError(Exception):
     """Base of the tree: what happened, to which job, what it cost, and what to do next.
 
-    Parameters:
+    Args:
         message: what happened, in one sentence.
         facts: what else is known. None stands for what is not known, or for the class's default.
 
@@ -122,7 +122,7 @@ class GenMediaError(Exception):
     def about(self, job_key: str | None, provider_job_id: str | None) -> Self:
         """Name the job this error is about, where that is not known yet; returns the same error.
 
-        Parameters:
+        Args:
             job_key: the job's key in the ledger; None where there is none.
             provider_job_id: the provider's id of it; None where nobody knows.
         """
@@ -135,7 +135,7 @@ class GenMediaError(Exception):
     def noting(self, sentence: str) -> Self:
         """Add a sentence to the message; returns the same error.
 
-        Parameters:
+        Args:
             sentence: what else there is to say.
         """
         self.message = f"{self.message} {clean_text(sentence)}"
@@ -145,7 +145,7 @@ class GenMediaError(Exception):
     def next_step_for(self, job_key: str | None = None) -> str:
         """What a person can do next, with the job's key in its commands.
 
-        Parameters:
+        Args:
             job_key: the job it is about, where the error itself does not name one.
         """
         return self.next_step.replace("{job}", self.job_key or job_key or "JOB")
@@ -203,7 +203,7 @@ class InvalidRequest(GenMediaError):
     def of(cls, subject: str, problems: Sequence[FieldProblem]) -> Self:
         """Make one error of every problem that was found.
 
-        Parameters:
+        Args:
             subject: a few words that name the request.
             problems: what is wrong with it.
         """
@@ -221,7 +221,7 @@ class InvalidRequest(GenMediaError):
     def from_validation(cls, subject: str, error: ValidationError, *, also: Iterable[FieldProblem] = ()) -> Self:
         """Put pydantic's findings into a user's words. Numbers, sizes and ratios are named, other values never.
 
-        Parameters:
+        Args:
             subject: a few words that name the request.
             error: what pydantic found.
             also: what else is wrong, told unless its field is already named.

@@ -43,7 +43,7 @@ AnyRequest = PreparedRequest[Any]
 async def check_run(**suspends: bool) -> None:
     """Check what must hold before a flow does anything: no file as base64 in its parameters, and it can suspend.
 
-    Parameters:
+    Args:
         **suspends: the flow's parameters that suspend it, by name, and whether they are set.
 
     Raises:
@@ -94,7 +94,7 @@ class GenerateOptions(TypedDict, total=False):
 async def generate(request: GenerationRequest | PreparedRequest[Any], **options: Unpack[GenerateOptions]) -> Delivery:
     """Submit → wait → download, within the limits of the credentials' Block; call it in a flow.
 
-    Parameters:
+    Args:
         request: what is wanted.
         **options: see `GenerateOptions`.
 
@@ -163,7 +163,7 @@ async def confirm_cost(
     `generate` and the package's flows do so by themselves. A flow that calls `submit_job` calls this first, with the
     same options. Nobody is asked about what is paid already.
 
-    Parameters:
+    Args:
         request: what is wanted.
         variant: tells apart several wanted results of the same request.
         **options: see `GenerateOptions`.
@@ -215,7 +215,7 @@ async def _paid_for(key: str) -> Decimal:
 async def completed(delivery: Delivery) -> State[Delivery]:
     """A completed state that holds the delivery; its message names the job and the file. A flow returns it.
 
-    Parameters:
+    Args:
         delivery: what the flow's caller gets.
     """
     job = await recorded_job(delivery.job_key)
@@ -234,7 +234,7 @@ def returns_state(function: Callable[P, Awaitable[State[T]]]) -> Callable[P, Cor
 
     Changes the type only; goes below `@flow`.
 
-    Parameters:
+    Args:
         function: the flow's function.
     """
     return cast(Callable[P, Coroutine[Any, Any, T]], function)
@@ -244,7 +244,7 @@ def returns_state(function: Callable[P, Awaitable[State[T]]]) -> Callable[P, Cor
 class Attempt:
     """One attempt: a block around submitting and waiting. A refused output leaves it quietly while more are allowed.
 
-    Parameters:
+    Args:
         prepared: what to submit: the user's request, with another seed after the first attempt.
         variant: tells the attempts apart in the ledger; 0 for the first.
         is_last: whether no other follows: only then may a rerun ask for it anew.
@@ -277,7 +277,7 @@ def attempts(prepared: AnyRequest, resubmit_on_output_refusal: int) -> Iterator[
     Each one may be paid (providers say that they bill no refused output; that is their word). A retried run goes
     through the same attempts again and finds each in the ledger.
 
-    Parameters:
+    Args:
         prepared: what is wanted.
         resubmit_on_output_refusal: how many new attempts are allowed.
     """

@@ -50,7 +50,7 @@ async def vacuum_ledger() -> int:
 async def back_up_ledger(file: str | Path) -> BackupReport:
     """Copy the ledger, on SQLite or PostgreSQL, to a new SQLite file with mode 0600. Workers go on meanwhile.
 
-    Parameters:
+    Args:
         file: the copy; nothing may be there yet.
 
     Raises:
@@ -63,7 +63,7 @@ async def back_up_ledger(file: str | Path) -> BackupReport:
 async def restore_ledger(file: str | Path, *, force: bool = False) -> RestoreReport:
     """Replace the ledger's content by a backup's. Stop the workers first.
 
-    Parameters:
+    Args:
         file: a file that `back_up_ledger` has made, of either database.
         force: whether jobs may be forgotten that the backup does not have. The former content is kept in a file.
 
@@ -77,7 +77,7 @@ async def restore_ledger(file: str | Path, *, force: bool = False) -> RestoreRep
 async def check_ledger(*, files: bool = False) -> CheckReport:
     """Check the database, every row, accounts, budgets, and with `files` the digest of every delivered file.
 
-    Parameters:
+    Args:
         files: whether delivered files are read; that takes as long as downloading them from where they are.
 
     Raises:
@@ -90,7 +90,7 @@ async def check_ledger(*, files: bool = False) -> CheckReport:
 async def check_backup(file: str | Path, *, files: bool = False) -> CheckReport:
     """Check a backup as `check_ledger` does, in a private copy.
 
-    Parameters:
+    Args:
         file: the backup.
         files: whether delivered files are read.
 

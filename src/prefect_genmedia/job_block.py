@@ -129,7 +129,7 @@ class MediaJob(_JobBlock):
     ) -> MediaJobRun:
         """Submit the request, once. In asynchronous code, await it, or call `atrigger`.
 
-        Parameters:
+        Args:
             fields: the request's fields; each one replaces the stored one of its name.
             idempotency_key: makes "the same request" hold across runs. By default it holds within one flow run; outside
                 of flow runs it must be given.
@@ -158,7 +158,7 @@ class MediaJob(_JobBlock):
     ) -> MediaJobRun:
         """Submit the request, once; see `trigger`.
 
-        Parameters:
+        Args:
             fields: the request's fields; each one replaces the stored one of its name.
             idempotency_key: makes "the same request" hold across runs; required outside of flow runs.
             variant: tells apart several wanted results of the same request.
@@ -198,7 +198,7 @@ class MediaJob(_JobBlock):
 class MediaJobRun(JobRun["Delivery"]):
     """An accepted job: wait for it, then fetch its file. It holds plain values, so another process can make it anew.
 
-    Parameters:
+    Args:
         job: the job's key in the ledger, or the provider's id of it.
         credentials: name of the credentials Block of the job's account.
         output: where the file is wanted; None for the media folder of the settings.

@@ -61,7 +61,7 @@ PriceTable = Mapping[str, Price]
 def price_table(listed: PriceTable, own: Mapping[str, float | Price] | None) -> dict[str, Price]:
     """The list prices, with the user's own in their place.
 
-    Parameters:
+    Args:
         listed: the providers' list prices, by `provider/model`.
         own: by `provider/model`: CNY per second, or a `Price`.
 
@@ -81,7 +81,7 @@ def price_table(listed: PriceTable, own: Mapping[str, float | Price] | None) -> 
 def amount_problems(field: str, amount: Decimal | float) -> Iterator[FieldProblem]:
     """What is wrong with an amount of money, if anything.
 
-    Parameters:
+    Args:
         field: where it was given.
         amount: CNY.
     """
@@ -93,7 +93,7 @@ def amount_problems(field: str, amount: Decimal | float) -> Iterator[FieldProble
 def exact(amount: Decimal | float) -> Decimal:
     """An amount as it was typed: 0.1 is a tenth, not the nearest binary fraction.
 
-    Parameters:
+    Args:
         amount: CNY.
     """
     return amount if isinstance(amount, Decimal) else Decimal(str(amount))
@@ -102,7 +102,7 @@ def exact(amount: Decimal | float) -> Decimal:
 def amount_of(field: str, amount: Decimal | float) -> Decimal:
     """An amount that a user gave, checked.
 
-    Parameters:
+    Args:
         field: where it was given.
         amount: CNY.
 
@@ -128,7 +128,7 @@ def in_micros(cost: Decimal | float) -> int:
 def limit_in_micros(limit: Decimal | float) -> int:
     """A limit in whole millionths, rounded down, so that nothing above it fits.
 
-    Parameters:
+    Args:
         limit: CNY.
 
     Raises:
@@ -142,7 +142,7 @@ def limit_in_micros(limit: Decimal | float) -> int:
 def from_micros(micros: int) -> Decimal:
     """A sum in CNY.
 
-    Parameters:
+    Args:
         micros: the sum in whole millionths.
     """
     return Decimal(micros) / MICROS

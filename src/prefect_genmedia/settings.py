@@ -172,7 +172,7 @@ def current_settings() -> GenMediaSettings:
 def verify_level(wanted: Verify, by_default: Level = "full") -> Level:
     """Returns the level at which results are verified.
 
-    Parameters:
+    Args:
         wanted: the run's parameter; `auto` uses the setting.
         by_default: the level if both are `auto`.
     """

@@ -82,7 +82,7 @@ async def check_inputs(
 
     `submit_job` does the same by itself. A flow that asks the provider something before it submits calls this first.
 
-    Parameters:
+    Args:
         request: what is wanted.
         credentials: the provider's Block, or its name.
         idempotency_key: as for `submit_job`. If local inputs no longer exist, the paid job that was made from them is
@@ -132,7 +132,7 @@ async def submit_job(
 ) -> Job:
     """Submit a request, once: a retry, a rerun or another process with the same request gets the same job.
 
-    Parameters:
+    Args:
         request: what is wanted. Its files may be http(s) URLs, paths, or fsspec URLs; what no provider can fetch is
             sent as base64 or published, see the setting `publish_url`.
         credentials: the provider's Block, or its name.
@@ -204,7 +204,7 @@ async def wait_for_job(
     Bad answers while polling never end the wait, and nor does an unknown status; only the provider's own failure, a
     key that is no longer accepted, or the timeout do.
 
-    Parameters:
+    Args:
         job: the job, or its key, or the provider's id of it.
         credentials: the provider's Block, or its name.
         timeout_seconds: how long to wait, counted from when the provider accepted the job.
@@ -243,7 +243,7 @@ async def download_result(
 ) -> Delivery:
     """Download a finished job's file, verify it, and put it under its final name; show it as a card.
 
-    Parameters:
+    Args:
         job: the job, or its key, or the provider's id of it.
         output: a folder, a file name ending in .mp4, or an fsspec URL of either; by default the media folder of the
             settings.
@@ -276,7 +276,7 @@ async def download_result(
 async def reconcile_ledger(*, credentials: Sequence[str] = ("default",)) -> list[Finding]:
     """Deliver the jobs whose runs are gone, closest expiry first, and list those that need a person.
 
-    Parameters:
+    Args:
         credentials: names of credentials Blocks, of any provider; a job is taken over with the one of its account.
 
     Returns:
@@ -291,7 +291,7 @@ async def prune_ledger(
 ) -> PruneReport:
     """Drop the request and all texts of final jobs. What keeps them from being paid again stays, and so does the cost.
 
-    Parameters:
+    Args:
         older_than: how long nothing has changed about a job: `90d`, `12w` or `1y`; empty for any age.
         label: only jobs whose label contains this, in capitals or not.
         idempotency_key: only jobs of this key.
@@ -320,7 +320,7 @@ async def settle_job(
 ) -> Job:
     """Carry out a person's decision about a submission without a certain answer.
 
-    Parameters:
+    Args:
         job: the job's key, or the beginning of it.
         decision: `adopt`, `resubmit`, `abandon` or `undo`.
         provider_job_id: the provider's id of the job, for `adopt`: the provider is asked for it first.

@@ -52,7 +52,7 @@ def clean_text(text: str, limit: int | None = None) -> str:
     Line breaks, tabs and other control characters become spaces. ANSI escape sequences, bidirectional overrides and
     invisible characters are removed. NUL and lone surrogates become U+FFFD.
 
-    Parameters:
+    Args:
         text: what came from outside.
         limit: characters, at most; None for any number.
     """
@@ -67,7 +67,7 @@ def clean_text(text: str, limit: int | None = None) -> str:
 def clean_word(value: Any, limit: int | None = STATUS_CHARACTERS) -> str:
     """A word or number of a JSON answer as clean text; empty for anything else.
 
-    Parameters:
+    Args:
         value: the JSON value.
         limit: characters, at most; None where a secret must be found in it before it is cut.
     """
@@ -79,7 +79,7 @@ def clean_word(value: Any, limit: int | None = STATUS_CHARACTERS) -> str:
 def clean_json(value: Any, depth: int = _NESTED) -> Any:
     """A JSON value with every text in it cleaned; what is nested too deeply becomes an ellipsis.
 
-    Parameters:
+    Args:
         value: the JSON value.
         depth: how many levels are kept.
     """
@@ -100,7 +100,7 @@ def storable(text: str) -> str:
 def escaped(text: str, limit: int | None = None) -> str:
     r"""The text on one line, with everything that cannot be seen written as `\x00` or `\u202e`.
 
-    Parameters:
+    Args:
         text: an id, or another text that must be recognized.
         limit: characters, at most; None for any number.
     """
@@ -116,7 +116,7 @@ def shown_id(provider_job_id: str | None) -> str:
 def id_problem(provider_job_id: str) -> str | None:
     """Why an id cannot be stored unaltered; None where it can.
 
-    Parameters:
+    Args:
         provider_job_id: the provider's id of a job.
     """
     if _UNSTORABLE.search(provider_job_id):
@@ -135,7 +135,7 @@ def path_segment(text: str) -> str:
 def json_text(value: Any, indent: int | None = None) -> str:
     """JSON that can be printed anywhere: control and invisible characters stand as JSON's own escapes.
 
-    Parameters:
+    Args:
         value: what `json.dumps` takes.
         indent: spaces for each level; None for a single line.
     """
@@ -148,7 +148,7 @@ def json_text(value: Any, indent: int | None = None) -> str:
 def bar(share: float, width: int, ascii_only: bool = False) -> str:
     """A bar of blocks, to the eighth of a character.
 
-    Parameters:
+    Args:
         share: how much of the width is filled, from 0 to 1; what lies outside is cut.
         width: characters.
         ascii_only: whether only ASCII can be shown.
@@ -162,7 +162,7 @@ def bar(share: float, width: int, ascii_only: bool = False) -> str:
 def counted(number: int, noun: str, plural: str = "") -> str:
     """A number and its noun, such as `1 job` or `2 jobs`.
 
-    Parameters:
+    Args:
         number: how many.
         noun: what one of them is called.
         plural: what several are called; the noun and an s by default.
@@ -173,7 +173,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 def needing_person(number: int) -> str:
     """How many jobs need a person, such as `1 needs a person`.
 
-    Parameters:
+    Args:
         number: how many.
     """
     return f"{number} {'needs' if number == 1 else 'need'} a person"
@@ -182,7 +182,7 @@ def needing_person(number: int) -> str:
 def cut_at_word(text: str, limit: int) -> str:
     """The text, or as many of its words as fit, with an ellipsis.
 
-    Parameters:
+    Args:
         text: the text.
         limit: characters, at most.
     """
@@ -196,7 +196,7 @@ def cut_at_word(text: str, limit: int) -> str:
 def iso_time(seconds: float | None) -> str | None:
     """A time in ISO 8601, in UTC, such as `2026-05-01T10:00:00.250Z`; None for None and for 0.
 
-    Parameters:
+    Args:
         seconds: seconds since 1970.
     """
     if not seconds:
@@ -211,7 +211,7 @@ def iso_time(seconds: float | None) -> str | None:
 def csv_cell(value: Any) -> Any:
     """The value as a cell that no spreadsheet runs as a formula, and that every file can store.
 
-    Parameters:
+    Args:
         value: a cell's value; only text is changed.
     """
     if not isinstance(value, str):

@@ -153,7 +153,7 @@ async def identity(
 def prepared(request: GenerationRequest, sent: Mapping[str, str]) -> PreparedRequest[Any]:
     """The request as it is after its inputs were read.
 
-    Parameters:
+    Args:
         request: what is asked for.
         sent: the SHA-256 of each of the user's own files, by its URL.
     """

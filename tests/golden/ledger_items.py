@@ -45,7 +45,7 @@ STUCK = {"fault": "stuck"}
 class Item:
     """One wanted result.
 
-    Parameters:
+    Args:
         name: what it shows.
         flow: the flow, by module and name.
         account: one of `ACCOUNTS`.
@@ -161,7 +161,7 @@ ITEMS = (
 class Batch:
     """A table, and what went wrong with its rows.
 
-    Parameters:
+    Args:
         table: the table's file.
         options: of the flow `generate_batch`.
         faults: what goes wrong, for one provider where it is named.

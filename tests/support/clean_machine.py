@@ -45,7 +45,7 @@ def copy_of_the_repository(folder: Path) -> Path:
 class CleanMachine:
     """A home, a folder to work in, and terminals.
 
-    Parameters:
+    Args:
         folder: the copy of the repository.
         home: an empty home.
         settings: environment variables that keep what runs on ports of its own.

@@ -128,7 +128,7 @@ async def report_of(lab: Lab, outcomes: list[Outcome]) -> dict[str, Any]:
 def storm(count: int, seed: int, folder: Path, with_flows: bool = True) -> dict[str, Any]:
     """Run a storm and give its report.
 
-    Parameters:
+    Args:
         count: how many trials.
         seed: chooses their moments.
         folder: for ledgers, results and logs.

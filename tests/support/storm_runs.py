@@ -169,7 +169,7 @@ class Lab:
     def start(self, trial: Trial, root: str | None = None, **options: Any) -> Run:
         """Begin a run of the trial's request.
 
-        Parameters:
+        Args:
             trial: the trial.
             root: the provider's root URL; None for the simulator itself.
             options: `key`; `clock`: how far the wall clock is off at first, None for one that is right and stays so;

@@ -49,7 +49,7 @@ AWAY_SECONDS = (0.1, 1.5)
 class Trial:
     """One disturbed request.
 
-    Parameters:
+    Args:
         number: tells it from the others, and names its account.
         kind: what disturbs it.
         database: where its ledger is.
@@ -100,7 +100,7 @@ class Trial:
 class Outcome:
     """How a trial ended.
 
-    Parameters:
+    Args:
         trial: the trial.
         end: in words; `delivered` first if it is a right one.
         met: in which state the disturbance found the job.

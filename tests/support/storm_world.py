@@ -98,7 +98,7 @@ async def main(keys: int) -> None:
 class Partition:
     """A proxy before the simulator that loses the network once, in the middle of the first download.
 
-    Parameters:
+    Args:
         upstream: host and port of the simulator.
         after: which share of the file has arrived by then.
         seconds: how long the network is away.

@@ -36,7 +36,7 @@ _NO_DECISION: dict[str, Any] = {"error_kind": None, "error_message": None, "erro
 class Recorded:
     """The result of recording an acceptance.
 
-    Parameters:
+    Args:
         job: the job as it is now.
         event: the event to emit: the id is a duplicate, or the answer was late; None for no event.
         stands: whether the job is at the provider now; False if a person's decision stays in force.
@@ -55,7 +55,7 @@ class Recorded:
 async def record_accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: Clock) -> Recorded:
     """Record that the provider accepted a job, and its id.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         job: the job, as it was sent.
         accepted: the provider's answer.
@@ -92,7 +92,7 @@ async def record_accepted(ledger: Ledger, job: Job, accepted: Accepted, clock: C
 def accepted_otherwise(job: Job, provider_job_id: str) -> SubmissionUnknown:
     """Returns the error for a run whose job the provider accepted after a person had decided otherwise.
 
-    Parameters:
+    Args:
         job: the job as it is now.
         provider_job_id: the id that the provider gave it.
     """
@@ -108,7 +108,7 @@ def accepted_otherwise(job: Job, provider_job_id: str) -> SubmissionUnknown:
 async def accepted_too_late(ledger: Ledger, now: float) -> list[Job]:
     """Returns the jobs that the provider accepted after a person had decided otherwise, and that it may still have.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         now: seconds since 1970.
     """
@@ -161,7 +161,7 @@ _NAMED = 3
 def note_line(who: str, words: str, now: float) -> str:
     """One line of a job's note.
 
-    Parameters:
+    Args:
         who: who decided or found something.
         words: what.
         now: seconds since 1970.
@@ -173,7 +173,7 @@ def note_line(who: str, words: str, now: float) -> str:
 def noted(job: Job, line: str) -> str:
     """A job's note with one more line.
 
-    Parameters:
+    Args:
         job: the job.
         line: the line.
     """
@@ -183,7 +183,7 @@ def noted(job: Job, line: str) -> str:
 def is_correctable(job: Job) -> bool:
     """Whether the job's id was given by a person, and no poll has found anything under it yet.
 
-    Parameters:
+    Args:
         job: the job.
     """
     return (
@@ -196,7 +196,7 @@ def is_correctable(job: Job) -> bool:
 def locked(connection: Connection, key: str) -> Job | None:
     """Returns a job, with its row locked until the transaction ends. SQLite needs no lock: it has a single writer.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         key: the job's key.
     """
@@ -207,7 +207,7 @@ def locked(connection: Connection, key: str) -> Job | None:
 def change(connection: Connection, job: Job, **values: Any) -> Job:
     """Set fields of a locked job in any state.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         job: the job.
         **values: the columns.
@@ -223,7 +223,7 @@ def others_with_id(connection: Connection, job: Job, provider_job_id: str) -> li
 
     Other transactions that record an id wait until this one ends.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         job: the job.
         provider_job_id: the id.
@@ -243,7 +243,7 @@ def _base_url(job: Job) -> str:
 def undoable(job: Job) -> str | None:
     """Returns the decision that `undo` would revert.
 
-    Parameters:
+    Args:
         job: the job.
     """
     return (job.before_decision or {}).get("decision")

@@ -40,7 +40,7 @@ class ListedAccount:
 async def list_accounts(ledger: Ledger) -> list[ListedAccount]:
     """Returns every account of the ledger, oldest first, including those that workers of earlier versions used.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
     """
 
@@ -55,7 +55,7 @@ async def list_accounts(ledger: Ledger) -> list[ListedAccount]:
 async def rename_account(ledger: Ledger, account: str, name: str) -> AccountRecord:
     """Rename an account. The old name becomes free: a Block with that name may then belong to another account.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: the name to replace; or the account's id, which replaces its first name.
         name: the new name.
@@ -84,7 +84,7 @@ async def rename_account(ledger: Ledger, account: str, name: str) -> AccountReco
 async def merge_accounts(ledger: Ledger, into: str, other: str) -> AccountRecord:
     """Merge two accounts: the first gets the names, keys and identity tokens of the second. No job is changed.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         into: the account that stays; its first token is still used for new identities.
         other: the account that is merged into it.
@@ -125,7 +125,7 @@ async def merge_accounts(ledger: Ledger, into: str, other: str) -> AccountRecord
 async def pause_account(ledger: Ledger, account: str, reason: str = "", by: str | None = None) -> AccountRecord:
     """Stop an account from sending jobs; waiting and delivery continue. After this returns, no submission starts.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: its id or one of its names.
         reason: why; shown to users whose jobs are refused.
@@ -147,7 +147,7 @@ async def pause_account(ledger: Ledger, account: str, reason: str = "", by: str 
 async def resume_account(ledger: Ledger, account: str) -> AccountRecord:
     """Allow a paused account to send again.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: its id or one of its names.
 
@@ -168,7 +168,7 @@ async def resume_account(ledger: Ledger, account: str) -> AccountRecord:
 async def account_budget(ledger: Ledger, account: str, prices: PriceTable) -> tuple[AccountRecord, list[Facts]]:
     """Returns an account's caps and what counts against each in the current period.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: its id or one of its names.
         prices: by `provider/model`, for jobs that were sent without a price.
@@ -188,7 +188,7 @@ async def account_budget(ledger: Ledger, account: str, prices: PriceTable) -> tu
 async def find_account(ledger: Ledger, account: str) -> AccountRecord:
     """Returns the account with an id or name.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: its id, the beginning of it, one of its names, or `provider/name`.
 
@@ -201,7 +201,7 @@ async def find_account(ledger: Ledger, account: str) -> AccountRecord:
 async def forget_caps(ledger: Ledger, account: str, block: str) -> AccountRecord:
     """Remove the caps that a Block gave an account. They return when a Block of that name with caps is used again.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: its id or one of its names.
         block: the name under which the Block was saved.

@@ -29,7 +29,7 @@ _JOBS = schema.jobs
 class Wanted:
     """A job that is about to be sent.
 
-    Parameters:
+    Args:
         micros: its estimated cost in millionths; None if no price is known.
         model: `provider/model`, the key of the price table.
         at: when it is sent, in seconds since 1970.
@@ -46,7 +46,7 @@ class Wanted:
 class Payer:
     """Whose jobs are counted.
 
-    Parameters:
+    Args:
         record: the account; None if the ledger has none for this text.
         text: its text in the column `account`.
         prices: by `provider/model`, for jobs that were sent without a price.
@@ -71,7 +71,7 @@ class Payer:
 class Spent:
     """What counts in a period, in millionths or jobs.
 
-    Parameters:
+    Args:
         certain: of jobs that the provider accepted.
         reserved: of jobs that are being sent, or have no certain answer.
     """
@@ -82,7 +82,7 @@ class Spent:
     def plus(self, amount: int, is_reserved: bool) -> Spent:
         """With another amount.
 
-        Parameters:
+        Args:
             amount: millionths, or jobs.
             is_reserved: whether it is reserved only.
         """
@@ -97,7 +97,7 @@ def check_caps(connection: Connection, payer: Payer, own: Caps, wanted: Wanted) 
     The caps of the account's other Blocks apply too, as those Blocks last declared them. Every job of the account
     counts, regardless of the Block or package version that sent it.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         payer: the account.
         own: the caps of the Block in use.
@@ -133,7 +133,7 @@ def check_caps(connection: Connection, payer: Payer, own: Caps, wanted: Wanted) 
 def spending(connection: Connection, payer: Payer, now: float) -> list[Facts]:
     """Returns what counts now against each cap that saved Blocks give an account.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         payer: the account.
         now: seconds since 1970.
@@ -153,7 +153,7 @@ def spending(connection: Connection, payer: Payer, now: float) -> list[Facts]:
 async def is_first(ledger: Ledger, what: str, facts: Facts) -> bool:
     """Whether an event about a cap is the first in its period; marks it as emitted.
 
-    Parameters:
+    Args:
         ledger: where emitted events are recorded.
         what: the event.
         facts: the event's payload.
@@ -171,7 +171,7 @@ async def is_first(ledger: Ledger, what: str, facts: Facts) -> bool:
 def counts_as_spent(provider: str) -> ColumnElement[bool]:
     """Returns the SQL condition that a job was paid, or may have been.
 
-    Parameters:
+    Args:
         provider: the provider's name.
     """
     free = {state.value for state in NEVER_PAID}
@@ -192,7 +192,7 @@ _MERGED = select(schema.accounts.c.id, schema.accounts.c.merged_into).where(sche
 def ids_of(connection: Connection, record: AccountRecord | None) -> list[str]:
     """Returns the ids of an account and of the accounts merged into it: jobs and caps refer to them.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         record: the account; None returns no ids.
     """

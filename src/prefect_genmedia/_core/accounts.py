@@ -34,7 +34,7 @@ _ACCOUNTS, _TOKENS, _JOBS = schema.accounts, schema.account_tokens, schema.jobs
 class AccountRecord:
     """An account in the ledger. Times are seconds since 1970.
 
-    Parameters:
+    Args:
         id: its id, as used in commands.
         provider: the provider's name.
         base_url: the normalised base URL, see `normalized_base_url`.
@@ -68,7 +68,7 @@ class AccountRecord:
     def pays_for(self, account_text: str) -> bool:
         """Whether a job with this text in its column `account` belongs to the account.
 
-        Parameters:
+        Args:
             account_text: the text.
         """
         return account_text in self.tokens
@@ -77,7 +77,7 @@ class AccountRecord:
 def normalized_base_url(base_url: str) -> str:
     """Returns the base URL as used for comparison: lower-case scheme and host, explicit port, no trailing slash.
 
-    Parameters:
+    Args:
         base_url: the URL as a Block or a ledger has it; returned unchanged if it cannot be parsed.
     """
     try:
@@ -98,7 +98,7 @@ async def resolve_account(ledger: Ledger, account: Account, name: str | None, st
     A known key fingerprint selects the account, and a new name becomes an alias. Otherwise a known name selects it, and
     the key's fingerprint is added: the key was rotated. Otherwise a new account is created.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: provider, base URL and key fingerprint of the client.
         name: the account's name from the Block; None if it has none.
@@ -120,7 +120,7 @@ async def resolve_account(ledger: Ledger, account: Account, name: str | None, st
 async def read_accounts(ledger: Ledger, account: Account) -> list[AccountRecord]:
     """Returns every account of a provider and base URL, oldest first, without merged ones.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: provider and base URL.
     """
@@ -132,7 +132,7 @@ def learn_accounts(connection: Connection, provider: str | None = None) -> None:
 
     Texts of one provider with the same normalised base URL and key fingerprint belong to one account.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         provider: only texts of this provider; None for all.
     """
@@ -154,7 +154,7 @@ def learn_accounts(connection: Connection, provider: str | None = None) -> None:
 def accounts_at(connection: Connection, account: Account, shared_lock: bool = False) -> list[AccountRecord]:
     """Returns every account of a provider and base URL, oldest first, without merged ones.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         account: provider and base URL.
         shared_lock: whether to lock the accounts against changes until the transaction ends. SQLite needs no lock: it
@@ -167,7 +167,7 @@ def accounts_at(connection: Connection, account: Account, shared_lock: bool = Fa
 def all_accounts(connection: Connection) -> list[AccountRecord]:
     """Every account of the ledger, merged ones too, the oldest first.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
     """
     return _folded(connection.execute(_selected()))
@@ -176,7 +176,7 @@ def all_accounts(connection: Connection) -> list[AccountRecord]:
 def lock_accounts(connection: Connection) -> None:
     """Lock the accounts against changes until the transaction ends. SQLite needs no lock: it has a single writer.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
     """
     if connection.dialect.name == "postgresql":
@@ -186,7 +186,7 @@ def lock_accounts(connection: Connection) -> None:
 def change_account(connection: Connection, record: AccountRecord, **values: Any) -> None:
     """Set columns of an account.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         record: the account.
         **values: the columns.
@@ -197,7 +197,7 @@ def change_account(connection: Connection, record: AccountRecord, **values: Any)
 def account_conflict(by_name: AccountRecord, by_key: AccountRecord, name: str) -> AccountConflict:
     """Returns the error for a Block whose name and key belong to two accounts.
 
-    Parameters:
+    Args:
         by_name: the account of the name.
         by_key: the account of the key.
         name: the name.

@@ -33,7 +33,7 @@ from prefect_genmedia.providers.protocol import PreparedRequest
 class SentUnderOtherToken(Exception):
     """The same account already sent the request under another of its identity tokens; the caller joins that job.
 
-    Parameters:
+    Args:
         record: the account, with tokens that the session did not have.
     """
 
@@ -48,7 +48,7 @@ class Admission:
     Calling it raises `AccountPaused`, `AccountConflict`, `BudgetStop`, `SentUnderOtherToken`, or what the spec's
     `spend` raises. In each case the job stays reserved.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job.
         prepared: the spec's request with its inputs prepared.
@@ -88,7 +88,7 @@ class Admission:
     def check_budget(self, connection: Connection, mine: AccountRecord | None, job: Job | None) -> None:
         """Refuse a job that would exceed the spec's `max_cost` or a cap of the account, or that is not confirmed.
 
-        Parameters:
+        Args:
             connection: inside a transaction.
             mine: the account.
             job: the job, in state `sending`; or the newest job of the requested result, if there is one.
@@ -146,7 +146,7 @@ class Admission:
 def paid_for_result(connection: Connection, job: Job) -> int:
     """Returns the estimated cost, in millionths, of the other attempts at a job's result that were or may be paid.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         job: an attempt. Its own cost counts unless it is `sending`.
     """
@@ -159,7 +159,7 @@ def paid_for_result(connection: Connection, job: Job) -> int:
 async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedRequest[Any], newest: Job | None) -> None:
     """Refuse a job before any request to the provider or any wait, if it would be refused when sent.
 
-    Parameters:
+    Args:
         session: the account.
         spec: the job.
         prepared: the spec's request with its inputs prepared.
@@ -183,7 +183,7 @@ async def refuse_early(session: Session, spec: JobSpec, prepared: PreparedReques
 async def report_budget(session: Session, what: str, facts: Facts) -> None:
     """Report a cap that is nearly reached, or that a job would exceed. Only one process reports it, once per period.
 
-    Parameters:
+    Args:
         session: the account.
         what: `warning` or `reached`.
         facts: the event's payload; if empty, nothing is reported.
@@ -202,7 +202,7 @@ def _paying(records: list[AccountRecord], payer: str) -> AccountRecord | None:
 def costs_of(micros: int | None) -> dict[str, Any]:
     """Returns the values of a job's cost columns.
 
-    Parameters:
+    Args:
         micros: millionths of the currency; None if no price is known.
     """
     if micros is None:
@@ -213,7 +213,7 @@ def costs_of(micros: int | None) -> dict[str, Any]:
 def check_not_paused(record: AccountRecord | None) -> None:
     """Refuse an account that is paused.
 
-    Parameters:
+    Args:
         record: the account; None if the ledger has no such account.
 
     Raises:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Asker:
     """The facts about the requesting run that decide whether another attempt is allowed.
 
-    Parameters:
+    Args:
         root_run_id: the root flow run, or the task run outside of flows.
         ask_again: whether a result that failed earlier may be requested again at all.
         retried_by_person: whether a person restarted the run, as opposed to an automatic retry.
@@ -35,7 +35,7 @@ def next_attempt(job: Job | None, asker: Asker, now: float) -> int | None:
     A refused submission cost nothing and may be repeated. A job that the provider accepted and then failed is requested
     again only by another run or by a person: an automatic retry would get the same failure again.
 
-    Parameters:
+    Args:
         job: the newest job of the result; None if there is none.
         asker: the requesting run.
         now: seconds since 1970.
@@ -58,7 +58,7 @@ def next_attempt(job: Job | None, asker: Asker, now: float) -> int | None:
 def holds_payment(job: Job, now: float) -> bool:
     """Whether a job was or may have been paid, so that no other attempt may follow: a second job would pay twice.
 
-    Parameters:
+    Args:
         job: the job.
         now: seconds since 1970.
     """
@@ -71,7 +71,7 @@ def chosen(identities: Identities, newest: Iterable[Job], now: float) -> Job | N
     A job that holds a payment comes first. Next comes the job under the client's own key and base URL, which versions
     without accounts would find.
 
-    Parameters:
+    Args:
         identities: the identities of the requested result.
         newest: the newest attempt under each identity that has one.
         now: seconds since 1970.
@@ -84,7 +84,7 @@ def chosen(identities: Identities, newest: Iterable[Job], now: float) -> Job | N
 async def rerun_after(ledger: Ledger, job: Job, now: float) -> Rerun:
     """Returns what happens to a new request for a job's result.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         job: any attempt at the result.
         now: seconds since 1970.
@@ -97,7 +97,7 @@ def agreed_step(error: GenMediaError, rerun: Rerun | None) -> str:
 
     An error has no access to the ledger, so its own advice about another attempt may be wrong for its job.
 
-    Parameters:
+    Args:
         error: the error.
         rerun: what a new request for the job's result does; None if the error is about no job.
     """
@@ -109,7 +109,7 @@ def agreed_step(error: GenMediaError, rerun: Rerun | None) -> str:
 def batch_scope(batch_id: str) -> str:
     """Returns the prefix of the scope of every row of a batch.
 
-    Parameters:
+    Args:
         batch_id: the batch.
     """
     return f"{BATCH_SCOPE}{batch_id}:"

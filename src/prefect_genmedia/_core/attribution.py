@@ -22,7 +22,7 @@ MOST_TAGS = 20
 class Attribution:
     """A project and tags, cleaned and bounded. Use `of` to construct it.
 
-    Parameters:
+    Args:
         project: what the job is charged to; empty if not given.
         tags: further words to group jobs by, each once.
     """
@@ -34,7 +34,7 @@ class Attribution:
     def of(cls, project: Any = "", tags: Any = ()) -> Attribution:
         """Read a project and tags as a user wrote them.
 
-        Parameters:
+        Args:
             project: text or a number; None for none.
             tags: texts; or one text that separates them by commas, semicolons, bars or line breaks, or is a JSON array.
         """
@@ -44,7 +44,7 @@ class Attribution:
     def over(self, other: Attribution) -> Attribution:
         """Returns this attribution with the other's project if this one has none, and with the tags of both.
 
-        Parameters:
+        Args:
             other: the less specific attribution.
         """
         tags = tuple(dict.fromkeys((*self.tags, *other.tags)))[:MOST_TAGS]

@@ -28,7 +28,7 @@ ROWS_AT_ONCE = 500
 class BackupReport:
     """The content of a backup.
 
-    Parameters:
+    Args:
         file: its path.
         jobs: number of jobs.
         newest_at: time of the last change to any job, in seconds since 1970; None if there are no jobs.
@@ -42,7 +42,7 @@ class BackupReport:
 async def back_up_ledger(url: str, file: Path, patience_seconds: float = 60.0) -> BackupReport:
     """Copy a ledger to a new file with mode 0600. Workers can continue; the copy is a consistent snapshot.
 
-    Parameters:
+    Args:
         url: the ledger.
         file: the copy; the path must not exist yet.
         patience_seconds: how long to wait for an unavailable database.
@@ -103,7 +103,7 @@ async def _copy_tables(ledger: Ledger, file: Path) -> None:
 def copy_table(source: Connection, target: Connection, table: Table) -> None:
     """Copy every row of a table from one database to another.
 
-    Parameters:
+    Args:
         source: the database to read from.
         target: the database to write to, in a transaction.
         table: the table.
@@ -115,7 +115,7 @@ def copy_table(source: Connection, target: Connection, table: Table) -> None:
 def row_groups(source: Connection, table: Table) -> Iterator[list[dict[str, object]]]:
     """Yields the rows of a table in groups.
 
-    Parameters:
+    Args:
         source: the database.
         table: the table.
     """
@@ -127,7 +127,7 @@ def row_groups(source: Connection, table: Table) -> Iterator[list[dict[str, obje
 def report_of(file: Path) -> BackupReport:
     """Returns the content of a backup.
 
-    Parameters:
+    Args:
         file: the backup.
     """
     with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as backup:

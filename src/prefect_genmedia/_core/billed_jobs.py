@@ -41,7 +41,7 @@ _COLUMNS = (
 class BilledJob:
     """A job, with the ids by which its provider can find it. Times are seconds since 1970.
 
-    Parameters:
+    Args:
         key: its key in the ledger.
         provider: the provider's name.
         account: who pays it, as `spend` names the account.
@@ -87,7 +87,7 @@ class BilledJob:
     def is_within(self, since: float, until: float, *, whole: bool) -> bool:
         """Whether the job was sent and made, or only one of the two, within a period.
 
-        Parameters:
+        Args:
             since: start of the period, inclusive.
             until: end of the period, exclusive.
             whole: whether both times must lie in the period.
@@ -116,7 +116,7 @@ class BilledJob:
 async def jobs_with_ids(ledger: Ledger, provider: str, ids: Iterable[str]) -> list[BilledJob]:
     """The jobs of a provider that have one of these ids.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         provider: the provider's name.
         ids: ids as the provider writes them.
@@ -131,7 +131,7 @@ async def jobs_with_ids(ledger: Ledger, provider: str, ids: Iterable[str]) -> li
 async def jobs_between(ledger: Ledger, provider: str, since: float | None, until: float | None) -> list[BilledJob]:
     """Returns the jobs of a provider that were sent in a period.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         provider: the provider's name.
         since: start of the period, inclusive; None for no lower limit.

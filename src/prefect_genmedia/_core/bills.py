@@ -51,7 +51,7 @@ _UNDECIDED = frozenset({JobState.UNKNOWN, JobState.ABANDONED, JobState.SENDING})
 class BillLine:
     """A charge or refund on a bill. Texts are cleaned; ids are kept unaltered.
 
-    Parameters:
+    Args:
         row: the row number in its table, from 1.
         file: the table's name.
         amount: the charged amount; negative for a refund.
@@ -108,7 +108,7 @@ class BillFinding(BaseModel):
 class BillScope:
     """What a bill covers.
 
-    Parameters:
+    Args:
         provider: whose bill it is.
         since: start of the period in which the bill should have every job; None if not known.
         until: end of that period; None if not known.
@@ -127,7 +127,7 @@ class BillScope:
 class KnownJobs:
     """The ledger's jobs that a bill is compared with.
 
-    Parameters:
+    Args:
         jobs: the jobs whose ids are on the bill, and the jobs of its period.
     """
 
@@ -152,7 +152,7 @@ class KnownJobs:
 
         If several jobs have the line's id, a job of the accounts is preferred, then a delivered one, then the newest.
 
-        Parameters:
+        Args:
             line: a line of the bill.
             accounts: the accounts that the bill covers, if known.
         """
@@ -169,7 +169,7 @@ class KnownJobs:
 def compare(lines: Sequence[BillLine], known: KnownJobs, scope: BillScope) -> list[BillFinding]:
     """Returns findings for every line of a bill and every delivered job without a line. Each line is in one finding.
 
-    Parameters:
+    Args:
         lines: the bill's lines.
         known: the jobs.
         scope: what the bill covers.
@@ -193,7 +193,7 @@ def compare(lines: Sequence[BillLine], known: KnownJobs, scope: BillScope) -> li
 def edge_jobs(known: KnownJobs, scope: BillScope) -> int:
     """Returns how many delivered jobs began or ended outside of the bill's period, so that they may be on another bill.
 
-    Parameters:
+    Args:
         known: the jobs.
         scope: what the bill covers.
     """

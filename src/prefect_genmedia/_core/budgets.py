@@ -38,7 +38,7 @@ class BudgetState:
 def budget_name(name: str, period: BudgetPeriod, account: str | None, clock: Clock = SYSTEM_CLOCK) -> str:
     """Returns the name under which the ledger counts a budget.
 
-    Parameters:
+    Args:
         name: what the user calls it.
         period: `day` counts each UTC day separately.
         account: counts each account separately; None counts all accounts together.
@@ -55,7 +55,7 @@ def budget_name(name: str, period: BudgetPeriod, account: str | None, clock: Clo
 class Budget:
     """One budget, as used by this process.
 
-    Parameters:
+    Args:
         ledger: where it is recorded.
         name: its name; see `budget_name`.
         max_jobs: the maximum number of jobs; None for no limit.
@@ -97,7 +97,7 @@ class Budget:
     async def reserve(self, holder: str, cost: Decimal | float | None) -> Facts:
         """Reserve a job and its cost, unless this holder has reserved them already.
 
-        Parameters:
+        Args:
             holder: the identity and attempt that the reservation is for; see `holder_of`.
             cost: CNY, estimated; None counts as nothing.
 
@@ -114,7 +114,7 @@ class Budget:
 
         If another run has released the reservation before then, it is made again; if that fails, the job is not sent.
 
-        Parameters:
+        Args:
             cost: CNY, estimated; None uses the cost in the job's row.
         """
 
@@ -127,7 +127,7 @@ class Budget:
     async def release(self, identity: str, attempt: int) -> bool:
         """Release the reservation of an attempt, unless its job was sent and may be paid.
 
-        Parameters:
+        Args:
             identity: identity of the requested result.
             attempt: number of the attempt.
 
@@ -200,7 +200,7 @@ class Budget:
 def holder_of(identity: str, attempt: int) -> str:
     """Returns the holder of a reservation: an attempt at a requested result, in any process.
 
-    Parameters:
+    Args:
         identity: identity of the requested result.
         attempt: number of the attempt.
     """
@@ -243,7 +243,7 @@ def _stop(state: BudgetState, cost: Decimal) -> BudgetStop:
 def priced_as(request: GenerationRequest) -> str:
     """Returns a request's key in the price table: `provider/model`.
 
-    Parameters:
+    Args:
         request: the request.
     """
     return f"{request.provider}/{request.model_name}"
@@ -252,7 +252,7 @@ def priced_as(request: GenerationRequest) -> str:
 def length_limit(request: GenerationRequest) -> float | None:
     """Returns the maximum duration of the result in seconds, as far as the request alone determines it.
 
-    Parameters:
+    Args:
         request: the request.
     """
     if not request.length_is_extra and (seconds := request.expectation().seconds) is not None:
@@ -264,7 +264,7 @@ def length_limit(request: GenerationRequest) -> float | None:
 def cost_of(prepared: PreparedRequest[Any], prices: PriceTable) -> Decimal | None:
     """Estimate the cost of a prepared request, in CNY, from the duration of its inputs.
 
-    Parameters:
+    Args:
         prepared: the request with its inputs inspected.
         prices: by `provider/model`.
     """
@@ -275,7 +275,7 @@ def cost_of(prepared: PreparedRequest[Any], prices: PriceTable) -> Decimal | Non
 def estimated_cost(request: GenerationRequest, prices: PriceTable, seconds: float | None) -> Decimal | None:
     """Estimate what a result costs, in CNY; None if no price is known, or it depends on an unknown length.
 
-    Parameters:
+    Args:
         request: the request.
         prices: by `provider/model`.
         seconds: duration of the result; None if not known: then the longest duration that the request allows is used.

@@ -19,7 +19,7 @@ from prefect_genmedia.providers.protocol import PreparedRequest
 def callback_token(secret: str, job_key: str) -> str:
     """Returns the token that a job's callback must carry: 128 bits that only the secret's owner can compute.
 
-    Parameters:
+    Args:
         secret: the receiver's secret, from the settings.
         job_key: the job's key in the ledger.
     """
@@ -29,7 +29,7 @@ def callback_token(secret: str, job_key: str) -> str:
 def callback_url(public_url: str, secret: str, job: Job) -> str:
     """Returns the URL to which the provider sends a POST when the job ends.
 
-    Parameters:
+    Args:
         public_url: the receiver's URL as the provider reaches it, such as `https://callbacks.example.com`.
         secret: the callback secret.
         job: the job that the callback is about.
@@ -42,7 +42,7 @@ def check_callback(session: Session, prepared: PreparedRequest[Any]) -> None:
 
     A provider in a private network (a gateway, the simulator) may call back to a private address.
 
-    Parameters:
+    Args:
         session: the account.
         prepared: the request; its own callback URL takes precedence over the receiver's.
 

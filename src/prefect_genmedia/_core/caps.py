@@ -33,7 +33,7 @@ Facts = Mapping[str, str | float]
 class Period:
     """A day or a month of a time zone. Times are seconds since 1970.
 
-    Parameters:
+    Args:
         name: the date or month, and the time zone.
         begins_at: its start, inclusive.
         ends_at: its end, exclusive.
@@ -50,7 +50,7 @@ class Period:
 class Cap:
     """One limit on what an account spends.
 
-    Parameters:
+    Args:
         name: the Block's field.
         limit: millionths of the currency, or jobs.
         block: the name of the Block; empty if it was never saved.
@@ -70,7 +70,7 @@ class Cap:
     def shown(self, amount: int) -> str:
         """Returns an amount in the cap's unit, formatted for messages.
 
-        Parameters:
+        Args:
             amount: millionths, or jobs.
         """
         return shown_amount(from_micros(amount)) if self.is_money else counted(amount, "job")
@@ -78,7 +78,7 @@ class Cap:
     def plain(self, amount: int) -> float:
         """Returns an amount in the cap's unit, as a number for events.
 
-        Parameters:
+        Args:
             amount: millionths, or jobs.
         """
         return float(from_micros(amount)) if self.is_money else amount
@@ -86,7 +86,7 @@ class Cap:
     def period(self, now: float) -> Period:
         """Returns the period that contains a time.
 
-        Parameters:
+        Args:
             now: seconds since 1970.
         """
         zone = time_zone(self.time_zone)
@@ -105,7 +105,7 @@ class Cap:
 class Caps:
     """The caps of one credentials Block.
 
-    Parameters:
+    Args:
         block: the name under which the Block is saved; empty if it was never saved.
         day_micros: maximum cost per day, in millionths of the currency; None for no limit.
         month_micros: maximum cost per calendar month, likewise.
@@ -132,7 +132,7 @@ class Caps:
 async def remember_caps(ledger: Ledger, record: AccountRecord, caps: Caps) -> None:
     """Record the caps of a saved Block, so that they apply to the account in every process; writes only changes.
 
-    Parameters:
+    Args:
         ledger: where they are recorded.
         record: the Block's account.
         caps: the Block's caps; if none is set, the recorded ones are removed.
@@ -159,7 +159,7 @@ async def remember_caps(ledger: Ledger, record: AccountRecord, caps: Caps) -> No
 def stored_caps(connection: Connection, ids: Sequence[str]) -> list[Caps]:
     """Returns the caps of every saved Block of an account, as each Block last declared them.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         ids: the account's ids.
     """
@@ -180,7 +180,7 @@ def _caps_of(row: Mapping[Any, Any]) -> Caps:
 def time_zone(name: str, what: str = "The Block", field: str = "budget_time_zone") -> ZoneInfo:
     """A time zone by its IANA name.
 
-    Parameters:
+    Args:
         name: such as `Asia/Shanghai`.
         what: what names it, for the error.
         field: the field that names it, for the error.
@@ -198,7 +198,7 @@ def time_zone(name: str, what: str = "The Block", field: str = "budget_time_zone
 def shown_amount(amount: Decimal, currency: str = CURRENCY) -> str:
     """Formats an amount of money for messages: two decimals, or as many as needed.
 
-    Parameters:
+    Args:
         amount: the amount.
         currency: its currency.
     """

@@ -35,7 +35,7 @@ _NEEDED: dict[JobState, tuple[str, ...]] = {
 class Problem:
     """One thing that is wrong.
 
-    Parameters:
+    Args:
         about: the job's key, or what else it is about.
         problem: what is wrong, in words.
     """
@@ -48,7 +48,7 @@ class Problem:
 class CheckReport:
     """The result of a check.
 
-    Parameters:
+    Args:
         states: number of jobs in each state.
         pruned: number of pruned jobs among them.
         files: number of delivered files that were read.
@@ -68,7 +68,7 @@ class CheckReport:
     def count(self, state: str) -> None:
         """Count a job.
 
-        Parameters:
+        Args:
             state: its state.
         """
         self.states[state] = self.states.get(state, 0) + 1
@@ -77,7 +77,7 @@ class CheckReport:
 async def check_ledger(ledger: Ledger, digest_of: DigestOf | None = None) -> CheckReport:
     """Check a ledger without changing anything.
 
-    Parameters:
+    Args:
         ledger: the ledger.
         digest_of: computes the digest of a delivered file; None skips the files.
 

@@ -16,7 +16,7 @@ class StoredText(TypeDecorator[str]):
     Recording the outcome of a paid job must not fail because of a text. Invalid ids are refused earlier; see
     `providers.protocol.Accepted`.
 
-    Parameters:
+    Args:
         width: the column's maximum number of characters; None for no limit.
     """
 
@@ -35,7 +35,7 @@ class StoredText(TypeDecorator[str]):
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Clean a value on its way to the database.
 
-        Parameters:
+        Args:
             value: the text.
             dialect: the database's.
         """
@@ -51,7 +51,7 @@ class StoredJson(TypeDecorator[Any]):
     def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
         """Clean every text in a value on its way to the database.
 
-        Parameters:
+        Args:
             value: what the column holds.
             dialect: the database's.
         """

@@ -35,7 +35,7 @@ _TABLE = schema.confirmations
 class Costs:
     """The estimated cost of a set of jobs.
 
-    Parameters:
+    Args:
         jobs: number of jobs.
         micros: total cost of the jobs with a price, in millionths.
         unpriced: number of jobs without a price.
@@ -49,7 +49,7 @@ class Costs:
     def of(cls, costs: Iterable[Decimal | None]) -> Costs:
         """Add up the costs of jobs.
 
-        Parameters:
+        Args:
             costs: cost of each job in CNY; None if no price is known.
         """
         found = list(costs)
@@ -68,7 +68,7 @@ class Costs:
     def fits(self, limit: Costs) -> bool:
         """Whether these costs are within a limit. The number of jobs is not compared.
 
-        Parameters:
+        Args:
             limit: the limit.
         """
         return self.micros <= limit.micros and self.unpriced <= limit.unpriced
@@ -78,7 +78,7 @@ class Costs:
 class Question:
     """A request for confirmation by a person.
 
-    Parameters:
+    Args:
         id: its id; the same run with the same sum produces the same id.
         root_run_id: the run that would pay.
         flow_run_id: the run that waits for the answer; None outside of flows.
@@ -119,7 +119,7 @@ class Question:
     def has_expired(self, now: float) -> bool:
         """Whether the time to answer is over.
 
-        Parameters:
+        Args:
             now: seconds since 1970.
         """
         return self.answer is None and now >= self.expires_at
@@ -135,7 +135,7 @@ class Question:
 class Part:
     """A part of a root run that asks: approvals that others of its parts wait to use are not its own.
 
-    Parameters:
+    Args:
         flow_run_id: its flow run.
         title: what it asks about. A part that begins again may have another flow run, and asks about the same.
     """
@@ -157,7 +157,7 @@ def needed(
     What was approved for other parts of the run, and is not sent yet, counts as committed: batches of one run may go at
     once, and each of them sends all that was approved for it.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
             root_run_id: the root run; None counts nothing that was sent before.
         due: the jobs.
@@ -221,7 +221,7 @@ def check_confirmed(
 ) -> None:
     """Refuse a job that a person must confirm first. Call it in the transaction that moves the job to `sending`.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         root_run_id: the root run that requests it.
         micros: its estimated cost in millionths; None if no price is known.
@@ -243,7 +243,7 @@ def check_confirmed(
 async def ask(ledger: Ledger, question: Question) -> Question:
     """Record a question, unless it was asked before.
 
-    Parameters:
+    Args:
         ledger: where it is recorded.
         question: the question.
 
@@ -263,7 +263,7 @@ async def decide(
 ) -> Question:
     """Record an answer. Only the first answer counts.
 
-    Parameters:
+    Args:
         ledger: where it is recorded.
         question: the question.
         answer: the answer.
@@ -285,7 +285,7 @@ async def decide(
 async def questions(ledger: Ledger, *, unanswered: bool = True, limit: int = 50) -> list[Question]:
     """Lists questions, newest first.
 
-    Parameters:
+    Args:
         ledger: the ledger.
         unanswered: only questions that can still be answered.
         limit: at most this many.
@@ -299,7 +299,7 @@ async def questions(ledger: Ledger, *, unanswered: bool = True, limit: int = 50)
 def question_id(run_ids: Sequence[str | None], total: Costs, above_micros: int, restarted_at: float | None) -> str:
     """Returns the id of a question: the same one after a crash, a new one after a person restarted the run.
 
-    Parameters:
+    Args:
         run_ids: the root run, and the run that asks.
         total: the root run's total committed costs.
         above_micros: the threshold above which confirmation is required.

@@ -45,7 +45,7 @@ class Database(Protocol):
     async def run(self, statement: Any, values: dict[str, Any] | None = None) -> Sequence[Row[Any]]:
         """Execute one statement, commit it, and return its rows.
 
-        Parameters:
+        Args:
             statement: an SQLAlchemy statement.
             values: its bound values, by name.
         """
@@ -78,7 +78,7 @@ class Database(Protocol):
 def ledger_target(url: str) -> URL:
     """Parses the ledger's URL.
 
-    Parameters:
+    Args:
         url: `sqlite:///path`, `postgresql://…`, or either with an async driver named.
 
     Raises:
@@ -98,7 +98,7 @@ def ledger_target(url: str) -> URL:
 def shown_ledger(url: str) -> str:
     """Returns the ledger's URL for display, without password and options.
 
-    Parameters:
+    Args:
         url: the URL.
 
     Raises:
@@ -343,7 +343,7 @@ def _pool(url: URL) -> AsyncEngine:
 def sqlite_engine(url: URL) -> Engine:
     """Returns the engine for a ledger on SQLite, in WAL mode; each commit waits for the disk.
 
-    Parameters:
+    Args:
         url: the file's URL.
     """
     engine = create_engine(

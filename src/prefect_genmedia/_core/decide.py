@@ -76,7 +76,7 @@ async def decide(
 ) -> Job:
     """Carry out a person's decision.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         name: the job's key, or a prefix of it.
         decision: `adopt`: the submission arrived, and has this provider id; may be repeated with another id until a
@@ -125,7 +125,7 @@ async def _named(ledger: Ledger, name: str) -> Job:
 async def warning_about(ledger: Ledger, job: Job) -> str:
     """Returns a warning about a job that is at its provider although a later attempt exists.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         job: the job.
 
@@ -302,7 +302,7 @@ def _decided(connection: Connection, job: Job, wish: _Wish, values: dict[str, An
 async def to_decide(ledger: Ledger, decision: Decision, batch: str | None, since: float | None) -> list[Job]:
     """Returns the jobs that a bulk decision applies to: unknown jobs, or abandoned jobs for `undo`.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         decision: the decision.
         batch: only jobs of this batch.

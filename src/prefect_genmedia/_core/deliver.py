@@ -46,7 +46,7 @@ async def deliver(
 ) -> Job:
     """Deliver a job and return it with its delivery; see `deliver_once`.
 
-    Parameters:
+    Args:
         ledger: where the job is recorded.
         client: the client of the job's account.
         job: a job that is succeeded, delivered or undeliverable.
@@ -76,7 +76,7 @@ async def deliver_once(
     A "not found" from the provider is final only after the job's lifetime: a proxy in between may answer the same, and
     a job that counts as lost may be paid for again.
 
-    Parameters:
+    Args:
         ledger: where the job is recorded.
         client: the client of the job's account.
         job: a job that is succeeded, delivered or undeliverable.
@@ -252,7 +252,7 @@ def _publish(storage: Storage, staged: Path, name: str, job: Job, delivery: Deli
 def sidecar_of(job: Job, delivery: Delivery, name: str) -> dict[str, Any]:
     """Returns a file's origin and properties, without secrets and signed URLs.
 
-    Parameters:
+    Args:
         job: the file's job.
         delivery: the file.
         name: the file's name, in its folder.

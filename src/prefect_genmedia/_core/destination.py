@@ -16,7 +16,7 @@ PROBE_SECONDS = 60.0
 async def check_destination(session: Session, output: str | None) -> None:
     """Write and remove a small file where a job's file will go. A destination that passed is not checked again.
 
-    Parameters:
+    Args:
         session: the account; its `writable` holds the destinations that passed.
         output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
 

@@ -27,7 +27,7 @@ OPEN = (*AT_PROVIDER, JobState.RESERVED, JobState.SENDING, JobState.UNKNOWN)
 async def publish_figures(ledger: Ledger, prices: PriceTable | None = None) -> None:
     """Read the figures from the ledger and publish them as gauges. A failure is only logged.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         prices: the price table for jobs without a price; None for the list prices.
     """
@@ -41,7 +41,7 @@ async def publish_figures(ledger: Ledger, prices: PriceTable | None = None) -> N
 def read_figures(connection: Connection, prices: PriceTable, now: float) -> Figures:
     """Returns the ledger's current figures.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
         prices: the price table for jobs without a price.
         now: seconds since 1970.

@@ -23,7 +23,7 @@ IDENTITY_VERSION = 2
 class Identities:
     """The identities that one requested result may have in the ledger.
 
-    Parameters:
+    Args:
         new: the identity of a new job.
         lookup: every identity that its job may have; the one with the client's own key and base URL comes first.
     """
@@ -39,7 +39,7 @@ class Version1Inputs(SentInputs):
     def public_identity(self, url: str) -> str:
         """See `version_1_url`.
 
-        Parameters:
+        Args:
             url: the URL.
         """
         return version_1_url(url)
@@ -49,7 +49,7 @@ class Version1Inputs(SentInputs):
 class NamedInputs(SentInputs):
     """Identifies every file by its URL alone, without parameters that may differ between two URLs of one file.
 
-    Parameters:
+    Args:
         dropped: those parameters, in lower case; None for all parameters that are never shown.
     """
 
@@ -58,7 +58,7 @@ class NamedInputs(SentInputs):
     def public_identity(self, url: str) -> str:
         """Returns the URL without these parameters.
 
-        Parameters:
+        Args:
             url: the URL.
         """
         return shown_url(url) if self.dropped is None else read_url(url).without(self.dropped)
@@ -67,7 +67,7 @@ class NamedInputs(SentInputs):
 def follows_version_1(request: GenerationRequest, inputs: SentInputs) -> bool:
     """Whether a request has the same identity under the rules of version 1.
 
-    Parameters:
+    Args:
         request: the request.
         inputs: what is sent in place of the user's local files.
     """
@@ -77,7 +77,7 @@ def follows_version_1(request: GenerationRequest, inputs: SentInputs) -> bool:
 def same_names(one: GenerationRequest, other: GenerationRequest, dropped: frozenset[str] | None) -> bool:
     """Whether two requests are equal if each file is identified by its URL or path, without some parameters.
 
-    Parameters:
+    Args:
         one: a request.
         other: another one.
         dropped: as in `NamedInputs`.
@@ -94,7 +94,7 @@ def identity_of(
     Volatile values (mask URLs, URL signatures) are not part of it, so a rerun that signs its URLs again or detects the
     same speaker again is the same request.
 
-    Parameters:
+    Args:
         account: who pays, or one of the account's identity tokens.
         request: the request. Its files are identified by content only if it is prepared or if they are on this machine.
         scope: the scope in which equal requests are the same: a root flow run's id, or an idempotency key.
@@ -112,7 +112,7 @@ def identities_of(
 ) -> list[str]:
     """Returns the identity of a request for each of several identity tokens; its files are read once.
 
-    Parameters:
+    Args:
         tokens: the identity tokens.
         request: as for `identity_of`.
         scope: as for `identity_of`.

@@ -75,7 +75,7 @@ class Ledger:
     async def move(self, job: Job, state: JobState, **changes: Any) -> Job | None:
         """Move a job to another state, if its state is still the one in `job`.
 
-        Parameters:
+        Args:
             job: the job as it was read.
             state: the new state.
             changes: further fields of `Job` to set in the same statement.
@@ -106,7 +106,7 @@ class Ledger:
 
         The step is atomic across all processes: only one of them gets the last free slot.
 
-        Parameters:
+        Args:
             job: the job as it was read.
             flow_run_id: the flow run that sends it.
             max_in_flight: the maximum number of in-flight jobs of the account, including this one; None for no limit.
@@ -156,7 +156,7 @@ class Ledger:
     async def unsend(self, job: Job, **changes: Any) -> Job | None:
         """Move a job that this process was sending back to `reserved`: no byte was sent, and none will be.
 
-        Parameters:
+        Args:
             job: the job, as `start_sending` returned it.
             changes: further fields of `Job` to set in the same statement.
 
@@ -176,7 +176,7 @@ class Ledger:
     async def cool_down(self, job: Job, seconds: float) -> None:
         """Block submissions of the job's account for a while.
 
-        Parameters:
+        Args:
             job: the job whose submission the provider rejected with "slow down".
             seconds: how long; at most `pace.LONGEST_COOL_DOWN_SECONDS`.
         """
@@ -185,7 +185,7 @@ class Ledger:
     async def leave_line(self, job: Job) -> None:
         """Remove a job from the waiters for its account's turn.
 
-        Parameters:
+        Args:
             job: the job.
         """
         await self.transact(lambda connection: pace.leave(connection, job))
@@ -201,7 +201,7 @@ class Ledger:
     async def take_over(self, job: Job, flow_run_id: str | None) -> Job | None:
         """Take over a job for this run. If several runs read the same row, one gets the job and the others get None.
 
-        Parameters:
+        Args:
             job: the job, as it was read.
             flow_run_id: the run that takes it over; None outside of flows.
         """
@@ -239,7 +239,7 @@ class Ledger:
     async def newest_of(self, identities: Identities) -> Job | None:
         """Returns the job of a requested result, under any of its identities; see `attempts.chosen`.
 
-        Parameters:
+        Args:
             identities: the identities that it may have.
         """
         if len(identities.lookup) == 1:
@@ -271,7 +271,7 @@ class Ledger:
     ) -> list[Job]:
         """Returns jobs by nearest expiry, then newest first.
 
-        Parameters:
+        Args:
             states: only jobs in one of these states; empty for all states.
             provider: only jobs of this provider.
             limit: at most this many.
@@ -288,7 +288,7 @@ class Ledger:
     async def typical_seconds(self, provider: str, model: str, length_seconds: float | None) -> float | None:
         """Returns the usual time from acceptance to result: the median of the last 50 jobs polled throughout.
 
-        Parameters:
+        Args:
             provider: the provider's name.
             model: the provider's model.
             length_seconds: the result's duration; jobs within a factor of 1.5 count as similar. None for any duration.
@@ -327,7 +327,7 @@ class Ledger:
 
         `work` is repeated after an outage, so it must be harmless to repeat it if the first one was committed.
 
-        Parameters:
+        Args:
             work: executes the statements.
 
         Raises:
@@ -384,7 +384,7 @@ async def open_ledger(
 ) -> AsyncIterator[Ledger]:
     """Open the ledger at `url`, migrated to the current schema. Its connections are shared within the event loop.
 
-    Parameters:
+    Args:
         url: `sqlite:///path`, `postgresql://…`, or either with an async driver named.
         clock: the source of recorded times.
         patience_seconds: how long each operation waits for an unavailable database.

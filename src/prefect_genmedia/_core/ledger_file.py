@@ -25,7 +25,7 @@ from prefect_genmedia.errors import LedgerError, StorageError
 class LedgerFile:
     """An open ledger file.
 
-    Parameters:
+    Args:
         name: its path; an in-memory database has no file.
     """
 
@@ -106,7 +106,7 @@ def back_up(connection: Connection, versions: Collection[str]) -> Path | None:
     Call it inside the migrating transaction, before the first change: other writers wait, and the copy contains the
     last committed state.
 
-    Parameters:
+    Args:
         connection: the ledger's connection.
         versions: the migrations that were applied to the ledger.
 
@@ -137,7 +137,7 @@ def back_up(connection: Connection, versions: Collection[str]) -> Path | None:
 def copy_file(ledger: Path, copy: Path, *, is_new: bool = False) -> None:
     """Copy a ledger's file, as it was last committed, to one file with mode 0600; other processes go on meanwhile.
 
-    Parameters:
+    Args:
         ledger: the file.
         copy: the copy. It has its name only when it is complete.
         is_new: whether nothing may have its name, not even what was put there meanwhile.
@@ -165,7 +165,7 @@ def copy_file(ledger: Path, copy: Path, *, is_new: bool = False) -> None:
 def unfinished_file(final: Path) -> Path:
     """Create an empty temporary file with mode 0600 beside the final one, so that no partial file has the final name.
 
-    Parameters:
+    Args:
         final: the file that it will be renamed to.
 
     Raises:
@@ -179,7 +179,7 @@ def unfinished_file(final: Path) -> Path:
 def name_new(unfinished: Path, final: Path) -> None:
     """Give a complete file its final name, if nothing has it.
 
-    Parameters:
+    Args:
         unfinished: the file. It may still be there afterwards.
         final: the name.
 

@@ -34,7 +34,7 @@ _logger = logging.getLogger(__name__)
 class InFlightSlots:
     """An account's limit of in-flight jobs, and how long a request waits for a slot.
 
-    Parameters:
+    Args:
         limit: the maximum number of jobs that are `sending` or `submitted`; None for no limit.
         until: when waiting ends, by the monotonic clock.
         log: called once with a sentence, if no slot is free yet.
@@ -48,7 +48,7 @@ class InFlightSlots:
     async def line(self, ledger: Ledger, job: Job, clock: Clock) -> AsyncIterator[None]:
         """Wait until a slot appears to be free. Inside the context, no other job of this process can take it.
 
-        Parameters:
+        Args:
             ledger: counts the account's in-flight jobs.
             job: the job that waits to be sent.
             clock: the time source, also used to sleep.

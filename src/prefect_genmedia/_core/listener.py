@@ -15,7 +15,7 @@ class WaitListener(Protocol):
     def expecting(self, job: Job, elapsed: float, typical: float | None) -> None:
         """Called when the wait begins: such a job usually takes `typical` seconds, of which `elapsed` have passed.
 
-        Parameters:
+        Args:
             job: the job that is waited for.
             elapsed: seconds since it was accepted.
             typical: seconds that such a job usually takes; None if not known yet.
@@ -25,7 +25,7 @@ class WaitListener(Protocol):
     def changed(self, job: Job, observation: Observation) -> None:
         """Called when the provider's status word for the job has changed.
 
-        Parameters:
+        Args:
             job: the job that is waited for.
             observation: what the provider said.
         """
@@ -34,7 +34,7 @@ class WaitListener(Protocol):
     def advanced(self, job: Job, percent: float) -> None:
         """Called when the status word is the same but the percentage has changed.
 
-        Parameters:
+        Args:
             job: the job that is waited for.
             percent: the job's progress, from 0 to 100.
         """
@@ -43,7 +43,7 @@ class WaitListener(Protocol):
     def troubled(self, job: Job, error: GenMediaError) -> None:
         """Called when a poll failed, once per kind of failure.
 
-        Parameters:
+        Args:
             job: the job that is waited for.
             error: why the poll failed.
         """

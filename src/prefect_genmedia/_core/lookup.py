@@ -24,7 +24,7 @@ NEEDS_A_PERSON = frozenset({JobState.UNKNOWN})
 class JobFilter:
     """Which jobs are listed. Conditions that are None or empty do not apply.
 
-    Parameters:
+    Args:
         states: only jobs in one of these states.
         provider: only jobs of this provider.
         since: only jobs that were sent (or, if never sent, recorded) at or after this time, in seconds since 1970.
@@ -59,7 +59,7 @@ class JobFilter:
 async def list_jobs(ledger: Ledger, wanted: JobFilter, limit: int) -> tuple[list[Job], int]:
     """Lists jobs that need a person first, then jobs at a provider by expiry, then the rest, newest first.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         wanted: the filter.
         limit: at most this many.
@@ -83,7 +83,7 @@ def _by_urgency() -> list[ColumnElement[Any]]:
 class Matches:
     """The jobs that match a name.
 
-    Parameters:
+    Args:
         jobs: the jobs, the newest first.
         exact: whether the whole name matched; if False, the name is a prefix.
     """
@@ -101,7 +101,7 @@ async def matching_jobs(ledger: Ledger, name: str) -> Matches:
 
     Of several attempts at one result, only the newest is returned.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         name: what a person typed.
     """

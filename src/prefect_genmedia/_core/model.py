@@ -112,7 +112,7 @@ _GIVEN_UP_STEP = (
 def adopt_step(provider_job_id: str) -> str:
     """Returns the next step for a job whose submission was answered with both an error and an id.
 
-    Parameters:
+    Args:
         provider_job_id: the id.
     """
     typed = shlex.quote(escaped(provider_job_id))
@@ -159,7 +159,7 @@ class Delivery(BaseModel):
     def is_same(self, other: Delivery | None) -> bool:
         """Whether another delivery has the same files under the same names, regardless of when they were published.
 
-        Parameters:
+        Args:
             other: the other delivery.
         """
         return other is not None and self._unstamped() == other._unstamped()
@@ -278,7 +278,7 @@ class Job(BaseModel):
     def describe_in(self, error: ErrorType) -> ErrorType:
         """Add this job, and its cost if the provider gave it up, to an error, and return the same error.
 
-        Parameters:
+        Args:
             error: an error about the job.
         """
         refused_later = isinstance(error, InputRefused) and self.provider_job_id is not None
@@ -301,7 +301,7 @@ class Job(BaseModel):
     def is_over(self, now: float) -> bool:
         """Whether the time has passed for which the provider keeps the job, or its file.
 
-        Parameters:
+        Args:
             now: seconds since 1970.
         """
         ends_at = self.age_origin + FORGOTTEN_SECONDS if self.expires_at is None else self.expires_at
@@ -313,7 +313,7 @@ class Job(BaseModel):
         False if the input was refused, while the provider may still have the job or its file (even if it does not find
         it), and after a delivery: a file that was moved is not paid for twice without an explicit request.
 
-        Parameters:
+        Args:
             now: seconds since 1970.
         """
         if self.state in (JobState.FAILED, JobState.REJECTED):
@@ -325,7 +325,7 @@ class Job(BaseModel):
     def rerun(self, now: float) -> Rerun:
         """Returns what happens to a new request for the same result, if this is its newest attempt.
 
-        Parameters:
+        Args:
             now: seconds since 1970.
         """
         if self.may_follow(now):

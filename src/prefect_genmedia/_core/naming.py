@@ -49,7 +49,7 @@ def sidecar_name(name: str) -> str:
 def wanted_name(job: Job, target: Target, index: int = 0) -> str:
     """Returns the name of one of a job's files, if no other file has that name.
 
-    Parameters:
+    Args:
         job: the file's job.
         target: where it goes.
         index: which of the job's files, from 0. No `file_stem` contains `~`, so a further file never has another row's
@@ -62,7 +62,7 @@ def wanted_name(job: Job, target: Target, index: int = 0) -> str:
 def own_target(job: Job, target: Target) -> Target:
     """Returns the target of a job whose name belongs to a later attempt: the job's key is added to the name.
 
-    Parameters:
+    Args:
         job: the job.
         target: where it goes.
     """
@@ -72,7 +72,7 @@ def own_target(job: Job, target: Target) -> Target:
 def quarantine_name(job: Job, target: Target, index: int = 0) -> str:
     """Returns the quarantine name of one of a job's files that does not verify. No other job uses this name.
 
-    Parameters:
+    Args:
         job: the file's job.
         target: where it goes.
         index: which of the job's files, from 0.
@@ -87,7 +87,7 @@ def free_name(job: Job, target: Target, index: int = 0) -> str:
     or, if the user gave the name, a file that this package made; never an input of the job. The names of its sidecar
     and poster frame must be available by the same rules.
 
-    Parameters:
+    Args:
         job: the file's job.
         target: where it goes.
         index: which of the job's files, from 0.

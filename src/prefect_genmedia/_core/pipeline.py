@@ -47,7 +47,7 @@ class JobSteps:
     async def submitting(self, step: Callable[[], Awaitable[Job]]) -> Job:
         """Run the submission.
 
-        Parameters:
+        Args:
             step: submits once.
         """
         return await step()
@@ -55,7 +55,7 @@ class JobSteps:
     async def fetching(self, step: Callable[[], Awaitable[Job]]) -> Job:
         """Run the delivery.
 
-        Parameters:
+        Args:
             step: delivers once.
         """
         return await step()
@@ -67,7 +67,7 @@ async def prepare_request(session: Session, spec: JobSpec, *, is_final: bool = F
     If the request joins an existing job, nothing is checked. If local inputs no longer exist, but a paid job that was
     made from them does, the request joins that job.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job. If it names no output and is not final, the output is checked when it is submitted.
         is_final: whether the request is submitted unchanged. If False, its identity may still change, and a request
@@ -121,7 +121,7 @@ async def find_job(session: Session, spec: JobSpec) -> Job | None:
 
     If local inputs no longer exist, the job is found by their names: a paid job no longer needs its inputs.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job.
 
@@ -143,7 +143,7 @@ async def find_job(session: Session, spec: JobSpec) -> Job | None:
 async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None) -> PreparedRequest[Any]:
     """Make the request ready to be sent: prepare its inputs, and let the provider's plug-in complete it.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job.
         prepared: the prepared request, if it exists already.
@@ -174,7 +174,7 @@ async def resolve(session: Session, spec: JobSpec, prepared: PreparedRequest[Any
 async def due_costs(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]) -> Costs:
     """Returns the estimated costs of submitting the spec now; zero if it joins a job.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job.
         prepared: the spec's request with its inputs prepared.
@@ -191,7 +191,7 @@ async def due_costs(session: Session, spec: JobSpec, prepared: PreparedRequest[A
 async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any] | None = None) -> Job:
     """Submit the request once: every further call with the same identity returns the same job.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job.
         prepared: the prepared request, if it exists already.
@@ -225,7 +225,7 @@ async def submit(session: Session, spec: JobSpec, prepared: PreparedRequest[Any]
 async def wait(session: Session, job: Job, timeout_seconds: float) -> Job:
     """Wait until the provider has the result.
 
-    Parameters:
+    Args:
         session: the account.
         job: a job that the provider accepted.
         timeout_seconds: how long to wait, counted from when the provider accepted the job, or from a later restart of
@@ -269,7 +269,7 @@ async def _time_before_restart(session: Session, job: Job) -> float:
 async def deliver(session: Session, job: Job, output: str | None, overwrite: bool = False) -> Job:
     """Download, verify and publish the file.
 
-    Parameters:
+    Args:
         session: the account.
         job: a job whose result the provider has.
         output: a folder, a file name ending in .mp4, or a storage URL of either; None for the session's default.
@@ -295,7 +295,7 @@ async def deliver(session: Session, job: Job, output: str | None, overwrite: boo
 async def run_job(session: Session, spec: JobSpec, steps: JobSteps | None = None) -> Job:
     """Run a job's whole lifecycle: resolve, submit, wait, deliver.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job.
         steps: how the steps are run; None runs each once.
@@ -316,7 +316,7 @@ async def run_job(session: Session, spec: JobSpec, steps: JobSteps | None = None
 async def deliver_job(session: Session, spec: JobSpec, job: Job, steps: JobSteps) -> Job:
     """Run the last step of `run_job`, for a job whose result the provider has.
 
-    Parameters:
+    Args:
         session: the account.
         spec: the job's options.
         job: the job.
@@ -329,7 +329,7 @@ async def deliver_job(session: Session, spec: JobSpec, job: Job, steps: JobSteps
 async def submitted_job(ledger: Ledger, job: Job | str) -> Job:
     """Returns the current state of a job from the ledger.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         job: the job, its key, or its provider id.
 
@@ -352,7 +352,7 @@ async def rejoin(
 
     Files are identified by content, so such a request has lost its identity and must never be submitted.
 
-    Parameters:
+    Args:
         ledger: where the job is recorded.
         tokens: the identity tokens of the paying account.
         request: the request.

@@ -52,7 +52,7 @@ class PollPolicy:
     The interval grows with the elapsed time, so that a result is detected late by at most about `fraction` of the
     generation time, whether that is five seconds or ten minutes.
 
-    Parameters:
+    Args:
         fraction: the interval, as a share of the time since the job was accepted.
         shortest: the minimum interval.
         longest: the maximum interval, once most of such a job's typical duration has passed.
@@ -74,7 +74,7 @@ class PollPolicy:
     def next_interval(self, elapsed: float, typical: float | None) -> float:
         """Returns the seconds until the next poll, `elapsed` seconds after the job was accepted.
 
-        Parameters:
+        Args:
             elapsed: seconds since the job was accepted.
             typical: seconds that such a job usually takes; None if not known yet.
         """
@@ -87,7 +87,7 @@ class PollPolicy:
 def client_of(client: ProviderClient, job: Job) -> ProviderClient:
     """Returns the client that polls and downloads a job: the account's, or the one that its request needs.
 
-    Parameters:
+    Args:
         client: the account's client.
         job: the job.
     """
@@ -106,7 +106,7 @@ async def wait_for_job(
 ) -> Job:
     """Wait until the provider has the result, and record it.
 
-    Parameters:
+    Args:
         ledger: where the job is recorded.
         client: the client of the job's account.
         job: a job that the provider accepted.

@@ -48,7 +48,7 @@ _DAYS = {"d": 1, "w": 7, "y": 365}
 class PruneFilter:
     """Which jobs are pruned: final jobs that meet every given condition.
 
-    Parameters:
+    Args:
         older_than_seconds: minimum time since the job's last change; None for any age.
         label: only jobs whose label contains this text, case-insensitive.
         idempotency_key: only jobs with this key.
@@ -75,7 +75,7 @@ class PruneFilter:
     def read(cls, older_than: str = "", label: str = "", idempotency_key: str = "") -> PruneFilter:
         """Parses the filter from a form or a command. Empty texts are ignored.
 
-        Parameters:
+        Args:
             older_than: an age, see `age_seconds`.
             label: part of a label.
             idempotency_key: a key.
@@ -92,7 +92,7 @@ class PruneFilter:
     def conditions(self, now: float) -> Iterator[ColumnElement[bool]]:
         """Yields the conditions on rows, except that the job must be final.
 
-        Parameters:
+        Args:
             now: seconds since 1970.
         """
         yield JOBS.c.pruned_at.is_(None)
@@ -108,7 +108,7 @@ class PruneFilter:
 class PruneReport:
     """The result of pruning, or of a dry run.
 
-    Parameters:
+    Args:
         jobs: number of pruned jobs.
         not_final: number of further jobs that meet the conditions but are kept, because they are not final.
         bytes_before: size of the ledger before, in bytes.
@@ -123,7 +123,7 @@ class PruneReport:
     def words(self, dry_run: bool) -> list[str]:
         """Describes the result in sentences.
 
-        Parameters:
+        Args:
             dry_run: whether it was a dry run.
         """
         verb = "would be" if dry_run else "was" if self.jobs == 1 else "were"
@@ -142,7 +142,7 @@ class PruneReport:
 def age_seconds(typed: str) -> float:
     """Converts an age in days, weeks or years to seconds. Months are refused, because `m` means minutes elsewhere.
 
-    Parameters:
+    Args:
         typed: such as `90d`, `12w` or `1y`; a year has 365 days.
 
     Raises:
@@ -158,7 +158,7 @@ def age_seconds(typed: str) -> float:
 def is_final(now: float) -> ColumnElement[bool]:
     """Returns the condition that a job is final: no further poll or download, and no pending decision of a person.
 
-    Parameters:
+    Args:
         now: seconds since 1970.
     """
     ended = JOBS.c.state.in_(sorted(state.value for state in ENDED))
@@ -172,7 +172,7 @@ def is_final(now: float) -> ColumnElement[bool]:
 async def prune(ledger: Ledger, wanted: PruneFilter, *, dry_run: bool = False, vacuum: bool = True) -> PruneReport:
     """Turn the final jobs that meet the conditions into tombstones.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         wanted: the conditions.
         dry_run: whether only to count.

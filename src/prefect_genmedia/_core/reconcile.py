@@ -56,7 +56,7 @@ ClientFor = Callable[[Job], AbstractAsyncContextManager[ProviderClient | None]]
 class Finding:
     """The result of reconciling one job.
 
-    Parameters:
+    Args:
         job: the job as it is now.
         action: a short description of what was done.
         next_step: what a person has to do; empty if nothing.
@@ -73,7 +73,7 @@ class Finding:
 class ReconcileContext:
     """What reconciling needs from outside the ledger.
 
-    Parameters:
+    Args:
         client_for: opens the client of a job's account.
         standing_of: returns the state of a job's flow run.
         resume: resumes a flow run that is suspended until a job is done.
@@ -96,7 +96,7 @@ async def reconcile(ledger: Ledger, around: ReconcileContext, clock: Clock = SYS
     Any number of reconciles may run concurrently: each job is taken over by one of them. Accounts do not wait for each
     other, and no job takes longer than `JOB_SECONDS`.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         around: what is needed from outside the ledger.
         clock: the time source, also used to sleep.

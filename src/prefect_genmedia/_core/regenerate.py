@@ -30,7 +30,7 @@ async def fix_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: st
 
     Two processes of the same run get the same variants. Two runs never get the same variant of a row.
 
-    Parameters:
+    Args:
         ledger: where they are recorded.
         known: the highest variant that has a job, by the row's scope.
         root_run_id: the root flow run that requests them.
@@ -47,7 +47,7 @@ async def fix_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: st
 async def next_variants(ledger: Ledger, known: Mapping[str, int], root_run_id: str) -> dict[str, int]:
     """Returns what `fix_variants` would return, without writing.
 
-    Parameters:
+    Args:
         ledger: where variants are recorded.
         known: the highest variant that has a job, by the row's scope.
         root_run_id: the root flow run that requests them.
@@ -69,7 +69,7 @@ def standing_variant(newest: Mapping[int, Job], now: float) -> int:
     A variant whose job holds a payment counts, too, where the row had no paid result before: it may still be delivered,
     or be with a person, and another job would pay a second time.
 
-    Parameters:
+    Args:
         newest: the newest job of each variant of the row.
         now: seconds since 1970.
     """
@@ -84,7 +84,7 @@ def standing_variant(newest: Mapping[int, Job], now: float) -> int:
 async def is_replaced(ledger: Ledger, job: Job) -> bool:
     """Whether a batch row was regenerated later and that job was accepted; the file name then belongs to the later job.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         job: the job.
     """

@@ -44,7 +44,7 @@ _UNKNOWN: dict[str, Any] = {
 class RestoreReport:
     """The result of a restore.
 
-    Parameters:
+    Args:
         jobs: number of jobs in the ledger now.
         newest_at: time of the last change to any job, in seconds since 1970; jobs sent later are not in the ledger.
         unknown: number of jobs set to `unknown`, because the backup does not show whether they were sent.
@@ -65,7 +65,7 @@ class RestoreReport:
 class _Difference:
     """What the ledger has and the backup does not.
 
-    Parameters:
+    Args:
         lost: keys of jobs that the backup does not have.
         older: keys of jobs that have changed since the backup.
     """
@@ -83,7 +83,7 @@ async def restore_ledger(url: str, file: Path, *, force: bool = False, patience_
     Jobs that are `reserved` or `sending` in the backup, and whose rows differ in the ledger, become `unknown`: they may
     have been sent since.
 
-    Parameters:
+    Args:
         url: the ledger; it may be missing, empty, or, with `force`, damaged.
         file: the backup.
         force: whether jobs that the backup does not have, or has in an earlier state, may be forgotten. The former
@@ -115,7 +115,7 @@ async def restore_ledger(url: str, file: Path, *, force: bool = False, patience_
 async def present_copy(file: Path) -> AsyncIterator[Path]:
     """Yields a private copy of a backup, migrated to the current schema and checked.
 
-    Parameters:
+    Args:
         file: the backup.
 
     Raises:

@@ -29,7 +29,7 @@ InputDigests = list[dict[str, str | None]]
 def names_digest(request: GenerationRequest) -> str | None:
     """Returns the digest of a request with its redacted URLs; None if none of its URLs holds a credential.
 
-    Parameters:
+    Args:
         request: the request.
     """
     if not _credentialed(request):
@@ -41,7 +41,7 @@ def names_digest(request: GenerationRequest) -> str | None:
 def input_digests(prepared: PreparedRequest[Any]) -> InputDigests | None:
     """Returns what distinguishes requests with the same `names_digest`; None if none of its URLs holds a credential.
 
-    Parameters:
+    Args:
         prepared: the request with its inputs prepared.
     """
     contents = dict(prepared.inputs.contents)
@@ -52,7 +52,7 @@ def input_digests(prepared: PreparedRequest[Any]) -> InputDigests | None:
 async def job_by_url(session: Session, prepared: PreparedRequest[Any], scope: str, variant: int) -> Job | None:
     """Returns the paid job of a request under another identity, if the request's URLs allow for one.
 
-    Parameters:
+    Args:
         session: the account that pays.
         prepared: the request with its inputs prepared, or identified.
         scope: the scope in which equal requests are the same.

@@ -198,7 +198,7 @@ budget_events = Table(
 def insert_new(connection: Connection, table: Table) -> Any:
     """Returns an insert that does nothing if the row exists.
 
-    Parameters:
+    Args:
         connection: to the ledger.
         table: the table.
     """
@@ -278,7 +278,7 @@ def present_versions(connection: Connection) -> frozenset[str]:
 def is_current(connection: Connection, existed: bool = False) -> bool:
     """Whether the database already has the current version; takes one cheap query.
 
-    Parameters:
+    Args:
         connection: to the database.
         existed: whether a ledger existed before; then an empty database means that it was lost.
 

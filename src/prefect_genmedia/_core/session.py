@@ -57,7 +57,7 @@ def _no_callback(job: Job) -> str | None:
 class RunContext:
     """The run that requests jobs.
 
-    Parameters:
+    Args:
         flow_run_id: the flow run; None outside of flows.
         root_run_id: its root flow run, or the task run outside of flows.
         restarted_at: when a person last restarted that run, in seconds since 1970; None if nobody did. Automatic
@@ -80,7 +80,7 @@ class RunContext:
     def scope(self, idempotency_key: str | None) -> str:
         """Returns the scope in which equal requests are the same: the user's key, or else the root run.
 
-        Parameters:
+        Args:
             idempotency_key: the user's key, if one was given.
         """
         return f"key:{idempotency_key}" if idempotency_key else f"run:{self.root_run_id}"
@@ -92,7 +92,7 @@ class JobHooks:
     def event(self, what: str, job: Job, **payload: Any) -> None:
         """Called when something happened to a job that others may act on.
 
-        Parameters:
+        Args:
             what: the last part of the event's name, such as `failed`.
             job: the job.
             **payload: further facts; no secrets.
@@ -101,7 +101,7 @@ class JobHooks:
     def budget(self, what: str, facts: Facts) -> None:
         """Called when a cap of an account is nearly reached, or a job would exceed it; once each per period.
 
-        Parameters:
+        Args:
             what: the last part of the event's name: `warning` or `reached`.
             facts: the cap, what is spent and reserved, and when the period ends.
         """
@@ -109,7 +109,7 @@ class JobHooks:
     def delivered(self, job: Job, made: bool) -> None:
         """Called when a job's files exist under their final names.
 
-        Parameters:
+        Args:
             job: the delivered job.
             made: whether the files are new; False if they existed already.
         """
@@ -117,7 +117,7 @@ class JobHooks:
     async def detached(self, job: Job) -> None:
         """Called when the run was cancelled while it waited for a paid job.
 
-        Parameters:
+        Args:
             job: the job, which continues at the provider.
         """
 
@@ -130,7 +130,7 @@ class JobHooks:
 class Session:
     """What every step of the job lifecycle needs: the paying account, the ledger and the settings.
 
-    Parameters:
+    Args:
         client: the client of the account that pays.
         ledger: where jobs are recorded.
         record: the account in the ledger; None if it is identified only by the client's key and base URL.
@@ -195,7 +195,7 @@ class Session:
     def identities(self, request: GenerationRequest | PreparedRequest[Any], scope: str, variant: int = 0) -> Identities:
         """Returns the identities that a requested result may have; see `identity_of`.
 
-        Parameters:
+        Args:
             request: the request.
             scope: the scope in which equal requests are the same.
             variant: distinguishes several requested results of the same request.
@@ -208,7 +208,7 @@ class Session:
     async def attributed(self, spec: JobSpec) -> Attribution:
         """Returns a job's attribution: from its spec, else from its account's Block, else from the names of the run.
 
-        Parameters:
+        Args:
             spec: the job.
         """
         said = Attribution.of(spec.project, spec.tags).over(self.attribution)
@@ -217,7 +217,7 @@ class Session:
     def paying(self, job: Job) -> Job:
         """Returns the job with this account set, whichever key reserved it. Pace and slots are counted per account.
 
-        Parameters:
+        Args:
             job: a job that is about to be sent.
         """
         return job if self.record is None else job.model_copy(update={"account_id": self.record.id or None})
@@ -236,7 +236,7 @@ class Session:
     async def public_url(self, url: str, field: str) -> str:
         """Returns a URL from which the provider can fetch an input: the input's own, or that of a published copy.
 
-        Parameters:
+        Args:
             url: the location of the user's input.
             field: the field's name, for error messages.
 
@@ -248,7 +248,7 @@ class Session:
     async def fetch_picture(self, url: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
         """Returns the content of a picture, such as a mask.
 
-        Parameters:
+        Args:
             url: an http or https URL.
             max_bytes: a larger picture is refused.
 
@@ -266,7 +266,7 @@ DEFAULT_TIMEOUT_SECONDS = 1800.0
 class JobSpec:
     """All options of one job: the request, which result of it, and how it is submitted, awaited and delivered.
 
-    Parameters:
+    Args:
         request: the request.
         scope: the scope in which equal requests are the same: a root flow run's id, or an idempotency key.
         variant: distinguishes several requested results of the same request.

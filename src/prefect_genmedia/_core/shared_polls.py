@@ -36,7 +36,7 @@ class PollsMany(Protocol):
 async def poll(client: ProviderClient, provider_job_id: str, clock: Clock = SYSTEM_CLOCK) -> Observation:
     """Poll a job, in one request with other jobs of its client if possible.
 
-    Parameters:
+    Args:
         client: the client of the job's account, or of the job's request.
         provider_job_id: the provider's id of the job.
         clock: the time source.

@@ -39,7 +39,7 @@ _BUCKET_SECONDS = 900
 class SpendFilter:
     """Which jobs count, by the time they were sent. Times are seconds since 1970; None means no limit.
 
-    Parameters:
+    Args:
         since: from this time on.
         until: before this time.
         zone: name of the time zone in which days begin.
@@ -86,7 +86,7 @@ class SpendLine(BaseModel):
     def plus(self, other: SpendLine) -> SpendLine:
         """Returns the sum of both, under this line's name.
 
-        Parameters:
+        Args:
             other: a line in the same currency.
         """
         if other.currency != self.currency:
@@ -116,7 +116,7 @@ class CapLine(BaseModel):
 async def spend_by(ledger: Ledger, by: SpendBy, wanted: SpendFilter) -> list[SpendLine]:
     """Returns the spending per project, account, model or day: largest sums first, or days in order.
 
-    Parameters:
+    Args:
         ledger: the jobs.
         by: what they are grouped by.
         wanted: which jobs count.
@@ -147,7 +147,7 @@ async def spend_by(ledger: Ledger, by: SpendBy, wanted: SpendFilter) -> list[Spe
 def added(lines: Iterable[SpendLine]) -> list[SpendLine]:
     """Adds up the lines with the same name and currency.
 
-    Parameters:
+    Args:
         lines: the lines.
     """
     found: dict[tuple[str, str], SpendLine] = {}
@@ -160,7 +160,7 @@ def added(lines: Iterable[SpendLine]) -> list[SpendLine]:
 def totals(lines: Iterable[SpendLine]) -> list[SpendLine]:
     """Returns one line per currency.
 
-    Parameters:
+    Args:
         lines: the lines.
     """
     return added(line.model_copy(update={"name": "total"}) for line in lines)
@@ -169,7 +169,7 @@ def totals(lines: Iterable[SpendLine]) -> list[SpendLine]:
 async def caps_now(ledger: Ledger, prices: PriceTable) -> list[CapLine]:
     """Returns every cap that a saved Block gives an account, and what counts against it now.
 
-    Parameters:
+    Args:
         ledger: accounts and jobs.
         prices: by `provider/model`, for jobs that were sent without a price.
     """
@@ -195,7 +195,7 @@ async def caps_now(ledger: Ledger, prices: PriceTable) -> list[CapLine]:
 def is_of_month(facts: Facts) -> bool:
     """Whether an event payload is about a cap per calendar month.
 
-    Parameters:
+    Args:
         facts: the payload of an event about a cap.
     """
     return facts.get("cap") == "max_cost_per_month"
@@ -204,7 +204,7 @@ def is_of_month(facts: Facts) -> bool:
 def month_to_date(now: float, zone: str = "UTC") -> SpendFilter:
     """Returns a filter for the jobs of the current calendar month.
 
-    Parameters:
+    Args:
         now: seconds since 1970.
         zone: name of the time zone in which the month begins.
     """
@@ -251,7 +251,7 @@ def _name(by: SpendBy, key: tuple[Any, ...], zone: Any, accounts: Mapping[str, s
 def account_names(connection: Connection) -> dict[str, str]:
     """Returns account names, keyed by the account's ids, the ids of accounts merged into it, and its account texts.
 
-    Parameters:
+    Args:
         connection: inside a transaction.
     """
     learn_accounts(connection)

@@ -25,7 +25,7 @@ def still_there(delivery: Delivery, storage: Storage, reverify: bool) -> bool:
 
     A file that still has its size and modification time from publication is not read.
 
-    Parameters:
+    Args:
         delivery: the job's delivery.
         storage: where its files are.
         reverify: whether to read every file anyway.
@@ -48,7 +48,7 @@ def kept_files(job: Job, target: Target, log: Logger) -> dict[int, Delivery]:
     A changed file that decodes from beginning to end counts as edited by the user. A changed file that does not decode
     is damaged. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         job: the job.
         target: where its files go; with `overwrite`, edited files are not kept.
         log: the logger for files that were edited or damaged.

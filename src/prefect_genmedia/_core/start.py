@@ -30,7 +30,7 @@ T = TypeVar("T")
 class Waiting:
     """A job that waits for its account's turn.
 
-    Parameters:
+    Args:
         job: the job.
         prepared: its request.
         admit: checks its account and reserves its cost, in the transaction that moves it to `sending`.
@@ -59,7 +59,7 @@ async def start_in_line(
 ) -> Started | None:
     """Wait for an in-flight slot and the account's turn, and move the job to `sending`; see `start_in_turn`.
 
-    Parameters:
+    Args:
         session: the account.
         slots: the account's in-flight slots.
         waiting: the job.
@@ -79,7 +79,7 @@ async def start_in_line(
 async def start_in_turn(session: Session, waiting: Waiting, gate: AsyncExitStack) -> Started | None:
     """Wait for the account's turn, and move the job to `sending`.
 
-    Parameters:
+    Args:
         session: the account.
         waiting: the job.
         gate: the exit stack that holds the client's `turn()` afterwards.
@@ -136,7 +136,7 @@ def _check_time(job: Job, until: float, clock: Clock) -> None:
 async def completed(session: Session, prepared: PreparedRequest[Any]) -> PreparedRequest[Any]:
     """Returns the request with data that only the provider has, such as its speaker's masks; unchanged if complete.
 
-    Parameters:
+    Args:
         session: the account.
         prepared: the request. Its identity does not change.
 
@@ -192,7 +192,7 @@ class SendingLapsed(ProviderError):
 class Start:
     """When a process requested the right to send, which is just before the job's `sent_at`.
 
-    Parameters:
+    Args:
         wall: time of the wall clock, which is corrected after a pause of the virtual machine.
         boottime: time of the clock that includes suspended time.
         within_seconds: how long afterwards the POST may begin.
@@ -220,7 +220,7 @@ class SendCheck:
     It raises `SendingLapsed` if the job must not be sent, or the exception that ends a suspended run. The job is then
     `reserved` again.
 
-    Parameters:
+    Args:
         session: the account, and the run that requests the job.
         job: the job in state `sending`, with the token of this process.
         start: when the right to send was requested.

@@ -48,7 +48,7 @@ RESERVE = {
 def took_query(provider: str, model: str, length_seconds: float | None) -> tuple[Select[Any], dict[str, Any]]:
     """Returns the query for the durations of the last jobs that were polled throughout, with its values.
 
-    Parameters:
+    Args:
         provider: the provider's name.
         model: the provider's model.
         length_seconds: the result's duration; jobs within a factor of 1.5 count. None for any duration.
@@ -80,7 +80,7 @@ def update_of(names: tuple[str, ...]) -> ReturningUpdate[Any]:
 
     A person may correct the id of a job during a wait; the poll result of the old id must then not be recorded.
 
-    Parameters:
+    Args:
         names: the fields.
     """
     its_id = bindparam("its_id", type_=JOBS.c.provider_job_id.type)
@@ -96,7 +96,7 @@ WHICH_POSTGRESQL = text("SELECT system_identifier::text, current_database(), cur
 def count_in_flight(account: str, now: float) -> Select[Any]:
     """Counts `sending` and `submitted` jobs, without those of dead processes and those that expired at the provider.
 
-    Parameters:
+    Args:
         account: one of the account's texts.
         now: the current time, in seconds since 1970.
     """
@@ -110,7 +110,7 @@ def count_in_flight(account: str, now: float) -> Select[Any]:
 def columns_of(job: Job) -> dict[str, Any]:
     """Converts a job to values of the table's columns.
 
-    Parameters:
+    Args:
         job: the job.
     """
     return job.model_dump(mode="json")
@@ -119,7 +119,7 @@ def columns_of(job: Job) -> dict[str, Any]:
 def plain(changes: dict[str, Any]) -> dict[str, Any]:
     """Converts changed fields to values of their columns.
 
-    Parameters:
+    Args:
         changes: fields of `Job`, by name.
     """
     return {
@@ -131,7 +131,7 @@ def plain(changes: dict[str, Any]) -> dict[str, Any]:
 def job_of(row: Row[Any] | None) -> Job:
     """Converts a row of the ledger to a job.
 
-    Parameters:
+    Args:
         row: the row.
 
     Raises:
@@ -151,7 +151,7 @@ _ALL_FIELDS = set(Job.model_fields)
 def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement[bool]:
     """Returns the condition that two account texts represent the same account.
 
-    Parameters:
+    Args:
         column: the column with one text.
         account_text: the other text.
     """
@@ -163,7 +163,7 @@ def same_account(column: ColumnElement[str], account_text: str) -> ColumnElement
 def followed(job: Job) -> Select[Any]:
     """Selects the newest attempt that follows a job.
 
-    Parameters:
+    Args:
         job: the job.
     """
     later = (JOBS.c.identity == job.identity, JOBS.c.attempt > job.attempt)
@@ -173,7 +173,7 @@ def followed(job: Job) -> Select[Any]:
 def lock_number(name: str) -> int:
     """Returns the number of an advisory lock in PostgreSQL: a signed 64-bit integer.
 
-    Parameters:
+    Args:
         name: the lock's name.
     """
     return int.from_bytes(hashlib.sha256(f"genmedia {name}".encode()).digest()[:8], "big", signed=True)

@@ -56,7 +56,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
 
     A job that ended without a result may get a new attempt here; see `next_attempt`.
 
-    Parameters:
+    Args:
         session: the account that pays, and the ledger.
         spec: the job's options.
         prepared: the spec's request with its inputs prepared; None if its inputs are sent unchanged.
@@ -103,7 +103,7 @@ async def submit_once(session: Session, spec: JobSpec, prepared: PreparedRequest
 async def expire_stale_sending(ledger: Ledger, job: Job, clock: Clock = SYSTEM_CLOCK) -> Job | None:
     """Move a `sending` job whose process must be dead to `unknown`; returns None if it is not stale or has moved on.
 
-    Parameters:
+    Args:
         ledger: where the job is recorded.
         job: the job, as it was read.
         clock: the time source, also used to sleep.
@@ -166,7 +166,7 @@ async def attempt_to_send(session: Session, spec: JobSpec, newest: Job | None) -
 
     Prefect is queried for the run's retries only if they matter.
 
-    Parameters:
+    Args:
         session: the account, and the run that requests the job.
         spec: the job.
         newest: the newest attempt in the ledger; None if there is none.
@@ -241,7 +241,7 @@ def _uncertain(failure: GenMediaError) -> SubmissionUnknown:
 async def _of_web_page(session: Session, failure: GenMediaError) -> GenMediaError:
     """Interpret a web page in answer to a submission: it is conclusive only if a free poll also gets a web page.
 
-    Parameters:
+    Args:
         session: the account.
         failure: what the submission raised.
 

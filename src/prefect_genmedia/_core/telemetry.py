@@ -69,7 +69,7 @@ _PLAIN = re.compile(r"[\w.:/+-]{1,64}", re.ASCII)
 def plain_name(text: str | None) -> str:
     """Returns a text as an attribute: unchanged if it is a name, else `other` (a sentence, a URL with a query).
 
-    Parameters:
+    Args:
         text: such as a model's name.
     """
     return text if text and "//" not in text and _PLAIN.fullmatch(text) else "other"
@@ -94,7 +94,7 @@ def _harmless(record: Callable[P, None]) -> Callable[P, None]:
 def changed(before: JobState | None, job: T) -> T:
     """Count a committed change of a job's state, and add it to the current span as an event.
 
-    Parameters:
+    Args:
         before: the state before; None for a new job.
         job: the job as it is now. Any other value is no change, and is returned unchanged.
     """
@@ -134,7 +134,7 @@ def _measure(before: JobState | None, job: Job, about: dict[str, str]) -> None:
 def joined(job: Job) -> Job:
     """Count a request that joins a job which was accepted earlier.
 
-    Parameters:
+    Args:
         job: the job.
     """
     _record_join(job)
@@ -151,7 +151,7 @@ def _record_join(job: Job) -> None:
 def polled(job: Job, late_seconds: float) -> None:
     """Record the delay of a poll.
 
-    Parameters:
+    Args:
         job: the job.
         late_seconds: seconds between the planned and the actual time of the poll.
     """
@@ -170,7 +170,7 @@ class Changes:
     def noted(self, work: Callable[[Connection], T]) -> Callable[[Connection], T]:
         """Wraps the work of a transaction to collect its calls of `note`.
 
-        Parameters:
+        Args:
             work: executes the statements.
         """
 
@@ -193,7 +193,7 @@ class Changes:
 def note(connection: Connection, before: JobState, job: Job) -> None:
     """Collect a change of state until its transaction is committed.
 
-    Parameters:
+    Args:
         connection: inside the transaction.
         before: the state before.
         job: the job as it is now.
@@ -212,7 +212,7 @@ def step(name: str) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitab
     Its attributes come from the job or request in the step's second argument, and from the job that the step returns.
     Only the kind of an error is recorded: its message may quote text of a user or provider.
 
-    Parameters:
+    Args:
         name: the step's name.
     """
 
@@ -267,7 +267,7 @@ def _identity(job: Job) -> dict[str, str]:
 class Figures:
     """A snapshot of the ledger's figures. Times are seconds since 1970.
 
-    Parameters:
+    Args:
         at: when they were read.
         jobs: open jobs, by provider and state.
         oldest: when the oldest accepted and undelivered job was accepted, by provider.
@@ -290,7 +290,7 @@ _latest: list[Figures] = []
 def publish(figures: Figures) -> None:
     """Publish figures, which gauges show until the next ones.
 
-    Parameters:
+    Args:
         figures: what was read from the ledger.
     """
     _latest[:] = [figures]

@@ -33,7 +33,7 @@ WANTED: Mapping[MediaKind, str] = {"picture": "a picture", "recording": "a recor
 class Content:
     """What a file is.
 
-    Parameters:
+    Args:
         name: its type in words, such as `MP3`.
         parts: what there may be in it; a container such as mp4 may have several. Empty where nothing is to be seen or
             heard in it.
@@ -158,7 +158,7 @@ _TEXT_CONTROLS = frozenset(b"\t\n\v\f\r\x1b")
 def content_of(head: bytes) -> Content:
     """What a file is by how it begins.
 
-    Parameters:
+    Args:
         head: its first `HEAD_BYTES`, or all of it.
     """
     for at, signature, name, parts in _SIGNATURES:
@@ -170,7 +170,7 @@ def content_of(head: bytes) -> Content:
 def content_at(path: Path) -> Content:
     """What a file is by how it begins. What follows an ID3 tag decides, since AAC and FLAC have such tags as MP3 has.
 
-    Parameters:
+    Args:
         path: the file.
     """
     with path.open("rb") as file:

@@ -39,7 +39,7 @@ def after_conversion(
 ) -> dict[str, InspectionResult]:
     """What will be seen of a request's inputs when its own pictures are converted. Nothing is decoded.
 
-    Parameters:
+    Args:
         inputs: the request's files.
         results: what was seen of them, by URL.
     """
@@ -54,7 +54,7 @@ def after_conversion(
 def converted(each: RequestInput, inspection: InspectionResult | None, held: LocalCopy) -> LocalCopy:
     """The file that is sent in place of a picture: itself if it is as the provider takes it. Blocks.
 
-    Parameters:
+    Args:
         each: the input.
         inspection: its inspection result.
         held: its bytes.
@@ -93,7 +93,7 @@ def converted(each: RequestInput, inspection: InspectionResult | None, held: Loc
 def how_to_convert(each: RequestInput, inspection: Inspection) -> str:
     """What a refusal of a user's own picture says about its conversion; empty where that changes nothing.
 
-    Parameters:
+    Args:
         each: the input.
         inspection: its inspection result.
     """

@@ -33,7 +33,7 @@ from prefect_genmedia.providers.protocol import GenerationRequest
 class Picture:
     """What a picture's header says. Sizes in pixels.
 
-    Parameters:
+    Args:
         format: its format, as Pillow names it.
         turned: whether it is shown turned by a quarter.
         is_plain: whether it is upright, and of colours that every program reads: not CMYK, not more than eight bits.
@@ -56,7 +56,7 @@ class Picture:
 class Wanted:
     """What to inspect of an input.
 
-    Parameters:
+    Args:
         max_bytes: how many bytes are read of it at most.
         as_picture: whether its format and size are documented.
         as_recording: whether the result is as long as it.
@@ -82,7 +82,7 @@ class Wanted:
 class Inspection:
     """What was found in an input.
 
-    Parameters:
+    Args:
         size: bytes that were read of it; all of a user's own file.
         sha256: their digest, in hex; empty if only its size was read.
         picture: what its header says; None if it is no picture, or was not inspected as one.
@@ -110,7 +110,7 @@ InspectionResult = Inspection | Unusable | GenMediaError
 def inspections_wanted(request: GenerationRequest, preflight: bool, convert: bool = False) -> dict[str, Wanted]:
     """Returns what to inspect of a request's inputs, by URL; an input that need not be inspected is not fetched.
 
-    Parameters:
+    Args:
         request: what is asked for.
         preflight: whether documented limits are checked.
         convert: whether the user's own pictures are converted to what the provider takes.
@@ -138,7 +138,7 @@ def inspections_wanted(request: GenerationRequest, preflight: bool, convert: boo
 def urls_with_credentials(request: GenerationRequest) -> list[str]:
     """The http(s) inputs whose URL holds a credential: what they give counts in the identity, in place of it.
 
-    Parameters:
+    Args:
         request: what is asked for.
     """
     noted = NotedInputs()
@@ -149,7 +149,7 @@ def urls_with_credentials(request: GenerationRequest) -> list[str]:
 def contents_of(request: GenerationRequest, results: Mapping[str, InspectionResult]) -> tuple[tuple[str, str], ...]:
     """The digests of those inputs, where all of a file was read.
 
-    Parameters:
+    Args:
         request: what is asked for.
         results: what was found in its inputs, by URL.
     """
@@ -166,7 +166,7 @@ async def inspect_url(url: str, wanted: Wanted, rules: FetchRules) -> Inspection
 
     Of a user's own file that is neither a picture nor a recording, only the size and the first bytes are read.
 
-    Parameters:
+    Args:
         url: its path or URL.
         wanted: what to inspect.
         rules: what a fetch may do.
@@ -197,7 +197,7 @@ def inspect_all(
 ) -> dict[str, InspectionResult]:
     """Inspect inputs that were read; returns the results by URL. Blocks: run it in a thread.
 
-    Parameters:
+    Args:
         readings: what was read.
         wanted: what each was read for.
         before: earlier results for the same `wanted`: unchanged bytes are not inspected again.
@@ -208,7 +208,7 @@ def inspect_all(
 def inspect_reading(reading: Reading, wanted: Wanted, before: InspectionResult | None = None) -> InspectionResult:
     """Inspect one input that was read. Blocks: run it in a thread.
 
-    Parameters:
+    Args:
         reading: the result of reading it.
         wanted: what it was read for.
         before: an earlier result for the same `wanted`.
@@ -264,7 +264,7 @@ def _content(reading: LocalCopy, picture: Picture | None) -> Content:
 def picture_at(path: Path) -> Picture | None:
     """Read a picture's header, in a decoder process; the rest of the file may be missing. None where it is no picture.
 
-    Parameters:
+    Args:
         path: the file.
     """
     try:
@@ -280,7 +280,7 @@ PICTURE_BOUNDS = BodyBounds(seconds=60.0, window=20.0, min_rate=1024.0)
 async def fetch_picture(url: str, rules: FetchRules, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
     """The bytes of a portrait or mask.
 
-    Parameters:
+    Args:
         url: where it is.
         rules: what a fetch may do.
         max_bytes: a larger picture is refused.

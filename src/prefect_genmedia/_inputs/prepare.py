@@ -56,7 +56,7 @@ async def no_problems() -> list[FieldProblem]:
 class Submission:
     """What is known about the submission that a request is prepared for.
 
-    Parameters:
+    Args:
         is_due: whether the request will be sent; if not, it joins a job that the ledger has. It is given the request as
             its identity needs it.
         problems: finds what else is wrong with the submission, such as its output.
@@ -84,7 +84,7 @@ async def prepare_inputs(
     http(s) inputs stay as they are. A user's own file (a path, or an fsspec URL) travels as base64 where the provider
     documents that, or else behind a signed URL. Each input is read at most once.
 
-    Parameters:
+    Args:
         request: what is asked for.
         rules: what a fetch of an http(s) input may do.
         publication: where own files are published.
@@ -162,7 +162,7 @@ def _digests(
 def is_fresh(prepared: PreparedRequest[Request]) -> bool:
     """Whether a request was prepared so recently that its signed URLs outlive the job's wait at the provider.
 
-    Parameters:
+    Args:
         prepared: a request, prepared or not.
     """
     return prepared.prepared_at is not None and 0 <= time.time() - prepared.prepared_at < PREPARED_SECONDS
@@ -174,7 +174,7 @@ async def identified(request: Request, rules: FetchRules) -> PreparedRequest[Req
     Nothing is checked, published or encoded. Files that cannot be read now keep their names in the identity. Of http(s)
     files, only those are read whose URL holds a credential.
 
-    Parameters:
+    Args:
         request: what is asked for.
         rules: what a fetch may do.
     """
@@ -189,7 +189,7 @@ async def identified(request: Request, rules: FetchRules) -> PreparedRequest[Req
 async def measured(url: str, rules: FetchRules) -> float | None:
     """How long a recording or video plays, in seconds; None where it cannot be read from here, or nothing in it plays.
 
-    Parameters:
+    Args:
         url: where the user has it.
         rules: what a fetch may do.
     """
@@ -203,7 +203,7 @@ async def measured(url: str, rules: FetchRules) -> float | None:
 async def prepared_url(url: str, field: str, rules: FetchRules, publication: Publication, convert: bool = False) -> str:
     """The URL that a provider is given for one input: itself if it is http(s), or else a signed one.
 
-    Parameters:
+    Args:
         url: where the user has it.
         field: what errors call it.
         rules: what a fetch may do.
@@ -319,7 +319,7 @@ _SHORTEST_SECRET = 16
 def without_inputs(error: GenMediaError, inputs: SentInputs) -> GenMediaError:
     """The error without the base64 text and the signed URLs that were sent. Errors go into ledgers and logs.
 
-    Parameters:
+    Args:
         error: what the submission ended with.
         inputs: what was sent in place of the user's own files.
     """

@@ -41,7 +41,7 @@ Sleep = Callable[[float], Awaitable[None]]
 def asked_inputs(request: GenerationRequest) -> list[str]:
     """The http(s) inputs of a request whose presence matters: not those that are made anew before it is sent.
 
-    Parameters:
+    Args:
         request: what is asked for.
     """
     return [each.url for each in request.inputs() if is_public(each.url) and not each.is_renewed]
@@ -50,7 +50,7 @@ def asked_inputs(request: GenerationRequest) -> list[str]:
 async def ask(url: str, rules: FetchRules) -> InspectionResult:
     """Ask for the first byte of an http(s) input; nothing is raised.
 
-    Parameters:
+    Args:
         url: the input.
         rules: what a fetch may do.
 
@@ -73,7 +73,7 @@ async def ask(url: str, rules: FetchRules) -> InspectionResult:
 def says_gone(result: InspectionResult | None) -> bool:
     """Whether an input has answered that there is no such file.
 
-    Parameters:
+    Args:
         result: what came of inspecting it.
     """
     return isinstance(result, GenMediaError) and result.http_status in GONE
@@ -84,7 +84,7 @@ async def confirm_gone(
 ) -> dict[str, InspectionResult]:
     """Ask again for the inputs that said that they are gone.
 
-    Parameters:
+    Args:
         urls: the inputs that matter.
         results: the first inspection result of each.
         rules_of: what a fetch of each may do.

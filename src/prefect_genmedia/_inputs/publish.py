@@ -47,7 +47,7 @@ class NotPublishable(Exception):
 class Publication:
     """Where users' own files are published for providers to fetch.
 
-    Parameters:
+    Args:
         url: a folder, as a path or fsspec URL, such as `s3://bucket/inputs`; or an http(s) URL that takes files by PUT;
             None for nowhere.
         seconds: how long a signed URL is valid. Providers may fetch it late: a task waits for up to 12 h.
@@ -64,7 +64,7 @@ class Publication:
     def publish(self, held: LocalCopy, name: str) -> str:
         """Upload the file, unless it is there already, and name its URL. Blocks; run it in a thread.
 
-        Parameters:
+        Args:
             held: the file.
             name: the user's name of it, for its ending where its bytes do not tell.
 
@@ -201,7 +201,7 @@ def _upload(url: str, held: LocalCopy, name: str) -> None:
 def early_end(url: str, publication: Publication) -> str | None:
     """A warning that a signed URL ends with the session that signed it; once a process, None otherwise.
 
-    Parameters:
+    Args:
         url: the URL of a published file.
         publication: where it was published.
     """
@@ -219,7 +219,7 @@ def early_end(url: str, publication: Publication) -> str | None:
 def ending_of(path: Path, name: str) -> str:
     """The ending that a file's bytes tell, or else its name's: the same bytes are the same file under every name.
 
-    Parameters:
+    Args:
         path: the file.
         name: its name, where the bytes do not tell.
     """
@@ -233,7 +233,7 @@ def ending_of(path: Path, name: str) -> str:
 def media_type_of(path: Path, name: str) -> str:
     """The file's type, such as `image/png`.
 
-    Parameters:
+    Args:
         path: the file.
         name: its name, where the bytes do not tell.
     """

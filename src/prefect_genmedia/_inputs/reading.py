@@ -37,7 +37,7 @@ _PIECE = 1 << 20
 class LocalCopy:
     """A copy of an input on this machine.
 
-    Parameters:
+    Args:
         path: a private copy: what is inspected is what is sent, even if the user's file changes meanwhile.
         size: how many bytes were read.
         sha256: their digest, in hex.
@@ -67,7 +67,7 @@ def is_own(url: str) -> bool:
 async def read_all(limits: Mapping[str, int], rules: FetchRules, folder: Path) -> dict[str, Reading]:
     """Read inputs, each once, all at the same time.
 
-    Parameters:
+    Args:
         limits: how many bytes to read of each input at most, by its URL. Of an http(s) input what is beyond is left;
             a user's own file that has more is unusable.
         rules: what a fetch may do.
@@ -144,7 +144,7 @@ def _copied(url: str, limit: int, path: Path) -> Reading:
 def size_of(url: str, limit: int) -> int | Unusable | GenMediaError:
     """The size of a user's own file in bytes, without reading it; nothing is raised. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         url: where the user has it.
         limit: a file that has more bytes is unusable.
     """
@@ -160,7 +160,7 @@ def size_of(url: str, limit: int) -> int | Unusable | GenMediaError:
 def head_of(url: str, count: int) -> bytes | Unusable | GenMediaError:
     """The first bytes of a user's own file; nothing is raised. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         url: where the user has it.
         count: how many bytes.
     """

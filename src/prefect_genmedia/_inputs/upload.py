@@ -37,7 +37,7 @@ class UploadRefused(Exception):
 def put_file(url: str, path: Path, media_type: str, authorization: str | None) -> None:
     """Put a file under a URL. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         url: where it goes; its query may hold a signature.
         path: the file.
         media_type: its type.
@@ -62,7 +62,7 @@ def put_file(url: str, path: Path, media_type: str, authorization: str | None) -
 def has_file(url: str, size: int) -> bool:
     """Whether a public URL has a file of this size; False if that cannot be told from here.
 
-    Parameters:
+    Args:
         url: the URL.
         size: bytes of the file.
     """
@@ -77,7 +77,7 @@ def has_file(url: str, size: int) -> bool:
 def lacks_file(url: str) -> bool:
     """Whether a public URL says that it has no file; False if it has one, or cannot be reached from here.
 
-    Parameters:
+    Args:
         url: the URL.
     """
     host = urlsplit(url).netloc

@@ -39,7 +39,7 @@ Warn = Callable[[str], None]
 class Findings:
     """The result of checking all inputs of a request.
 
-    Parameters:
+    Args:
         problems: what is wrong with them.
         seconds: how long the recording plays that the result must be as long as; None where that is not known.
     """
@@ -57,7 +57,7 @@ def validate_inputs(
 ) -> Findings:
     """What is wrong with a request's inputs: with each of them, and with how they can travel.
 
-    Parameters:
+    Args:
         request: what is asked for.
         results: the inspection results of its inputs, by URL.
         publication: where own files are published.
@@ -86,7 +86,7 @@ def travels_inline(inputs: Sequence[RequestInput], results: Mapping[str, Inspect
 
     Providers take the pictures of one request as URLs or as base64, not both.
 
-    Parameters:
+    Args:
         inputs: the request's files.
         results: their inspection results, by URL.
     """
@@ -98,7 +98,7 @@ def travels_inline(inputs: Sequence[RequestInput], results: Mapping[str, Inspect
 def picture_problems(inspection: Inspection, limits: PictureLimits) -> list[str]:
     """In what a picture is not as documented, in words.
 
-    Parameters:
+    Args:
         inspection: its inspection result.
         limits: what the provider documents.
     """
@@ -126,7 +126,7 @@ def check_pictures(
 ) -> list[FieldProblem]:
     """Check every picture whose limits are documented.
 
-    Parameters:
+    Args:
         inputs: the request's files.
         results: their inspection results, by URL.
         warn: called with each thing that cannot be checked from here.
@@ -157,7 +157,7 @@ def check_recording(
 ) -> Findings:
     """Check what is documented about the recording that the result is as long as.
 
-    Parameters:
+    Args:
         source: the input, and what is documented about it.
         inspection: its inspection result.
         preflight: whether anything is checked; it is measured in any case, since the result is compared with it.
@@ -202,7 +202,7 @@ def check_media(
 ) -> list[FieldProblem]:
     """Check that each local file is of the kind that its field takes.
 
-    Parameters:
+    Args:
         inputs: the request's files.
         results: their inspection results, by URL.
         found: fields in which something is wrong already: one sentence about a file is enough.
@@ -220,7 +220,7 @@ def check_media(
 def check_presence(request: GenerationRequest, results: Mapping[str, InspectionResult], warn: Warn) -> None:
     """Tell of http(s) inputs that were only asked for, and did not answer as a file does.
 
-    Parameters:
+    Args:
         request: what is asked for.
         results: the inspection results of its inputs, by URL.
         warn: called with a sentence for each.

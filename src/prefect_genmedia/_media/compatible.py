@@ -20,7 +20,7 @@ def storage_settings(url: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     Since botocore 1.36 each upload has a checksum in an `aws-chunked` body, which Alibaba Cloud OSS, Tencent COS and
     others refuse. The sizes of uploads are compared all the same.
 
-    Parameters:
+    Args:
         url: an fsspec URL, which may be chained with `::`.
         settings: what the file system is made with, beside fsspec's own configuration.
     """

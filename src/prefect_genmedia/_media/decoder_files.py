@@ -29,7 +29,7 @@ PICTURE_BRANDS = frozenset("heic heix heim heis hevc hevx hevm hevs mif1 mif2 ms
 def check_is_video_file(path: str) -> None:
     """Check the `ftyp` box, which an mp4 or mov file begins with.
 
-    Parameters:
+    Args:
         path: the file.
 
     Raises:
@@ -51,7 +51,7 @@ def opened(
 ) -> Iterator[av.container.InputContainer]:
     """Open a file, and nothing but this file, with the demuxers that the options allow.
 
-    Parameters:
+    Args:
         path: the file.
         limits: what decoding it may take.
         options: FFmpeg's options.
@@ -69,7 +69,7 @@ def opened(
 def is_cover(stream: Any) -> bool:
     """Whether a video stream is a cover picture: that plays no time.
 
-    Parameters:
+    Args:
         stream: the stream.
     """
     return bool(stream.disposition & av.stream.Disposition.attached_pic)
@@ -78,7 +78,7 @@ def is_cover(stream: Any) -> bool:
 def check_size(stream: Any, limits: dict[str, Any]) -> None:
     """Check what the file promises, before anything is decoded.
 
-    Parameters:
+    Args:
         stream: the stream of the picture.
         limits: what decoding it may take.
 

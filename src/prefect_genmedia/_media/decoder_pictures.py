@@ -40,7 +40,7 @@ class Inconvertible(Exception):
 def read_header(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Read a picture's header; the rest of the file may be missing, and is not decoded.
 
-    Parameters:
+    Args:
         path: the file.
         limits: what decoding it may take.
     """
@@ -59,7 +59,7 @@ def read_header(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 def convert(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Write a picture upright, in sRGB, as JPEG; as PNG if it is transparent somewhere, and PNG is allowed.
 
-    Parameters:
+    Args:
         path: the file.
         limits: what decoding it may take; and `target`, the file to write, `size`, the width and height to have,
             `max_bytes`, `min_side`, and `formats`, of which one is written.

@@ -67,7 +67,7 @@ class Unusual(Exception):
 class Boxes:
     """The boxes of the outermost level.
 
-    Parameters:
+    Args:
         media: begin and end of what is in the `mdat` boxes that are not empty.
         is_fragmented: whether there are fragments.
         unusual: what mp4 and mov files do not have there; empty if there is nothing of the kind.
@@ -81,7 +81,7 @@ class Boxes:
 def read_boxes(path: str) -> Boxes:
     """Read the boxes of the outermost level.
 
-    Parameters:
+    Args:
         path: the file.
 
     Raises:
@@ -129,7 +129,7 @@ def _check_nested(data: bytes, at: int, end: int) -> None:
 class Walk:
     """Checks each sample of a file as it is read, and in the end that they fill its `mdat` boxes.
 
-    Parameters:
+    Args:
         stream: the stream of the picture.
 
     Raises:
@@ -157,7 +157,7 @@ class Walk:
     def read(self, packet: Any) -> None:
         """Check one sample.
 
-        Parameters:
+        Args:
             packet: the sample.
 
         Raises:
@@ -184,7 +184,7 @@ class Walk:
     def finish(self, boxes: Boxes) -> None:
         """Check that each byte of the `mdat` boxes belongs to one sample.
 
-        Parameters:
+        Args:
             boxes: the file's boxes.
 
         Raises:

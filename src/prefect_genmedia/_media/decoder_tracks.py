@@ -59,7 +59,7 @@ class Track:
     def take(self, packet: Any) -> None:
         """Count a packet whose frame is not decoded. What an edit list leaves out is not presented.
 
-        Parameters:
+        Args:
             packet: the sample.
         """
         self.packets += 1
@@ -75,7 +75,7 @@ class Track:
 def presented(picture: Track, sound: Track, promised: float) -> float:
     """How long a video plays, from the first that is presented of it until its last frame ends.
 
-    Parameters:
+    Args:
         picture: what was decoded of its picture.
         sound: what was decoded of its sound.
         promised: how long it plays by its own words, in seconds.
@@ -96,7 +96,7 @@ def presented(picture: Track, sound: Track, promised: float) -> float:
 def shown_size(frame: av.VideoFrame, stream: Any) -> tuple[int, int]:
     """Width and height as a player shows them: with the shape of the pixels, and turned as the file says.
 
-    Parameters:
+    Args:
         frame: a decoded frame.
         stream: the stream that it is in.
     """
@@ -128,7 +128,7 @@ class Loudness:
 def jpeg_of(frame: av.VideoFrame, most: int) -> bytes:
     """A small picture of a frame, as JPEG.
 
-    Parameters:
+    Args:
         frame: the frame.
         most: its width in pixels; it is twice as high at most.
     """

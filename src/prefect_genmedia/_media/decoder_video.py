@@ -47,7 +47,7 @@ CHEAP_SHARE = 50
 def verified_video(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """The facts of a result, with a poster, and the level that it was verified at.
 
-    Parameters:
+    Args:
         path: the file.
         limits: what decoding it may take; and `verify`, the level that is wanted.
 
@@ -70,7 +70,7 @@ def verified_video(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 def frame_strip(path: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Small pictures of a result, at the middles of equal parts of its time; what was verified is decoded once more.
 
-    Parameters:
+    Args:
         path: the file.
         limits: what decoding it may take; `count` pictures, of `width` pixels at most.
 
@@ -242,7 +242,7 @@ class KeyFrames:
     def read(self, packet: Any, wanted: float) -> bool:
         """Keep a copy of a packet, if it is a key frame; returns whether it is.
 
-        Parameters:
+        Args:
             packet: a sample of the picture.
             wanted: when the poster's frame is presented, in seconds.
         """
@@ -259,7 +259,7 @@ class KeyFrames:
     def decoded(self, stream: Any) -> av.VideoFrame:
         """Decode them; returns the poster's frame.
 
-        Parameters:
+        Args:
             stream: the stream of the picture.
 
         Raises:

@@ -49,7 +49,7 @@ class DecodingFailed(Exception):
 class DecodeLimits:
     """What decoding one file may take.
 
-    Parameters:
+    Args:
         pixels: of one frame.
         frames: the most frames of one stream.
         seconds: the longest that the file may play.
@@ -117,7 +117,7 @@ class DecoderProcess:
     ) -> dict[str, Any] | None:
         """Ask about one file; None if the process ended without an answer.
 
-        Parameters:
+        Args:
             work: as what the file is opened.
             path: the file.
             limits: what decoding it may take.
@@ -170,7 +170,7 @@ _SIGXCPU = 24
 class DecoderPool:
     """The decoder processes of this process, each reused while it lives.
 
-    Parameters:
+    Args:
         memory_bytes: what each may allocate; None for `MEMORY_BYTES`.
         processes: how many there are at once.
     """
@@ -191,7 +191,7 @@ class DecoderPool:
     ) -> dict[str, Any]:
         """What a file holds. Blocks; run it in a thread.
 
-        Parameters:
+        Args:
             work: as what the file is opened.
             path: the file.
             limits: what decoding it may take.

@@ -46,7 +46,7 @@ _LASTING_CODES = frozenset(
 def is_lasting(error: BaseException) -> bool:
     """Whether the same call fails again: no permission, no such bucket, or an argument that cannot be right.
 
-    Parameters:
+    Args:
         error: what a storage raised.
     """
     return any(_is_lasting(each) for each in _chain(error))
@@ -55,7 +55,7 @@ def is_lasting(error: BaseException) -> bool:
 def is_full(error: BaseException) -> bool:
     """Whether a disk or a quota is full.
 
-    Parameters:
+    Args:
         error: what a storage raised.
     """
     return any(isinstance(each, OSError) and each.errno in FULL for each in _chain(error))
@@ -64,7 +64,7 @@ def is_full(error: BaseException) -> bool:
 def reason_of(error: BaseException) -> str:
     """An error of a storage in words: without signatures, which a storage's words may quote, and cut.
 
-    Parameters:
+    Args:
         error: what a storage raised.
     """
     return f"{type(error).__name__}: {excerpt(unsigned_text(str(error)), _SHOWN_CHARACTERS)}".rstrip(": ")
@@ -74,7 +74,7 @@ def reason_of(error: BaseException) -> str:
 def storing(paid: str | None = None) -> Iterator[None]:
     """Turn a storage's failure into an error of ours.
 
-    Parameters:
+    Args:
         paid: what this cost, in words, where no job is paid yet.
 
     Raises:
@@ -95,7 +95,7 @@ def storing(paid: str | None = None) -> Iterator[None]:
 def unwritable(error: Exception, what: str = "output") -> GenMediaError:
     """The error of an output that was probed before anything was sent.
 
-    Parameters:
+    Args:
         error: what the storage raised.
         what: the parameter that names the output.
 

@@ -22,7 +22,7 @@ class Storage(Protocol):
     def publish(self, staged: Path, name: str, beside: Mapping[str, bytes] = NOTHING) -> str:
         """Give a whole file its final name, at once or not at all.
 
-        Parameters:
+        Args:
             staged: the file, as `staging` gave it.
             name: its final name, in the folder.
             beside: small files that belong to it, by their names: they are there before it is.
@@ -86,7 +86,7 @@ class Storage(Protocol):
     def probe(self, name: str | None = None) -> None:
         """Write a small file into the folder and remove it again, and see whether the disk has room.
 
-        Parameters:
+        Args:
             name: the name that a file is to get in the folder; None if it is not known.
 
         Raises:

@@ -139,7 +139,7 @@ class LocalFolder:
 def check_space(folder: Path) -> None:
     """See that the disk of a folder has room for a file.
 
-    Parameters:
+    Args:
         folder: the folder.
 
     Raises:

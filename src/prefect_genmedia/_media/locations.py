@@ -46,7 +46,7 @@ _OTHER_MEDIA = frozenset(
 def split_output(output: str) -> tuple[str, str | None]:
     """An output's folder, and the name of its file; None for the name if it is a folder.
 
-    Parameters:
+    Args:
         output: a path or URL, without blanks around it.
     """
     if not output.lower().endswith(".mp4"):
@@ -58,7 +58,7 @@ def split_output(output: str) -> tuple[str, str | None]:
 def file_problem(output: str) -> str | None:
     """Why an output can neither be a folder nor the name of a result; None if it can be one.
 
-    Parameters:
+    Args:
         output: a path or URL, without blanks around it.
     """
     ending = Path(output).suffix.lower()
@@ -71,7 +71,7 @@ def file_problem(output: str) -> str | None:
 def name_problem(name: str) -> str | None:
     """Why a file name is too long for a file system; None if it is not.
 
-    Parameters:
+    Args:
         name: the name of a result.
     """
     size = len(name.encode("utf-8", "surrogatepass"))
@@ -84,7 +84,7 @@ def name_problem(name: str) -> str | None:
 def location_problem(location: str) -> str | None:
     """Why a path or URL can never be written to; None if nothing is known against it.
 
-    Parameters:
+    Args:
         location: a path, an fsspec URL, or several of them chained with `::`.
     """
     for part in location.split("::"):

@@ -16,7 +16,7 @@ _warned: set[str] = set()
 def public_url(uri: str, base_urls: Mapping[str, str]) -> str | None:
     """The http(s) URL of a file that lies in a public folder; None if no such folder holds it.
 
-    Parameters:
+    Args:
         uri: path or URL of the file.
         base_urls: the http(s) URL of each public folder, by the folder's path or URL. The innermost folder counts.
     """
@@ -32,7 +32,7 @@ def public_url(uri: str, base_urls: Mapping[str, str]) -> str | None:
 def checked_base(url: str) -> str | None:
     """The base of links without a slash at its end; None, with a warning once a process, if it cannot be one.
 
-    Parameters:
+    Args:
         url: what the settings say.
     """
     try:

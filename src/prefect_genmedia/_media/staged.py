@@ -30,7 +30,7 @@ class StagedDownload:
 
     Its methods block, except `receive`; `close` may be called twice, and must be called.
 
-    Parameters:
+    Args:
         storage: where it is staged.
         max_bytes: how large it may be.
     """

@@ -38,7 +38,7 @@ FILE_OF_OLD = re.compile(r"\.[0-9a-f]{32}\.part")
 def private_folder(parent: Path) -> Iterator[Path]:
     """A new folder that only this user can enter; it is removed afterwards.
 
-    Parameters:
+    Args:
         parent: where it is made: on the file system that its files are published on.
     """
     parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def _remove(folder: Path) -> None:
 def is_private(folder: Path) -> bool:
     """Whether a folder is one that `private_folder` makes.
 
-    Parameters:
+    Args:
         folder: the folder.
     """
     return folder.name.startswith(PREFIX) and folder.name.endswith(SUFFIX)
@@ -77,7 +77,7 @@ def temporary_folder() -> contextlib.AbstractContextManager[Path]:
 def remove_stale(parent: Path, now: float | None = None) -> int:
     """Remove what processes that are gone have left in a folder; never what a living process, of any machine, holds.
 
-    Parameters:
+    Args:
         parent: the folder.
         now: seconds since 1970.
 

@@ -106,7 +106,7 @@ class RemoteFolder:
 
     A bucket is never created: one that is missing is misspelled, or another account's.
 
-    Parameters:
+    Args:
         url: the folder.
         settings: what the file system is made with, beside fsspec's own configuration.
     """
@@ -191,7 +191,7 @@ class RemoteFolder:
     def signed_url(self, name: str, seconds: int) -> str | None:
         """A URL that opens a file for a while; None where the storage cannot sign. It must not be kept anywhere.
 
-        Parameters:
+        Args:
             name: the file's name in the folder.
             seconds: how long it is valid.
         """
@@ -291,7 +291,7 @@ def _ending_as(staged: Path, name: str) -> Iterator[Path]:
 class Target:
     """Where one job's file goes.
 
-    Parameters:
+    Args:
         storage: the folder.
         name: the file's name in it, if the user gave one.
         quarantine_bytes: how much quarantine may hold beside it.

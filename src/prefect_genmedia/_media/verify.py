@@ -47,7 +47,7 @@ class MediaFacts:
 class Recording:
     """What plays in an input.
 
-    Parameters:
+    Args:
         sound: whether there is sound in it.
         seconds: how long it plays; None where nothing does.
         is_silent: whether nothing is to be heard in its sound.
@@ -71,7 +71,7 @@ class Streams:
 def byte_limit(expected: MediaExpectation) -> int:
     """How many bytes a result may have: its seconds at a generous bit rate, and a floor.
 
-    Parameters:
+    Args:
         expected: what is known of it.
     """
     return min(int(_seconds_of(expected) * BYTES_PER_SECOND) + FLOOR_BYTES, MAX_BYTES)
@@ -80,7 +80,7 @@ def byte_limit(expected: MediaExpectation) -> int:
 def decode_limits(expected: MediaExpectation) -> DecodeLimits:
     """What verifying a result may take. A result that is somewhat longer than expected is decoded to say so.
 
-    Parameters:
+    Args:
         expected: what is known of it.
     """
     seconds = _seconds_of(expected)
@@ -107,7 +107,7 @@ def examine_video(
     "full" walks through its container, and decodes every frame and its sound. "structure" decodes the sound and key
     frames; where the walk cannot decide, such as about AV1, it does as "full". "none" believes what the file says.
 
-    Parameters:
+    Args:
         path: the file. It is opened as mp4 or mov and as nothing else, and opens no other file.
         expected: what is known of it; decides what decoding may take.
         decoding: lets another thread end it.
@@ -137,7 +137,7 @@ def examine_video(
 def frames_of(path: Path, count: int, width: int) -> list[bytes]:
     """Small pictures of a result from beginning to end, as JPEG, in a decoder process. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         path: the file. It is opened as mp4 or mov and as nothing else.
         count: how many.
         width: pixels of each; it is twice as high at most.
@@ -155,7 +155,7 @@ def frames_of(path: Path, count: int, width: int) -> list[bytes]:
 def examine_recording(path: Path) -> Recording | None:
     """What plays in an input, in a decoder process. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         path: the file. It is opened as a recording or video, and never as a playlist.
 
     Returns:
@@ -172,7 +172,7 @@ def examine_recording(path: Path) -> Recording | None:
 def examine_streams(path: Path) -> Streams | None:
     """What there is in an input that plays, without decoding it, in a decoder process. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         path: the file. It is opened as a recording or video, and never as a playlist.
 
     Returns:
@@ -187,7 +187,7 @@ def examine_streams(path: Path) -> Streams | None:
 def media_seconds(path: Path) -> float | None:
     """How long a recording or video plays, decoded rather than believed; None where nothing in it plays.
 
-    Parameters:
+    Args:
         path: the file.
     """
     recording = examine_recording(path)
@@ -197,7 +197,7 @@ def media_seconds(path: Path) -> float | None:
 def mismatches(facts: MediaFacts, expected: MediaExpectation) -> list[str]:
     """In what a file is not what was asked for, in words; empty if it is.
 
-    Parameters:
+    Args:
         facts: what the file is.
         expected: what it must be.
     """

@@ -28,7 +28,7 @@ MATERIALIZED = "prefect.asset.materialization.succeeded"
 def emit_assets(job: Job, made: bool = True) -> None:
     """Emit an asset event for each file of a delivered job, and make the files upstream of tasks that get the result.
 
-    Parameters:
+    Args:
         job: the delivered job.
         made: whether the files are new; for existing files nothing is emitted.
     """
@@ -51,7 +51,7 @@ def asset_key(uri: str) -> str:
 
     A path becomes `file://…`. Characters not allowed in keys become `_`; a digest of the URI makes such keys unique.
 
-    Parameters:
+    Args:
         uri: a path or URL.
 
     Returns:

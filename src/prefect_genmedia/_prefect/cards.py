@@ -54,7 +54,7 @@ CARD_POSTER_WIDTH = 320
 async def publish_result_card(job: Job, delivery: Delivery) -> None:
     """Show a delivered file on its run's page: four frames, a link to play it, facts, request and location.
 
-    Parameters:
+    Args:
         job: the file's job.
         delivery: the file.
     """
@@ -86,7 +86,7 @@ async def publish_detached_card(job: Job) -> None:
 async def publish_failure_card(error: GenMediaError, job: Job | None = None, rerun: Rerun | None = None) -> None:
     """Show on a failed run's page what happened, what was paid, and what to do next.
 
-    Parameters:
+    Args:
         error: the error of the run or of one of its tasks.
         job: the error's job, from the ledger.
         rerun: what a new request for the job's result does; None assumes that the job is the newest attempt.
@@ -176,7 +176,7 @@ def _same_request(job: Job, rerun: Rerun) -> str:
 def result_card(job: Job, delivery: Delivery, picture: str | None) -> str:
     """Returns the card's Markdown.
 
-    Parameters:
+    Args:
         job: the delivered job.
         delivery: its file.
         picture: four frames, or the poster frame, as a `data:` URI; None for no picture.

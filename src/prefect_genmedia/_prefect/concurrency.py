@@ -51,7 +51,7 @@ _EVENTS, _PAGES = 50, 10
 class Deadline:
     """The deadline of waiting for a slot. The wait begins with the first unsuccessful request.
 
-    Parameters:
+    Args:
         seconds: how long to wait.
         key: the flow run's input that stores when waiting began, so that the run's automatic retries keep the
             deadline; None for waiting within one process.
@@ -83,7 +83,7 @@ class Deadline:
     def is_over(self, served_at: float) -> bool:
         """Whether the time is over.
 
-        Parameters:
+        Args:
             served_at: when another waiter of this process last got a slot, in seconds since 1970. In a batch this
                 restarts the time: the rows share the slots, and the last row waits for all others.
         """
@@ -99,7 +99,7 @@ async def holding_limit(spec: JobSpec, credentials: ProviderCredentials | str) -
 
     A job that is already at its provider is awaited without a slot: its result may expire while others hold the slots.
 
-    Parameters:
+    Args:
         spec: the job.
         credentials: the provider's Block, or its name.
 
@@ -128,7 +128,7 @@ async def slot_of(limit: str, until: Deadline) -> AsyncIterator[None]:
     Prefect's own waiters ask again after up to a minute. Here the first waiter of a process asks every second, so a
     free slot is used at once; the other waiters queue behind it.
 
-    Parameters:
+    Args:
         limit: the limit's name.
         until: when waiting ends.
 
@@ -191,7 +191,7 @@ class Holders(NamedTuple):
 
     The server has no API for the holders, and loses the leases on a restart. Its events show which runs took a slot.
 
-    Parameters:
+    Args:
         limit: the limit's name.
         taken: the number of taken slots.
         slots: the number of all slots.
@@ -209,7 +209,7 @@ class Holders(NamedTuple):
     async def of(cls, name: str) -> Holders:
         """Determine the holders of a limit's slots.
 
-        Parameters:
+        Args:
             name: the limit's name.
         """
         async with get_client() as client:
@@ -307,7 +307,7 @@ _LINES: LoopShared[_Line] = LoopShared(_nothing_to_close)
 async def check_limit(name: str) -> None:
     """Check that a global concurrency limit exists.
 
-    Parameters:
+    Args:
         name: the limit's name.
 
     Raises:

@@ -49,7 +49,7 @@ async def _nothing() -> None:
 class Plan:
     """What a run is about to pay for.
 
-    Parameters:
+    Args:
         title: its name for display.
         due: the costs that would be sent now.
         text: the plan in Markdown, for the form.
@@ -78,7 +78,7 @@ class Confirmation(RunInput):
 def confirm_limit(given: Decimal | float | None) -> Decimal | None:
     """Returns the threshold above which a person must confirm: the run's, or the setting's; None for no confirmation.
 
-    Parameters:
+    Args:
         given: the run's threshold in CNY; None uses the setting's.
 
     Raises:
@@ -93,7 +93,7 @@ async def confirm(plan: Plan, above: Decimal | None) -> None:
     A run of a deployment suspends, which frees its process; after the answer it starts from its beginning. Any other
     run pauses. Call it in a flow. Outside of flows nobody is asked, and `submit_once` refuses the job instead.
 
-    Parameters:
+    Args:
         plan: the plan.
         above: the threshold above which confirmation is required; None for no confirmation.
 
@@ -211,7 +211,7 @@ def _description(question: Question, plan: Plan) -> str:
 async def answer(ledger: Ledger, question: Question, decision: str, by: str, up_to: Decimal | None = None) -> None:
     """Answer a question on behalf of a person: resume its run with the completed form.
 
-    Parameters:
+    Args:
         ledger: where questions are recorded.
         question: the question.
         decision: `approve` or `reject`.

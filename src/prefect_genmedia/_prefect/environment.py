@@ -70,7 +70,7 @@ def _container() -> str | None:
 def named_output(output: str | None, settings: GenMediaSettings) -> dict[str, str]:
     """Returns a run's output, by the name of the parameter or setting that defines it.
 
-    Parameters:
+    Args:
         output: the run's output; None uses the setting.
         settings: the settings.
     """
@@ -80,7 +80,7 @@ def named_output(output: str | None, settings: GenMediaSettings) -> dict[str, st
 async def resolved_output(output: str | None, settings: GenMediaSettings) -> str:
     """Returns a run's output as a path or URL with the same meaning in any process.
 
-    Parameters:
+    Args:
         output: the run's output; None uses the setting.
         settings: the settings.
 
@@ -94,7 +94,7 @@ async def resolved_output(output: str | None, settings: GenMediaSettings) -> str
 async def lasting_output(output: str | None, settings: GenMediaSettings) -> str | None:
     """Returns a job's output as a path or URL with the same meaning in any process; None for the setting's output.
 
-    Parameters:
+    Args:
         output: the run's output; None uses the setting.
         settings: the settings.
 
@@ -110,7 +110,7 @@ async def refuse_relative(places: Mapping[str, str | None]) -> None:
 
     Runs of `.serve()` and plain scripts have no work pool and keep their folder.
 
-    Parameters:
+    Args:
         places: paths and URLs, by the name of the parameter or setting; None is ignored.
 
     Raises:

@@ -43,7 +43,7 @@ def run_form(*, hidden: tuple[str, ...] = (), **titles: str) -> Callable[[Functi
     None was formerly the default of many parameters, and is stored in schedules and in runs that are repeated. It means
     the default; the form's schema does not show it. Apply this below `@flow`, which reads the function's signature.
 
-    Parameters:
+    Args:
         hidden: parameters that users never set; the form omits them.
         **titles: titles of parameters; the default is the one in `TITLES`, or the words of the parameter's name.
     """
@@ -63,7 +63,7 @@ def run_form(*, hidden: tuple[str, ...] = (), **titles: str) -> Callable[[Functi
 def limit(value: float) -> float | None:
     """Converts a limit for the tasks: `NO_LIMIT` becomes None.
 
-    Parameters:
+    Args:
         value: the parameter's value.
     """
     return None if value == NO_LIMIT else value
@@ -74,7 +74,7 @@ def plain_parameters(flow: Flow[..., Any], given: Mapping[str, Any]) -> dict[str
 
     The flow accepts None, but a server that enforces the form's schema refuses to start a run with it.
 
-    Parameters:
+    Args:
         flow: the flow.
         given: the parameters.
     """

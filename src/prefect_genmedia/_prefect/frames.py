@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 async def strip_of(delivery: Delivery) -> str | None:
     """Returns pictures from the beginning to the end of a delivered video, side by side; None if that fails.
 
-    Parameters:
+    Args:
         delivery: the verified file.
     """
     if delivery.bytes > STRIP_BYTES:
@@ -56,7 +56,7 @@ async def strip_of(delivery: Delivery) -> str | None:
 def strip(frames: Sequence[bytes]) -> str | None:
     """Returns pictures side by side as one `data:` URI; None for no pictures.
 
-    Parameters:
+    Args:
         frames: JPEG files.
     """
     if not frames:
@@ -79,7 +79,7 @@ def strip(frames: Sequence[bytes]) -> str | None:
 def thumbnail(content: bytes, width: int, height: int = 0) -> str | None:
     """Returns a picture as a small `data:` URI; None if it cannot be read.
 
-    Parameters:
+    Args:
         content: the picture's file.
         width: maximum width in pixels.
         height: maximum height in pixels; 0 for twice the width.

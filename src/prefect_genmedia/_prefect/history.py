@@ -37,7 +37,7 @@ class SuspensionCheck:
 
     Prefect itself checks only before the next task, but a submission may wait for minutes inside one.
 
-    Parameters:
+    Args:
         run_ids: the run, and its root run.
     """
 
@@ -95,7 +95,7 @@ async def cancelled_with_run(run_ids: Sequence[str]) -> AsyncIterator[None]:
     Prefect cancels tasks of the main thread. Tasks started with `.submit` or `.map`, which all tasks of synchronous
     flows are, run in threads that get no signal before they are killed.
 
-    Parameters:
+    Args:
         run_ids: the run, and its root run.
     """
     waiting = asyncio.current_task()
@@ -124,7 +124,7 @@ async def restarted_by_person_at(run_id: str) -> float | None:
     Automatic retries do not end the run first. A crashed run may be restarted by an automation or by `reconcile_jobs`;
     there only the state that Prefect's UI and command line set counts.
 
-    Parameters:
+    Args:
         run_id: the run.
     """
     async with get_client() as client:

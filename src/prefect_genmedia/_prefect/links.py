@@ -19,7 +19,7 @@ POSTER = "poster"
 def watch_url(uri: str | None, job_key: str | None, number: int = 1) -> str | None:
     """Returns the link to a delivered video; None if the settings have no address for it.
 
-    Parameters:
+    Args:
         uri: path or URL of the file; None for no file.
         job_key: its job in the ledger.
         number: which of the job's files, from 1.
@@ -30,7 +30,7 @@ def watch_url(uri: str | None, job_key: str | None, number: int = 1) -> str | No
 def poster_url(uri: str | None, job_key: str | None) -> str | None:
     """Returns the link to a poster frame; see `watch_url`.
 
-    Parameters:
+    Args:
         uri: path or URL of the poster frame; None for none.
         job_key: its job in the ledger.
     """
@@ -40,7 +40,7 @@ def poster_url(uri: str | None, job_key: str | None) -> str | None:
 def watch_urls(delivery: Delivery) -> list[str]:
     """Returns the links to all files of a job that have one.
 
-    Parameters:
+    Args:
         delivery: the job's first file, with the others.
     """
     files = (delivery, *delivery.others)
@@ -51,7 +51,7 @@ def watch_urls(delivery: Delivery) -> list[str]:
 def public_link(uri: str) -> str | None:
     """Returns the public URL of a file in a folder of the setting `public_base_url`; None if it has none.
 
-    Parameters:
+    Args:
         uri: path or URL of the file.
     """
     base = current_settings().public_base_url

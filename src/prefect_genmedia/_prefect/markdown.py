@@ -40,7 +40,7 @@ _KEPT_IN_URLS = "/:?#@!$&=+,%~"
 def clean(text: Any) -> str:
     """Returns the text on one line, without control, bidirectional and hidden characters.
 
-    Parameters:
+    Args:
         text: the text to show; the items of a list are joined by commas.
     """
     joined = ", ".join(map(str, text)) if isinstance(text, list | tuple) else str(text)
@@ -52,7 +52,7 @@ def escape(text: Any) -> str:
 
     Addresses become code: otherwise the UI turns them into links, even if all their characters are escaped.
 
-    Parameters:
+    Args:
         text: the text to show.
     """
     return _LINE_START.sub(r"\1\\", _inline(clean(text)))
@@ -61,7 +61,7 @@ def escape(text: Any) -> str:
 def code(text: Any) -> str:
     """Returns Markdown that shows the cleaned text as code, or as plain text if a code span cannot contain it.
 
-    Parameters:
+    Args:
         text: the text to show.
     """
     cleaned = clean(text)
@@ -72,7 +72,7 @@ def code(text: Any) -> str:
 def prose(text: str) -> str:
     """As `escape`, but text between two backticks is shown as code: messages of this package contain commands.
 
-    Parameters:
+    Args:
         text: the text to show; a value in it can at most be shown as code.
     """
     parts = _CODE.split(clean(text))
@@ -83,7 +83,7 @@ def prose(text: str) -> str:
 def link(uri: str) -> str:
     """Returns Markdown that links to a file if a browser may open it, and otherwise shows its path or URL as code.
 
-    Parameters:
+    Args:
         uri: a path or URL; only http and https URLs without user and password become links.
     """
     target = _link_target(uri)
@@ -93,7 +93,7 @@ def link(uri: str) -> str:
 def linked(text: str, url: str) -> str:
     """Returns Markdown that links a text to a URL; only the text if the URL cannot be a link.
 
-    Parameters:
+    Args:
         text: the text to show.
         url: an http or https URL.
     """
@@ -104,7 +104,7 @@ def linked(text: str, url: str) -> str:
 def link_cell(url: str) -> Cell:
     """Returns a table artifact's value for a URL of this package: a link in the UI that renders cells as Markdown.
 
-    Parameters:
+    Args:
         url: an http or https URL; anything else is shown unchanged.
     """
     return url if _link_target(url) == url and not set(url) & _MARKS else cell(url)
@@ -113,7 +113,7 @@ def link_cell(url: str) -> Cell:
 def bullets(texts: Iterable[str]) -> list[str]:
     """Returns the lines of a Markdown list.
 
-    Parameters:
+    Args:
         texts: the texts to show.
     """
     return [f"- {escape(text)}" for text in texts]
@@ -122,7 +122,7 @@ def bullets(texts: Iterable[str]) -> list[str]:
 def cell(text: str) -> Cell:
     """Returns a table artifact's value that shows the cleaned text.
 
-    Parameters:
+    Args:
         text: the text to show.
     """
     return verbatim(clean(text))
@@ -134,7 +134,7 @@ def verbatim(text: str) -> Cell:
     One of Prefect's two UIs renders cells as Markdown, and the other shows them unchanged, so no escaped text is right
     in both. Text that could be taken for Markdown is put into a list, which neither UI interprets.
 
-    Parameters:
+    Args:
         text: the text to show.
     """
     return text if text in (escape(text), prose(text)) else [text]
@@ -143,7 +143,7 @@ def verbatim(text: str) -> Cell:
 def read_cell(value: Cell) -> str:
     """Returns the text in a table artifact's value.
 
-    Parameters:
+    Args:
         value: a value from `cell` or `verbatim`.
     """
     return value if isinstance(value, str) else value[0]

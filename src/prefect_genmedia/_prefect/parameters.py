@@ -42,7 +42,7 @@ async def refuse_base64() -> None:
 def base64_places(value: Any, place: str = "") -> Iterator[str]:
     """Yields the paths of all files that are in a value as base64 text.
 
-    Parameters:
+    Args:
         value: any value, such as a run's parameters.
         place: the path of the value itself.
     """

@@ -46,7 +46,7 @@ PATIENCE_SECONDS = 5.0
 class Gauge:
     """A job's progress: the provider's percentage, or else the elapsed share of the typical duration.
 
-    Parameters:
+    Args:
         clock: the time source.
     """
 
@@ -61,7 +61,7 @@ class Gauge:
     def expect(self, job: Job, elapsed: float, typical: float | None) -> None:
         """Set the expectation: such jobs usually take `typical` seconds, of which `elapsed` have passed.
 
-        Parameters:
+        Args:
             job: the job that is waited for.
             elapsed: seconds since it was accepted.
             typical: seconds that such a job usually takes; None if not known yet.
@@ -74,7 +74,7 @@ class Gauge:
     def update(self, word: str, percent: float | None) -> None:
         """Set what the provider reports about the job.
 
-        Parameters:
+        Args:
             word: the provider's status word.
             percent: the progress from 0 to 100; None if the provider does not report it.
         """
@@ -112,7 +112,7 @@ class PageBar:
     async def show(self, job: Job, percent: float | None, words: str) -> None:
         """Update the bar if the change is noticeable.
 
-        Parameters:
+        Args:
             job: the job that is waited for.
             percent: the progress from 0 to 100; None is shown as 0.
             words: the text beside the bar.
@@ -130,7 +130,7 @@ class PageBar:
     async def end(self, job: Job, percent: float | None, words: str) -> None:
         """Show how the wait ended, if there is a bar.
 
-        Parameters:
+        Args:
             job: the job that was waited for.
             percent: the progress from 0 to 100; None leaves the bar unchanged.
             words: how the wait ended.

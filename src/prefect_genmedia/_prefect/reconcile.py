@@ -58,7 +58,7 @@ SERVER_SECONDS = 10.0
 class RoundReport:
     """The result of a round.
 
-    Parameters:
+    Args:
         findings: what was found and done, one entry per job.
         at_work: another running round; this round then did nothing.
         runs: one line per flow run that was resumed or restarted.
@@ -77,7 +77,7 @@ class RoundReport:
 async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
     """Deliver the jobs whose runs have ended, nearest expiry first, and list those that need a person.
 
-    Parameters:
+    Args:
         credentials: names of credentials Blocks, of any provider; a job is taken over with the Block of its account.
 
     Returns:
@@ -89,7 +89,7 @@ async def reconcile_all(credentials: Sequence[str]) -> list[Finding]:
 def scope_of(credentials: Sequence[str]) -> str:
     """Returns the scope of a round: two rounds of the same scope must not run concurrently.
 
-    Parameters:
+    Args:
         credentials: names of credentials Blocks.
     """
     return ",".join(sorted(set(credentials)))
@@ -98,7 +98,7 @@ def scope_of(credentials: Sequence[str]) -> str:
 async def run_round(blocks: Sequence[ProviderCredentials], scope: str, *, server: bool = True) -> RoundReport:
     """Run one round, unless another one of the same scope is running. The ledger records its start and success.
 
-    Parameters:
+    Args:
         blocks: the available credentials; a job is taken over with those of its account.
         scope: see `scope_of`.
         server: whether a Prefect server is available; without one, only the ledger is reconciled.
@@ -123,7 +123,7 @@ async def run_round(blocks: Sequence[ProviderCredentials], scope: str, *, server
 async def emit_reconcile_event(what: str, ledger: Ledger, **payload: Any) -> None:
     """Emit `genmedia.reconcile.…` with the ledger as its resource, for automations.
 
-    Parameters:
+    Args:
         what: the last part of the event's name.
         ledger: the ledger.
         **payload: further facts of the event.
@@ -136,7 +136,7 @@ async def emit_reconcile_event(what: str, ledger: Ledger, **payload: Any) -> Non
 async def emit_overdue(ledger: Ledger, health: Health) -> None:
     """Emit `genmedia.reconcile.overdue`, after which the automation on reconcile waits for a success.
 
-    Parameters:
+    Args:
         ledger: the ledger.
         health: the health of reconcile.
     """
@@ -282,7 +282,7 @@ async def _reconcile_plugins() -> None:
 async def stored_blocks(names: Sequence[str]) -> list[ProviderCredentials]:
     """Returns the stored credentials Blocks with these names, of every provider.
 
-    Parameters:
+    Args:
         names: their names.
     """
     found: list[ProviderCredentials] = []

@@ -55,7 +55,7 @@ async def restart_unbegun() -> list[str]:
 def may_restart(history: Sequence[State[Any]]) -> bool:
     """Whether a run's last state is its first crash, and it has never run.
 
-    Parameters:
+    Args:
         history: all states that it had.
     """
     kinds = [state.type for state in sorted(history, key=lambda state: state.timestamp)]

@@ -47,7 +47,7 @@ def retry_if_safe(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
 
     A plain function, because Prefect does not accept callable objects or partials here.
 
-    Parameters:
+    Args:
         task: the task that failed.
         run: its run.
         state: its failed state.
@@ -72,7 +72,7 @@ async def explained() -> AsyncIterator[None]:
 async def is_retried(error: GenMediaError) -> bool:
     """Whether Prefect retries the current task after this error, according to the task's actual options.
 
-    Parameters:
+    Args:
         error: the error that the task is about to raise.
     """
     context, flow_context = TaskRunContext.get(), FlowRunContext.get()
@@ -93,7 +93,7 @@ async def is_retried(error: GenMediaError) -> bool:
 async def recorded_job(key: str | None) -> Job | None:
     """Read a job for display: None if the ledger does not have it or cannot be read.
 
-    Parameters:
+    Args:
         key: the job's key; None for no job.
     """
     job, _ = await _recorded(key)
@@ -176,7 +176,7 @@ def run_name(verb: str, parameter: str) -> Callable[..., str]:
     A callback with an argument `parameters` gets resolved values from Prefect. `prefect.runtime` has unresolved futures
     that were passed to `.submit` and `.map`.
 
-    Parameters:
+    Args:
         verb: what the task does.
         parameter: name of the task's parameter; a job, a request or text.
     """
@@ -196,7 +196,7 @@ def run_name(verb: str, parameter: str) -> Callable[..., str]:
 def emit_job_event(what: str, job: Job, **payload: Any) -> None:
     """Emit `genmedia.job.…` with the job as its resource, for automations.
 
-    Parameters:
+    Args:
         what: the last part of the event's name.
         job: the job.
         **payload: further facts of the event; no secrets.
@@ -219,7 +219,7 @@ def emit_job_event(what: str, job: Job, **payload: Any) -> None:
 def emit_budget_event(what: str, facts: Facts) -> None:
     """Log that a limit is nearly reached or would be exceeded, and emit `genmedia.budget.…` for automations.
 
-    Parameters:
+    Args:
         what: `warning` or `reached`.
         facts: the limit, what is spent and reserved, and when the period ends.
     """
@@ -294,7 +294,7 @@ class RunListener:
 class RunHooks(JobHooks):
     """Reports jobs in the run's log and as Prefect events.
 
-    Parameters:
+    Args:
         progress: the listener for a job's progress; None logs it.
     """
 

@@ -46,7 +46,7 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Open an account's client and the ledger, according to the settings, for the running flow or task.
 
-    Parameters:
+    Args:
         provider: the provider's name.
         credentials: the provider's Block, or its name.
         hooks: receives reports about the jobs; None for logs and events of the run.
@@ -67,7 +67,7 @@ async def open_session_of(
 ) -> AsyncIterator[tuple[Session, Job]]:
     """Open the session of a job's account; yields the session and the job's current state from the ledger.
 
-    Parameters:
+    Args:
         job: the job, its key, or its provider id.
         credentials: the provider's Block, or its name.
         hooks: receives reports about the job; None for logs and events of the run.
@@ -94,7 +94,7 @@ async def session_of(
 ) -> Session:
     """Returns a session from an open client and ledger.
 
-    Parameters:
+    Args:
         block: the account's Block.
         client: its client.
         ledger: the ledger.
@@ -144,7 +144,7 @@ def publication_of(settings: GenMediaSettings) -> Publication:
 def caps_of(block: ProviderCredentials) -> Caps:
     """Returns a Block's caps; a Block of another package may not have these fields.
 
-    Parameters:
+    Args:
         block: the Block.
     """
     day, month = getattr(block, "max_cost_per_day", None), getattr(block, "max_cost_per_month", None)
@@ -160,7 +160,7 @@ def caps_of(block: ProviderCredentials) -> Caps:
 def prices_of(settings: GenMediaSettings) -> PriceTable:
     """Returns the estimated prices: the providers' list prices, overridden by the user's prices.
 
-    Parameters:
+    Args:
         settings: the settings.
     """
     return price_table(list_prices(), settings.prices)
@@ -169,7 +169,7 @@ def prices_of(settings: GenMediaSettings) -> PriceTable:
 def poll_policy(settings: GenMediaSettings) -> PollPolicy:
     """Returns how often jobs are polled, according to the settings.
 
-    Parameters:
+    Args:
         settings: the settings.
     """
     return PollPolicy(
@@ -188,7 +188,7 @@ def _callback_url(settings: GenMediaSettings, job: Job) -> str | None:
 async def pause(ledger: Ledger, account: str, reason: str = "") -> AccountRecord:
     """Pause an account and emit `genmedia.account.paused`; see `pause_account`.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: its id or one of its names.
         reason: why.
@@ -201,7 +201,7 @@ async def pause(ledger: Ledger, account: str, reason: str = "") -> AccountRecord
 async def resume(ledger: Ledger, account: str) -> AccountRecord:
     """Resume an account and emit `genmedia.account.resumed`; see `resume_account`.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         account: its id or one of its names.
     """
@@ -239,7 +239,7 @@ else:
 def stored_clients(ledger: Ledger, names: Sequence[str] = ()) -> ClientFor:
     """Opens the client of a job's account with a stored Block that has one of the account's keys.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         names: names of credentials Blocks; empty for every stored one of the job's provider.
     """
@@ -263,7 +263,7 @@ async def client_of(
 ) -> AsyncIterator[ProviderClient | None]:
     """Open the client of the account that pays for a job; yields None if no Block has one of the account's keys.
 
-    Parameters:
+    Args:
         ledger: where accounts are recorded.
         job: the job.
         blocks: credentials, of any provider.
@@ -293,7 +293,7 @@ async def _block_names(provider: str) -> list[str]:
 async def load_credentials(provider: str, credentials: ProviderCredentials | str) -> ProviderCredentials:
     """Returns the Block; loads it if only its name is given.
 
-    Parameters:
+    Args:
         provider: the provider that it must belong to.
         credentials: a Block, or the name of a stored one.
 

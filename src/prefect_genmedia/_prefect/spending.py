@@ -56,7 +56,7 @@ class SpendReport(BaseModel):
 async def make_report(by: SpendBy, zone: str) -> SpendReport:
     """Read the month's spending so far, publish a chart, and emit an event for each monthly cap that is nearly reached.
 
-    Parameters:
+    Args:
         by: what the chart's bars are grouped by.
         zone: the time zone in which the month and its days begin. Caps have their own time zones.
 
@@ -93,7 +93,7 @@ async def _warned(ledger: Ledger, caps: Sequence[CapLine]) -> list[str]:
 def summary(report: SpendReport) -> str:
     """Returns the report in one sentence.
 
-    Parameters:
+    Args:
         report: the report.
     """
     sums = ", ".join(shown_amount(total.cost, total.currency) for total in report.totals) or "nothing"
@@ -103,7 +103,7 @@ def summary(report: SpendReport) -> str:
 def chart(report: SpendReport) -> str:
     """Returns the report as Markdown. Charts are text, which every version of the UI can show.
 
-    Parameters:
+    Args:
         report: the report.
     """
     lines = [f"# Spend since {report.since[:10]}", ""]

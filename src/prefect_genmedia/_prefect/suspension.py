@@ -36,7 +36,7 @@ def pause_key(job: Job) -> str:
 async def check_can_suspend(**asked: bool) -> None:
     """Check that a run that will suspend can do so; call it in a flow, before anything is sent.
 
-    Parameters:
+    Args:
         **asked: whether each of the flow's suspending parameters is set, by name.
 
     Raises:
@@ -132,7 +132,7 @@ async def wake_sleepers(ledger: Ledger) -> list[str]:
     A job records only the run that last took it over. Another run may be suspended after joining the same job, or a run
     was not resumed because the server did not answer.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded; runs suspended for jobs of other ledgers are not resumed.
 
     Returns:
@@ -149,7 +149,7 @@ async def wake_sleepers(ledger: Ledger) -> list[str]:
 async def sleeping_runs(pause: str) -> list[FlowRun]:
     """Returns the runs that are suspended for one reason.
 
-    Parameters:
+    Args:
         pause: the prefix of their suspension's key.
     """
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
@@ -173,7 +173,7 @@ async def resume_run_of(job: Job) -> Resumed:
 async def resumed(run_id: UUID, answer: dict[str, str] | None = None) -> bool:
     """Resume a run; returns False if it was resumed already, or it is too late.
 
-    Parameters:
+    Args:
         run_id: the run.
         answer: the values of its form, if it waits for one.
     """

@@ -45,7 +45,7 @@ def run_where_called(coroutine: Coroutine[Any, Any, T]) -> T:
 
     Prefect's own Blocks do the same for methods with an asynchronous twin. The annotation is the result's type.
 
-    Parameters:
+    Args:
         coroutine: the coroutine to run.
     """
     if is_loop_running() and is_run_async() is not False:
@@ -60,7 +60,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     and never in the middle of a step. The coroutine is then cancelled and has `FAREWELL_SECONDS` to clean up, and the
     signal's exception propagates.
 
-    Parameters:
+    Args:
         coroutine: the coroutine to run.
     """
     work = _Work(coroutine)

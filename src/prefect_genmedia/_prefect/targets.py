@@ -43,7 +43,7 @@ _logger = logging.getLogger(__name__)
 async def target_of(output: str, what: str = "The output") -> Target:
     """Read an output: a path, an fsspec URL, or `block://SLUG/NAME[/folder]` for a stored filesystem Block.
 
-    Parameters:
+    Args:
         output: the path or URL.
         what: what it is, for errors about the Block.
 
@@ -156,7 +156,7 @@ class BlockFolder:
     def signed_url(self, name: str, seconds: int) -> str | None:
         """Returns a signed URL of a file in a bucket; None for other Blocks.
 
-        Parameters:
+        Args:
             name: the file's name in the folder.
             seconds: how long it is valid.
         """
@@ -231,7 +231,7 @@ def _bucket_folder(block: WritableFileSystem, folder: str) -> RemoteFolder | Non
 def _remove(block: Any, written: str) -> None:
     """Remove a file of a Block, if its type supports that.
 
-    Parameters:
+    Args:
         block: a filesystem Block.
         written: the return value of its `write_path`.
     """

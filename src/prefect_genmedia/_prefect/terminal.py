@@ -27,7 +27,7 @@ class Bar(Protocol):
     def show(self, percent: float | None, words: str) -> None:
         """Update the line.
 
-        Parameters:
+        Args:
             percent: the progress from 0 to 100; None if not known.
             words: the text beside the bar.
         """
@@ -88,7 +88,7 @@ def terminal_bar(words: str) -> Iterator[Bar]:
     The console that prints the log draws it, so that log lines stay intact and appear above it. It is removed when the
     block ends. There is no bar with `TERM=dumb`, in a pipe, in a worker or in a test.
 
-    Parameters:
+    Args:
         words: its initial text.
     """
     console = log_console()

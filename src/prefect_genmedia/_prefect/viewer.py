@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 def viewer_app(ledger_url: str) -> Starlette:
     """Returns the viewer as an ASGI application, to serve or to mount.
 
-    Parameters:
+    Args:
         ledger_url: the ledger that has the location of each job's files.
     """
 

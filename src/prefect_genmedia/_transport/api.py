@@ -62,7 +62,7 @@ class Gates:
 class ApiClient:
     """Talks to one account's API; made and closed inside one event loop.
 
-    Parameters:
+    Args:
         base_url: the API's root, without a trailing slash.
         auth: puts the credential on each request.
         redactor: knows the credential, to keep it out of every error.
@@ -111,7 +111,7 @@ class ApiClient:
     ) -> httpx.Response:
         """GET `path` below the base URL and read the whole answer, whatever its status.
 
-        Parameters:
+        Args:
             path: what follows the base URL.
             params: the query.
             headers: headers of this call alone.
@@ -125,7 +125,7 @@ class ApiClient:
     async def post(self, path: str, body: Mapping[str, Any]) -> httpx.Response:
         """POST a JSON `body` that costs nothing to repeat.
 
-        Parameters:
+        Args:
             path: what follows the base URL.
             body: what is sent, as JSON.
 
@@ -138,7 +138,7 @@ class ApiClient:
     def absolute(self, url: str) -> str:
         """A URL that an answer names, which may be relative to the API's root.
 
-        Parameters:
+        Args:
             url: the URL.
         """
         try:
@@ -166,7 +166,7 @@ class ApiClient:
         Call it inside `turn()`: it does not wait for a place itself, so that whoever writes down "sending" just before
         it really is about to send.
 
-        Parameters:
+        Args:
             path: what follows the base URL.
             body: what is sent, as JSON; with `files`, as the fields of a form.
             files: the form's parts, by name: file name, content and media type; None for JSON. An empty mapping sends
@@ -281,7 +281,7 @@ def no_cookies() -> CookieJar:
 async def read_body(response: httpx.Response, what: str, redactor: Redactor) -> httpx.Response:
     """Read the whole body of a streamed answer within `API_SECONDS`; returns the answer with it.
 
-    Parameters:
+    Args:
         response: an answer whose body is not read yet.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -317,7 +317,7 @@ def network_failure(error: Exception, what: str, redactor: Redactor) -> Provider
     Nothing was sent where no connection came about (refused, DNS, TLS, connect or pool timeout); after that nobody
     can know.
 
-    Parameters:
+    Args:
         error: what httpx raised.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.

@@ -26,7 +26,7 @@ _CHARSETS = frozenset({"utf-8", "ascii", "iso8859-1", "cp1252", "gbk", "gb2312",
 class BodyBounds:
     """How long a body may take.
 
-    Parameters:
+    Args:
         seconds: the longest the whole body may take.
         window: seconds over which the rate is measured; no piece may take longer either.
         min_rate: bytes per second, on average over each window.
@@ -48,7 +48,7 @@ class UnreadableBody(Exception):
 class BodyDecoder:
     """Undoes a body's Content-Encoding, in pieces of bounded size.
 
-    Parameters:
+    Args:
         coding: the header's value; empty for none.
 
     Raises:
@@ -66,7 +66,7 @@ class BodyDecoder:
     def decode(self, data: bytes) -> Iterator[bytes]:
         """What these bytes decode to, in pieces of one MiB at most.
 
-        Parameters:
+        Args:
             data: the next bytes of the body.
 
         Raises:
@@ -111,7 +111,7 @@ class BodyDecoder:
 def decoder_of(response: httpx.Response) -> BodyDecoder:
     """The decoder for a body's Content-Encoding.
 
-    Parameters:
+    Args:
         response: an answer whose body is not read yet.
 
     Raises:
@@ -124,7 +124,7 @@ def decoder_of(response: httpx.Response) -> BodyDecoder:
 async def wire_pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
     """The body as it arrives, still encoded.
 
-    Parameters:
+    Args:
         response: an answer whose body is not read yet.
     """
     if response.is_stream_consumed:
@@ -137,7 +137,7 @@ async def wire_pieces(response: httpx.Response) -> AsyncGenerator[bytes, None]:
 async def read_answer(response: httpx.Response, max_bytes: int = MAX_ANSWER_BYTES) -> httpx.Response:
     """Read the whole body of a streamed answer, and return the answer with it.
 
-    Parameters:
+    Args:
         response: an answer whose body is not read yet.
         max_bytes: the largest body that is read, before and after decoding.
 

@@ -41,7 +41,7 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 async def system_resolver(host: str, port: int) -> list[str]:
     """Ask the operating system for the addresses of `host`.
 
-    Parameters:
+    Args:
         host: its name.
         port: the port that will be asked.
     """
@@ -54,7 +54,7 @@ async def system_resolver(host: str, port: int) -> list[str]:
 class FetchRules:
     """What a fetch may do.
 
-    Parameters:
+    Args:
         trusted_origins: scheme, host and port of servers that may have private addresses: the API's own (a gateway, or
             the simulator).
         allow_private: allow private addresses everywhere.
@@ -75,7 +75,7 @@ class FetchRules:
     def beside(cls, base_url: str, allow_private: bool, transport: httpx.AsyncBaseTransport | None) -> Self:
         """The rules of an account whose API is at `base_url`: that very server may have a private address.
 
-        Parameters:
+        Args:
             base_url: where the account's API is.
             allow_private: whether every other server may have a private address, too.
             transport: stands in for the network in tests; None is the network.
@@ -91,7 +91,7 @@ class FetchRules:
 async def fetch(url: str, rules: FetchRules) -> AsyncIterator[httpx.Response]:
     """GET a public URL and hand the answer over before its body is read.
 
-    Parameters:
+    Args:
         url: an http(s) URL.
         rules: which hosts may be asked, and how.
 
@@ -123,7 +123,7 @@ async def fetch(url: str, rules: FetchRules) -> AsyncIterator[httpx.Response]:
 async def body_of(response: httpx.Response, what: str, bounds: BodyBounds | None = None) -> AsyncIterator[bytes]:
     """The answer's body, piece by piece, within bounds of time; the caller bounds its size.
 
-    Parameters:
+    Args:
         response: an answer whose body is not read yet.
         what: the download, as errors name it.
         bounds: how long it may take; None for `DOWNLOAD_BOUNDS`.
@@ -193,7 +193,7 @@ async def _follow(client: httpx.AsyncClient, url: str, rules: FetchRules, routes
 class _Target:
     """A URL whose host may be asked by what is known of its name.
 
-    Parameters:
+    Args:
         url: the URL.
         shown: the URL without what signs it.
         host: its host, in ASCII.

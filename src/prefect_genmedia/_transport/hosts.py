@@ -58,7 +58,7 @@ class Origin(NamedTuple):
     def of(cls, url: str | httpx.URL) -> Origin:
         """The origin of a URL; a port that is not named is the scheme's own.
 
-        Parameters:
+        Args:
             url: an http(s) URL.
 
         Raises:
@@ -73,7 +73,7 @@ def refusal_of_host(host: str) -> str | None:
 
     A proxy resolves names by itself, so that what is known of a name alone must be decided here.
 
-    Parameters:
+    Args:
         host: in ASCII and lower case, without brackets.
     """
     if ":" in host or is_address(host):
@@ -92,7 +92,7 @@ def refusal_of_host(host: str) -> str | None:
 def is_address(host: str) -> bool:
     """Whether a host is an IP address in its usual form.
 
-    Parameters:
+    Args:
         host: a URL's host, without brackets.
     """
     try:
@@ -105,7 +105,7 @@ def is_address(host: str) -> bool:
 def is_fake_ip(address: str) -> bool:
     """Whether an address is one that fake-IP resolvers give: it stands for the name that it was the answer to.
 
-    Parameters:
+    Args:
         address: an IP address that DNS has answered; a URL that holds such an address is not allowed.
     """
     try:
@@ -117,7 +117,7 @@ def is_fake_ip(address: str) -> bool:
 def candidates(addresses: Sequence[str], is_free: bool = False) -> list[str]:
     """Which of a name's addresses are connected to, in the order in which they are tried: the families take turns.
 
-    Parameters:
+    Args:
         addresses: all that DNS has answered.
         is_free: whether private addresses are allowed.
 
@@ -138,7 +138,7 @@ def candidates(addresses: Sequence[str], is_free: bool = False) -> list[str]:
 def is_public(address: str) -> bool:
     """Whether an IP address leads to the internet, and not to this machine, its network, or a way into one.
 
-    Parameters:
+    Args:
         address: an IPv4 or IPv6 address. One with a zone is of this machine's links.
     """
     try:

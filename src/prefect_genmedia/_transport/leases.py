@@ -26,7 +26,7 @@ class _Shared(Generic[Resource]):
 class LoopShared(Generic[Resource]):
     """A family of resources, one for each event loop and key.
 
-    Parameters:
+    Args:
         close: awaited with a resource when its last user has left.
     """
 

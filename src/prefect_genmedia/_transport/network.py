@@ -45,7 +45,7 @@ class Routes:
     names (with all names below them), `*.names`, addresses, networks such as `10.0.0.0/8`, each also with a port, and
     `*` for all.
 
-    Parameters:
+    Args:
         proxies: URLs of proxies by the scheme of what is asked for: `http`, `https` and `all`.
         bypassed: the entries of `NO_PROXY`.
     """
@@ -63,7 +63,7 @@ class Routes:
     def scheme_for(self, url: httpx.URL) -> str | None:
         """Which of the proxies a URL goes through: `http`, `https` or `all`; None for a direct connection.
 
-        Parameters:
+        Args:
             url: an http(s) URL.
         """
         scheme = next((each for each in (url.scheme, "all") if each in self.proxies), None)
@@ -72,7 +72,7 @@ class Routes:
     def proxy_for(self, url: httpx.URL) -> str | None:
         """The proxy that a URL goes through, password included; None for a direct connection.
 
-        Parameters:
+        Args:
             url: an http(s) URL.
         """
         scheme = self.scheme_for(url)
@@ -129,7 +129,7 @@ def _network(text: str) -> _Network | None:
 def variable_of(scheme: str) -> str:
     """The variable that names a proxy, as it is written in the environment.
 
-    Parameters:
+    Args:
         scheme: `http`, `https` or `all`.
     """
     name = f"{scheme}_proxy"
@@ -139,7 +139,7 @@ def variable_of(scheme: str) -> str:
 def proxy_in_words(url: httpx.URL) -> str:
     """A sentence that names the proxy that a URL goes through, without its password; empty for a direct connection.
 
-    Parameters:
+    Args:
         url: an http(s) URL.
     """
     routes = Routes.from_environment()
@@ -152,7 +152,7 @@ def proxy_in_words(url: httpx.URL) -> str:
 def shown_proxy(value: str) -> str:
     """A proxy's URL without user name and password.
 
-    Parameters:
+    Args:
         value: as the environment names it; a value without a scheme is an http proxy.
     """
     try:
@@ -167,7 +167,7 @@ def shown_proxy(value: str) -> str:
 def usable_proxy(value: str, variable: str) -> httpx.Proxy:
     """The proxy that a variable names.
 
-    Parameters:
+    Args:
         value: its URL; one without a scheme is an http proxy.
         variable: the variable's name, for errors.
 
@@ -223,7 +223,7 @@ def _context(values: tuple[str | None, ...]) -> ssl.SSLContext:
 def has_hashed_names(folders: str) -> bool:
     """Whether OpenSSL finds any certificate in folders: it looks them up by the hash of their subject.
 
-    Parameters:
+    Args:
         folders: paths, separated as in `PATH`.
     """
     there = (Path(folder) for folder in folders.split(os.pathsep))
@@ -233,7 +233,7 @@ def has_hashed_names(folders: str) -> bool:
 class Network(httpx.AsyncBaseTransport):
     """Sends each request directly or through its proxy; the environment is read when it is made.
 
-    Parameters:
+    Args:
         limits: of the connections, for each proxy and for direct ones.
     """
 
@@ -246,7 +246,7 @@ class Network(httpx.AsyncBaseTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request.
 
-        Parameters:
+        Args:
             request: the request.
 
         Raises:

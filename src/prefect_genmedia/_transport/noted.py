@@ -15,7 +15,7 @@ import httpx
 class NotedAnswer:
     """What an answer's head says, for diagnosis.
 
-    Parameters:
+    Args:
         status: the HTTP status.
         media_type: its Content-Type, without parameters.
         date: its Date header; empty if there is none.

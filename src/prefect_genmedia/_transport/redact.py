@@ -24,7 +24,7 @@ _END_OF_A_PHRASE = ".,;:!?)"
 class Redactor:
     """Replaces known secrets, and what signs the URLs, in any text.
 
-    Parameters:
+    Args:
         secrets: the secrets; those shorter than four characters are ignored, they would mangle every text.
     """
 
@@ -51,7 +51,7 @@ class Redactor:
 def unsigned_text(text: str, rule: Callable[[str], str] = shown_url) -> str:
     """The text with each URL in it changed by a rule: providers quote those that they cannot fetch.
 
-    Parameters:
+    Args:
         text: the text.
         rule: changes one URL, and raises ValueError where it is none.
     """
@@ -72,7 +72,7 @@ def _unsigned(found: re.Match[str], rule: Callable[[str], str]) -> str:
 def excerpt(text: str, limit: int = 2000) -> str:
     """The text, cut to `limit` characters with a mark where it was cut.
 
-    Parameters:
+    Args:
         text: what is to be shown.
         limit: characters, at most.
     """
@@ -107,7 +107,7 @@ _FILTER = _OurRecords()
 def redacted_logs(redactor: Redactor) -> Iterator[None]:
     """Redact what httpx and httpcore log inside the block; other users of these loggers are not affected.
 
-    Parameters:
+    Args:
         redactor: knows the exchange's secrets.
     """
     for logger in _LOGGERS:

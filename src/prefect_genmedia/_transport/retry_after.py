@@ -12,7 +12,7 @@ CAP_SECONDS = 900.0
 def retry_after_seconds(value: str | None, now: datetime, cap: float = CAP_SECONDS) -> float | None:
     """How long to wait.
 
-    Parameters:
+    Args:
         value: the header's text, or None where there was none.
         now: the present time, with a time zone.
         cap: the longest wait that is believed, in seconds.

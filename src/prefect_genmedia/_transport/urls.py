@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 class Scheme:
     """How a storage or CDN signs its URLs. Names are in lower case.
 
-    Parameters:
+    Args:
         name: what uses it.
         telling: the parameters that such a URL always has, all of them.
         others: what else belongs to the signature.
@@ -38,7 +38,7 @@ class Scheme:
     def members(self, values: Mapping[str, str]) -> set[str]:
         """Those of a URL's parameters that belong to its signature; empty if it is not signed so.
 
-        Parameters:
+        Args:
             values: the URL's parameters.
         """
         if not values.keys() >= set(self.telling):
@@ -132,7 +132,7 @@ _JOINED = re.compile(r"(?:token|secret|apikey|accesskey|signature|password)$")
 class ReadUrl:
     """A URL, and what its parameters are.
 
-    Parameters:
+    Args:
         parts: the URL's parts.
         pairs: its parameters, in their order.
         signing: names, in lower case, of those that belong to a signature of a known scheme.
@@ -147,7 +147,7 @@ class ReadUrl:
     def without(self, names: Collection[str]) -> str:
         """The URL without these parameters, a token in its path, user, password and fragment.
 
-        Parameters:
+        Args:
             names: parameters, in lower case.
         """
         kept = [(name, value) for name, value in self.pairs if name.lower() not in names]
@@ -160,7 +160,7 @@ class ReadUrl:
 def read_url(url: str) -> ReadUrl:
     """Read a URL's parameters.
 
-    Parameters:
+    Args:
         url: the URL.
 
     Raises:
@@ -185,7 +185,7 @@ def shown_url(url: str) -> str:
 
     A `data:` URI is cut to its media type.
 
-    Parameters:
+    Args:
         url: the URL.
 
     Raises:
@@ -203,7 +203,7 @@ def identity_url(url: str, content_sha256: str | None = None) -> str:
     A signature does not count. In place of a credential that belongs to no known scheme, the content of the file
     counts, since the credential may choose the file, and may as well change each night.
 
-    Parameters:
+    Args:
         url: an http or https URL.
         content_sha256: digest of the file's bytes, in hex; None where they cannot be read, or were not.
 
@@ -222,7 +222,7 @@ def identity_url(url: str, content_sha256: str | None = None) -> str:
 def url_digest(url: str) -> str:
     """SHA-256, in hex, of a URL with its credentials, but without signatures.
 
-    Parameters:
+    Args:
         url: an http or https URL.
     """
     read = read_url(url)
@@ -243,7 +243,7 @@ _V1_BESIDE = {
 def version_1_url(url: str) -> str:
     """The URL as it counted in identities of version 1. Never change this: ledgers hold digests of it.
 
-    Parameters:
+    Args:
         url: an http or https URL.
     """
     parts = urlsplit(url)
@@ -257,7 +257,7 @@ def version_1_url(url: str) -> str:
 def version_1_dropped(names: Collection[str]) -> frozenset[str]:
     """Those parameters of a URL that did not count in identities of version 1.
 
-    Parameters:
+    Args:
         names: the URL's parameters, in lower case.
     """
     dropped = _V1_ALWAYS.union(*(group for telling, group in _V1_BESIDE.items() if telling in names))

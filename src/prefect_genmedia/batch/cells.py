@@ -42,7 +42,7 @@ EMPTY = _Empty()
 class SortedCells:
     """The cells of a row.
 
-    Parameters:
+    Args:
         kind: the kind of the row's request.
         model: the request's model; None if there is no such kind.
         inputs: values of the request's fields.
@@ -60,7 +60,7 @@ class SortedCells:
 class CellSorter:
     """Sorts the cells of rows into request fields and the user's own columns.
 
-    Parameters:
+    Args:
         kind: the kind for rows that name none.
     """
 
@@ -73,7 +73,7 @@ class CellSorter:
     def sort(self, cells: Mapping[str, Any]) -> SortedCells:
         """Sort the cells of a row.
 
-        Parameters:
+        Args:
             cells: the row's non-empty cells, by column.
         """
         word = bare(cells.get("kind", self._kind))
@@ -136,7 +136,7 @@ _VISIBLE = frozenset(map(chr, range(33, 127)))
 def bare(value: Any) -> str:
     """Returns a cell as a word, without surrounding white space and invisible characters.
 
-    Parameters:
+    Args:
         value: the cell's value.
     """
     text = str(value).strip()
@@ -152,7 +152,7 @@ def bare(value: Any) -> str:
 def whole(value: Any) -> Any:
     """Converts a float that is a whole number to an integer; returns any other value unchanged.
 
-    Parameters:
+    Args:
         value: a cell's value.
     """
     return int(value) if isinstance(value, float) and value.is_integer() else value
@@ -161,7 +161,7 @@ def whole(value: Any) -> Any:
 def id_text(value: Any) -> str:
     """Returns a row's id as text; empty if it has none.
 
-    Parameters:
+    Args:
         value: the cell's value.
     """
     return str(whole(value)).strip()
@@ -170,7 +170,7 @@ def id_text(value: Any) -> str:
 def id_problem(value: Any) -> str | None:
     """Returns why an id cannot be used as it is; None if it can.
 
-    Parameters:
+    Args:
         value: the cell's value.
     """
     if isinstance(value, bool | list | dict):
@@ -196,7 +196,7 @@ def cell_value(model: type[GenerationRequest], name: str, value: Any) -> Any:
     Text fields keep the cell unchanged. For other fields, surrounding white space is ignored, and words such as NULL
     count as empty.
 
-    Parameters:
+    Args:
         model: the request's model.
         name: the field.
         value: the cell's value.

@@ -16,7 +16,7 @@ from prefect_genmedia.errors import FieldProblem, InvalidRequest
 def given_fields(spec: BatchSpec, left_out: Set[int]) -> list[dict[str, Any]]:
     """Returns the rows that are passed to the runs of shards; none if they read the table themselves.
 
-    Parameters:
+    Args:
         spec: the batch.
         left_out: positions of the rows that are skipped.
     """
@@ -30,7 +30,7 @@ def chosen_rows(
 ) -> tuple[list[Row], list[Row], list[BadRow]]:
     """Returns the selected rows, the other rows, and the invalid rows among the selected ones.
 
-    Parameters:
+    Args:
         spec: the batch.
         rows: the valid rows of the table.
         bad: its invalid rows.
@@ -51,7 +51,7 @@ def chosen_rows(
 def rows_anew(spec: BatchSpec, rows: Sequence[Row]) -> set[str]:
     """Returns the ids of the rows to regenerate.
 
-    Parameters:
+    Args:
         spec: the batch.
         rows: the rows that the run processes.
 

@@ -26,7 +26,7 @@ _INDEX = re.compile(r"Unnamed: \d+(\.\d+)*(_level_\d+)?|__index_level_\d+__")
 def refusal(problem: str) -> InvalidRequest:
     """Returns the error that says why a table cannot be read.
 
-    Parameters:
+    Args:
         problem: the problem.
     """
     return InvalidRequest.of("The table", [FieldProblem("rows", problem)])
@@ -40,7 +40,7 @@ def known_fields() -> frozenset[str]:
 def is_known(name: str) -> bool:
     """Whether a header names `id`, `kind` or a field of some kind of request.
 
-    Parameters:
+    Args:
         name: the header as it is in the file.
     """
     return column_name(name) in (*OWN, *ATTRIBUTION, *known_fields())
@@ -49,7 +49,7 @@ def is_known(name: str) -> bool:
 def column_name(name: Any) -> str:
     """Returns a header's name: trimmed, without invisible characters, and in the spelling of the field that it names.
 
-    Parameters:
+    Args:
         name: the header as it is in the file.
     """
     return _column_name(str(name), (*OWN, *ATTRIBUTION, *sorted(known_fields())))
@@ -65,7 +65,7 @@ def _column_name(name: str, known: tuple[str, ...]) -> str:
 def is_index(name: str) -> bool:
     """Whether a column is an unnamed index.
 
-    Parameters:
+    Args:
         name: the column's name.
     """
     return not name or _INDEX.fullmatch(name) is not None
@@ -75,7 +75,7 @@ def is_index(name: str) -> bool:
 class Header:
     """The columns of a table of cells.
 
-    Parameters:
+    Args:
         names: their names, in order; empty for a column without one.
     """
 
@@ -85,7 +85,7 @@ class Header:
     def of(cls, cells: Sequence[Any]) -> Header:
         """Read the cells of the first line.
 
-        Parameters:
+        Args:
             cells: the line's cells.
 
         Raises:
@@ -98,7 +98,7 @@ class Header:
     def row(self, cells: Sequence[Any], place: str) -> dict[str, Any]:
         """Returns a line's cells by column. Leading unnamed columns are an index and are skipped.
 
-        Parameters:
+        Args:
             cells: the line's cells.
             place: the position of the line, for error messages.
 
@@ -135,7 +135,7 @@ class ColumnNames:
     def row(self, row: Mapping[Any, Any]) -> dict[str, Any]:
         """Returns a row by column name, without unnamed indexes.
 
-        Parameters:
+        Args:
             row: values by header.
 
         Raises:
@@ -154,7 +154,7 @@ class ColumnNames:
 def near_miss(name: str, fields: tuple[str, ...]) -> str | None:
     """Returns the field of which a column's name is a misspelling; None if there is none.
 
-    Parameters:
+    Args:
         name: the column's name.
         fields: names of fields that the row does not have.
     """

@@ -19,7 +19,7 @@ async def confirm_batch(batch: OpenBatch, spec: BatchSpec) -> None:
 
     The run that splits a batch asks for all of its shards.
 
-    Parameters:
+    Args:
         batch: the batch, with the jobs of earlier runs.
         spec: its options.
 

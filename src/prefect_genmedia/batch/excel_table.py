@@ -21,7 +21,7 @@ _LONGEST_CELL = 32_767
 def read_excel(content: bytes) -> Iterator[dict[str, Any]]:
     """Yields the rows of a workbook's first visible sheet. Its first non-empty row contains the column names.
 
-    Parameters:
+    Args:
         content: the file's bytes.
 
     Raises:
@@ -48,7 +48,7 @@ def read_excel(content: bytes) -> Iterator[dict[str, Any]]:
 def write_excel(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     """Returns a workbook's bytes. Text stays text, so that no id becomes a number and no cell runs as a formula.
 
-    Parameters:
+    Args:
         rows: values by column.
         columns: the columns, in order.
     """

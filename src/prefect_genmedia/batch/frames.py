@@ -44,7 +44,7 @@ def pyarrow() -> tuple[Any, Any]:
 def plain_table(table: Any) -> Any:
     """Converts a table to a form for run parameters: a path or URL, or rows of JSON types; empty cells are None.
 
-    Parameters:
+    Args:
         table: a path or URL; rows; a frame of pandas or polars; or anything else with an Arrow stream.
 
     Raises:
@@ -60,7 +60,7 @@ def plain_table(table: Any) -> Any:
 def given_rows(table: Any) -> Iterable[Mapping[Any, Any]]:
     """Returns the rows of an in-memory table, with their original values.
 
-    Parameters:
+    Args:
         table: see `plain_table`; not a path or URL.
 
     Raises:
@@ -101,7 +101,7 @@ def _arrow_rows(table: Any) -> list[Mapping[Any, Any]]:
 def rows_of_arrow(names: Sequence[str], batches: Iterable[Any]) -> Iterator[Mapping[Any, Any]]:
     """Yields the rows of Arrow batches. An Arrow struct always has all fields, so fields that are null are left out.
 
-    Parameters:
+    Args:
         names: the columns.
         batches: each a `pyarrow.RecordBatch`.
 
@@ -123,7 +123,7 @@ def _without_nulls(value: Any) -> Any:
 def is_missing(value: Any) -> bool:
     """Whether a value is missing: None, NaN, NaT or NA of any library.
 
-    Parameters:
+    Args:
         value: a cell's value.
     """
     if value is None:
@@ -143,7 +143,7 @@ def is_missing(value: Any) -> bool:
 def plain(value: Any) -> Any:
     """Converts a cell's value to JSON types; None if it is missing.
 
-    Parameters:
+    Args:
         value: a cell's value, such as a numpy number, a pandas timestamp, or a decimal.
     """
     if type(value) in (str, int, bool) or value is None:

@@ -52,7 +52,7 @@ async def publish_gallery(
 ) -> None:
     """Publish the poster frames of the delivered files, one artifact per page.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         summary: one line about the batch's outcome.
         delivered: the rows with a file, in display order.

@@ -25,7 +25,7 @@ _READ_AT_ONCE = 4
 class Known:
     """The ledger's jobs for the rows of a batch.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         rows: its rows.
         sessions: the sessions, by provider.
@@ -56,7 +56,7 @@ class Known:
     async def begin(self, anew: Collection[str] = (), root_run_id: str = "", *, fix: bool = True) -> dict[str, Job]:
         """Returns the jobs of earlier runs, by row id. Makes one query for the batch, and reads only required files.
 
-        Parameters:
+        Args:
             anew: ids of the rows that this run regenerates.
             root_run_id: the root flow run.
             fix: whether to record their variants in the ledger; False for a dry run.

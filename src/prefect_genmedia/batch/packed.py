@@ -24,7 +24,7 @@ class _Shape:
 class PackedCells:
     """Cells of a row, by column.
 
-    Parameters:
+    Args:
         names: the columns.
         values: the cells.
     """
@@ -44,7 +44,7 @@ _NO_CELLS = PackedCells()
 class PackedRequest:
     """A request without the dictionaries of a pydantic model; `unpack` rebuilds it within a few microseconds.
 
-    Parameters:
+    Args:
         shape: its type and the names of its fields.
         values: the fields' values.
         private: its private attributes.
@@ -78,7 +78,7 @@ class Packer:
     def request(self, request: GenerationRequest) -> PackedRequest | GenerationRequest:
         """Pack a request; a request that holds more than fields is returned unchanged.
 
-        Parameters:
+        Args:
             request: the request.
         """
         model, values = type(request), request.__dict__
@@ -94,7 +94,7 @@ class Packer:
     def cells(self, cells: Mapping[str, Any]) -> PackedCells:
         """Pack cells.
 
-        Parameters:
+        Args:
             cells: the cells by column.
         """
         return PackedCells(self._shared(tuple(cells)), tuple(cells.values())) if cells else _NO_CELLS

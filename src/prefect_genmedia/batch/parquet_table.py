@@ -17,7 +17,7 @@ _ROWS_AT_ONCE = 4096
 def read_parquet(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Dialect]:
     """Returns a lazy iterable of a file's rows, and the dialect for text tables beside it.
 
-    Parameters:
+    Args:
         content: the file.
         encoding: ignored; it exists for the readers of text formats.
     """
@@ -29,7 +29,7 @@ def read_parquet(content: bytes, encoding: str | None) -> tuple[Iterable[Any], D
 def write_parquet(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     """Returns the bytes of a file with some rows.
 
-    Parameters:
+    Args:
         rows: values by column.
         columns: the columns, in order.
     """

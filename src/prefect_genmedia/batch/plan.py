@@ -43,7 +43,7 @@ PLAN_ROWS = 1000
 class PlannedRow:
     """What a run would do with one row.
 
-    Parameters:
+    Args:
         id: the row's id.
         what: one word for the action, as counted in the batch's report.
         kind: the kind of its request.
@@ -87,7 +87,7 @@ class Plan:
     def add(self, row: PlannedRow) -> None:
         """Add a row to the plan.
 
-        Parameters:
+        Args:
             row: the row, with what would be done.
         """
         if len(self.first) < PLAN_ROWS:
@@ -140,7 +140,7 @@ class Plan:
 async def plan_of(run: BatchScheduler, bad: Sequence[BadRow]) -> Plan:
     """Returns what the run would do now; nothing is sent to a provider.
 
-    Parameters:
+    Args:
         run: the batch.
         bad: the rows that it skips.
     """
@@ -172,7 +172,7 @@ def _what(run: BatchScheduler, known: Job | None) -> str:
 def plan_counts(counts: Mapping[str, int]) -> str:
     """Returns the number of rows per action in one line.
 
-    Parameters:
+    Args:
         counts: the number of rows by action.
     """
     return ", ".join(f"{number} {what}" for what, number in counts.items())

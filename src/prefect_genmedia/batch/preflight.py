@@ -33,7 +33,7 @@ full timeout."""
 class Inspected:
     """The result of inspecting the inputs of a batch's rows.
 
-    Parameters:
+    Args:
         bad: the rows with invalid inputs, with all problems of their inputs.
         results: the inspection results, by row id and input URL.
         seconds: durations of recordings in seconds, by URL; None if they cannot be determined from this machine.
@@ -51,7 +51,7 @@ async def inspect_inputs(rows: Sequence[Row], sessions: Mapping[str, Session], p
 
     Inputs that cannot be inspected from this machine are logged in one line and do not count as a problem.
 
-    Parameters:
+    Args:
         rows: the rows.
         sessions: the sessions, by provider.
                 preflight: whether documented limits are checked; if False, only that local files exist.

@@ -55,7 +55,7 @@ _DATA = re.compile(r'<script type="application/json" id="data">(.*?)</script>', 
 class ReportSource:
     """The data that a report is made from.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         folder: the folder of the batch's files, where the report goes.
         jobs: the newest job of each row that has one, by row id.
@@ -77,7 +77,7 @@ async def report_of(run: BatchScheduler) -> str | None:
 
     If it cannot be written, the batch continues without it: the files and the table of results exist.
 
-    Parameters:
+    Args:
         run: the batch.
     """
     carried, results = run.results.carried, run.results.all()
@@ -98,7 +98,7 @@ async def report_of(run: BatchScheduler) -> str | None:
 async def jobs_of_batch(ledger: Ledger, batch_id: str) -> dict[str, Job]:
     """Returns the newest job of each row of a batch, by row id.
 
-    Parameters:
+    Args:
         ledger: where jobs are recorded.
         batch_id: the batch's name.
     """
@@ -111,7 +111,7 @@ async def jobs_of_batch(ledger: Ledger, batch_id: str) -> dict[str, Job]:
 def folder_of_jobs(jobs: Mapping[str, Job]) -> str | None:
     """Returns the folder that most of a batch's files go to; None if no job names one.
 
-    Parameters:
+    Args:
         jobs: the batch's jobs, by row id.
     """
     folders = Counter(posixpath.dirname(job.output.replace("\\", "/")) for job in jobs.values() if job.output)
@@ -123,7 +123,7 @@ async def write_report(source: ReportSource) -> str:
 
     Its name is `index.html`. If another file has that name, the batch's name with `.html` is used.
 
-    Parameters:
+    Args:
         source: the data that it is made from.
 
     Raises:
@@ -144,7 +144,7 @@ async def write_report(source: ReportSource) -> str:
 async def results_named_in(folder: str, batch_id: str) -> str | None:
     """Returns the table of results that a batch's earlier report was made from; None if there is no such report.
 
-    Parameters:
+    Args:
         folder: the folder of the batch's files.
         batch_id: the batch's name.
     """
@@ -165,7 +165,7 @@ async def results_named_in(folder: str, batch_id: str) -> str | None:
 def own_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the user's own columns of a table of results.
 
-    Parameters:
+    Args:
         rows: its rows.
     """
     return [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]

@@ -34,7 +34,7 @@ _LABEL, _BAR, _HEIGHT = 250, 240, 22
 class ReportPage:
     """What the page shows.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         summary: counts and cost in one line.
         made_at: when it was made, as text.
@@ -124,7 +124,7 @@ class ReportPage:
 def script_json(value: Any) -> str:
     """Returns JSON that is safe in a script element: it cannot end the element or begin a comment.
 
-    Parameters:
+    Args:
         value: a value that `json.dumps` accepts.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))

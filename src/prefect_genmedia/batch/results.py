@@ -70,7 +70,7 @@ class Result:
     def take_job(self, job: Job, request: GenerationRequest, prices: PriceTable) -> None:
         """Record the state of the row's job.
 
-        Parameters:
+        Args:
             job: the row's job.
             request: the job's request.
             prices: the price table.
@@ -111,7 +111,7 @@ COLUMNS = tuple(field.name for field in fields(Result) if field.name not in ("po
 class Carried:
     """What a table of results takes from the input table: the user's own columns, and the text dialect.
 
-    Parameters:
+    Args:
         columns: names of the user's own columns in the table of results, by their names in the input table.
         cells: cells of these columns, by row id.
         dialect: how CSV is written.
@@ -125,7 +125,7 @@ class Carried:
     def from_rows(cls, rows: Sequence[Row | BadRow], dialect: Dialect) -> Carried:
         """Collect the user's own columns of rows. A column with the name of a result column gets a prefix.
 
-        Parameters:
+        Args:
             rows: the rows of the table.
             dialect: the dialect of its text.
         """
@@ -145,7 +145,7 @@ class Carried:
     def with_cells(self, rows: Iterable[Row]) -> Carried:
         """Returns a copy with the cells of rows whose results are to be written.
 
-        Parameters:
+        Args:
             rows: rows of the table.
         """
         extras = ((row.id, row.extra) for row in rows if row.cells.names)
@@ -157,7 +157,7 @@ class Carried:
     def of(self, extra: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the user's own cells of a row as text, by the columns of the table of results.
 
-        Parameters:
+        Args:
             extra: the cells by the table's columns.
         """
         return {shown: cell_text(extra[name]) for name, shown in self.columns.items() if name in extra}
@@ -165,7 +165,7 @@ class Carried:
     def words(self, extra: Mapping[str, Any]) -> str | None:
         """Returns the user's own cells of a row in one line; None if the table has no such columns.
 
-        Parameters:
+        Args:
             extra: the cells by the table's columns.
         """
         known = {name: extra[name] for name in self.columns if name in extra}
@@ -175,7 +175,7 @@ class Carried:
 def words_of(extra: Mapping[str, Any]) -> str:
     """Returns cells of the user's own columns in one line.
 
-    Parameters:
+    Args:
         extra: the cells, by column.
     """
     return clean_text(", ".join(f"{name}: {cell_text(value)}" for name, value in extra.items()), WORDS_CHARACTERS)
@@ -184,7 +184,7 @@ def words_of(extra: Mapping[str, Any]) -> str:
 def cell_text(value: Any) -> str:
     """Returns a cell of any type as text, so that a column has one type in every format. URL signatures are removed.
 
-    Parameters:
+    Args:
         value: the cell's value.
     """
     return unsigned_text(value if isinstance(value, str) else json_text(value))
@@ -196,7 +196,7 @@ _RESULT_ONLY = frozenset({"job_key", "provider_job_id", "error_kind"})
 class Results:
     """The results of one batch, in the table's order, and the file that they are written to.
 
-    Parameters:
+    Args:
         ids: every row's id.
         bad: the rows that were skipped as invalid.
         location: path or fsspec URL of the table of results; None if another run writes it.

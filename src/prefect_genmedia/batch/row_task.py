@@ -75,7 +75,7 @@ class RowHooks(RunHooks):
 class SharedLimits:
     """State shared by all rows of a batch.
 
-    Parameters:
+    Args:
         accepted: called when the provider has accepted a row's job.
         stopped: whether nothing more may be submitted.
         delivering: limits the concurrent deliveries.
@@ -91,7 +91,7 @@ class RowRun(JobSteps):
 
     Not a dataclass: Prefect searches the parameters of a task for futures, and descends into dataclasses.
 
-    Parameters:
+    Args:
         session: the account that pays; shared by all of its rows.
         spec: the row's job.
         known: its job from an earlier run, if there is one.
@@ -173,7 +173,7 @@ ROW: ContextVar[str] = ContextVar("genmedia_row", default="")
 async def generate_row(row_id: str, row: RowRun) -> Job:
     """One row of a batch, from request to verified file.
 
-    Parameters:
+    Args:
         row_id: the row's id; it names the task run.
         row: its way.
 

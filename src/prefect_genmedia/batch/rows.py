@@ -35,7 +35,7 @@ _EMPTY = frozenset({"is missing", "Field required"})
 class Row:
     """A valid row: one requested result.
 
-    Parameters:
+    Args:
         id: the row's id, unique in its table.
         position: its index in the table, from 0.
         packed: the packed request.
@@ -78,7 +78,7 @@ class Row:
 class BadRow:
     """An invalid row, with all of its problems.
 
-    Parameters:
+    Args:
         id: the row's id, or its position in the table.
         position: its index in the table, from 0.
         wrong: the problems of its fields: for each, the field and a sentence.
@@ -94,7 +94,7 @@ class BadRow:
     def of(cls, name: str, position: int, problems: Sequence[FieldProblem]) -> BadRow:
         """Returns an invalid row with this name.
 
-        Parameters:
+        Args:
             name: its id, or its position in the table.
             position: its index in the table, from 0.
             problems: the problems of its fields.
@@ -117,7 +117,7 @@ def check_rows(
 ) -> tuple[list[Row], list[BadRow]]:
     """Build a request from each row.
 
-    Parameters:
+    Args:
         table: rows with `id`, `kind` and the fields of that kind of request.
         kind: the kind of rows that name none.
         has: returns whether the row with an id is selected; None selects all. Ids must be unique in the whole table.
@@ -149,7 +149,7 @@ def check_rows(
 def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str = "") -> InvalidRequest:
     """The one error that tells every problem.
 
-    Parameters:
+    Args:
         bad: rows that cannot be right.
         others: what is wrong with the batch as a whole.
         kind: the kind of rows that name none; said where fields are missing, since another one may be meant.
@@ -173,7 +173,7 @@ def refuse(bad: Sequence[BadRow], others: Sequence[FieldProblem] = (), kind: str
 class _Alike:
     """Problems of one kind in one column.
 
-    Parameters:
+    Args:
         column: the column; empty if there is none.
         first: the sentence of the first problem.
         count: the number of problems.

@@ -69,7 +69,7 @@ class Found:
 class OpenBatch:
     """A batch with a checked table and open sessions.
 
-    Parameters:
+    Args:
         name: the batch's name.
         scheduler: runs its rows.
         rows: the rows to process.
@@ -89,7 +89,7 @@ class OpenBatch:
 async def run_batch(spec: BatchSpec) -> BatchReport:
     """Run a whole batch, or one shard of it, inside a flow run; see the flow `generate_batch`.
 
-    Parameters:
+    Args:
         spec: the batch.
 
     Raises:

@@ -46,7 +46,7 @@ _ROWS_AT_ONCE = 100
 class _AccountRows:
     """The limits that rows of one account wait for, independent of other accounts.
 
-    Parameters:
+    Args:
         slots: its in-flight slots.
         begun: limits its running rows, so that slow downloads do not pile up.
     """
@@ -64,7 +64,7 @@ class _AccountRows:
 class BatchScheduler:
     """Runs the rows of a batch within its limits.
 
-    Parameters:
+    Args:
         name: the batch's name; rows with the same batch name and content are the same requested result.
         rows: the rows.
         sessions: the session of each account, by provider.

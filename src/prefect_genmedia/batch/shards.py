@@ -92,7 +92,7 @@ class Shard(BaseModel):
 def shards_of(count: int, ledger: str, unfit: Set[str] = frozenset()) -> list[Shard]:
     """Returns every shard of a split batch.
 
-    Parameters:
+    Args:
         count: the number of shards.
         ledger: the digest of the batch's ledger.
         unfit: ids of rows that are skipped because of their inputs.
@@ -117,7 +117,7 @@ def _part_of(row_id: str, count: int) -> int:
 def share_of(total: int, shard: Shard) -> int:
     """Returns a shard's share of a number of slots. The shares add up to the number and differ by at most one.
 
-    Parameters:
+    Args:
         total: the number of slots.
         shard: the shard.
 
@@ -138,7 +138,7 @@ def refused(field: str, problem: str) -> InvalidRequest:
 class ShardTarget:
     """The deployment that runs the shards.
 
-    Parameters:
+    Args:
         id: the deployment's id.
         takes_job: whether it belongs to `generate_shard`, which takes a `ShardJob`; otherwise to `generate_batch`.
     """
@@ -150,7 +150,7 @@ class ShardTarget:
 async def deployment_for(runs: int, name: str | None) -> ShardTarget:
     """Returns the deployment that runs the shards.
 
-    Parameters:
+    Args:
         runs: the number of concurrent runs.
         name: `flow/deployment`; None for the current run's deployment.
 
@@ -192,7 +192,7 @@ def _check_places(whose: str, limit: int | None, wanted: int) -> None:
 class ShardEnd:
     """How a shard ended: the error that stopped it early, if any, and every row with a problem.
 
-    Parameters:
+    Args:
         stop: the error that stopped it.
         rows: results with an error, by row id; only `state`, `error_kind` and `error_message` are used.
     """
@@ -252,7 +252,7 @@ class ShardEnd:
 async def report_end(shard: Shard | None) -> AsyncIterator[ShardEnd]:
     """Publish how a shard ended, for the waiting run; not if it is cancelled, or fails with a retryable error.
 
-    Parameters:
+    Args:
         shard: the shard that this run processes; None if it processes the whole table and no run waits.
     """
     end = ShardEnd()

@@ -50,7 +50,7 @@ _DONE = frozenset({JobState.DELIVERED.value, INVALID})
 class Progress:
     """A progress bar, updated only when something has changed.
 
-    Parameters:
+    Args:
         name: the name shown beside the bar.
         results: the results to count.
         bar: the progress bar in the terminal.
@@ -126,7 +126,7 @@ def counts_of(results: Results) -> str:
 async def publish_failures(batch_id: str, results: Results) -> None:
     """Publish the failures, grouped by error, most frequent first.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         results: the results of its rows.
     """
@@ -169,7 +169,7 @@ def _next_step(kind: str, state: str, job_keys: Sequence[str | None]) -> str:
 async def publish_results(batch_id: str, results: Results) -> None:
     """Publish the result of each row, rows without a file first; for large batches only the first rows.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         results: the results of its rows.
     """
@@ -205,7 +205,7 @@ def _result_line(row: Result, results: Results) -> dict[str, object]:
 async def publish_plan(batch_id: str, plan: Sequence[dict[str, object]], words: str, more: int = 0) -> None:
     """Publish the plan of a dry run; for large batches only the first rows.
 
-    Parameters:
+    Args:
         batch_id: the batch's name.
         plan: the table's rows, one for each of the batch's first rows.
         words: the text above the table.

@@ -20,7 +20,7 @@ from prefect_genmedia.errors import (
 class Slots:
     """In-flight slots: halved by a 429, and raised by one after about as many successes as there are slots.
 
-    Parameters:
+    Args:
         limit: the maximum number of slots.
         calm_seconds: "slow down" answers within this time count once: they have the same cause, and halving for each of
             them would leave one slot after every burst.
@@ -91,7 +91,7 @@ row."""
 class Breaker:
     """Counts consecutive errors of the same breaking kind.
 
-    Parameters:
+    Args:
         streak: how many consecutive errors stop the batch; 0 for never.
     """
 

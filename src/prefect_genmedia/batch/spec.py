@@ -37,7 +37,7 @@ RowTaskRuns = Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)]
 def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bool:
     """Whether each row of a batch has a task run of its own.
 
-    Parameters:
+    Args:
         wanted: the batch's option; `auto` uses the setting.
         by_setting: the setting; `auto` enables them for up to `AUTO_ROWS` rows.
         rows: the number of rows in the whole batch.
@@ -50,7 +50,7 @@ def has_task_runs(wanted: RowTaskRuns, by_setting: RowTaskRuns, rows: int) -> bo
 class Limits:
     """The limits of a batch. Times are in seconds.
 
-    Parameters:
+    Args:
         max_in_flight: the maximum number of in-flight jobs per account.
         canary: how many rows must succeed before the others start.
         breaker: how many consecutive errors of the same breaking kind stop it; 0 for never.
@@ -113,7 +113,7 @@ class Sharding:
 class BatchSpec:
     """All options of a batch.
 
-    Parameters:
+    Args:
         table: rows, a frame, or the URL or path of a table.
         kind: the kind for rows that name none.
         credentials: the provider's Block, or its name.

@@ -54,7 +54,7 @@ T = TypeVar("T")
 class SqlLocation:
     """The location of a table, or a query.
 
-    Parameters:
+    Args:
         block: name of the Block.
         table: the table's name, with its schema if it has one; empty for a query.
         query: the query; empty for a table.
@@ -68,7 +68,7 @@ class SqlLocation:
     def of(cls, location: str) -> SqlLocation:
         """Parses a location.
 
-        Parameters:
+        Args:
             location: `sql://BLOCK/TABLE` or `sql://BLOCK/SELECT …`.
 
         Raises:
@@ -103,7 +103,7 @@ class SqlLocation:
 def is_sql(location: object) -> bool:
     """Whether a table's location is in a database.
 
-    Parameters:
+    Args:
         location: the location, or rows.
     """
     return isinstance(location, str) and location.startswith(SQL)
@@ -112,7 +112,7 @@ def is_sql(location: object) -> bool:
 class SqlDatabase:
     """A database, from a stored Block; use `load` to get one. Its calls block; run them in a thread.
 
-    Parameters:
+    Args:
         block: the Block.
         where: the location.
     """
@@ -125,7 +125,7 @@ class SqlDatabase:
     async def load(cls, location: str) -> SqlDatabase:
         """Load the Block that a location names.
 
-        Parameters:
+        Args:
             location: see `SqlLocation.of`.
 
         Raises:
@@ -164,7 +164,7 @@ class SqlDatabase:
     def replace(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         """Replace all rows of the table in one transaction; the table is created if it does not exist.
 
-        Parameters:
+        Args:
             columns: its columns.
             rows: values by column.
 
@@ -263,7 +263,7 @@ class SqlDatabase:
 class SqlResults:
     """A table of results in a database.
 
-    Parameters:
+    Args:
         database: where it is.
         columns: its columns, in order.
 
@@ -280,7 +280,7 @@ class SqlResults:
     def write(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Replace the table's rows; returns its location. Blocks; run it in a thread.
 
-        Parameters:
+        Args:
             rows: values by column.
         """
         self._database.replace(self.columns, rows)

@@ -97,7 +97,7 @@ class Kept:
 class ShardSupervisor:
     """Runs every shard of a batch to its end, and collects the rows' results.
 
-    Parameters:
+    Args:
         run: the whole batch; this process runs only its canary rows.
         deployment: the deployment to run.
         shards: every shard with rows, and the parameters of its run.
@@ -275,7 +275,7 @@ class ShardSupervisor:
 async def supervisor_of(batch: OpenBatch, spec: BatchSpec) -> ShardSupervisor:
     """Prepare the supervision of a split batch.
 
-    Parameters:
+    Args:
         batch: the whole batch.
         spec: its options.
 
@@ -349,7 +349,7 @@ def _name_of(credentials: Any) -> str:
 def why_lost(kept: Kept, run: FlowRun | None, now: float) -> str | None:
     """Returns why a shard without an end must be restarted; None while its run may be alive.
 
-    Parameters:
+    Args:
         kept: the shard.
         run: its run from the server; None if the server has none.
         now: the current time of the monotonic clock, in seconds.

@@ -59,7 +59,7 @@ _EXTRAS = {"s3fs": "prefect-genmedia[s3]", "pyarrow": "prefect-genmedia[parquet]
 class ReadTable:
     """A table that is being read.
 
-    Parameters:
+    Args:
         rows: its rows in order, without empty cells; iterate once. Iterating may raise `InvalidRequest`.
         dialect: the dialect of its text; for a non-text table, the dialect that spreadsheets read best.
     """
@@ -98,7 +98,7 @@ def stem_of(location: str) -> str:
 def read_table(source: Rows, encoding: str | None = None) -> list[dict[str, Any]]:
     """Read every row of a table into memory. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         source: a path or fsspec URL with a known suffix; or the rows, see `plain_table`.
         encoding: encoding of a text table; None to detect it.
 
@@ -170,7 +170,7 @@ def _missing_package(error: ImportError) -> str:
 async def read_rows(source: Rows, encoding: str | None = None) -> ReadTable:
     """Open a table, which may also be in a Block: `block://SLUG/NAME/path`. Rows are parsed during iteration.
 
-    Parameters:
+    Args:
         source: see `read_table`.
         encoding: encoding of a text table; None to detect it.
 
@@ -201,7 +201,7 @@ def _not_empty(rows: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 async def storage_of(location: str) -> Storage | SqlDatabase | None:
     """Returns the Block folder that contains a table, or its database; None if a path or URL is sufficient.
 
-    Parameters:
+    Args:
         location: path or URL of the table.
 
     Raises:
@@ -219,7 +219,7 @@ def encode_table(
 ) -> bytes:
     """Returns a table's bytes; every row has every column, in order.
 
-    Parameters:
+    Args:
         rows: values by column.
         columns: the columns, in order; missing cells are empty.
         table_format: CSV, TSV, JSON lines, Parquet or Excel.
@@ -236,7 +236,7 @@ def encode_table(
 class TableFile:
     """A table that is replaced atomically, so that its file is complete at any time.
 
-    Parameters:
+    Args:
         location: a path or fsspec URL with a known suffix.
         columns: the columns, in order.
         storage: its folder, see `storage_of`; by default that of the path or URL.
@@ -269,7 +269,7 @@ class TableFile:
     def lines(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         """Yields the text of each row in a line-based format.
 
-        Parameters:
+        Args:
             rows: values by column.
         """
         if self.format == "jsonl":
@@ -279,7 +279,7 @@ class TableFile:
     def write_lines(self, lines: Iterable[str]) -> str:
         """Write a table from encoded lines; see `write`.
 
-        Parameters:
+        Args:
             lines: the text of every row, in order.
         """
         if self.format == "jsonl":
@@ -289,7 +289,7 @@ class TableFile:
     def write(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Write the table to a temporary file and rename it; returns its path or URL. Blocks; run it in a thread.
 
-        Parameters:
+        Args:
             rows: values by column.
         """
         return self._publish(self._encoded(rows))
@@ -308,7 +308,7 @@ def results_table(
 ) -> TableFile | SqlResults:
     """Returns the table of results at a location: a file or a database table.
 
-    Parameters:
+    Args:
         location: see `TableFile`, or `sql://BLOCK/TABLE`.
         columns: the columns, in order.
         storage: the result of `storage_of`.
@@ -339,7 +339,7 @@ def _read_excel(content: bytes, encoding: str | None) -> tuple[Iterable[Any], Di
 def all_filled(rows: Iterable[Mapping[Any, Any]]) -> Iterator[dict[str, Any]]:
     """Yields the non-empty rows by column name, without their empty cells.
 
-    Parameters:
+    Args:
         rows: values by header.
 
     Raises:

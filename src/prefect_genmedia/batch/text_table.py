@@ -45,7 +45,7 @@ _GUARDED_NUMBER = re.compile(rf"\t({_NUMBER_LIKE.pattern})")
 class Dialect:
     """The format of a text table.
 
-    Parameters:
+    Args:
         encoding: name of the codec.
         delimiter: the delimiter of cells.
         spreadsheet: whether a spreadsheet wrote it, and is likely to open the table of results.
@@ -65,7 +65,7 @@ def codec_of(content: bytes, encoding: str | None = None) -> str:
     Without `encoding`: the one that a byte order mark names, else UTF-16 if every other byte of the beginning is zero,
     else UTF-8, else GB18030 if that gives ordinary Chinese text.
 
-    Parameters:
+    Args:
         content: the file's bytes.
         encoding: name of the codec, if the user gives one.
 
@@ -147,7 +147,7 @@ def read_csv(
 ) -> tuple[Iterator[dict[str, Any]], Dialect]:
     """Returns a lazy iterator of a CSV file's rows, and its dialect.
 
-    Parameters:
+    Args:
         content: the file's bytes.
         encoding: name of its codec; None to detect it.
         delimiter: the delimiter of its cells; None to detect it.
@@ -218,7 +218,7 @@ def _records(text: TextIO, delimiter: str, first_line: int) -> Iterator[tuple[in
 def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], dialect: Dialect = PLAIN) -> bytes:
     """Returns a CSV file's bytes in a dialect.
 
-    Parameters:
+    Args:
         rows: values by column.
         columns: the columns, in order.
         dialect: the dialect to write in.
@@ -229,7 +229,7 @@ def write_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], dialect
 def csv_head(columns: Sequence[str], dialect: Dialect) -> str:
     """Returns the header line of a CSV file, with its line ending.
 
-    Parameters:
+    Args:
         columns: the columns, in order.
         dialect: the dialect to write in.
     """
@@ -241,7 +241,7 @@ def csv_head(columns: Sequence[str], dialect: Dialect) -> str:
 def csv_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str], dialect: Dialect) -> Iterator[str]:
     """Yields the text of each row, with its line ending; the text may contain line feeds.
 
-    Parameters:
+    Args:
         rows: values by column.
         columns: the columns, in order.
         dialect: the dialect to write in.
@@ -271,7 +271,7 @@ def _unguarded(cell: str) -> str:
 def read_jsonl(content: bytes, encoding: str | None = None) -> tuple[Iterator[dict[str, Any]], Dialect]:
     """Returns a lazy iterator of a JSON lines file's rows: one object per line. Only a line feed ends a line.
 
-    Parameters:
+    Args:
         content: the file's bytes.
         encoding: name of its codec; None to detect it.
 
@@ -308,7 +308,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def write_jsonl(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> bytes:
     """Returns a JSON lines file's bytes.
 
-    Parameters:
+    Args:
         rows: values by column.
         columns: the columns, in order; missing cells are null.
     """
@@ -318,7 +318,7 @@ def write_jsonl(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> by
 def jsonl_lines(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
     """Yields the text of each row, with its line ending.
 
-    Parameters:
+    Args:
         rows: values by column.
         columns: the columns, in order; missing cells are null.
     """

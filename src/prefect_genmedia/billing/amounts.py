@@ -47,7 +47,7 @@ _EXACT_FLOAT = 2.0**53
 def currency_word(value: Any) -> str:
     """A currency, or a provider's own unit, in capitals.
 
-    Parameters:
+    Args:
         value: the cell.
 
     Raises:
@@ -63,7 +63,7 @@ def currency_word(value: Any) -> str:
 def amount_and_currency(value: Any, decimal: str, known: str) -> tuple[Decimal, str]:
     """An amount, and its currency by the cell itself or by what else is known.
 
-    Parameters:
+    Args:
         value: the cell: a number, or text such as `¥1,234.50`, `(1.00)` or `1.234,50 EUR`.
         decimal: what separates the decimals.
         known: the currency that the line or the mapping says; empty if neither does.
@@ -138,7 +138,7 @@ def _known(currency: str) -> str:
 def seconds_of(value: Any, form: str, zone: str) -> float:
     """A time as seconds since 1970.
 
-    Parameters:
+    Args:
         value: the cell: text, or a number for `unix` and `unix_ms`.
         form: strptime's format, `unix` or `unix_ms`; empty for ISO 8601.
         zone: time zone of a time without an offset; empty if nobody said.
@@ -183,7 +183,7 @@ def _of_iso(text: str) -> datetime:
 def id_of(value: Any) -> str:
     """An id as the provider writes it, without the blanks and the guard that a spreadsheet's text has.
 
-    Parameters:
+    Args:
         value: the cell.
 
     Raises:

@@ -32,7 +32,7 @@ MARGIN_SECONDS = timedelta(days=2).total_seconds()
 class BillSpec:
     """A bill, and how it is compared.
 
-    Parameters:
+    Args:
         tables: its tables: paths or fsspec URLs, or rows. Several are one bill.
         mapping: which columns mean what; see `read_mapping`.
         account: id or name of the account that it is about; empty for those that have a job on it.
@@ -55,7 +55,7 @@ class BillSpec:
 async def compare_bill(spec: BillSpec) -> BillReport:
     """Compare a provider's bill with the ledger of the settings.
 
-    Parameters:
+    Args:
         spec: the bill.
 
     Raises:

@@ -20,7 +20,7 @@ _ITEM_CHARACTERS = 200
 class ReadLines:
     """What was read of a bill.
 
-    Parameters:
+    Args:
         lines: its charges and refunds.
         unreadable: a finding for each row that cannot be read.
         skipped: how many rows the mapping leaves out.
@@ -34,7 +34,7 @@ class ReadLines:
 class LineReader:
     """Reads the rows of one table by a mapping.
 
-    Parameters:
+    Args:
         mapping: which columns mean what.
         file: the table's name, for evidence.
         rows: the table's rows; empty cells are left out.

@@ -145,7 +145,7 @@ class BillMapping(_Part):
 def read_mapping(source: str | Mapping[str, Any] | BillMapping) -> BillMapping:
     """Read a mapping. Blocks; run it in a thread.
 
-    Parameters:
+    Args:
         source: path or fsspec URL of a TOML file; the TOML itself, on several lines; or what it holds.
 
     Raises:
@@ -194,7 +194,7 @@ def _text_of(location: str) -> str:
 def refusal(problem: str, field: str = "mapping", subject: str = "The bill") -> InvalidRequest:
     """The error that says why a bill cannot be read.
 
-    Parameters:
+    Args:
         problem: what is wrong.
         field: with what.
         subject: what is refused.
@@ -205,7 +205,7 @@ def refusal(problem: str, field: str = "mapping", subject: str = "The bill") -> 
 def headers_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The headers of a table's rows, by how they are compared.
 
-    Parameters:
+    Args:
         rows: the rows; empty cells may be left out.
     """
     return {folded(name): name for row in rows for name in row}
@@ -214,7 +214,7 @@ def headers_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def folded(name: str) -> str:
     """A header as it is compared.
 
-    Parameters:
+    Args:
         name: the header.
     """
     return " ".join(name.replace("\ufeff", "").casefold().split())

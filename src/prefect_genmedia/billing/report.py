@@ -72,7 +72,7 @@ class BillReport(BaseModel):
     def of_kind(self, kind: FindingKind) -> list[BillFinding]:
         """The findings of a kind; none of what matched.
 
-        Parameters:
+        Args:
             kind: which.
         """
         return [finding for finding in self.findings if finding.kind == kind]
@@ -89,7 +89,7 @@ def _by_currency(sums: Sequence[BillSum], name: str) -> dict[str, Decimal]:
 def sums_of(findings: Sequence[BillFinding]) -> list[BillSum]:
     """The findings together, by kind and currency, in the order of `KIND_WORDS`.
 
-    Parameters:
+    Args:
         findings: all of them, also what matched.
     """
     found: dict[tuple[FindingKind, str], dict[str, Any]] = {}
@@ -112,7 +112,7 @@ _AMOUNTS = ("billed", "expected", "claim")
 async def write_claim(report: BillReport, location: str) -> str:
     """Write the findings as a table: a line each, with everything that proves it. Returns its path or URL.
 
-    Parameters:
+    Args:
         report: the report.
         location: path or URL that ends in .csv, .tsv, .json, .jsonl, .parquet or .xlsx.
 
@@ -150,7 +150,7 @@ class _JsonFile(TableFile):
 def claim_row(finding: BillFinding, provider: str) -> dict[str, Any]:
     """A finding as a row: amounts are decimal text, so that no program rounds them.
 
-    Parameters:
+    Args:
         finding: the finding.
         provider: whose bill it is.
     """

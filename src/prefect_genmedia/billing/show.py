@@ -24,7 +24,7 @@ ESTIMATE = "What a job was expected to cost is an estimate by the price table: a
 def notes(report: BillReport) -> Iterator[str]:
     """What must be said beside the sums, in sentences.
 
-    Parameters:
+    Args:
         report: the report.
     """
     if report.since is None or report.until is None or report.since >= report.until:
@@ -47,7 +47,7 @@ def notes(report: BillReport) -> Iterator[str]:
 async def publish_bill(report: BillReport) -> None:
     """Show a compared bill on the run's page.
 
-    Parameters:
+    Args:
         report: the report.
     """
     lines = [f"# Bill of {escape(report.provider)}", "", f"{counted(report.rows, 'row')} of {_files(report)}", ""]

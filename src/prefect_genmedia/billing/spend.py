@@ -21,7 +21,7 @@ async def spend(
 ) -> list[SpendLine]:
     """What was spent by each project, account, model or day, by the ledger of the settings: estimates, not bills.
 
-    Parameters:
+    Args:
         by: what jobs are grouped by.
         since: only jobs that were sent from then on, with its time zone.
         until: only jobs that were sent before then.

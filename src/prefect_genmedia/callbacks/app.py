@@ -60,7 +60,7 @@ def callback_app(
 ) -> Starlette:
     """The receiver, as an ASGI application to serve or to mount; `callback_receiver` also notifies Prefect.
 
-    Parameters:
+    Args:
         ledger_url: the ledger to record callbacks in; PostgreSQL where the receiver runs on another machine.
         secret: the callback secret, the same as the workers have.
         heard: called for each callback.
@@ -111,7 +111,7 @@ def callback_app(
 class _Counted:
     """Counts each job's callbacks, so that one that is replayed costs no more than its answer.
 
-    Parameters:
+    Args:
         clock: the time.
     """
 
@@ -201,7 +201,7 @@ def callback_receiver() -> Starlette:
 async def notify_prefect(job: Job, words: str) -> None:
     """Emit `genmedia.job.notified` for a job's first callback, and wake the run that sleeps for it, if one does.
 
-    Parameters:
+    Args:
         job: the job as it was when the callback came.
         words: the provider's words for its state.
     """

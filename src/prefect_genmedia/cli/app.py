@@ -332,7 +332,7 @@ def reconcile(
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Parameters:
+    Args:
         words: what was typed after the program's name; None takes the process's own.
     """
     # Prefect says each second that an event of a command is not sent yet, which nobody has to know.

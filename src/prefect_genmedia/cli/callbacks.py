@@ -35,7 +35,7 @@ class DeadlineProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # narrower: TCP
         """Wait for the first request from now on.
 
-        Parameters:
+        Args:
             transport: the connection.
         """
         super().connection_made(transport)
@@ -44,7 +44,7 @@ class DeadlineProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take a piece of a request; the next one must have arrived in time, too.
 
-        Parameters:
+        Args:
             data: the bytes.
         """
         self._watch()
@@ -70,7 +70,7 @@ class DeadlineProtocol(H11Protocol):
 def serve_callbacks(host: str, port: int, console: Console) -> int:
     """Serve until interrupted; returns the exit status.
 
-    Parameters:
+    Args:
         host: address to listen on.
         port: port to listen on.
         console: where to say what happens.
@@ -87,7 +87,7 @@ def serve_callbacks(host: str, port: int, console: Console) -> int:
 def serve_app(app: Starlette, bound: socket.socket) -> None:
     """Serve an application until interrupted.
 
-    Parameters:
+    Args:
         app: the application.
         bound: what it listens on.
     """

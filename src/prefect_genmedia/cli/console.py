@@ -18,7 +18,7 @@ from prefect_genmedia.text import escaped
 def command_console(stderr: bool = False) -> Console:
     """A console that escapes what cannot be seen in the texts that it prints; its own colours stay.
 
-    Parameters:
+    Args:
         stderr: print to standard error.
     """
     console = Console(stderr=stderr)
@@ -57,7 +57,7 @@ Tag = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 def print_facts(console: Console, facts: Mapping[str, str]) -> None:
     """Print a name and a value a line, whole: an address that is cut, or wrapped, cannot be clicked or copied.
 
-    Parameters:
+    Args:
         console: where to.
         facts: values by name; an empty one is left out.
     """
@@ -69,7 +69,7 @@ def print_facts(console: Console, facts: Mapping[str, str]) -> None:
 def stop(message: str) -> NoReturn:
     """Say what is wrong, on standard error, and end the command with status 1.
 
-    Parameters:
+    Args:
         message: the sentence, as plain text: square brackets in it are no markup.
     """
     command_console(stderr=True).print(f"[red]{escape(message)}[/]", highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from prefect_genmedia.providers.credentials import ProviderCredentials
 async def credentials_at_hand(provider: str, name: str) -> ProviderCredentials:
     """The stored Block of a name; or else the keys in the environment variables that `blocks/documents.yaml` names.
 
-    Parameters:
+    Args:
         provider: the provider's name.
         name: the Block's name.
 

@@ -36,7 +36,7 @@ RECORD_SECONDS = 30.0
 def run_demo(output: Path, keep: bool, console: Console) -> int:
     """Run the main job and check what came of it.
 
-    Parameters:
+    Args:
         output: folder for the video.
         keep: leave server and simulator up until Ctrl-C.
         console: where to say what happens.

@@ -32,7 +32,7 @@ _IN_A_CHECK = {Outcome.CREATED: "would be created", Outcome.UPDATED: "would be u
 def print_changes(console: Console, changes: Sequence[Change], check: bool) -> None:
     """Print what was found and done, a line for each thing; long ones are wrapped in a terminal, and never cut.
 
-    Parameters:
+    Args:
         console: where to; whether it is a terminal decides.
         changes: what was found and done.
         check: whether nothing was changed.
@@ -60,7 +60,7 @@ def print_changes(console: Console, changes: Sequence[Change], check: bool) -> N
 def print_next(console: Console, changes: Sequence[Change]) -> None:
     """Say how to start a worker, where the UI is, and what is still off.
 
-    Parameters:
+    Args:
         console: where to.
         changes: what was found and done.
     """

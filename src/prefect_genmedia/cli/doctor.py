@@ -34,7 +34,7 @@ async def _found(names: Sequence[str]) -> list[Finding]:
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print the table; it is legible at 80 columns.
 
-    Parameters:
+    Args:
         findings: its rows.
     """
     if not findings:

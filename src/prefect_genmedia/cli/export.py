@@ -64,7 +64,7 @@ def _chosen(output: Path | None, file_format: Format | None) -> Format:
 def write_rows(rows: Sequence[dict[str, Any]], file_format: Format, file: Any) -> None:
     """Write jobs as a table.
 
-    Parameters:
+    Args:
         rows: the jobs' fields.
         file_format: csv or jsonl.
         file: a file that takes text.

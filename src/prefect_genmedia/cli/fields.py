@@ -19,7 +19,7 @@ _PLAIN = (bool, int, float)
 def request_options(model: type[GenerationRequest], taken: frozenset[str]) -> Iterator[SignatureParameter]:
     """An option for each field of a request model; None stands for one that was not given.
 
-    Parameters:
+    Args:
         model: the request model.
         taken: names of the command's own options; a field of such a name is given with `--request-NAME`.
     """
@@ -43,7 +43,7 @@ def request_options(model: type[GenerationRequest], taken: frozenset[str]) -> It
 def request_fields(model: type[GenerationRequest], taken: frozenset[str], given: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that were given, as the request model wants them.
 
-    Parameters:
+    Args:
         model: the request model.
         taken: see `request_options`.
         given: the command's options, by name.

@@ -54,7 +54,7 @@ def ending_in_sentences() -> Iterator[None]:
 def sentence_of(error: BaseException) -> str | None:
     """What went wrong, and what to do, for whoever typed the command; None if nobody has foreseen it.
 
-    Parameters:
+    Args:
         error: what a command has raised.
     """
     if isinstance(error, GenMediaError):

@@ -25,7 +25,7 @@ _COLOURS = {
 def print_jobs(console: Console, jobs: Sequence[Job], now: float) -> None:
     """Print one line a job.
 
-    Parameters:
+    Args:
         console: where to; whether it is a terminal decides.
         jobs: the jobs.
         now: seconds since 1970.

@@ -29,7 +29,7 @@ _UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 def run_on_ledger(work: Callable[[Ledger], Awaitable[Answer]]) -> Answer:
     """Open the ledger, and do something with it. A person waits: who starts again decides how long.
 
-    Parameters:
+    Args:
         work: what is done.
     """
 
@@ -55,7 +55,7 @@ def print_ledger_url() -> None:
 def moment(typed: str, zone: str = "UTC", option: str = "--since") -> float:
     """A time as seconds since 1970: so many minutes, hours or days ago, or a date in ISO 8601.
 
-    Parameters:
+    Args:
         typed: what a person typed.
         zone: the time zone of a date without an offset.
         option: the option that it was typed for.
@@ -72,7 +72,7 @@ def moment(typed: str, zone: str = "UTC", option: str = "--since") -> float:
 def plain_job(job: Job) -> dict[str, Any]:
     """A job as JSON for programs: its times in ISO 8601, in UTC.
 
-    Parameters:
+    Args:
         job: the job.
     """
     fields = job.model_dump(mode="json")
@@ -86,7 +86,7 @@ def _is_time(field: str) -> bool:
 def span(seconds: float) -> str:
     """A length of time in one unit, such as `12 m`.
 
-    Parameters:
+    Args:
         seconds: its length; a negative one counts as 0.
     """
     length = timedelta(seconds=max(seconds, 0.0))

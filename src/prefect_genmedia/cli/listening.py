@@ -18,7 +18,7 @@ Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
 def listening_socket(host: str, port: int) -> socket.socket:
     """A socket that is bound to the address; ends the command in a sentence where that cannot be.
 
-    Parameters:
+    Args:
         host: the address.
         port: the port; 0 for a free one.
     """

@@ -27,7 +27,7 @@ STOP_SECONDS = 15.0
 class LocalServer:
     """A running server.
 
-    Parameters:
+    Args:
         url: its root, such as `http://127.0.0.1:41200`; the UI is there.
         env: the environment for processes that shall use it.
         log: what it prints.
@@ -55,7 +55,7 @@ def free_port() -> int:
 def local_server(home: Path, settings: Mapping[str, str] | None = None) -> Iterator[LocalServer]:
     """Run a server until the block ends.
 
-    Parameters:
+    Args:
         home: its folder for database and settings.
         settings: further environment variables for it and its clients.
 

@@ -43,7 +43,7 @@ SCOPE = "command-line"
 class MakeOptions:
     """The options that each kind has.
 
-    Parameters:
+    Args:
         output: folder, file name or URL.
         credentials: name of the Block.
         label: a few words for people.
@@ -165,7 +165,7 @@ for _kind, _model in kinds().items():
 def make(request: GenerationRequest, options: MakeOptions) -> None:
     """Make one result, and say where it is.
 
-    Parameters:
+    Args:
         request: what is wanted.
         options: the command's options.
     """

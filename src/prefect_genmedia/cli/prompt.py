@@ -17,7 +17,7 @@ from prefect_genmedia.prices import limit_in_micros
 async def confirm_in_terminal(session: Session, spec: JobSpec, yes: bool) -> None:
     """Return if a job may be sent: it is below the spec's `confirm_above`, or the person says yes.
 
-    Parameters:
+    Args:
         session: the account that pays.
         spec: the job.
         yes: whether the person has said so already.

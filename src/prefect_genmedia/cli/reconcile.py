@@ -30,7 +30,7 @@ STOP_SECONDS = 30.0
 class ReconcileProcess:
     """Does one round after the other, until it is asked to stop.
 
-    Parameters:
+    Args:
         credentials: names of the credentials Blocks.
         console: where each round's line goes.
     """
@@ -50,7 +50,7 @@ class ReconcileProcess:
     async def run(self, every: float | None) -> int:
         """Do rounds until `stop` is called; returns the exit status.
 
-        Parameters:
+        Args:
             every: seconds from the beginning of one round to that of the next; None does one round.
         """
         clock = asyncio.get_running_loop().time
@@ -126,7 +126,7 @@ def _in_words(report: RoundReport) -> str:
 def run_reconcile(every: float | None, credentials: Sequence[str], console: Console) -> int:
     """Reconcile until SIGTERM or Ctrl-C; returns the exit status.
 
-    Parameters:
+    Args:
         every: seconds from the beginning of one round to that of the next; None does one round.
         credentials: names of the credentials Blocks.
         console: where each round's line goes.

@@ -15,7 +15,7 @@ SETTING = "PREFECT_INTEGRATIONS_GENMEDIA_VIEWER_URL"
 def serve_files(host: str, port: int, console: Console) -> int:
     """Serve until interrupted; returns the exit status.
 
-    Parameters:
+    Args:
         host: address to listen on.
         port: port to listen on.
         console: where to say what happens.

@@ -32,7 +32,7 @@ def require_server() -> str:
 def shown(api: str) -> str:
     """A server's URL for people: without user and password.
 
-    Parameters:
+    Args:
         api: the URL.
     """
     try:

@@ -23,7 +23,7 @@ from prefect_genmedia.text import escaped
 class CommandHooks(JobHooks):
     """Reports a job to the one who waits for it.
 
-    Parameters:
+    Args:
         console: the terminal; nothing of it is for programs.
     """
 
@@ -67,7 +67,7 @@ class CommandHooks(JobHooks):
     def say(self, text: str) -> None:
         """Print a line.
 
-        Parameters:
+        Args:
             text: plain text.
         """
         self.console.print(escaped(text), style="dim", markup=False, highlight=False, soft_wrap=True)
@@ -77,7 +77,7 @@ class CommandHooks(JobHooks):
 async def shown_bar(hooks: CommandHooks) -> AsyncIterator[None]:
     """Show a bar while the block runs, where there is a terminal; it is gone when the block ends.
 
-    Parameters:
+    Args:
         hooks: knows how far the job is.
     """
     if not hooks.has_bar:
@@ -108,7 +108,7 @@ async def shown_bar(hooks: CommandHooks) -> AsyncIterator[None]:
 class RepeatedSteps(JobSteps):
     """Repeats a step while its error says that the same call may be made again, as the tasks do.
 
-    Parameters:
+    Args:
         say: prints a line.
         delays: seconds between the attempts.
     """

@@ -52,7 +52,7 @@ LEDGER_DOCUMENT = "secret/genmedia-ledger-url"
 class Options:
     """What a person chooses.
 
-    Parameters:
+    Args:
         pool: the work pool's name; None takes the one that prefect.yaml names.
         pool_type: the type of a pool that is to be created.
         image: the image of containers, in place of the profile's.
@@ -232,7 +232,7 @@ NO_SUCH_JOB = "0000000000000000"
 async def probe(credentials: ProviderCredentials) -> Change:
     """Ask the provider for a job that does not exist: it looks at the key first.
 
-    Parameters:
+    Args:
         credentials: the Block whose key is tried.
     """
     client: ProviderClient = credentials.get_client()

@@ -25,7 +25,7 @@ class Outcome(str, Enum):
 class Change:
     """One row.
 
-    Parameters:
+    Args:
         kind: what sort of thing it is, such as `Block type` or `deployment`.
         name: which one.
         outcome: what became of it.
@@ -43,7 +43,7 @@ class Change:
 def compared(existing: object | None, same: bool) -> Outcome:
     """The outcome for a thing that exists or not, and is already as declared or not.
 
-    Parameters:
+    Args:
         existing: the thing on the server; None where there is none.
         same: whether it is as declared.
     """

@@ -37,7 +37,7 @@ async def apply_deployment(
 ) -> Change:
     """Create or replace a deployment; on the server, schedules stay as they were switched.
 
-    Parameters:
+    Args:
         client: the server.
         spec: the deployment.
         pool: the work pool it is deployed to.

@@ -61,7 +61,7 @@ PATIENCE_SECONDS = 10.0
 class Finding:
     """One row.
 
-    Parameters:
+    Args:
         check: what was checked.
         found: what was found.
         step: what to do; empty if nothing is wrong.
@@ -75,7 +75,7 @@ class Finding:
 async def stored_credentials(names: Sequence[str] = ()) -> tuple[list[ProviderCredentials], list[Finding]]:
     """The saved credentials Blocks, and what is wrong with those that cannot be loaded.
 
-    Parameters:
+    Args:
         names: as TYPE/NAME; empty for all.
     """
     blocks: list[ProviderCredentials] = []
@@ -120,7 +120,7 @@ async def _stored_names(slugs: Sequence[str]) -> list[str]:
 async def diagnose(credentials: Sequence[ProviderCredentials]) -> list[Finding]:
     """Check the network, the accounts, the ledger and the storages.
 
-    Parameters:
+    Args:
         credentials: the accounts.
 
     Returns:
@@ -141,7 +141,7 @@ async def diagnose(credentials: Sequence[ProviderCredentials]) -> list[Finding]:
 async def check_proxies(routes: Routes) -> list[Finding]:
     """Which proxies are set, and whether they answer.
 
-    Parameters:
+    Args:
         routes: the environment's.
     """
     findings = []
@@ -185,7 +185,7 @@ def check_certificates() -> Finding:
 async def check_account(block: ProviderCredentials, routes: Routes) -> list[Finding]:
     """Resolve the host of an account, and ask for a job that does not exist.
 
-    Parameters:
+    Args:
         block: the account's Block.
         routes: the environment's.
     """
@@ -205,7 +205,7 @@ async def check_account(block: ProviderCredentials, routes: Routes) -> list[Find
 async def check_names(base_url: str, routes: Routes) -> Finding:
     """Who resolves the name of an API's host, and to which kind of address.
 
-    Parameters:
+    Args:
         base_url: where the API is.
         routes: the environment's.
     """
@@ -269,7 +269,7 @@ def _clock(answer: NotedAnswer) -> Finding:
 async def check_ledger(settings: GenMediaSettings) -> list[Finding]:
     """Whether the ledger can be opened, and what it knows of jobs that were left. A new one is not created.
 
-    Parameters:
+    Args:
         settings: the settings.
     """
     shown = "PREFECT_INTEGRATIONS_GENMEDIA_LEDGER_URL"
@@ -291,7 +291,7 @@ async def check_ledger(settings: GenMediaSettings) -> list[Finding]:
 async def check_reconcile(ledger: Ledger) -> Finding:
     """What the ledger says about jobs that `reconcile_jobs` should have collected, or that need a person.
 
-    Parameters:
+    Args:
         ledger: the open ledger.
     """
     now = time.time()
@@ -314,7 +314,7 @@ async def check_reconcile(ledger: Ledger) -> Finding:
 async def check_inputs_storage(settings: GenMediaSettings) -> Finding:
     """Whether local inputs can be published for providers.
 
-    Parameters:
+    Args:
         settings: the settings.
     """
     publication = publication_of(settings)

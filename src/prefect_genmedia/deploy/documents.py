@@ -37,7 +37,7 @@ def block_types() -> dict[str, type[Block]]:
 def read_secrets(path: Path, documents: Sequence[DocumentSpec]) -> dict[str, str]:
     """Read a secrets file: TOML, `NAME = "value"`, with the names of the environment variables.
 
-    Parameters:
+    Args:
         path: the file.
         documents: the declared documents, which name the variables.
 
@@ -70,7 +70,7 @@ def _unknown(name: str, known: Sequence[str]) -> str:
 def credentials_in(values: Mapping[str, str], documents: Sequence[DocumentSpec]) -> list[ProviderCredentials]:
     """The credentials that documents declare and values are given for, where no server has them.
 
-    Parameters:
+    Args:
         values: environment variables.
         documents: the declared documents.
 
@@ -95,7 +95,7 @@ def credentials_in(values: Mapping[str, str], documents: Sequence[DocumentSpec])
 def declared_credentials(values: Mapping[str, str]) -> list[ProviderCredentials]:
     """The credentials that the shipped `documents.yaml` declares and values are given for.
 
-    Parameters:
+    Args:
         values: environment variables.
 
     Raises:
@@ -107,7 +107,7 @@ def declared_credentials(values: Mapping[str, str]) -> list[ProviderCredentials]
 def declared_variables(provider: str) -> list[str]:
     """The environment variables that the shipped `documents.yaml` names for a provider's secrets.
 
-    Parameters:
+    Args:
         provider: the provider's name.
     """
     slug = credentials_types()[provider].get_block_type_slug()
@@ -118,7 +118,7 @@ def declared_variables(provider: str) -> list[str]:
 async def apply_block_type(client: PrefectClient, block: type[Block], dry: bool) -> Change:
     """Register a Block type and its schema, where the server does not have them as they are here.
 
-    Parameters:
+    Args:
         client: speaks to the server.
         block: the Block's class.
         dry: change nothing; only say what would be done.
@@ -147,7 +147,7 @@ async def apply_document(
 ) -> tuple[Change, Block | None]:
     """Create or update a Block document from the values that are given for it.
 
-    Parameters:
+    Args:
         client: the server.
         spec: the document.
         values: environment variables and secrets.

@@ -34,7 +34,7 @@ class _Strict(BaseModel):
 class ScheduleSpec(_Strict):
     """One schedule of a deployment.
 
-    Parameters:
+    Args:
         slug: its name, which tells schedules of a deployment apart.
         cron: when, as a cron expression; or
         interval: how often, in seconds.
@@ -121,7 +121,7 @@ class PoolProfile(_Strict):
 class LimitSpec(_Strict):
     """A global concurrency limit.
 
-    Parameters:
+    Args:
         limit: slots.
         slot_decay_per_second: how fast slots become free by themselves.
         provider: the provider that it is for: it is left out where only others are deployed.
@@ -148,7 +148,7 @@ class AutomationsFile(_Strict):
 class DocumentSpec(_Strict):
     """A Block document: which Block type, its name, and the variable that each field comes from.
 
-    Parameters:
+    Args:
         block: the Block type's slug.
         name: the document's name.
         fields: field name to environment variable.
@@ -173,7 +173,7 @@ Spec = TypeVar("Spec", bound=BaseModel)
 def read_spec(spec: type[Spec], package: str, name: str, instead: Path | None = None) -> Spec:
     """Read one of the shipped files, or a team's own in place of it.
 
-    Parameters:
+    Args:
         spec: what it must hold.
         package: the package that ships the file.
         name: its name.

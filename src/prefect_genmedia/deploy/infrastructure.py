@@ -58,7 +58,7 @@ def repeated_on_conflict(apply: Callable[P, Awaitable[T]]) -> Callable[P, Awaita
 async def apply_work_pool(client: PrefectClient, name: str, pool_type: str | None, dry: bool) -> tuple[Change, str]:
     """Create the work pool, unless there is one of that name, which stays as it is.
 
-    Parameters:
+    Args:
         client: the server.
         name: the pool's name.
         pool_type: its type; None takes the present pool's, or `process` for a new one.
@@ -86,7 +86,7 @@ async def apply_work_pool(client: PrefectClient, name: str, pool_type: str | Non
 async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bool) -> Change:
     """Create or update a global concurrency limit; slots that are taken stay taken.
 
-    Parameters:
+    Args:
         client: speaks to the server.
         name: the limit's name.
         spec: what is declared.
@@ -112,7 +112,7 @@ async def apply_limit(client: PrefectClient, name: str, spec: LimitSpec, dry: bo
 async def apply_output(client: PrefectClient, output: str | None, dry: bool) -> Change | None:
     """Set the variable that containers take their output folder from, where a folder is given.
 
-    Parameters:
+    Args:
         client: speaks to the server.
         output: the folder, as an fsspec URL; None where none is given.
         dry: change nothing; only say what would be done.
@@ -131,7 +131,7 @@ async def apply_output(client: PrefectClient, output: str | None, dry: bool) -> 
 async def apply_automation(client: PrefectClient, declared: dict[str, Any], alerts: str | None, dry: bool) -> Change:
     """Create or update an automation, by its name; whether it is switched on stays as it is on the server.
 
-    Parameters:
+    Args:
         client: the server.
         declared: the automation, with `notify: true` in actions that the notification Block goes into.
         alerts: `TYPE/NAME` of that Block. Without one the Block stays that is in use; where there is none, such
@@ -178,7 +178,7 @@ def _enabled(wanted: AutomationCore, existing: Automation | None, is_muted: bool
 async def has_work_pool(client: PrefectClient, name: str) -> bool:
     """Whether the server has a work pool of this name.
 
-    Parameters:
+    Args:
         client: the server.
         name: the pool's name.
     """

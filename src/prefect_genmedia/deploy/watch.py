@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 5.0
 async def reconcile_change(client: PrefectClient) -> Change:
     """The row about reconcile; where it is overdue, the event `genmedia.reconcile.overdue` is emitted.
 
-    Parameters:
+    Args:
         client: the server.
     """
     if await _server_has_success(client):

@@ -62,7 +62,7 @@ _NO_URL = re.compile(r"[<>{}\[\]\"|\\^`]")
 def parsed(text: str | bytes) -> Any:
     """The JSON value; None where it is none, or nested deeper than `MAX_DEPTH`.
 
-    Parameters:
+    Args:
         text: what may be JSON.
     """
     try:
@@ -126,7 +126,7 @@ def is_blank(value: Any) -> bool:
 def layers(payload: Any) -> Iterator[dict[str, Any]]:
     """An answer's object, and the objects that it wraps (`data`, `result`, …), from the outermost on.
 
-    Parameters:
+    Args:
         payload: the answer's JSON.
     """
     level = [payload]
@@ -142,7 +142,7 @@ def job_id_in(payload: Any, names: Sequence[str] = JOB_IDS) -> str | None:
     Zero is what some gateways write for none. Where a number and a text are given, the number is a row of somebody's
     database.
 
-    Parameters:
+    Args:
         payload: the answer's JSON.
         names: the fields that may hold it.
     """
@@ -159,7 +159,7 @@ def job_id_in(payload: Any, names: Sequence[str] = JOB_IDS) -> str | None:
 def job_id_beside_error(payload: Any, names: Sequence[str] = JOB_IDS, depth: int = 4) -> str | None:
     """The id of a job that an answer with an error names all the same, in whatever object; None where there is none.
 
-    Parameters:
+    Args:
         payload: the answer's JSON.
         names: the fields that may hold it.
         depth: how many levels are searched.
@@ -192,7 +192,7 @@ def task_in(payload: dict[str, Any], names: Sequence[str] = STATUSES) -> dict[st
 
     An envelope may have a `status` of its own: the object that also has an id is meant, or else the innermost one.
 
-    Parameters:
+    Args:
         payload: the answer's JSON.
         names: the fields that may hold the state.
     """
@@ -204,7 +204,7 @@ def task_in(payload: dict[str, Any], names: Sequence[str] = STATUSES) -> dict[st
 def status_in(task: Mapping[str, Any], names: Sequence[str] = STATUSES) -> Any:
     """The state of a job, as it is written there; None where the object has none.
 
-    Parameters:
+    Args:
         task: the object that tells it.
         names: the fields that may hold it.
     """
@@ -221,7 +221,7 @@ class Reason(NamedTuple):
 def reason_in(payload: Any, limit: int | None = WORDS_CHARACTERS) -> Reason:
     """Why something failed, as text, object or list, in any of the usual fields.
 
-    Parameters:
+    Args:
         payload: the answer's JSON, or the job in it.
         limit: characters of the words, at most; None where a secret must be found in them before they are cut.
     """
@@ -232,7 +232,7 @@ def reason_in(payload: Any, limit: int | None = WORDS_CHARACTERS) -> Reason:
 def codes_in(payload: Any, types: bool = True) -> tuple[str, ...]:
     """Every code in an answer's code fields: of the error first, then of the answer, then of what they hold.
 
-    Parameters:
+    Args:
         payload: the answer's JSON.
         types: whether fields named `type` count, too: a family of errors, not one of them.
     """
@@ -243,7 +243,7 @@ def codes_in(payload: Any, types: bool = True) -> tuple[str, ...]:
 def url_in(value: Any, names: Sequence[str] = ()) -> str | None:
     """The first URL of a file: of `names`, or else of the usual fields, however it is nested.
 
-    Parameters:
+    Args:
         value: the answer's JSON, or the field that holds it.
         names: the provider's own fields, which come first.
     """
@@ -253,7 +253,7 @@ def url_in(value: Any, names: Sequence[str] = ()) -> str | None:
 def urls_in(value: Any, names: Sequence[str] = (), depth: int = 6) -> list[str]:
     """The URLs of the files that one field names: several where it is a list.
 
-    Parameters:
+    Args:
         value: the answer's JSON, or the field that holds it.
         names: the provider's own fields, which come first.
         depth: how deeply it may be nested.
@@ -289,7 +289,7 @@ def is_url(text: str) -> bool:
 def evidence_in(response: httpx.Response, payload: Any, redactor: Redactor) -> dict[str, Any]:
     """What proves to the provider that it took a job or refused one: request ids, sub-task ids, its own times.
 
-    Parameters:
+    Args:
         response: the answer.
         payload: its JSON.
         redactor: takes secrets out of it.
@@ -322,7 +322,7 @@ def is_page(response: httpx.Response) -> bool:
 def is_same_path(asked: str, location: str) -> bool:
     """Whether a 302 or 303 leads to what was asked on https, or with a slash at its end.
 
-    Parameters:
+    Args:
         asked: the URL that was asked.
         location: where the redirect leads.
     """

@@ -31,7 +31,7 @@ class BearerAuth(httpx.Auth):
 class BearerClient:
     """One account whose key is sent with each request, in one event loop; a provider's client adds its three calls.
 
-    Parameters:
+    Args:
         api_key: the key; it stays inside.
         base_url: the API's root, where it is another one than the provider's own: a gateway's, or the simulator's.
         gates: how many requests and downloads may be under way.

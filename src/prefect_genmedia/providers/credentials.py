@@ -196,7 +196,7 @@ class ProviderCredentials(CredentialsBlock):
 def secrets_of(block: ProviderCredentials) -> list[str]:
     """Every secret field of a Block that is set: what no text may show.
 
-    Parameters:
+    Args:
         block: the Block.
     """
     values = (getattr(block, name) for name in type(block).model_fields)
@@ -231,7 +231,7 @@ _AROUND_KEYS = " \t\r\n\f\v\u00a0\u2028\u2029\u3000\u200b\ufeff"
 def plain_base_url(value: str, default: str = "", endpoints: Collection[str] = ()) -> str:
     """The API's root, unaltered, if requests can be sent below it: every path is added to its end.
 
-    Parameters:
+    Args:
         value: the root.
         default: the provider's own; a root without any path is refused where this one has a path.
         endpoints: the paths that are added, which must not be in it already.

@@ -139,7 +139,7 @@ def shown_extra(extra_body: Mapping[str, Any]) -> Any:
 def identity_of_extra(extra_body: Mapping[str, Any], inputs: SentInputs = AS_GIVEN) -> Any:
     """It as a job's identity has it: URLs without signatures, files by their bytes.
 
-    Parameters:
+    Args:
         extra_body: what the request holds beside its own fields.
         inputs: tells how a URL counts.
     """

@@ -147,7 +147,7 @@ InputUrl = Annotated[
 def is_input(field: FieldInfo) -> bool:
     """Whether a request's field holds an `InputUrl`, or several.
 
-    Parameters:
+    Args:
         field: the field.
     """
     checks = (each for each in field.metadata if isinstance(each, AfterValidator))
@@ -163,7 +163,7 @@ def absent_files(model: type[BaseModel], data: Any) -> Iterator[FieldProblem]:
 
     Only an error reads the disk. Of a valid request, absent files are found when its inputs are inspected.
 
-    Parameters:
+    Args:
         model: the request's class.
         data: what it was to be made from.
     """
@@ -180,7 +180,7 @@ def absent_files(model: type[BaseModel], data: Any) -> Iterator[FieldProblem]:
 class PictureLimits:
     """What a provider documents about the pictures it takes.
 
-    Parameters:
+    Args:
         formats: names of the formats, as Pillow has them.
         max_bytes: the largest file, in bytes.
         max_side: the longest side, in pixels.
@@ -203,7 +203,7 @@ MediaKind = Literal["picture", "recording", "video"]
 class RequestInput:
     """A file that a request names.
 
-    Parameters:
+    Args:
         field: the request's field it stands in.
         url: where the user has it; a `data:` URI where the request holds the file itself.
         inline: whether the provider documents that the request may carry the file's bytes.
@@ -226,7 +226,7 @@ class RequestInput:
 class SentInput:
     """What the provider is sent in place of a user's own file: a URL, or the file as base64 text.
 
-    Parameters:
+    Args:
         sha256: digest of the file's bytes, in hex: what stands for the file in a job's identity.
         url: where it was published; signed, and so a secret.
         base64: its bytes as text.
@@ -243,7 +243,7 @@ class SentInput:
 class SentInputs:
     """What is sent in place of the user's own files.
 
-    Parameters:
+    Args:
         by_url: what is sent, by the URL or path that the user gave.
         contents: digests of http(s) files whose URLs hold a credential, as pairs of URL and SHA-256 in hex.
     """
@@ -254,7 +254,7 @@ class SentInputs:
     def url(self, url: str) -> str:
         """The URL that the provider is sent for an input.
 
-        Parameters:
+        Args:
             url: the URL or path that the user gave.
 
         Raises:
@@ -271,7 +271,7 @@ class SentInputs:
     def base64(self, url: str) -> SentInput | None:
         """The input as base64 text, if it is sent so; None if it is sent as a URL.
 
-        Parameters:
+        Args:
             url: the URL or path that the user gave.
         """
         sent = self.by_url.get(url)
@@ -280,7 +280,7 @@ class SentInputs:
     def identity(self, url: str) -> str:
         """The input as it counts in a job's identity: a user's own file by the digest of its content.
 
-        Parameters:
+        Args:
             url: the URL or path that the user gave.
         """
         sent = self.by_url.get(url)
@@ -291,7 +291,7 @@ class SentInputs:
     def public_identity(self, url: str) -> str:
         """An http(s) URL as it counts in a job's identity.
 
-        Parameters:
+        Args:
             url: the URL.
 
         Raises:
@@ -302,7 +302,7 @@ class SentInputs:
     def text_identity(self, text: str) -> str:
         """A text that may be, or hold, an http(s) URL, as it counts in a job's identity.
 
-        Parameters:
+        Args:
             text: a value of `extra_body`.
         """
         try:
@@ -319,7 +319,7 @@ AS_GIVEN = SentInputs()
 class NotedInputs(SentInputs):
     """Notes the http(s) URLs that count in an identity, in their order.
 
-    Parameters:
+    Args:
         inputs: URLs of the request's own fields.
         urls: all of them, with those in `extra_body`.
     """
@@ -330,7 +330,7 @@ class NotedInputs(SentInputs):
     def identity(self, url: str) -> str:
         """Note the URL of a field.
 
-        Parameters:
+        Args:
             url: the URL or path that the user gave.
         """
         if is_public(url):
@@ -340,7 +340,7 @@ class NotedInputs(SentInputs):
     def public_identity(self, url: str) -> str:
         """Note the URL.
 
-        Parameters:
+        Args:
             url: the URL.
         """
         self.urls.append(url)
@@ -352,7 +352,7 @@ def identity_of_own(url: str) -> str:
 
     A file of another storage is not read for that: only the prepared request knows its digest.
 
-    Parameters:
+    Args:
         url: a path, a storage's URL, or a `data:` URI.
     """
     if url.startswith("data:"):

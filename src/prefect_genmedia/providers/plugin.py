@@ -39,7 +39,7 @@ class ResolveSession(Protocol):
     async def public_url(self, url: str, field: str) -> str:
         """A URL of an input that the provider can fetch: the input's own, or that of a published copy.
 
-        Parameters:
+        Args:
             url: where the user has the input.
             field: the field's name, for errors.
 
@@ -51,7 +51,7 @@ class ResolveSession(Protocol):
     async def fetch_picture(self, url: str, max_bytes: int = MAX_PICTURE_BYTES) -> bytes:
         """The bytes of a picture, such as a mask.
 
-        Parameters:
+        Args:
             url: an http or https URL.
             max_bytes: a larger picture is refused.
 
@@ -73,7 +73,7 @@ class ProviderPlugin:
     Import paths have the form `package.module:name`. They are resolved when they are needed, so that a plug-in's
     client, Block and simulator are not loaded by whoever only wants to read the ledger.
 
-    Parameters:
+    Args:
         name: the provider's name in the ledger, in tables and in prices, such as `acme`.
         title: the provider's name for people, such as `Acme`.
         requests: the request models that it takes. The `kind` of each is unique among all plug-ins.
@@ -182,7 +182,7 @@ _REGISTRY = _Registry()
 def register(plugin: ProviderPlugin) -> ProviderPlugin:
     """Add a plug-in to this process; for tests and notebooks. Packages declare an entry point instead.
 
-    Parameters:
+    Args:
         plugin: the plug-in. It replaces an installed one of the same name.
     """
     _REGISTRY.registered[plugin.name] = plugin
@@ -197,7 +197,7 @@ def plugins() -> tuple[ProviderPlugin, ...]:
 def find_plugin(name: str) -> ProviderPlugin | None:
     """The plug-in of a provider; None if it is not installed, as for a ledger row of an uninstalled plug-in.
 
-    Parameters:
+    Args:
         name: the provider's name.
     """
     return _REGISTRY.all().get(name)
@@ -206,7 +206,7 @@ def find_plugin(name: str) -> ProviderPlugin | None:
 def plugin_named(name: str) -> ProviderPlugin:
     """The plug-in of a provider.
 
-    Parameters:
+    Args:
         name: the provider's name.
 
     Raises:
@@ -228,7 +228,7 @@ def kinds() -> dict[str, type[GenerationRequest]]:
 def request_type(kind: str) -> type[GenerationRequest]:
     """The request model of a kind such as `poster`.
 
-    Parameters:
+    Args:
         kind: the kind.
 
     Raises:
@@ -240,7 +240,7 @@ def request_type(kind: str) -> type[GenerationRequest]:
 def make_request(kind: str, fields: Mapping[str, Any]) -> GenerationRequest:
     """A request of a kind, from its fields.
 
-    Parameters:
+    Args:
         kind: the kind, such as `poster`.
         fields: the request's fields, by name.
 
@@ -267,7 +267,7 @@ def providers_with_free_failures() -> frozenset[str]:
 def loaded_parts(part: str) -> dict[str, Any]:
     """A part of every plug-in that has it, by the plug-in's name. A part that cannot be imported is skipped.
 
-    Parameters:
+    Args:
         part: name of a field of `ProviderPlugin` that holds an import path, such as `simulator`.
     """
     found: dict[str, Any] = {}
@@ -284,7 +284,7 @@ def loaded_parts(part: str) -> dict[str, Any]:
 def imported(path: str) -> Any:
     """The object behind an import path such as `package.module:name`.
 
-    Parameters:
+    Args:
         path: the import path.
     """
     module, _, name = path.partition(":")

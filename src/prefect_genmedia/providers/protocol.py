@@ -33,7 +33,7 @@ class Account:
     def of(cls, provider: str, base_url: str, secret: str) -> Account:
         """Name the account of `secret` at `base_url`; 32 bits of a keyed digest tell accounts apart, not secrets.
 
-        Parameters:
+        Args:
             provider: the provider's name.
             base_url: where its API is.
             secret: the credential; only a digest of it is kept.
@@ -49,7 +49,7 @@ class Account:
 class MediaExpectation(BaseModel):
     """What the delivered file must be like to be what was asked for; None means that anything is right.
 
-    Parameters:
+    Args:
         seconds: the duration.
         resolution_class: 720 or 1080: the asked class of resolution. Providers round sizes (1248×704 for 720), so the
             nearest class is compared, by the short side or by the number of pixels.
@@ -69,7 +69,7 @@ class MediaExpectation(BaseModel):
 class DurationSource:
     """The input that decides how long the result is.
 
-    Parameters:
+    Args:
         field: the request's field it stands in.
         url: where it is.
         below_seconds: it must be shorter than this, where a limit is documented.
@@ -124,7 +124,7 @@ class GenerationRequest(ExtensibleRequest):
 
         The merge is shallow, as in the OpenAI client: a nested object or list is replaced as a whole.
 
-        Parameters:
+        Args:
             inputs: what is sent in place of the user's own files.
         """
         return {**self.body(inputs), **self.extra_body}
@@ -132,7 +132,7 @@ class GenerationRequest(ExtensibleRequest):
     def identity(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """What makes two requests the same one; without an `extra_body`, `identity_inputs()` alone.
 
-        Parameters:
+        Args:
             inputs: what is sent in place of the user's own files; their digests count in place of their names.
         """
         own = {name: value for name, value in self.identity_inputs(inputs).items() if name != "extra_body"}
@@ -141,7 +141,7 @@ class GenerationRequest(ExtensibleRequest):
     def body(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The JSON of the request's own fields; unset options are left out. What is sent is `payload()`.
 
-        Parameters:
+        Args:
             inputs: what is sent in place of the user's own files.
 
         Raises:
@@ -152,7 +152,7 @@ class GenerationRequest(ExtensibleRequest):
     def identity_inputs(self, inputs: SentInputs = AS_GIVEN) -> dict[str, Any]:
         """The user's own inputs, without anything volatile: what makes two requests the same one.
 
-        Parameters:
+        Args:
             inputs: what is sent in place of the user's own files; their digests count in place of their names.
 
         Raises:
@@ -199,7 +199,7 @@ class PreparedRequest(Generic[Request]):
 
     It lives in one process: signed URLs and base64 text are secrets, and are not pickled with it.
 
-    Parameters:
+    Args:
         request: what the user asked for.
         inputs: what is sent in place of the user's own files.
         found: what the inputs say about the result, such as its duration.
@@ -239,7 +239,7 @@ class PreparedRequest(Generic[Request]):
     def with_request(self, request: Request) -> PreparedRequest[Request]:
         """The same inputs with another request: one that names a speaker, or a callback.
 
-        Parameters:
+        Args:
             request: a request with the same inputs.
         """
         return replace(self, request=request)
@@ -258,7 +258,7 @@ class Phase(str, Enum):
 class Accepted:
     """A provider's yes to a submission.
 
-    Parameters:
+    Args:
         provider_job_id: the provider's id for the job, unaltered; up to 4 KiB, without NUL and lone surrogates.
         status: its own first word for the state; cleaned and cut here.
         price: what the job costs, in the provider's own unit (money or points), where it tells.
@@ -292,7 +292,7 @@ class Accepted:
 class Observation:
     """The result of one poll.
 
-    Parameters:
+    Args:
         phase: where the job is.
         status: the provider's own word; cleaned and cut here.
         recognized: whether that word is a documented one. A success in another one counts once the file can be fetched,
@@ -364,7 +364,7 @@ class ProviderClient(Protocol):
     async def submit(self, request: Sendable) -> Accepted:
         """Send the request, once, inside `turn()`.
 
-        Parameters:
+        Args:
             request: its `payload()` is the JSON to send.
 
         Raises:
@@ -385,7 +385,7 @@ class ProviderClient(Protocol):
     def open_result(self, provider_job_id: str, index: int = 0) -> AbstractAsyncContextManager[ResultStream]:
         """Open the job's file number `index` for download.
 
-        Parameters:
+        Args:
             provider_job_id: the provider's id of the job.
             index: which of its files, from 0.
 

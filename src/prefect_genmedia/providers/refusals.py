@@ -57,7 +57,7 @@ _LATE = re.compile(r"time[\s_-]*out|timed[\s_-]*out|deadline|超时", re.IGNOREC
 def snake(code: str) -> str:
     """A code in lower case with `_` between its parts, however it is written: `InsufficientBalance`, `TASK-NOT-EXIST`.
 
-    Parameters:
+    Args:
         code: the code.
     """
     own = re.split(r"[:/]", code)[-1]  # `local:insufficient_quota`
@@ -67,7 +67,7 @@ def snake(code: str) -> str:
 def is_of_money(codes: Sequence[str], words: str, http_status: int) -> bool:
     """Whether balance, quota or points are used up.
 
-    Parameters:
+    Args:
         codes: the answer's codes.
         words: its text.
         http_status: of a server's own failure only a gateway's own codes are believed.
@@ -83,7 +83,7 @@ def is_of_money(codes: Sequence[str], words: str, http_status: int) -> bool:
 def is_of_rate(codes: Sequence[str]) -> bool:
     """Whether the provider asks to slow down.
 
-    Parameters:
+    Args:
         codes: the answer's codes.
     """
     return any(code == "429" or _RATE_CODE.fullmatch(snake(code)) for code in codes)
@@ -92,7 +92,7 @@ def is_of_rate(codes: Sequence[str]) -> bool:
 def is_unrouted(codes: Sequence[str], words: str) -> bool:
     """Whether a gateway found no channel for the model, before it forwarded anything.
 
-    Parameters:
+    Args:
         codes: the answer's codes.
         words: its text.
     """
@@ -103,7 +103,7 @@ def is_unrouted(codes: Sequence[str], words: str) -> bool:
 def was_retried(codes: Sequence[str], words: str) -> bool:
     """Whether a gateway found no other channel after it had forwarded the request: the first one may have taken it.
 
-    Parameters:
+    Args:
         codes: the answer's codes.
         words: its text.
     """
@@ -117,7 +117,7 @@ def was_retried(codes: Sequence[str], words: str) -> bool:
 def is_of_missing_job(codes: Sequence[str], words: str) -> bool:
     """Whether the provider does not know the job.
 
-    Parameters:
+    Args:
         codes: the answer's codes.
         words: its text.
     """
@@ -127,7 +127,7 @@ def is_of_missing_job(codes: Sequence[str], words: str) -> bool:
 def is_not_ready(codes: Sequence[str], words: str) -> bool:
     """Whether the file is not there yet.
 
-    Parameters:
+    Args:
         codes: the answer's codes.
         words: its text.
     """
@@ -137,7 +137,7 @@ def is_not_ready(codes: Sequence[str], words: str) -> bool:
 def is_late(codes: Sequence[str], words: str) -> bool:
     """Whether something behind the gateway took too long: it may have taken the job.
 
-    Parameters:
+    Args:
         codes: the answer's codes.
         words: its text.
     """

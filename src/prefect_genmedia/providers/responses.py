@@ -58,7 +58,7 @@ _UNACCEPTABLE = frozenset({411, 413, 414, 415, 417, 421, 426, 428, 431})
 class ErrorAnswer:
     """An answer that says no: the facts that an error of the tree is made from. Holds no secret and no httpx object.
 
-    Parameters:
+    Args:
         what: the call, such as `POST /videos`.
         status: the HTTP status, or the code in the body where it stands for one.
         http_status: the HTTP status.
@@ -96,7 +96,7 @@ class ErrorAnswer:
     def of(cls, response: httpx.Response, what: str, redactor: Redactor) -> Self:
         """Read an answer whose HTTP status says no.
 
-        Parameters:
+        Args:
             response: the answer, read as a whole.
             what: the call, as errors name it, such as `POST /videos`.
             redactor: takes secrets out of what errors show.
@@ -129,7 +129,7 @@ class ErrorAnswer:
     def in_answer(cls, response: httpx.Response, what: str, redactor: Redactor) -> Self | None:
         """Read an answer that may say no by its HTTP status, or, to a POST, by `{"error": …}` in a 200.
 
-        Parameters:
+        Args:
             response: the answer, read as a whole.
             what: the call, as errors name it, such as `POST /videos`.
             redactor: takes secrets out of what errors show.
@@ -145,7 +145,7 @@ class ErrorAnswer:
     def in_envelope(cls, response: httpx.Response, what: str, redactor: Redactor, good_code: int) -> Self | None:
         """Read an answer of the form `{"code": …, "message": …, …}`, where an HTTP 200 may still say no.
 
-        Parameters:
+        Args:
             response: the answer, read as a whole.
             what: the call, as errors name it, such as `POST /videos`.
             redactor: takes secrets out of what errors show.
@@ -178,7 +178,7 @@ class ErrorAnswer:
     def error(self, kind: type[ErrorType], note: str = "", **facts: Any) -> ErrorType:
         """The answer as an error.
 
-        Parameters:
+        Args:
             kind: the error's class.
             note: a sentence that follows the provider's words.
             **facts: what else such an error holds.
@@ -289,7 +289,7 @@ _ASK_FOR_MODEL = "check the model's name, or ask whoever runs the gateway for a 
 def read_json(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
     """The answer's JSON object, where a 200 does not say no in its body.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -308,7 +308,7 @@ def read_json(response: httpx.Response, what: str, redactor: Redactor) -> dict[s
 def json_object(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
     """The answer's JSON object, whatever it says.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -326,7 +326,7 @@ def json_object(response: httpx.Response, what: str, redactor: Redactor) -> dict
 def unreadable(response: httpx.Response, what: str, redactor: Redactor, reason: str) -> ProviderError:
     """The error for a successful answer that lacks what it should hold; uncertain after a submission.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -347,7 +347,7 @@ def unreadable(response: httpx.Response, what: str, redactor: Redactor, reason: 
 def shown_body(response: httpx.Response, redactor: Redactor) -> str:
     """The body as errors show it: clean text. JSON is written anew, since its escapes could hide a secret.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         redactor: takes secrets out of what errors show.
     """
@@ -370,7 +370,7 @@ def paid_submission() -> Iterator[None]:
 def error_facts(text: str) -> Reason:
     """Code and message out of an error body, as clean text, whatever of the usual shapes it has.
 
-    Parameters:
+    Args:
         text: the body, redacted. Where it has no message it is shown itself, cut.
     """
     payload = parsed(text)

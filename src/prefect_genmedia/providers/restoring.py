@@ -11,7 +11,7 @@ from pydantic import BaseModel
 def with_defaults(model: type[BaseModel], state: dict[Any, Any]) -> dict[Any, Any]:
     """A pickled model's state, with the defaults of the fields that the model did not have then.
 
-    Parameters:
+    Args:
         model: the model as it is now.
         state: what `__setstate__` is given.
     """
@@ -27,7 +27,7 @@ def with_defaults(model: type[BaseModel], state: dict[Any, Any]) -> dict[Any, An
 def without_empty(model: type[BaseModel], data: Any) -> Any:
     """The data, with None for an empty text in a field that is None by default: what a form sends for it.
 
-    Parameters:
+    Args:
         model: the model that the data is for.
         data: its fields, or anything else, which stays as it is.
     """

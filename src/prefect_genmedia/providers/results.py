@@ -22,7 +22,7 @@ from prefect_genmedia.text import clean_text
 def result_stream(response: httpx.Response) -> ResultStream:
     """The answer's body as a file on its way.
 
-    Parameters:
+    Args:
         response: an answer whose body is not read yet.
 
     Raises:
@@ -43,7 +43,7 @@ def result_stream(response: httpx.Response) -> ResultStream:
 def redirect_target(response: httpx.Response) -> str | None:
     """Where an answer of the API redirects to; None if it does not. Open it with `open_url`, without the key.
 
-    Parameters:
+    Args:
         response: an answer; its body need not be read.
 
     Raises:
@@ -61,7 +61,7 @@ def redirect_target(response: httpx.Response) -> str | None:
 async def open_url(url: str, rules: FetchRules) -> AsyncIterator[ResultStream]:
     """Open a result's public URL, without any credential.
 
-    Parameters:
+    Args:
         url: the file's address.
         rules: which hosts may be asked, and how.
 
@@ -90,7 +90,7 @@ async def open_content(api: ApiClient, path: str, what: str, rules: FetchRules) 
     What came is told by its first bytes and not by its Content-Type. The key goes to the endpoint only. Whether a URL
     has expired is told by whoever serves it: a time beside it may be zero, a number of seconds, or by another clock.
 
-    Parameters:
+    Args:
         api: the account's API.
         path: the endpoint's path.
         what: the call, as errors name it, such as `GET /videos/{id}/content`.
@@ -118,7 +118,7 @@ async def open_content(api: ApiClient, path: str, what: str, rules: FetchRules) 
 def no_content(response: httpx.Response, what: str, redactor: Redactor) -> GenMediaError:
     """The error of a content endpoint that has no file: one that is not ready yet is worth another try.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `GET /videos/{id}/content`.
         redactor: takes secrets out of what errors show.
@@ -135,7 +135,7 @@ def no_content(response: httpx.Response, what: str, redactor: Redactor) -> GenMe
 async def is_media(stream: ResultStream) -> bool:
     """Whether a file comes, and not a text about it. Reads its beginning.
 
-    Parameters:
+    Args:
         stream: a file that was opened.
     """
     media_type = stream.content_type.lower()

@@ -38,7 +38,7 @@ _MOST_WORDS = 4
 class StatusWords:
     """A provider's documented words for a job's state, in lower case, with `_` between their parts.
 
-    Parameters:
+    Args:
         queued: nobody works on the job yet.
         running: it is being made.
         succeeded: there is a file.
@@ -53,7 +53,7 @@ class StatusWords:
     def phase(self, status: Any) -> tuple[Phase, bool]:
         """Where a job is, and whether the provider's documents have the word.
 
-        Parameters:
+        Args:
             status: the word, in any case; anything else than text and numbers is still running.
         """
         word = re.sub(r"[\s-]+", "_", clean_word(status).lower())
@@ -75,7 +75,7 @@ def likely_phase(status: str) -> Phase | None:
     What is made of it is decided by the wait: a likely success counts once the file can be fetched, a likely failure
     ends the run only.
 
-    Parameters:
+    Args:
         status: the provider's word.
     """
     text = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", status)
@@ -96,7 +96,7 @@ def likely_phase(status: str) -> Phase | None:
 def with_likely_phase(observation: Observation) -> Observation:
     """The observation of a client that takes every unknown word for running, with what the word probably means.
 
-    Parameters:
+    Args:
         observation: the result of the client's poll.
     """
     if observation.recognized or observation.phase not in (Phase.QUEUED, Phase.RUNNING):

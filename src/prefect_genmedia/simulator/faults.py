@@ -178,7 +178,7 @@ ODD_IDS: dict[str, Callable[[str], str]] = {
 class Fault:
     """One ordered fault.
 
-    Parameters:
+    Args:
         name: one of `STAGES`.
         provider: the dialect it strikes; None for any.
         times: how often it strikes before it is used up.

@@ -24,7 +24,7 @@ MIB = 1 << 20
 async def hostile_answer(name: str, options: Mapping[str, float], media_type: str) -> Response | None:
     """The answer of a fault whose name ends in what is wrong with it; None for any other fault.
 
-    Parameters:
+    Args:
         name: the fault.
         options: its numbers: `seconds` between pieces, `mib` that a bomb decodes to.
         media_type: the Content-Type.
@@ -49,7 +49,7 @@ async def hostile_answer(name: str, options: Mapping[str, float], media_type: st
 def gzip_bomb(mib: int) -> bytes:
     """Spaces, a thousand times smaller than what they decode to.
 
-    Parameters:
+    Args:
         mib: the decoded size.
     """
     packer = zlib.compressobj(9, wbits=16 + zlib.MAX_WBITS)

@@ -48,7 +48,7 @@ def fetch_input(url: str, stand_in: str, sample_hosts: tuple[str, ...] = ()) -> 
     Hosts that exist only in documentation (`example.com` and the like) answer with the shipped file `stand_in`, so
     that the providers' own examples run.
 
-    Parameters:
+    Args:
         url: an http(s) URL, or a `data:` URI.
         stand_in: the shipped file.
         sample_hosts: the hosts of a provider's own examples.
@@ -69,7 +69,7 @@ def fetch_input(url: str, stand_in: str, sample_hosts: tuple[str, ...] = ()) -> 
 def is_reserved(url: str, sample_hosts: tuple[str, ...] = ()) -> bool:
     """Whether a URL's host exists only in documentation.
 
-    Parameters:
+    Args:
         url: the URL.
         sample_hosts: further such hosts, with all below them.
     """
@@ -105,7 +105,7 @@ def read_picture(content: bytes) -> Image.Image:
 def draw_masks(content: bytes, count: int | None) -> list[bytes]:
     """One PNG a subject, white on black, the largest area first.
 
-    Parameters:
+    Args:
         content: the picture's bytes.
         count: how many subjects to find; None for the true number in the shipped portrait, else one.
     """
@@ -194,7 +194,7 @@ def _decoded_sound(content: bytes) -> bytes:
 class Recipe:
     """What a video is made of.
 
-    Parameters:
+    Args:
         picture: bytes of the picture it shows, or None for a plain one.
         sound: bytes of the recording it carries, or None.
         seconds: its length; None for the recording's.

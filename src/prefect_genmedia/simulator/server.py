@@ -25,7 +25,7 @@ from prefect_genmedia.simulator.world import DEFAULT_KEY, Settings, World
 class RunningSimulator:
     """A simulator that is up in this process.
 
-    Parameters:
+    Args:
         url: its root, such as `http://127.0.0.1:40123`.
         world: its memory, to look into and to change.
         prefixes: the path of each dialect's base URL, by the provider's name.
@@ -38,7 +38,7 @@ class RunningSimulator:
     def base_url(self, provider: str) -> str:
         """The base URL for a provider's credentials Block.
 
-        Parameters:
+        Args:
             provider: the provider's name.
 
         Raises:
@@ -158,7 +158,7 @@ def run_simulator(
 ) -> Iterator[RunningSimulator]:
     """Run a simulator in a thread of this process, on a free loopback port, until the block ends.
 
-    Parameters:
+    Args:
         settings: how the simulated providers behave.
         keys: the API keys that are accepted.
         dialects: the providers that are simulated; None for those of all installed plug-ins.

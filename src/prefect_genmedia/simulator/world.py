@@ -25,7 +25,7 @@ DEFAULT_KEY = "sk-simulator"
 class Settings:
     """How the simulated providers behave. Times in seconds.
 
-    Parameters:
+    Args:
         queue_seconds: how long a job waits, and
         run_seconds: how long it is worked on.
         subjects: how many people detection finds; None for the true number in the shipped portrait, else one.
@@ -70,7 +70,7 @@ class SimulatedJob:
 class StoredFile:
     """A file behind an expiring URL.
 
-    Parameters:
+    Args:
         content: its bytes.
         media_type: its Content-Type.
         expires_at: when its URL ends, in seconds since 1970.

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Ending(NamedTuple):
     """How a job ends under a fault.
 
-    Parameters:
+    Args:
         error: the kind of the first error, such as `RateLimited`; None if there is none.
         state: the state in which the first attempt stays.
     """
@@ -146,7 +146,7 @@ class ProviderCase:
 
     A case is pickled for a fresh process: `connect` is a function of a module, not a lambda.
 
-    Parameters:
+    Args:
         request: what is asked for. Inputs at `example.com` are the simulator's samples.
         credentials: fields of the credentials Block beside key and base URL.
         key_field: the Block's field that takes the simulator's key.
@@ -169,7 +169,7 @@ class ProviderCase:
     def client(self, base_url: str, key: str) -> ProviderClient:
         """A client of an account; the caller closes it.
 
-        Parameters:
+        Args:
             base_url: where the provider's API is.
             key: the account's key.
         """
@@ -182,7 +182,7 @@ class ProviderCase:
     def ending(self, fault: str) -> Ending:
         """How a job ends under a fault.
 
-        Parameters:
+        Args:
             fault: the fault's name.
         """
         return self.endings.get(fault, ENDINGS[fault])
@@ -195,7 +195,7 @@ ENDED_BY_DEADLINES = ("_drip", "content_endless")
 def shorten_deadlines(monkeypatch: pytest.MonkeyPatch, fault: str, seconds: float = 3.0) -> None:
     """Shorten the deadlines that end this fault; the other ones stay, a busy machine is slow at times.
 
-    Parameters:
+    Args:
         monkeypatch: the test's fixture; it puts the deadlines back.
         fault: the simulator's name of the fault.
         seconds: the deadline for an answer, in seconds.

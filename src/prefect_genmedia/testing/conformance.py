@@ -103,7 +103,7 @@ class ConformanceSuite:
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         """Run each test with each case.
 
-        Parameters:
+        Args:
             metafunc: the test.
         """
         if "provider_case" not in metafunc.fixturenames:
@@ -131,7 +131,7 @@ class ConformanceSuite:
     ) -> None:
         """The end of every fault, which errors are met, and that they pickle.
 
-        Parameters:
+        Args:
             fault: the fault.
             provider: the case.
             monkeypatch: shortens deadlines.
@@ -158,7 +158,7 @@ class ConformanceSuite:
     def test_a_failed_job_is_called_free_only_if_the_plugin_says_so(self, fault: str, provider: _Provider) -> None:
         """What an error says about the cost, at first and at each rerun.
 
-        Parameters:
+        Args:
             fault: the fault.
             provider: the case.
         """

@@ -23,7 +23,7 @@ FAST = Settings(queue_seconds=0.05, run_seconds=0.05)
 class LedgerOfTest:
     """The job ledger of one test.
 
-    Parameters:
+    Args:
         url: its database, as the setting `LEDGER_URL` has it.
         media: the folder of delivered files, as the setting `OUTPUT` has it.
     """
@@ -54,7 +54,7 @@ class LedgerOfTest:
 def made_ready(simulator: RunningSimulator) -> RunningSimulator:
     """A running simulator without jobs, files, faults and counts, and with fast jobs.
 
-    Parameters:
+    Args:
         simulator: the simulator.
     """
     simulator.world.reset()
@@ -65,7 +65,7 @@ def made_ready(simulator: RunningSimulator) -> RunningSimulator:
 def simulator_credentials(simulator: RunningSimulator, provider: str, **fields: Any) -> ProviderCredentials:
     """A provider's credentials Block for the simulator.
 
-    Parameters:
+    Args:
         simulator: a running simulator.
         provider: the provider's name.
         **fields: further fields of the Block, or others in place of `api_key` and `base_url`.

@@ -20,7 +20,7 @@ from field_cases import all_cases
 def main(python: str, source: str) -> None:
     """List the cases, each with how its tests ended.
 
-    Parameters:
+    Args:
         python: the interpreter of the environment that has the wheel.
         source: a checkout of the version.
     """

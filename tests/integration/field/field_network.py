@@ -119,7 +119,7 @@ def _served(handler: type[BaseHTTPRequestHandler], context: ssl.SSLContext | Non
 class Front:
     """The provider's front.
 
-    Parameters:
+    Args:
         simulator: the simulator's base URL for TokenOps.
         key: its key.
     """
@@ -214,7 +214,7 @@ def front(simulator: str, key: str, ca: TestCA) -> Iterator[Front]:
 class ForwardProxy:
     """A forward proxy for CONNECT and plain requests, which resolves names by itself and knows no addresses.
 
-    Parameters:
+    Args:
         front: where all names lead.
         password: what it requires, as `user:password`; None for nothing.
     """

@@ -78,7 +78,7 @@ class Gateway:
 def gateway(**scripts: Said | list[Said]) -> Iterator[Gateway]:
     """A running gateway.
 
-    Parameters:
+    Args:
         **scripts: the answers of `submit`, `poll`, `content` and `files`.
     """
     scripted = Gateway(**scripts)

@@ -19,7 +19,7 @@ MODEL = "jimeng-video-3.0-720P"
 class Tables:
     """Runs tables of Jimeng rows.
 
-    Parameters:
+    Args:
         credentials: who pays.
         folder: where everything is.
     """

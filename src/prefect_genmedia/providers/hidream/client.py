@@ -42,7 +42,7 @@ _DIRECT_KEY = "sk-"
 class HiDreamClient:
     """One HiDream account, in one event loop.
 
-    Parameters:
+    Args:
         token: a token; it lives one day.
         api_key: an API key, in place of the token: exchanged for tokens, which are renewed before they end.
         user_id: sent as `API-User-ID`. Beside a token it also names the account, so that tomorrow's token finds
@@ -95,7 +95,7 @@ class HiDreamClient:
     def share_lock(self, lock: SharedLock) -> None:
         """Exchange the key under this lock: processes of one account do not exchange it at the same instant.
 
-        Parameters:
+        Args:
             lock: the job ledger's.
         """
         self._lock = lock
@@ -103,7 +103,7 @@ class HiDreamClient:
     def of_request(self, request: Mapping[str, Any]) -> HiDreamClient:
         """The client that polls and downloads for the user that a job was asked for; shares the connections.
 
-        Parameters:
+        Args:
             request: the job's request, as the ledger has it.
         """
         user_id = request.get("api_user_id")
@@ -178,7 +178,7 @@ class HiDreamClient:
     async def open_result(self, provider_job_id: str, index: int = 0) -> AsyncIterator[ResultStream]:
         """Poll the task again for a URL that is still valid, and open it without the token.
 
-        Parameters:
+        Args:
             provider_job_id: the task.
             index: which of its finished files, in the order of its sub-tasks.
 

@@ -37,7 +37,7 @@ from prefect_genmedia.text import STATUS_CHARACTERS, WORDS_CHARACTERS, clean_tex
 def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
     """The envelope's `result`.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -65,7 +65,7 @@ def result_in(response: httpx.Response, what: str, redactor: Redactor) -> Any:
 def token_in(response: httpx.Response, what: str, redactor: Redactor, now: float) -> Token:
     """The token that was given for an API key.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -85,7 +85,7 @@ def token_in(response: httpx.Response, what: str, redactor: Redactor, now: float
 def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepted:
     """The yes to a submission.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -110,7 +110,7 @@ JOB_IDS = ("task_id", "main_task_id", "id")
 class SubTask:
     """One file in the making.
 
-    Parameters:
+    Args:
         status: its task_status; None where it is no number.
         urls: the URLs of its files; one is documented, and some answers have a list.
         completion: percent from 0 to 100, where the provider tells.
@@ -177,7 +177,7 @@ def sub_tasks_in(result: Any) -> list[SubTask] | None:
 def observation(sub_tasks: list[SubTask], redactor: Redactor, evidence: Mapping[str, Any] | None = None) -> Observation:
     """A task's state: over when every sub-task is, successful when one of them has a file.
 
-    Parameters:
+    Args:
         sub_tasks: what the task consists of.
         redactor: takes secrets out of what errors show.
         evidence: what proves it to the provider.
@@ -207,7 +207,7 @@ def file_urls(sub_tasks: list[SubTask]) -> list[str]:
 def callback_words(payload: Any) -> str:
     """What a callback says of its task, in the words of a poll; empty where it says nothing that is understood.
 
-    Parameters:
+    Args:
         payload: its body, as JSON.
     """
     sub_tasks = sub_tasks_in(payload)
@@ -217,7 +217,7 @@ def callback_words(payload: Any) -> str:
 def callback_job_id(payload: Any) -> str | None:
     """The id of the task that a callback is about; None where it names none, empty where it cannot be read.
 
-    Parameters:
+    Args:
         payload: its body, as JSON.
     """
     names = ("main_task_id", "task_id")

@@ -52,7 +52,7 @@ class Token:
     def issued(cls, value: str, expire_time: Any, now: float) -> Token:
         """A token just issued.
 
-        Parameters:
+        Args:
             value: the token.
             expire_time: the provider's word for its end. Its form is not documented: seconds or milliseconds since
                 1970, seconds from now, and a date and time (of China where no zone is given) are understood; one
@@ -97,7 +97,7 @@ class CachedToken:
     def release(self, holder: object, token: Token | None, failure: GenMediaError | None, now: float) -> None:
         """End an exchange.
 
-        Parameters:
+        Args:
             holder: what `claim` returned.
             token: the new token; None if there is none.
             failure: why there is none; None too where the exchange was cancelled.
@@ -119,7 +119,7 @@ class CachedToken:
         A token that came in place of a refused one, and is refused before it was ever accepted, is kept for a while: it
         is not the token then, and exchanging again and again would help nobody. Nor are more than `REPLACEMENTS` made.
 
-        Parameters:
+        Args:
             refused: the token.
             now: the present time, in seconds since 1970.
         """
@@ -135,7 +135,7 @@ class CachedToken:
     def prove(self, accepted: str) -> None:
         """Remember that the provider has accepted a token.
 
-        Parameters:
+        Args:
             accepted: the token.
         """
         with self.lock:
@@ -149,7 +149,7 @@ _CACHE_LOCK = threading.Lock()
 def cached_token(base_url: str, api_key: str) -> CachedToken:
     """The process's token of an account's key; a rotated key has another one.
 
-    Parameters:
+    Args:
         base_url: where the key is exchanged.
         api_key: the key; only a digest of it is kept.
     """
@@ -167,7 +167,7 @@ def forget_tokens() -> None:
 class TokenSource:
     """The account's present token, for one client.
 
-    Parameters:
+    Args:
         given: a token that is used as it is; None where it is exchanged.
         exchange: asks the provider for a new one; None where it is given.
         cached: what the process shares; None for nothing.
@@ -245,7 +245,7 @@ class TokenSource:
     def forget(self, refused: str) -> bool:
         """Never use a refused token again; whether another one can be had for the next call.
 
-        Parameters:
+        Args:
             refused: the token.
         """
         return self.renewable and self._cached.drop(refused, self._now())
@@ -253,7 +253,7 @@ class TokenSource:
     def prove(self, accepted: str) -> None:
         """Remember that the provider has accepted a token.
 
-        Parameters:
+        Args:
             accepted: the token.
         """
         self._cached.prove(accepted)

@@ -37,7 +37,7 @@ JOB_IDS = ("uuid", "task_id")
 def envelope(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
     """The answer's object, where it says yes.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -56,7 +56,7 @@ def envelope(response: httpx.Response, what: str, redactor: Redactor) -> dict[st
 def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepted:
     """The yes to a submission.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -81,7 +81,7 @@ def accepted(response: httpx.Response, what: str, redactor: Redactor) -> Accepte
 def task_of(response: httpx.Response, what: str, redactor: Redactor) -> dict[str, Any]:
     """The task in an answer: what the envelope holds.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `GET /tasks/{uuid}`.
         redactor: takes secrets out of what errors show.
@@ -98,7 +98,7 @@ def task_of(response: httpx.Response, what: str, redactor: Redactor) -> dict[str
 def observation(task: dict[str, Any], redactor: Redactor, evidence: Mapping[str, Any] | None = None) -> Observation:
     """Read a task's state.
 
-    Parameters:
+    Args:
         task: the task, as `task_of` read it.
         redactor: takes secrets out of what errors show.
         evidence: what proves it to the provider.

@@ -69,7 +69,7 @@ async def ask_subject(
     The choice is kept as a point in the picture: masks live for an hour, and when they are detected anew the point
     still finds the same person. A retried run does not ask again.
 
-    Parameters:
+    Args:
         image_url: the picture.
         detection: who was detected in it.
         credentials: a TokenOps Block, or its name.
@@ -124,7 +124,7 @@ async def show_subjects(
 ) -> Gallery:
     """Show the picture with its subjects outlined and numbered, as an artifact of the run.
 
-    Parameters:
+    Args:
         image_url: the picture.
         detection: who was detected in it.
         credentials: a TokenOps Block, or its name.
@@ -173,7 +173,7 @@ def _how_to_answer(gallery: Gallery) -> str:
 def options_of(points: Sequence[Sequence[float]]) -> list[str]:
     """What the form offers, such as `1 · left, largest`: the number in the picture, and where the subject is.
 
-    Parameters:
+    Args:
         points: a point of each subject, the largest subject first; from 0 to 1.
     """
     order = sorted(range(len(points)), key=lambda index: points[index][0])
@@ -196,7 +196,7 @@ def _place(rank: int, count: int) -> str:
 async def answer_subject(flow_run_id: UUID, number: int) -> None:
     """Answer for a person: resume a run that asks who speaks.
 
-    Parameters:
+    Args:
         flow_run_id: the paused run.
         number: the subject, from 0 as the parameter `subject` counts; 0 is the largest.
     """
@@ -313,7 +313,7 @@ _WHITE = 128
 class Gallery:
     """The picture for people, and the points for us.
 
-    Parameters:
+    Args:
         picture: JPEG.
         points: one for each mask, inside its white area, as shares of width and height from 0 to 1: the same subject
             is found there again when masks are detected anew in another order.
@@ -326,7 +326,7 @@ class Gallery:
 def draw_gallery(portrait: bytes, masks: Sequence[bytes]) -> Gallery:
     """Outline and number each subject, from 1 as people count, in the order of its mask.
 
-    Parameters:
+    Args:
         portrait: the picture's bytes.
         masks: one picture a subject, white on black.
 

@@ -68,7 +68,7 @@ class TokenOpsClient(BearerClient):
     async def detect_subjects(self, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Detection:
         """POST /omnihuman/subject/detection: who is in the picture.
 
-        Parameters:
+        Args:
             image_url: URL of the picture.
             model: the model's name at TokenOps.
 
@@ -94,7 +94,7 @@ class TokenOpsClient(BearerClient):
 
         Described as asynchronous, but its answer carries the status, and no query is documented.
 
-        Parameters:
+        Args:
             image_url: the picture, where the provider can fetch it.
             model: the model that shall make the video.
 

@@ -16,7 +16,7 @@ from prefect_genmedia.providers.tokenops.subjects import Detection, is_failed_ca
 async def resolve(request: GenerationRequest, session: ResolveSession) -> GenerationRequest:
     """The request with fresh masks of the subject that it names; as it is if it names none.
 
-    Parameters:
+    Args:
         request: what is wanted.
         session: the account.
 
@@ -47,7 +47,7 @@ async def _detection(session: ResolveSession, request: OmniHumanVideo) -> Detect
 async def detect(session: ResolveSession, image_url: str, model: str = catalog.OMNIHUMAN_MODEL) -> Detection:
     """Find the people in a picture.
 
-    Parameters:
+    Args:
         session: the account.
         image_url: the picture, where the user has it.
         model: the model's name at TokenOps.

@@ -59,7 +59,7 @@ _QUOTA_CODE = "2103"
 def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> None:
     """Do nothing for an answer that says yes, and raise the right error of the tree for any other.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `POST /videos`.
         redactor: takes secrets out of what errors show.
@@ -87,7 +87,7 @@ def raise_for_error(response: httpx.Response, what: str, redactor: Redactor) -> 
 def without_status(response: httpx.Response, what: str, redactor: Redactor) -> GenMediaError:
     """The error for an answer about a job that does not tell its state.
 
-    Parameters:
+    Args:
         response: the answer, read as a whole.
         what: the call, as errors name it, such as `GET /videos/{id}`.
         redactor: takes secrets out of what errors show.
@@ -101,7 +101,7 @@ def without_status(response: httpx.Response, what: str, redactor: Redactor) -> G
 def observation(task: dict[str, Any], redactor: Redactor, evidence: Mapping[str, Any] | None = None) -> Observation:
     """Read a job's state.
 
-    Parameters:
+    Args:
         task: the object that tells it, in the body of `GET /videos/{id}`.
         redactor: takes secrets out of what errors show.
         evidence: what proves it to the provider.

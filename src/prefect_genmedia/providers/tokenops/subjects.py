@@ -80,7 +80,7 @@ class SubjectSelection(BaseModel):
 class _Mask:
     """What a choice needs to know of a mask; its picture is not kept.
 
-    Parameters:
+    Args:
         url: where it is.
         center: middle of the white area, from 0 at the left edge to 1 at the right.
         is_white: whether the point that was asked for is white.
@@ -118,7 +118,7 @@ def parse_subject(subject: Subject) -> Subject:
 def subject_beside(mask_urls: Sequence[str], subject: str) -> str:
     """The subject of a request that may have masks of the user's own: none beside masks.
 
-    Parameters:
+    Args:
         mask_urls: the user's own masks.
         subject: whom the user names.
 
@@ -136,7 +136,7 @@ def subject_beside(mask_urls: Sequence[str], subject: str) -> str:
 def is_failed_call(error: GenMediaError) -> bool:
     """Whether an error of the detection says nothing about the picture, the request or the account.
 
-    Parameters:
+    Args:
         error: the error.
     """
     return not isinstance(error, InvalidRequest | NoSubject | CredentialsError | QuotaError)
@@ -145,7 +145,7 @@ def is_failed_call(error: GenMediaError) -> bool:
 async def select_masks(detection: Detection, subject: Subject, read: ReadMask) -> SubjectSelection:
     """Pick the masks that stand for `subject`.
 
-    Parameters:
+    Args:
         detection: what was detected; masks stand with the largest area first.
         subject: whom to let speak.
         read: fetches a mask; called only where a choice needs the pictures.
@@ -283,7 +283,7 @@ def _header_of(content: bytes) -> Image.Image:
 def opened_picture(content: bytes, what: str) -> Iterator[Image.Image]:
     """Open a picture, whose header is checked before anything is decoded. Decoding blocks; run it in a thread.
 
-    Parameters:
+    Args:
         content: the picture's bytes.
         what: the picture, as errors name it.
 

@@ -53,7 +53,7 @@ async def detect_subjects(
 ) -> Detection:
     """Find the people in a picture (TokenOps' page, "步骤1:主体检测").
 
-    Parameters:
+    Args:
         image_url: URL, path or fsspec URL of the picture; what the provider cannot fetch is published, see the setting
             `publish_url`.
         credentials: a TokenOps Block, or its name.
@@ -96,7 +96,7 @@ async def recognize_subject(
 ) -> Recognition:
     """Make sure that a picture holds a person, or something like one (TokenOps' page, "步骤2:主体识别").
 
-    Parameters:
+    Args:
         image_url: URL, path or fsspec URL of the picture; what the provider cannot fetch is published, see the setting
             `publish_url`.
         credentials: a TokenOps Block, or its name.
@@ -129,7 +129,7 @@ async def select_subject(
 ) -> SubjectSelection:
     """Choose who speaks.
 
-    Parameters:
+    Args:
         detection: what `detect_subjects` found.
         subject: `auto` (one subject: no mask; several: the largest), `largest`, `leftmost`, `rightmost`, `all`, `none`,
             an index from 0 (the largest), or a point in the picture: pixels (`640,360`) or shares (`0.5,0.4`).
