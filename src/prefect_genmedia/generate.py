@@ -84,9 +84,9 @@ class GenerateOptions(TypedDict, total=False):
     verify: Verify
     """How the file is verified: "full", "structure" or "none"; "auto" takes the setting, and else "full"."""
     project: str
-    """Whom the job is paid for; by default the Block's project, or else the name of the deployment or flow."""
+    """The project that the job is booked to; by default that of the Block, or else the deployment's or flow's name."""
     tags: Sequence[str]
-    """Further words to group jobs by, beside the Block's."""
+    """Labels to group jobs by, in addition to those of the Block."""
     suspend_while_waiting: bool
     """Suspend the deployed run until the job is done; see `check_can_suspend`."""
 
