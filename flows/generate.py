@@ -58,25 +58,26 @@ async def generate_media(
         label: A few words that name the request; by default the name of its first input.
         output: Folder, file name ending in .mp4, or fsspec URL for the file; the settings' folder if left empty.
         timeout_seconds: How long to wait for the result, in seconds.
-        idempotency_key: The same key and inputs mean the same paid result, in any run.
+        idempotency_key: The same key and inputs give the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished file.
-        preflight: Check what the provider documents about the inputs before anything is paid; all problems at once.
+        preflight: Check the inputs against the provider's documented limits before anything is paid.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
-        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
-        convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
-        verify: How the file is verified: full decodes every frame, structure reads the container and one frame, none
-            believes the file. auto is the setting, or full.
+        overwrite: Replace a delivered file that was edited afterwards; by default the edited file is kept.
+        convert_inputs: Convert local pictures that the provider does not accept: HEIC, AVIF, WebP, CMYK, too large.
+        verify: How the file is verified: full decodes every frame, structure checks the container and one frame,
+            none does not verify. auto uses the setting, or else full.
         quality: Whether the verified file is checked for what may be wrong with an intact one: off, report, or fail,
             which fails the run and delivers the file all the same. auto is the setting, or off.
         quality_checks: What is checked: black, frozen, silent, clipped, orientation, flat_first_frame, duration, and
             face, which needs the extra faces. The setting's if left empty, or all but face.
-        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides; -1 sets no limit.
-        project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
-        tags: Further words to group jobs by.
-        confirm_above: Ask a person before anything is sent that would cost this run more CNY than this, estimated;
-            -1 takes the setting.
+        max_cost: Highest estimated cost of the result in CNY, over all attempts. The caps of the credentials Block
+            apply as well; -1 sets no limit.
+        project: The project that the cost is booked to; by default the project of the credentials, or else the
+            deployment's name.
+        tags: More labels to group jobs by.
+        confirm_above: Ask a person before anything is sent if the run's estimated cost in CNY is above this; -1 uses
+            the setting.
 
     Raises:
         InvalidRequest: before anything is paid; no installed provider has the kind, or the fields are wrong.

@@ -102,7 +102,7 @@ async def omnihuman_video(
         model: The model's name at TokenOps.
         req_key: The service's name at TokenOps.
         timeout_seconds: How long to wait for the result, in seconds.
-        idempotency_key: The same key and inputs mean the same paid result, in any run.
+        idempotency_key: The same key and inputs give the same paid result, in any run.
         resubmit_on_output_refusal: New attempts that are allowed when moderation refuses a finished video.
         preflight: Check what the provider documents about the inputs before anything is sent; all problems at once.
         ask_timeout_seconds: How long to wait for a person, with subject ask.
@@ -111,23 +111,24 @@ async def omnihuman_video(
             on a schedule where ask_fallback is largest.
         suspend_while_waiting: Free the worker's process until the job is done; for deployments, with reconcile_jobs on
             a schedule or the callback receiver.
-        overwrite: Replace a delivered file that was edited since; by default your edit is kept.
-        convert_inputs: Convert local pictures that the provider does not take: HEIC, AVIF, WebP, CMYK, too large.
-        verify: How the file is verified: full decodes every frame, structure reads the container and one frame, none
-            believes the file. auto is the setting, or full.
+        overwrite: Replace a delivered file that was edited afterwards; by default the edited file is kept.
+        convert_inputs: Convert local pictures that the provider does not accept: HEIC, AVIF, WebP, CMYK, too large.
+        verify: How the file is verified: full decodes every frame, structure checks the container and one frame,
+            none does not verify. auto uses the setting, or else full.
         quality: Whether the verified file is checked for what may be wrong with an intact one: off, report, or fail,
             which fails the run and delivers the file all the same. auto is the setting, or off.
         quality_checks: What is checked: black, frozen, silent, clipped, orientation, flat_first_frame, duration, and
             face, which needs the extra faces. The setting's if left empty, or all but face.
-        max_cost: Most CNY that the result may cost, estimated, over all attempts at it. The credentials' caps hold
-            besides; -1 sets no limit.
-        project: Whom the result is paid for; by default the credentials' project, or else the deployment's name.
-        tags: Further words to group jobs by.
-        confirm_above: Ask a person before anything is sent that would cost this run more CNY than this, estimated;
-            -1 takes the setting.
+        max_cost: Highest estimated cost of the result in CNY, over all attempts. The caps of the credentials Block
+            apply as well; -1 sets no limit.
+        project: The project that the cost is booked to; by default the project of the credentials, or else the
+            deployment's name.
+        tags: More labels to group jobs by.
+        confirm_above: Ask a person before anything is sent if the run's estimated cost in CNY is above this; -1 uses
+            the setting.
         extra_body: JSON that is merged into what is sent, key by key, for what has no parameter here yet, such as
-            {"output_format": "mov"}; it wins over the other parameters, and belongs to the inputs. Prefect
-            stores it with the run: no secrets.
+            {"output_format": "mov"}; it overrides the other parameters, and is part of the request's
+            identity. Prefect stores it with the run, so it must hold no secret.
 
     Raises:
         NoSubject, InvalidRequest: before anything is paid.

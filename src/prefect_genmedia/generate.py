@@ -90,9 +90,9 @@ class GenerateOptions(TypedDict, total=False):
     quality_checks: Sequence[QualityCheck]
     """What is checked; empty for the setting's, or else all that need no extra."""
     project: str
-    """Whom the job is paid for; by default the Block's project, or else the name of the deployment or flow."""
+    """The project that the job is booked to; by default that of the Block, or else the deployment's or flow's name."""
     tags: Sequence[str]
-    """Further words to group jobs by, beside the Block's."""
+    """Labels to group jobs by, in addition to those of the Block."""
     suspend_while_waiting: bool
     """Suspend the deployed run until the job is done; see `check_can_suspend`."""
 

@@ -43,7 +43,7 @@ class MediaJob(_JobBlock):
         preflight: Check documented limits of the inputs before anything is paid.
         max_cost: Most CNY, estimated, that one result may cost.
         project: Whom its jobs are paid for.
-        tags: Further words to group its jobs by.
+        tags: More labels to group its jobs by.
 
     Example:
         Load a stored job, run it with a picture of today, and deliver the file:
@@ -101,7 +101,7 @@ class MediaJob(_JobBlock):
         default="",
         description="Project that its jobs are paid for. Empty: as the credentials Block says.",
     )
-    tags: list[str] = Field(default_factory=list, description="Further words to group its jobs by.")
+    tags: list[str] = Field(default_factory=list, description="More labels to group its jobs by.")
 
     @field_validator("fields")
     @classmethod

@@ -149,9 +149,9 @@ async def submit_job(
         max_cost: most CNY that the result may cost, estimated, over all attempts at it; None for no limit. The caps of
             the credentials' Block hold besides.
         convert_inputs: whether local pictures are converted to what the provider takes, such as HEIC to JPEG.
-        project: whom the job is paid for; by default the Block's project, or else the name of the deployment or flow.
-            It is no part of "the same request", and is not sent.
-        tags: further words to group jobs by, beside the Block's.
+        project: the project that the job is booked to; by default that of the Block, or else the deployment's or
+            flow's name. It is not part of the request's identity, and is not sent.
+        tags: labels to group jobs by, in addition to those of the Block.
         confirm_above: CNY, estimated, above which a person must have confirmed what this run pays; None takes the
             setting. A task cannot ask: `confirm_cost` does, in the flow.
 

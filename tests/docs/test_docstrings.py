@@ -64,3 +64,10 @@ def test_every_parameter_of_a_public_function_is_explained(module: Path, explain
         if len(parameters) > 1 and not known and (missing := silent_about(function)):
             silent[f"{name}:{function.lineno}"] = sorted(missing)
     assert silent == {}
+
+
+def test_the_sections_of_docstrings_have_googles_names() -> None:
+    folders = ("src", "flows", "deployments", "examples", "tests", "benchmarks", ".ci")
+    files = sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    other = re.compile(r"^ +(Parameters|Params|Arguments|Return|Raise|Yield):$", re.MULTILINE)
+    assert [str(path.relative_to(ROOT)) for path in files if other.search(path.read_text("utf-8"))] == []

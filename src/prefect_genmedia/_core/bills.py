@@ -95,7 +95,7 @@ class BillFinding(StoredModel):
     request_ids: list[str] = Field(default_factory=list, description="Ids of requests, by the bill and by the ledger.")
     job_key: str = Field(default="", description="The job in the ledger.")
     account: str = Field(default="", description="The account that pays the job.")
-    project: str = Field(default="", description="Whom the job is paid for.")
+    project: str = Field(default="", description="The project that the job is booked to.")
     model: str = Field(default="", description="The model.")
     state: str = Field(default="", description="The job's state in the ledger.")
     provider_words: str = Field(default="", description="What the provider said of the job.")

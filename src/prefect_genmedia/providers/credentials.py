@@ -66,8 +66,8 @@ MaxCostPerDay = Annotated[
         ge=0,
         le=MOST_CNY,
         allow_inf_nan=False,
-        description="Most CNY, estimated, that this account may spend in a day, over all runs, batches and machines "
-        "that share the job ledger, whichever Block they use; nothing more is sent then. Empty: no limit.",
+        description="Highest estimated cost of this account's jobs in a day, in CNY, over all runs, batches and "
+        "machines that share the job ledger, whichever Block they use. Above it nothing is sent. Empty: no limit.",
     ),
     _SHOWN_AS_NUMBER,
     _NUMBER_IN_FORMS,
@@ -78,20 +78,20 @@ MaxCostPerMonth = Annotated[
         ge=0,
         le=MOST_CNY,
         allow_inf_nan=False,
-        description="Most CNY, estimated, that this account may spend in a calendar month. Empty: no limit.",
+        description="Highest estimated cost of this account's jobs in a calendar month, in CNY. Empty: no limit.",
     ),
     _SHOWN_AS_NUMBER,
     _NUMBER_IN_FORMS,
 ]
 MaxJobsPerDay = Annotated[
     int | None,
-    Field(ge=0, le=MOST_CNY, description="Most jobs that this account may send in a day. Empty: no limit."),
+    Field(ge=0, le=MOST_CNY, description="Highest number of jobs this account may send in a day. Empty: no limit."),
 ]
 BudgetTimeZone = Annotated[
     str,
     Field(
         max_length=64,
-        description="Time zone in which the days and months of the caps begin, such as Asia/Shanghai.",
+        description="Time zone in which the days and months of the caps start, such as Asia/Shanghai.",
     ),
 ]
 
@@ -99,11 +99,11 @@ Project = Annotated[
     str,
     Field(
         max_length=100,
-        description="Project that this account's jobs are paid for, if a job does not name one. Empty: the name of the "
+        description="Project that this account's jobs are booked to, unless a job names one. Empty: the name of the "
         "deployment or flow.",
     ),
 ]
-Tags = Annotated[list[str], Field(max_length=20, description="Further words to group the jobs of this account by.")]
+Tags = Annotated[list[str], Field(max_length=20, description="More labels to group the jobs of this account by.")]
 
 _CLIENTS: LoopShared[ProviderClient] = LoopShared(lambda client: client.aclose())
 

@@ -44,12 +44,12 @@ class HiDreamCredentials(ProviderCredentials):
         max_in_flight: How many jobs may be at the provider at once.
         concurrency_limit: A Prefect global concurrency limit that each job holds.
         account_name: The account's name in the job ledger; by default the name under which the Block is saved.
-        max_cost_per_day: Most CNY, estimated, that the account may spend in a day.
-        max_cost_per_month: Most CNY, estimated, that the account may spend in a calendar month.
-        max_jobs_per_day: Most jobs that the account may send in a day.
-        budget_time_zone: Time zone in which the days and months of the caps begin.
-        project: Whom the account's jobs are paid for, where a job does not say.
-        tags: Further words to group the account's jobs by.
+        max_cost_per_day: Highest estimated cost of the account's jobs in a day, in CNY.
+        max_cost_per_month: Highest estimated cost of the account's jobs in a calendar month, in CNY.
+        max_jobs_per_day: Highest number of jobs that the account may send in a day.
+        budget_time_zone: Time zone in which the days and months of the caps start.
+        project: Project that the account's jobs are booked to, unless a job names one.
+        tags: More labels to group the account's jobs by.
 
     Example:
         Load stored credentials and make a client:
