@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import textwrap
 from collections.abc import Sequence
 
 from rich.markup import escape
 
 from prefect_genmedia.cli.console import command_console
 from prefect_genmedia.deploy.doctor import Finding, diagnose, stored_credentials
+
+_INDENT = 6
+"""Columns before each line of a finding; the verdict stands in them."""
 
 
 def doctor(*blocks: str) -> None:
@@ -38,8 +42,13 @@ def print_findings(findings: Sequence[Finding]) -> None:
     """
     console = command_console()
     for each in findings:
-        mark = "[bold red]wrong[/]" if each.step else "[green]ok[/]   "
-        lines = [f"{mark} [bold]{escape(each.check)}[/]: {escape(each.found)}"]
-        lines += [f"      Next: {escape(each.step)}"] if each.step else []
-        for line in lines:
-            console.print(line, highlight=False, overflow="ignore", crop=False)
+        verdict, colour = ("wrong", "bold red") if each.step else ("ok", "green")
+        paragraphs = [f"{each.check}: {each.found}", *([f"Next: {each.step}"] if each.step else [])]
+        lines = [line for text in paragraphs for line in _wrapped(text, console.width - _INDENT)]
+        for number, line in enumerate(lines):
+            mark = f"[{colour}]{verdict:<{_INDENT}}[/]" if number == 0 else " " * _INDENT
+            console.print(f"{mark}{escape(line)}", highlight=False, soft_wrap=True)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(text, max(width, 20), break_long_words=False, break_on_hyphens=False)

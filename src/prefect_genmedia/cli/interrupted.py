@@ -30,9 +30,7 @@ def closing_sentence(wanted: JobFilter) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         jobs, _ = run_on_ledger(lambda ledger: list_jobs(ledger, wanted, _MOST_JOBS))
-        command_console(stderr=True).print(
-            f"[yellow]{escape(_sentence(jobs))}[/]", highlight=False, overflow="ignore", crop=False
-        )
+        command_console(stderr=True).print(f"[yellow]{escape(_sentence(jobs))}[/]", highlight=False, soft_wrap=True)
         raise
 
 

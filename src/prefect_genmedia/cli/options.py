@@ -43,7 +43,7 @@ def in_options(text: str) -> str:
         text = re.sub(rf"{free}{name}=True\b", option, text)
         text = re.sub(rf"{free}{name}=", f"{option} ", text)
         start = free if "_" in name else rf"(?:(?<=^)|(?<={BULLET})|(?<=, ))"
-        text = re.sub(rf"{start}{name}(?![\w=.(]){'' if '_' in name else '(?=: )'}", option, text)
+        text = re.sub(rf"{start}{name}(?![\w=(]|\.\w){'' if '_' in name else '(?=: )'}", option, text)
     return text
 
 
