@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         NotConfirmed,
         OutputRefused,
         ProviderError,
+        QualityError,
         QuotaError,
         RateLimited,
         ResultInvalid,
@@ -112,6 +113,7 @@ __all__ = [
     "PreparedRequest",
     "Price",
     "ProviderError",
+    "QualityError",
     "QuotaError",
     "RateLimited",
     "Recognition",
@@ -155,7 +157,7 @@ _HOMES = {
     "billing": "BillReport",
     "errors": """AccountConflict AccountPaused BatchIncomplete BudgetStop CredentialsError FieldProblem GenMediaError
         GenerationFailed InputRefused InvalidRequest JobExpired JobTimeout LedgerError NoSubject NotConfirmed
-        OutputRefused ProviderError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
+        OutputRefused ProviderError QualityError QuotaError RateLimited ResultInvalid StorageError SubmissionUnknown""",
     "flows.batch": "generate_batch",
     "flows.bill": "import_bill",
     "flows.decide": "decide_job",

@@ -23,7 +23,7 @@ PUBLIC = """
 AccountConflict AccountPaused BatchIncomplete BatchReport BillReport BudgetStop CredentialsError Delivery Detection
 FieldProblem Finding GenMediaError GenMediaSettings GenerationFailed GenerationRequest HiDreamCredentials InputRefused
 InvalidRequest JeniusCredentials JimengVideo Job JobExpired JobState JobTimeout LedgerError LivePoster MediaJob
-MediaJobRun NoSubject NotConfirmed OmniHumanVideo OutputRefused PreparedRequest Price ProviderError QuotaError
+MediaJobRun NoSubject NotConfirmed OmniHumanVideo OutputRefused PreparedRequest Price ProviderError QualityError QuotaError
 RateLimited Recognition ResultInvalid SpendReport StorageError StylizedVideo SubjectSelection SubmissionUnknown
 TokenOpsCredentials __version__ check_inputs current_settings decide_job detect_subjects download_result
 generate_batch generate_media import_bill jimeng_video live_poster omnihuman_video prune_jobs prune_ledger
