@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         NotConfirmed,
         OutputRefused,
         ProviderError,
+        QualityError,
         QuotaError,
         RateLimited,
         ResultInvalid,
@@ -114,6 +115,7 @@ __all__ = [
     "PreparedRequest",
     "Price",
     "ProviderError",
+    "QualityError",
     "QuotaError",
     "RateLimited",
     "Recognition",
@@ -159,7 +161,8 @@ _HOMES = {
     "billing": "BillReport",
     "errors": """AccountConflict AccountPaused BatchIncomplete BudgetStop CredentialsError FieldProblem GenMediaError
         GenerationFailed InputRefused InvalidRequest JobExpired JobTimeout LedgerError NoSubject NotConfirmed
-        OutputRefused ProviderError QuotaError RateLimited ResultInvalid ReviewStop StorageError SubmissionUnknown""",
+        OutputRefused ProviderError QualityError QuotaError RateLimited ResultInvalid ReviewStop StorageError
+        SubmissionUnknown""",
     "flows.batch": "generate_batch",
     "flows.bill": "import_bill",
     "flows.chain": "chain_media",

@@ -122,7 +122,7 @@ def test_a_file_that_is_no_video_is_not_opened(tmp_path: Path) -> None:
         check_quality(tmp_path / "clip.mp4")
 
 
-def test_a_decoder_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limits_of_verification_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = clips.Clip("x", clips.still(1)).write(tmp_path / "clip.mp4")
     monkeypatch.setattr(quality, "decode_limits", lambda expected: decoding.DecodeLimits(frames=3))
     with pytest.raises(errors.ResultInvalid, match="promises 30 frames, more than 3"):
