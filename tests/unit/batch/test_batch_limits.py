@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import random
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from prefect_genmedia import errors
 from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
+from prefect_genmedia._core.accounts import AccountRecord
 from prefect_genmedia._core.budgets import Budget, BudgetState, budget_name, holder_of
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.session import Session
@@ -155,8 +157,9 @@ def test_budgets_are_distinguished_by_day_and_account() -> None:
 
 
 def account(limit: int) -> PayingAccount:
-    """An account with so many slots; the pool never asks for its session."""
-    return PayingAccount(cast(Session, None), Slots(limit, calm_seconds=3600))
+    """An account with so many slots; the pool asks its session for the account's name alone."""
+    record = AccountRecord("1a2b", "tokenops", "https://example.com:443", names=("studio",))
+    return PayingAccount(cast(Session, SimpleNamespace(record=record)), Slots(limit, calm_seconds=3600))
 
 
 async def test_places_halve_when_the_provider_asks_and_come_back() -> None:
