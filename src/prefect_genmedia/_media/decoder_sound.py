@@ -18,7 +18,7 @@ LEVELS = 128
 """Levels from silence to full scale that samples are counted by."""
 
 LOWEST_TOP = 109
-"""The level, 85 % of full scale, from which a wave may be clipped: encoders lower the top of a clipped wave slightly."""
+"""The level, 85 % of full scale, from which a wave may be clipped: encoders lower its top a little."""
 
 REACHES = (1, 3)
 """Levels around the top that its samples are spread over: encoders round it off, the more the more is cut off."""
