@@ -5,7 +5,7 @@ package itself says of its types: without our settings, and without pydantic's p
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -30,6 +30,7 @@ from prefect_genmedia import (
     StylizedVideo,
     SubmissionUnknown,
     TokenOpsCredentials,
+    chain_media,
     check_inputs,
     current_settings,
     decide_job,
@@ -161,3 +162,11 @@ if __name__ == "__main__":
     print(delivered.uri, delivered.seconds, delivered.sha256)
     print(asyncio.run(steps("a lake at dawn")), futures("a lake at dawn"), asyncio.run(what_went_wrong()))
     steps.serve(name="every-morning", cron="0 8 * * *", parameters={"prompt": "a lake at dawn"})
+
+
+@flow
+async def ink_lake() -> str:
+    """A chain: the file of each step is the input of the next."""
+    steps: list[dict[str, Any]] = [{"kind": "stylize", "style": "ink_wash"}]
+    delivery: Delivery = await chain_media("jimeng", {"prompt": "a lake at dawn"}, steps, idempotency_key="dawn")
+    return delivery.uri

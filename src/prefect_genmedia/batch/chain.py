@@ -242,16 +242,17 @@ async def check_unchanged(before: Delivery, storage: Storage, number: int, reque
     raise InvalidRequest.of("The chain", [FieldProblem(step_field(number, chain_inputs()[request.kind]), problem)])
 
 
-def failed_step(number: int, requests: Sequence[GenerationRequest], message: str, done: Sequence[Job]) -> str:
+def failed_step(step: tuple[int, int], kind: str, message: str, done: Sequence[Job]) -> str:
     """Returns why a chain has no final file: which step failed, and what is kept of the steps before.
 
     Parameters:
-        number: the step that failed, from 1.
-        requests: the requests of all steps.
+        step: the step that failed, from 1, and the number of steps.
+        kind: its kind.
         message: what happened.
         done: the jobs of the steps before.
     """
-    words = f"Step {number} of {len(requests)} ({requests[number - 1].kind}): {message}"
+    number, steps = step
+    words = f"Step {number} of {steps} ({kind}): {message}"
     kept = done[-1].delivery if done else None
     if kept is None:
         return words

@@ -31,6 +31,7 @@ from prefect_genmedia._media.folder import Storage
 from prefect_genmedia._prefect.links import poster_url, public_link, watch_url
 from prefect_genmedia._prefect.targets import target_of
 from prefect_genmedia._transport import unsigned_text
+from prefect_genmedia.batch.chain import failed_step
 from prefect_genmedia.batch.known import StepJobs
 from prefect_genmedia.batch.report_page import GENERATOR, ReportPage, batch_mark
 from prefect_genmedia.batch.result import COLUMNS, COST_STATES, NOT_SENT, STEPS, read_steps
@@ -233,7 +234,8 @@ def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
     delivery = job.delivery if job is not None else None
     uri = delivery.uri if delivery else cells.get("path")
     state = job.state.value if job is not None else str(cells.get("state") or NOT_SENT)
-    if state == JobState.DELIVERED.value and jobs and len(jobs) < len(read_steps(cells.get(STEPS))):
+    steps = max(len(jobs), len(read_steps(cells.get(STEPS))))
+    if state == JobState.DELIVERED.value and 0 < len(jobs) < steps:
         state = NOT_SENT  # the next step
     is_delivered = state == JobState.DELIVERED.value and bool(uri)
     key = job.key if job is not None else cells.get("job_key")
@@ -241,6 +243,8 @@ def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
     own = [(name, cells[name]) for name in source.columns if cells.get(name) not in (None, "")]
     error = (job.error_kind if job is not None else None) or cells.get("error_kind")
     message = (job.error_message if job is not None else None) or cells.get("error_message")
+    if job is not None and job.error_message and steps > 1:
+        message = failed_step((len(jobs), steps), job.kind, job.error_message, jobs[:-1])
     return {
         "id": shown_value(row_id),
         "state": state.replace("_", " "),
@@ -253,7 +257,7 @@ def _row(row_id: str, source: ReportSource, folder: str) -> dict[str, Any]:
         "quality": _flaws(job, cells) if is_delivered else [],
         "model": shown_value(" → ".join(f"{each.provider}/{each.model}" for each in jobs)),
         "cost": _cost(jobs, cells),
-        "day": (iso_time(job.submitted_at) or "")[:10] if job is not None else "",
+        "charges": _charges(jobs, cells),
         "facts": _facts(jobs, cells),
         "own": [[shown_value(name), shown_value(cell_text(value))] for name, value in own],
         "words": shown_value(_wanted(jobs)),
@@ -290,6 +294,17 @@ def _cost(jobs: StepJobs, cells: Mapping[str, Any]) -> float | None:
     return sum(costs) if costs else None
 
 
+def _charges(jobs: StepJobs, cells: Mapping[str, Any]) -> list[tuple[str, str, float | None]]:
+    """Returns model, day and estimated cost of each of a row's jobs."""
+    if len(jobs) < 2:  # the model is not known without a job
+        costs = [_cost(jobs, cells)]
+    else:
+        written = [_number(step.get("estimated_cost")) for step in read_steps(cells.get(STEPS))]
+        costs = [*written[: len(jobs)], *(_cost((job,), {}) for job in jobs[len(written) :])]
+    names = [(shown_value(f"{job.provider}/{job.model}"), (iso_time(job.submitted_at) or "")[:10]) for job in jobs]
+    return [(*name, cost) for name, cost in zip(names or [("", "")], costs, strict=True)]
+
+
 def _facts(jobs: StepJobs, cells: Mapping[str, Any]) -> str:
     delivery = jobs[-1].delivery if jobs else None
     seconds = delivery.seconds if delivery else _number(cells.get("seconds"))
@@ -314,8 +329,9 @@ def _request(job: Job, number: int, steps: int) -> list[list[str]]:
 
 def _wanted(jobs: StepJobs) -> str:
     """What a person asked for in words: the longest text of the requests that is no URL."""
-    values = (value for job in jobs for value in job.request.values())
-    return max((value for value in values if isinstance(value, str) and "://" not in value), key=len, default="")
+    filled = {job.delivery.uri for job in jobs if job.delivery is not None}
+    values = (value for job in jobs for value in job.request.values() if isinstance(value, str) and value not in filled)
+    return max((value for value in values if "://" not in value), key=len, default="")
 
 
 def _step_details(jobs: StepJobs) -> list[list[str]]:

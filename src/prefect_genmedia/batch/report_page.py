@@ -38,7 +38,7 @@ class ReportPage:
         batch_id: the batch's name.
         summary: counts and cost in one line.
         made_at: when it was made, as text.
-        rows: the result of each row, for the page's script; `cost`, `model` and `day` are charted.
+        rows: the result of each row, for the page's script; `charges` are charted: model, day and cost of each job.
         results: path or URL of the table of results.
         columns: names of the user's own columns, as the table of results has them.
     """
@@ -73,7 +73,7 @@ class ReportPage:
 <header>
 <div class="top"><h1>{name}</h1><button id="theme" type="button">Dark</button></div>
 <p>{_text(self.summary)}</p>
-<p class="quiet">Made {_text(self.made_at)}. Each cost is that of a row's newest job: an estimate, not a bill.</p>
+<p class="quiet">Made {_text(self.made_at)}. Each cost is that of a row's newest jobs: an estimate, not a bill.</p>
 <div class="charts">{self._charts()}</div>
 </header>
 <main>
@@ -130,8 +130,9 @@ class ReportPage:
         )
 
     def _charts(self) -> str:
-        by_model = _sums((str(row["model"]), row["cost"]) for row in self.rows)
-        by_day = _sums((str(row["day"]), row["cost"]) for row in self.rows if row["day"])
+        charges = [charge for row in self.rows for charge in row["charges"]]
+        by_model = _sums((model, cost) for model, _, cost in charges)
+        by_day = _sums((day, cost) for _, day, cost in charges if day)
         largest = dict(sorted(by_model.items(), key=lambda item: -item[1])[:MOST_BARS])
         last = dict(sorted(by_day.items())[-MOST_BARS:])
         return _chart("Cost by model", largest) + _chart("Cost by day (UTC)", last)

@@ -285,8 +285,8 @@ class BatchScheduler:
         result.take_error(error)
         self.failure = error
         if row.then:
-            message = result.error_message or ""
-            result.error_message = failed_step(step.number, row.requests, message, steps.jobs(None))
+            place, message = (step.number, row.steps), result.error_message or ""
+            result.error_message = failed_step(place, step.request.kind, message, steps.jobs(None))
         await steps.give_back(job)
         if isinstance(error, GenMediaError):
             self.breaker.failed(error)

@@ -96,7 +96,13 @@ def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def until_done(
-    parameters: dict[str, Any], env: dict[str, str], chance: random.Random, simulator: RunningSimulator, folder: Path
+    parameters: dict[str, Any],
+    env: dict[str, str],
+    chance: random.Random,
+    simulator: RunningSimulator,
+    folder: Path,
+    most_kills: int = MOST_KILLS,
+    most_requests: int = ROWS,
 ) -> tuple[int, int]:
     """Start the batch, kill it at a random moment, and again, until a run ends with nothing left to do."""
     kills = 0
@@ -119,8 +125,8 @@ def until_done(
         for run in range(1, MOST_RUNS + 1):
             task_runs = {"row_task_runs": "on" if run % 2 else "off"}  # one takes up what the other has left
             pid = ask(json.dumps(parameters | task_runs))["pid"]
-            if kills < MOST_KILLS:
-                with killing(pid, simulator, chance.randrange(ROWS), chance.uniform(0.0, 0.3)):
+            if kills < most_kills:
+                with killing(pid, simulator, chance.randrange(most_requests), chance.uniform(0.0, 0.3)):
                     code = ask(f"wait {pid}")["code"]
             else:
                 code = ask(f"wait {pid}")["code"]

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import pytest
+from prefect import flow
 
 from prefect_genmedia import HiDreamCredentials, TokenOpsCredentials, errors
 from prefect_genmedia._core import Ledger
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._media.storage import sha256_of
-from prefect_genmedia.batch import BatchReport, row_task
+from prefect_genmedia.batch import BatchReport, BatchSpec, ShardJob, row_task
+from prefect_genmedia.batch.results import Result
+from prefect_genmedia.batch.runner import open_batch
+from prefect_genmedia.batch.shards import Shard
+from prefect_genmedia.batch.supervisor import ShardSupervisor
 from prefect_genmedia.batch.table import encode_table, read_table
-from prefect_genmedia.flows.batch import generate_batch
+from prefect_genmedia.flows.batch import generate_batch, generate_shard
 from prefect_genmedia.simulator import RunningSimulator
 from prefect_genmedia.simulator.media import Recipe
 from prefect_genmedia.simulator.world import World
@@ -276,3 +283,32 @@ async def test_the_report_shows_the_final_file_and_lists_the_steps(chains: Chain
     assert steps["Step 1"].startswith("jimeng · delivered · about 1.40 CNY")
     assert "lake.step-1.mp4" in steps["Step 1"]
     assert steps["Step 2"].startswith("stylize · delivered · about 2.00 CNY")
+
+
+async def test_shards_run_whole_chains_and_the_batch_reads_their_steps(
+    chains: Chains, ledger: Ledger, tmp_path: Path
+) -> None:
+    table = [lake("a"), lake("b")]
+    out = str(tmp_path / "out")
+    for number in (1, 2):
+        shard = Shard(number=number, of=2, ledger=await ledger.fingerprint())
+        options: dict[str, Any] = {"kind": "jimeng", "credentials": "chained", "batch_id": "lakes", "output": out}
+        limits: dict[str, Any] = {"max_in_flight": 2, "breaker": 3, "timeout_seconds": 600.0, "budget": "lakes"}
+        if rows := [dict(row) for row in shard.part_of(table)]:
+            await generate_shard(ShardJob(shard=shard, table=rows, **options, **limits))
+    assert (chains.paid, chains.files()) == ((2, 2), {"a.mp4", "a.step-1.mp4", "b.mp4", "b.step-1.mp4"})
+
+    @flow
+    async def supervised() -> list[Result]:
+        spec = BatchSpec(table=[*table, lake("c")], kind="jimeng", credentials="chained", batch_id="lakes", output=out)
+        async with AsyncExitStack() as stack:
+            batch = await open_batch(stack, spec)
+            supervisor = ShardSupervisor(batch.scheduler, uuid4(), [])
+            await supervisor._read({})
+            assert [each.state for each in batch.scheduler.results.all()] == ["delivered", "delivered", "not_sent"]
+            await supervisor._finish()
+            return batch.scheduler.results.all()
+
+    results = await supervised()
+    assert [each.state for each in results] == ["delivered", "delivered", "not_sent"]
+    assert [len(json.loads(each.steps or "[]")) for each in results] == [2, 2, 2]
