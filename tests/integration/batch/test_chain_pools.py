@@ -97,9 +97,8 @@ async def test_accounts_share_the_steps_of_chains_and_each_step_is_paid_once(stu
         "hidream": 4,
     }
     assert billed["tokenops", "a"] > 0 < billed["tokenops", "b"]
-    named = Counter(("tokenops", payers[0]) for payers in studio.payers())
-    named.update(("hidream", payers[1]) for payers in studio.payers())
-    assert named == billed
+    named = Counter(name for payers in studio.payers() for name in payers)
+    assert named == {f"{provider}/{name}": count for (provider, name), count in billed.items()}
     assert [line["account"] for line in studio.lines()] == [payers[-1] for payers in studio.payers()]
     assert (await studio.run(4, credentials=["b", "a"])).delivered == 4
     assert studio.paid() == billed
