@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -156,7 +157,9 @@ def test_budgets_are_distinguished_by_day_and_account() -> None:
 
 def account(limit: int) -> PayingAccount:
     """An account with so many slots; the pool never asks for its session."""
-    return PayingAccount(cast(Session, None), Slots(limit, calm_seconds=3600))
+    return PayingAccount(
+        cast(Session, SimpleNamespace(record=None, account="an account")), Slots(limit, calm_seconds=3600)
+    )
 
 
 async def test_places_halve_when_the_provider_asks_and_come_back() -> None:
