@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy import Connection, Row, Select, select, update
 
 from prefect_genmedia._core import schema
-from prefect_genmedia._core.attempts import batch_scope
+from prefect_genmedia._core.attempts import batch_scope, chain_of
 from prefect_genmedia._core.clock import SYSTEM_CLOCK
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job
@@ -278,17 +278,22 @@ def question_id(run_ids: Sequence[str], batch_id: str, job_keys: Iterable[str], 
 def standing_jobs(jobs: Iterable[Job]) -> dict[str, Job]:
     """Returns the job whose result counts as its row's, by row id; see `standing_variant`.
 
+    The first step of a chain decides which variant counts, and the newest step of that variant has the result.
+
     Args:
-        jobs: the newest job under each identity of a batch.
+        jobs: the newest job under each identity of the steps of a batch's rows.
     """
     now = SYSTEM_CLOCK.now()
-    by_row: defaultdict[str, dict[int, Job]] = defaultdict(dict)
+    firsts: defaultdict[str, dict[int, Job]] = defaultdict(dict)
+    newest: dict[tuple[str, int], Job] = {}
     for job in sorted(jobs, key=lambda each: each.created_at):
-        by_row[job.label][job.variant] = job
+        newest[job.label, job.variant] = job
+        if chain_of(job.scope)[1] == 1:
+            firsts[job.label][job.variant] = job
     found: dict[str, Job] = {}
-    for row_id, newest in by_row.items():
-        variant = standing_variant(newest, now)
-        found[row_id] = newest.get(variant) or newest[max(newest)]
+    for row_id, its in firsts.items():
+        variant = standing_variant(its, now)
+        found[row_id] = newest[row_id, variant if variant in its else max(its)]
     return found
 
 

@@ -92,7 +92,12 @@ def frame_strip(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 
 
 def picture_of(container: av.container.InputContainer, limits: dict[str, Any]) -> Any:
-    """The stream of the picture, whose size is checked."""
+    """The stream of the picture, whose size is checked.
+
+    Args:
+        container: the opened file.
+        limits: the limits of a result.
+    """
     streams = [each for each in container.streams.video if not is_cover(each)]
     if not streams:
         raise Refused("it has no video stream")

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from prefect_genmedia._core.attempts import batch_scope
+from prefect_genmedia._core.attempts import batch_scope, chain_of
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Job, JobState
 from prefect_genmedia._core.reviews import (
@@ -139,10 +139,11 @@ def _lines(file: Path) -> Iterator[tuple[int, str]]:
 
 
 async def _jobs(ledger: Ledger, batch_id: str) -> list[Job]:
-    """Returns the newest job under each identity of a batch's rows."""
+    """Returns the newest job under each identity of the steps of a batch's rows."""
     prefix = batch_scope(batch_id)
     # The name of one batch may be a prefix of another's.
-    return [job for job in (await ledger.newest_in(prefix)).values() if job.scope == f"{prefix}{job.label}"]
+    newest = (await ledger.newest_in(prefix)).values()
+    return [job for job in newest if chain_of(job.scope)[0] == f"{prefix}{job.label}"]
 
 
 def _checked(

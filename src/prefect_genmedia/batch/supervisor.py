@@ -239,9 +239,7 @@ class ShardSupervisor:
         for row in self.run.rows:
             now, known = jobs.get(row.id, ()), before.get(row.id, ())
             _, current = current_step(row, now)
-            is_as_before = len(now) == len(known) and all(
-                one.updated_at == other.updated_at for one, other in zip(now, known, strict=True)
-            )
+            is_as_before = [job.updated_at for job in now] == [job.updated_at for job in known]
             if not now or (is_as_before and self.run.next_attempt(current) is not None):
                 continue  # not its turn yet
             self.run.take(row, now)

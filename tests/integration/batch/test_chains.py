@@ -18,7 +18,7 @@ from prefect_genmedia._core import Ledger
 from prefect_genmedia._core.budgets import Budget
 from prefect_genmedia._media.storage import sha256_of
 from prefect_genmedia.batch import BatchReport, BatchSpec, ShardJob, row_task
-from prefect_genmedia.batch.results import Result
+from prefect_genmedia.batch.result import Result
 from prefect_genmedia.batch.runner import open_batch
 from prefect_genmedia.batch.shards import Shard
 from prefect_genmedia.batch.supervisor import ShardSupervisor
