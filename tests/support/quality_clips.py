@@ -240,14 +240,14 @@ def speech(seed: int = 0, seconds: float = SECONDS) -> tuple[float, ...]:
 
 @lru_cache(maxsize=16)
 def music(seed: int = 0, seconds: float = SECONDS) -> tuple[float, ...]:
-    """Chords and a beat; the loudest sample is 1."""
+    """Chords and a drum; the loudest sample is 1."""
     draw_from = random.Random(seed)
     tones = [draw_from.uniform(100, 2000) for _ in range(6)]
     samples = []
     for index in range(int(seconds * SOUND_RATE)):
         at = index / SOUND_RATE
-        beat = math.exp(-20 * (at % 0.5)) * draw_from.gauss(0, 1)
-        samples.append(sum(math.sin(2 * math.pi * tone * at) for tone in tones) + beat)
+        drum = math.exp(-20 * (at % 0.5)) * draw_from.gauss(0, 1)
+        samples.append(sum(math.sin(2 * math.pi * tone * at) for tone in tones) + drum)
     most = max(map(abs, samples))
     return tuple(sample / most for sample in samples)
 

@@ -97,6 +97,9 @@ def picture_of(container: av.container.InputContainer, limits: dict[str, Any]) -
     Args:
         container: the opened file.
         limits: the limits of a result.
+
+    Raises:
+        Refused: it has no video stream, or its frames are too large.
     """
     streams = [each for each in container.streams.video if not is_cover(each)]
     if not streams:

@@ -136,7 +136,9 @@ def _steps_in(cell: Any) -> Iterator[Any]:
         try:
             cell = json.loads(cell)
         except (ValueError, RecursionError):
-            raise ValueError('must be JSON, such as {"kind": "stylize", "style": "ink_wash"}') from None
+            raise ValueError(
+                "must be JSON of an object, with the kind and its fields, or of a list of such objects"
+            ) from None
     if isinstance(cell, list | tuple):
         yield from (json.loads(each) if _is_object_text(each) else each for each in cell)
     elif isinstance(cell, Mapping):

@@ -90,8 +90,8 @@ class ProviderPlugin:
         callback_field: the field of the submission that tells where to call back, such as `notify_url`; None for none.
             An address that the provider cannot reach is refused before anything is sent.
         resolve: completes a request before it is sent; None if its requests are complete.
-        chain_inputs: by kind, the field that takes a video, such as `{"stylize": "video_url"}`. In a chain, the result
-            of the step before goes there. Kinds that are not named cannot follow another step.
+        chain_inputs: the name of the field that takes a video, by kind. In a chain, the result of the step before goes
+            there. Kinds that are not named cannot follow another step.
         reconcile: import path of an async function without parameters that `reconcile_jobs` calls at its end, and that
             returns log lines; None if there is nothing to do.
         simulator: import path of its dialect of the simulator, a subclass of `Dialect`; None if there is none.

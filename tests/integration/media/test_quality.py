@@ -49,7 +49,7 @@ def flaws(path: Path, expected: MediaExpectation | None = None) -> list[str]:
     return [finding.check for finding in check_quality(path, expected).findings]
 
 
-def test_two_hundred_clips_are_told_apart(tmp_path: Path, record_property: Any) -> None:
+def test_of_two_hundred_clips_the_bad_ones_are_flagged(tmp_path: Path, record_property: Any) -> None:
     missed, false = [], []
     good, bad = list(clips.good_clips()), list(clips.bad_clips())
     assert (len(good), len(bad)) == (100, 100)

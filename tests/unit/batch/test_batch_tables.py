@@ -95,7 +95,7 @@ def test_where_fields_are_missing_the_kind_that_was_taken_is_named() -> None:
         ({"video_url": "https://example.com/a.mp4", "style": "no such style"}, "stylize"),
     ],
 )
-def test_rows_without_a_kind_that_have_the_fields_of_another_kind_are_told_its_name(
+def test_rows_without_a_kind_that_have_the_fields_of_another_kind_name_it_in_their_error(
     row: dict[str, Any], kind: str
 ) -> None:
     _, bad = check_rows([{"id": "a", **row}, {"id": "b", **row, "kind": "omnihuman"}], "omnihuman")
