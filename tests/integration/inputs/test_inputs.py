@@ -131,7 +131,7 @@ def test_what_is_no_file_anywhere_is_refused(url: str, said: str) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        (".", "Is a directory"),
+        (".", "it is a folder"),
         ("a\0b.jpg", "there is no"),
         ("a" * 5000, "the path of a file"),
     ],

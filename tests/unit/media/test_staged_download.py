@@ -77,7 +77,7 @@ async def test_a_full_disk_is_reported_while_the_rest_still_arrives(tmp_path: Pa
         def staging(self):
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(StorageError, match="No space left") as caught:
+    with pytest.raises(StorageError, match="no space left") as caught:
         await StagedDownload(FullFolder(tmp_path)).receive(stream_of([b"abcdef"] * 10))
     assert caught.value.retryable
 
