@@ -21,6 +21,9 @@ from prefect_genmedia.providers.plugin import providers_with_free_failures
 from prefect_genmedia.providers.protocol import GenerationRequest, PreparedRequest
 from prefect_genmedia.text import counted
 
+REPLACED = -1
+"""The cost in the ledger of a reservation that another holder's has replaced. It does not count."""
+
 BudgetPeriod = Literal["total", "day"]
 
 
@@ -100,7 +103,8 @@ class Budget:
         Args:
             holder: the identity and attempt that the reservation is for; see `holder_of`.
             cost: CNY, estimated; None counts as nothing.
-            instead_of: a holder whose reservation this one replaces; it stays if the budget is exceeded.
+            instead_of: a holder whose reservation this one replaces; it stays if the budget is exceeded. The holder
+                then counts as reserved without cost, so that another run does not reserve for it again.
 
         Returns:
             The event payload for the limit that is now nearly reached; empty if none is.
@@ -147,9 +151,10 @@ class Budget:
             self._lock(connection)
             mine = delete(held).where(held.c.budget == self.name, held.c.holder == holder, ~paid.exists())
             row = connection.execute(mine.returning(held.c.micros)).first()
-            if row is not None:
-                connection.execute(self._change(-1, -row[0]))
-            return row is not None
+            if row is None or row[0] == REPLACED:
+                return False
+            connection.execute(self._change(-1, -row[0]))
+            return True
 
         return await self._ledger.transact(give)
 
@@ -178,8 +183,9 @@ class Budget:
         budgets, held = schema.budgets, schema.reservations
         self._lock(connection)
         if instead_of:
-            replaced = delete(held).where(held.c.budget == self.name, held.c.holder == instead_of)
-            for row in connection.execute(replaced.returning(held.c.micros)).all():
+            before = held.c.budget == self.name, held.c.holder == instead_of, held.c.micros != REPLACED
+            for row in connection.execute(select(held.c.micros).where(*before)).all():
+                connection.execute(update(held).where(*before).values(micros=REPLACED))
                 connection.execute(self._change(-1, -row[0]))
         mine = select(held.c.holder).where(held.c.budget == self.name, held.c.holder == holder)
         if connection.execute(mine).first() is not None:

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, func, select, text
 
 from prefect_genmedia._core import schema
+from prefect_genmedia._core.budgets import REPLACED
 from prefect_genmedia._core.ledger import Ledger
 from prefect_genmedia._core.model import Delivery, Job, JobState
 from prefect_genmedia._core.statements import JOBS, job_of
@@ -154,7 +155,8 @@ def _between_rows(connection: Connection) -> list[Problem]:
         ]
     sums = select(func.count(), func.coalesce(func.sum(held.c.micros), 0))
     for budget in connection.execute(select(schema.budgets)):
-        jobs, micros = connection.execute(sums.where(held.c.budget == budget.name)).one()
+        counts = held.c.budget == budget.name, held.c.micros != REPLACED
+        jobs, micros = connection.execute(sums.where(*counts)).one()
         if (jobs, int(micros)) != (budget.reserved_jobs, budget.reserved_micros):
             words = f"counts {budget.reserved_jobs} jobs as reserved, and there are {jobs} reservations"
             problems.append(Problem(f"budget {budget.name}", words))

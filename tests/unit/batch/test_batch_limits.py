@@ -15,6 +15,7 @@ from prefect_genmedia import errors
 from prefect_genmedia._core import Job, JobState, Ledger, open_ledger
 from prefect_genmedia._core.accounts import AccountRecord
 from prefect_genmedia._core.budgets import Budget, BudgetState, budget_name, holder_of
+from prefect_genmedia._core.check import check_ledger
 from prefect_genmedia._core.clock import Clock
 from prefect_genmedia._core.session import Session
 from prefect_genmedia.batch.pool import AccountPool, Lease, PayingAccount
@@ -66,6 +67,32 @@ async def test_the_same_holder_reserves_and_releases_once(shared_ledger: str) ->
         assert (await budget.state()).jobs == 1
         assert sorted(await asyncio.gather(*(budget.release("me", 1) for _ in range(4)))) == [False, False, False, True]
         assert (await budget.state()).jobs == 0
+
+
+async def test_a_holder_whose_reservation_was_replaced_reserves_nothing_again(shared_ledger: str) -> None:
+    """Another run of the same chain, or one after a kill, does not count a step twice."""
+    async with open_ledger(shared_ledger) as ledger:
+        budget = Budget(ledger, "b", 2, 3.0)
+        await budget.open()
+        await budget.reserve(holder_of("first", 1), 1.0)
+        await budget.reserve(holder_of("placeholder", 1), 2.0)
+        for _ in range(2):
+            await budget.reserve(holder_of("second", 1), 2.0, instead_of=holder_of("placeholder", 1))
+            await budget.reserve(holder_of("placeholder", 1), 2.0)
+            assert ((await budget.state()).jobs, float((await budget.state()).cost)) == (2, 3.0)
+        assert (await check_ledger(ledger)).problems == []
+        assert not await budget.release("placeholder", 1)
+        assert (await budget.state()).jobs == 2
+
+
+async def test_a_replaced_reservation_stays_if_the_budget_does_not_hold_the_new_one(shared_ledger: str) -> None:
+    async with open_ledger(shared_ledger) as ledger:
+        budget = Budget(ledger, "b", None, 3.0)
+        await budget.open()
+        await budget.reserve(holder_of("placeholder", 1), 2.0)
+        with pytest.raises(errors.BudgetStop):
+            await budget.reserve(holder_of("second", 1), 4.0, instead_of=holder_of("placeholder", 1))
+        assert float((await budget.state()).cost) == 2.0
 
 
 def wanted(number: int) -> Job:
