@@ -15,7 +15,7 @@ from test_batch_sigkill import SEED, all_jobs, few_frames, until_done
 
 from prefect_genmedia._core import JobState
 from prefect_genmedia._media.storage import sha256_of
-from prefect_genmedia.batch.results import read_steps
+from prefect_genmedia.batch.result import read_steps
 from prefect_genmedia.batch.table import read_table
 from prefect_genmedia.cli.local_server import local_server
 from prefect_genmedia.simulator import RunningSimulator
