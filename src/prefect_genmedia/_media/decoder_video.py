@@ -92,7 +92,15 @@ def frame_strip(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 
 
 def picture_of(container: av.container.InputContainer, limits: dict[str, Any]) -> Any:
-    """The stream of the picture, whose size is checked."""
+    """The stream of the picture, whose size is checked.
+
+    Parameters:
+        container: the file.
+        limits: what decoding it may take.
+
+    Raises:
+        Refused: it has no picture, or a larger one.
+    """
     streams = [each for each in container.streams.video if not is_cover(each)]
     if not streams:
         raise Refused("it has no video stream")
