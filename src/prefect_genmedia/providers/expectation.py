@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
+
+from prefect_genmedia.providers.restoring import with_defaults
 
 
 class MediaExpectation(BaseModel):
@@ -27,3 +31,7 @@ class MediaExpectation(BaseModel):
     has_audio: bool | None = None
     orientation_ratio: float | None = None
     shows_face: bool | None = None
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Restore a pickled expectation, also one of an earlier version."""
+        super().__setstate__(with_defaults(type(self), state))
