@@ -1,7 +1,7 @@
 """What a decoder process measures in a verified result: how long it is black or still, its first frame, its sound.
 
 Imported by `decoder.py` in its process: nothing of this package may be imported here. It decodes a few key frames; and
-all frames only where these leave a doubt, where the clip is small, or where it has too few key frames to tell.
+all frames only where these leave a doubt, where the clip is small, or where it has too few key frames.
 """
 
 from __future__ import annotations
@@ -54,15 +54,6 @@ DENSE_SHARE = 1 / 24
 
 START_SECONDS = 1.5
 """Of the beginning each frame is measured: a fade-in takes about a second."""
-
-EVIDENT_BITS = 0.008
-"""Bits a pixel and frame from which a part of a clip shows motion, or noise. A still has a tenth of it."""
-
-EVEN_SHARE = 0.3
-"""Parts of a clip with less than this share of the usual bits may be still, although others move."""
-
-FIRST_SHARE = 0.08
-"""Share of a clip with one key frame that is decoded to tell motion from noise."""
 
 FADE_SHARE = 0.6
 """A picture that appears after a flat frame with less than this share of its contrast is faded in, not cut to."""
@@ -173,22 +164,17 @@ def measured_quality(path: str, limits: dict[str, Any]) -> dict[str, Any]:
 
 
 class Index:
-    """The frames of a clip without their content: when they are presented, their sizes, and which are key frames."""
+    """The frames of a clip without their content: when they are presented, and which are key frames."""
 
     def __init__(self) -> None:
         self.track = Track()
-        self.sizes: list[tuple[float, int]] = []
         self.keys: list[int] = []
 
     def read(self, packet: Any) -> None:
         """Count a packet."""
         self.track.take(packet)
-        if packet.is_discard:
-            return
-        if packet.is_keyframe:
+        if packet.is_keyframe and not packet.is_discard:
             self.keys.append(packet.pts)
-        else:
-            self.sizes.append((float(packet.pts * packet.time_base), packet.size))
 
 
 class Watch:
@@ -245,21 +231,7 @@ class Watch:
         if max(gaps, default=math.inf) * float(self._stream.time_base) <= step:
             self.decoded += len(chosen)
             return list(self._key_frames(chosen))
-        if not self._is_even(size, step):
-            return None
-        begun = self._beginning(max(round(FIRST_SHARE * self._index.track.frames), 2))
-        return begun if len(begun) > 1 and begun[0].moved(begun[1]) else None
-
-    def _is_even(self, size: int, step: float) -> bool:
-        """Whether each part of a clip has as many bits as motion takes, and no part far fewer than the others."""
-        parts: dict[int, list[int]] = {}
-        for at, each in self._index.sizes:
-            parts.setdefault(int((at - self._start) / step), []).append(each)
-        means = sorted(8 * sum(part) / len(part) / size for part in parts.values())
-        expected = math.floor(self.seconds / step)
-        if len(means) < max(expected, 1):
-            return False
-        return means[0] >= max(EVIDENT_BITS, EVEN_SHARE * means[len(means) // 2])
+        return None
 
     def _is_doubtful(self, samples: list[Sample]) -> bool:
         is_empty = not samples or samples[0].is_flat or any(sample.is_black for sample in samples)
@@ -275,11 +247,6 @@ class Watch:
             context.flush_buffers()
             for frame in frames[:1]:
                 yield self._sample(frame)
-
-    def _beginning(self, count: int) -> list[Sample]:
-        """The first and the last of so many frames from the beginning."""
-        frames = list(itertools.islice(self._all_frames(), count))
-        return [self._sample(frame) for frame in (*frames[:1], *frames[1:][-1:])]
 
     def _dense(self) -> Iterator[Sample]:
         """Samples of the whole clip: each frame until something is seen, then one at each step."""
