@@ -194,7 +194,7 @@ def read_steps(cell: Any) -> list[dict[str, Any]]:
 _NOT_WRITTEN = frozenset({"steps", "poster_uri", "task_run_id", "costs_by_run", "extra"})
 
 COLUMNS = tuple(field.name for field in fields(Result) if field.name not in _NOT_WRITTEN)
-"""The columns that every table of results has."""
+"""The columns of a table of results, in their order. `QUALITY` is left out if no quality is checked."""
 
 QUALITY = "quality"
 """The column with what the quality checks found. Only tables of batches with quality checks have it."""

@@ -24,7 +24,7 @@ from prefect_genmedia._media.local import LocalFolder
 from prefect_genmedia._media.storage import target_at
 from prefect_genmedia._prefect import history
 from prefect_genmedia.batch.packed import PackedCells
-from prefect_genmedia.batch.result import COLUMNS
+from prefect_genmedia.batch.result import COLUMNS, QUALITY
 from prefect_genmedia.batch.results import Carried, Results
 from prefect_genmedia.batch.rows import BadRow, Row
 from prefect_genmedia.batch.spec import RowTaskRuns, has_task_runs
@@ -200,7 +200,8 @@ def whole_table(results: Results, dialect: Dialect) -> bytes:
     columns = list(results.carried.columns)
     rows = [vars(each) | dict(each.extra) for each in results.all()]
     assert results.location is not None
-    return encode_table(rows, [*COLUMNS, *columns], format_of(results.location), dialect)
+    own = [name for name in COLUMNS if name != QUALITY]
+    return encode_table(rows, [*own, *columns], format_of(results.location), dialect)
 
 
 @pytest.mark.parametrize("dialect", [Dialect("utf-8"), Dialect("utf-8-sig", spreadsheet=True), Dialect("gb18030")])
