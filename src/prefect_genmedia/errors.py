@@ -30,7 +30,6 @@ logs and result storage, and would not unpickle.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -38,10 +37,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from pydantic import ValidationError
 from typing_extensions import Self, Unpack
 
-from prefect_genmedia.text import BULLET, CODE_CHARACTERS, clean_text, shown_id, validation_words
+from prefect_genmedia.text import BULLET, CODE_CHARACTERS, clean_text, named_value, shown_id, validation_words
 
 if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
+    pass
 
 SendOutcome = Literal["unsent", "refused", "uncertain"]
 """What a failed request did at the provider: nothing, a documented no, or nobody can know."""
@@ -174,24 +173,6 @@ class FieldProblem:
         return f"{self.field}: {self.problem}" if self.field else self.problem
 
 
-_NAMES_ITS_VALUE = re.compile(r"literal_error|enum|multiple_of|(greater|less)_than.*|(int|float|bool|decimal)_.*")
-"""Pydantic's errors about choices, numbers and switches."""
-
-_NUMBER_LIKE = re.compile(r"[0-9.,:x×+-]{1,12}")
-"""Texts that an error names: sizes, ratios, numbers. Any other may be a key that was pasted into the wrong field."""
-
-
-def _named_value(detail: ErrorDetails) -> str:
-    """The value that does not fit, where it may be named."""
-    value = detail["input"]
-    if not isinstance(value, str | int | float) or not _NAMES_ITS_VALUE.fullmatch(detail["type"]):
-        return ""
-    text = str(value)
-    if not isinstance(value, bool) and not _NUMBER_LIKE.fullmatch(text):
-        return ""
-    return f", not {text!r}" if isinstance(value, str) else f", not {text}"
-
-
 class InvalidRequest(GenMediaError):
     """The request cannot be right; nothing was sent. `problems` has all of them."""
 
@@ -229,7 +210,7 @@ class InvalidRequest(GenMediaError):
         found = []
         for detail in error.errors(include_url=False, include_context=False):
             path = ".".join(str(part) for part in detail["loc"])
-            sentence = validation_words(detail["type"], detail["msg"]) + _named_value(detail)
+            sentence = validation_words(detail["type"], detail["msg"]) + named_value(detail["type"], detail["input"])
             if detail["type"] == "union_tag_invalid":
                 sentence = "`type` is not one of the known ones"  # pydantic's own sentence quotes the input
             found.append(FieldProblem(path, sentence.rstrip(".")))

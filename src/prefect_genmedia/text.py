@@ -205,6 +205,28 @@ def validation_words(kind: str, message: str) -> str:
     return _VALIDATION.get(kind, message.removeprefix("Value error, ").rstrip("."))
 
 
+_NAMES_ITS_VALUE = re.compile(r"literal_error|enum|multiple_of|(greater|less)_than.*|(int|float|bool|decimal)_.*")
+"""Pydantic's findings about choices, numbers and switches."""
+
+_NUMBER_LIKE = re.compile(r"[0-9.,:x×+-]{1,12}")
+"""Texts that are named: sizes, ratios, numbers. Any other may be a key that was pasted into the wrong field."""
+
+
+def named_value(kind: str, value: object) -> str:
+    """The value that does not fit, such as `, not 7`; empty if it must not be named.
+
+    Args:
+        kind: pydantic's name of the finding.
+        value: what was given.
+    """
+    if not isinstance(value, str | int | float) or not _NAMES_ITS_VALUE.fullmatch(kind):
+        return ""
+    text = str(value)
+    if not isinstance(value, bool) and not _NUMBER_LIKE.fullmatch(text):
+        return ""
+    return f", not {text!r}" if isinstance(value, str) else f", not {text}"
+
+
 def error_words(error: BaseException, known: str = "") -> str:
     """An error of the operating system or of a library in words: without numbers, and without Python's names.
 

@@ -1,4 +1,4 @@
-"""Opens the accounts that may pay for a batch's rows."""
+"""The accounts that may pay for a batch's rows: opened, or named for the runs of its shards."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from prefect_genmedia._prefect.concurrency import check_limit
 from prefect_genmedia._prefect.quality import quality_policy
 from prefect_genmedia._prefect.session import load_pool, session_of
 from prefect_genmedia.batch.row_task import RowHooks
-from prefect_genmedia.batch.spec import BatchSpec
+from prefect_genmedia.batch.shards import refused
+from prefect_genmedia.batch.spec import BatchSpec, Credentials
 from prefect_genmedia.prices import PriceTable
+from prefect_genmedia.providers.credentials import ProviderCredentials
 from prefect_genmedia.settings import current_settings, verify_level
 
 
@@ -61,3 +63,24 @@ async def open_pools(
             )
         pools[provider] = pooled(list(found.values()))
     return pools
+
+
+def names_of(credentials: Credentials) -> str | list[str]:
+    """Returns the names of Blocks: their content is never passed as a parameter.
+
+    Args:
+        credentials: a Block or its name, or several.
+
+    Raises:
+        InvalidRequest: a Block is not saved.
+    """
+    if isinstance(credentials, str | ProviderCredentials):
+        return _name_of(credentials)
+    return [_name_of(each) for each in credentials]
+
+
+def _name_of(credentials: ProviderCredentials | str) -> str:
+    name = credentials if isinstance(credentials, str) else credentials._block_document_name
+    if name is None:
+        raise refused("credentials", "must be a Block that is saved, or its name: shards run on other machines")
+    return str(name)

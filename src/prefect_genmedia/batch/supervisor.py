@@ -31,6 +31,7 @@ from prefect.states import Cancelling, Crashed
 
 from prefect_genmedia._core.model import AT_PROVIDER, JobState
 from prefect_genmedia._media.storage import anywhere
+from prefect_genmedia.batch.accounts import names_of
 from prefect_genmedia.batch.known import StepJobs, current_step, is_delivered
 from prefect_genmedia.batch.result import IN_FLIGHT, INVALID, NOT_SENT
 from prefect_genmedia.batch.row_runs import link_rows
@@ -46,9 +47,8 @@ from prefect_genmedia.batch.shards import (
     shards_of,
     share_of,
 )
-from prefect_genmedia.batch.spec import BatchSpec, Credentials, ShardJob
+from prefect_genmedia.batch.spec import BatchSpec, ShardJob
 from prefect_genmedia.errors import BatchIncomplete
-from prefect_genmedia.providers.credentials import ProviderCredentials
 
 if TYPE_CHECKING:
     from prefect_genmedia.batch.runner import OpenBatch
@@ -346,27 +346,6 @@ def _parameters(job: ShardJob, target: ShardTarget) -> dict[str, Any]:
         return {"job": values}
     given = {name: value for name, value in values.items() if value is not None}  # the form does not allow null
     return given | {"skip_invalid": True, "preflight": False}
-
-
-def names_of(credentials: Credentials) -> str | list[str]:
-    """Returns the names of Blocks: their content is never passed as a parameter.
-
-    Args:
-        credentials: a Block or its name, or several.
-
-    Raises:
-        InvalidRequest: a Block is not saved.
-    """
-    if isinstance(credentials, str | ProviderCredentials):
-        return _name_of(credentials)
-    return [_name_of(each) for each in credentials]
-
-
-def _name_of(credentials: ProviderCredentials | str) -> str:
-    name = credentials if isinstance(credentials, str) else credentials._block_document_name
-    if name is None:
-        raise refused("credentials", "must be a Block that is saved, or its name: shards run on other machines")
-    return str(name)
 
 
 def why_lost(kept: Kept, run: FlowRun | None, now: float) -> str | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from prefect_genmedia import TokenOpsCredentials
+from prefect_genmedia.batch.accounts import names_of
 from prefect_genmedia.batch.result import Result
 from prefect_genmedia.batch.shards import Shard, ShardEnd, shards_of, share_of
 from prefect_genmedia.batch.spec import ShardJob
-from prefect_genmedia.batch.supervisor import names_of
 from prefect_genmedia.errors import BudgetStop, InvalidRequest
 
 LEDGER = "0123456789abcdef"
