@@ -196,7 +196,7 @@ class Lease:
         """
         self.account.refusal = self._refusals[self.account] = refusal
         if len(self._refusals) == len(self.pool.accounts):
-            raise refused_by_all(self._refusals)
+            raise refused_by_all({each: self._refusals[each] for each in self.pool.accounts})
         await self.acquire_again()
 
 
@@ -204,7 +204,7 @@ def refused_by_all(refusals: Mapping[PayingAccount, GenMediaError]) -> GenMediaE
     """Returns the error for a row that no account can pay for: the last one's, in whose message all are named.
 
     Args:
-        refusals: what each account answered.
+        refusals: what each account answered, in the order in which they are to be named.
     """
     errors = list(refusals.values())
     last = next((each for each in reversed(errors) if not isinstance(each, BudgetStop)), errors[-1])
