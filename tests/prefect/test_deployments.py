@@ -55,7 +55,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"  # building writes beside what it builds from
     for name in ("src", "flows", "deployments", "blocks"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "CHANGELOG.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     subprocess.run([*pip, "wheel", "--no-deps", "-w", folder / "wheel", source], check=True)
     (wheel,) = (folder / "wheel").glob("*.whl")

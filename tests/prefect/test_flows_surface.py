@@ -101,7 +101,14 @@ def test_null_is_taken_for_every_parameter_that_has_a_default_and_means_it(flow:
     assert {name: given[name] for name in optional} == optional
 
 
-EXAMPLES: dict[str, Any] = {"scene": "youqian", "fields": {}, "decision": "undo", "job": "key", "kind": "poster"}
+EXAMPLES: dict[str, Any] = {
+    "scene": "youqian",
+    "fields": {},
+    "decision": "undo",
+    "job": "key",
+    "kind": "poster",
+    "then": [{"kind": "stylize", "style": "anime"}],
+}
 
 
 def test_what_people_never_set_is_not_in_the_form_and_is_taken_all_the_same() -> None:
@@ -128,7 +135,9 @@ def test_a_run_form_begins_with_what_most_people_set(flow: Flow[..., object]) ->
     assert ordered[: len(common)] == common
 
 
-@pytest.mark.parametrize("name", ["determined-hoatzin", "psi-aquarii-cluster", "alpha5-lupi", "Awesome-Vicuña"])
+@pytest.mark.parametrize(
+    "name", ["determined-hoatzin", "psi-aquarii-cluster", "alpha5-lupi", "eta3--tensor", "Awesome-Vicuña"]
+)
 def test_a_name_that_prefect_makes_up_is_known_as_such(name: str) -> None:
     assert is_made_up(name)
 

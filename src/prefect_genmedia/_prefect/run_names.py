@@ -24,8 +24,8 @@ _ADJECTIVES = (
     "Awesome Rustic Small Gorgeous Fantastic Sleek Intelligent Unbranded Refined Licensed Generic Practical Ergonomic "
     "Handcrafted Tasty Handmade Incredible"
 ).split()
-_BY_THE_UI = re.compile(rf"(?:{'|'.join(_GREEK)})\d*-[a-z][a-z-]*|(?:{'|'.join(_ADJECTIVES)})-[A-Z][\w .'’-]*")
-"""Names that run forms generate: `psi-aquarii-cluster` in the first UI, `Rustic-Zebra` in the second."""
+_BY_THE_UI = re.compile(rf"(?:{'|'.join(_GREEK)})\d*-[a-z-]+|(?:{'|'.join(_ADJECTIVES)})-[A-Z][\w .'’-]*")
+"""Names that run forms generate: `psi-aquarii-cluster` or `eta3--tensor` in the first UI, `Rustic-Zebra` in the second."""
 
 
 @cache

@@ -423,10 +423,10 @@ async def test_a_shard_whose_worker_is_killed_is_taken_up_by_another_and_each_ro
 ) -> None:
     # Only the dead are silent, however slow the others are; a run that was never heard of would be given ten minutes.
     monkeypatch.setattr(supervisor, "STALLED_SECONDS", 1.0)
-    is_silent = supervisor.Kept.is_silent
+    is_stalled = supervisor.Kept.is_stalled
     dead: set[str] = set()
     monkeypatch.setattr(
-        supervisor.Kept, "is_silent", lambda kept, now: str(kept.run_id) in dead and is_silent(kept, now)
+        supervisor.Kept, "is_stalled", lambda kept, now: str(kept.run_id) in dead and is_stalled(kept, now)
     )
     simulator.world.settings.run_seconds = 3600.0
     with (

@@ -101,7 +101,7 @@ async def test_results_never_replace_a_table_of_the_users(shop: Path, options: d
     with pytest.raises(errors.InvalidRequest, match="results: is the table itself"):
         await generate_batch("sql://shop/posters", **options, results="sql://shop/posters")
     rows = [{"id": "a", "image_url": PHOTO, "scene": "firework"}]
-    with pytest.raises(errors.InvalidRequest, match="has no columns attempts"):
+    with pytest.raises(errors.InvalidRequest, match="has no columns account, attempts"):
         await generate_batch(rows, **options, results="sql://shop/posters")
     assert len(selected(shop, "SELECT * FROM posters")) == 2
 
