@@ -25,7 +25,7 @@ _ADJECTIVES = (
     "Handcrafted Tasty Handmade Incredible"
 ).split()
 _BY_THE_UI = re.compile(rf"(?:{'|'.join(_GREEK)})\d*-[a-z-]+|(?:{'|'.join(_ADJECTIVES)})-[A-Z][\w .'’-]*")
-"""Names that run forms generate: `psi-aquarii-cluster` or `eta3--tensor` in the first UI, `Rustic-Zebra` in the second."""
+"""Names that run forms generate: `psi-aquarii-cluster`, `eta3--tensor` (first UI), `Rustic-Zebra` (second UI)."""
 
 
 @cache
