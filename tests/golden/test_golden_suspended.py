@@ -6,6 +6,7 @@ Block documents), the ledger beside it, and what the server's runs have persiste
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -32,6 +33,7 @@ from prefect.exceptions import Pause
 from prefect.flow_engine import run_flow_async
 from prefect.flow_runs import aresume_flow_run
 from prefect.settings import PREFECT_API_URL, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
+from servers import until
 
 pytestmark = pytest.mark.server
 
@@ -176,9 +178,12 @@ async def test_an_answered_question_means_whom_the_person_saw_and_the_run_goes_o
     assert await goes(name) is None
     assert (await run_of(name)).state.state_details.pause_key.startswith("genmedia-job-")
     assert posts(provider) == 1
-    (sent,) = list(provider.world.jobs.values())[-1].body["mask_urls"]
+    job = list(provider.world.jobs.values())[-1]
+    (sent,) = job.body["mask_urls"]
     masks = [file for file, stored in provider.world.files.items() if stored.media_type == "image/png"][-2:]
     assert sent.endswith(masks[1])
+    # The provider takes as long as its machine needs for the video; a job that is not done is not woken.
+    await asyncio.to_thread(until, lambda: provider.world.is_over(job) and job.video.done(), "the job is done")
     await reconcile()
     assert type(await goes(name)) is access.VALUES["Delivery"]
     assert posts(provider) == 1
