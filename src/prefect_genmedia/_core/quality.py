@@ -156,12 +156,15 @@ def _file_with_quality(job: Job, file: Delivery, target: Target, log: Logger) ->
     try:
         with storing(), target.storage.local_copy(file.uri) as path:
             report = checked(path, job, target, Decoding(), log)
-        if report is None:
-            return file
-        _note_in_sidecar(target.storage, file, report)
     except GenMediaError as error:
         log.warning("%s cannot be checked now: %s", file.uri, error.message)
         return file
+    if report is None:
+        return file
+    try:
+        _note_in_sidecar(target.storage, file, report)
+    except GenMediaError as error:  # the ledger has what was found
+        log.warning("The sidecar of %s does not get what was found: %s", file.uri, error.message)
     return file.model_copy(update={"quality": report})
 
 

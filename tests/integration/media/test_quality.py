@@ -224,6 +224,18 @@ class TestFlows:
         assert sidecar["quality"]["findings"][0]["check"] == "black"
         assert simulator.world.requests["tokenops.content"] == 1
 
+    async def test_what_is_found_counts_though_the_sidecar_was_spoiled(
+        self, simulator: RunningSimulator, credentials: TokenOpsCredentials
+    ) -> None:
+        simulator.order("black_video")
+        options: dict[str, Any] = {"credentials": credentials, "idempotency_key": "one"}
+        delivery = await jimeng_video(**HORSE, **options)
+        Path(delivery.sidecar_uri).write_text("{ no JSON", "utf-8")
+        with pytest.raises(errors.QualityError, match="black"):
+            await jimeng_video(**HORSE, quality="fail", **options)
+        assert Path(delivery.sidecar_uri).read_text("utf-8") == "{ no JSON"
+        assert simulator.accepted == 1
+
     async def test_a_file_that_cannot_be_measured_is_delivered(
         self, credentials: TokenOpsCredentials, monkeypatch: pytest.MonkeyPatch
     ) -> None:
