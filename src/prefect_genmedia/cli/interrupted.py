@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.markup import escape
 
 from prefect_genmedia._core.lookup import JobFilter, list_jobs
-from prefect_genmedia._core.model import AT_PROVIDER, TAKEN, Job, JobState
+from prefect_genmedia._core.model import AT_PROVIDER, NEVER_PAID, TAKEN, Job, JobState
 from prefect_genmedia.cli.console import command_console
 from prefect_genmedia.cli.ledger import run_on_ledger
 from prefect_genmedia.prices import CURRENCY
@@ -35,19 +35,26 @@ def closing_sentence(wanted: JobFilter) -> Iterator[None]:
 
 
 def _sentence(jobs: Sequence[Job]) -> str:
-    delivered = sum(job.state is JobState.DELIVERED for job in jobs)
-    at_provider = sum(job.state in AT_PROVIDER for job in jobs)
-    unknown = sum(job.state in (JobState.SENDING, JobState.UNKNOWN) for job in jobs)
-    if not delivered + at_provider + unknown:
+    if all(job.state in NEVER_PAID for job in jobs):
         return "Stopped: nothing was sent, and nothing is paid. The same command again begins anew."
-    paid = [
-        f"{number} {words}" for number, words in ((delivered, "delivered"), (at_provider, "at the provider")) if number
-    ]
-    cost = sum(job.estimated_cost or 0.0 for job in jobs if job.state in TAKEN)
+    taken = [job for job in jobs if job.state in TAKEN]
+    groups = {
+        "delivered": sum(job.state is JobState.DELIVERED for job in taken),
+        "at the provider": sum(job.state in AT_PROVIDER for job in taken),
+        "without a usable file": sum(job.state is JobState.UNDELIVERABLE for job in taken),
+    }
+    unknown = sum(job.state in (JobState.SENDING, JobState.UNKNOWN) for job in jobs)
+    failed = sum(job.state is JobState.FAILED for job in jobs)
+    cost = sum(job.estimated_cost or 0.0 for job in taken)
     parts = ["Stopped."]
-    if paid:
+    if taken:
+        words = ", ".join(f"{number} {word}" for word, number in groups.items() if number)
         about = f", about {cost:.2f} {CURRENCY} (estimate)" if cost else ""
-        parts.append(f"Paid: {counted(delivered + at_provider, 'job')} ({', '.join(paid)}){about}.")
+        parts.append(f"Paid: {counted(len(taken), 'job')} ({words}){about}.")
     if unknown:
         parts.append(f"Perhaps paid: {counted(unknown, 'job')}, see `prefect-genmedia jobs list --state unknown`.")
+    if failed:
+        parts.append(
+            f"Failed at the provider: {counted(failed, 'job')}, see `prefect-genmedia jobs list --state failed`."
+        )
     return " ".join([*parts, _AGAIN])
